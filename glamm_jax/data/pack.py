@@ -1,0 +1,319 @@
+"""Prepared samples to one fixed-shape `Batch`: every position is computed here, once, in numpy.
+
+    row      [1, 89, <im_start>, IMAGE, <im_end>, 12, <bbox>, 7, [SEG]]        one id an image
+    expanded [1, 89, <im_start>, p0 p1 ... p575, <im_end>, 12, <bbox>, 7, [SEG]]
+    image_source    -1 -1 -1     0  1 ...  575   -1         -1  -1     -1  -1
+    region_source                                           -1   0     -1  -1
+    mask_positions                                                      ^ emits [SEG]
+
+What does not fit raises `CapacityError`, naming what; nothing is sliced away in silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+from glamm_jax.config import GLaMMConfig
+from glamm_jax.types import Array, Batch
+
+IMAGE = -200  # stands for an image in a row of ids, as in the original
+IGNORE = -100  # a label nobody learns
+FILLER = -1  # no token: embeds as zero
+
+
+class CapacityError(ValueError):
+    """A batch does not fit the shapes it was given. Names the part, the need and the room."""
+
+
+class RowError(ValueError):
+    """A row of ids contradicts its image, boxes or masks. Names the sample and the row."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tokenised conversation: ids with IMAGE placeholders, and a label an id (or IGNORE)."""
+
+    token_ids: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, preprocessed, with all that is said about it.
+
+    image: uint8[h, w, 3] for CLIP, or float, normalised; None for text alone.
+    grounding_image: uint8[s, s, 3] for SAM, padded; None when nothing is segmented.
+    resized_size, original_size: (height, width) inside SAM's canvas and of the original image.
+    boxes_xyxy_unit: float[n, 4], one for each `<bbox>` of a row in turn; None leaves `<bbox>` a
+        plain token.
+    masks: uint8[k, h, w] at the original size, one for each [SEG] of the rows in turn; None when
+        the truth is not known (inference).
+    """
+
+    rows: tuple[Row, ...]
+    image: np.ndarray | None = None
+    grounding_image: np.ndarray | None = None
+    resized_size: tuple[int, int] = (0, 0)
+    original_size: tuple[int, int] = (0, 0)
+    boxes_xyxy_unit: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    name: str = "sample"
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Static shapes of a batch, part by part."""
+
+    rows: int = 0
+    tokens: int = 0
+    targets: int = 0
+    images: int = 0
+    region_images: int = 0
+    regions: int = 0
+    grounding_images: int = 0
+    masks: int = 0
+    mask_height: int = 0
+    mask_width: int = 0
+
+    def union(self, other: Capacity) -> Capacity:
+        """Room enough for either."""
+        return Capacity(
+            *(max(getattr(self, f.name), getattr(other, f.name)) for f in fields(Capacity))
+        )
+
+
+@dataclass
+class _Expanded:
+    """A row with its image placeholders expanded."""
+
+    token_ids: np.ndarray
+    valid: np.ndarray
+    labels: np.ndarray
+    patches: np.ndarray  # index of the patch that stands here, or -1
+    regions: np.ndarray  # positions of <bbox>
+    emitting: np.ndarray  # positions whose hidden state emits a [SEG]
+
+
+@dataclass
+class _Parts:
+    """What a batch needs, before it has a shape."""
+
+    rows: list[tuple[_Expanded, int]] = field(default_factory=list)  # with its image's slot
+    images: list[np.ndarray] = field(default_factory=list)
+    region_images: list[int] = field(default_factory=list)
+    boxes: list[tuple[np.ndarray, int]] = field(default_factory=list)
+    grounding: list[Sample] = field(default_factory=list)
+    masks: list[tuple[int, int, int, np.ndarray | None]] = field(default_factory=list)
+    region_rows: list[np.ndarray] = field(default_factory=list)
+
+
+def expand(row: Row, config: GLaMMConfig) -> _Expanded:
+    """Put `num_patches` positions in the place of each IMAGE.
+
+    The validity of ids is extended on the LEFT by what the images add, as in the original (trap 7):
+    an unknown word in front of the image hides a patch instead of itself. Rows are right-padded
+    with the pad id, which is also the unknown word's (trap 8).
+    """
+    ids = np.asarray(row.token_ids, np.int64)
+    patches = config.clip.num_patches
+    is_image = ids == IMAGE
+    lengths = np.where(is_image, patches, 1)
+    start = np.cumsum(lengths) - lengths
+    total = int(lengths.sum())
+    expanded = np.full(total, FILLER, np.int32)
+    expanded[start[~is_image]] = ids[~is_image]
+    labels = np.full(total, IGNORE, np.int32)
+    labels[start[~is_image]] = np.asarray(row.labels)[~is_image]
+    patch = np.full(total, -1, np.int32)
+    for first in start[is_image]:
+        patch[first : first + patches] = np.arange(patches)
+    grown = int((lengths - 1).sum())
+    valid = np.concatenate([np.ones(grown, bool), ids != config.tokens.pad])
+    # The state that emits a [SEG] is the one before it (trap 2). It is found in the expanded row,
+    # so any grid and any place of the image work (repairs trap 1, equal where the original works).
+    seg = np.flatnonzero(ids == config.tokens.seg)
+    return _Expanded(
+        expanded,
+        valid,
+        labels,
+        patch,
+        start[ids == config.tokens.region].astype(np.int32),
+        (start[seg[seg > 0]] - 1).astype(np.int32),
+    )
+
+
+def pack(samples: list[Sample], config: GLaMMConfig, capacity: Capacity | None = None) -> Batch:
+    """One batch of these samples, as large as `capacity` or just large enough.
+
+    Raises:
+        CapacityError: a part does not fit.
+        RowError: more `<bbox>` than boxes (a single box serves all, trap 16), more [SEG] than masks.
+    """
+    parts = _collect(samples, config)
+    needed = _needed(parts)
+    room = capacity or needed
+    problems = [
+        f"{f.name}: {getattr(needed, f.name)} needed, room for {getattr(room, f.name)}"
+        for f in fields(Capacity)
+        if getattr(needed, f.name) > getattr(room, f.name)
+    ]
+    if problems:
+        raise CapacityError("the batch does not fit: " + "; ".join(problems))
+    return Batch(
+        **_token_arrays(parts, room, config),
+        **_image_arrays(parts, room, config),
+        **_mask_arrays(parts, room),
+    )
+
+
+def fit(samples: list[Sample], config: GLaMMConfig) -> Capacity:
+    """The smallest capacity that holds these samples."""
+    return _needed(_collect(samples, config))
+
+
+def _collect(samples: list[Sample], config: GLaMMConfig) -> _Parts:
+    parts = _Parts()
+    for sample in samples:
+        image = first_box = -1
+        if sample.image is not None:
+            image = len(parts.images)
+            parts.images.append(sample.image)
+        if sample.boxes_xyxy_unit is not None and len(sample.boxes_xyxy_unit):
+            first_box = len(parts.boxes)
+            parts.boxes += [(box, len(parts.region_images)) for box in sample.boxes_xyxy_unit]
+            parts.region_images.append(image)
+        first_row = len(parts.rows)
+        for row in sample.rows:
+            expanded = expand(row, config)
+            if (expanded.patches >= 0).any() and image < 0:
+                raise RowError(f"{sample.name}: a row mentions an image, the sample has none")
+            parts.region_rows.append(_regions_of(expanded, sample, first_box))
+            parts.rows.append((expanded, image))
+        if sample.grounding_image is not None:
+            _collect_masks(parts, sample, first_row)
+    return parts
+
+
+def _regions_of(row: _Expanded, sample: Sample, first_box: int) -> np.ndarray:
+    """Which box stands at each `<bbox>` of a row (trap 16)."""
+    tokens, boxes = len(row.regions), sample.boxes_xyxy_unit
+    if boxes is None:
+        return np.full(tokens, -1, np.int32)
+    if tokens > len(boxes) and len(boxes) != 1:
+        raise RowError(
+            f"{sample.name}: {tokens} <bbox> in a row, but {len(boxes)} boxes; give a box for each"
+        )
+    index = np.zeros(tokens, np.int32) if len(boxes) == 1 else np.arange(tokens, dtype=np.int32)
+    return first_box + index
+
+
+def _collect_masks(parts: _Parts, sample: Sample, first_row: int) -> None:
+    """A mask for every [SEG] of the sample's rows; surplus truth is left out (trap 21)."""
+    slot = len(parts.grounding)
+    parts.grounding.append(sample)
+    emitting = [
+        (row, int(position))
+        for row in range(first_row, len(parts.rows))
+        for position in parts.rows[row][0].emitting
+    ]
+    truth = sample.masks
+    if truth is not None and len(truth) < len(emitting):
+        raise RowError(f"{sample.name}: {len(emitting)} [SEG], but only {len(truth)} masks")
+    for number, (row, position) in enumerate(emitting):
+        mask = None if truth is None else truth[number]
+        parts.masks.append((row, position, slot, mask))
+
+
+def _needed(parts: _Parts) -> Capacity:
+    sizes = [sample.original_size for sample in parts.grounding] or [(0, 0)]
+    rows = [row for row, _ in parts.rows]
+    return Capacity(
+        rows=len(rows),
+        tokens=max((len(row.token_ids) for row in rows), default=0),
+        targets=max((int((row.labels[1:] != IGNORE).sum()) for row in rows), default=0),
+        images=len(parts.images),
+        region_images=len(parts.region_images),
+        regions=len(parts.boxes),
+        grounding_images=len(parts.grounding),
+        masks=len(parts.masks),
+        mask_height=max(size[0] for size in sizes),
+        mask_width=max(size[1] for size in sizes),
+    )
+
+
+def _token_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[str, Array]:
+    shape, targets = (room.rows, room.tokens), (room.rows, room.targets)
+    out = {
+        "token_ids": np.full(shape, FILLER, np.int32),
+        "token_valid": np.zeros(shape, bool),
+        "positions": np.tile(np.arange(room.tokens, dtype=np.int32), (room.rows, 1)),
+        "image_source": np.full(shape, -1, np.int32),
+        "region_source": np.full(shape, -1, np.int32),
+        "target_positions": np.zeros(targets, np.int32),
+        "target_ids": np.zeros(targets, np.int32),
+        "target_valid": np.zeros(targets, bool),
+    }
+    for i, (row, image) in enumerate(parts.rows):
+        length = len(row.token_ids)
+        out["token_ids"][i, :length] = row.token_ids
+        out["token_valid"][i, :length] = row.valid
+        first_patch = image * config.clip.num_patches
+        source = np.where(row.patches >= 0, first_patch + row.patches, -1)
+        out["image_source"][i, :length] = source
+        out["region_source"][i, row.regions] = parts.region_rows[i]
+        learned = np.flatnonzero(row.labels[1:] != IGNORE)
+        out["target_positions"][i, : len(learned)] = learned
+        out["target_ids"][i, : len(learned)] = row.labels[1:][learned]
+        out["target_valid"][i, : len(learned)] = True
+    return out
+
+
+def _stack(arrays: list[np.ndarray], count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Arrays of one shape, padded with zeros to `count` of them."""
+    out = np.zeros((count, *shape), arrays[0].dtype if arrays else np.uint8)
+    for i, array in enumerate(arrays):
+        out[i] = array
+    return out
+
+
+def _image_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[str, Array]:
+    clip, sam = config.clip.image_size, config.sam.image_size
+    region_images = np.full(room.region_images, -1, np.int32)
+    region_images[: len(parts.region_images)] = parts.region_images
+    boxes = [box for box, _ in parts.boxes]
+    dtype = boxes[0].dtype if boxes else np.float32
+    box_array, box_image = np.zeros((room.regions, 4), dtype), np.full(room.regions, -1, np.int32)
+    for i, (box, image) in enumerate(parts.boxes):
+        box_array[i], box_image[i] = box, image
+    resized, original = (np.ones((room.grounding_images, 2), np.int32) for _ in range(2))
+    for i, sample in enumerate(parts.grounding):
+        resized[i], original[i] = sample.resized_size, sample.original_size
+    grounding = [s.grounding_image for s in parts.grounding if s.grounding_image is not None]
+    return {
+        "images": _stack(parts.images, room.images, (clip, clip, 3)),
+        "region_images": region_images,
+        "boxes_xyxy_unit": box_array,
+        "box_image": box_image,
+        "grounding_images": _stack(grounding, room.grounding_images, (sam, sam, 3)),
+        "resized_sizes": resized,
+        "original_sizes": original,
+    }
+
+
+def _mask_arrays(parts: _Parts, room: Capacity) -> dict[str, Array]:
+    rows, positions, images = (np.zeros(room.masks, np.int32) for _ in range(3))
+    valid = np.zeros(room.masks, bool)
+    truth = np.zeros((room.masks, room.mask_height, room.mask_width), np.uint8)
+    for i, (row, position, image, mask) in enumerate(parts.masks):
+        rows[i], positions[i], images[i], valid[i] = row, position, image, True
+        if mask is not None:
+            truth[i, : mask.shape[0], : mask.shape[1]] = mask
+    return {
+        "mask_rows": rows,
+        "mask_positions": positions,
+        "mask_image": images,
+        "mask_valid": valid,
+        "masks": truth,
+    }

@@ -1,0 +1,107 @@
+"""GLaMM: five parts and two projections, on one screen.
+
+    image ----> clip ----> projector (V-L) ---\\
+    boxes ----> region_encoder ----------------> llama ----> text
+    text  ----> embed_tokens -----------------/    |
+                                                   v  hidden state that emitted [SEG]
+    image ----> sam.encoder ----> sam.mask_decoder <---- text_projection (L-P)
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from glamm_jax.config import GLaMMConfig
+from glamm_jax.models.clip import CLIPVision
+from glamm_jax.models.fuse import place_features
+from glamm_jax.models.llama import Llama
+from glamm_jax.models.region import RegionEncoder
+from glamm_jax.models.sam.sam import SAM
+from glamm_jax.nn.image import normalise
+from glamm_jax.nn.mlp import MLP
+from glamm_jax.types import Batch, Output
+
+
+class GLaMM(nnx.Module):
+    """Pixel-grounded language model. Paper: section 3.1; source: model/GLaMM.py."""
+
+    def __init__(self, config: GLaMMConfig, *, rngs: nnx.Rngs):
+        visual, width = config.clip.hidden_dim, config.llama.hidden_dim
+        self.config = config
+        self.clip = CLIPVision(config.clip, rngs=rngs)
+        self.projector = MLP((visual, width, width), config.projector_activation, rngs=rngs)
+        self.region_encoder = RegionEncoder(
+            config.region,
+            input_dim=visual,
+            output_dim=width,
+            num_levels=len(config.clip.region_layers),
+            rngs=rngs,
+        )
+        self.llama = Llama(config.llama, config.lora, rngs=rngs)
+        self.text_projection = MLP(
+            (width, width, config.sam.out_dim), config.text_projection_activation, rngs=rngs
+        )
+        self.sam = SAM(config.sam, rngs=rngs)
+
+    def __call__(self, batch: Batch, dropout_key: Array | None = None) -> Output:
+        """Hidden states of every token, and a low-resolution mask for every [SEG]."""
+        hidden = self.llama(self.embed(batch), batch.positions, batch.token_valid, dropout_key)
+        if batch.mask_rows.shape[0] == 0:
+            side = self.config.sam.mask_size
+            return Output(hidden, jnp.zeros((0, side, side), self.dtype), jnp.zeros(0, self.dtype))
+        emitting = hidden[batch.mask_rows, batch.mask_positions]
+        return Output(hidden, *self.decode_masks(emitting, self.encode_grounding(batch), batch))
+
+    def embed(self, batch: Batch) -> Float[Array, "b t d"]:
+        """Token embeddings with the features of images and regions in their places."""
+        x = self.llama.embed_tokens(batch.token_ids, self.dtype)
+        if batch.images.shape[0] == 0:
+            return x
+        states = self.encode_images(batch.images)
+        patches = self.projector(self.clip.state(states, self.config.clip.projector_layer))
+        x = place_features(x, patches.reshape(-1, patches.shape[-1]), batch.image_source)
+        if batch.boxes_xyxy_unit.shape[0] == 0:
+            return x
+        return place_features(x, self.encode_regions(states, batch), batch.region_source)
+
+    def encode_images(self, images: Array) -> Float[Array, "k i n c"]:
+        """The CLIP states that the projector and the region encoder read."""
+        clip = self.config.clip
+        pixels = normalise(images, clip.pixel_mean, clip.pixel_std)
+        return self.clip(pixels.astype(self.dtype))
+
+    def encode_regions(self, states: Float[Array, "k i n c"], batch: Batch) -> Float[Array, "r d"]:
+        """A vector a box; only the images that have boxes get a pyramid."""
+        slots = jnp.maximum(batch.region_images, 0)
+        states = states.astype(self.config.region.compute_dtype or states.dtype)
+        levels = [self.clip.state(states, n)[slots] for n in self.config.clip.region_layers]
+        regions = self.region_encoder(levels, batch.boxes_xyxy_unit, batch.box_image)
+        return regions if self.config.region.output == "own" else self.projector(regions)
+
+    def encode_grounding(self, batch: Batch) -> Float[Array, "g s s c"]:
+        """SAM's embedding of the images that are to be segmented."""
+        sam = self.config.sam
+        pixels = normalise(
+            batch.grounding_images, sam.pixel_mean, sam.pixel_std, batch.resized_sizes
+        )
+        return self.sam.encode(pixels.astype(self.dtype))
+
+    def decode_masks(
+        self, emitting: Float[Array, "m d"], embeddings: Float[Array, "g s s c"], batch: Batch
+    ) -> tuple[Float[Array, "m h w"], Float[Array, "m"]]:
+        """Mask logits and quality for hidden states that emitted [SEG] (trap 2).
+
+        Each is a text prompt of its own; only the single-mask token is read (trap 23).
+        """
+        prompts = self.text_projection(emitting)[:, None]
+        sparse, dense = self.sam.prompt_encoder(text=prompts)
+        chosen = embeddings[batch.mask_image]
+        masks, iou = self.sam.decode(chosen, sparse, dense, multimask=False)
+        return masks[:, 0], iou[:, 0]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype that activations are computed in."""
+        return jnp.dtype(self.config.compute_dtype)

@@ -1,0 +1,177 @@
+"""The region encoder: boxes on an image to vectors in the language model's space.
+
+    four CLIP levels -> pyramid (192, 96, 48, 24 cells) -> 5 fusion rounds -> RoIAlign 14x14
+      -> sum over levels -> vector, plus an MLP of the raw box -> linear
+
+Source: model/layers.py of the original (after GPT4RoI); paper, section 3.1.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from glamm_jax.config import RegionConfig
+from glamm_jax.nn.linear import Conv, Linear, conv, linear, normal
+from glamm_jax.nn.norm import GroupNorm, LayerNorm
+from glamm_jax.nn.resize import resize_map
+from glamm_jax.nn.roi_align import roi_align
+from glamm_jax.nn.stack import scan_blocks
+from glamm_jax.parallel import constrain
+
+NORM_EPS = 1e-5
+
+
+class FusionRound(nnx.Module):
+    """One 3x3 convolution, group norm and ReLU shared by all levels, stacked over the rounds."""
+
+    def __init__(self, dim: int, groups: int, *, rngs: nnx.Rngs, stack: tuple[int, ...]):
+        self.conv = Conv(dim, dim, 3, rngs=rngs, padding=1, use_bias=False, stack=stack)
+        self.norm = GroupNorm(dim, groups, NORM_EPS, stack=stack)
+
+    def __call__(self, x: Float[Array, "q h w c"]) -> Float[Array, "q h w c"]:
+        return jax.nn.relu(self.norm(self.conv(x)))
+
+
+class BoxPosition(nnx.Module):
+    """Linear, ReLU, LayerNorm, twice: what the model knows of where a box lies."""
+
+    def __init__(self, config: RegionConfig, *, rngs: nnx.Rngs):
+        self.linear1 = Linear(4, config.position_dim, (None, "mlp"), rngs=rngs)
+        self.norm1 = LayerNorm(config.position_dim, NORM_EPS)
+        self.linear2 = Linear(config.position_dim, config.mid_dim, ("mlp", "embed"), rngs=rngs)
+        self.norm2 = LayerNorm(config.mid_dim, NORM_EPS)
+
+    def __call__(self, boxes: Float[Array, "r 4"]) -> Float[Array, "r m"]:
+        x = self.norm1(jax.nn.relu(self.linear1(boxes)))
+        return self.norm2(jax.nn.relu(self.linear2(x)))
+
+
+class RegionEncoder(nnx.Module):
+    """Pyramid, fusion and pooling. Level 0 is the shallowest CLIP state, and the largest map."""
+
+    def __init__(
+        self,
+        config: RegionConfig,
+        *,
+        input_dim: int,
+        output_dim: int,
+        num_levels: int,
+        rngs: nnx.Rngs,
+    ):
+        self.config, self.num_levels = config, num_levels
+        dim, bins, levels = input_dim, config.roi_size, (num_levels,)
+        rounds = (config.num_fusion_rounds,)
+        self.input_proj = Linear(dim + 2, dim, (None, "mlp"), rngs=rngs, stack=levels)
+        self.fusion = FusionRound(dim, config.norm_groups, rngs=rngs, stack=rounds)
+        self.level_conv = Conv(dim, dim, 3, rngs=rngs, padding=1, stack=levels)
+        self.flatten_kernel = nnx.Param(
+            normal(rngs, (bins, bins, dim, config.mid_dim), (bins * bins * dim) ** -0.5),
+            axes=(None, None, "embed", "mlp"),
+        )
+        self.flatten_bias = nnx.Param(jnp.zeros(config.mid_dim), axes=(None,))
+        self.position = BoxPosition(config, rngs=rngs)
+        own = config.output == "own"
+        self.output_proj = (
+            Linear(config.mid_dim, output_dim, ("embed", "mlp"), rngs=rngs) if own else None
+        )
+
+    def __call__(
+        self,
+        levels: list[Float[Array, "q p c"]],
+        boxes: Float[Array, "r 4"],
+        box_image: Int[Array, "r"],
+    ) -> Float[Array, "r o"]:
+        """Features of every box: of the LLM's width, or of CLIP's when the V-L layer follows.
+
+        Args:
+            levels: CLIP patches, shallowest first, without CLS; a square grid.
+            boxes: x0 y0 x1 y1 over the original image, in [0, 1]; beyond is allowed (trap 12).
+            box_image: which of the q images each box lies on.
+        """
+        grid = round(levels[0].shape[1] ** 0.5)
+        pooled = self.pool(self.fuse(self.pyramid(levels)), boxes, box_image, grid)
+        return self.project(pooled, boxes)
+
+    def pyramid(self, levels: list[Float[Array, "q p c"]]) -> list[Float[Array, "q h w c"]]:
+        """CLIP levels with coordinates, projected and enlarged: the shallowest most (trap 9).
+
+        Differs: the original enlarges, appends x and y in -1..1, then projects (trap 14). All three
+        are linear in space and enlarging keeps a linear ramp, so projecting the small map first
+        is the same at a sixty-fourth of the work.
+        """
+        q, patches, _ = levels[0].shape
+        grid = round(patches**0.5)
+        ramp = jnp.linspace(-1, 1, grid, dtype=levels[0].dtype)
+        y, x = jnp.meshgrid(ramp, ramp, indexing="ij")
+        place = jnp.broadcast_to(jnp.stack([x, y], -1)[None], (q, grid, grid, 2))
+        maps = []
+        for level, features in enumerate(levels):
+            features = features.reshape(q, grid, grid, features.shape[-1])
+            kernel, bias = self.input_proj.kernel[...][level], self.input_proj.bias[...][level]
+            features = linear(jnp.concatenate([features, place], axis=-1), kernel, bias)
+            size = grid * 2 ** (self.num_levels - 1 - level)
+            features = resize_map(features, size, size, align_corners=True)
+            maps.append(constrain(features, "batch", None, None, None))
+        return maps
+
+    def fuse(self, maps: list[Float[Array, "q h w c"]]) -> list[Float[Array, "q h w c"]]:
+        """Every round lets each level see its neighbours (trap 14).
+
+        Of a level's channels the first half are its own, the next quarter the LAST quarter of the
+        level above, the rest the THIRD quarter of the level below; neighbours are clamped at the ends.
+        """
+        half, quarter = maps[0].shape[-1] // 2, maps[0].shape[-1] // 4
+
+        def fusion_round(block: FusionRound, maps: list[Array], _: None) -> list[Array]:
+            mixed = []
+            for level, own in enumerate(maps):
+                above = maps[min(level + 1, self.num_levels - 1)][..., half + quarter :]
+                below = maps[max(level - 1, 0)][..., half : half + quarter]
+                size = own.shape[1:3]
+                above = resize_map(above, *size, align_corners=True)
+                below = resize_map(below, *size, align_corners=True)
+                mixed.append(jnp.concatenate([own[..., :half], above, below], axis=-1))
+            return [constrain(block(x), "batch", None, None, None) for x in mixed]
+
+        return scan_blocks(fusion_round, self.fusion, maps, unroll=True)
+
+    def pool(
+        self,
+        maps: list[Float[Array, "q h w c"]],
+        boxes: Float[Array, "r 4"],
+        box_image: Int[Array, "r"],
+        grid: int,
+    ) -> list[Float[Array, "r bins bins c"]]:
+        """RoIAlign of every level. The frame of the boxes is the config's (traps 11 and 13)."""
+        config = self.config
+        scale = config.patch_frame * grid if config.box_scale is None else config.box_scale
+        # In the boxes' own dtype: at evaluation the original scales bfloat16 boxes (trap 13).
+        framed = (boxes * jnp.asarray(scale, boxes.dtype)).astype(jnp.float32)
+        strides = [config.patch_frame / 2 ** (self.num_levels - 1 - i) for i in range(len(maps))]
+        return [
+            roi_align(
+                x,
+                framed,
+                box_image,
+                stride=stride,
+                bins=config.roi_size,
+                samples=config.samples_per_bin,
+            )
+            for x, stride in zip(maps, strides, strict=True)
+        ]
+
+    def project(
+        self, pooled: list[Float[Array, "r bins bins c"]], boxes: Float[Array, "r 4"]
+    ) -> Float[Array, "r o"]:
+        """Sum the levels, flatten, add what is known of the place, project."""
+        kernels, biases = self.level_conv.kernel[...], self.level_conv.bias[...]
+        convs = [conv(x, kernels[i], biases[i], padding=1) for i, x in enumerate(pooled)]
+        x = jax.nn.relu(sum(convs[1:], convs[0]))
+        kernel = self.flatten_kernel[...]
+        flat = kernel.reshape(-1, kernel.shape[-1])
+        x = linear(x.reshape(x.shape[0], flat.shape[0]), flat, self.flatten_bias[...])
+        x = x + self.position(boxes.astype(x.dtype))
+        return x if self.output_proj is None else self.output_proj(x)

@@ -1,0 +1,227 @@
+"""One attention function; it picks the kernel: XLA, cuDNN on GPU, splash on TPU.
+
+    attention(q, k, v, causal=True, key_valid=token_valid)
+
+Shapes are [batch, tokens, heads, width]. The mask is structure, never a T x T array: `causal`
+(query i sees keys 0..i) and `key_valid` (padding is seen by nobody).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from glamm_jax.parallel import constrain, current_mesh, partition_spec
+
+Backend = Literal["auto", "xla", "cudnn", "splash"]
+
+# Scores of at most this many numbers (one head, all queries) are formed at once on the CPU; above
+# it attention runs block by block, so that a block's scores stay in the cache.
+_CPU_BLOCK_SCORES = 2**18
+_NEGATIVE = -1e30
+
+
+def attention(
+    q: Float[Array, "b t n k"],
+    k: Float[Array, "b s n k"],
+    v: Float[Array, "b s n k2"],
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    key_valid: Bool[Array, "b s"] | None = None,
+    backend: Backend = "auto",
+) -> Float[Array, "b t n k2"]:
+    """softmax(scale q k^T + mask) v, with the softmax in float32.
+
+    Args:
+        scale: 1/sqrt(width) unless given.
+        causal: query i sees keys 0..i; both sequences start at the same token.
+        key_valid: False keys are seen by nobody. Padded queries still look at valid keys, as in
+            the original; a query that sees no key at all gives some finite, meaningless vector.
+        backend: "auto" asks jax which device it compiles for.
+
+    Raises: ValueError for a backend that does not exist.
+    """
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    axes = ("batch", None, "heads", None)
+    q, k, v = constrain(q, *axes), constrain(k, *axes), constrain(v, *axes)
+    if backend == "auto":
+        backend = choose_backend(q, k, v)
+    if backend == "splash":
+        out = _splash(q * jnp.asarray(factor, q.dtype), k, v, causal, key_valid)
+    elif backend == "cudnn":
+        out = _cudnn(q, k, v, factor, causal, key_valid)
+    elif backend == "xla":
+        out = _xla(q * jnp.asarray(factor, q.dtype), k, v, causal, key_valid)
+    else:
+        raise ValueError(f"no attention backend {backend!r}: auto, xla, cudnn or splash")
+    return constrain(out, *axes)
+
+
+def choose_backend(q: Array, k: Array, v: Array) -> Backend:
+    """cuDNN for half precision on GPUs, splash for long sequences on TPUs, XLA elsewhere."""
+    platform = _platform()
+    widths = {q.shape[-1], k.shape[-1], v.shape[-1]}
+    if platform == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
+        limit = 256 if _compute_capability() >= 9.0 else 128
+        return "cudnn" if max(widths) <= limit and q.shape[1] > 1 else "xla"
+    if platform == "tpu" and q.shape[1] % 128 == 0 and k.shape[1] % 128 == 0:
+        return "splash"
+    return "xla"
+
+
+def _platform() -> str:
+    mesh = current_mesh()
+    platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
+    return "gpu" if platform in ("cuda", "rocm") else platform
+
+
+def _compute_capability() -> float:
+    return float(getattr(jax.local_devices()[0], "compute_capability", 0.0))
+
+
+# ---------------------------------------------------------------------------- cuDNN
+
+
+def _cudnn(
+    q: Array, k: Array, v: Array, scale: float, causal: bool, key_valid: Array | None
+) -> Array:
+    """cuDNN's flash attention wants one width, a multiple of 8, for queries, keys and values."""
+    width = math.ceil(max(q.shape[-1], v.shape[-1]) / 8) * 8
+    pad = lambda x: jnp.pad(x, ((0, 0),) * 3 + ((0, width - x.shape[-1]),))  # noqa: E731
+    mask = None if key_valid is None else key_valid[:, None, None, :]
+    out = jax.nn.dot_product_attention(
+        pad(q), pad(k), pad(v), mask=mask, scale=scale, is_causal=causal, implementation="cudnn"
+    )
+    return out[..., : v.shape[-1]]
+
+
+# ---------------------------------------------------------------------------- XLA
+
+
+def _xla(q: Array, k: Array, v: Array, causal: bool, key_valid: Array | None) -> Array:
+    if _platform() == "cpu" and current_mesh() is None and q.shape[1] > 1:
+        return _mapped(q, k, v, causal, key_valid)
+    first = jnp.arange(q.shape[1]) if causal else None
+    return _dense(q, k, v, first, key_valid)
+
+
+def _dense(
+    q: Array, k: Array, v: Array, query_index: Array | None, key_valid: Array | None
+) -> Array:
+    """All scores at once; q is already scaled; `query_index` masks causally."""
+    scores = jnp.einsum("btnk,bsnk->bnts", q, k, preferred_element_type=jnp.float32)
+    visible = _visible(query_index, key_valid, k.shape[1])
+    if visible is not None:
+        scores = jnp.where(visible, scores, _NEGATIVE)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bnts,bsnk->btnk", weights, v)
+
+
+def _visible(query_index: Array | None, key_valid: Array | None, num_keys: int) -> Array | None:
+    """Bool, broadcastable to [b, n, t, s], or None when everything is visible."""
+    visible = None
+    if query_index is not None:
+        visible = (jnp.arange(num_keys)[None, :] <= query_index[:, None])[None, None]
+    if key_valid is not None:
+        keys = key_valid[:, None, None, :]
+        visible = keys if visible is None else visible & keys
+    return visible
+
+
+def _mapped(q: Array, k: Array, v: Array, causal: bool, key_valid: Array | None) -> Array:
+    """Attention one (batch, head) after another, in blocks of queries: the CPU's cache decides."""
+    b, t, n, width = q.shape
+    s = k.shape[1]
+    block = min(t, max(16, _CPU_BLOCK_SCORES // s))
+    padded = math.ceil(t / block) * block
+    heads = lambda x: x.transpose(0, 2, 1, 3).reshape(b * n, x.shape[1], x.shape[3])  # noqa: E731
+    queries = jnp.pad(heads(q), ((0, 0), (0, padded - t), (0, 0)))
+    queries = queries.reshape(b * n, padded // block, block, width)
+    valid = None if key_valid is None else jnp.repeat(key_valid, n, axis=0)
+
+    def head(item: tuple) -> Array:
+        queries, keys, values, valid = item
+
+        @jax.checkpoint
+        def one_block(item: tuple) -> Array:
+            queries, start = item
+            scores = jnp.dot(queries, keys.T, preferred_element_type=jnp.float32)
+            index = start + jnp.arange(block) if causal else None
+            visible = _visible(index, None if valid is None else valid[None], s)
+            if visible is not None:
+                scores = jnp.where(visible[0, 0], scores, _NEGATIVE)
+            top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+            weights = jnp.exp(scores - top)
+            total = weights.sum(-1, keepdims=True)
+            return (jnp.dot(weights.astype(values.dtype), values) / total).astype(values.dtype)
+
+        return jax.lax.map(one_block, (queries, jnp.arange(0, padded, block)))
+
+    out = jax.lax.map(head, (queries, heads(k), heads(v), valid))
+    out = out.reshape(b, n, padded, v.shape[-1])[:, :, :t]
+    return out.transpose(0, 2, 1, 3)
+
+
+# ---------------------------------------------------------------------------- TPU splash
+
+
+def _splash(q: Array, k: Array, v: Array, causal: bool, key_valid: Array | None) -> Array:
+    """Splash attention on each device's rows and heads; widths are padded to whole lanes."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    b, t, n, _ = q.shape
+    s, value_width = k.shape[1], v.shape[-1]
+    lanes = math.ceil(max(q.shape[-1], value_width) / 128) * 128
+    pad = lambda x: jnp.pad(x, ((0, 0),) * 3 + ((0, lanes - x.shape[-1]),))  # noqa: E731
+    heads_first = lambda x: pad(x).transpose(0, 2, 1, 3)  # noqa: E731
+    if key_valid is None:
+        key_valid = jnp.ones((b, s), bool)
+
+    def local(q: Array, k: Array, v: Array, valid: Array) -> Array:
+        heads = q.shape[1]
+        mask = masks.CausalMask((t, s)) if causal else masks.FullMask((t, s))
+        kernel = splash.make_splash_mha(
+            mask=masks.MultiHeadMask([mask] * heads),
+            head_shards=1,
+            q_seq_shards=1,
+            block_sizes=splash.BlockSizes(**_block_sizes(t, s)),
+            interpret=_platform() != "tpu",
+        )
+        # A padded query still looks at the valid keys, so every query belongs to segment 1.
+        segments = jax.vmap(
+            lambda valid: splash.SegmentIds(jnp.ones(t, jnp.int32), valid.astype(jnp.int32))
+        )(valid)
+        out: Any = jax.vmap(kernel)(q, k, v, segments)
+        return out
+
+    run = local
+    mesh = current_mesh()
+    if mesh is not None:
+        spec = partition_spec(("batch", "heads", None, None), (b, n, t, lanes))
+        rows = partition_spec(("batch", None), (b, s))
+        run = jax.shard_map(
+            local, mesh=mesh, in_specs=(spec, spec, spec, rows), out_specs=spec, check_vma=False
+        )
+    out = run(heads_first(q), heads_first(k), heads_first(v), key_valid)
+    return out[..., :value_width].transpose(0, 2, 1, 3)
+
+
+def _block_sizes(t: int, s: int) -> dict[str, Any]:
+    """Splash's blocks of queries and keys, forward and backward: at most 512, dividing t and s."""
+    queries, keys = _block_size(t, limit=512), _block_size(s, limit=512)
+    return {
+        **dict.fromkeys(("block_q", "block_q_dkv", "block_q_dq"), queries),
+        **dict.fromkeys(("block_kv", "block_kv_dkv", "block_kv_dq"), keys),
+        **dict.fromkeys(("block_kv_compute", "block_kv_dkv_compute"), keys),
+    }
+
+
+def _block_size(length: int, limit: int) -> int:
+    """The largest multiple of 128 that divides the length and is at most the limit."""
+    return max(size for size in range(128, limit + 1, 128) if length % size == 0)

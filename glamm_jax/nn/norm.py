@@ -1,0 +1,84 @@
+"""Normalisations. Statistics are float32 whatever the input; the result has the input's dtype."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from glamm_jax.nn.linear import along_last
+
+
+def layer_norm(
+    x: Float[Array, "*batch d"], scale: Float[Array, "d"], bias: Float[Array, "d"], eps: float
+) -> Float[Array, "*batch d"]:
+    """Zero mean and unit variance over the last axis. On NHWC this is SAM's LayerNorm2d."""
+    y = x.astype(jnp.float32)
+    y = y - y.mean(-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
+    return (y * along_last(scale, y) + along_last(bias, y)).astype(x.dtype)
+
+
+def rms_norm(
+    x: Float[Array, "*batch d"], scale: Float[Array, "d"], eps: float
+) -> Float[Array, "*batch d"]:
+    """Unit root mean square over the last axis; the gain is applied in the input's dtype."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
+    y = y.astype(x.dtype)
+    return y * along_last(scale, y)
+
+
+def group_norm(
+    x: Float[Array, "b h w c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
+    groups: int,
+    eps: float,
+) -> Float[Array, "b h w c"]:
+    """Zero mean and unit variance over space and the channels of a group."""
+    b, h, w, c = x.shape
+    y = x.astype(jnp.float32).reshape(b, h * w, groups, c // groups)
+    y = y - y.mean((1, 3), keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean((1, 3), keepdims=True) + eps)
+    y = y.reshape(x.shape)
+    return (y * along_last(scale, y) + along_last(bias, y)).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """`layer_norm` with its parameters."""
+
+    def __init__(self, dim: int, eps: float, *, stack: tuple[int, ...] = ()):
+        layers = ("layers", *(None,) * (len(stack) - 1)) if stack else ()
+        self.scale = nnx.Param(jnp.ones((*stack, dim)), axes=(*layers, None))
+        self.bias = nnx.Param(jnp.zeros((*stack, dim)), axes=(*layers, None))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        return layer_norm(x, self.scale[...], self.bias[...], self.eps)
+
+
+class RMSNorm(nnx.Module):
+    """`rms_norm` with its gain."""
+
+    def __init__(self, dim: int, eps: float, *, stack: tuple[int, ...] = ()):
+        layers = ("layers", *(None,) * (len(stack) - 1)) if stack else ()
+        self.scale = nnx.Param(jnp.ones((*stack, dim)), axes=(*layers, None))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        return rms_norm(x, self.scale[...], self.eps)
+
+
+class GroupNorm(nnx.Module):
+    """`group_norm` with its parameters."""
+
+    def __init__(self, dim: int, groups: int, eps: float, *, stack: tuple[int, ...] = ()):
+        layers = ("layers", *(None,) * (len(stack) - 1)) if stack else ()
+        self.scale = nnx.Param(jnp.ones((*stack, dim)), axes=(*layers, None))
+        self.bias = nnx.Param(jnp.zeros((*stack, dim)), axes=(*layers, None))
+        self.groups, self.eps = groups, eps
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return group_norm(x, self.scale[...], self.bias[...], self.groups, self.eps)

@@ -1,0 +1,60 @@
+"""Scanning over stacked layers: one compiled body, whatever the depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from flax import nnx
+
+from glamm_jax.config import Remat
+
+Carry = TypeVar("Carry")
+Blocks = TypeVar("Blocks", bound=nnx.Module)
+
+
+def rematerialise(body: Callable, remat: Remat) -> Callable:
+    """What the backward pass keeps of a layer: all, the matrix products' results, its input."""
+    if remat == "none":
+        return body
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    return jax.checkpoint(body, policy=policy, prevent_cse=False)
+
+
+def scan_blocks(
+    apply: Callable[..., Carry],
+    blocks: nnx.Module,
+    carry: Carry,
+    per_layer: Any = None,
+    *,
+    remat: Remat = "none",
+    unroll: bool = False,
+) -> Carry:
+    """carry = apply(block, carry, layer) for each block of a stack, in order.
+
+    `blocks` is a module whose every leaf has the same leading axis; `per_layer` a tree of arrays
+    with that leading axis (the layer's index, say), sliced alongside and handed on. `unroll`
+    leaves no loop: XLA's CPU backend differentiates a convolution inside one 30 times slower.
+    """
+    graph, state = nnx.split(blocks)
+
+    def body(carry: Carry, item: tuple) -> tuple[Carry, None]:
+        state, layer = item
+        return apply(nnx.merge(graph, state), carry, layer), None
+
+    carry, _ = jax.lax.scan(rematerialise(body, remat), carry, (state, per_layer), unroll=unroll)
+    return carry
+
+
+def restack(blocks: Blocks, groups: int) -> Blocks:
+    """The same blocks, their leading axis split into [groups, blocks of a group]."""
+    graph, state = nnx.split(blocks)
+    split = jax.tree.map(lambda x: x.reshape(groups, x.shape[0] // groups, *x.shape[1:]), state)
+    return nnx.merge(graph, split)
+
+
+def take_blocks(blocks: Blocks, start: int, stop: int) -> Blocks:
+    """Some consecutive blocks of a stack."""
+    graph, state = nnx.split(blocks)
+    return nnx.merge(graph, jax.tree.map(lambda x: x[start:stop], state))

@@ -1,0 +1,148 @@
+"""Logical axes to mesh axes: one dataclass of rules, and the two functions that apply it.
+
+Models name *logical* axes, on parameters (`Param(..., axes=("embed", "mlp"))`) and activations
+(`constrain(x, "batch", "sequence", None)`). Which mesh axis carries a logical axis is decided here.
+
+    with use_mesh(make_mesh(data=2, fsdp=2, tensor=2)):
+        state = jax.device_put(state, shardings(state))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import jax
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+MeshAxes = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ShardingRules:
+    """Mesh axes of every logical axis. An empty tuple means replicated."""
+
+    # parameters
+    layers: MeshAxes = ()
+    embed: MeshAxes = ("fsdp",)
+    rank: MeshAxes = ()
+    # parameters and activations
+    heads: MeshAxes = ("tensor",)
+    mlp: MeshAxes = ("tensor",)
+    vocab: MeshAxes = ("tensor",)
+    # activations
+    batch: MeshAxes = ("data", "fsdp")
+    sequence: MeshAxes = ()
+
+    def __post_init__(self) -> None:
+        for rule in fields(self):
+            unknown = set(getattr(self, rule.name)) - set(MESH_AXES)
+            if unknown:
+                raise ValueError(f"ShardingRules.{rule.name}: no mesh axis {sorted(unknown)}")
+
+
+@dataclass(frozen=True)
+class _Placement:
+    mesh: Mesh
+    rules: ShardingRules
+
+
+_placement: contextvars.ContextVar[_Placement | None] = contextvars.ContextVar(
+    "placement", default=None
+)
+
+
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """A mesh over the first data * fsdp * tensor devices."""
+    count = data * fsdp * tensor
+    devices = jax.devices()
+    if len(devices) < count:
+        raise ValueError(
+            f"a {data}x{fsdp}x{tensor} mesh needs {count} devices, there are {len(devices)}"
+        )
+    return jax.make_mesh(
+        (data, fsdp, tensor), MESH_AXES, (AxisType.Auto,) * 3, devices=devices[:count]
+    )
+
+
+@contextlib.contextmanager
+def use_mesh(mesh: Mesh, rules: ShardingRules | None = None) -> Iterator[Mesh]:
+    """Make `constrain`, `sharding` and `shardings` place arrays on this mesh."""
+    token = _placement.set(_Placement(mesh, rules or ShardingRules()))
+    try:
+        yield mesh
+    finally:
+        _placement.reset(token)
+
+
+def current_mesh() -> Mesh | None:
+    placement = _placement.get()
+    return placement.mesh if placement else None
+
+
+def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+    """The mesh axes of an array of this shape whose dimensions carry these logical axes.
+
+    A dimension that its mesh axes do not divide keeps the longest leading part that does, so that
+    any mesh runs any model; two dimensions on one mesh axis raise.
+
+    Raises: ValueError for an unknown logical axis, a wrong rank or a collision.
+    """
+    placement = _placement.get()
+    if placement is None:
+        return PartitionSpec()
+    if len(axes) != len(shape):
+        raise ValueError(f"logical axes {axes} do not fit an array of shape {shape}")
+    sizes = dict(placement.mesh.shape)
+    taken: dict[str, str] = {}
+    entries: list[MeshAxes | None] = []
+    for axis, length in zip(axes, shape, strict=True):
+        if axis is not None and not hasattr(placement.rules, axis):
+            raise ValueError(f"no sharding rule for logical axis {axis!r} in {axes}")
+        wanted = () if axis is None else getattr(placement.rules, axis)
+        wanted = tuple(name for name in wanted if sizes[name] > 1)
+        while wanted and length % math.prod(sizes[name] for name in wanted):
+            wanted = wanted[:-1]
+        for name in wanted:
+            if name in taken:
+                raise ValueError(f"{axes}: {axis!r} and {taken[name]!r} both want {name!r}")
+            taken[name] = str(axis)
+        entries.append(wanted or None)
+    return PartitionSpec(*entries)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Place an activation by its logical axes; without a mesh, return it as it is."""
+    placement = _placement.get()
+    if placement is None:
+        return x
+    spec = partition_spec(axes, x.shape)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(placement.mesh, spec))
+
+
+def sharding(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
+    """Where an array lives under the current mesh."""
+    placement = _placement.get()
+    if placement is None:
+        raise ValueError("no mesh: call inside `with use_mesh(...)`")
+    return NamedSharding(placement.mesh, partition_spec(axes, shape))
+
+
+def shardings(state: nnx.State) -> nnx.State:
+    """The sharding of every leaf of a model's state, from the axes its variables carry.
+
+    Raises: ValueError, naming the parameter, when one carries no axes.
+    """
+
+    def place(path: tuple, variable: nnx.Variable) -> nnx.Variable:
+        axes = variable.get_metadata().get("axes")
+        if axes is None:
+            raise ValueError(f"{'.'.join(map(str, path))} carries no logical axes")
+        return variable.replace(sharding(axes, variable.get_value().shape))
+
+    return nnx.map_state(place, state)

@@ -1,0 +1,65 @@
+"""The records that travel through the house, and the legend of shape letters.
+
+Only numpy and typing are imported here, so that data workers can use it freely.
+
+    B rows of tokens        T tokens of a row          S supervised tokens of a row
+    I images for CLIP       P patches of an image      D width of the LLM
+    G images for SAM        M masks                    H W height and width in pixels
+    Q images with regions   R regions                  C channels
+    L layers                N heads                    K width of a head
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+Array = Any  # numpy on the host, jax on the device
+
+
+class Batch(NamedTuple):
+    """One step's input. Every shape is static: each part has a capacity and a validity mask.
+
+    Parts meet through integers made once, on the host (`glamm_jax.data.pack`), so a batch may mix
+    all tasks and an encoder runs only on the images that need it. An index of -1 means "none".
+    """
+
+    token_ids: Array  # int32[B, T]; -1 embeds as zero (filler behind a text-only row, trap 7)
+    token_valid: Array  # bool[B, T]; False is never attended to
+    positions: Array  # int32[B, T]; rotary positions
+    target_positions: Array  # int32[B, S]; where the prediction is read
+    target_ids: Array  # int32[B, S]; the token to predict there
+    target_valid: Array  # bool[B, S]
+
+    images: Array  # uint8[I, H, W, 3], or float already normalised
+    image_source: Array  # int32[B, T]; image * P + patch that replaces this token, or -1
+
+    region_images: Array  # int32[Q]; slot of `images` whose pyramid is built, or -1
+    boxes_xyxy_unit: Array  # float[R, 4]; x0 y0 x1 y1 over the original image, in [0, 1]
+    box_image: Array  # int32[R]; slot of `region_images`
+    region_source: Array  # int32[B, T]; region that replaces this token, or -1
+
+    grounding_images: Array  # uint8[G, H, W, 3] padded at the bottom right, or float, normalised
+    resized_sizes: Array  # int32[G, 2]; height and width of the image inside the padding
+    original_sizes: Array  # int32[G, 2]; height and width of the original image
+    mask_rows: Array  # int32[M]; row of the hidden state that emitted this [SEG]
+    mask_positions: Array  # int32[M]; its position
+    mask_image: Array  # int32[M]; slot of `grounding_images`
+    mask_valid: Array  # bool[M]
+    masks: Array  # uint8[M, H, W]; truth at the original size, top left; may hold 2 (trap 22)
+
+
+class Output(NamedTuple):
+    """What the model computes. Token logits are formed in the loss, where they are supervised."""
+
+    hidden: Array  # [B, T, D] after the final norm
+    mask_logits: Array  # [M, 4g, 4g] low resolution, g the grid of the grounding encoder
+    iou: Array  # [M] the decoder's own estimate of the mask's quality
+
+
+class Losses(NamedTuple):
+    """Weighted as in the paper: total = ce + bce + dice."""
+
+    total: Array
+    ce: Array
+    bce: Array
+    dice: Array

@@ -1,0 +1,48 @@
+"""Weight table of CLIP's vision model, Hugging Face names below `vision_model.`"""
+
+from __future__ import annotations
+
+from glamm_jax.config import CLIPConfig
+from glamm_jax.weights.rules import Rule, Table, Unread
+
+# torch name within a layer -> leaf within the stacked block, transform
+_NORMS = {"layer_norm1": "norm1", "layer_norm2": "norm2"}
+_LINEARS = {
+    "self_attn.q_proj": "q_proj",
+    "self_attn.k_proj": "k_proj",
+    "self_attn.v_proj": "v_proj",
+    "self_attn.out_proj": "out_proj",
+    "mlp.fc1": "mlp.up",
+    "mlp.fc2": "mlp.down",
+}
+_UNREAD = "above the last hidden state that anybody reads"
+
+
+def clip_table(config: CLIPConfig) -> Table:
+    """Every tensor of a CLIPVisionModel; layers above `config.depth` are carried through."""
+    layers = tuple(range(config.depth))
+    above = tuple(range(config.depth, config.num_layers))
+    prefix = "encoder.layers.{layer}."
+    rules = [
+        Rule("embeddings.class_embedding", "class_embedding"),
+        Rule("embeddings.patch_embedding.weight", "patch_embedding.kernel", "conv"),
+        Rule("embeddings.position_embedding.weight", "position_embedding"),
+        Rule("pre_layrnorm.weight", "pre_norm.scale"),
+        Rule("pre_layrnorm.bias", "pre_norm.bias"),
+    ]
+    unread = [
+        Unread("embeddings.position_ids", "computed", "0..number of positions - 1"),
+        Unread("post_layernorm.weight", "carried", "the pooled output is read by nobody"),
+        Unread("post_layernorm.bias", "carried", "the pooled output is read by nobody"),
+    ]
+    for torch, ours in _NORMS.items():
+        rules.append(Rule(f"{prefix}{torch}.weight", f"layers.{ours}.scale", layers=layers))
+        rules.append(Rule(f"{prefix}{torch}.bias", f"layers.{ours}.bias", layers=layers))
+    for torch, ours in _LINEARS.items():
+        kernel = f"layers.{ours}.kernel"
+        rules.append(Rule(f"{prefix}{torch}.weight", kernel, "linear", layers))
+        rules.append(Rule(f"{prefix}{torch}.bias", f"layers.{ours}.bias", layers=layers))
+    for torch in (*_NORMS, *_LINEARS):
+        for kind in ("weight", "bias"):
+            unread.append(Unread(f"{prefix}{torch}.{kind}", "carried", _UNREAD, above))
+    return Table(tuple(rules), tuple(unread)).under(tensor="vision_model.")

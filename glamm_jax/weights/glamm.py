@@ -1,0 +1,36 @@
+"""Weight table of the whole model: the original's state dict, part by part."""
+
+from __future__ import annotations
+
+from glamm_jax.config import GLaMMConfig
+from glamm_jax.weights.clip import clip_table
+from glamm_jax.weights.llama import llama_table
+from glamm_jax.weights.region import region_table
+from glamm_jax.weights.rules import Rule, Table
+from glamm_jax.weights.sam import sam_table
+
+CLIP_PREFIX = "model.vision_tower.vision_tower."
+SAM_PREFIX = "model.grounding_encoder."
+REGION_PREFIX = "model.region_encoder."
+
+
+def two_layer_mlp(tensor: str, leaf: str) -> Table:
+    """nn.Sequential(Linear, activation, Linear) to our MLP."""
+    rules = []
+    for torch, ours in ((0, 0), (2, 1)):
+        rules.append(Rule(f"{tensor}.{torch}.weight", f"{leaf}.layers.{ours}.kernel", "linear"))
+        rules.append(Rule(f"{tensor}.{torch}.bias", f"{leaf}.layers.{ours}.bias"))
+    return Table(tuple(rules))
+
+
+def glamm_table(config: GLaMMConfig) -> Table:
+    """Every tensor of GLaMMForCausalLM with its vision tower and, if configured, its adapters."""
+    regions = region_table(config.region, len(config.clip.region_layers))
+    return (
+        llama_table(config.llama, config.lora).under(leaf="llama.")
+        + clip_table(config.clip).under(CLIP_PREFIX, "clip.")
+        + two_layer_mlp("model.mm_projector", "projector")
+        + regions.under(REGION_PREFIX, "region_encoder.")
+        + sam_table(config.sam).under(SAM_PREFIX, "sam.")
+        + two_layer_mlp("model.text_hidden_fcs.0", "text_projection")
+    )

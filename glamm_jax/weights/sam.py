@@ -1,0 +1,149 @@
+"""Original Segment Anything names <-> the leaves of `models.sam.sam.SAM`."""
+
+from __future__ import annotations
+
+from glamm_jax.config import SAMConfig
+from glamm_jax.weights.rules import Rule, Table, Unread
+
+HYPERNETWORK_LAYERS = 3
+
+
+def linear_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> tuple[Rule, ...]:
+    """Weight and bias of a dense layer."""
+    return (
+        Rule(f"{tensor}.weight", f"{leaf}.kernel", "linear", layers),
+        Rule(f"{tensor}.bias", f"{leaf}.bias", "same", layers),
+    )
+
+
+def norm_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> tuple[Rule, ...]:
+    """Gain and bias of a layer norm."""
+    return (
+        Rule(f"{tensor}.weight", f"{leaf}.scale", "same", layers),
+        Rule(f"{tensor}.bias", f"{leaf}.bias", "same", layers),
+    )
+
+
+def conv_rules(tensor: str, leaf: str, transform: str) -> tuple[Rule, ...]:
+    """Kernel and bias of a convolution of some layout."""
+    return (
+        Rule(f"{tensor}.weight", f"{leaf}.kernel", transform),
+        Rule(f"{tensor}.bias", f"{leaf}.bias"),
+    )
+
+
+def _block_rules(stack: str, layers: tuple[int, ...]) -> tuple[Rule, ...]:
+    """The ViT blocks of one kind, numbered `layers` in the checkpoint, as one stack."""
+    block = "blocks.{layer}"
+    tables = [
+        Rule(f"{block}.attn.{name}", f"{stack}.attention.{name}", "same", layers)
+        for name in ("rel_pos_h", "rel_pos_w")
+    ]
+    return (
+        *norm_rules(f"{block}.norm1", f"{stack}.norm1", layers),
+        *linear_rules(f"{block}.attn.qkv", f"{stack}.attention.qkv", layers),
+        *linear_rules(f"{block}.attn.proj", f"{stack}.attention.proj", layers),
+        *tables,
+        *norm_rules(f"{block}.norm2", f"{stack}.norm2", layers),
+        *linear_rules(f"{block}.mlp.lin1", f"{stack}.mlp.up", layers),
+        *linear_rules(f"{block}.mlp.lin2", f"{stack}.mlp.down", layers),
+    )
+
+
+def image_encoder_table(config: SAMConfig) -> Table:
+    """`image_encoder.*` relative to it; leaves relative to `ImageEncoder`."""
+    rules = [
+        Rule("pos_embed", "pos_embed", "squeeze"),
+        *conv_rules("patch_embed.proj", "patch_embed", "conv"),
+        Rule("neck.0.weight", "neck.reduce.kernel", "conv1x1"),
+        *norm_rules("neck.1", "neck.norm1"),
+        Rule("neck.2.weight", "neck.mix.kernel", "conv"),
+        *norm_rules("neck.3", "neck.norm2"),
+    ]
+    if config.window_blocks:
+        rules += _block_rules("window_blocks", config.window_blocks)
+    if config.global_blocks:
+        rules += _block_rules("global_blocks", config.global_blocks)
+    return Table(tuple(rules))
+
+
+def prompt_encoder_table() -> Table:
+    """`prompt_encoder.*` relative to it; leaves relative to `PromptEncoder`."""
+    points = tuple(range(4))
+    return Table(
+        (
+            Rule("pe_layer.positional_encoding_gaussian_matrix", "frequencies"),
+            Rule("point_embeddings.{layer}.weight", "point_embeddings", "squeeze", points),
+            Rule("not_a_point_embed.weight", "not_a_point", "squeeze"),
+            Rule("no_mask_embed.weight", "no_mask", "squeeze"),
+            *conv_rules("mask_downscaling.0", "mask_embedding.conv1", "conv"),
+            *norm_rules("mask_downscaling.1", "mask_embedding.norm1"),
+            *conv_rules("mask_downscaling.3", "mask_embedding.conv2", "conv"),
+            *norm_rules("mask_downscaling.4", "mask_embedding.norm2"),
+            *conv_rules("mask_downscaling.6", "mask_embedding.conv3", "conv1x1"),
+        )
+    )
+
+
+def _attention_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> list[Rule]:
+    names = ("q_proj", "k_proj", "v_proj", "out_proj")
+    rules: list[Rule] = []
+    for name in names:
+        rules += linear_rules(f"{tensor}.{name}", f"{leaf}.{name}", layers)
+    return rules
+
+
+def _two_way_rules(layers: tuple[int, ...]) -> list[Rule]:
+    tensor, leaf = "layers.{layer}", "layers.{layer}"
+    rules = [
+        *_attention_rules(f"{tensor}.self_attn", f"{leaf}.self_attention", layers),
+        *_attention_rules(f"{tensor}.cross_attn_token_to_image", f"{leaf}.token_to_image", layers),
+        *_attention_rules(f"{tensor}.cross_attn_image_to_token", f"{leaf}.image_to_token", layers),
+        *linear_rules(f"{tensor}.mlp.lin1", f"{leaf}.mlp.up", layers),
+        *linear_rules(f"{tensor}.mlp.lin2", f"{leaf}.mlp.down", layers),
+    ]
+    for norm in ("norm1", "norm2", "norm3", "norm4"):
+        rules += norm_rules(f"{tensor}.{norm}", f"{leaf}.{norm}", layers)
+    return rules
+
+
+def mask_decoder_table(config: SAMConfig) -> Table:
+    """`mask_decoder.*` relative to it; leaves relative to `MaskDecoder`."""
+    transformer = Table(
+        (
+            *_two_way_rules(tuple(range(config.decoder_layers))),
+            *_attention_rules("final_attn_token_to_image", "final_attention"),
+            *norm_rules("norm_final_attn", "final_norm"),
+        )
+    )
+    rules = [
+        Rule("iou_token.weight", "iou_token"),
+        Rule("mask_tokens.weight", "mask_tokens"),
+        *conv_rules("output_upscaling.0", "upscaling.conv1", "conv_transposed"),
+        *norm_rules("output_upscaling.1", "upscaling.norm"),
+        *conv_rules("output_upscaling.3", "upscaling.conv2", "conv_transposed"),
+    ]
+    tokens = tuple(range(config.num_multimasks + 1))
+    for i in range(HYPERNETWORK_LAYERS):
+        tensor = f"output_hypernetworks_mlps.{{layer}}.layers.{i}"
+        rules += linear_rules(tensor, f"hypernetworks.layers.{i}", tokens)
+    for i in range(config.iou_layers):
+        rules += linear_rules(f"iou_prediction_head.layers.{i}", f"iou_head.layers.{i}")
+    return Table(tuple(rules)) + transformer.under("transformer.", "transformer.")
+
+
+def sam_table(config: SAMConfig) -> Table:
+    """Every tensor of a Segment Anything checkpoint; leaves relative to `SAM`."""
+    constant = "the preprocessing's constant, not saved by the original"
+    return (
+        image_encoder_table(config).under("image_encoder.", "encoder.")
+        + prompt_encoder_table().under("prompt_encoder.", "prompt_encoder.")
+        + mask_decoder_table(config).under("mask_decoder.", "mask_decoder.")
+        + Table(
+            (),
+            (
+                Unread("pixel_mean", "computed", constant),
+                Unread("pixel_std", "computed", constant),
+            ),
+        )
+    )
