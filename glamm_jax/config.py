@@ -352,7 +352,9 @@ def paper(llama: LlamaConfig = LLAMA_7B) -> GLaMMConfig:
     )
 
 
-def with_lora(config: GLaMMConfig, preset: Literal["released", "paper"] = "released") -> GLaMMConfig:
+def with_lora(
+    config: GLaMMConfig, preset: Literal["released", "paper"] = "released"
+) -> GLaMMConfig:
     """The same model with the preset's adapters: alpha 16 in the code, 8 in the paper."""
     return replace(config, lora=LoRAConfig(alpha=16.0 if preset == "released" else 8.0))
 

@@ -72,10 +72,14 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
 
 @contextlib.contextmanager
 def use_mesh(mesh: Mesh, rules: ShardingRules | None = None) -> Iterator[Mesh]:
-    """Make `constrain`, `sharding` and `shardings` place arrays on this mesh."""
+    """Make `constrain`, `sharding` and `shardings` place arrays on this mesh.
+
+    It is jax's mesh, too, so that a function compiled without a mesh is not taken for one with it.
+    """
     token = _placement.set(_Placement(mesh, rules or ShardingRules()))
     try:
-        yield mesh
+        with jax.set_mesh(mesh):
+            yield mesh
     finally:
         _placement.reset(token)
 

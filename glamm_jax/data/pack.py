@@ -270,9 +270,11 @@ def _token_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[st
     return out
 
 
-def _stack(arrays: list[np.ndarray], count: int, shape: tuple[int, ...]) -> np.ndarray:
+def _stack(
+    arrays: list[np.ndarray], count: int, shape: tuple[int, ...], dtype: np.dtype
+) -> np.ndarray:
     """Arrays of one shape, padded with zeros to `count` of them."""
-    out = np.zeros((count, *shape), arrays[0].dtype if arrays else np.uint8)
+    out = np.zeros((count, *shape), dtype)
     for i, array in enumerate(arrays):
         out[i] = array
     return out
@@ -291,12 +293,14 @@ def _image_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[st
     for i, sample in enumerate(parts.grounding):
         resized[i], original[i] = sample.resized_size, sample.original_size
     grounding = [s.grounding_image for s in parts.grounding if s.grounding_image is not None]
+    # Both kinds of images are uint8, or both are normalised floats.
+    kind = next((image.dtype for image in (*parts.images, *grounding)), np.dtype(np.uint8))
     return {
-        "images": _stack(parts.images, room.images, (clip, clip, 3)),
+        "images": _stack(parts.images, room.images, (clip, clip, 3), kind),
         "region_images": region_images,
         "boxes_xyxy_unit": box_array,
         "box_image": box_image,
-        "grounding_images": _stack(grounding, room.grounding_images, (sam, sam, 3)),
+        "grounding_images": _stack(grounding, room.grounding_images, (sam, sam, 3), kind),
         "resized_sizes": resized,
         "original_sizes": original,
     }

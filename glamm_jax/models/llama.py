@@ -198,7 +198,5 @@ class Llama(nnx.Module):
             return x, *written
 
         carry = (x, cache.keys, cache.values)
-        x, keys, values = scan_blocks(
-            layer, self.layers, carry, jnp.arange(self.config.num_layers)
-        )
+        x, keys, values = scan_blocks(layer, self.layers, carry, jnp.arange(self.config.num_layers))
         return self.norm(x), KVCache(keys, values, cache.valid)

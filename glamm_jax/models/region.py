@@ -24,6 +24,16 @@ from glamm_jax.parallel import constrain
 NORM_EPS = 1e-5
 
 
+def _rounded(x: Float[Array, "r 4"], dtype: jnp.dtype) -> Float[Array, "r 4"]:
+    """float32 numbers as they would come out of arithmetic in `dtype`.
+
+    At evaluation the original multiplies bfloat16 boxes (trap 13). XLA may keep more bits than a
+    pair of casts asks for; `reduce_precision` it must obey.
+    """
+    kind = jnp.finfo(dtype)
+    return jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
+
+
 class FusionRound(nnx.Module):
     """One 3x3 convolution, group norm and ReLU shared by all levels, stacked over the rounds."""
 
@@ -95,7 +105,7 @@ class RegionEncoder(nnx.Module):
         pooled = self.pool(self.fuse(self.pyramid(levels)), boxes, box_image, grid)
         return self.project(pooled, boxes)
 
-    def pyramid(self, levels: list[Float[Array, "q p c"]]) -> list[Float[Array, "q h w c"]]:
+    def pyramid(self, levels: list[Float[Array, "q p c"]]) -> list[Float[Array, "q _ _ c"]]:
         """CLIP levels with coordinates, projected and enlarged: the shallowest most (trap 9).
 
         Differs: the original enlarges, appends x and y in -1..1, then projects (trap 14). All three
@@ -117,7 +127,7 @@ class RegionEncoder(nnx.Module):
             maps.append(constrain(features, "batch", None, None, None))
         return maps
 
-    def fuse(self, maps: list[Float[Array, "q h w c"]]) -> list[Float[Array, "q h w c"]]:
+    def fuse(self, maps: list[Float[Array, "q _ _ c"]]) -> list[Float[Array, "q _ _ c"]]:
         """Every round lets each level see its neighbours (trap 14).
 
         Of a level's channels the first half are its own, the next quarter the LAST quarter of the
@@ -140,7 +150,7 @@ class RegionEncoder(nnx.Module):
 
     def pool(
         self,
-        maps: list[Float[Array, "q h w c"]],
+        maps: list[Float[Array, "q _ _ c"]],
         boxes: Float[Array, "r 4"],
         box_image: Int[Array, "r"],
         grid: int,
@@ -148,8 +158,7 @@ class RegionEncoder(nnx.Module):
         """RoIAlign of every level. The frame of the boxes is the config's (traps 11 and 13)."""
         config = self.config
         scale = config.patch_frame * grid if config.box_scale is None else config.box_scale
-        # In the boxes' own dtype: at evaluation the original scales bfloat16 boxes (trap 13).
-        framed = (boxes * jnp.asarray(scale, boxes.dtype)).astype(jnp.float32)
+        framed = _rounded(boxes.astype(jnp.float32) * scale, boxes.dtype)
         strides = [config.patch_frame / 2 ** (self.num_levels - 1 - i) for i in range(len(maps))]
         return [
             roi_align(

@@ -22,6 +22,9 @@ Backend = Literal["auto", "xla", "cudnn", "splash"]
 # Scores of at most this many numbers (one head, all queries) are formed at once on the CPU; above
 # it attention runs block by block, so that a block's scores stay in the cache.
 _CPU_BLOCK_SCORES = 2**18
+# Up to this many scores all heads of a row (a window of SAM, say) are worked on together: one
+# large product is twice as fast there as sixteen small ones.
+_CPU_ROW_SCORES = 2**20
 _NEGATIVE = -1e30
 
 
@@ -104,10 +107,15 @@ def _cudnn(
 
 
 def _xla(q: Array, k: Array, v: Array, causal: bool, key_valid: Array | None) -> Array:
-    if _platform() == "cpu" and current_mesh() is None and q.shape[1] > 1:
-        return _mapped(q, k, v, causal, key_valid)
-    first = jnp.arange(q.shape[1]) if causal else None
-    return _dense(q, k, v, first, key_valid)
+    index = jnp.arange(q.shape[1]) if causal else None
+    if _platform() != "cpu" or current_mesh() is not None or q.shape[1] == 1:
+        return _dense(q, k, v, index, key_valid)
+    row_scores = q.shape[1] * k.shape[1] * q.shape[2]
+    if q.shape[0] * row_scores <= _CPU_ROW_SCORES:
+        return _dense(q, k, v, index, key_valid)
+    if row_scores <= _CPU_ROW_SCORES:
+        return _rows(q, k, v, index, key_valid)
+    return _mapped(q, k, v, causal, key_valid)
 
 
 def _dense(
@@ -131,6 +139,20 @@ def _visible(query_index: Array | None, key_valid: Array | None, num_keys: int) 
         keys = key_valid[:, None, None, :]
         visible = keys if visible is None else visible & keys
     return visible
+
+
+def _rows(
+    q: Array, k: Array, v: Array, query_index: Array | None, key_valid: Array | None
+) -> Array:
+    """Attention one row of the batch after another, all its heads at once."""
+
+    @jax.checkpoint
+    def row(item: tuple) -> Array:
+        q, k, v, valid = item
+        valid = None if valid is None else valid[None]
+        return _dense(q[None], k[None], v[None], query_index, valid)[0]
+
+    return jax.lax.map(row, (q, k, v, key_valid))
 
 
 def _mapped(q: Array, k: Array, v: Array, causal: bool, key_valid: Array | None) -> Array:

@@ -1,0 +1,57 @@
+# Every target sets itself up: on a bare machine `make test` makes .venv, installs and tests.
+# PYTHON=python3.12 make setup chooses the interpreter; the default is the newest of 3.11 to 3.13.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+BIN := .venv/bin
+STAMP := .venv/.setup-done
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := torch==2.13.0
+SOURCES := $(wildcard glamm_jax train eval convert annotate demo bench configs tests)
+# The tests are checked as they run, by jaxtyping and beartype (tests/conftest.py).
+TYPED := $(filter-out tests,$(SOURCES))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-slow lint format parity bench demo clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with all that the other targets need; seconds when it is there
+
+# torch first and alone, so that the CPU build which the machine offers is taken; never torchvision.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; set PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install --quiet $(TORCH) -c constraints.txt
+	$(PIP) install --quiet -e ".[dev,convert]" -c constraints.txt
+	@touch $@
+
+test: $(STAMP) ## the default tests: no network, no GPU
+	$(BIN)/python -m pytest -q
+
+test-slow: $(STAMP) ## the tests marked slow
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(STAMP) ## ruff, pyright, import-linter
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python $(TYPED)
+
+format: $(STAMP) ## rewrite the sources as ruff wants them
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+parity: $(STAMP) ## our numbers against the original's, at full and tiny size
+	$(BIN)/python -m convert parity tests/goldens
+
+bench: $(STAMP) ## CPU speed against Hugging Face's PyTorch, in one run on the same cores
+	$(BIN)/python -m bench
+
+demo: $(STAMP) ## answer about an image and write the picture
+	$(BIN)/python -m demo
+
+clean: ## remove caches and outputs; keeps .venv
+	rm -rf out build .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache *.egg-info
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

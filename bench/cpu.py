@@ -1,0 +1,225 @@
+"""Our modules against Hugging Face's PyTorch, on the same cores, in one run.
+
+    python -m bench                         everything, a few minutes
+    python -m bench --only clip,llama       some of it
+    python -m bench --repeats 9             more calls of each
+    python -m bench --tiny                  seconds; shows that it runs, measures nothing of worth
+
+Both sides compute the same thing in float32 with as many threads as there are cores: CLIP
+ViT-L/14-336 up to the hidden state that is read (23 layers), SAM ViT-H's image encoder at
+1024 x 1024, one 4096-wide LLaMA layer over 640 tokens; batch 1. Calls alternate; the median
+counts. Ratio = PyTorch's time over ours: above 1 ours is faster. Weights are random: the numbers'
+equality is the business of `python -m convert parity` and of the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bench.measure import (
+    RESULTS,
+    compiled,
+    interleaved,
+    machine,
+    median,
+    noise,
+    random_weights,
+    table,
+    write,
+)
+from glamm_jax.config import (
+    CLIP_L14_336,
+    SAM_VIT_H,
+    CLIPConfig,
+    LlamaConfig,
+    SAMConfig,
+    tiny,
+)
+from glamm_jax.models.clip import CLIPVision
+from glamm_jax.models.llama import Llama
+from glamm_jax.models.sam.encoder import ImageEncoder
+
+Pair = dict[str, Callable[[], Any]]
+SECONDS_A_CASE = 180.0
+BUSY_LOAD = 0.5
+LLAMA_LAYER = LlamaConfig(num_layers=1, vocab_size=8)
+
+
+def clip_pair(config: CLIPConfig) -> Pair:
+    """CLIP's vision model up to the last hidden state that is read."""
+    import torch
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    graph, state = random_weights(lambda: CLIPVision(config, rngs=nnx.Rngs(0)), jnp.float32)
+    ours = compiled(graph, state, lambda model, x: model(x))
+    theirs = CLIPVisionModel(
+        CLIPVisionConfig(
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            hidden_size=config.hidden_dim,
+            intermediate_size=config.mlp_dim,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.num_heads,
+            hidden_act=config.activation,
+        )
+    ).eval()
+    pixels = noise((1, config.image_size, config.image_size, 3))
+    tensor = torch.tensor(np.asarray(pixels)).permute(0, 3, 1, 2).contiguous()
+    return {
+        "ours": lambda: ours(pixels),
+        "torch": lambda: theirs(tensor, output_hidden_states=True).hidden_states[-1],
+    }
+
+
+def sam_pair(config: SAMConfig) -> Pair:
+    """SAM's image encoder, neck included."""
+    import torch
+    from transformers import SamVisionConfig, SamVisionModel
+
+    graph, state = random_weights(lambda: ImageEncoder(config, rngs=nnx.Rngs(0)), jnp.float32)
+    ours = compiled(graph, state, lambda model, x: model(x))
+    theirs = SamVisionModel(
+        SamVisionConfig(
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            hidden_size=config.hidden_dim,
+            output_channels=config.out_dim,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_pos_feats=config.hidden_dim // 2,
+            mlp_dim=config.mlp_dim,
+            window_size=config.window_size,
+            global_attn_indexes=list(config.global_blocks),
+        )
+    ).eval()
+    pixels = noise((1, config.image_size, config.image_size, 3))
+    tensor = torch.tensor(np.asarray(pixels)).permute(0, 3, 1, 2).contiguous()
+    return {
+        "ours": lambda: ours(pixels),
+        "torch": lambda: theirs(tensor).last_hidden_state,
+    }
+
+
+def llama_pair(config: LlamaConfig, tokens: int) -> Pair:
+    """Decoder layers and the final norm over a whole sequence, without a cache."""
+    import torch
+    from transformers import LlamaConfig as TorchConfig
+    from transformers import LlamaModel
+
+    graph, state = random_weights(lambda: Llama(config, rngs=nnx.Rngs(0)), jnp.float32)
+    ours = compiled(graph, state, lambda model, x, at, valid: model(x, at, valid))
+    theirs = LlamaModel(
+        TorchConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_dim,
+            intermediate_size=config.mlp_dim,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            max_position_embeddings=config.max_positions,
+        )
+    ).eval()
+    x = noise((1, tokens, config.hidden_dim))
+    positions, valid = jnp.arange(tokens)[None], jnp.ones((1, tokens), bool)
+    tensor = torch.tensor(np.asarray(x))
+    return {
+        "ours": lambda: ours(x, positions, valid),
+        "torch": lambda: theirs(inputs_embeds=tensor, use_cache=False).last_hidden_state,
+    }
+
+
+def cases(is_tiny: bool) -> dict[str, tuple[str, Callable[[], Pair]]]:
+    """{short name: (what is measured, its maker)}."""
+    if is_tiny:
+        small = tiny()
+        return {
+            "clip": ("CLIP, tiny", lambda: clip_pair(small.clip)),
+            "sam": ("SAM, tiny", lambda: sam_pair(small.sam)),
+            "llama": ("LLaMA, tiny", lambda: llama_pair(small.llama, 16)),
+        }
+    return {
+        "clip": ("CLIP ViT-L/14-336, 23 layers", lambda: clip_pair(CLIP_L14_336)),
+        "llama": ("LLaMA layer, 4096 wide, 640 tokens", lambda: llama_pair(LLAMA_LAYER, 640)),
+        "sam": ("SAM ViT-H encoder, 1024 x 1024", lambda: sam_pair(SAM_VIT_H)),
+    }
+
+
+def measure(what: str, make: Callable[[], Pair], repeats: int) -> dict[str, Any]:
+    """Both sides of one case, in turns."""
+    import torch
+
+    with torch.inference_mode():
+        times = interleaved(make(), repeats, SECONDS_A_CASE)
+    ours, theirs = median(times["ours"]), median(times["torch"])
+    gc.collect()
+    return {
+        "case": what,
+        "ours_ms": ours,
+        "torch_ms": theirs,
+        "ratio": theirs / ours,
+        "all_ours_ms": times["ours"],
+        "all_torch_ms": times["torch"],
+    }
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(
+        "python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--only", default="", help="cases, comma separated: clip, llama, sam")
+    parser.add_argument("--repeats", type=int, default=5, help="calls of each side (default: 5)")
+    parser.add_argument("--tiny", action="store_true", help="tiny models: does it run at all?")
+    parser.add_argument("--out", type=Path, default=RESULTS / "cpu.json", help="JSON to write")
+    options = parser.parse_args(arguments)
+    options.only = [name for name in options.only.split(",") if name]
+    unknown = set(options.only) - set(cases(True))
+    if unknown:
+        parser.error(f"no case {', '.join(sorted(unknown))}: choose from {', '.join(cases(True))}")
+    if options.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print a table, write the JSON."""
+    options = parse(arguments)
+    try:
+        import torch
+    except ImportError:
+        print("torch is missing: pip install 'glamm-jax[convert]', or run `make bench`")
+        return 2
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    facts = machine()
+    if facts["load_average"][0] > BUSY_LOAD:
+        print(
+            f"other programs are running (load {facts['load_average'][0]}): PyTorch's threads wait"
+            " for each other and suffer most, so the ratios flatter us; repeat on a quiet machine"
+        )
+    rows = []
+    for name, (what, make) in cases(options.tiny).items():
+        if options.only and name not in options.only:
+            continue
+        rows.append(measure(what, make, options.repeats))
+        print(f"{what}: {rows[-1]['ratio']:.2f}", flush=True)
+    printed = [
+        [r["case"], f"{r['ours_ms']:.0f}", f"{r['torch_ms']:.0f}", f"{r['ratio']:.2f}"]
+        for r in rows
+    ]
+    print(f"\nfloat32, batch 1, {threads} threads, median of {options.repeats}\n")
+    print(table(["case", "ours, ms", "torch, ms", "ratio (torch / ours)"], printed))
+    write(options.out, {"machine": facts, "threads": threads, "rows": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,129 @@
+"""Timing, random weights, machine facts and tables, shared by the benchmarks."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+RESULTS = Path(__file__).resolve().parent / "results"
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def random_weights(make: Callable[[], Model], dtype: Any) -> tuple[nnx.GraphDef, nnx.State]:
+    """The model's graph and a state of small noise, made on the device in this dtype.
+
+    Nothing is initialised on the host and no float32 copy exists: 7B in bfloat16 needs 13.5 GB.
+    """
+    graph, abstract = nnx.split(nnx.eval_shape(make))
+    leaves, tree = jax.tree.flatten(abstract)
+
+    @jax.jit
+    def draw(key: jax.Array) -> list[jax.Array]:
+        keys = jax.random.split(key, len(leaves))
+        return [
+            jax.random.normal(key, leaf.shape, dtype) * 0.02
+            for key, leaf in zip(keys, leaves, strict=True)
+        ]
+
+    return graph, jax.tree.unflatten(tree, draw(jax.random.key(0)))
+
+
+def compiled(
+    graph: nnx.GraphDef, state: nnx.State, call: Callable[..., Any]
+) -> Callable[..., jax.Array]:
+    """`call(model, *inputs)` jitted, with the weights as an argument; waits for the result."""
+    run = jax.jit(lambda state, *inputs: call(nnx.merge(graph, state), *inputs))
+    return lambda *inputs: jax.block_until_ready(run(state, *inputs))
+
+
+def interleaved(
+    runs: Mapping[str, Callable[[], Any]], repeats: int, seconds: float = math.inf
+) -> dict[str, list[float]]:
+    """Milliseconds of each run, taken in turns after one warm-up each.
+
+    Taking turns spreads the machine's moods over all runs alike. After `seconds` no new turn
+    starts, but there are three at least.
+    """
+    for run in runs.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    begin = time.perf_counter()
+    for turn in range(repeats):
+        if turn >= 3 and time.perf_counter() - begin > seconds:
+            break
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def median(times: Sequence[float]) -> float:
+    """The middle one."""
+    return float(statistics.median(times))
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    versions = {}
+    for name in ("jax", "jaxlib", "flax", "torch", "transformers", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "device": jax.devices()[0].device_kind,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "versions": versions,
+        "date": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+    }
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    columns = [list(column) for column in zip(header, *rows, strict=True)]
+    widths = [max(len(cell) for cell in column) for column in columns]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [cells[0].ljust(widths[0])]
+        padded += [cell.rjust(w) for cell, w in zip(cells[1:], widths[1:], strict=True)]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def write(path: Path, result: Mapping[str, Any]) -> None:
+    """Save a result as JSON and say where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {path}")
+
+
+def noise(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """An input of unit variance."""
+    return jax.random.normal(jax.random.key(1), shape, dtype)

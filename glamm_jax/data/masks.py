@@ -1,0 +1,122 @@
+"""Masks as COCO run lengths: compressed strings and plain counts, both ways.
+
+Runs go down the columns and start with background. Decoding checks everything first: files of
+annotations come from elsewhere, and C code should not be the first to find out that they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+from pycocotools import mask as coco
+
+# A compressed count is a little-endian number of 5-bit groups; bit 5 says that more follow.
+FIRST_CHARACTER = 48
+MAX_PIXELS = 1 << 31
+
+
+class MaskError(ValueError):
+    """Run lengths that describe no mask. Says what is wrong with them."""
+
+
+def encode(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
+    """{"size": [h, w], "counts": compressed string}, ready for JSON."""
+    runs = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(mask.shape), "counts": _text(runs)}
+
+
+def encode_counts(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
+    """{"size": [h, w], "counts": run lengths}. The first run is background and may be 0."""
+    flat = mask.T.reshape(-1)
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    counts = [0, *counts] if flat.size and flat[0] else counts
+    return {"size": list(mask.shape), "counts": counts}
+
+
+def compress(runs: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain counts as a compressed string.
+
+    Raises: MaskError when the counts do not fill the mask.
+    """
+    height, width, counts = _checked(runs)
+    plain: Any = {"size": [height, width], "counts": counts.tolist()}
+    packed = coco.frPyObjects(plain, height, width)
+    return {"size": [height, width], "counts": _text(packed)}
+
+
+def decode(runs: Mapping[str, Any]) -> Bool[np.ndarray, "h w"]:
+    """The mask of compressed or plain run lengths.
+
+    Raises: MaskError when size or counts are missing or broken, or do not fill the mask.
+    """
+    height, width, counts = _checked(runs)
+    values = np.arange(len(counts)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(values, counts).reshape(width, height).T)
+
+
+def _text(runs: Any) -> str:
+    """The counts that pycocotools gives as bytes, for JSON."""
+    return runs["counts"].decode("ascii")
+
+
+def _checked(runs: Mapping[str, Any]) -> tuple[int, int, Int[np.ndarray, "n"]]:
+    """Height, width and counts that fill them exactly."""
+    if not isinstance(runs, Mapping) or not {"size", "counts"} <= set(runs):
+        raise MaskError('run lengths are {"size": [height, width], "counts": ...}')
+    size = runs["size"]
+    if not (isinstance(size, list | tuple) and len(size) == 2 and all(map(_is_size, size))):
+        raise MaskError(f"the size of a mask is [height, width], not {size!r}")
+    counts = _counts(runs["counts"])
+    area = size[0] * size[1]
+    total = int(counts.sum())
+    if total != area or (counts < 0).any() or area > MAX_PIXELS:
+        raise MaskError(f"the runs cover {total} pixels, the mask has {size[0]} x {size[1]}")
+    return int(size[0]), int(size[1]), counts
+
+
+def _is_size(value: Any) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and bool(value >= 0)
+
+
+def _counts(counts: Any) -> Int[np.ndarray, "n"]:
+    if isinstance(counts, str | bytes):
+        return _parse(counts)
+    try:
+        array = np.asarray(counts)
+    except ValueError as error:
+        raise MaskError(f"counts are not a list of numbers: {error}") from error
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise MaskError("counts are a string or a list of whole numbers")
+    if array.size and (array.max() > MAX_PIXELS or array.min() < 0):
+        raise MaskError("a run is negative or longer than any mask")
+    return array.astype(np.int64)
+
+
+def _parse(text: str | bytes) -> Int[np.ndarray, "n"]:
+    """Run lengths of a compressed string. From the fourth on, a run is its change by two back."""
+    raw = text.encode("ascii", "replace") if isinstance(text, str) else text
+    codes = np.frombuffer(raw, np.uint8).astype(np.int64) - FIRST_CHARACTER
+    if codes.size == 0:
+        return codes
+    if codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise MaskError("the compressed counts are damaged")
+    last = (codes & 32) == 0
+    group = np.concatenate([[0], np.cumsum(last)[:-1]])
+    first = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
+    place = np.arange(codes.size) - first[group]
+    if place.max() > 7:
+        raise MaskError("the compressed counts are damaged: a number is too long")
+    numbers = np.zeros(int(group[-1]) + 1, np.int64)
+    np.add.at(numbers, group, (codes & 31) << (5 * place))
+    negative = (codes[last] & 16) != 0
+    numbers -= np.where(negative, np.int64(1) << (5 * (place[last] + 1)), 0)
+    for start in (1, 2):
+        numbers[start::2] = np.cumsum(numbers[start::2])
+    if (numbers < 0).any():
+        raise MaskError("the compressed counts are damaged: a run is negative")
+    return numbers

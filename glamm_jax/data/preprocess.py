@@ -1,0 +1,228 @@
+"""The one way from a picture to what the encoders take: uint8; the device normalises.
+
+image = open_image("dog.jpg")                  uint8[h, w, 3], upright, the original size
+clip_image(image, 336)                         uint8[336, 336, 3], centre crop
+grounding_image(image, 1024)                   uint8[1024, 1024, 3], padded at the bottom right
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+# In levels of 0 to 255.
+SAM_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
+SAM_STD = np.array([58.395, 57.12, 57.375], np.float32)
+
+WHITE = (255, 255, 255)
+# Above this many pixels a picture is cut before it is resized; see `clip_image`.
+MAX_RESIZED_PIXELS = 1 << 24
+
+Source = str | Path | bytes | io.BufferedIOBase | Image.Image | np.ndarray
+RGB = UInt8[np.ndarray, "h w 3"]
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used. Names the file and says why."""
+
+
+def open_image(source: Source, background: tuple[int, int, int] | None = WHITE) -> RGB:
+    """Read a picture of any common kind as upright 8-bit RGB at its own size.
+
+    Grayscale is repeated, CMYK and palettes are converted, of 16 bits the upper 8 are kept, EXIF
+    orientation is applied (boxes refer to the upright picture), of an animation the first frame is
+    taken. Transparent pixels are blended onto `background`; None keeps the colours hidden under
+    them, as the original does.
+
+    Raises: ImageError naming the file when it is absent, unreadable, truncated, larger than
+    PIL.Image.MAX_IMAGE_PIXELS, or holds numbers that are no brightness (floating point, 32 bits).
+    """
+    if isinstance(source, np.ndarray):
+        return _checked_array(source)
+    name = _name(source)
+    try:
+        picture = source if isinstance(source, Image.Image) else Image.open(_stream(source))
+        _check_size(picture, name)
+        return _to_rgb(_upright(picture), background, name)
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # PIL's sentence starts with the number of pixels.
+        pixels = re.search(r"\d+ pixels", str(error))
+        raise ImageError(f"{name}: {_too_large(pixels.group() if pixels else '')}") from error
+    except MemoryError as error:
+        raise ImageError(f"{name}: not enough memory to decode it") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and others
+        raise ImageError(f"{name}: not a readable picture: {_reason(error)}") from error
+
+
+def clip_size(height: int, width: int, shortest: int) -> tuple[int, int]:
+    """Height and width after the shorter edge is brought to `shortest`; the longer is cut down."""
+    if height <= width:
+        return shortest, int(shortest * width / height)
+    return int(shortest * height / width), shortest
+
+
+def clip_image(image: RGB, size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """Resize the shorter edge (bicubic, antialiased), then cut the centre square out.
+
+    A picture so long that its resized form would not fit into memory is cut first; the result is
+    the same to a grey level. Source: CLIPImageProcessor of transformers 4.28.
+    """
+    height, width = clip_size(image.shape[0], image.shape[1], size)
+    top, left = (height - size) // 2, (width - size) // 2
+    picture = Image.fromarray(image)
+    if height * width <= MAX_RESIZED_PIXELS:
+        resized = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+        return np.ascontiguousarray(resized[top : top + size, left : left + size])
+    down, right = image.shape[0] / height, image.shape[1] / width
+    box = (left * right, top * down, (left + size) * right, (top + size) * down)
+    return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box))
+
+
+def grounding_size(height: int, width: int, longest: int) -> tuple[int, int]:
+    """Height and width after the longer edge is brought to `longest`, rounded, never zero.
+
+    Differs: the original rounds the shorter edge of a 1 x 20,000 picture to zero and fails.
+    """
+    scale = longest / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize_longest(image: RGB, longest: int) -> UInt8[np.ndarray, "down across 3"]:
+    """Resize the longer edge to `longest` (bilinear, antialiased).
+
+    Source: model/SAM/utils/transforms.py:28.
+    """
+    height, width = grounding_size(image.shape[0], image.shape[1], longest)
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+class GroundingImage(NamedTuple):
+    """A picture for the grounding encoder: padded pixels, and the sizes its masks pass through."""
+
+    pixels: UInt8[np.ndarray, "s s 3"]
+    resized_size: tuple[int, int]
+    original_size: tuple[int, int]
+
+
+def grounding_image(image: RGB, size: int) -> GroundingImage:
+    """Resize the longer edge to `size` and pad with 0 at the bottom right.
+
+    The padding is 0 after normalisation, too, so whoever normalises needs `resized_size`.
+    """
+    resized = resize_longest(image, size)
+    height, width = resized.shape[:2]
+    pixels = np.zeros((size, size, 3), np.uint8)
+    pixels[:height, :width] = resized
+    return GroundingImage(pixels, (height, width), (image.shape[0], image.shape[1]))
+
+
+def normalize_clip(pixels: UInt8[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w 3"]:
+    """float32, zero mean and unit deviation over CLIP's training pictures. The device's twin."""
+    return ((pixels.astype(np.float32) / np.float32(255) - CLIP_MEAN) / CLIP_STD).astype(np.float32)
+
+
+def normalize_grounding(
+    pixels: UInt8[np.ndarray, "h w 3"], resized_size: tuple[int, int]
+) -> Float[np.ndarray, "h w 3"]:
+    """float32, normalised inside `resized_size` and 0 in the padding. The device's twin."""
+    height, width = resized_size
+    normal = np.zeros(pixels.shape, np.float32)
+    normal[:height, :width] = (pixels[:height, :width] - SAM_MEAN) / SAM_STD
+    return normal
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as EXIF says; damaged metadata does not cost a picture whose pixels are sound."""
+    picture.load()
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # Pillow's EXIF reader raises several kinds
+        return picture
+
+
+def _to_rgb(
+    picture: Image.Image, background: tuple[int, int, int] | None, name: str
+) -> UInt8[np.ndarray, "h w 3"]:
+    if picture.mode == "F":
+        raise ImageError(f"{name}: floating-point pixels have no fixed range; save it with 8 bits")
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        return _from_16_bits(np.asarray(picture), name)
+    transparent = picture.has_transparency_data
+    if transparent and background is not None:
+        picture = picture.convert("RGBA")
+        canvas = Image.new("RGBA", picture.size, (*background, 255))
+        picture = Image.alpha_composite(canvas, picture)
+    elif transparent:
+        picture = picture.convert("RGBA")
+    return np.array(picture.convert("RGB"))
+
+
+def _from_16_bits(levels: np.ndarray, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Grayscale of 16 bits: the upper eight, as the colour decoders do."""
+    low, high = int(levels.min()), int(levels.max())
+    if low < 0 or high > 0xFFFF:
+        raise ImageError(f"{name}: 32-bit pixels from {low} to {high}; save it with 8 or 16 bits")
+    gray = (levels.astype(np.uint32) >> 8).astype(np.uint8)
+    return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def _checked_array(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        raise ImageError(
+            f"array: {array.dtype} {array.shape} is not a picture; a picture is uint8 [h, w, 3]"
+        )
+    return array
+
+
+def _check_size(picture: Image.Image, name: str) -> None:
+    """Refuse before decoding: the header tells the size."""
+    limit = Image.MAX_IMAGE_PIXELS
+    width, height = picture.size
+    if width * height == 0:
+        raise ImageError(f"{name}: the picture is empty ({width} x {height} pixels)")
+    if limit is not None and width * height > limit:
+        raise ImageError(f"{name}: {_too_large(f'{width * height} pixels')}")
+
+
+def _too_large(what: str) -> str:
+    limit = Image.MAX_IMAGE_PIXELS or 0
+    return (
+        f"too large ({what}; the limit is {limit / 1e6:.0f} million). Make it smaller, the model "
+        "looks at about a thousand pixels a side, or raise PIL.Image.MAX_IMAGE_PIXELS"
+    )
+
+
+def _stream(source: str | Path | bytes | io.BufferedIOBase) -> io.BytesIO:
+    """Everything in memory, so that no file stays open behind a picture."""
+    if isinstance(source, str | Path):
+        return io.BytesIO(Path(source).read_bytes())
+    return io.BytesIO(source if isinstance(source, bytes) else source.read())
+
+
+def _name(source: str | Path | bytes | io.BufferedIOBase | Image.Image) -> str:
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, bytes):
+        return f"{len(source)} bytes"
+    return str(getattr(source, "filename", "") or getattr(source, "name", "") or "picture")
+
+
+def _reason(error: Exception) -> str:
+    """PIL's message, in words that do not change from format to format for the two usual cases."""
+    if isinstance(error, UnidentifiedImageError):
+        return "the format is unknown or the file is damaged"
+    if "truncated" in str(error):
+        return "the file ends too early"
+    return str(error) or type(error).__name__

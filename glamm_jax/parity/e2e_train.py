@@ -1,0 +1,246 @@
+"""Training cases of an e2e folder: losses, intermediates, masks and gradients."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from glamm_jax.config import GLaMMConfig, LossWeights
+from glamm_jax.data.pack import Capacity, Sample, pack
+from glamm_jax.models.glamm import GLaMM
+from glamm_jax.parity.e2e_inputs import nchw
+from glamm_jax.parity.report import Recorded
+from glamm_jax.training.losses import losses, masks_at_original_size
+from glamm_jax.types import Batch, Losses, Output
+from glamm_jax.weights.glamm import glamm_table
+from glamm_jax.weights.rules import dump
+from glamm_jax.weights.state import flatten
+
+FROZEN = ("clip.", "sam.encoder.", "sam.prompt_encoder.")
+LOSS_NAMES = {
+    "loss": "total",
+    "ce_loss": "ce",
+    "mask_bce_loss": "bce",
+    "mask_dice_loss": "dice",
+}
+
+
+class Intermediates(NamedTuple):
+    """What the original was recorded to compute on its way, in our layouts."""
+
+    states: Any  # [k, i, n, c] CLIP
+    projected: Any  # [i, p, d]
+    fused: Any  # list of [q, h, w, c]
+    regions: Any  # [r, d]
+    embeddings: Any  # [b, t, d]
+    logits: Any  # [b, t, v]
+    text_projected: Any  # [b, t, c]
+    grounding: Any  # [g, s, s, c]
+    masks: Any  # [m, h, w]
+
+
+class TrainRun(NamedTuple):
+    """One case run: everything on the host. Without gradients there are none."""
+
+    batch: Batch
+    losses: Losses
+    output: Output
+    mid: Intermediates
+    gradients: dict[str, np.ndarray]  # by torch name
+
+
+def is_frozen(path: tuple, _: Any) -> bool:
+    """CLIP, SAM's image encoder and prompt encoder have no gradients in the recordings."""
+    return ".".join(map(str, path)).startswith(FROZEN)
+
+
+class TrainRunner:
+    """One model, one compiled program for every case: batches are packed to a common capacity."""
+
+    def __init__(self, model: GLaMM, weights: LossWeights, capacity: Capacity):
+        self.config: GLaMMConfig = model.config
+        self.capacity = capacity
+        self.table = glamm_table(model.config)
+        graph, self.trained, self.frozen = nnx.split(model, lambda p, v: not is_frozen(p, v), ...)
+        self._forward = jax.jit(partial(_forward, graph, weights))
+        self._step = jax.jit(jax.value_and_grad(partial(_forward, graph, weights), has_aux=True))
+
+    def run(self, samples: list[Sample]) -> TrainRun:
+        """Losses, intermediates and gradients of one batch."""
+        batch = pack(samples, self.config, self.capacity)
+        (_, aux), gradients = self._step(self.trained, self.frozen, batch)
+        leaves = {path: np.asarray(x) for path, x in flatten(gradients).items()}
+        present = [rule for rule in self.table.rules if not is_frozen((rule.leaf,), None)]
+        tensors = dump(type(self.table)(tuple(present)), leaves)
+        return TrainRun(batch, *jax.tree.map(np.asarray, aux), tensors)
+
+    def run_forward(self, samples: list[Sample]) -> TrainRun:
+        """Losses and intermediates alone: much less to compile."""
+        batch = pack(samples, self.config, self.capacity)
+        _, aux = self._forward(self.trained, self.frozen, batch)
+        return TrainRun(batch, *jax.tree.map(np.asarray, aux), {})
+
+
+def _forward(
+    graph: nnx.GraphDef, weights: LossWeights, trained: nnx.State, frozen: nnx.State, batch: Batch
+) -> tuple:
+    """(loss, (losses, output, intermediates))."""
+    model = nnx.merge(graph, trained, frozen, copy=True)
+    output = model(batch)
+    parts = losses(model, batch, output, weights)
+    return parts.total, (parts, output, _intermediates(model, batch, output))
+
+
+def _intermediates(model: GLaMM, batch: Batch, output: Output) -> Intermediates:
+    states = model.encode_images(batch.images)
+    levels = [model.clip.state(states, n) for n in model.config.clip.region_layers]
+    slots = jax.numpy.maximum(batch.region_images, 0)
+    cast = model.config.region.compute_dtype or states.dtype
+    encoder = model.region_encoder
+    fused = encoder.fuse(encoder.pyramid([level[slots].astype(cast) for level in levels]))
+    canvas = model.config.sam.image_size
+    return Intermediates(
+        states=states,
+        projected=model.projector(model.clip.state(states, model.config.clip.projector_layer)),
+        fused=fused,
+        regions=model.encode_regions(states, batch),
+        embeddings=model.embed(batch),
+        logits=model.llama.logits(output.hidden),
+        text_projected=model.text_projection(output.hidden),
+        grounding=model.encode_grounding(batch),
+        masks=masks_at_original_size(output, batch, canvas)[0],
+    )
+
+
+# ---------------------------------------------------------------------------- comparison
+
+
+def compare_losses(recorded: Recorded, ours: Losses, kind: str, prefix: str) -> None:
+    """The recorded losses, each under its own name."""
+    for name, field in LOSS_NAMES.items():
+        recorded.compare(prefix + name, getattr(ours, field), kind)
+    recorded.compare(prefix + "mask_loss", ours.bce + ours.dice, kind)
+
+
+def compare_case(recorded: Recorded, samples: list[Sample], run: TrainRun) -> None:
+    """Everything but inputs in one `train_*.npz`."""
+    compare_losses(recorded, run.losses, "loss", "out/")
+    _compare_text(recorded, samples, run)
+    _compare_clip(recorded, samples, run.mid)
+    _compare_regions(recorded, samples, run)
+    _compare_masks(recorded, samples, run)
+    for name in recorded.names_under("grad/"):
+        if (tensor := run.gradients.get(name.removeprefix("grad/"))) is not None:
+            recorded.compare(name, tensor, "gradient")
+
+
+def _compare_text(recorded: Recorded, samples: list[Sample], run: TrainRun) -> None:
+    rows = sum(len(sample.rows) for sample in samples)
+    shape = recorded.shape("mid/llm_attention_mask")
+    tokens = shape[1] if len(shape) == 2 else 0
+    whole = {
+        "mid/inputs_embeds": run.mid.embeddings,
+        "mid/llm_attention_mask": run.batch.token_valid,
+        "mid/last_hidden_state": run.output.hidden,
+        "mid/logits": run.mid.logits,
+        "mid/text_hidden_fcs_all_positions": run.mid.text_projected,
+    }
+    for name, ours in whole.items():
+        if name in recorded:
+            kind = "exact" if name.endswith("mask") else "tiny"
+            recorded.compare(name, np.asarray(ours)[:rows, :tokens].astype(ours.dtype), kind)
+
+
+def _compare_clip(recorded: Recorded, samples: list[Sample], mid: Intermediates) -> None:
+    """Images are repeated for every conversation in the recordings."""
+    image_of_row = np.repeat(np.arange(len(samples)), [len(s.rows) for s in samples])
+    recorded.compare("mid/mm_projector", np.asarray(mid.projected)[image_of_row], "tiny")
+
+
+def compare_clip_states(
+    recorded: Recorded, samples: list[Sample], mid: Intermediates, config: GLaMMConfig
+) -> None:
+    """`mid/clip_hidden_-k` is CLIP's hidden_states[-k], CLS included."""
+    image_of_row = np.repeat(np.arange(len(samples)), [len(s.rows) for s in samples])
+    for name in recorded.names_under("mid/clip_hidden_"):
+        state = config.clip.hidden_state(int(name.removeprefix("mid/clip_hidden_")))
+        if state in config.clip.read_states:
+            ours = np.asarray(mid.states)[config.clip.read_states.index(state)]
+            recorded.compare(name, ours[image_of_row], "tiny_encoder")
+
+
+def _compare_regions(recorded: Recorded, samples: list[Sample], run: TrainRun) -> None:
+    boxes = [0 if s.boxes_xyxy_unit is None else len(s.boxes_xyxy_unit) for s in samples]
+    ends = np.cumsum(boxes)
+    for i, (count, end) in enumerate(zip(boxes, ends, strict=True)):
+        if f"mid/region_features{i}" in recorded:
+            features = np.asarray(run.mid.regions)[end - count : end]
+            recorded.compare(f"mid/region_features{i}", features, "tiny_encoder")
+    # The original builds a map for every image, ours only where there are boxes.
+    slots = [i for i, count in enumerate(boxes) if count]
+    for level, maps in enumerate(run.mid.fused):
+        name = f"mid/region_fused_level{level}"
+        if name in recorded:
+            _compare_maps(recorded, name, nchw(maps)[: len(slots)], slots)
+
+
+def _compare_maps(recorded: Recorded, name: str, ours: np.ndarray, slots: list[int]) -> None:
+    """Maps of the images that have boxes, at their places among those of all images."""
+    shape = recorded.shape(name)
+    if len(slots) == shape[0]:
+        recorded.compare(name, ours, "tiny_encoder")
+        return
+    index, value = recorded.get(f"{name}__idx"), recorded.get(f"{name}__val")
+    image = np.unravel_index(index, shape)[0]
+    ours_at = np.concatenate([
+        ours[k].reshape(-1)[index[image == slot] - slot * ours[k].size]
+        for k, slot in enumerate(slots)
+    ])  # fmt: skip
+    recorded_at = np.concatenate([value[image == slot] for slot in slots])
+    scale = float(recorded.get(f"{name}__stats")[1])
+    error = float(np.abs(ours_at - recorded_at).max() / scale)
+    recorded.record(name, error, "tiny_encoder", f"images {slots}: the others have no boxes")
+
+
+def _compare_masks(recorded: Recorded, samples: list[Sample], run: TrainRun) -> None:
+    batch, mid = run.batch, run.mid
+    valid = np.flatnonzero(batch.mask_valid)
+    where = np.stack([batch.mask_rows, batch.mask_positions], -1)[valid]
+    if "out/seg_token_mask_positions" in recorded:
+        recorded.compare("out/seg_token_mask_positions", where, "exact")
+    if "mid/sam_image_embeddings" in recorded:
+        grounding = nchw(mid.grounding)[: len(samples)]
+        recorded.compare("mid/sam_image_embeddings", grounding, "tiny_encoder")
+    for i, sample in enumerate(samples):
+        mine = valid[batch.mask_image[valid] == i]
+        height, width = sample.original_size
+        embedded = mid.text_projected[batch.mask_rows[mine], batch.mask_positions[mine]]
+        ours = {
+            f"mid/low_res_masks{i}": (run.output.mask_logits[mine][:, None], "tiny"),
+            f"mid/iou_pred{i}": (run.output.iou[mine][:, None], "tiny"),
+            f"out/seg_embeddings{i}": (embedded, "tiny"),
+            f"out/pred_masks{i}": (mid.masks[mine][:, :height, :width], "mask"),
+        }
+        for name, (array, kind) in ours.items():
+            if name in recorded:
+                recorded.compare(name, array, kind)
+
+
+def compare_gradient_norms(info: Recorded, prefix: str, gradients: dict[str, np.ndarray]) -> None:
+    """[norm, sum, absmax] of every parameter; None where torch made no gradient, ours zeros."""
+    for name in info.names_under(prefix):
+        ours = gradients.get(name.removeprefix(prefix))
+        if ours is None:
+            continue  # stays unknown, and fails
+        theirs, x = info.get(name), ours.astype(np.float64)
+        if theirs is None:
+            info.record(name, float(np.abs(x).max(initial=0)), "exact", "no gradient")
+        elif float(theirs[0]) < 1e-6:
+            info.exclude(name, "norm below 1e-6: zero in theory")
+        else:
+            summary = [float(np.linalg.norm(x)), float(x.sum()), float(np.abs(x).max())]
+            info.compare(name, summary, "gradient_norm")

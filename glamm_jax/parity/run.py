@@ -1,0 +1,75 @@
+"""All parts of a golden folder, in order: which exist, which are asked for, what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+
+from glamm_jax.parity import components, conversations, e2e, preprocessing, tokenizer
+from glamm_jax.parity.report import GoldenError, Ledger
+
+Check = Callable[[Path, Ledger], None]
+
+# part -> (what of it lies in the folder, its check; None where that arrives with a later issue)
+PARTS: dict[str, tuple[str, Check | None]] = {
+    "preprocessing": ("preprocessing", preprocessing.check),
+    "tokenizer": ("tokenizer", tokenizer.check),
+    "conversations": ("conversations", conversations.check),
+    "e2e": ("e2e_*", e2e.check),
+    "components": ("components", components.check),
+    "manifest": ("manifest", None),
+    "datasets": ("datasets", None),
+    "pipeline": ("pipeline", None),
+    "evaluation": ("evaluation", None),
+}
+
+
+def parts_of(folder: Path) -> list[str]:
+    """Parts that the folder holds and that can be compared."""
+    return [
+        name
+        for name, (pattern, check) in PARTS.items()
+        if check is not None and any(folder.glob(pattern))
+    ]
+
+
+def run_parts(
+    folder: Path,
+    only: Sequence[str] = (),
+    *,
+    on_start: Callable[[str], None] = lambda part: None,
+    on_done: Callable[[str, Ledger], None] = lambda part, ledger: None,
+) -> Ledger:
+    """Compare a folder, or some parts of it. What is absent or broken lands in `ledger.broken`."""
+    ledger = Ledger()
+    if not folder.is_dir():
+        ledger.broken.append(f"{folder}: no such folder")
+        return ledger
+    wanted = list(only) or parts_of(folder)
+    if not wanted:
+        ledger.broken.append(f"{folder}: holds no part of a golden folder that can be compared")
+    for name in wanted:
+        try:
+            check = _check_named(folder, name)
+            on_start(name)
+            # On accelerators float32 products would otherwise lose bits.
+            with jax.default_matmul_precision("highest"):
+                check(folder, ledger)
+        except GoldenError as error:
+            ledger.broken.append(str(error))
+        on_done(name, ledger)
+    return ledger
+
+
+def _check_named(folder: Path, name: str) -> Check:
+    """The check of a part that the folder must hold."""
+    if name not in PARTS:
+        raise GoldenError(f"no part {name!r}; choose from {', '.join(PARTS)}")
+    pattern, check = PARTS[name]
+    if check is None:
+        raise GoldenError(f"part {name!r} cannot be compared yet")
+    if not any(folder.glob(pattern)):
+        raise GoldenError(f"{folder}: part {name!r} is absent (no {pattern} in it)")
+    return check

@@ -1,0 +1,61 @@
+"""The one table of tolerances: those of the golden README, and the aim we hold ourselves to.
+
+An error is the largest absolute difference over the recorded array's standard deviation, unless
+`measure` says otherwise. A tolerance is never widened here to make a case pass.
+
+Gradients are measured by the L2 norm of the difference ("gradients 1e-3 relative"): a ReLU whose
+input lies within rounding of zero may open or close, and then single entries of the region
+encoder's gradients move by up to 1e-2 of their standard deviation, in any order of operations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Measure = Literal["std", "absolute", "relative", "norm", "exact"]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest accepted error of one kind of array, and what we aim at.
+
+    measure: std (over the standard deviation; below 100 elements over max(std, rms), or 1e-5
+    absolute), absolute, relative (over the recorded magnitude), norm (L2 norm of the difference
+    over that of the array) or exact.
+    mean: a limit on the root mean square of the error (std) or its mean (absolute), too.
+    entry: a limit on every entry over the standard deviation, too (norm).
+    """
+
+    limit: float
+    aim: float
+    measure: Measure = "std"
+    mean: float | None = None
+    entry: float | None = None
+
+
+TOLERANCES: dict[str, Tolerance] = {
+    # tiny models
+    "tiny": Tolerance(1e-4, 1e-5),
+    "tiny_encoder": Tolerance(1e-4, 1e-4),
+    "loss": Tolerance(1e-5, 1e-5, "absolute"),
+    "adamw_loss": Tolerance(1e-4, 1e-5, "absolute"),
+    "gap": Tolerance(1e-4, 1e-5, "absolute"),
+    "gradient": Tolerance(1e-3, 1e-4, "norm", entry=1e-2),
+    "gradient_norm": Tolerance(1e-3, 1e-4),
+    "parameter_norm": Tolerance(1e-3, 1e-5, "relative"),
+    # full-size modules
+    "module": Tolerance(1e-4, 1e-5),
+    "encoder": Tolerance(1e-3, 1e-4),
+    "mask": Tolerance(3e-4, 2e-5),
+    # bfloat16 variants: max 6e-2, rms 2e-2
+    "bf16": Tolerance(6e-2, 6e-2, mean=2e-2),
+    "bf16_loss": Tolerance(6e-2, 6e-2, "absolute"),
+    # preprocessing
+    "resized_uint8": Tolerance(1.0, 0.0, "absolute"),
+    "clip_pixels": Tolerance(0.02, 0.0, "absolute", mean=1e-3),
+    "input": Tolerance(1e-6, 0.0),
+    "box": Tolerance(1e-6, 0.0, "absolute"),
+    "metric": Tolerance(1e-6, 0.0, "absolute"),
+    "exact": Tolerance(0.0, 0.0, "exact"),
+}

@@ -1,0 +1,34 @@
+"""One row of the table of bad input, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from glamm_jax.data.boxes import BoxError
+from glamm_jax.data.masks import MaskError
+from glamm_jax.data.preprocess import ImageError
+from glamm_jax.text.prompt import PromptError
+from glamm_jax.text.tokenizer import TokenizerError
+
+ERRORS = (ImageError, BoxError, MaskError, PromptError, TokenizerError)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row. `run` gets an empty folder and says in words what came out, or raises."""
+
+    topic: str
+    title: str
+    run: Callable[[Path], str]
+    expected: str
+
+
+def outcome(case: Case, folder: Path) -> str:
+    """What the case gives: the words of its result, or the class and message of its error."""
+    try:
+        return case.run(folder)
+    except ERRORS as error:
+        message = str(error).replace(f"{folder}/", "").replace(str(folder), "the folder")
+        return f"{type(error).__name__}: {message}"

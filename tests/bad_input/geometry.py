@@ -1,0 +1,119 @@
+"""Rows about boxes and run lengths of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from glamm_jax.data import boxes, masks
+from tests.bad_input.case import Case
+
+_BOXES = "Boxes, on a picture of 100 x 60 pixels"
+_MASKS = "Run lengths of masks"
+
+
+def _boxes(given: object) -> Callable[[Path], str]:
+    def run(_: Path) -> str:
+        unit = boxes.to_unit(boxes.check_boxes(given, 60, 100), 60, 100)
+        listed = ", ".join(str(np.round(box.astype(float), 4).tolist()) for box in unit)
+        return f"as shares of the picture: {listed or 'none'}"
+
+    return run
+
+
+def _runs(runs: dict[str, object]) -> Callable[[Path], str]:
+    return lambda _: f"{int(masks.decode(runs).sum())} pixels"
+
+
+CASES: tuple[Case, ...] = (
+    Case(
+        _BOXES,
+        "no boxes",
+        _boxes([]),
+        "as shares of the picture: none",
+    ),
+    Case(
+        _BOXES,
+        "one box alone, not in a list",
+        _boxes([10, 6, 50, 30]),
+        "as shares of the picture: [0.1, 0.1, 0.5, 0.5]",
+    ),
+    Case(
+        _BOXES,
+        "reaches beyond the picture: kept as it is",
+        _boxes([[-10, 6, 110, 30]]),
+        "as shares of the picture: [-0.1, 0.1, 1.1, 0.5]",
+    ),
+    Case(
+        _BOXES,
+        "outside",
+        _boxes([[10, 6, 50, 30], [120, 0, 130, 10]]),
+        "BoxError: box 1 (120.0, 0.0, 130.0, 10.0) lies outside the picture of 100 x "
+        "60 pixels (width x height)",
+    ),
+    Case(
+        _BOXES,
+        "inverted",
+        _boxes([[50, 30, 10, 6]]),
+        "BoxError: box 0 (50.0, 30.0, 10.0, 6.0) is inverted: give the top left corner "
+        "first, x0, y0, x1, y1",
+    ),
+    Case(
+        _BOXES,
+        "no area",
+        _boxes([[10, 6, 10, 30]]),
+        "BoxError: box 0 (10.0, 6.0, 10.0, 30.0) has no area",
+    ),
+    Case(
+        _BOXES,
+        "not a number",
+        _boxes([[10, float("nan"), 50, 30]]),
+        "BoxError: box 0 (10.0, nan, 50.0, 30.0) has a coordinate that is not a finite number",
+    ),
+    Case(
+        _BOXES,
+        "infinite",
+        _boxes([[10, 6, float("inf"), 30]]),
+        "BoxError: box 0 (10.0, 6.0, inf, 30.0) has a coordinate that is not a finite number",
+    ),
+    Case(
+        _BOXES,
+        "several wrong at once",
+        _boxes([[50, 30, 10, 6], [120, 0, 130, 10]]),
+        "BoxError: box 0 (50.0, 30.0, 10.0, 6.0) is inverted: give the top left corner "
+        "first, x0, y0, x1, y1; box 1 (120.0, 0.0, 130.0, 10.0) lies outside the "
+        "picture of 100 x 60 pixels (width x height)",
+    ),
+    Case(
+        _BOXES,
+        "three numbers",
+        _boxes([[10, 6, 50]]),
+        "BoxError: boxes are x0, y0, x1, y1 in pixels, not an array of shape (1, 3)",
+    ),
+    Case(
+        _BOXES,
+        "words",
+        _boxes([["a", "b", "c", "d"]]),
+        "BoxError: boxes are x0, y0, x1, y1 in pixels: four numbers each",
+    ),
+    Case(
+        _MASKS,
+        "runs that do not fill the mask",
+        _runs({"size": [3, 4], "counts": [2, 3]}),
+        "MaskError: the runs cover 5 pixels, the mask has 3 x 4",
+    ),
+    Case(
+        _MASKS,
+        "a compressed string cut short",
+        _runs({"size": [100, 100], "counts": "`0`"}),
+        "MaskError: the compressed counts are damaged",
+    ),
+    Case(
+        _MASKS,
+        "no counts",
+        _runs({"size": [3, 4]}),
+        'MaskError: run lengths are {"size": [height, width], "counts": ...}',
+    ),
+)

@@ -1,0 +1,69 @@
+"""The hostile test process: rank promotion raises, shapes are checked, eight fake devices.
+
+Warnings are errors through pyproject.toml. Everything here must happen before jax is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+assert "jax" not in sys.modules, "the flags below must be set before jax is imported"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import beartype  # noqa: E402
+import jaxtyping  # noqa: E402
+
+# Every shape, dtype and type in a signature of glamm_jax is checked whenever it is called.
+# The hook wants a dotted name; this one is beartype where an int may stand for a float (PEP 484).
+_checker = types.ModuleType("house_typechecker")
+_checker.check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+sys.modules[_checker.__name__] = _checker
+jaxtyping.install_import_hook("glamm_jax", "house_typechecker.check")
+
+import hypothesis  # noqa: E402
+
+from glamm_jax.config import GLaMMConfig, tiny  # noqa: E402
+
+# Compiling takes seconds, so hypothesis' own deadline would only measure XLA; a failing example
+# must be found again on another machine, so the draws do not depend on a local database.
+hypothesis.settings.register_profile(
+    "house", deadline=None, database=None, derandomize=True, max_examples=10
+)
+hypothesis.settings.load_profile("house")
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """The golden folder in the repository."""
+    return ROOT / "tests" / "goldens"
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> GLaMMConfig:
+    """The smallest whole model."""
+    return tiny()
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the run-time type checks, as outside the tests: our own messages are reached."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

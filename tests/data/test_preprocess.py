@@ -1,0 +1,98 @@
+"""Pictures of any kind become one kind, and both encoders' views are the original's."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from glamm_jax.data import preprocess
+from glamm_jax.data.preprocess import ImageError, open_image
+
+GOLDENS = sorted((Path(__file__).parents[1] / "goldens" / "preprocessing").glob("*.npz"))
+
+
+def _picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
+def test_resized_pictures_are_the_recorded_ones_without_error(path):
+    with np.load(path) as recorded:
+        image = recorded["in/image_u8"]
+        clip = preprocess.normalize_clip(preprocess.clip_image(image, 48))
+        np.testing.assert_array_equal(clip.transpose(2, 0, 1), recorded["clip48/pixel_values"])
+        sam = preprocess.resize_longest(image, 128)
+        np.testing.assert_array_equal(sam, recorded["sam128/resized_u8"])
+        padded = preprocess.grounding_image(image, 1024)
+        normal = preprocess.normalize_grounding(padded.pixels, padded.resized_size)
+        flat = normal.transpose(2, 0, 1).reshape(-1)[recorded["sam/pixels__idx"]]
+        np.testing.assert_array_equal(flat, recorded["sam/pixels__val"])
+
+
+def test_a_picture_cut_before_resizing_is_the_same_to_a_grey_level(monkeypatch):
+    image = _picture(97, 131)
+    whole = preprocess.clip_image(image, 336).astype(int)
+    monkeypatch.setattr(preprocess, "MAX_RESIZED_PIXELS", 0)
+    cut = preprocess.clip_image(image, 336).astype(int)
+    assert np.abs(whole - cut).max() <= 1
+    assert (whole != cut).mean() < 1e-3
+
+
+def test_padding_is_below_and_to_the_right_and_stays_zero():
+    padded = preprocess.grounding_image(_picture(30, 60), 64)
+    assert padded.resized_size == (32, 64)
+    assert padded.original_size == (30, 60)
+    assert (padded.pixels[32:] == 0).all()
+    normal = preprocess.normalize_grounding(padded.pixels, padded.resized_size)
+    assert (normal[32:] == 0).all()
+    assert (normal[:32] != 0).any()
+
+
+@given(st.integers(1, 30_000), st.integers(1, 30_000), st.sampled_from([48, 128, 336, 1024]))
+def test_sizes_keep_the_proportions_and_are_never_zero(height, width, size):
+    resized = preprocess.grounding_size(height, width, size)
+    assert max(resized) == size
+    assert min(resized) == max(1, int(size * min(height, width) / max(height, width) + 0.5))
+    assert min(preprocess.clip_size(height, width, size)) == size
+
+
+def test_every_way_of_naming_a_picture_gives_the_same_pixels(tmp_path):
+    image = _picture(5, 7)
+    path = tmp_path / "picture.png"
+    Image.fromarray(image).save(path)
+    content = path.read_bytes()
+    sources = [path, str(path), content, io.BytesIO(content), Image.fromarray(image), image]
+    for source in sources:
+        np.testing.assert_array_equal(open_image(source), image)
+
+
+def test_the_limit_of_pixels_is_pillows(tmp_path, monkeypatch):
+    path = tmp_path / "picture.png"
+    Image.fromarray(_picture(10, 10)).save(path)
+    for limit in (99, 49):  # Pillow itself only warns up to twice its limit, then raises
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(ImageError, match=r"picture.png: too large \(100 pixels"):
+            open_image(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert open_image(path).shape == (10, 10, 3)
+
+
+def test_a_palette_with_a_transparent_colour_is_blended(tmp_path):
+    picture = Image.new("P", (2, 2), 1)
+    picture.putpalette([0, 0, 0, 200, 0, 0])
+    picture.save(tmp_path / "picture.png", transparency=1)
+    assert open_image(tmp_path / "picture.png")[0, 0].tolist() == [255, 255, 255]
+    green = open_image(tmp_path / "picture.png", background=(0, 255, 0))
+    assert green[0, 0].tolist() == [0, 255, 0]
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_picture_are_a_clear_error(content):
+    with pytest.raises(ImageError, match=f"{len(content)} bytes: not a readable picture"):
+        open_image(content)

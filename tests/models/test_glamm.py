@@ -1,0 +1,188 @@
+"""The whole model: capacities, mixed tasks, any mesh, presets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from glamm_jax.config import (
+    CLIPConfig,
+    GLaMMConfig,
+    LossWeights,
+    RegionConfig,
+    paper,
+    released,
+    tiny,
+    with_lora,
+)
+from glamm_jax.data.pack import IGNORE, IMAGE, Capacity, Row, Sample, fit, pack
+from glamm_jax.models.glamm import GLaMM
+from glamm_jax.parallel import make_mesh, shardings, use_mesh
+from glamm_jax.training.losses import losses
+from glamm_jax.types import Batch
+from glamm_jax.weights.state import shapes
+
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 2, 4)]
+
+
+def small_config() -> GLaMMConfig:
+    """Tiny, and smaller where compiling and running take longest: CLIP's grid, the pyramid."""
+    clip = CLIPConfig(
+        image_size=16,
+        patch_size=2,
+        hidden_dim=64,
+        mlp_dim=128,
+        num_layers=4,
+        num_heads=4,
+        region_layers=(-5, -4, -3, -2),
+    )
+    region = RegionConfig(mid_dim=64, norm_groups=16, num_fusion_rounds=2, roi_size=4)
+    return with_lora(replace(tiny(), clip=clip, region=region))
+
+
+def samples(config: GLaMMConfig) -> list[Sample]:
+    """Segmentation, region and text-only rows in one batch, which the original cannot mix."""
+    rng = np.random.default_rng(0)
+    tokens = config.tokens
+
+    def pixels(side: int) -> np.ndarray:
+        return rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+    def row(*ids: int) -> Row:
+        array = np.array([1, *ids, 7, 9, 2], np.int32)
+        labels = np.where(np.arange(len(array)) < 3, IGNORE, array)
+        return Row(array, np.where(array == IMAGE, IGNORE, labels).astype(np.int32))
+
+    segmentation = Sample(
+        rows=(row(5, IMAGE, 11, tokens.seg, 12, tokens.seg), row(IMAGE, 8, tokens.seg)),
+        image=pixels(config.clip.image_size),
+        grounding_image=pixels(config.sam.image_size),
+        resized_size=(96, 128),
+        original_size=(30, 40),
+        masks=rng.integers(0, 2, (3, 30, 40), dtype=np.uint8),
+    )
+    region = Sample(
+        rows=(row(IMAGE, tokens.region, 4, tokens.region),),
+        image=pixels(config.clip.image_size),
+        boxes_xyxy_unit=np.array([[0.1, 0.2, 0.6, 0.9], [0, 0, 1, 1]], np.float32),
+    )
+    return [segmentation, region, Sample(rows=(row(3, 4),))]
+
+
+@pytest.fixture(scope="module")
+def config() -> GLaMMConfig:
+    return small_config()
+
+
+@pytest.fixture(scope="module")
+def model(config: GLaMMConfig) -> GLaMM:
+    model = GLaMM(config, rngs=nnx.Rngs(0))
+    # A fresh adapter changes nothing, so it is made to matter here.
+    model.llama.layers.q_proj.lora.b[...] += 0.1
+    return model
+
+
+def total_loss(graph: nnx.GraphDef, state: nnx.State, batch: Batch) -> jax.Array:
+    model = nnx.merge(graph, state, copy=True)
+    return losses(model, batch, model(batch), LossWeights()).total
+
+
+def test_a_larger_capacity_changes_nothing(model: GLaMM, config: GLaMMConfig) -> None:
+    tight = fit(samples(config), config)
+    roomy = Capacity(**{name: size + 2 for name, size in vars(tight).items()})
+    graph, state = nnx.split(model)
+    run = jax.jit(total_loss, static_argnums=0)
+    one = run(graph, state, pack(samples(config), config, tight))
+    two = run(graph, state, pack(samples(config), config, roomy))
+    np.testing.assert_allclose(one, two, rtol=1e-6)
+
+
+def test_one_batch_holds_all_tasks_and_equals_its_rows_alone(
+    model: GLaMM, config: GLaMMConfig
+) -> None:
+    together = samples(config)
+    run = nnx.jit(lambda model, batch: model(batch))
+    whole = run(model, pack(together, config))
+    row = 0
+    for sample in together:
+        batch = pack([sample], config)
+        alone = run(model, batch)
+        count, length = batch.token_ids.shape
+        valid = np.asarray(batch.token_valid)
+        ours = np.asarray(whole.hidden)[row : row + count, :length]
+        np.testing.assert_allclose(ours[valid], np.asarray(alone.hidden)[valid], atol=2e-5)
+        row += count
+        if sample.masks is not None:
+            np.testing.assert_allclose(whole.mask_logits, alone.mask_logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+def test_any_mesh_gives_the_single_device_result(
+    model: GLaMM, config: GLaMMConfig, shape: tuple[int, int, int]
+) -> None:
+    graph, state = nnx.split(model)
+    batch = jax.tree.map(jnp.asarray, pack(samples(config), config))
+    expected = jax.jit(total_loss, static_argnums=0)(graph, state, batch)
+    with use_mesh(make_mesh(*shape)) as mesh:
+        placed = jax.device_put(state, shardings(state))
+        spread = {
+            x.sharding.num_devices for x in jax.tree.leaves(placed) if not x.is_fully_replicated
+        }
+        result = jax.jit(total_loss, static_argnums=0)(graph, placed, batch)
+    assert mesh.size == 8
+    # Parameters are really spread, unless the mesh is all data.
+    assert bool(spread) == (shape != (8, 1, 1))
+    np.testing.assert_allclose(result, expected, rtol=2e-6)
+
+
+def test_gradients_on_a_mesh_equal_those_of_one_device(
+    model: GLaMM, config: GLaMMConfig
+) -> None:
+    graph, state = nnx.split(model)
+    batch = jax.tree.map(jnp.asarray, pack(samples(config), config))
+    gradient = jax.grad(total_loss, argnums=1)
+    expected = jax.jit(gradient, static_argnums=0)(graph, state, batch)
+    with use_mesh(make_mesh(2, 2, 2)):
+        placed = jax.device_put(state, shardings(state))
+        result = jax.jit(gradient, static_argnums=0)(graph, placed, batch)
+    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected))
+    for ours, theirs in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5 * largest)
+
+
+def test_every_parameter_of_the_full_presets_carries_logical_axes() -> None:
+    for preset in (released(), paper(), with_lora(released()), with_lora(paper(), "paper")):
+        abstract = nnx.eval_shape(lambda preset=preset: GLaMM(preset, rngs=nnx.Rngs(0)))
+        state = nnx.state(abstract)
+        with use_mesh(make_mesh(2, 2, 2)):
+            assert len(shapes(shardings_shapes(state))) == len(shapes(state))
+
+
+def shardings_shapes(state: nnx.State) -> nnx.State:
+    """`shardings` raises where axes are missing; the result is shaped like the state."""
+    places = shardings(state)
+    return nnx.map_state(lambda _, v: v, state) if places is not None else state
+
+
+def test_the_released_model_has_the_parameters_of_the_released_checkpoint() -> None:
+    """8.02 billion, CLIP's layers and norms that nobody reads left out."""
+    abstract = nnx.eval_shape(lambda: GLaMM(released(), rngs=nnx.Rngs(0)))
+    total = sum(int(np.prod(shape)) for shape in shapes(nnx.state(abstract)).values())
+    assert 7.99e9 < total < 8.04e9
+
+
+def test_the_paper_preset_sends_regions_through_the_shared_projection() -> None:
+    config = small_config()
+    region = replace(config.region, box_scale=None, output="shared")
+    shared = replace(config, region=region, text_projection_activation="gelu")
+    model = GLaMM(shared, rngs=nnx.Rngs(0))
+    assert model.region_encoder.output_proj is None
+    batch = pack(samples(shared), shared)
+    states = model.encode_images(jnp.asarray(batch.images))
+    regions = model.encode_regions(states, jax.tree.map(jnp.asarray, batch))
+    assert regions.shape == (2, shared.llama.hidden_dim)

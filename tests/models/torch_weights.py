@@ -1,0 +1,41 @@
+"""Give one of our models the weights of a live PyTorch one, through its weight table."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+from flax import nnx
+
+from glamm_jax.weights.rules import Table, load
+from glamm_jax.weights.state import fill, shapes
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Weights large enough that every part shows in the output: gains near 1, biases too."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in module.parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            fan_in = weight[0].numel() if weight.ndim > 1 else 100
+            gain = 1.0 if weight.ndim == 1 and (weight == 1).all() else 0.0
+            weight.copy_(gain + noise * fan_in**-0.5)
+    return module.eval()
+
+
+def copied(model: Model, theirs: torch.nn.Module, table: Table, prefix: str = "") -> Model:
+    """Our model with their weights; `prefix` stands before their names in the table."""
+    tensors = {prefix + name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    graph, state = nnx.split(model)
+    leaves = load(table, tensors, tensors.__getitem__, shapes(state))
+    return nnx.merge(graph, fill(state, leaves))
+
+
+def assert_close(actual: object, expected: torch.Tensor, tolerance: float) -> None:
+    """Largest difference over the standard deviation, as in the golden README."""
+    theirs = expected.detach().numpy().astype(np.float64)
+    error = np.abs(np.asarray(actual, np.float64) - theirs).max() / theirs.std()
+    assert error < tolerance, f"{error:.2e} of std"

@@ -1,0 +1,156 @@
+"""Every kernel agrees with softmax attention written out in float64."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from glamm_jax.nn import attention as module
+from glamm_jax.nn.attention import attention, choose_backend
+
+
+def _qkv(b: int, t: int, s: int, n: int, width: int, value_width: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    shapes = ((b, t, n, width), (b, s, n, width), (b, s, n, value_width))
+    return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+
+
+def _reference(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    scale: float,
+    causal: bool,
+    key_valid: np.ndarray | None,
+) -> np.ndarray:
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    scores = scale * np.einsum("btnk,bsnk->bnts", q, k)
+    if causal:
+        visible = np.tril(np.ones(scores.shape[-2:], bool))
+        scores = np.where(visible[None, None], scores, -np.inf)
+    if key_valid is not None:
+        scores = np.where(key_valid[:, None, None, :], scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("bnts,bsnk->btnk", weights, v)
+
+
+def _some_keys_invalid(b: int, s: int) -> np.ndarray:
+    valid = np.random.default_rng(1).random((b, s)) < 0.7
+    valid[:, 0] = True  # so that every causal query sees some key
+    return valid
+
+
+@pytest.mark.parametrize("kernel", ["mapped", "dense", "splash"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_every_kernel_is_softmax_attention(
+    kernel: str, causal: bool, padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    length = 128 if kernel == "splash" else 37
+    q, k, v = _qkv(2, length, length, 2, 24, 16)
+    valid = _some_keys_invalid(2, length) if padded else None
+    if kernel == "dense":
+        monkeypatch.setattr(module, "_mapped", lambda *_: pytest.fail("the mapped kernel ran"))
+        monkeypatch.setattr(module, "current_mesh", lambda: "a mesh", raising=True)
+        monkeypatch.setattr(module, "_platform", lambda: "gpu")
+        monkeypatch.setattr(module, "constrain", lambda x, *_: x)
+    actual = attention(
+        *map(jnp.asarray, (q, k, v)),
+        scale=0.3,
+        causal=causal,
+        key_valid=None if valid is None else jnp.asarray(valid),
+        backend="splash" if kernel == "splash" else "xla",
+    )
+    expected = _reference(q, k, v, 0.3, causal, valid)
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
+
+
+def test_queries_and_keys_may_differ_in_number() -> None:
+    q, k, v = _qkv(1, 5, 33, 2, 8, 8)
+    actual = attention(*map(jnp.asarray, (q, k, v)))
+    expected = _reference(q, k, v, 8**-0.5, False, None)
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
+
+
+def test_blocks_of_queries_are_joined_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 16 queries a block and 50 queries: the last block is padded.
+    monkeypatch.setattr(module, "_CPU_BLOCK_SCORES", 50 * 16)
+    q, k, v = _qkv(1, 50, 50, 2, 8, 8)
+    actual = attention(*map(jnp.asarray, (q, k, v)), causal=True)
+    expected = _reference(q, k, v, 8**-0.5, True, None)
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
+
+
+def test_gradients_of_the_mapped_kernel_are_those_of_the_dense_one() -> None:
+    q, k, v = map(jnp.asarray, _qkv(2, 20, 20, 2, 8, 8))
+    valid = jnp.asarray(_some_keys_invalid(2, 20))
+
+    def mapped(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jnp.square(module._mapped(q, k, v, True, valid)).sum()
+
+    def dense(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jnp.square(module._dense(q, k, v, jnp.arange(20), valid)).sum()
+
+    actual = jax.grad(mapped, argnums=(0, 1, 2))(q, k, v)
+    expected = jax.grad(dense, argnums=(0, 1, 2))(q, k, v)
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_padded_key_holds_does_not_matter() -> None:
+    q, k, v = map(jnp.asarray, _qkv(1, 6, 6, 1, 8, 8))
+    valid = jnp.array([[True, True, True, True, False, False]])
+    changed = attention(q, k.at[:, 4:].set(9.0), v.at[:, 4:].set(-9.0), key_valid=valid)
+    np.testing.assert_array_equal(attention(q, k, v, key_valid=valid), changed)
+
+
+def test_a_padded_query_looks_at_the_valid_keys_and_a_blind_row_stays_finite() -> None:
+    q, k, v = _qkv(2, 4, 4, 1, 8, 8)
+    valid = np.array([[True, True, False, False], [False] * 4])
+    out = np.asarray(attention(*map(jnp.asarray, (q, k, v)), key_valid=jnp.asarray(valid)))
+    expected = _reference(q[:1], k[:1], v[:1], 8**-0.5, False, valid[:1])
+    np.testing.assert_allclose(out[:1], expected, rtol=2e-5, atol=2e-6)
+    assert np.isfinite(out).all()
+
+
+def test_bfloat16_in_bfloat16_out_with_a_float32_softmax() -> None:
+    q, k, v = _qkv(1, 64, 64, 1, 16, 16)
+    half = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
+    out = attention(*half)
+    assert out.dtype == jnp.bfloat16
+    exact = _reference(*(np.asarray(x, np.float64) for x in half), 0.25, False, None)
+    # One rounding of the weights and one of the result: 2^-8 each of values below 3.
+    np.testing.assert_allclose(np.asarray(out, np.float64), exact, atol=0.02)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_backend_raises_with_the_choices() -> None:
+    x = jnp.zeros((1, 2, 1, 8))
+    with pytest.raises(ValueError, match="auto, xla, cudnn or splash"):
+        attention(x, x, x, backend="flash")
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "length", "expected"),
+    [
+        ("cpu", jnp.float32, 128, "xla"),
+        ("gpu", jnp.bfloat16, 128, "cudnn"),
+        ("gpu", jnp.bfloat16, 1, "xla"),
+        ("gpu", jnp.float32, 128, "xla"),
+        ("tpu", jnp.bfloat16, 256, "splash"),
+        ("tpu", jnp.bfloat16, 200, "xla"),
+    ],
+)
+def test_the_backend_follows_the_device(
+    platform: str,
+    dtype: jnp.dtype,
+    length: int,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_platform", lambda: platform)
+    x = jnp.zeros((1, length, 1, 64), dtype)
+    assert choose_backend(x, x, x) == expected

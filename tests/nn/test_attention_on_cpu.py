@@ -1,0 +1,50 @@
+"""On the CPU the way of working follows the sizes, and never changes the result."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from glamm_jax.nn import attention as module
+from glamm_jax.nn.attention import attention
+
+# (limit of a row's scores, limit of a block's) that lead to each way at the sizes below
+WAYS = {"_dense": (2**20, 2**18), "_rows": (2 * 33 * 33, 2**18), "_mapped": (1, 16 * 33)}
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_every_way_gives_the_same_result_and_gradient(way, causal, padded, monkeypatch):
+    rows, blocks = WAYS[way]
+    monkeypatch.setattr(module, "_CPU_ROW_SCORES", rows)
+    monkeypatch.setattr(module, "_CPU_BLOCK_SCORES", blocks)
+    taken = []
+    for name in ("_rows", "_mapped"):
+        kernel = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, name=name, kernel=kernel: (taken.append(name), kernel(*a))[1]
+        )
+    q, k, v = (jax.random.normal(jax.random.key(i), (3, 33, 2, 8)) for i in range(3))
+    valid = jnp.arange(33)[None, :] < jnp.asarray([[33], [20], [7]]) if padded else None
+
+    def run(q, k, v):
+        return attention(q, k, v, causal=causal, key_valid=valid)
+
+    def plain(q, k, v):
+        scores = jnp.einsum("btnk,bsnk->bnts", q, k) * 8**-0.5
+        visible = jnp.tril(jnp.ones((33, 33), bool))[None, None] if causal else True
+        if valid is not None:
+            visible &= valid[:, None, None, :]
+        weights = jax.nn.softmax(jnp.where(visible, scores, -1e30), axis=-1)
+        return jnp.einsum("bnts,bsnk->btnk", weights, v)
+
+    loss = lambda f: lambda *x: jnp.square(f(*x)).sum()  # noqa: E731
+    np.testing.assert_allclose(jax.jit(run)(q, k, v), plain(q, k, v), atol=2e-6)
+    ours = jax.jit(jax.grad(loss(run), argnums=(0, 1, 2)))(q, k, v)
+    theirs = jax.grad(loss(plain), argnums=(0, 1, 2))(q, k, v)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    assert set(taken) == ({way} if way != "_dense" else set())

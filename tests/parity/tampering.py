@@ -1,0 +1,56 @@
+"""A golden folder with one thing changed: what the negative controls run on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glamm_jax.parity.report import Ledger
+
+Check = Callable[[Path, Ledger], None]
+
+
+def copy_parts(goldens: Path, folder: Path, *parts: str) -> Path:
+    """A writable copy of some parts."""
+    for part in parts:
+        shutil.copytree(goldens / part, folder / part)
+    return folder
+
+
+def change_json(path: Path, keys: tuple[str | int, ...]) -> None:
+    """Move the number at `keys` by 1e-2, or add a letter to the text there."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    holder: Any = value
+    for key in keys[:-1]:
+        holder = holder[key]
+    old = holder[keys[-1]]
+    holder[keys[-1]] = old + "x" if isinstance(old, str) else old + 1e-2
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def change_array(path: Path, name: str) -> None:
+    """Move one number in the middle of an array by 1e-2 (by 1 where it holds integers)."""
+    with np.load(path) as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    changed = arrays[name].copy()
+    changed.flat[changed.size // 2] += 1e-2 if changed.dtype.kind == "f" else 1
+    np.savez(path, **{**arrays, name: changed})
+
+
+def run(check: Check, folder: Path) -> Ledger:
+    """The ledger of one part."""
+    ledger = Ledger()
+    check(folder, ledger)
+    return ledger
+
+
+def failed_names(check: Check, folder: Path) -> set[str]:
+    """Names of the arrays that a changed folder fails on."""
+    ledger = run(check, folder)
+    assert ledger.exit_code == (1 if ledger.failures else 0)
+    return {row.name for row in ledger.failures}

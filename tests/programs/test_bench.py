@@ -1,0 +1,94 @@
+"""The benchmarks count right, run, and say what is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import cpu, flops, gpu
+from bench.measure import interleaved, median, table
+from glamm_jax.config import CLIP_L14_336, LLAMA_7B, SAM_VIT_H
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("counted", "anchor"),
+    [
+        # anchors.md 4.7, in FLOP; given there to this many digits.
+        (flops.clip(CLIP_L14_336), 0.366e12),
+        (flops.sam_encoder(SAM_VIT_H), 5.96e12),
+        (flops.llama_linears(LLAMA_7B, 775), 10.04e12),
+        (flops.llama_attention(LLAMA_7B, 775), 0.157e12),
+        (flops.llama_head(LLAMA_7B, 775), 0.203e12),
+    ],
+)
+def test_flops_are_those_of_the_anchors(counted: int, anchor: float) -> None:
+    assert counted == pytest.approx(anchor, rel=3e-3)
+
+
+def test_runs_take_turns_after_a_warm_up() -> None:
+    calls: list[str] = []
+    runs = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    times = interleaved(runs, repeats=2)
+    assert calls == list("ababab")
+    assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
+    assert median([3.0, 1.0, 2.0]) == 2.0
+
+
+def test_a_slow_case_stops_at_its_time_but_is_run_three_times() -> None:
+    assert len(interleaved({"a": lambda: None}, repeats=50, seconds=0.0)["a"]) == 3
+
+
+def test_table_is_aligned_markdown() -> None:
+    assert table(["case", "ms"], [["a", "10"], ["longer", "9"]]).splitlines() == [
+        "| case   | ms |",
+        "|--------|---:|",
+        "| a      | 10 |",
+        "| longer |  9 |",
+    ]
+
+
+def test_cpu_benchmark_compares_and_writes(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    out = tmp_path / "cpu.json"
+    assert cpu.main(["--tiny", "--only", "llama", "--repeats", "2", "--out", str(out)]) == 0
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["ratio"] == pytest.approx(row["torch_ms"] / row["ours_ms"])
+    assert len(row["all_ours_ms"]) == 2
+
+
+def test_gpu_benchmark_runs_dry_at_tiny_size(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    options = ["--tiny", "--only", "prefill", "--repeats", "1", "--out", str(out)]
+    assert gpu.main(options) == 0
+    result = json.loads(out.read_text())
+    assert [row["unit"] for row in result["rows"]] == ["tok"] * 4
+    assert all(row["per_second"] > 0 for row in result["rows"])
+
+
+def test_without_a_gpu_the_benchmark_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main([]) == 2
+    assert "no GPU: jax sees 'cpu'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("program", [cpu, gpu])
+def test_an_unknown_case_is_named_with_the_choices(
+    program: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        program.main(["--only", "clap"])
+    assert "no case clap: choose from" in capsys.readouterr().err
+
+
+def test_gpu_benchmark_imports_nothing_a_bare_gpu_machine_lacks() -> None:
+    code = "import sys, bench.gpu; print(sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    for absent in ("'grain'", "'tensorflow_datasets'", "'torch'", "'tensorflow'"):
+        assert absent not in done.stdout

@@ -1,0 +1,121 @@
+"""Presets are frozen as text, and a bad field is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, asdict, replace
+from pathlib import Path
+
+import pytest
+
+from glamm_jax.config import (
+    CLIP_H14_224,
+    CLIPConfig,
+    ConfigError,
+    GLaMMConfig,
+    LlamaConfig,
+    LoRAConfig,
+    RegionConfig,
+    SAMConfig,
+    TokenConfig,
+    paper,
+    released,
+    tiny,
+    with_lora,
+)
+
+PRESETS: dict[str, Callable[[], GLaMMConfig]] = {
+    "released": released,
+    "released_lora": lambda: with_lora(released()),
+    "paper": paper,
+    "paper_lora": lambda: with_lora(paper(), "paper"),
+    "tiny": tiny,
+}
+
+
+def resolved(config: GLaMMConfig) -> str:
+    """The whole configuration as text, one field a line."""
+    return json.dumps(asdict(config), indent=1) + "\n"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_is_the_frozen_one(name: str, goldens: Path) -> None:
+    # A wanted change is made in both places: the diff of the text shows all that it does.
+    frozen = (goldens / "configs" / f"{name}.json").read_text(encoding="utf-8")
+    assert resolved(PRESETS[name]()) == frozen
+
+
+def test_every_frozen_preset_exists(goldens: Path) -> None:
+    assert {path.stem for path in (goldens / "configs").iterdir()} == set(PRESETS)
+
+
+BAD_FIELDS = [
+    (CLIPConfig, "image_size", 337),
+    (CLIPConfig, "num_heads", 5),
+    (CLIPConfig, "num_layers", 0),
+    (CLIPConfig, "projector_layer", 25),
+    (CLIPConfig, "region_layers", (-26, -2)),
+    (LlamaConfig, "vocab_size", 0),
+    (LlamaConfig, "num_heads", 33),
+    (LlamaConfig, "num_heads", 4096),
+    (LlamaConfig, "norm_eps", 0.0),
+    (LlamaConfig, "remat", "some"),
+    (LoRAConfig, "rank", 0),
+    (LoRAConfig, "dropout", 1.0),
+    (LoRAConfig, "targets", ("q_proj", "w_proj")),
+    (RegionConfig, "roi_size", 0),
+    (RegionConfig, "output", "none"),
+    (SAMConfig, "image_size", 1000),
+    (SAMConfig, "num_heads", 7),
+    (SAMConfig, "global_blocks", (7, 32)),
+    (SAMConfig, "global_blocks", (15, 7)),
+    (SAMConfig, "global_blocks", (7, 7)),
+    (TokenConfig, "seg", -1),
+]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("owner", "field", "value"), BAD_FIELDS)
+def test_a_bad_field_is_named_with_its_value(owner: type, field: str, value: object) -> None:
+    with pytest.raises(ConfigError) as error:
+        owner(**{field: value})
+    assert str(error.value).startswith(f"{owner.__name__}.{field} = {value!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"region": RegionConfig(norm_groups=60)}, "RegionConfig.norm_groups"),
+        ({"region": RegionConfig(mid_dim=512, output="shared")}, "RegionConfig.mid_dim"),
+        ({"tokens": TokenConfig(seg=32007)}, "TokenConfig.seg"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_named(change: dict, field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        replace(released(), **change)
+
+
+def test_configurations_are_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        released().clip.image_size = 224  # pyright: ignore
+
+
+def test_derived_sizes_follow_the_fields() -> None:
+    assert (CLIPConfig().num_patches, CLIP_H14_224.num_patches) == (576, 256)
+    assert CLIPConfig(image_size=56).num_patches == 16
+    assert (SAMConfig().grid_size, SAMConfig().mask_size) == (64, 256)
+    assert LoRAConfig(rank=4, alpha=6).scale == 1.5
+    assert set(SAMConfig().window_blocks) == set(range(32)) - {7, 15, 23, 31}
+
+
+def test_no_layer_is_computed_above_the_last_state_that_is_read() -> None:
+    assert CLIPConfig().read_states == (14, 17, 20, 23)
+    assert CLIPConfig().depth == 23
+    assert CLIPConfig(projector_layer=-1).depth == 24
+    assert CLIPConfig(projector_layer=5, region_layers=()).depth == 5
+
+
+def test_added_tokens_follow_the_vocabulary_in_their_order() -> None:
+    assert TokenConfig.grown_from(32000) == TokenConfig()
+    assert TokenConfig.grown_from(800).seg == 804

@@ -1,0 +1,111 @@
+"""Logical axes become mesh axes; what cannot be placed says so."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from glamm_jax.nn.linear import Linear
+from glamm_jax.parallel import (
+    ShardingRules,
+    constrain,
+    current_mesh,
+    make_mesh,
+    partition_spec,
+    sharding,
+    shardings,
+    use_mesh,
+)
+
+
+def test_logical_axes_become_the_mesh_axes_of_the_rules() -> None:
+    with use_mesh(make_mesh(data=2, fsdp=2, tensor=2)):
+        assert partition_spec(("embed", "mlp"), (8, 8)) == PartitionSpec(("fsdp",), ("tensor",))
+        assert partition_spec(("batch", None), (8, 8)) == PartitionSpec(("data", "fsdp"), None)
+
+
+def test_a_dimension_that_its_axes_do_not_divide_keeps_the_leading_part_that_does() -> None:
+    with use_mesh(make_mesh(data=2, fsdp=4)):
+        assert partition_spec(("batch",), (8,)) == PartitionSpec(("data", "fsdp"))
+        assert partition_spec(("batch",), (6,)) == PartitionSpec(("data",))
+        assert partition_spec(("batch",), (3,)) == PartitionSpec(None)
+
+
+def test_a_mesh_axis_of_one_device_places_nothing() -> None:
+    with use_mesh(make_mesh(data=2)):
+        assert partition_spec(("embed", "mlp"), (8, 8)) == PartitionSpec(None, None)
+
+
+def test_two_dimensions_on_one_mesh_axis_raise_and_name_both() -> None:
+    with (
+        use_mesh(make_mesh(tensor=2)),
+        pytest.raises(ValueError, match=r"'mlp' and heads both want 'tensor'|both want 'tensor'"),
+    ):
+        partition_spec(("heads", "mlp"), (8, 8))
+
+
+def test_an_unknown_logical_axis_raises_with_its_name() -> None:
+    with use_mesh(make_mesh(data=2)), pytest.raises(ValueError, match="'hedas'"):
+        partition_spec(("batch", "hedas"), (8, 8))
+
+
+def test_axes_of_another_rank_raise() -> None:
+    with use_mesh(make_mesh(data=2)), pytest.raises(ValueError, match="do not fit"):
+        partition_spec(("batch",), (8, 8))
+
+
+def test_rules_with_an_unknown_mesh_axis_raise() -> None:
+    with pytest.raises(ValueError, match=r"ShardingRules\.embed: no mesh axis \['model'\]"):
+        ShardingRules(embed=("model",))
+
+
+def test_too_large_a_mesh_says_how_many_devices_there_are() -> None:
+    with pytest.raises(ValueError, match="needs 16 devices, there are 8"):
+        make_mesh(data=16)
+
+
+def test_without_a_mesh_an_activation_stays_as_it_is() -> None:
+    x = jnp.ones((2, 2))
+    assert constrain(x, "batch", None) is x
+    assert current_mesh() is None
+    with pytest.raises(ValueError, match="use_mesh"):
+        sharding(("batch",), (2,))
+
+
+def test_constrain_spreads_an_activation_over_the_devices() -> None:
+    with use_mesh(make_mesh(data=4, tensor=2)):
+        y = jax.jit(lambda x: constrain(x, "batch", "mlp"))(jnp.arange(64.0).reshape(8, 8))
+    assert len(y.addressable_shards) == 8
+    assert y.addressable_shards[0].data.shape == (2, 4)
+    np.testing.assert_array_equal(y, np.arange(64.0).reshape(8, 8))
+
+
+def test_the_state_of_a_model_is_placed_by_the_axes_its_variables_carry() -> None:
+    layer = Linear(8, 4, ("embed", "mlp"), rngs=nnx.Rngs(0))
+    with use_mesh(make_mesh(fsdp=2, tensor=2)):
+        state = nnx.state(layer)
+        placed = jax.device_put(state, shardings(state))
+    kernel = placed["kernel"].get_value()
+    assert kernel.sharding.spec == PartitionSpec(("fsdp",), ("tensor",))
+    np.testing.assert_array_equal(kernel, layer.kernel[...])
+
+
+def test_a_parameter_without_axes_is_named() -> None:
+    class Bare(nnx.Module):
+        def __init__(self) -> None:
+            self.weight = nnx.Param(jnp.zeros(2))
+
+    with use_mesh(make_mesh(data=2)), pytest.raises(ValueError, match="weight carries no logical"):
+        shardings(nnx.state(Bare()))
+
+
+def test_leaving_the_mesh_restores_the_one_outside() -> None:
+    outer, inner = make_mesh(data=2), make_mesh(data=4)
+    with use_mesh(outer):
+        with use_mesh(inner):
+            assert current_mesh() is inner
+        assert current_mesh() is outer
