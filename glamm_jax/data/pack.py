@@ -47,7 +47,7 @@ class Sample:
     grounding_image: uint8[s, s, 3] for SAM, padded; None when nothing is segmented.
     resized_size, original_size: (height, width) inside SAM's canvas and of the original image.
     boxes_xyxy_unit: float[n, 4], one for each `<bbox>` of a row in turn; None leaves `<bbox>` a
-        plain token.
+        plain token, and the region encoder does not run on this image.
     masks: uint8[k, h, w] at the original size, one for each [SEG] of the rows in turn; None when
         the truth is not known (inference).
     """
@@ -180,7 +180,7 @@ def _collect(samples: list[Sample], config: GLaMMConfig) -> _Parts:
         if sample.image is not None:
             image = len(parts.images)
             parts.images.append(sample.image)
-        if sample.boxes_xyxy_unit is not None and len(sample.boxes_xyxy_unit):
+        if sample.boxes_xyxy_unit is not None:
             first_box = len(parts.boxes)
             parts.boxes += [(box, len(parts.region_images)) for box in sample.boxes_xyxy_unit]
             parts.region_images.append(image)

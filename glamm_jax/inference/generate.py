@@ -61,12 +61,13 @@ class Generator:
 
     def prefill(self, batch: Batch, room: int) -> DecodeState:
         """Run the prompts, choose each row's first token; `room` tokens can be generated."""
-        return _prefill(self.graph, self.state, batch, self.tokens.eos, room=room)
+        return _prefill(self.graph, self.state, batch, jnp.asarray(self.tokens.eos), room=room)
 
     def decode(self, decoding: DecodeState, max_steps: int) -> DecodeState:
         """Choose up to `max_steps` more tokens; stops early when every row has ended."""
         steps = min(max_steps, decoding.tokens.shape[1] - int(decoding.count))
-        return _decode(self.graph, self.state, decoding, self.tokens.eos, steps)
+        stop = decoding.count + steps
+        return _decode(self.graph, self.state, decoding, jnp.asarray(self.tokens.eos), stop)
 
     def finish(self, batch: Batch, decoding: DecodeState) -> SegMasks:
         """A mask for every [SEG] of prompts and answers, at the original sizes."""
@@ -122,7 +123,7 @@ class Generator:
 
 @partial(jax.jit, static_argnames=("graph", "room"))
 def _prefill(
-    graph: nnx.GraphDef, state: nnx.State, batch: Batch, eos: int, *, room: int
+    graph: nnx.GraphDef, state: nnx.State, batch: Batch, eos: Int[Array, ""], *, room: int
 ) -> DecodeState:
     model = nnx.merge(graph, state)
     rows, slots = batch.token_ids.shape
@@ -145,10 +146,13 @@ def _prefill(
 
 @partial(jax.jit, static_argnames="graph", donate_argnames="decoding")
 def _decode(
-    graph: nnx.GraphDef, state: nnx.State, decoding: DecodeState, eos: int, max_steps: int
+    graph: nnx.GraphDef,
+    state: nnx.State,
+    decoding: DecodeState,
+    eos: Int[Array, ""],
+    stop: Int[Array, ""],
 ) -> DecodeState:
     model = nnx.merge(graph, state)
-    stop = decoding.count + max_steps
 
     def unfinished(s: DecodeState) -> Array:
         return (s.count < stop) & ~s.done.all()

@@ -27,11 +27,11 @@ def check(folder: Path, ledger: Ledger) -> None:
     if stray := sorted(found - described):
         raise GoldenError(f"{root}: info.json does not describe {', '.join(stray)}")
     for name, entry in info.items():
-        with Recorded.open(ledger, "components", root / f"{name}.npz") as recorded:
+        path = root / f"{name}.npz"
+        with ledger.guard(str(path)), Recorded.open(ledger, "components", path) as recorded:
             kind = check_of(recorded, entry)
-            if kind is None:
-                continue  # every array in it stays unknown, and fails
-            kind(recorded, _with_inputs(name, entry, info))
+            if kind is not None:  # otherwise every array in it stays unknown, and fails
+                kind(recorded, _with_inputs(name, entry, info))
 
 
 def check_of(recorded: Recorded, entry: dict[str, Any]) -> CheckOne | None:

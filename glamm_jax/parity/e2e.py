@@ -35,7 +35,8 @@ def check(folder: Path, ledger: Ledger) -> None:
     if not found:
         raise GoldenError(f"{folder}: no e2e_* folder")
     for path in found:
-        Case(path, ledger).check()
+        with ledger.guard(str(path)):
+            Case(path, ledger).check()
 
 
 class Case:
@@ -58,8 +59,8 @@ class Case:
             model = golden_glamm(self.config, self.salt)
             self._check_state_dict(model)
             trained = self._check_training(model)
-            check_inference_branch(self.path, self.ledger, self.part, model)
-            check_evaluations(self.path, self.ledger, self.info, model)
+            check_inference_branch(self.path, self.ledger, self.part, model, self.salt)
+            check_evaluations(self.path, self.ledger, self.info, model, self.salt)
             check_bf16_variants(self.path, self.info, self.config, self.salt, self.weights)
             check_lora(self.path, self.ledger, self.part, self.config, self.salt, self.weights)
             self._exclude_optimiser()
@@ -116,7 +117,7 @@ class Case:
         for name, (recorded, samples) in cases.items():
             with recorded:
                 run = runner.run(samples)
-                check_inputs(recorded, self.config)
+                check_inputs(recorded, self.config, [name], self.salt)
                 compare_case(recorded, samples, run)
                 compare_clip_states(recorded, samples, run.mid, self.config)
             prefix = f"cases.{name}."

@@ -21,14 +21,16 @@ from glamm_jax.training.losses import masks_at_original_size
 from glamm_jax.types import Batch
 
 
-def check_inference_branch(folder: Path, ledger: Ledger, part: str, model: GLaMM) -> None:
+def check_inference_branch(
+    folder: Path, ledger: Ledger, part: str, model: GLaMM, salt: str = ""
+) -> None:
     """Teacher forcing: masks of every [SEG] of a known text. Boxes are ignored there (trap 6)."""
     path = folder / "inference_branch.npz"
     if not path.is_file():
         return
     with Recorded.open(ledger, part, path) as recorded:
         samples = samples_of(recorded, with_boxes=False)
-        check_inputs(recorded, model.config)
+        check_inputs(recorded, model.config, [path.stem], salt)
         recorded.exclude_prefix("in/bboxes", "the branch ignores boxes (trap 6)")
         batch = pack(samples, model.config)
         canvas = model.config.sam.image_size
@@ -44,11 +46,15 @@ def check_inference_branch(folder: Path, ledger: Ledger, part: str, model: GLaMM
             recorded.compare(f"out/pred_masks{i}", ours, "mask")
 
 
-def check_evaluations(folder: Path, ledger: Ledger, info: Recorded, model: GLaMM) -> None:
+def check_evaluations(
+    folder: Path, ledger: Ledger, info: Recorded, model: GLaMM, salt: str = ""
+) -> None:
     """Every greedy generation, token for token, with the cache: one compiled program for all."""
     names = list(dict.fromkeys(n.split(".")[1] for n in info.names_under("eval.")))
     files = _match_files(folder, info, names)
     cases, capacity, room = [], Capacity(), 1
+    # A variant of a case may use that case's pixels.
+    drawn_as = [drawn for name in names for drawn in (f"eval_{name}", name)]
     for name in names:
         prefix = f"eval.{name}."
         recorded = Recorded.open(ledger, info.part, files[name])
@@ -59,7 +65,7 @@ def check_evaluations(folder: Path, ledger: Ledger, info: Recorded, model: GLaMM
         cases.append((recorded, prefix, samples, config))
     for recorded, prefix, samples, config in cases:
         with recorded:
-            check_inputs(recorded, config)
+            check_inputs(recorded, config, drawn_as, salt)
             _check_info(recorded, info, prefix, samples[0])
             generator = Generator(model, config.tokens)
             batch = pack(samples, config, capacity)

@@ -51,14 +51,12 @@ def run_parts(
     if not wanted:
         ledger.broken.append(f"{folder}: holds no part of a golden folder that can be compared")
     for name in wanted:
-        try:
+        with ledger.guard(f"{folder}: part {name}"):
             check = _check_named(folder, name)
             on_start(name)
             # On accelerators float32 products would otherwise lose bits.
             with jax.default_matmul_precision("highest"):
                 check(folder, ledger)
-        except GoldenError as error:
-            ledger.broken.append(str(error))
         on_done(name, ledger)
     return ledger
 

@@ -25,6 +25,7 @@ class Tolerance:
     over that of the array) or exact.
     mean: a limit on the root mean square of the error (std) or its mean (absolute), too.
     entry: a limit on every entry over the standard deviation, too (norm).
+    pixels: share of numbers whose sign must agree: the pixels of a thresholded mask.
     """
 
     limit: float
@@ -32,6 +33,7 @@ class Tolerance:
     measure: Measure = "std"
     mean: float | None = None
     entry: float | None = None
+    pixels: float | None = None
 
 
 TOLERANCES: dict[str, Tolerance] = {
@@ -47,14 +49,14 @@ TOLERANCES: dict[str, Tolerance] = {
     # full-size modules
     "module": Tolerance(1e-4, 1e-5),
     "encoder": Tolerance(1e-3, 1e-4),
-    "mask": Tolerance(3e-4, 2e-5),
+    "mask": Tolerance(3e-4, 2e-5, pixels=0.999),
     # bfloat16 variants: max 6e-2, rms 2e-2
     "bf16": Tolerance(6e-2, 6e-2, mean=2e-2),
     "bf16_loss": Tolerance(6e-2, 6e-2, "absolute"),
     # preprocessing
     "resized_uint8": Tolerance(1.0, 0.0, "absolute"),
     "clip_pixels": Tolerance(0.02, 0.0, "absolute", mean=1e-3),
-    "input": Tolerance(1e-6, 0.0),
+    "input": Tolerance(1e-6, 1e-12),
     "box": Tolerance(1e-6, 0.0, "absolute"),
     "metric": Tolerance(1e-6, 0.0, "absolute"),
     "exact": Tolerance(0.0, 0.0, "exact"),

@@ -14,12 +14,12 @@ SAM_PREFIX = "model.grounding_encoder."
 REGION_PREFIX = "model.region_encoder."
 
 
-def two_layer_mlp(tensor: str, leaf: str) -> Table:
+def two_layer_mlp(tensor: str) -> Table:
     """nn.Sequential(Linear, activation, Linear) to our MLP."""
     rules = []
     for torch, ours in ((0, 0), (2, 1)):
-        rules.append(Rule(f"{tensor}.{torch}.weight", f"{leaf}.layers.{ours}.kernel", "linear"))
-        rules.append(Rule(f"{tensor}.{torch}.bias", f"{leaf}.layers.{ours}.bias"))
+        rules.append(Rule(f"{tensor}.{torch}.weight", f"layers.{ours}.kernel", "linear"))
+        rules.append(Rule(f"{tensor}.{torch}.bias", f"layers.{ours}.bias"))
     return Table(tuple(rules))
 
 
@@ -29,8 +29,8 @@ def glamm_table(config: GLaMMConfig) -> Table:
     return (
         llama_table(config.llama, config.lora).under(leaf="llama.")
         + clip_table(config.clip).under(CLIP_PREFIX, "clip.")
-        + two_layer_mlp("model.mm_projector", "projector")
+        + two_layer_mlp("model.mm_projector").under(leaf="projector.")
         + regions.under(REGION_PREFIX, "region_encoder.")
         + sam_table(config.sam).under(SAM_PREFIX, "sam.")
-        + two_layer_mlp("model.text_hidden_fcs.0", "text_projection")
+        + two_layer_mlp("model.text_hidden_fcs.0").under(leaf="text_projection.")
     )

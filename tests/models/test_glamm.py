@@ -140,9 +140,7 @@ def test_any_mesh_gives_the_single_device_result(
     np.testing.assert_allclose(result, expected, rtol=2e-6)
 
 
-def test_gradients_on_a_mesh_equal_those_of_one_device(
-    model: GLaMM, config: GLaMMConfig
-) -> None:
+def test_gradients_on_a_mesh_equal_those_of_one_device(model: GLaMM, config: GLaMMConfig) -> None:
     graph, state = nnx.split(model)
     batch = jax.tree.map(jnp.asarray, pack(samples(config), config))
     gradient = jax.grad(total_loss, argnums=1)

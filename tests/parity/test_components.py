@@ -1,0 +1,76 @@
+"""The part `components`: small recordings in its layout, and what is changed in them.
+
+The full-size recordings themselves are `make parity`; two of them are quick enough to run here.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from glamm_jax.parity import components
+from glamm_jax.parity.report import GoldenError
+from tests.parity.tampering import change_array, failed_names, run
+
+QUICK = ("lora_linear", "mm_projector")
+
+
+@pytest.fixture
+def folder(goldens: Path, tmp_path: Path) -> Path:
+    """A golden folder with the two quick components."""
+    root = tmp_path / "components"
+    root.mkdir()
+    info = json.loads((goldens / "components" / "info.json").read_text())
+    (root / "info.json").write_text(json.dumps({name: info[name] for name in QUICK}))
+    for name in QUICK:
+        (root / f"{name}.npz").write_bytes((goldens / "components" / f"{name}.npz").read_bytes())
+    return tmp_path
+
+
+def test_lora_and_projections_agree_at_full_width(folder: Path) -> None:
+    ledger = run(components.check, folder)
+    assert ledger.failures == []
+    compared = [row for row in ledger.rows if row.verdict == "equal"]
+    assert len(compared) >= 9
+    assert all(row.error is not None and row.error <= 1e-5 for row in compared)
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "name"),
+    [
+        ("lora_linear", "q_after_merge__val", "q_after_merge"),
+        ("lora_linear", "merged_q_weight__val", "merged_q_weight"),
+        ("lora_linear", "v__val", "v"),
+        ("mm_projector", "out__val", "out"),
+        ("mm_projector", "in/x__val", "in/x"),
+        ("mm_projector", "text_out", "text_out"),
+    ],
+)
+def test_one_moved_number_is_noticed(folder: Path, file: str, entry: str, name: str) -> None:
+    change_array(folder / "components" / f"{file}.npz", entry)
+    assert failed_names(components.check, folder) == {name}
+
+
+def test_what_a_file_holds_is_told_by_its_description_not_its_name(folder: Path) -> None:
+    root = folder / "components"
+    info = json.loads((root / "info.json").read_text())
+    info["thing"] = info.pop("lora_linear")
+    (root / "info.json").write_text(json.dumps(info))
+    (root / "lora_linear.npz").rename(root / "thing.npz")
+    assert failed_names(components.check, folder) == set()
+
+
+def test_a_file_that_is_not_described_is_named(folder: Path) -> None:
+    root = folder / "components"
+    (root / "stray.npz").write_bytes((root / "lora_linear.npz").read_bytes())
+    with pytest.raises(GoldenError, match="stray"):
+        run(components.check, folder)
+
+
+def test_an_unknown_kind_of_component_fails_with_every_array(folder: Path) -> None:
+    root = folder / "components"
+    (root / "info.json").write_text(json.dumps({"lora_linear": {"salt": ""}}))
+    (root / "mm_projector.npz").unlink()
+    assert "q_base_only" in failed_names(components.check, folder)

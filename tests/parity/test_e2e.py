@@ -1,0 +1,206 @@
+"""The part `e2e` agrees with the recording, and notices whatever is changed in it.
+
+A training case and a generation are run once; tampered recordings are compared with what they
+gave. The whole part, every case of it, is `make parity`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glamm_jax.data.pack import Sample, fit
+from glamm_jax.parity.e2e import Case, check
+from glamm_jax.parity.e2e_eval import check_evaluations
+from glamm_jax.parity.e2e_inputs import check_inputs, samples_of
+from glamm_jax.parity.e2e_train import (
+    TrainRun,
+    TrainRunner,
+    compare_case,
+    compare_clip_states,
+    compare_gradient_norms,
+    compare_losses,
+)
+from glamm_jax.parity.golden_model import golden_glamm
+from glamm_jax.parity.report import GoldenError, Ledger, Recorded
+from tests.parity.tampering import change_array, change_json
+
+NAME = "region_and_seg"
+
+
+@dataclass
+class Ran:
+    """One training case, run; its recording may be compared again and again."""
+
+    case: Case
+    recorded: Recorded
+    samples: list[Sample]
+    run: TrainRun
+
+    def compare(self, values: dict, info_values: dict) -> Ledger:
+        """Compare recordings that may have been changed."""
+        ledger = Ledger()
+        recorded = Recorded(ledger, "e2e", self.recorded.file, values)
+        info = Recorded(ledger, "e2e", "info.json", info_values)
+        with recorded:
+            samples_of(recorded)
+            check_inputs(recorded, self.case.config)
+            compare_case(recorded, self.samples, self.run)
+            compare_clip_states(recorded, self.samples, self.run.mid, self.case.config)
+        compare_losses(info, self.run.losses, "loss", f"cases.{NAME}.losses.")
+        prefix = f"cases.{NAME}.grad_norm_sum_absmax."
+        compare_gradient_norms(info, prefix, self.run.gradients)
+        return ledger
+
+
+@pytest.fixture(scope="module")
+def ran(goldens: Path) -> Ran:
+    path = goldens / "e2e_tiny1"
+    case = Case(path, Ledger())
+    recorded = Recorded.open(Ledger(), "e2e", path / f"train_{NAME}.npz")
+    samples = samples_of(recorded)
+    model = golden_glamm(case.config, case.salt)
+    runner = TrainRunner(model, case.weights, fit(samples, case.config))
+    return Ran(case, recorded, samples, runner.run(samples))
+
+
+def test_a_training_case_with_regions_and_masks_agrees(ran: Ran) -> None:
+    ledger = ran.compare(ran.recorded.values, ran.case.info.values)
+    assert ledger.failures == []
+    assert sum(row.verdict == "equal" for row in ledger.rows) > 200
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "out/loss",
+        "out/mask_dice_loss",
+        "out/pred_masks0__val",
+        "out/seg_embeddings0",
+        "mid/logits__val",
+        "mid/logits__stats",
+        "mid/inputs_embeds__val",
+        "mid/last_hidden_state__val",
+        "mid/clip_hidden_-8__val",
+        "mid/region_features0",
+        "mid/region_fused_level0__val",
+        "mid/sam_image_embeddings__val",
+        "mid/low_res_masks0",
+        "mid/iou_pred0",
+        "mid/llm_attention_mask",
+        "out/seg_token_mask_positions",
+        "in/attention_mask",
+        "in/resize_hw",
+        "grad/lm_head.weight__val",
+        "grad/model.region_encoder.roi_align.updims.weight",
+    ],
+)
+def test_one_moved_number_is_noticed(ran: Ran, entry: str) -> None:
+    values = dict(ran.recorded.values)
+    changed = np.array(values[entry])
+    if changed.dtype.kind == "b":
+        changed.flat[0] ^= True
+    else:
+        changed.flat[changed.size // 2] += 1e-2 if changed.dtype.kind == "f" else 1
+    values[entry] = changed
+    base = next(n for n in ran.recorded.names if entry in (n, f"{n}__val", f"{n}__stats"))
+    ledger = ran.compare(values, ran.case.info.values)
+    assert {row.name for row in ledger.failures} == {base}
+    assert ledger.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "losses.ce_loss",
+        "grad_norm_sum_absmax.lm_head.weight",
+        "grad_norm_sum_absmax.model.embed_tokens.weight",
+    ],
+)
+def test_one_moved_number_of_the_description_is_noticed(ran: Ran, entry: str) -> None:
+    name = f"cases.{NAME}.{entry}"
+    values = copy.deepcopy(ran.case.info.values)
+    if isinstance(values[name], list):
+        values[name][0] += 1e-2
+    else:
+        values[name] += 1e-2
+    ledger = ran.compare(ran.recorded.values, values)
+    assert {row.name for row in ledger.failures} == {name}
+
+
+def test_an_array_that_nobody_knows_is_a_failure(ran: Ran) -> None:
+    values = {**ran.recorded.values, "mid/phlogiston": np.zeros(3)}
+    ledger = ran.compare(values, ran.case.info.values)
+    assert [(row.name, row.verdict) for row in ledger.failures] == [("mid/phlogiston", "unknown")]
+
+
+def test_a_missing_array_is_a_broken_file(ran: Ran) -> None:
+    values = {k: v for k, v in ran.recorded.values.items() if k != "out/loss"}
+    with pytest.raises(GoldenError, match="out/loss"):
+        ran.compare(values, ran.case.info.values)
+
+
+@pytest.fixture
+def one_generation(goldens: Path, tmp_path: Path) -> Path:
+    """A folder whose only case is one generation with a box and a [SEG]."""
+    folder = tmp_path / "e2e_one"
+    folder.mkdir()
+    info = json.loads((goldens / "e2e_tiny1" / "info.json").read_text())
+    info["eval"] = {"region": info["eval"]["region"]}
+    (folder / "info.json").write_text(json.dumps(info))
+    shutil.copy(goldens / "e2e_tiny1" / "eval_region.npz", folder)
+    return folder
+
+
+def generation_failures(folder: Path) -> set[str]:
+    case = Case(folder, Ledger())
+    ledger = Ledger()
+    info = Recorded.open(ledger, "e2e", folder / "info.json")
+    check_evaluations(folder, ledger, info, golden_glamm(case.config, case.salt))
+    return {row.name for row in ledger.failures}
+
+
+def test_a_generation_agrees_token_for_token_and_mask_for_mask(one_generation: Path) -> None:
+    assert generation_failures(one_generation) == set()
+
+
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [
+        ("out/generated_ids", "out/generated_ids"),
+        ("out/step_logits", "out/step_logits"),
+        ("out/pred_masks0__val", "out/pred_masks0"),
+        ("out/last_step_hidden__val", "out/last_step_hidden"),
+    ],
+)
+def test_a_changed_generation_is_noticed(one_generation: Path, entry: str, name: str) -> None:
+    change_array(one_generation / "eval_region.npz", entry)
+    assert generation_failures(one_generation) == {name}
+
+
+def test_a_changed_description_of_a_generation_is_noticed(one_generation: Path) -> None:
+    change_json(one_generation / "info.json", ("eval", "region", "min_top2_gap"))
+    assert generation_failures(one_generation) == {"eval.region.min_top2_gap"}
+
+
+def test_a_field_that_the_configuration_does_not_have_is_named(one_generation: Path) -> None:
+    info = json.loads((one_generation / "info.json").read_text())
+    info["config"]["flux"] = 1
+    (one_generation / "info.json").write_text(json.dumps(info))
+    with pytest.raises(GoldenError, match="flux"):
+        Case(one_generation, Ledger())
+
+
+def test_a_folder_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
+    (tmp_path / "e2e_broken").mkdir()
+    (tmp_path / "e2e_broken" / "info.json").write_text("{")
+    ledger = Ledger()
+    check(tmp_path, ledger)
+    assert ledger.exit_code == 2
+    assert "e2e_broken/info.json" in ledger.broken[0]
