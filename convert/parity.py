@@ -82,8 +82,10 @@ def print_rows(rows: list[Row]) -> None:
 def print_summary(part: str, rows: list[Row]) -> None:
     """Counts by verdict, and how many of the compared reach their aim."""
     counts = Counter(row.verdict for row in rows)
-    compared = [row for row in rows if row.error is not None and row.aim is not None]
-    aimed = sum(row.error <= row.aim for row in compared)
+    compared = [
+        (row.error, row.aim) for row in rows if row.error is not None and row.aim is not None
+    ]
+    aimed = sum(error <= aim for error, aim in compared)
     text = ", ".join(f"{counts[verdict]} {verdict}" for verdict in sorted(counts)) or "nothing"
     print(f"{part}: {text}; {aimed} of {len(compared)} compared reach their aim", flush=True)
 

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from glamm_jax.config import GLaMMConfig, tiny
-from glamm_jax.data.pack import IGNORE, Row, Sample, pack
+from glamm_jax.data.pack import Row, Sample, pack
 from glamm_jax.data.preprocess import clip_image, grounding_image, open_image
 from glamm_jax.inference.generate import Generator
 from glamm_jax.parity.golden_model import golden_glamm
 from glamm_jax.report.paint import Layer, paint
 from glamm_jax.text.answers import parse_answer
 from glamm_jax.text.prompt import build_prompt
+from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import load_tokenizer
 
 TOKENIZER = Path(__file__).parents[1] / "tests" / "goldens" / "tokenizer"
@@ -82,7 +83,7 @@ def _photograph() -> Path:
 def _sample(image: np.ndarray, ids: np.ndarray, config: GLaMMConfig) -> Sample:
     grounding = grounding_image(image, config.sam.image_size)
     return Sample(
-        rows=(Row(ids, np.full_like(ids, IGNORE)),),
+        rows=(Row(ids, np.full_like(ids, IGNORE_ID)),),
         image=clip_image(image, config.clip.image_size),
         grounding_image=grounding.pixels,
         resized_size=grounding.resized_size,

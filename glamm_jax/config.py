@@ -37,8 +37,9 @@ def _require_positive(owner: object, *names: str) -> None:
 class CLIPConfig:
     """Global image encoder. The default is ViT-L/14 at 336 px, as released.
 
-    Pixel statistics are in units of 0..255. `projector_layer` and `region_layers` count hidden states as Hugging Face does: 0 is the
-    embedding after the pre-layernorm, k the output of layer k, negative from the end.
+    Pixel statistics are in units of 0..255. `projector_layer` and `region_layers` count hidden
+    states as Hugging Face does: 0 is the embedding after the pre-layernorm, k the output of layer
+    k, negative from the end.
     """
 
     image_size: int = 336
@@ -70,6 +71,7 @@ class CLIPConfig:
                 name,
                 f"there are {states} hidden states",
             )
+        _require(self.depth > 0, self, "region_layers", "nobody reads the output of a layer")
 
     def hidden_state(self, layer: int) -> int:
         """The index from the front of a hidden state counted from either end."""
@@ -282,7 +284,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class GLaMMConfig:
-    """The whole model. `released()` is what the public checkpoints are; `paper()` what the text says."""
+    """The whole model: `released()` as the public checkpoints are, `paper()` as the text says."""
 
     clip: CLIPConfig = field(default_factory=CLIPConfig)
     llama: LlamaConfig = field(default_factory=LlamaConfig)

@@ -85,6 +85,7 @@ def use_mesh(mesh: Mesh, rules: ShardingRules | None = None) -> Iterator[Mesh]:
 
 
 def current_mesh() -> Mesh | None:
+    """The mesh of the innermost `use_mesh`, if any."""
     placement = _placement.get()
     return placement.mesh if placement else None
 

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from glamm_jax.config import GLaMMConfig
+from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 from glamm_jax.types import Array, Batch
 
-IMAGE = -200  # stands for an image in a row of ids, as in the original
-IGNORE = -100  # a label nobody learns
 FILLER = -1  # no token: embeds as zero
 
 
@@ -33,7 +32,7 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One tokenised conversation: ids with IMAGE placeholders, and a label an id (or IGNORE)."""
+    """One tokenised conversation: ids, IMAGE_ID for an image, and a label (or IGNORE_ID) each."""
 
     token_ids: np.ndarray
     labels: np.ndarray
@@ -110,7 +109,7 @@ class _Parts:
 
 
 def expand(row: Row, config: GLaMMConfig) -> _Expanded:
-    """Put `num_patches` positions in the place of each IMAGE.
+    """Put `num_patches` positions in the place of each IMAGE_ID.
 
     The validity of ids is extended on the LEFT by what the images add, as in the original (trap 7):
     an unknown word in front of the image hides a patch instead of itself. Rows are right-padded
@@ -118,13 +117,13 @@ def expand(row: Row, config: GLaMMConfig) -> _Expanded:
     """
     ids = np.asarray(row.token_ids, np.int64)
     patches = config.clip.num_patches
-    is_image = ids == IMAGE
+    is_image = ids == IMAGE_ID
     lengths = np.where(is_image, patches, 1)
     start = np.cumsum(lengths) - lengths
     total = int(lengths.sum())
     expanded = np.full(total, FILLER, np.int32)
     expanded[start[~is_image]] = ids[~is_image]
-    labels = np.full(total, IGNORE, np.int32)
+    labels = np.full(total, IGNORE_ID, np.int32)
     labels[start[~is_image]] = np.asarray(row.labels)[~is_image]
     patch = np.full(total, -1, np.int32)
     for first in start[is_image]:
@@ -149,7 +148,7 @@ def pack(samples: list[Sample], config: GLaMMConfig, capacity: Capacity | None =
 
     Raises:
         CapacityError: a part does not fit.
-        RowError: more `<bbox>` than boxes (a single box serves all, trap 16), more [SEG] than masks.
+        RowError: more `<bbox>` than boxes (one box serves all, trap 16), more [SEG] than masks.
     """
     parts = _collect(samples, config)
     needed = _needed(parts)
@@ -232,7 +231,7 @@ def _needed(parts: _Parts) -> Capacity:
     return Capacity(
         rows=len(rows),
         tokens=max((len(row.token_ids) for row in rows), default=0),
-        targets=max((int((row.labels[1:] != IGNORE).sum()) for row in rows), default=0),
+        targets=max((int((row.labels[1:] != IGNORE_ID).sum()) for row in rows), default=0),
         images=len(parts.images),
         region_images=len(parts.region_images),
         regions=len(parts.boxes),
@@ -263,7 +262,7 @@ def _token_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[st
         source = np.where(row.patches >= 0, first_patch + row.patches, -1)
         out["image_source"][i, :length] = source
         out["region_source"][i, row.regions] = parts.region_rows[i]
-        learned = np.flatnonzero(row.labels[1:] != IGNORE)
+        learned = np.flatnonzero(row.labels[1:] != IGNORE_ID)
         out["target_positions"][i, : len(learned)] = learned
         out["target_ids"][i, : len(learned)] = row.labels[1:][learned]
         out["target_valid"][i, : len(learned)] = True

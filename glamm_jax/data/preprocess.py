@@ -13,14 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
-
-CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-# In levels of 0 to 255.
-SAM_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
-SAM_STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 WHITE = (255, 255, 255)
 # Above this many pixels a picture is cut before it is resized; see `clip_image`.
@@ -126,21 +120,6 @@ def grounding_image(image: RGB, size: int) -> GroundingImage:
     pixels = np.zeros((size, size, 3), np.uint8)
     pixels[:height, :width] = resized
     return GroundingImage(pixels, (height, width), (image.shape[0], image.shape[1]))
-
-
-def normalize_clip(pixels: UInt8[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w 3"]:
-    """float32, zero mean and unit deviation over CLIP's training pictures. The device's twin."""
-    return ((pixels.astype(np.float32) / np.float32(255) - CLIP_MEAN) / CLIP_STD).astype(np.float32)
-
-
-def normalize_grounding(
-    pixels: UInt8[np.ndarray, "h w 3"], resized_size: tuple[int, int]
-) -> Float[np.ndarray, "h w 3"]:
-    """float32, normalised inside `resized_size` and 0 in the padding. The device's twin."""
-    height, width = resized_size
-    normal = np.zeros(pixels.shape, np.float32)
-    normal[:height, :width] = (pixels[:height, :width] - SAM_MEAN) / SAM_STD
-    return normal
 
 
 def _upright(picture: Image.Image) -> Image.Image:

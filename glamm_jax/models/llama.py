@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from glamm_jax.config import PROJECTIONS, LlamaConfig, LoRAConfig
@@ -28,14 +29,14 @@ Attend = Callable[[Array, Array, Array], Array]
 
 
 class KVCache(NamedTuple):
-    """Keys and values of every layer. Slots are shared by the rows; `valid` tells which are filled."""
+    """Keys and values of every layer. Rows share the slots; `valid` tells which are filled."""
 
     keys: Float[Array, "l b s n k"]
     values: Float[Array, "l b s n k"]
     valid: Bool[Array, "b s"]
 
     @classmethod
-    def empty(cls, config: LlamaConfig, rows: int, slots: int, dtype: jnp.dtype) -> KVCache:
+    def empty(cls, config: LlamaConfig, rows: int, slots: int, dtype: DTypeLike) -> KVCache:
         """Room for `slots` tokens in each of `rows` rows."""
         shape = (config.num_layers, rows, slots, config.num_heads, config.head_dim)
         zeros = jnp.zeros(shape, dtype)

@@ -14,11 +14,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from glamm_jax.config import RegionConfig
-from glamm_jax.nn.linear import Conv, Linear, conv, linear, normal
+from glamm_jax.nn.linear import Conv, Linear, linear, normal
 from glamm_jax.nn.norm import GroupNorm, LayerNorm
 from glamm_jax.nn.resize import resize_map
 from glamm_jax.nn.roi_align import roi_align
-from glamm_jax.nn.stack import scan_blocks
+from glamm_jax.nn.stack import scan_blocks, unstack
 from glamm_jax.parallel import constrain
 
 NORM_EPS = 1e-5
@@ -117,11 +117,12 @@ class RegionEncoder(nnx.Module):
         ramp = jnp.linspace(-1, 1, grid, dtype=levels[0].dtype)
         y, x = jnp.meshgrid(ramp, ramp, indexing="ij")
         place = jnp.broadcast_to(jnp.stack([x, y], -1)[None], (q, grid, grid, 2))
+        projections = unstack(self.input_proj, self.num_levels)
         maps = []
         for level, features in enumerate(levels):
             features = features.reshape(q, grid, grid, features.shape[-1])
-            kernel, bias = self.input_proj.kernel[...][level], self.input_proj.bias[...][level]
-            features = linear(jnp.concatenate([features, place], axis=-1), kernel, bias)
+            features = jnp.concatenate([features, place], axis=-1)
+            features = projections[level](features)
             size = grid * 2 ** (self.num_levels - 1 - level)
             features = resize_map(features, size, size, align_corners=True)
             maps.append(constrain(features, "batch", None, None, None))
@@ -131,7 +132,7 @@ class RegionEncoder(nnx.Module):
         """Every round lets each level see its neighbours (trap 14).
 
         Of a level's channels the first half are its own, the next quarter the LAST quarter of the
-        level above, the rest the THIRD quarter of the level below; neighbours are clamped at the ends.
+        level above, the rest the THIRD quarter of the level below; the ends are clamped.
         """
         half, quarter = maps[0].shape[-1] // 2, maps[0].shape[-1] // 4
 
@@ -176,8 +177,8 @@ class RegionEncoder(nnx.Module):
         self, pooled: list[Float[Array, "r bins bins c"]], boxes: Float[Array, "r 4"]
     ) -> Float[Array, "r o"]:
         """Sum the levels, flatten, add what is known of the place, project."""
-        kernels, biases = self.level_conv.kernel[...], self.level_conv.bias[...]
-        convs = [conv(x, kernels[i], biases[i], padding=1) for i, x in enumerate(pooled)]
+        level_convs = unstack(self.level_conv, self.num_levels)
+        convs = [conv(x) for conv, x in zip(level_convs, pooled, strict=True)]
         x = jax.nn.relu(sum(convs[1:], convs[0]))
         kernel = self.flatten_kernel[...]
         flat = kernel.reshape(-1, kernel.shape[-1])

@@ -58,3 +58,9 @@ def take_blocks(blocks: Blocks, start: int, stop: int) -> Blocks:
     """Some consecutive blocks of a stack."""
     graph, state = nnx.split(blocks)
     return nnx.merge(graph, jax.tree.map(lambda x: x[start:stop], state))
+
+
+def unstack(blocks: Blocks, count: int) -> list[Blocks]:
+    """The blocks of a stack one by one."""
+    graph, state = nnx.split(blocks)
+    return [nnx.merge(graph, jax.tree.map(lambda x, i=i: x[i], state)) for i in range(count)]

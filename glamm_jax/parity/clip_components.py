@@ -10,13 +10,13 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.models.clip import CLIPVision
-from glamm_jax.nn.norm import layer_norm
-from glamm_jax.parity import golden_weights
-from glamm_jax.parity.described_input import compared_input
+from glamm_jax.nn.norm import LayerNorm
 from glamm_jax.parity.e2e_inputs import nhwc
 from glamm_jax.parity.golden_model import clip_config, golden_module
+from glamm_jax.parity.recipes import compared_inputs
 from glamm_jax.parity.report import Recorded
 from glamm_jax.weights.clip import clip_table
+from glamm_jax.weights.rules import Rule, Table
 
 
 def check_clip(recorded: Recorded, info: dict[str, Any]) -> None:
@@ -27,7 +27,7 @@ def check_clip(recorded: Recorded, info: dict[str, Any]) -> None:
         wanted.add(info["config"]["num_hidden_layers"])
     config = clip_config(info["config"], tuple(sorted(wanted)))
     prefix, salt = info["weights_prefix"], info["salt"]
-    pixels = compared_input(recorded, "in/pixels", info["input"], salt)
+    (pixels,) = compared_inputs(recorded, ["in/pixels"], info["input"], salt)
     model = golden_module(
         lambda: CLIPVision(config, rngs=nnx.Rngs(0)), clip_table(config), prefix=prefix, salt=salt
     )
@@ -39,9 +39,10 @@ def check_clip(recorded: Recorded, info: dict[str, Any]) -> None:
         recorded.compare(name, states[index], "encoder")
     if "pooler_output" in recorded:
         last = states[config.read_states.index(config.num_layers)]
-        names = (f"{prefix}vision_model.post_layernorm.{kind}" for kind in ("weight", "bias"))
-        scale, bias = (golden_weights.tensor(n, (config.hidden_dim,), salt) for n in names)
-        recorded.compare(
-            "pooler_output", layer_norm(jnp.asarray(last[:, 0]), scale, bias, config.norm_eps),
-            "encoder",
-        )  # fmt: skip
+        norm = golden_module(
+            lambda: LayerNorm(config.hidden_dim, config.norm_eps),
+            Table((Rule("weight", "scale"), Rule("bias", "bias"))),
+            prefix=f"{prefix}vision_model.post_layernorm.",
+            salt=salt,
+        )
+        recorded.compare("pooler_output", norm(jnp.asarray(last[:, 0])), "encoder")

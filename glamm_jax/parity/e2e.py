@@ -1,4 +1,4 @@
-"""The part `e2e`: every `e2e_*` folder, the whole model at a size that differentiates in seconds."""
+"""The part `e2e`: every `e2e_*` folder, the whole model at a size that differentiates quickly."""
 
 from __future__ import annotations
 

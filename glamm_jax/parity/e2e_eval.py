@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import ml_dtypes
@@ -53,8 +54,6 @@ def check_evaluations(
     names = list(dict.fromkeys(n.split(".")[1] for n in info.names_under("eval.")))
     files = _match_files(folder, info, names)
     cases, capacity, room = [], Capacity(), 1
-    # A variant of a case may use that case's pixels.
-    drawn_as = [drawn for name in names for drawn in (f"eval_{name}", name)]
     for name in names:
         prefix = f"eval.{name}."
         recorded = Recorded.open(ledger, info.part, files[name])
@@ -62,16 +61,28 @@ def check_evaluations(
         config = replace(model.config, tokens=_tokens(info, prefix, model.config))
         capacity = capacity.union(fit(samples, config))
         room = max(room, int(info.input(f"{prefix}steps")))
-        cases.append((recorded, prefix, samples, config))
-    for recorded, prefix, samples, config in cases:
-        with recorded:
-            check_inputs(recorded, config, drawn_as, salt)
-            _check_info(recorded, info, prefix, samples[0])
-            generator = Generator(model, config.tokens)
-            batch = pack(samples, config, capacity)
+        cases.append(_Evaluation(recorded, info, prefix, samples[0], config))
+    # A variant of a case may use that case's pixels.
+    drawn_as = [drawn for name in names for drawn in (f"eval_{name}", name)]
+    for case in cases:
+        with case.recorded:
+            check_inputs(case.recorded, case.config, drawn_as, salt)
+            _check_info(case)
+            generator = Generator(model, case.config.tokens)
+            batch = pack([case.sample], case.config, capacity)
             decoding = generator.prefill(batch, room=room)
-            decoding = generator.decode(decoding, int(info.get(f"{prefix}steps")) - 1)
-            _compare_generation(recorded, info, prefix, samples[0], generator, batch, decoding)
+            decoding = generator.decode(decoding, int(info.get(f"{case.prefix}steps")) - 1)
+            _compare_generation(case, generator, batch, decoding)
+
+
+class _Evaluation(NamedTuple):
+    """One recorded generation: its file, its place in info.json, its sample, its tokens."""
+
+    recorded: Recorded
+    info: Recorded
+    prefix: str
+    sample: Sample
+    config: GLaMMConfig
 
 
 def _tokens(info: Recorded, prefix: str, config: GLaMMConfig) -> TokenConfig:
@@ -104,28 +115,23 @@ def _match_files(folder: Path, info: Recorded, names: list[str]) -> dict[str, Pa
 
 
 def _compare_generation(
-    recorded: Recorded,
-    info: Recorded,
-    prefix: str,
-    sample: Sample,
-    generator: Generator,
-    batch: Batch,
-    decoding: DecodeState,
+    case: _Evaluation, generator: Generator, batch: Batch, decoding: DecodeState
 ) -> None:
+    recorded, info, prefix, sample, _ = case
     model = nnx.merge(generator.graph, generator.state)
     prompt = sample.rows[0].token_ids.tolist()
     answer = generator.answers(decoding)[0]
     recorded.compare("out/generated_ids", [[*prompt, *answer]], "exact")
     info.compare(f"{prefix}generated", [*prompt, *answer], "exact")
-    _compare_states(recorded, info, prefix, model, decoding, len(answer))
+    _compare_states(case, model, decoding, len(answer))
     masks = generator.finish(batch, decoding)
     height, width = sample.original_size
     recorded.compare("out/pred_masks0", np.asarray(masks.logits)[:, :height, :width], "mask")
     info.compare(f"{prefix}n_masks", [len(masks.rows)], "exact")
-    if "mid/region_features0" in recorded:
-        regions = _regions(generator.graph, generator.state, batch)
-        count = len(sample.boxes_xyxy_unit)
-        recorded.compare("mid/region_features0", np.asarray(regions)[:count], "tiny_encoder")
+    if "mid/region_features0" in recorded and sample.boxes_xyxy_unit is not None:
+        regions = np.asarray(_regions(generator.graph, generator.state, batch))
+        ours = regions[: len(sample.boxes_xyxy_unit)]
+        recorded.compare("mid/region_features0", ours, "tiny_encoder")
 
 
 @partial(jax.jit, static_argnames="graph")
@@ -145,35 +151,27 @@ def _for_generation(sample: Sample, info: Recorded, prefix: str) -> Sample:
     return replace(sample, masks=None, boxes_xyxy_unit=boxes)
 
 
-def _check_info(recorded: Recorded, info: Recorded, prefix: str, sample: Sample) -> None:
+def _check_info(case: _Evaluation) -> None:
     """`info.json` repeats the inputs."""
+    recorded, info, prefix, sample, _ = case
     info.compare(f"{prefix}prompt", recorded.get("in/input_ids")[0], "exact")
     info.compare(f"{prefix}size", list(sample.original_size), "exact")
     info.compare(f"{prefix}resize", list(sample.resized_size), "exact")
-    boxes = recorded.get("in/bboxes0") if "in/bboxes0" in recorded else None
-    name = f"{prefix}boxes"
-    if boxes is None:
-        info.compare(name, None, "exact")
+    if "in/bboxes0" in recorded:
+        info.compare(f"{prefix}boxes", recorded.get("in/bboxes0"), "box")
     else:
-        info.compare(name, boxes, "box")
+        info.compare(f"{prefix}boxes", None, "exact")
     info.exclude(f"{prefix}note", "prose")
 
 
-def _compare_states(
-    recorded: Recorded,
-    info: Recorded,
-    prefix: str,
-    model: GLaMM,
-    decoding: DecodeState,
-    length: int,
-) -> None:
+def _compare_states(case: _Evaluation, model: GLaMM, decoding: DecodeState, length: int) -> None:
     """Logits that chose each token, and the whole sequence's hidden states in the last step."""
     emitting = decoding.emitting[0, :length]
     logits = np.asarray(model.llama.logits(emitting))
-    recorded.compare("out/step_logits", logits, "tiny")
+    case.recorded.compare("out/step_logits", logits, "tiny")
     top = np.sort(logits, axis=-1)
     gap = float((top[:, -1] - top[:, -2]).min())
-    info.compare(f"{prefix}min_top2_gap", gap, "gap")
+    case.info.compare(f"{case.prefix}min_top2_gap", gap, "gap")
     prompt = decoding.prompt_hidden[0, : int(decoding.lengths[0])]
     hidden = np.concatenate([np.asarray(prompt), np.asarray(emitting[1:])])
-    recorded.compare("out/last_step_hidden", hidden[None], "tiny")
+    case.recorded.compare("out/last_step_hidden", hidden[None], "tiny")

@@ -38,8 +38,8 @@ def samples_of(recorded: Recorded, *, with_boxes: bool = True) -> list[Sample]:
                 rows=tuple(Row(ids[row], labels[row]) for row in rows),
                 image=images[i],
                 grounding_image=None if grounding is None else grounding[i],
-                resized_size=tuple(int(n) for n in resized[i]),
-                original_size=tuple(int(n) for n in original[i]),
+                resized_size=(int(resized[i][0]), int(resized[i][1])),
+                original_size=(int(original[i][0]), int(original[i][1])),
                 boxes_xyxy_unit=box_array if boxed else None,
                 masks=truth,
                 name=f"{recorded.file} sample {i}",
@@ -83,8 +83,10 @@ def _check_pixels(recorded: Recorded, part: str, block: int, names: list[str], s
 
 
 def nhwc(x: np.ndarray) -> np.ndarray:
+    """Channels last, as ours are."""
     return np.ascontiguousarray(np.moveaxis(x, 1, -1))
 
 
 def nchw(x: np.ndarray) -> np.ndarray:
+    """Channels second, as torch's are."""
     return np.moveaxis(np.asarray(x), -1, 1)

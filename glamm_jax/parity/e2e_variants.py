@@ -15,6 +15,7 @@ from glamm_jax.parity.e2e_train import (
     TrainRun,
     TrainRunner,
     compare_gradient_norms,
+    compare_gradients,
     compare_losses,
 )
 from glamm_jax.parity.golden_model import golden_glamm, lora_config
@@ -81,8 +82,9 @@ def check_lora(
             key: info.input(f"lora.{key}", "configuration")
             for key in ("r", "alpha", "dropout", "targets")
         }
-        adapted = replace(config, lora=lora_config(lora))
-        info.compare("lora.scaling", adapted.lora.scale, "exact")
+        adapters = lora_config(lora)
+        adapted = replace(config, lora=adapters)
+        info.compare("lora.scaling", adapters.scale, "exact")
         samples = _samples(folder, info.input("input_case").removeprefix("train_"))
         model = golden_glamm(adapted, salt)
         runner = TrainRunner(model, weights, fit(samples, config))
@@ -102,9 +104,7 @@ def check_lora(
             recorded.compare("mid/logits", run.mid.logits, "tiny")
             recorded.compare("mid/last_hidden_state", run.output.hidden, "tiny")
             recorded.compare("merged/logits", merged.mid.logits, "tiny")
-            for name in recorded.names_under("grad/"):
-                if (ours := run.gradients.get(name.removeprefix("grad/"))) is not None:
-                    recorded.compare(name, ours, "gradient")
+            compare_gradients(recorded, run.gradients)
 
 
 def _trainable(gradients: dict[str, np.ndarray]) -> list[str]:

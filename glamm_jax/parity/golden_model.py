@@ -127,7 +127,7 @@ _REGION_FIELDS = {"gn_groups": "norm_groups", "mid": "mid_dim"}
 
 
 def _renamed(default: Any, described: Mapping[str, Any], names: Mapping[str, str]) -> Any:
-    """The default with the described fields, under our names. Raises KeyError for an unknown one."""
+    """The default with the described fields, under our names. KeyError for an unknown one."""
     values = {names[key]: value for key, value in described.items()}
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     return type(default)(**{**vars(default), **values})

@@ -6,16 +6,12 @@ with the scale its name and shape call for. Nothing is stored, everything can be
 
 from __future__ import annotations
 
-import ast
 import math
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-
-from glamm_jax.weights import rules
 
 Shape = Sequence[int]
 
@@ -88,73 +84,3 @@ def _tiled(coarse: np.ndarray, block: int, height: int, width: int) -> np.ndarra
     """Each number of the last two axes as a tile, cut to the size wanted."""
     tall = coarse.repeat(block, axis=-2)[..., :height, :]
     return tall.repeat(block, axis=-1)[..., :width]
-
-
-def leaves_by_rule(
-    table: rules.Table, shapes: Mapping[str, tuple[int, ...]], prefix: str = "", salt: str = ""
-) -> dict[str, np.ndarray]:
-    """Every leaf of a model, made by the rule under the names that its table gives the tensors.
-
-    Args:
-        shapes: path and shape of every leaf (`weights.state.shapes`).
-        prefix: what stands before the table's names in the full state dict.
-    """
-    tensors = torch_shapes(table, shapes)
-
-    def read(name: str) -> np.ndarray:
-        value = tensor(prefix + name, tensors[name], salt)
-        if value is None:
-            raise rules.WeightsError(f"{prefix}{name} is computed, not drawn")
-        return value
-
-    return rules.load(table, tensors, read, shapes)
-
-
-def torch_shapes(
-    table: rules.Table, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[int, ...]]:
-    """Name and shape, in torch's layout, of every tensor that a model's leaves come from."""
-    out = {}
-    for entry in table.entries():
-        shape = shapes[entry.leaf] if entry.position is None else shapes[entry.leaf][1:]
-        # One byte seen through zero strides has any shape.
-        empty = np.broadcast_to(np.int8(0), shape)
-        out[entry.tensor] = rules.TRANSFORMS[entry.transform].dump(empty).shape
-    return out
-
-
-def made_by(recipe: str, salt: str = "", unsaid: str = "", **values: Any) -> list[np.ndarray]:
-    """The inputs that an info.json describes as calls of `normal` and `blocky`, comma-separated.
-
-        made_by("normal('input:text_embeds{n}',(n,1,256))", n=3)
-
-    Names stand for `salt` and for `values`, also in braces inside a string.
-
-    Args:
-        unsaid: the salt of a call that mentions none.
-
-    Raises: ValueError for anything else than such calls.
-    """
-    names = {"salt": salt, **values}
-
-    def value(node: ast.expr) -> Any:
-        match node:
-            case ast.Constant(value=str(text)):
-                return text.format_map(names)
-            case ast.Constant(value=number):
-                return number
-            case ast.Name(id=name) if name in names:
-                return names[name]
-            case ast.Tuple(elts=items):
-                return tuple(value(item) for item in items)
-            case ast.Call(func=ast.Name(id="normal"), args=arguments, keywords=[]):
-                return normal(*[*map(value, arguments), unsaid][:3])
-            case ast.Call(func=ast.Name(id="blocky"), args=arguments, keywords=[]):
-                return blocky(*[*map(value, arguments), unsaid][:4])
-        raise ValueError(f"cannot read {ast.unparse(node)!r} in the recipe {recipe!r}")
-
-    try:
-        made = value(ast.parse(recipe.strip(), mode="eval").body)
-    except (SyntaxError, TypeError, KeyError) as error:
-        raise ValueError(f"cannot read the recipe {recipe!r}: {error}") from error
-    return list(made) if isinstance(made, tuple) else [made]

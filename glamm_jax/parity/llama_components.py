@@ -11,16 +11,16 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.config import LoRAConfig
-from glamm_jax.data.pack import IGNORE
 from glamm_jax.models.llama import KVCache, Llama
 from glamm_jax.nn.linear import Linear
 from glamm_jax.nn.lora import LoRA, merge
 from glamm_jax.nn.mlp import MLP
 from glamm_jax.nn.stack import take_blocks
 from glamm_jax.parity import golden_weights
-from glamm_jax.parity.described_input import compared_input
 from glamm_jax.parity.golden_model import golden_module, llama_config
+from glamm_jax.parity.recipes import compared_inputs
 from glamm_jax.parity.report import Recorded
+from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.training.losses import cross_entropy
 from glamm_jax.weights.glamm import two_layer_mlp
 from glamm_jax.weights.llama import llama_table
@@ -33,7 +33,7 @@ def check_llama(recorded: Recorded, info: dict[str, Any]) -> None:
     model = golden_module(
         lambda: Llama(config, rngs=nnx.Rngs(0)), llama_table(config), salt=info["salt"]
     )
-    x = compared_input(recorded, "in/inputs_embeds", info["input"], info["salt"])
+    (x,) = compared_inputs(recorded, ["in/inputs_embeds"], info["input"], info["salt"])
     valid = recorded.input("in/attention_mask")
     labels = recorded.input("in/labels")
     _compare_states(recorded, "", model, x, valid)
@@ -46,7 +46,7 @@ def check_llama(recorded: Recorded, info: dict[str, Any]) -> None:
     recorded.compare("logits", logits, "module")
     # The original's loss shifts by one; ignored labels are taken out of the mean.
     loss = cross_entropy(
-        jnp.asarray(logits[:, :-1]), np.maximum(labels[:, 1:], 0), labels[:, 1:] != IGNORE
+        jnp.asarray(logits[:, :-1]), np.maximum(labels[:, 1:], 0), labels[:, 1:] != IGNORE_ID
     )
     recorded.compare("loss", loss, "loss")
     _compare_cache(recorded, info, model)
@@ -66,7 +66,7 @@ def _compare_states(
 
 def _run(model: Llama, x: np.ndarray, valid: np.ndarray, depth: int) -> np.ndarray:
     """The residual stream after `depth` layers; behind the last, the final norm's output."""
-    positions = np.tile(np.arange(x.shape[1], dtype=np.int32), (x.shape[0], 1))
+    positions = jnp.tile(jnp.arange(x.shape[1], dtype=jnp.int32), (x.shape[0], 1))
     graph, state = nnx.split(model)
     part = nnx.merge(graph, state)
     part.layers = take_blocks(part.layers, 0, depth)
@@ -120,8 +120,7 @@ def check_lora_linear(recorded: Recorded, info: dict[str, Any]) -> None:
             adapter, layer.lora = layer.lora, None
             recorded.compare(f"{short}_base_only", layer(x), "module")
             layer.lora = adapter
-        holder = nnx.Dict(layer=layer)
-        merge(holder)
+        merge(layer)
         if f"merged_{short}_weight" in recorded:
             recorded.compare(f"merged_{short}_weight", layer.kernel[...].T, "module")
         if f"{short}_after_merge" in recorded:
@@ -132,23 +131,23 @@ def _adapted_linear(base: str, out_dim: int, in_dim: int, lora: LoRAConfig, salt
     """One linear layer under its torch name, with golden kernel and adapter."""
     stem = base.removesuffix("weight")
 
-    def make() -> nnx.Module:
+    def make() -> Linear:
         rngs = nnx.Rngs(0)
         layer = Linear(in_dim, out_dim, (None, None), rngs=rngs, use_bias=False)
         layer.lora = LoRA(layer, lora, rngs=rngs)
-        return nnx.Dict(layer=layer)
+        return layer
 
-    rules = [Rule(base, "layer.kernel", "linear")]
+    rules = [Rule(base, "kernel", "linear")]
     for matrix in ("A", "B"):
         rules.append(
-            Rule(f"{stem}lora_{matrix}.default.weight", f"layer.lora.{matrix.lower()}", "linear")
+            Rule(f"{stem}lora_{matrix}.default.weight", f"lora.{matrix.lower()}", "linear")
         )
-    return golden_module(make, Table(tuple(rules)), salt=salt)["layer"]
+    return golden_module(make, Table(tuple(rules)), salt=salt)
 
 
 def check_projections(recorded: Recorded, info: dict[str, Any]) -> None:
     """V-L: linear, exact GELU, linear. L-P: linear, ReLU, linear."""
-    x = compared_input(recorded, "in/x", info["input"], info["salt"])
+    (x,) = compared_inputs(recorded, ["in/x"], info["input"], info["salt"])
     dims = (x.shape[-1], recorded.shape("out")[-1], recorded.shape("out")[-1])
     projector = golden_module(
         lambda: MLP(dims, "gelu", rngs=nnx.Rngs(0)),
@@ -156,7 +155,7 @@ def check_projections(recorded: Recorded, info: dict[str, Any]) -> None:
         salt=info["salt"],
     )
     recorded.compare("out", projector(jnp.asarray(x)), "module")
-    text = compared_input(recorded, "in/text_x", info["text_input"], info["salt"])
+    (text,) = compared_inputs(recorded, ["in/text_x"], info["text_input"], info["salt"])
     dims = (text.shape[-1], text.shape[-1], recorded.shape("text_out")[-1])
     projection = golden_module(
         lambda: MLP(dims, "relu", rngs=nnx.Rngs(0)),

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from glamm_jax.config import CLIPConfig, SAMConfig
 from glamm_jax.data import boxes as box_module
 from glamm_jax.data import masks, preprocess
+from glamm_jax.nn.image import normalise
 from glamm_jax.parity.recorded_folder import (
     naming,
     part_folder,
@@ -62,8 +65,8 @@ def _check_processor(info: Recorded) -> int:
         "do_convert_rgb": True,
         "resample": BICUBIC,
         "rescale_factor": 1 / 255,
-        "image_mean": preprocess.CLIP_MEAN,
-        "image_std": preprocess.CLIP_STD,
+        "image_mean": np.array(CLIPConfig().pixel_mean) / 255,
+        "image_std": np.array(CLIPConfig().pixel_std) / 255,
     }
     for name, value in expected.items():
         key = f"clip_processor.{name}"
@@ -89,17 +92,31 @@ def _check_arrays(arrays: Recorded) -> int:
         shape = arrays.shape(name)
         group, _, leaf = name.partition("/")
         if group.startswith("clip") and leaf == "pixel_values":
-            pixels = preprocess.normalize_clip(preprocess.clip_image(image, shape[-1]))
+            pixels = clip_pixels(image, shape[-1])
             _compare_pixels(arrays, name, pixels.transpose(2, 0, 1), "clip_pixels")
         elif group.startswith("sam") and leaf == "resized_u8":
             sizes[group] = max(shape[:2])
             resized = preprocess.resize_longest(image, max(shape[:2]))
             _compare_pixels(arrays, name, resized, "resized_uint8")
         elif group.startswith("sam") and leaf == "pixels":
-            padded = preprocess.grounding_image(image, shape[-1])
-            pixels = preprocess.normalize_grounding(padded.pixels, padded.resized_size)
+            pixels = grounding_pixels(image, shape[-1])
             _compare_pixels(arrays, name, pixels.transpose(2, 0, 1), "clip_pixels")
     return sizes.get("sam", DEFAULT_SAM_SIZE)
+
+
+def clip_pixels(image: np.ndarray, size: int) -> np.ndarray:
+    """What CLIP sees: the host's part, then the device's."""
+    config = CLIPConfig()
+    pixels = jnp.asarray(preprocess.clip_image(image, size))[None]
+    return np.asarray(normalise(pixels, config.pixel_mean, config.pixel_std))[0]
+
+
+def grounding_pixels(image: np.ndarray, size: int) -> np.ndarray:
+    """What SAM sees: the host's part, then the device's."""
+    config = SAMConfig()
+    padded = preprocess.grounding_image(image, size)
+    pixels, sizes = jnp.asarray(padded.pixels)[None], jnp.asarray([padded.resized_size])
+    return np.asarray(normalise(pixels, config.pixel_mean, config.pixel_std, sizes))[0]
 
 
 def _compare_pixels(arrays: Recorded, name: str, ours: np.ndarray, kind: str) -> None:

@@ -229,9 +229,9 @@ def _stats_error(stats: np.ndarray, flat: np.ndarray, tolerance: Tolerance) -> f
     ours = np.array([x.mean(), x.std(), np.sqrt((x * x).sum()), x.min(), x.max()])
     std = max(float(stats[1]), 1e-30)
     norm = max(float(stats[2]), std)
-    # Rounding averages out of a norm, so a hundredth of the tolerance is asked of it.
+    # Rounding averages out of a norm, so a twentieth of the tolerance is asked of it.
     if tolerance.measure == "std" and tolerance.limit <= 1e-3:
-        norm = norm / 100
+        norm = norm / 20
     error = np.abs(ours - stats)
     scale = np.array([std, std, norm, std, std])
     return float((error if tolerance.measure == "absolute" else error / scale).max())
@@ -309,7 +309,7 @@ def _short(value: Any) -> str:
 
 
 def flatten_json(value: Any, path: str = "") -> dict[str, Any]:
-    """{dotted path: leaf}. Dictionaries and lists of dictionaries are descended, the rest is leaves."""
+    """{dotted path: leaf}. Dictionaries and lists of dictionaries are descended."""
     if isinstance(value, dict) and value:
         items = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
     elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):

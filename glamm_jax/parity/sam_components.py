@@ -7,8 +7,7 @@ What info.json does not say is read off the recorded shapes; what neither says (
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -21,10 +20,9 @@ from glamm_jax.models.sam.decoder import MaskChoice, MaskDecoder
 from glamm_jax.models.sam.encoder import ImageEncoder
 from glamm_jax.models.sam.prompt import PromptEncoder
 from glamm_jax.nn.resize import postprocess_masks
-from glamm_jax.parity.golden_weights import leaves_by_rule, made_by
+from glamm_jax.parity.golden_model import golden_module
+from glamm_jax.parity.recipes import compared_inputs
 from glamm_jax.parity.report import GoldenError, Recorded
-from glamm_jax.weights import state
-from glamm_jax.weights.rules import Table
 from glamm_jax.weights.sam import image_encoder_table, mask_decoder_table, prompt_encoder_table
 
 M = TypeVar("M", bound=nnx.Module)
@@ -34,15 +32,14 @@ def check_image_encoder(recorded: Recorded, info: Mapping[str, Any]) -> None:
     """Patches, the recorded blocks and the embedding of one image."""
     config = _encoder_config(recorded, info)
     salt = _entry(recorded, info, "salt")
-    encoder = _built(
+    encoder = golden_module(
         lambda: ImageEncoder(config, rngs=nnx.Rngs(0)),
         image_encoder_table(config),
-        _entry(recorded, info, "weights_prefix"),
-        salt,
+        prefix=_entry(recorded, info, "weights_prefix"),
+        salt=salt,
     )
     recipe = _entry(recorded, info, "input")
-    (pixels,) = _inputs(recorded, ["in/pixels"], recipe, salt)
-    recorded.compare("in/pixels", pixels, "input")
+    (pixels,) = compared_inputs(recorded, ["in/pixels"], recipe, salt)
     graph, values = nnx.split(encoder)
 
     @jax.jit
@@ -72,27 +69,25 @@ def check_prompt_mask_decoder(recorded: Recorded, info: Mapping[str, Any]) -> No
     """Prompts of text embeddings, in every recorded number, to masks at the original sizes."""
     config = _decoder_config(recorded)
     salt, prefix = _entry(recorded, info, "salt"), _entry(recorded, info, "weights_prefix")
-    prompts = _built(
+    prompts = golden_module(
         lambda: PromptEncoder(config, rngs=nnx.Rngs(0)),
         prompt_encoder_table(),
-        f"{prefix}prompt_encoder.",
-        salt,
+        prefix=f"{prefix}prompt_encoder.",
+        salt=salt,
     )
-    decoder = _built(
+    decoder = golden_module(
         lambda: MaskDecoder(config, rngs=nnx.Rngs(0)),
         mask_decoder_table(config),
-        f"{prefix}mask_decoder.",
-        salt,
+        prefix=f"{prefix}mask_decoder.",
+        salt=salt,
     )
     groups = _numbered(recorded, r"n(\d+)/.+")
     recipe = _entry(recorded, info, "inputs")
     for count in sorted(groups):
         names = ["in/image_embedding", f"n{count}/in_text_embeds"]
-        embedding, text = _inputs(recorded, names, recipe, salt, n=count)
-        if "in/image_embedding" not in recorded.settled:
-            recorded.compare("in/image_embedding", embedding, "input")
+        embedding, text = compared_inputs(recorded, names, recipe, salt, n=count)
+        if "dense_pe" not in recorded.settled:
             recorded.compare("dense_pe", _channels_first(prompts.dense_positions()[None]), "module")
-        recorded.compare(f"n{count}/in_text_embeds", text, "input")
         _check_masks(recorded, info, f"n{count}", (prompts, decoder), (embedding, text))
 
 
@@ -182,46 +177,6 @@ def _decoder_config(recorded: Recorded) -> SAMConfig:
         )
     except ConfigError as error:
         raise GoldenError(f"{recorded.file}: {error}") from error
-
-
-def _built(make: Callable[[], M], table: Table, prefix: str, salt: str) -> M:
-    """A module with the golden weights."""
-    graph, abstract = nnx.split(nnx.eval_shape(make))
-    leaves = leaves_by_rule(table, state.shapes(abstract), prefix, salt)
-    return nnx.merge(graph, state.fill(abstract, leaves))
-
-
-def _inputs(
-    recorded: Recorded, names: Sequence[str], recipe: str, salt: str, **values: Any
-) -> list[np.ndarray]:
-    """The recipe's inputs, one a name.
-
-    Recipes do not always mention the salt; then the one that gives what was recorded is taken, and
-    the plain one when neither does (which the comparison will tell).
-    """
-    for unsaid in (salt, ""):
-        try:
-            made = made_by(recipe, salt, unsaid, **values)
-        except ValueError as error:
-            raise GoldenError(f"{recorded.file}: {error}") from error
-        if len(made) != len(names):
-            raise GoldenError(f"{recorded.file}: {recipe!r} makes {len(made)}, not {len(names)}")
-        if all(map(partial(_agrees, recorded), names, made)):
-            break
-    return made
-
-
-def _agrees(recorded: Recorded, name: str, array: np.ndarray) -> bool:
-    """Whether an input is the recorded one, as far as it is stored."""
-    if array.shape != recorded.shape(name):
-        return False
-    if f"{name}__idx" not in recorded.values:
-        return np.allclose(array, recorded.get(name), atol=1e-5)
-    index = recorded.get(f"{name}__idx")
-    inside = index[(index >= 0) & (index < array.size)]
-    return len(inside) == len(index) and np.allclose(
-        array.reshape(-1)[index], recorded.get(f"{name}__val"), atol=1e-5
-    )
 
 
 def _numbered(recorded: Recorded, pattern: str) -> set[int]:

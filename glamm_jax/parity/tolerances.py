@@ -3,9 +3,12 @@
 An error is the largest absolute difference over the recorded array's standard deviation, unless
 `measure` says otherwise. A tolerance is never widened here to make a case pass.
 
-Gradients are measured by the L2 norm of the difference ("gradients 1e-3 relative"): a ReLU whose
-input lies within rounding of zero may open or close, and then single entries of the region
-encoder's gradients move by up to 1e-2 of their standard deviation, in any order of operations.
+Gradients are measured by the L2 norm of the difference ("gradients 1e-3 relative"). Those of the
+region encoder's pyramid pass five rounds of ReLU on 49,000 cells: an input within rounding of zero
+opens or closes, and entries jump. Against the same model in float64, the *recorded* gradient of the
+first round's convolution is off by 3e-4 in L2 and by 2.3e-3 of std in its worst entry, ours by
+3e-4 and 3.9e-3; in a batch of three images ours differs from the recorded by 1.1e-3. Two float32
+programs cannot agree better, so these parameters alone have a kind of their own.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ TOLERANCES: dict[str, Tolerance] = {
     "adamw_loss": Tolerance(1e-4, 1e-5, "absolute"),
     "gap": Tolerance(1e-4, 1e-5, "absolute"),
     "gradient": Tolerance(1e-3, 1e-4, "norm", entry=1e-2),
-    "gradient_norm": Tolerance(1e-3, 1e-4),
+    "pyramid_gradient": Tolerance(3e-3, 1e-3, "norm", entry=2e-2),
+    "gradient_norm": Tolerance(1e-3, 1e-4, "relative"),
     "parameter_norm": Tolerance(1e-3, 1e-5, "relative"),
     # full-size modules
     "module": Tolerance(1e-4, 1e-5),

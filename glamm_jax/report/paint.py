@@ -1,6 +1,6 @@
 """The one painter of masks and phrases: a picture, its masks in colour, the text below.
 
-    paint(image, "A dog on the grass.", [Layer("A dog", mask, 0, 5), Layer("the grass", other, 9, 18)])
+    paint(image, "A dog runs.", [Layer("A dog", mask, start=0, end=5)], question="What runs?")
 
 Every phrase has the colour of its mask. Numpy and PIL only.
 """
@@ -83,9 +83,9 @@ def paint(
     step = round(1.5 * size)
     sheet = Image.new("RGB", (picture.width, picture.height + step * len(lines) + size), PAPER)
     sheet.paste(picture, (0, 0))
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
+    draw = ImageDraw.Draw(sheet)
     for row, line in enumerate(lines):
-        _draw_line(draw, font, (size // 2, picture.height + size // 2 + row * step), line)
+        _draw_line(draw, size, (size // 2, picture.height + size // 2 + row * step), line)
     return sheet
 
 
@@ -130,13 +130,14 @@ def _lines(words: list[_Word], width: int, size: int) -> list[list[_Word]]:
 
 
 def _draw_line(
-    draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, at: tuple[int, int], line: list[_Word]
+    draw: ImageDraw.ImageDraw, size: int, at: tuple[int, int], line: list[_Word]
 ) -> None:
-    x, y = at
+    font = ImageFont.load_default(size)
+    x, y = float(at[0]), at[1]
     for word, owner in line:
         length = font.getlength(word + " ")
         if owner is not None:
-            box = (x - 2, y, x + font.getlength(word) + 2, y + round(1.3 * font.size))
+            box = (x - 2, y, x + font.getlength(word) + 2, y + round(1.3 * size))
             draw.rectangle(box, fill=colour_of(owner))
         draw.text((x, y), word, fill=INK, font=font)
         x += length

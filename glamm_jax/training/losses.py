@@ -44,7 +44,7 @@ def cross_entropy(
 def masks_at_original_size(
     output: Output, batch: Batch, canvas_size: int
 ) -> tuple[Float[Array, "m h w"], Bool[Array, "m h w"]]:
-    """Mask logits in the bucket of `batch.masks`, and which pixels lie inside the original image."""
+    """Mask logits in the bucket of `batch.masks`, and which pixels lie inside the image."""
     sizes = batch.original_sizes[batch.mask_image]
     height, width = batch.masks.shape[1:]
     logits = postprocess_masks(

@@ -1,4 +1,4 @@
-"""Between a model's state and flat dictionaries {leaf path: array}, the weight tables' view of it."""
+"""Between a model's state and flat {leaf path: array}, which is how weight tables see it."""
 
 from __future__ import annotations
 

@@ -20,9 +20,10 @@ from glamm_jax.config import (
     tiny,
     with_lora,
 )
-from glamm_jax.data.pack import IGNORE, IMAGE, Capacity, Row, Sample, fit, pack
+from glamm_jax.data.pack import Capacity, Row, Sample, fit, pack
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import make_mesh, shardings, use_mesh
+from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 from glamm_jax.training.losses import losses
 from glamm_jax.types import Batch
 from glamm_jax.weights.state import shapes
@@ -55,11 +56,11 @@ def samples(config: GLaMMConfig) -> list[Sample]:
 
     def row(*ids: int) -> Row:
         array = np.array([1, *ids, 7, 9, 2], np.int32)
-        labels = np.where(np.arange(len(array)) < 3, IGNORE, array)
-        return Row(array, np.where(array == IMAGE, IGNORE, labels).astype(np.int32))
+        labels = np.where(np.arange(len(array)) < 3, IGNORE_ID, array)
+        return Row(array, np.where(array == IMAGE_ID, IGNORE_ID, labels).astype(np.int32))
 
     segmentation = Sample(
-        rows=(row(5, IMAGE, 11, tokens.seg, 12, tokens.seg), row(IMAGE, 8, tokens.seg)),
+        rows=(row(5, IMAGE_ID, 11, tokens.seg, 12, tokens.seg), row(IMAGE_ID, 8, tokens.seg)),
         image=pixels(config.clip.image_size),
         grounding_image=pixels(config.sam.image_size),
         resized_size=(96, 128),
@@ -67,7 +68,7 @@ def samples(config: GLaMMConfig) -> list[Sample]:
         masks=rng.integers(0, 2, (3, 30, 40), dtype=np.uint8),
     )
     region = Sample(
-        rows=(row(IMAGE, tokens.region, 4, tokens.region),),
+        rows=(row(IMAGE_ID, tokens.region, 4, tokens.region),),
         image=pixels(config.clip.image_size),
         boxes_xyxy_unit=np.array([[0.1, 0.2, 0.6, 0.9], [0, 0, 1, 1]], np.float32),
     )

@@ -16,10 +16,10 @@ from flax import nnx
 from glamm_jax.config import SAMConfig
 from glamm_jax.models.sam.sam import SAM
 from glamm_jax.nn.resize import postprocess_masks
-from glamm_jax.parity.golden_weights import leaves_by_rule, made_by
+from glamm_jax.parity.golden_model import golden_module
+from glamm_jax.parity.recipes import draw
 from glamm_jax.parity.report import GoldenError, Ledger, Recorded
 from glamm_jax.parity.sam_components import check_image_encoder, check_prompt_mask_decoder
-from glamm_jax.weights import state
 from glamm_jax.weights.sam import sam_table
 
 SALT = "other:"
@@ -61,14 +61,14 @@ def sampled(name: str, x: np.ndarray) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def small_sam() -> SAM:
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: SAM(CONFIG, rngs=nnx.Rngs(0))))
-    leaves = leaves_by_rule(sam_table(CONFIG), state.shapes(abstract), "g.", SALT)
-    return nnx.merge(graph, state.fill(abstract, leaves))
+    return golden_module(
+        lambda: SAM(CONFIG, rngs=nnx.Rngs(0)), sam_table(CONFIG), prefix="g.", salt=SALT
+    )
 
 
 @pytest.fixture(scope="module")
 def encoder_recording(small_sam) -> dict[str, np.ndarray]:
-    (pixels,) = made_by(ENCODER_INFO["input"], SALT)
+    (pixels,) = draw(ENCODER_INFO["input"], SALT)
     graph, values = nnx.split(small_sam.encoder)
 
     @jax.jit
@@ -89,7 +89,7 @@ def encoder_recording(small_sam) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def decoder_recording(small_sam) -> dict[str, np.ndarray]:
     # This recipe forgets the salt, as recipes may; the file says that it was used.
-    image, text = map(jnp.asarray, made_by(DECODER_INFO["inputs"], SALT, SALT, n=2))
+    image, text = map(jnp.asarray, draw(DECODER_INFO["inputs"], SALT, SALT, n=2))
     sparse, dense = small_sam.prompt_encoder(text=text)
     positions = small_sam.prompt_encoder.dense_positions()
     graph, values = nnx.split(small_sam.mask_decoder)
@@ -166,15 +166,15 @@ def test_a_recorded_block_that_the_model_lacks_fails(encoder_recording, tmp_path
 
 
 def test_a_recipe_is_read_not_run():
+    with pytest.raises(ValueError, match="draws nothing"):
+        draw("__import__('os').getcwd()")
     with pytest.raises(ValueError, match="cannot read"):
-        made_by("__import__('os').getcwd()")
+        draw("normal('x', (-2, 2))")
     with pytest.raises(ValueError, match="cannot read"):
-        made_by("normal('x', (2,")
+        draw("normal('x' 3)")
     with pytest.raises(ValueError, match="cannot read"):
-        made_by("normal('x', (m, 2))", n=1)
-    assert [
-        x.shape for x in made_by("normal('a{n}',(n,2)), blocky('b',(1,1,4,4),2,salt)", n=3)
-    ] == [
+        draw("normal('x', (m, 2))", n=1)
+    assert [x.shape for x in draw("normal('a{n}',(n,2)), blocky('b',(1,1,4,4),2,salt)", n=3)] == [
         (3, 2),
         (1, 1, 4, 4),
     ]

@@ -10,7 +10,6 @@ from flax import nnx
 
 from glamm_jax.config import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L, SAMConfig, tiny
 from glamm_jax.models.sam.sam import SAM
-from glamm_jax.parity.golden_weights import torch_shapes
 from glamm_jax.weights import rules, state
 from glamm_jax.weights.sam import sam_table
 
@@ -30,7 +29,7 @@ def placeholder(shape: tuple[int, ...]) -> np.ndarray:
 )
 def test_full_size_checkpoints_fill_every_leaf_once(config, num_tensors):
     table, shapes = sam_table(config), leaf_shapes(config)
-    tensors = torch_shapes(table, shapes)
+    tensors = rules.tensor_shapes(table, shapes)
     assert len(tensors) == num_tensors
     assert tensors["image_encoder.blocks.0.attn.rel_pos_h"] == (
         27,
@@ -51,7 +50,7 @@ def test_tensors_come_back_byte_for_byte(global_blocks):
     draw = np.random.default_rng(0)
     tensors = {
         name: draw.standard_normal(shape).astype(np.float32)
-        for name, shape in torch_shapes(table, shapes).items()
+        for name, shape in rules.tensor_shapes(table, shapes).items()
     }
     back = rules.dump(table, rules.load(table, tensors, tensors.__getitem__, shapes))
     assert back.keys() == tensors.keys()
@@ -64,7 +63,7 @@ def test_a_block_lands_in_the_stack_of_its_kind():
     table, shapes = sam_table(config), leaf_shapes(config)
     tensors = {
         name: np.full(shape, int(name.split(".")[2]) if ".blocks." in name else -1, np.float32)
-        for name, shape in torch_shapes(table, shapes).items()
+        for name, shape in rules.tensor_shapes(table, shapes).items()
     }
     leaves = rules.load(table, tensors, tensors.__getitem__, shapes)
     assert leaves["encoder.window_blocks.norm1.scale"][:, 0].tolist() == [0, 2]
@@ -74,7 +73,7 @@ def test_a_block_lands_in_the_stack_of_its_kind():
 def test_pixel_constants_are_known_and_not_needed():
     config = tiny().sam
     table, shapes = sam_table(config), leaf_shapes(config)
-    tensors = torch_shapes(table, shapes)
+    tensors = rules.tensor_shapes(table, shapes)
     names = [*tensors, "pixel_mean", "pixel_std"]
     assert rules.load(table, names, lambda name: placeholder(tensors[name]), shapes)
 
@@ -82,7 +81,7 @@ def test_pixel_constants_are_known_and_not_needed():
 def test_a_missing_and_a_strange_tensor_are_named_together():
     config = tiny().sam
     table, shapes = sam_table(config), leaf_shapes(config)
-    tensors = torch_shapes(table, shapes)
+    tensors = rules.tensor_shapes(table, shapes)
     names = {*tensors, "image_encoder.blocks.9.norm1.weight"} - {"mask_decoder.iou_token.weight"}
     with pytest.raises(rules.WeightsError) as error:
         rules.load(table, names, lambda name: placeholder(tensors[name]), shapes)

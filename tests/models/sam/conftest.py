@@ -14,7 +14,7 @@ from flax import nnx
 
 from glamm_jax.config import SAMConfig
 from glamm_jax.models.sam.sam import SAM
-from glamm_jax.parity.golden_weights import leaves_by_rule
+from glamm_jax.parity.golden_model import golden_module
 from glamm_jax.weights import rules, state
 from glamm_jax.weights.sam import sam_table
 
@@ -160,9 +160,7 @@ def small_config() -> SAMConfig:
 @pytest.fixture(scope="session")
 def sam(small_config) -> SAM:
     """The small model, with weights by the golden rule."""
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: SAM(small_config, rngs=nnx.Rngs(0))))
-    leaves = leaves_by_rule(sam_table(small_config), state.shapes(abstract))
-    return nnx.merge(graph, state.fill(abstract, leaves))
+    return golden_module(lambda: SAM(small_config, rngs=nnx.Rngs(0)), sam_table(small_config))
 
 
 @pytest.fixture(scope="session")

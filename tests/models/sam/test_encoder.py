@@ -20,9 +20,8 @@ from glamm_jax.models.sam.encoder import (
     stretches,
     to_windows,
 )
-from glamm_jax.parity.golden_weights import leaves_by_rule
+from glamm_jax.parity.golden_model import golden_module
 from glamm_jax.weights.sam import image_encoder_table
-from glamm_jax.weights.state import fill, shapes
 
 
 def draw(*shape: int, seed: int = 0) -> jax.Array:
@@ -31,9 +30,9 @@ def draw(*shape: int, seed: int = 0) -> jax.Array:
 
 def build(config: SAMConfig) -> ImageEncoder:
     """With weights by the golden rule, which takes no compilation."""
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: ImageEncoder(config, rngs=nnx.Rngs(0))))
-    leaves = leaves_by_rule(image_encoder_table(config), shapes(abstract))
-    return nnx.merge(graph, fill(abstract, leaves))
+    return golden_module(
+        lambda: ImageEncoder(config, rngs=nnx.Rngs(0)), image_encoder_table(config)
+    )
 
 
 @pytest.mark.parametrize(
