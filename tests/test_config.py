@@ -114,6 +114,8 @@ def test_no_layer_is_computed_above_the_last_state_that_is_read() -> None:
     assert CLIPConfig().depth == 23
     assert CLIPConfig(projector_layer=-1).depth == 24
     assert CLIPConfig(projector_layer=5, region_layers=()).depth == 5
+    with pytest.raises(ConfigError, match=r"CLIPConfig\.region_layers = \(\): nobody reads"):
+        CLIPConfig(projector_layer=0, region_layers=())
 
 
 def test_added_tokens_follow_the_vocabulary_in_their_order() -> None:

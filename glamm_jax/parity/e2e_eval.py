@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import ml_dtypes
 import numpy as np
 from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, TokenConfig
+from glamm_jax.data.boxes import round_as_evaluated
 from glamm_jax.data.pack import Capacity, Sample, fit, pack
 from glamm_jax.inference.generate import DecodeState, Generator
 from glamm_jax.models.glamm import GLaMM
@@ -147,7 +147,7 @@ def _for_generation(sample: Sample, info: Recorded, prefix: str) -> Sample:
     if name in info and boxes is not None:
         if info.input(name) != "bfloat16":
             raise GoldenError(f"{info.file}: {name} = {info.get(name)!r} is not known here")
-        boxes = boxes.astype(np.float16).astype(ml_dtypes.bfloat16)
+        boxes = round_as_evaluated(boxes)
     return replace(sample, masks=None, boxes_xyxy_unit=boxes)
 
 

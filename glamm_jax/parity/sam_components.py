@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,6 @@ from glamm_jax.parity.golden_model import golden_module
 from glamm_jax.parity.recipes import compared_inputs
 from glamm_jax.parity.report import GoldenError, Recorded
 from glamm_jax.weights.sam import image_encoder_table, mask_decoder_table, prompt_encoder_table
-
-M = TypeVar("M", bound=nnx.Module)
 
 
 def check_image_encoder(recorded: Recorded, info: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from glamm_jax.nn.linear import Linear
-from glamm_jax.nn.stack import restack, scan_blocks, take_blocks
+from glamm_jax.nn.stack import restack, scan_blocks, take_blocks, unstack
 
 DEPTH, WIDTH = 6, 4
 
@@ -56,6 +56,14 @@ def test_slices_of_a_stack_run_after_each_other_are_the_whole_stack() -> None:
     np.testing.assert_allclose(
         scan_blocks(_apply, take_blocks(blocks, 2, DEPTH), first), whole, rtol=1e-6
     )
+
+
+def test_blocks_taken_out_of_a_stack_run_one_by_one_are_the_whole_stack() -> None:
+    blocks, x = _blocks(), _input()
+    whole = scan_blocks(_apply, blocks, x)
+    for block in unstack(blocks, DEPTH):
+        x = _apply(block, x, None)
+    np.testing.assert_allclose(x, whole, rtol=1e-6)
 
 
 def test_a_stack_of_groups_holds_the_same_blocks_in_the_same_order() -> None:

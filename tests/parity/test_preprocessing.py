@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glamm_jax.config import CLIPConfig
+from glamm_jax.config import CLIPConfig, SAMConfig
 from glamm_jax.parity import preprocessing
-from glamm_jax.parity.report import GoldenError
+from glamm_jax.parity.report import GoldenError, Ledger, Recorded
 from tests.parity.tampering import change_array, change_json, copy_parts, failed_names, run
 
 FIRST = "image0_97x131.npz"
@@ -91,6 +91,22 @@ def test_an_absent_or_broken_file_is_named(folder, tmp_path):
         run(preprocessing.check, folder)
     with pytest.raises(GoldenError, match="no such folder"):
         run(preprocessing.check, tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("contrast", [0, 1, 255])
+def test_pictures_with_little_contrast_or_much_padding_agree(contrast, tmp_path):
+    # Rounding is the same whatever a picture's deviation, by which errors are measured.
+    levels = np.random.default_rng(0).integers(0, contrast + 1, (10, 700, 3), np.uint8)
+    padded = np.zeros((1024, 1024, 3), np.float32)
+    resized = np.asarray(Image.fromarray(levels).resize((1024, 15), Image.Resampling.BILINEAR))
+    mean, std = (np.float32(getattr(SAMConfig(), f"pixel_{name}")) for name in ("mean", "std"))
+    padded[:15] = (resized - mean) / std
+    path = tmp_path / "a.npz"
+    np.savez(path, **{"in/image_u8": levels, "sam/pixels": padded.transpose(2, 0, 1)})
+    ledger = Ledger()
+    with Recorded.open(ledger, "preprocessing", path) as arrays:
+        preprocessing._check_arrays(arrays)
+    assert ledger.failures == []
 
 
 def test_sizes_are_read_from_the_folder(tmp_path):

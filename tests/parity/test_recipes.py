@@ -1,0 +1,44 @@
+"""Recipes of inputs: what they draw, and which salt a recipe means that mentions none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from glamm_jax.parity import golden_weights
+from glamm_jax.parity.recipes import compared_inputs, draw
+from glamm_jax.parity.report import GoldenError, Ledger, Recorded
+
+SALT = "other:"
+
+
+@pytest.mark.parametrize(
+    "recipe", ["input:x", "normal('input:x', shape)", "normal('input:x', (B,4))"]
+)
+@pytest.mark.parametrize("used", [SALT, ""])
+def test_the_salt_of_an_input_is_the_one_that_was_recorded(recipe: str, used: str) -> None:
+    x = golden_weights.normal("input:x", (3, 4), used)
+    ledger = Ledger()
+    with Recorded(ledger, "components", "file", {"in/x": x}) as recorded:
+        (drawn,) = compared_inputs(recorded, ["in/x"], recipe, SALT)
+    np.testing.assert_array_equal(drawn, x)
+    assert [row.verdict for row in ledger.rows] == ["equal"]
+
+
+def test_an_input_that_neither_salt_draws_differs() -> None:
+    x = golden_weights.normal("input:x", (3, 4), "a third:")
+    ledger = Ledger()
+    with Recorded(ledger, "components", "file", {"in/x": x}) as recorded:
+        compared_inputs(recorded, ["in/x"], "input:x", SALT)
+    assert [row.verdict for row in ledger.rows] == ["differs"]
+
+
+def test_words_around_a_call_and_names_in_braces_are_understood() -> None:
+    (drawn,) = draw("normal('input:feat{l}',(2,3)), l=0..3, level 0 is the shallowest", l=2)
+    np.testing.assert_array_equal(drawn, golden_weights.normal("input:feat2", (2, 3)))
+
+
+def test_a_recipe_that_says_nothing_is_named_with_its_file() -> None:
+    recorded = Recorded(Ledger(), "components", "file.npz", {"in/x": np.zeros(3)})
+    with pytest.raises(GoldenError, match=r"file\.npz: the recipe 'some noise' draws nothing"):
+        compared_inputs(recorded, ["in/x"], "some noise", SALT)
