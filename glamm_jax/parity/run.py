@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from glamm_jax.parity import components, conversations, e2e, preprocessing, tokenizer
-from glamm_jax.parity.report import GoldenError, Ledger
+from glamm_jax.parity.report import GoldenError, Ledger, Recorded
 
 Check = Callable[[Path, Ledger], None]
 
@@ -50,6 +50,8 @@ def run_parts(
     wanted = list(only) or parts_of(folder)
     if not wanted:
         ledger.broken.append(f"{folder}: holds no part of a golden folder that can be compared")
+    if not only:
+        _exclude_later_parts(folder, ledger)
     for name in wanted:
         with ledger.guard(f"{folder}: part {name}"):
             check = _check_named(folder, name)
@@ -59,6 +61,17 @@ def run_parts(
                 check(folder, ledger)
         on_done(name, ledger)
     return ledger
+
+
+def _exclude_later_parts(folder: Path, ledger: Ledger) -> None:
+    """List what lies there but is compared by nothing yet, so that nothing goes unmentioned."""
+    for name, (pattern, check) in PARTS.items():
+        if check is not None:
+            continue
+        for path in sorted((folder / pattern).rglob("*")):
+            if path.suffix in (".json", ".npz"):
+                with ledger.guard(str(path)), Recorded.open(ledger, name, path) as recorded:
+                    recorded.exclude_prefix("", "not compared yet: arrives with its own issue")
 
 
 def _check_named(folder: Path, name: str) -> Check:
