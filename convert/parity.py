@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compare, print, write; the exit code is the ledger's."""
+    if options.json is not None and not options.json.resolve().parent.is_dir():
+        print(f"broken: --json {options.json}: no such folder", file=sys.stderr)
+        return 2
     printed = 0
 
     def show(part: str, ledger: Ledger) -> None:

@@ -6,12 +6,14 @@ never disagree with them. Each class checks itself on construction and names the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, get_args
 
 Activation = Literal["gelu", "quick_gelu", "relu", "silu"]
 Remat = Literal["none", "full", "dots"]
 DType = Literal["float32", "bfloat16"]
+RegionOutput = Literal["own", "shared"]
+Preset = Literal["released", "paper"]
 
 RGB = tuple[float, float, float]
 
@@ -31,6 +33,11 @@ def _require(condition: bool, owner: object, name: str, message: str) -> None:
 def _require_positive(owner: object, *names: str) -> None:
     for name in names:
         _require(getattr(owner, name) > 0, owner, name, "must be positive")
+
+
+def _require_choice(owner: object, name: str, choices: Any) -> None:
+    allowed = get_args(choices)
+    _require(getattr(owner, name) in allowed, owner, name, f"choose from {allowed}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ class CLIPConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "image_size", "patch_size", "hidden_dim", "mlp_dim", "num_layers")
-        _require_positive(self, "num_heads")
+        _require_positive(self, "num_heads", "norm_eps")
+        _require_choice(self, "activation", Activation)
         _require(self.image_size % self.patch_size == 0, self, "image_size", "not whole patches")
         _require(self.hidden_dim % self.num_heads == 0, self, "num_heads", "must divide hidden_dim")
         states = self.num_layers + 1
@@ -118,7 +126,7 @@ class LlamaConfig:
         _require_positive(self, "max_positions", "rope_theta", "norm_eps")
         _require(self.hidden_dim % self.num_heads == 0, self, "num_heads", "must divide hidden_dim")
         _require(self.head_dim % 2 == 0, self, "num_heads", "rotary heads have an even width")
-        _require(self.remat in ("none", "full", "dots"), self, "remat", "none, full or dots")
+        _require_choice(self, "remat", Remat)
 
     @property
     def head_dim(self) -> int:
@@ -166,13 +174,15 @@ class RegionConfig:
     samples_per_bin: int = 2
     patch_frame: float = 14.0
     box_scale: float | None = 224.0
-    output: Literal["own", "shared"] = "own"
+    output: RegionOutput = "own"
     compute_dtype: DType | None = None
 
     def __post_init__(self) -> None:
         _require_positive(self, "mid_dim", "position_dim", "num_fusion_rounds", "norm_groups")
         _require_positive(self, "roi_size", "samples_per_bin", "patch_frame")
-        _require(self.output in ("own", "shared"), self, "output", "own or shared")
+        _require_choice(self, "output", RegionOutput)
+        if self.compute_dtype is not None:
+            _require_choice(self, "compute_dtype", DType)
 
 
 @dataclass(frozen=True)
@@ -181,6 +191,8 @@ class SAMConfig:
 
     Pixel statistics are in units of 0..255.
     """
+
+    hypernetwork_layers: ClassVar[int] = 3  # of the MLP behind every mask token
 
     image_size: int = 1024
     patch_size: int = 16
@@ -205,20 +217,17 @@ class SAMConfig:
         _require_positive(self, "image_size", "patch_size", "hidden_dim", "num_layers", "num_heads")
         _require_positive(self, "window_size", "out_dim", "mask_channels", "decoder_layers")
         _require_positive(self, "decoder_heads", "decoder_mlp_dim", "iou_dim", "iou_layers")
+        _require(self.out_dim % 8 == 0, self, "out_dim", "the upscaling divides it by 8")
+        whole = self.out_dim // 2 % self.decoder_heads == 0
+        _require(whole, self, "decoder_heads", f"must divide half of out_dim = {self.out_dim}")
+        _require(self.mask_channels % 4 == 0, self, "mask_channels", "is divided by 4")
         _require(self.image_size % self.patch_size == 0, self, "image_size", "not whole patches")
         _require(self.hidden_dim % self.num_heads == 0, self, "num_heads", "must divide hidden_dim")
-        _require(
-            all(0 <= block < self.num_layers for block in self.global_blocks),
-            self,
-            "global_blocks",
-            f"blocks are numbered 0 to {self.num_layers - 1}",
-        )
-        _require(
-            list(self.global_blocks) == sorted(set(self.global_blocks)),
-            self,
-            "global_blocks",
-            "must be ascending, each once",
-        )
+        exist = all(0 <= block < self.num_layers for block in self.global_blocks)
+        message = f"blocks are numbered 0 to {self.num_layers - 1}"
+        _require(exist, self, "global_blocks", message)
+        ascending = list(self.global_blocks) == sorted(set(self.global_blocks))
+        _require(ascending, self, "global_blocks", "must be ascending, each once")
 
     @property
     def grid_size(self) -> int:
@@ -255,8 +264,8 @@ class TokenConfig:
     phrase_end: int = 32006
 
     def __post_init__(self) -> None:
-        for name in ("image_start", "image_end", "region", "point", "seg"):
-            _require(getattr(self, name) >= 0, self, name, "must be an id of the vocabulary")
+        for each in fields(self):
+            _require(getattr(self, each.name) >= 0, self, each.name, "must be an id")
 
     @classmethod
     def grown_from(cls, base_vocab_size: int) -> TokenConfig:
@@ -297,30 +306,20 @@ class GLaMMConfig:
     compute_dtype: DType = "float32"
 
     def __post_init__(self) -> None:
-        _require(
-            self.clip.hidden_dim % self.region.norm_groups == 0,
-            self.region,
-            "norm_groups",
-            f"must divide clip.hidden_dim = {self.clip.hidden_dim}",
-        )
-        _require(
-            self.region.output == "own" or self.region.mid_dim == self.clip.hidden_dim,
-            self.region,
-            "mid_dim",
-            f"the shared V-L layer reads clip.hidden_dim = {self.clip.hidden_dim}",
-        )
-        _require(
-            self.tokens.seg < self.llama.vocab_size,
-            self.tokens,
-            "seg",
-            f"outside the vocabulary of {self.llama.vocab_size}",
-        )
-        _require(
-            self.compute_dtype in ("float32", "bfloat16"),
-            self,
-            "compute_dtype",
-            "float32 or bfloat16",
-        )
+        for name in ("projector_activation", "text_projection_activation"):
+            _require_choice(self, name, Activation)
+        _require_choice(self, "compute_dtype", DType)
+        width, region = self.clip.hidden_dim, self.region
+        _require(width % 4 == 0, self.clip, "hidden_dim", "the fusion of regions quarters it")
+        whole = width % region.norm_groups == 0
+        _require(whole, region, "norm_groups", f"must divide clip.hidden_dim = {width}")
+        fits = region.output == "own" or region.mid_dim == width
+        message = f"the shared V-L layer reads clip.hidden_dim = {width}"
+        _require(fits, region, "mid_dim", message)
+        vocab = self.llama.vocab_size
+        for each in fields(self.tokens):
+            inside = getattr(self.tokens, each.name) < vocab
+            _require(inside, self.tokens, each.name, f"outside the vocabulary of {vocab}")
 
 
 CLIP_L14_336 = CLIPConfig()
@@ -354,18 +353,23 @@ def paper(llama: LlamaConfig = LLAMA_7B) -> GLaMMConfig:
     )
 
 
-def with_lora(
-    config: GLaMMConfig, preset: Literal["released", "paper"] = "released"
-) -> GLaMMConfig:
+def with_lora(config: GLaMMConfig, preset: Preset = "released") -> GLaMMConfig:
     """The same model with the preset's adapters: alpha 16 in the code, 8 in the paper."""
     return replace(config, lora=LoRAConfig(alpha=16.0 if preset == "released" else 8.0))
 
 
-def tiny(base_vocab_size: int = 200) -> GLaMMConfig:
-    """Every part of the model, small enough to differentiate in seconds on one core."""
+def tiny(base_vocab_size: int = 200, preset: Preset = "released") -> GLaMMConfig:
+    """Every part of a preset's model, small enough to differentiate in seconds on one core."""
+    like = released() if preset == "released" else paper()
     return GLaMMConfig(
         clip=CLIPConfig(
-            image_size=48, patch_size=2, hidden_dim=64, mlp_dim=128, num_layers=11, num_heads=4
+            image_size=48,
+            patch_size=2,
+            hidden_dim=64,
+            mlp_dim=128,
+            num_layers=11,
+            num_heads=4,
+            activation=like.clip.activation,
         ),
         llama=LlamaConfig(
             vocab_size=base_vocab_size + 7,
@@ -375,7 +379,7 @@ def tiny(base_vocab_size: int = 200) -> GLaMMConfig:
             num_heads=4,
             remat="none",
         ),
-        region=RegionConfig(mid_dim=64, norm_groups=16),
+        region=replace(like.region, mid_dim=64, norm_groups=16),
         sam=SAMConfig(
             image_size=128,
             patch_size=8,
@@ -391,4 +395,5 @@ def tiny(base_vocab_size: int = 200) -> GLaMMConfig:
             iou_dim=32,
         ),
         tokens=TokenConfig.grown_from(base_vocab_size),
+        text_projection_activation=like.text_projection_activation,
     )

@@ -38,13 +38,15 @@ class Batch(NamedTuple):
     box_image: Array  # int32[R]; slot of `region_images`
     region_source: Array  # int32[B, T]; region that replaces this token, or -1
 
+    row_grounding_image: Array  # int32[B]; slot of `grounding_images` the row speaks of, or -1
     grounding_images: Array  # uint8[G, H, W, 3] padded at the bottom right, or float, normalised
     resized_sizes: Array  # int32[G, 2]; height and width of the image inside the padding
     original_sizes: Array  # int32[G, 2]; height and width of the original image
     mask_rows: Array  # int32[M]; row of the hidden state that emitted this [SEG]
     mask_positions: Array  # int32[M]; its position
     mask_image: Array  # int32[M]; slot of `grounding_images`
-    mask_valid: Array  # bool[M]
+    mask_valid: Array  # bool[M]; there is a [SEG] here
+    mask_has_truth: Array  # bool[M]; and `masks` holds its truth, which the losses need
     masks: Array  # uint8[M, H, W]; truth at the original size, top left; may hold 2 (trap 22)
 
 

@@ -31,6 +31,7 @@ PRESETS: dict[str, Callable[[], GLaMMConfig]] = {
     "paper": paper,
     "paper_lora": lambda: with_lora(paper(), "paper"),
     "tiny": tiny,
+    "tiny_paper": lambda: tiny(preset="paper"),
 }
 
 
@@ -53,6 +54,8 @@ def test_every_frozen_preset_exists(goldens: Path) -> None:
 BAD_FIELDS = [
     (CLIPConfig, "image_size", 337),
     (CLIPConfig, "num_heads", 5),
+    (CLIPConfig, "activation", "tanh"),
+    (CLIPConfig, "norm_eps", 0.0),
     (CLIPConfig, "num_layers", 0),
     (CLIPConfig, "projector_layer", 25),
     (CLIPConfig, "region_layers", (-26, -2)),
@@ -66,12 +69,20 @@ BAD_FIELDS = [
     (LoRAConfig, "targets", ("q_proj", "w_proj")),
     (RegionConfig, "roi_size", 0),
     (RegionConfig, "output", "none"),
+    (RegionConfig, "compute_dtype", "float16"),
     (SAMConfig, "image_size", 1000),
     (SAMConfig, "num_heads", 7),
     (SAMConfig, "global_blocks", (7, 32)),
     (SAMConfig, "global_blocks", (15, 7)),
     (SAMConfig, "global_blocks", (7, 7)),
+    (SAMConfig, "out_dim", 260),
+    (SAMConfig, "decoder_heads", 6),
+    (SAMConfig, "mask_channels", 6),
     (TokenConfig, "seg", -1),
+    (TokenConfig, "phrase_end", -1),
+    (GLaMMConfig, "projector_activation", "tanh"),
+    (GLaMMConfig, "text_projection_activation", "tanh"),
+    (GLaMMConfig, "compute_dtype", "float16"),
 ]
 
 
@@ -88,7 +99,10 @@ def test_a_bad_field_is_named_with_its_value(owner: type, field: str, value: obj
     [
         ({"region": RegionConfig(norm_groups=60)}, "RegionConfig.norm_groups"),
         ({"region": RegionConfig(mid_dim=512, output="shared")}, "RegionConfig.mid_dim"),
+        ({"clip": CLIPConfig(hidden_dim=66, num_heads=3)}, "CLIPConfig.hidden_dim"),
         ({"tokens": TokenConfig(seg=32007)}, "TokenConfig.seg"),
+        ({"tokens": TokenConfig(phrase_end=32007)}, "TokenConfig.phrase_end"),
+        ({"tokens": TokenConfig(eos=40000)}, "TokenConfig.eos"),
     ],
 )
 def test_parts_that_do_not_fit_each_other_are_named(change: dict, field: str) -> None:

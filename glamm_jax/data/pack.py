@@ -12,10 +12,12 @@ What does not fit raises `CapacityError`, naming what; nothing is sliced away in
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
 import numpy as np
 
 from glamm_jax.config import GLaMMConfig
+from glamm_jax.data.sample import Row, RowError, Sample, check_sample
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 from glamm_jax.types import Array, Batch
 
@@ -24,41 +26,6 @@ FILLER = -1  # no token: embeds as zero
 
 class CapacityError(ValueError):
     """A batch does not fit the shapes it was given. Names the part, the need and the room."""
-
-
-class RowError(ValueError):
-    """A row of ids contradicts its image, boxes or masks. Names the sample and the row."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One tokenised conversation: ids, IMAGE_ID for an image, and a label (or IGNORE_ID) each."""
-
-    token_ids: np.ndarray
-    labels: np.ndarray
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image, preprocessed, with all that is said about it.
-
-    image: uint8[h, w, 3] for CLIP, or float, normalised; None for text alone.
-    grounding_image: uint8[s, s, 3] for SAM, padded; None when nothing is segmented.
-    resized_size, original_size: (height, width) inside SAM's canvas and of the original image.
-    boxes_xyxy_unit: float[n, 4], one for each `<bbox>` of a row in turn; None leaves `<bbox>` a
-        plain token, and the region encoder does not run on this image.
-    masks: uint8[k, h, w] at the original size, one for each [SEG] of the rows in turn; None when
-        the truth is not known (inference).
-    """
-
-    rows: tuple[Row, ...]
-    image: np.ndarray | None = None
-    grounding_image: np.ndarray | None = None
-    resized_size: tuple[int, int] = (0, 0)
-    original_size: tuple[int, int] = (0, 0)
-    boxes_xyxy_unit: np.ndarray | None = None
-    masks: np.ndarray | None = None
-    name: str = "sample"
 
 
 @dataclass(frozen=True)
@@ -95,21 +62,41 @@ class _Expanded:
     emitting: np.ndarray  # positions whose hidden state emits a [SEG]
 
 
+class _Placed(NamedTuple):
+    """A row, the slots of the two images it speaks of (or -1), and the box of each `<bbox>`."""
+
+    row: _Expanded
+    image: int
+    grounding_image: int
+    boxes: np.ndarray
+
+
+class _Mask(NamedTuple):
+    """Where a [SEG] is emitted, the slot of its grounding image, and its truth, if known."""
+
+    row: int
+    position: int
+    image: int
+    truth: np.ndarray | None
+
+
 @dataclass
 class _Parts:
     """What a batch needs, before it has a shape."""
 
-    rows: list[tuple[_Expanded, int]] = field(default_factory=list)  # with its image's slot
+    rows: list[_Placed] = field(default_factory=list)
     images: list[np.ndarray] = field(default_factory=list)
     region_images: list[int] = field(default_factory=list)
     boxes: list[tuple[np.ndarray, int]] = field(default_factory=list)
     grounding: list[Sample] = field(default_factory=list)
-    masks: list[tuple[int, int, int, np.ndarray | None]] = field(default_factory=list)
-    region_rows: list[np.ndarray] = field(default_factory=list)
+    masks: list[_Mask] = field(default_factory=list)
+    dtype: np.dtype | None = None  # of all images
 
 
 def expand(row: Row, config: GLaMMConfig) -> _Expanded:
     """Put `num_patches` positions in the place of each IMAGE_ID.
+
+    A sample has one image, so a second IMAGE_ID in a row shows the same picture again.
 
     The validity of ids is extended on the LEFT by what the images add, as in the original (trap 7):
     an unknown word in front of the image hides a patch instead of itself. Rows are right-padded
@@ -148,7 +135,9 @@ def pack(samples: list[Sample], config: GLaMMConfig, capacity: Capacity | None =
 
     Raises:
         CapacityError: a part does not fit.
-        RowError: more `<bbox>` than boxes (one box serves all, trap 16), more [SEG] than masks.
+        RowError: more `<bbox>` than boxes (one box serves all, trap 16), more [SEG] than masks,
+            ids outside the vocabulary, images, masks or boxes that do not fit the model, each
+            other or the rows (see `check_sample`).
     """
     parts = _collect(samples, config)
     needed = _needed(parts)
@@ -175,22 +164,26 @@ def fit(samples: list[Sample], config: GLaMMConfig) -> Capacity:
 def _collect(samples: list[Sample], config: GLaMMConfig) -> _Parts:
     parts = _Parts()
     for sample in samples:
-        image = first_box = -1
+        check_sample(sample, config, parts.dtype)
+        image = grounding = first_box = -1
         if sample.image is not None:
             image = len(parts.images)
             parts.images.append(sample.image)
+            parts.dtype = sample.image.dtype
         if sample.boxes_xyxy_unit is not None:
             first_box = len(parts.boxes)
             parts.boxes += [(box, len(parts.region_images)) for box in sample.boxes_xyxy_unit]
             parts.region_images.append(image)
+        if sample.grounding_image is not None:
+            grounding = len(parts.grounding)
+            parts.grounding.append(sample)
+            parts.dtype = sample.grounding_image.dtype
         first_row = len(parts.rows)
         for row in sample.rows:
             expanded = expand(row, config)
-            if (expanded.patches >= 0).any() and image < 0:
-                raise RowError(f"{sample.name}: a row mentions an image, the sample has none")
-            parts.region_rows.append(_regions_of(expanded, sample, first_box))
-            parts.rows.append((expanded, image))
-        if sample.grounding_image is not None:
+            boxes = _regions_of(expanded, sample, first_box)
+            parts.rows.append(_Placed(expanded, image, grounding, boxes))
+        if grounding >= 0:
             _collect_masks(parts, sample, first_row)
     return parts
 
@@ -210,24 +203,22 @@ def _regions_of(row: _Expanded, sample: Sample, first_box: int) -> np.ndarray:
 
 def _collect_masks(parts: _Parts, sample: Sample, first_row: int) -> None:
     """A mask for every [SEG] of the sample's rows; surplus truth is left out (trap 21)."""
-    slot = len(parts.grounding)
-    parts.grounding.append(sample)
     emitting = [
         (row, int(position))
         for row in range(first_row, len(parts.rows))
-        for position in parts.rows[row][0].emitting
+        for position in parts.rows[row].row.emitting
     ]
     truth = sample.masks
     if truth is not None and len(truth) < len(emitting):
         raise RowError(f"{sample.name}: {len(emitting)} [SEG], but only {len(truth)} masks")
     for number, (row, position) in enumerate(emitting):
         mask = None if truth is None else truth[number]
-        parts.masks.append((row, position, slot, mask))
+        parts.masks.append(_Mask(row, position, parts.rows[row].grounding_image, mask))
 
 
 def _needed(parts: _Parts) -> Capacity:
     sizes = [sample.original_size for sample in parts.grounding] or [(0, 0)]
-    rows = [row for row, _ in parts.rows]
+    rows = [placed.row for placed in parts.rows]
     return Capacity(
         rows=len(rows),
         tokens=max((len(row.token_ids) for row in rows), default=0),
@@ -250,18 +241,20 @@ def _token_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[st
         "positions": np.tile(np.arange(room.tokens, dtype=np.int32), (room.rows, 1)),
         "image_source": np.full(shape, -1, np.int32),
         "region_source": np.full(shape, -1, np.int32),
+        "row_grounding_image": np.full(room.rows, -1, np.int32),
         "target_positions": np.zeros(targets, np.int32),
         "target_ids": np.zeros(targets, np.int32),
         "target_valid": np.zeros(targets, bool),
     }
-    for i, (row, image) in enumerate(parts.rows):
+    for i, (row, image, grounding_image, boxes) in enumerate(parts.rows):
         length = len(row.token_ids)
         out["token_ids"][i, :length] = row.token_ids
         out["token_valid"][i, :length] = row.valid
         first_patch = image * config.clip.num_patches
         source = np.where(row.patches >= 0, first_patch + row.patches, -1)
         out["image_source"][i, :length] = source
-        out["region_source"][i, row.regions] = parts.region_rows[i]
+        out["region_source"][i, row.regions] = boxes
+        out["row_grounding_image"][i] = grounding_image
         learned = np.flatnonzero(row.labels[1:] != IGNORE_ID)
         out["target_positions"][i, : len(learned)] = learned
         out["target_ids"][i, : len(learned)] = row.labels[1:][learned]
@@ -292,8 +285,7 @@ def _image_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[st
     for i, sample in enumerate(parts.grounding):
         resized[i], original[i] = sample.resized_size, sample.original_size
     grounding = [s.grounding_image for s in parts.grounding if s.grounding_image is not None]
-    # Both kinds of images are uint8, or both are normalised floats.
-    kind = next((image.dtype for image in (*parts.images, *grounding)), np.dtype(np.uint8))
+    kind = np.dtype(np.uint8) if parts.dtype is None else parts.dtype
     return {
         "images": _stack(parts.images, room.images, (clip, clip, 3), kind),
         "region_images": region_images,
@@ -307,16 +299,18 @@ def _image_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[st
 
 def _mask_arrays(parts: _Parts, room: Capacity) -> dict[str, Array]:
     rows, positions, images = (np.zeros(room.masks, np.int32) for _ in range(3))
-    valid = np.zeros(room.masks, bool)
+    valid, has_truth = np.zeros(room.masks, bool), np.zeros(room.masks, bool)
     truth = np.zeros((room.masks, room.mask_height, room.mask_width), np.uint8)
     for i, (row, position, image, mask) in enumerate(parts.masks):
         rows[i], positions[i], images[i], valid[i] = row, position, image, True
         if mask is not None:
+            has_truth[i] = True
             truth[i, : mask.shape[0], : mask.shape[1]] = mask
     return {
         "mask_rows": rows,
         "mask_positions": positions,
         "mask_image": images,
         "mask_valid": valid,
+        "mask_has_truth": has_truth,
         "masks": truth,
     }

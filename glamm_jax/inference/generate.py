@@ -27,6 +27,10 @@ from glamm_jax.nn.resize import postprocess_masks
 from glamm_jax.types import Batch
 
 
+class ContextError(ValueError):
+    """Prompts and their answers do not fit the positions that the model knows."""
+
+
 class DecodeState(NamedTuple):
     """Everything between two tokens."""
 
@@ -60,7 +64,16 @@ class Generator:
         self.graph, self.state = nnx.split(model)
 
     def prefill(self, batch: Batch, room: int) -> DecodeState:
-        """Run the prompts, choose each row's first token; `room` tokens can be generated."""
+        """Run the prompts, choose each row's first token; `room` tokens can be generated.
+
+        Raises: ContextError when there is no room, or more than the model has positions for.
+        """
+        slots, context = batch.token_ids.shape[1], self.config.llama.max_positions
+        if room < 1 or slots + room > context:
+            raise ContextError(
+                f"room for {room} tokens behind prompts of {slots}: there must be at least one, "
+                f"and the model has {context} positions (llama.max_positions)"
+            )
         return _prefill(self.graph, self.state, batch, jnp.asarray(self.tokens.eos), room=room)
 
     def decode(self, decoding: DecodeState, max_steps: int) -> DecodeState:
@@ -70,12 +83,15 @@ class Generator:
         return _decode(self.graph, self.state, decoding, jnp.asarray(self.tokens.eos), stop)
 
     def finish(self, batch: Batch, decoding: DecodeState) -> SegMasks:
-        """A mask for every [SEG] of prompts and answers, at the original sizes."""
-        rows, steps, emitting = self._emitting(batch, decoding)
-        height, width = (int(n) for n in np.max(batch.original_sizes, axis=0))
+        """A mask for every [SEG] of prompts and answers, at the original sizes.
+
+        A row whose sample has no grounding image gets none.
+        """
+        rows, steps, images, emitting = self._emitting(batch, decoding)
+        sizes = np.asarray(batch.original_sizes)
+        height, width = (int(n) for n in sizes.max(axis=0, initial=0))
         if not len(rows):
             return SegMasks(rows, steps, jnp.zeros((0, height, width)), jnp.zeros(0))
-        images = self._image_of_rows(batch)[rows]
         # A few sizes only, so that a service compiles a handful of programs.
         padded = 1 << (len(rows) - 1).bit_length()
         fill = np.concatenate([np.arange(len(rows)), np.zeros(padded - len(rows), int)])
@@ -84,38 +100,38 @@ class Generator:
         return SegMasks(rows, steps, logits[: len(rows)], iou[: len(rows)])
 
     def answers(self, decoding: DecodeState) -> list[list[int]]:
-        """The generated ids of each row, its end token included."""
+        """The generated ids of each row, its end token included; none for a spare row."""
         out = []
-        for row in np.asarray(decoding.tokens[:, : int(decoding.count)]):
+        tokens = np.asarray(decoding.tokens[:, : int(decoding.count)])
+        for row, length in zip(tokens, np.asarray(decoding.lengths), strict=True):
             ends = np.flatnonzero(row == self.tokens.eos)
-            out.append(row[: ends[0] + 1 if len(ends) else len(row)].tolist())
+            end = ends[0] + 1 if len(ends) else len(row)
+            out.append(row[: end if length else 0].tolist())
         return out
 
     def _emitting(
         self, batch: Batch, decoding: DecodeState
-    ) -> tuple[np.ndarray, np.ndarray, Float[Array, "m d"]]:
-        """Row, step and emitting state of every [SEG], sorted by row, prompt first."""
-        valid = np.flatnonzero(np.asarray(batch.mask_valid))
-        prompt_rows = np.asarray(batch.mask_rows)[valid]
-        positions = np.asarray(batch.mask_positions)[valid]
-        found = [(row, -1, pos) for row, pos in zip(prompt_rows, positions, strict=True)]
-        for row, ids in enumerate(self.answers(decoding)):
-            found += [(row, n, n) for n, i in enumerate(ids) if i == self.tokens.seg]
-        found.sort(key=lambda item: (item[0], item[1]))  # stable: prompt positions stay in order
-        rows = np.array([row for row, _, _ in found], int)
-        steps = np.array([step for _, step, _ in found], int)
-        index = np.array([place for _, _, place in found], int)
-        if not len(rows):
-            return rows, steps, decoding.emitting[:0, 0]
-        from_prompt = decoding.prompt_hidden[rows, np.where(steps < 0, index, 0)]
-        from_answer = decoding.emitting[rows, np.maximum(steps, 0)]
-        return rows, steps, jnp.where((steps < 0)[:, None], from_prompt, from_answer)
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Float[Array, "m d"]]:
+        """Row, step, grounding image and emitting state of every [SEG] that can have a mask.
 
-    def _image_of_rows(self, batch: Batch) -> np.ndarray:
-        """The grounding image of every row: both kinds of images come in the samples' order."""
-        source = np.asarray(batch.image_source)
-        image = source.max(1) // self.config.clip.num_patches
-        return np.clip(image, 0, batch.grounding_images.shape[0] - 1)
+        Sorted by row, prompt first.
+        """
+        valid = np.flatnonzero(np.asarray(batch.mask_valid))
+        prompt = (np.asarray(x)[valid] for x in (batch.mask_rows, batch.mask_positions))
+        images = np.asarray(batch.mask_image)[valid]
+        found = [(row, -1, at, image) for row, at, image in zip(*prompt, images, strict=True)]
+        image_of_row = np.asarray(batch.row_grounding_image)
+        for row, ids in enumerate(self.answers(decoding)):
+            if image_of_row[row] >= 0:
+                segs = [n for n, i in enumerate(ids) if i == self.tokens.seg]
+                found += [(row, n, 0, image_of_row[row]) for n in segs]
+        found.sort(key=lambda item: item[:2])  # stable: prompt positions stay in order
+        rows, steps, positions, images = np.array(found, int).reshape(-1, 4).T
+        if not len(rows):
+            return rows, steps, images, decoding.emitting[:0, 0]
+        from_prompt = decoding.prompt_hidden[rows, positions]
+        from_answer = decoding.emitting[rows, np.maximum(steps, 0)]
+        return rows, steps, images, jnp.where((steps < 0)[:, None], from_prompt, from_answer)
 
 
 # -------------------------------------------------------------------- the programs, pure
@@ -139,7 +155,7 @@ def _prefill(
         tokens=jnp.full((rows, room), model.config.tokens.pad).at[:, 0].set(token),
         emitting=jnp.zeros((rows, room, last.shape[-1]), last.dtype).at[:, 0].set(last),
         lengths=lengths,
-        done=token == eos,
+        done=(lengths == 0) | (token == eos),  # a spare row of the batch has nothing to say
         count=jnp.asarray(1, jnp.int32),
     )
 

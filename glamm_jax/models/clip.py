@@ -37,7 +37,8 @@ class CLIPBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         h = self.norm1(x)
-        heads = (*h.shape[:2], self.num_heads, -1)
+        # Spelled out: -1 has no meaning where there is no image.
+        heads = (*h.shape[:2], self.num_heads, h.shape[2] // self.num_heads)
         q, k, v = (p(h).reshape(heads) for p in (self.q_proj, self.k_proj, self.v_proj))
         x = x + self.out_proj(attention(q, k, v).reshape(x.shape))
         x = x + self.mlp(self.norm2(x))
@@ -64,7 +65,8 @@ class CLIPVision(nnx.Module):
     def embed(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
         """Hidden state 0: class and patch embeddings with positions, after the pre-layernorm."""
         patches = self.patch_embedding(pixels)
-        patches = patches.reshape(patches.shape[0], -1, patches.shape[-1])
+        shape = (patches.shape[0], self.config.num_patches, patches.shape[-1])
+        patches = patches.reshape(shape)
         token = self.class_embedding[...].astype(pixels.dtype)
         token = jnp.broadcast_to(token[None, None], (patches.shape[0], 1, token.shape[0]))
         x = jnp.concatenate([token, patches], axis=1)

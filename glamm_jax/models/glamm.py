@@ -48,9 +48,10 @@ class GLaMM(nnx.Module):
     def __call__(self, batch: Batch, dropout_key: Array | None = None) -> Output:
         """Hidden states of every token, and a low-resolution mask for every [SEG]."""
         hidden = self.llama(self.embed(batch), batch.positions, batch.token_valid, dropout_key)
-        if batch.mask_rows.shape[0] == 0:
-            side = self.config.sam.mask_size
-            return Output(hidden, jnp.zeros((0, side, side), self.dtype), jnp.zeros(0, self.dtype))
+        masks, side = batch.mask_rows.shape[0], self.config.sam.mask_size
+        if masks == 0 or batch.grounding_images.shape[0] == 0:
+            empty = jnp.zeros((masks, side, side), self.dtype)
+            return Output(hidden, empty, empty[:, 0, 0])
         emitting = hidden[batch.mask_rows, batch.mask_positions]
         return Output(hidden, *self.decode_masks(emitting, self.encode_grounding(batch), batch))
 

@@ -84,7 +84,8 @@ class LlamaBlock(nnx.Module):
         if dropout_key is not None:
             keys = dict(zip(PROJECTIONS, jax.random.split(dropout_key, 7), strict=True))
         h = self.input_norm(x)
-        heads = (*h.shape[:2], self.num_heads, -1)
+        # Spelled out: -1 has no meaning where there is no row.
+        heads = (*h.shape[:2], self.num_heads, h.shape[2] // self.num_heads)
         q = rotate(self.q_proj(h, keys["q_proj"]).reshape(heads), *rotary)
         k = rotate(self.k_proj(h, keys["k_proj"]).reshape(heads), *rotary)
         v = self.v_proj(h, keys["v_proj"]).reshape(heads)

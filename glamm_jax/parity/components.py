@@ -10,28 +10,63 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.parity import clip_components, llama_components, region_components, sam_components
+from glamm_jax.parity.recorded_folder import naming, report_unknown_files
 from glamm_jax.parity.report import GoldenError, Ledger, Recorded, read_json
 
 CheckOne = Callable[[Recorded, dict[str, Any]], None]
+
+# What an entry may say, by the last part of its key: read by a case, or prose.
+READ = "configuration"
+PROSE = "prose"
+KNOWN = {
+    **dict.fromkeys(("salt", "weights_prefix", "input", "text_input", "inputs", "next_id"), READ),
+    **dict.fromkeys(("r", "alpha", "state_dict_names", "dim", "depth", "heads"), READ),
+    **dict.fromkeys(("global_attn", "resize", "orig", "gn_groups", "mid"), READ),
+    **dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers"), READ),
+    **dict.fromkeys(("num_attention_heads", "image_size", "patch_size", "hidden_act"), READ),
+    **dict.fromkeys(("layer_norm_eps", "hidden", "inter", "layers", "vocab", "rms_eps"), READ),
+    **dict.fromkeys(("rope_theta", "max_pos"), READ),
+    **dict.fromkeys(("note", "names", "roi_level"), PROSE),
+    **dict.fromkeys(("projector_reads", "region_encoder_reads"), PROSE),
+    "projection_dim": "CLIP's joint space, which nobody here projects to",
+}
 
 
 def check(folder: Path, ledger: Ledger) -> None:
     """Compare every component that `components/info.json` describes.
 
-    Raises: GoldenError for a missing or broken file, or a file that info.json does not describe.
+    Raises: GoldenError for a missing or broken info.json.
     """
     root = folder / "components"
     info = read_json(root / "info.json")
-    described = {f"{name}.npz" for name in info}
-    found = {path.name for path in root.glob("*.npz")}
-    if stray := sorted(found - described):
-        raise GoldenError(f"{root}: info.json does not describe {', '.join(stray)}")
-    for name, entry in info.items():
-        path = root / f"{name}.npz"
-        with ledger.guard(str(path)), Recorded.open(ledger, "components", path) as recorded:
-            kind = check_of(recorded, entry)
+    if not isinstance(info, dict) or not info:
+        raise GoldenError(f"{root / 'info.json'}: describes nothing")
+    files: dict[str, Recorded] = {}
+    for name in info:
+        with ledger.guard(str(root / f"{name}.npz")):
+            files[name] = Recorded.open(ledger, "components", root / f"{name}.npz")
+    for name, recorded in files.items():
+        with ledger.guard(str(root / f"{name}.npz")), recorded, naming(root / "info.json"):
+            kind = check_of(recorded, info[name])
             if kind is not None:  # otherwise every array in it stays unknown, and fails
-                kind(recorded, _with_inputs(name, entry, info))
+                kind(recorded, {**_inputs_for(recorded, info, files), **info[name]})
+    with Recorded.open(ledger, "components", root / "info.json") as described:
+        _settle_description(described)
+    known = {"info.json", *(f"{name}.npz" for name in info)}
+    report_unknown_files(ledger, "components", root, known)
+
+
+def _settle_description(described: Recorded) -> None:
+    """Compare what follows from the rest, settle what is known; any other key fails."""
+    for name in described.names:
+        entry, _, key = name.partition(".")
+        if key == "scaling":
+            rank, alpha = described.get(f"{entry}.r"), described.get(f"{entry}.alpha")
+            described.compare(name, alpha / rank, "metric")
+        elif key == "gelu":
+            described.compare(name, "exact erf", "exact")
+        elif (last := key.rpartition(".")[2]) in KNOWN:
+            described.exclude(name, KNOWN[last])
 
 
 def check_of(recorded: Recorded, entry: dict[str, Any]) -> CheckOne | None:
@@ -56,7 +91,13 @@ def check_of(recorded: Recorded, entry: dict[str, Any]) -> CheckOne | None:
     return None
 
 
-def _with_inputs(name: str, entry: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """A variant (`NAME_bf16`) is described by what it changes of NAME."""
-    base = next((other for other in info if other != name and name.startswith(other)), None)
-    return {**info[base], **entry} if base else entry
+def _inputs_for(
+    recorded: Recorded, info: dict[str, Any], files: dict[str, Recorded]
+) -> dict[str, Any]:
+    """The region encoder's entry, for a bfloat16 variant that says only what it changes."""
+    if "boxes0" not in recorded:
+        return {}
+    whole = [info[name] for name, other in files.items() if "fused_level0" in other]
+    if len(whole) != 1:
+        raise GoldenError(f"{recorded.file}: {len(whole)} region encoders it may be a variant of")
+    return whole[0]

@@ -17,6 +17,7 @@ from glamm_jax.data.pack import Capacity, Sample, fit, pack
 from glamm_jax.inference.generate import DecodeState, Generator
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parity.e2e_inputs import check_inputs, samples_of
+from glamm_jax.parity.recorded_folder import whole_numbers
 from glamm_jax.parity.report import GoldenError, Ledger, Recorded
 from glamm_jax.training.losses import masks_at_original_size
 from glamm_jax.types import Batch
@@ -60,7 +61,7 @@ def check_evaluations(
         samples = [_for_generation(s, info, prefix) for s in samples_of(recorded)]
         config = replace(model.config, tokens=_tokens(info, prefix, model.config))
         capacity = capacity.union(fit(samples, config))
-        room = max(room, int(info.input(f"{prefix}steps")))
+        room = max(room, int(whole_numbers(info, f"{prefix}steps")))
         cases.append(_Evaluation(recorded, info, prefix, samples[0], config))
     # A variant of a case may use that case's pixels.
     drawn_as = [drawn for name in names for drawn in (f"eval_{name}", name)]
@@ -87,8 +88,9 @@ class _Evaluation(NamedTuple):
 
 def _tokens(info: Recorded, prefix: str, config: GLaMMConfig) -> TokenConfig:
     """Some cases make ordinary ids the [SEG] and the end token, so that they are generated."""
-    eos = info.input(f"{prefix}eos_id") if f"{prefix}eos_id" in info else config.tokens.eos
-    return replace(config.tokens, seg=info.input(f"{prefix}seg_id"), eos=eos)
+    eos = f"{prefix}eos_id"
+    eos_id = int(whole_numbers(info, eos)) if eos in info else config.tokens.eos
+    return replace(config.tokens, seg=int(whole_numbers(info, f"{prefix}seg_id")), eos=eos_id)
 
 
 def _match_files(folder: Path, info: Recorded, names: list[str]) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from glamm_jax.data.pack import Row, Sample
 from glamm_jax.data.preprocess import grounding_size
 from glamm_jax.parity import golden_weights
 from glamm_jax.parity.report import Recorded
+from glamm_jax.text.special_tokens import IGNORE_ID
 
 # Side of the constant blocks in drawn pixels.
 PIXEL_BLOCKS = {"clip": 8, "sam": 16}
@@ -21,7 +22,7 @@ def samples_of(recorded: Recorded, *, with_boxes: bool = True) -> list[Sample]:
 
     Rows of `input_ids` belong to images by `offset`; boxes pass in the dtype given by the case.
     """
-    ids, labels = recorded.input("in/input_ids"), recorded.input("in/labels")
+    ids, labels = recorded.input("in/input_ids"), recorded.get("in/labels")
     offset = recorded.input("in/offset")
     images = nhwc(recorded.get("in/clip_pixels"))
     grounding = nhwc(recorded.get("in/sam_pixels")) if "in/sam_pixels" in recorded else None
@@ -51,13 +52,15 @@ def samples_of(recorded: Recorded, *, with_boxes: bool = True) -> list[Sample]:
 def check_inputs(
     recorded: Recorded, config: GLaMMConfig, names: Sequence[str] = (), salt: str = ""
 ) -> None:
-    """Compare what follows from other inputs: the id mask, SAM's resized sizes, drawn pixels.
+    """Compare what follows from other inputs: id mask, labels, SAM's sizes, drawn pixels.
 
     Args:
         names: names under which the pixels may have been drawn, `NAME:clip` and `NAME:sam`.
     """
-    ids = recorded.get("in/input_ids")
+    ids, labels = recorded.get("in/input_ids"), recorded.get("in/labels")
     recorded.compare("in/attention_mask", ids != config.tokens.pad, "exact")
+    # Which ids are learned is input; a label is its id or nothing.
+    recorded.compare("in/labels", np.where(labels == IGNORE_ID, IGNORE_ID, ids), "exact")
     original = recorded.input("in/orig_hw")
     resized = [grounding_size(h, w, config.sam.image_size) for h, w in original.tolist()]
     recorded.compare("in/resize_hw", np.asarray(resized).reshape(-1, 2), "exact")

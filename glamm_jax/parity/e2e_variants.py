@@ -82,7 +82,7 @@ def check_lora(
             key: info.input(f"lora.{key}", "configuration")
             for key in ("r", "alpha", "dropout", "targets")
         }
-        adapters = lora_config(lora)
+        adapters = lora_config(lora, config.llama.num_layers)
         adapted = replace(config, lora=adapters)
         info.compare("lora.scaling", adapters.scale, "exact")
         samples = _samples(folder, info.input("input_case").removeprefix("train_"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -68,19 +69,25 @@ def glamm_config(described: Mapping[str, Any]) -> GLaMMConfig:
         llama = _renamed(LlamaConfig(vocab_size=base_vocab + 7, remat="none"), llm, _LLAMA_FIELDS)
         sam = _renamed(SAMConfig(), described["sam"], _SAM_FIELDS)
         region = _renamed(RegionConfig(), described["region"], _REGION_FIELDS)
+        tokens = TokenConfig.grown_from(base_vocab)
+        config = GLaMMConfig(clip=clip, llama=llama, region=region, sam=sam, tokens=tokens)
     except KeyError as error:
         raise GoldenError(f"info.json: config lacks {error}") from error
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise GoldenError(f"info.json: config: {error}") from error
     if described.get("grid", clip.grid_size) != clip.grid_size:
         raise GoldenError(f"info.json: grid {described['grid']}, but CLIP's is {clip.grid_size}")
-    tokens = TokenConfig.grown_from(base_vocab)
-    return GLaMMConfig(clip=clip, llama=llama, region=region, sam=sam, tokens=tokens)
+    return config
 
 
-def lora_config(described: Mapping[str, Any]) -> LoRAConfig:
-    """Adapters as `variant_lora_info.json` describes them; targets are module paths."""
-    targets = dict.fromkeys(path.split(".")[-1] for path in described["targets"])
+def lora_config(described: Mapping[str, Any], num_layers: int) -> LoRAConfig:
+    """Adapters as `variant_lora_info.json` describes them; targets are module paths.
+
+    Raises: GoldenError when a projection is adapted in some layers only, which our stacks cannot.
+    """
+    targets = Counter(path.split(".")[-1] for path in described["targets"])
+    if partial := [name for name, count in targets.items() if count != num_layers]:
+        raise GoldenError(f"lora.targets: {partial} not in each of the {num_layers} layers once")
     return LoRAConfig(
         rank=described["r"],
         alpha=described["alpha"],
@@ -130,6 +137,9 @@ def _renamed(default: Any, described: Mapping[str, Any], names: Mapping[str, str
     """The default with the described fields, under our names. KeyError for an unknown one."""
     values = {names[key]: value for key, value in described.items()}
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    for name, value in values.items():
+        if isinstance(getattr(default, name), int) and not isinstance(value, int):
+            raise ValueError(f"{name} = {value!r} is no whole number")
     return type(default)(**{**vars(default), **values})
 
 

@@ -14,6 +14,7 @@ from glamm_jax.config import CLIPConfig, SAMConfig
 from glamm_jax.data import boxes as box_module
 from glamm_jax.data import masks, preprocess
 from glamm_jax.nn.image import normalise
+from glamm_jax.parity import golden_weights
 from glamm_jax.parity.recorded_folder import (
     naming,
     part_folder,
@@ -86,7 +87,7 @@ def _check_processor(info: Recorded) -> int:
 
 def _check_arrays(arrays: Recorded) -> int:
     """Every array of one picture's file; sizes are those of the arrays. Returns SAM's full size."""
-    image = arrays.input("in/image_u8")
+    image = _checked_image(arrays)
     sizes: dict[str, int] = {}
     for name in arrays.names:
         shape = arrays.shape(name)
@@ -102,6 +103,18 @@ def _check_arrays(arrays: Recorded) -> int:
             pixels = grounding_pixels(image, shape[-1])
             _compare_pixels(arrays, name, pixels.transpose(2, 0, 1), "clip_pixels")
     return sizes.get("sam", DEFAULT_SAM_SIZE)
+
+
+def _checked_image(arrays: Recorded) -> np.ndarray:
+    """The picture; compared with the golden rule's draw where that explains nearly all of it."""
+    name = "in/image_u8"
+    image = arrays.get(name)
+    for number in re.findall(r"\d+", arrays.file.split("/")[-1]):
+        drawn = golden_weights.image_u8(f"pre{number}", *image.shape[:2])
+        if drawn.shape == image.shape and np.mean(drawn == image) > 0.9:
+            arrays.compare(name, drawn, "exact")
+            return image
+    return arrays.input(name)
 
 
 def clip_pixels(image: np.ndarray, size: int) -> np.ndarray:

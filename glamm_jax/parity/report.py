@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from glamm_jax.parity.difference import SAMPLED, difference, sampled_difference
 from glamm_jax.parity.tolerances import TOLERANCES, Tolerance
-
-SAMPLED = ("__val", "__idx", "__shape", "__stats")
 
 
 class GoldenError(Exception):
@@ -156,14 +155,17 @@ class Recorded:
     def shape(self, name: str) -> tuple[int, ...]:
         """The whole array's shape, also of a sampled one."""
         if f"{name}__shape" in self.values:
-            return tuple(int(n) for n in self.values[f"{name}__shape"])
+            return tuple(int(n) for n in np.asarray(self.values[f"{name}__shape"]).reshape(-1))
         return np.shape(self.get(name))
 
     def compare(self, name: str, actual: Any, kind: str, note: str = "") -> None:
         """Compare an array, whole or sampled, numbers or text, with ours in the same layout."""
         tolerance = TOLERANCES[kind]
         if f"{name}__val" in self.values:
-            error, problem = self._compare_sampled(name, np.asarray(actual), tolerance)
+            sampled = {suffix: self.get(name + suffix) for suffix in SAMPLED}
+            error, problem = sampled_difference(sampled, np.asarray(actual), tolerance)
+            if name in self.values:
+                problem = "stored both whole and sampled"
         else:
             error, problem = difference(self.get(name), actual, tolerance)
         ok = problem is None and error is not None and error <= tolerance.limit
@@ -174,24 +176,6 @@ class Recorded:
         tolerance = TOLERANCES[kind]
         ok = error <= tolerance.limit
         self._add(name, "equal" if ok else "differs", error, tolerance, note)
-
-    def _compare_sampled(
-        self, name: str, actual: np.ndarray, tolerance: Tolerance
-    ) -> tuple[float | None, str | None]:
-        values = {suffix: self.get(name + suffix) for suffix in SAMPLED}
-        shape = tuple(int(n) for n in values["__shape"])
-        if actual.shape != shape:
-            return None, f"shape {actual.shape}, recorded {shape}"
-        index = values["__idx"]
-        if index.size and (index.min() < 0 or index.max() >= actual.size):
-            return None, "a recorded index lies outside the array"
-        flat = actual.reshape(-1)
-        std = float(values["__stats"][1])
-        error, problem = difference(values["__val"], flat[index], tolerance, scale=std)
-        stats_error = _stats_error(values["__stats"], flat, tolerance)
-        if problem is None and error is not None:
-            error = max(error, stats_error)
-        return error, problem
 
     def _add(
         self,
@@ -221,91 +205,6 @@ def _base_name(name: str) -> str:
         if name.endswith(suffix):
             return name[: -len(suffix)]
     return name
-
-
-def _stats_error(stats: np.ndarray, flat: np.ndarray, tolerance: Tolerance) -> float:
-    """Error of mean, standard deviation, L2 norm, min and max of the whole array, same measure."""
-    x = flat.astype(np.float64)
-    ours = np.array([x.mean(), x.std(), np.sqrt((x * x).sum()), x.min(), x.max()])
-    std = max(float(stats[1]), 1e-30)
-    norm = max(float(stats[2]), std)
-    # Rounding averages out of a norm, so a twentieth of the tolerance is asked of it.
-    if tolerance.measure == "std" and tolerance.limit <= 1e-3:
-        norm = norm / 20
-    error = np.abs(ours - stats)
-    scale = np.array([std, std, norm, std, std])
-    return float((error if tolerance.measure == "absolute" else error / scale).max())
-
-
-def difference(
-    recorded: Any, actual: Any, tolerance: Tolerance, scale: float | None = None
-) -> tuple[float | None, str | None]:
-    """(error in the tolerance's measure, problem). A problem is a failure whatever the error."""
-    if tolerance.measure == "exact" or not _numeric(recorded):
-        same = _plain(recorded) == _plain(actual)
-        return (
-            (0.0, None) if same else (None, f"recorded {_short(recorded)}, ours {_short(actual)}")
-        )
-    x, y = np.asarray(recorded, np.float64), np.asarray(actual, np.float64)
-    if x.shape != y.shape:
-        return None, f"shape {y.shape}, recorded {x.shape}"
-    if x.size == 0:
-        return 0.0, None
-    if not np.array_equal(np.isnan(x), np.isnan(y)):
-        return None, "not-a-number in one of them"
-    error = np.abs(np.nan_to_num(x) - np.nan_to_num(y))
-    worst = float(error.max())
-    if tolerance.measure == "absolute":
-        over = tolerance.mean is not None and float(error.mean()) > tolerance.mean
-        return worst, f"mean error {error.mean():.2e} above {tolerance.mean}" if over else None
-    if tolerance.measure == "relative":
-        return float((error / np.maximum(np.abs(x), 1e-30)).max()), None
-    std = x.std() if scale is None else scale
-    if tolerance.measure == "norm":
-        return _norm_difference(x, error, std, tolerance)
-    same = float(((x > 0) == (y > 0)).mean())
-    if tolerance.pixels is not None and same < tolerance.pixels:
-        return worst / max(std, 1e-30), f"only {same:.3%} of the thresholded pixels agree"
-    if x.size < 100:
-        if worst <= 1e-5:
-            return worst, None
-        std = max(std, float(np.sqrt((x * x).mean())))
-    rms = float(np.sqrt((error * error).mean())) / max(std, 1e-30)
-    over = tolerance.mean is not None and rms > tolerance.mean
-    return worst / max(std, 1e-30), f"rms error {rms:.2e} above {tolerance.mean}" if over else None
-
-
-def _norm_difference(
-    recorded: np.ndarray, error: np.ndarray, std: float, tolerance: Tolerance
-) -> tuple[float, str | None]:
-    """L2 norm of the error over that of the array; every entry is bounded, too."""
-    norm = float(np.linalg.norm(error) / max(float(np.linalg.norm(recorded)), 1e-30))
-    worst = float(error.max()) / max(std, 1e-30)
-    over = tolerance.entry is not None and worst > tolerance.entry
-    return norm, f"an entry is off by {worst:.1e} of std" if over else None
-
-
-def _numeric(value: Any) -> bool:
-    try:
-        return np.asarray(value).dtype.kind in "fiub"
-    except ValueError:
-        return False
-
-
-def _plain(value: Any) -> Any:
-    """Arrays and tuples as lists, so that equality means equality."""
-    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
-        return np.asarray(value).tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
-
-
-def _short(value: Any) -> str:
-    text = repr(_plain(value))
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def flatten_json(value: Any, path: str = "") -> dict[str, Any]:

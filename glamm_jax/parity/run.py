@@ -26,6 +26,10 @@ PARTS: dict[str, tuple[str, Check | None]] = {
 }
 
 
+# Inputs of other parts, and our own presets beside the golden numbers of this repository.
+NO_PARTS = ("fixtures", "configs")
+
+
 def parts_of(folder: Path) -> list[str]:
     """Parts that the folder holds and that can be compared."""
     return [
@@ -47,11 +51,11 @@ def run_parts(
     if not folder.is_dir():
         ledger.broken.append(f"{folder}: no such folder")
         return ledger
-    wanted = list(only) or parts_of(folder)
+    wanted = list(dict.fromkeys(only)) or parts_of(folder)
     if not wanted:
         ledger.broken.append(f"{folder}: holds no part of a golden folder that can be compared")
     if not only:
-        _exclude_later_parts(folder, ledger)
+        _mention_the_rest(folder, ledger)
     for name in wanted:
         with ledger.guard(f"{folder}: part {name}"):
             check = _check_named(folder, name)
@@ -63,14 +67,18 @@ def run_parts(
     return ledger
 
 
-def _exclude_later_parts(folder: Path, ledger: Ledger) -> None:
-    """List what lies there but is compared by nothing yet, so that nothing goes unmentioned."""
-    for name, (pattern, check) in PARTS.items():
-        if check is not None:
+def _mention_the_rest(folder: Path, ledger: Ledger) -> None:
+    """Rows for what is compared by nothing: parts of later issues, and parts that nobody knows."""
+    patterns = [pattern for pattern, check in PARTS.values() if check is not None]
+    later = {pattern for pattern, check in PARTS.values() if check is None}
+    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if any(part.match(pattern) for pattern in patterns) or part.name in NO_PARTS:
             continue
-        for path in sorted((folder / pattern).rglob("*")):
-            if path.suffix in (".json", ".npz"):
-                with ledger.guard(str(path)), Recorded.open(ledger, name, path) as recorded:
+        for path in sorted(part.rglob("*")):
+            if path.suffix not in (".json", ".npz"):
+                continue
+            with ledger.guard(str(path)), Recorded.open(ledger, part.name, path) as recorded:
+                if part.name in later:
                     recorded.exclude_prefix("", "not compared yet: arrives with its own issue")
 
 

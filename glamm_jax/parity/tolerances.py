@@ -29,6 +29,7 @@ class Tolerance:
     mean: a limit on the root mean square of the error (std) or its mean (absolute), too.
     entry: a limit on every entry over the standard deviation, too (norm).
     pixels: share of numbers whose sign must agree: the pixels of a thresholded mask.
+    bfloat16: recorded numbers must be of that type; the wide tolerance would hide a changed one.
     """
 
     limit: float
@@ -37,6 +38,7 @@ class Tolerance:
     mean: float | None = None
     entry: float | None = None
     pixels: float | None = None
+    bfloat16: bool = False
 
 
 TOLERANCES: dict[str, Tolerance] = {
@@ -55,7 +57,7 @@ TOLERANCES: dict[str, Tolerance] = {
     "encoder": Tolerance(1e-3, 1e-4),
     "mask": Tolerance(3e-4, 2e-5, pixels=0.999),
     # bfloat16 variants: max 6e-2, rms 2e-2
-    "bf16": Tolerance(6e-2, 6e-2, mean=2e-2),
+    "bf16": Tolerance(6e-2, 6e-2, mean=2e-2, bfloat16=True),
     "bf16_loss": Tolerance(6e-2, 6e-2, "absolute"),
     # preprocessing
     "resized_uint8": Tolerance(1.0, 0.0, "absolute"),

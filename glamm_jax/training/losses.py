@@ -27,7 +27,7 @@ def losses(model: GLaMM, batch: Batch, output: Output, weights: LossWeights) -> 
     if batch.masks.shape[0] == 0:
         return Losses(ce, ce, jnp.zeros(()), jnp.zeros(()))
     logits, inside = masks_at_original_size(output, batch, model.config.sam.image_size)
-    bce, dice = mask_losses(logits, batch.masks, inside, batch.mask_valid)
+    bce, dice = mask_losses(logits, batch.masks, inside, batch.mask_has_truth)
     bce, dice = weights.bce * bce, weights.dice * dice
     return Losses(ce + bce + dice, ce, bce, dice)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from glamm_jax.config import SAMConfig
 from glamm_jax.weights.rules import Rule, Table, Unread
 
-HYPERNETWORK_LAYERS = 3
-
 
 def linear_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> tuple[Rule, ...]:
     """Weight and bias of a dense layer."""
@@ -124,7 +122,7 @@ def mask_decoder_table(config: SAMConfig) -> Table:
         *conv_rules("output_upscaling.3", "upscaling.conv2", "conv_transposed"),
     ]
     tokens = tuple(range(config.num_multimasks + 1))
-    for i in range(HYPERNETWORK_LAYERS):
+    for i in range(config.hypernetwork_layers):
         tensor = f"output_hypernetworks_mlps.{{layer}}.layers.{i}"
         rules += linear_rules(tensor, f"hypernetworks.layers.{i}", tokens)
     for i in range(config.iou_layers):

@@ -127,6 +127,67 @@ def test_what_does_not_fit_is_named_with_need_and_room(tiny_config: GLaMMConfig)
         pack(samples, tiny_config, replace(needed, masks=0))
 
 
+def test_a_row_knows_the_grounding_image_of_its_own_sample(tiny_config: GLaMMConfig) -> None:
+    seen = sample(tiny_config, row(1, IMAGE_ID), grounding_image=None)
+    asked = sample(tiny_config, row(1, IMAGE_ID), row(1, 5))
+    samples = [seen, asked, Sample(rows=(row(1, 4),)), asked]
+    batch = pack(samples, tiny_config, replace(fit(samples, tiny_config), rows=7))
+    assert batch.row_grounding_image.tolist() == [-1, 0, 0, -1, 1, 1, -1]
+
+
+def test_a_second_image_id_shows_the_same_picture_again(tiny_config: GLaMMConfig) -> None:
+    batch = pack([sample(tiny_config, row(1, IMAGE_ID, 5, IMAGE_ID))], tiny_config)
+    shown = batch.image_source[0][batch.image_source[0] >= 0]
+    assert shown.tolist() == 2 * list(range(tiny_config.clip.num_patches))
+
+
+def test_a_seg_whose_truth_is_unknown_is_said_so(tiny_config: GLaMMConfig) -> None:
+    asked = row(1, IMAGE_ID, 5, tiny_config.tokens.seg)
+    known = sample(tiny_config, asked, masks=np.ones((1, 5, 7), np.uint8))
+    batch = pack([known, replace(known, masks=None)], tiny_config)
+    assert batch.mask_valid.tolist() == [True, True]
+    assert batch.mask_has_truth.tolist() == [True, False]
+
+
+BAD_SAMPLES = [
+    ({"image": np.zeros((9, 48, 3), np.uint8)}, r"image of shape \(9, 48, 3\).*\(48, 48, 3\)"),
+    (
+        {"grounding_image": np.zeros((64, 64, 3), np.uint8)},
+        r"grounding_image of shape \(64, 64, 3\), but the model takes \(128, 128, 3\)",
+    ),
+    (
+        {"grounding_image": np.zeros((128, 128, 3), np.float32)},
+        "grounding_image of float32 in a batch whose images are uint8",
+    ),
+    (
+        {"masks": np.zeros((1, 7, 5), np.uint8)},
+        r"a mask of shape \(7, 5\), but the original size is \(5, 7\)",
+    ),
+    (
+        {"masks": np.zeros((1, 5, 7), np.uint8), "grounding_image": None},
+        "1 masks without a grounding_image",
+    ),
+    ({"boxes_xyxy_unit": np.zeros((2, 5))}, r"boxes of shape \(2, 5\)"),
+    ({"rows": (row(1, 5),), "image": None, "boxes_xyxy_unit": np.zeros((2, 4))}, "2 boxes without"),
+    ({"rows": (row(1, IMAGE_ID),), "image": None}, "mentions an image, the sample has none"),
+    ({"rows": (row(1, 207),)}, "id 207 is outside the vocabulary of 207"),
+    ({"rows": (row(1, -7),)}, "id -7 is outside the vocabulary"),
+    ({"rows": (Row(np.array([1]), np.array([999])),)}, "label 999 is outside the vocabulary"),
+    ({"rows": (Row(np.array([1, 2]), np.array([1])),)}, r"ids of shape \(2,\) with labels"),
+    ({"resized_size": (129, 128)}, r"resized_size \(129, 128\) is not inside"),
+    ({"original_size": (0, 7)}, r"original_size \(0, 7\) is empty"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), BAD_SAMPLES, ids=lambda x: str(x)[:40])
+def test_a_sample_that_contradicts_itself_is_named(
+    tiny_config: GLaMMConfig, fields: dict, message: str
+) -> None:
+    good = sample(tiny_config, row(1, IMAGE_ID))
+    with pytest.raises(RowError, match=f"^photo 7: .*{message}"):
+        pack([good, replace(good, **{**fields, "name": "photo 7"})], tiny_config)
+
+
 def test_an_empty_batch_has_the_shapes_of_its_capacity(tiny_config: GLaMMConfig) -> None:
     batch = pack([], tiny_config, Capacity(rows=2, tokens=9, images=1, masks=3))
     assert batch.token_ids.shape == (2, 9)

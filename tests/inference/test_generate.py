@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config import CLIPConfig, GLaMMConfig, RegionConfig, tiny
-from glamm_jax.data.pack import Row, Sample, pack
-from glamm_jax.inference.generate import Generator
+from glamm_jax.data.pack import Row, Sample, fit, pack
+from glamm_jax.inference.generate import ContextError, Generator
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 
@@ -114,3 +114,58 @@ def test_decoding_in_two_calls_equals_one(model: GLaMM, config: GLaMMConfig) -> 
     twice = generator.decode(generator.prefill(batch, room=STEPS), max_steps=2)
     twice = generator.decode(twice, max_steps=STEPS)
     assert generator.answers(once) == generator.answers(twice)
+
+
+def test_a_mask_is_cut_from_the_picture_of_its_own_sample(
+    model: GLaMM, config: GLaMMConfig
+) -> None:
+    """The first sample has no grounding image, so both kinds of images are numbered apart."""
+    first, second = prompts(config)
+    together = [replace(first, grounding_image=None), second, prompt(config, 5, 60, 61)]
+    spoken = generate(Generator(model), together)[0]
+    # Whatever a row chose first is called [SEG], so that it has said one.
+    for row in (1, 2):
+        tokens = replace(config.tokens, seg=spoken[row][0])
+        generator = Generator(model, tokens)
+        _, masks = generate(generator, together)
+        _, alone = generate(generator, [together[row]])
+        assert len(masks[row]) == len(alone[0]) > 0
+        np.testing.assert_allclose(masks[row], alone[0], atol=1e-4)
+    tokens = replace(config.tokens, seg=spoken[0][0])
+    answers, masks = generate(Generator(model, tokens), together)
+    assert tokens.seg in answers[0]
+    assert len(masks[0]) == 0
+
+
+def test_without_grounding_images_there_are_no_masks(model: GLaMM, config: GLaMMConfig) -> None:
+    blind = [replace(sample, grounding_image=None) for sample in prompts(config)]
+    answers, _ = generate(Generator(model), blind)
+    tokens = replace(config.tokens, seg=answers[0][0])
+    again, masks = generate(Generator(model, tokens), blind)
+    assert again == answers
+    assert [len(each) for each in masks] == [0, 0]
+
+
+def test_a_spare_row_says_nothing(model: GLaMM, config: GLaMMConfig) -> None:
+    samples = prompts(config)[:1]
+    generator = Generator(model)
+    answers, _ = generate(generator, samples)
+    # All rows that speak end at their first token: the spare one must not keep the loop alive.
+    generator = Generator(model, replace(config.tokens, eos=answers[0][0]))
+    batch = pack(samples, config, replace(fit(samples, config), rows=3))
+    decoding = generator.prefill(batch, room=STEPS)
+    assert np.asarray(decoding.done).all()
+    decoding = generator.decode(decoding, max_steps=STEPS)
+    assert int(decoding.count) == 1
+    assert generator.answers(decoding) == [answers[0][:1], [], []]
+    assert len(generator.finish(batch, decoding).rows) == 0
+
+
+def test_more_than_the_model_has_positions_for_is_refused(
+    model: GLaMM, config: GLaMMConfig
+) -> None:
+    generator, batch = Generator(model), pack(prompts(config)[:1], config)
+    slots, context = batch.token_ids.shape[1], config.llama.max_positions
+    for room in (0, context - slots + 1):
+        with pytest.raises(ContextError, match=f"room for {room} tokens behind prompts of {slots}"):
+            generator.prefill(batch, room=room)

@@ -103,6 +103,12 @@ def test_layers_above_the_last_state_that_is_read_do_not_exist() -> None:
     assert model.layers.norm1.scale.shape[0] == SMALL.depth == 2
 
 
+def test_no_image_gives_states_of_no_image() -> None:
+    model = CLIPVision(SMALL, rngs=nnx.Rngs(0))
+    states = model(jnp.zeros((0, SMALL.image_size, SMALL.image_size, 3)))
+    assert states.shape == (3, 0, SMALL.num_patches + 1, SMALL.hidden_dim)
+
+
 def test_presets_have_the_shapes_of_the_checkpoints() -> None:
     for config, layers, width in ((CLIP_L14_336, 23, 1024), (CLIP_H14_224, 31, 1280)):
         make = lambda config=config: CLIPVision(config, rngs=nnx.Rngs(0))  # noqa: E731

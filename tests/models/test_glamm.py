@@ -11,10 +11,9 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config import (
-    CLIPConfig,
     GLaMMConfig,
     LossWeights,
-    RegionConfig,
+    Preset,
     paper,
     released,
     tiny,
@@ -31,19 +30,12 @@ from glamm_jax.weights.state import shapes
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 2, 4)]
 
 
-def small_config() -> GLaMMConfig:
+def small_config(preset: Preset = "released") -> GLaMMConfig:
     """Tiny, and smaller where compiling and running take longest: CLIP's grid, the pyramid."""
-    clip = CLIPConfig(
-        image_size=16,
-        patch_size=2,
-        hidden_dim=64,
-        mlp_dim=128,
-        num_layers=4,
-        num_heads=4,
-        region_layers=(-5, -4, -3, -2),
-    )
-    region = RegionConfig(mid_dim=64, norm_groups=16, num_fusion_rounds=2, roi_size=4)
-    return with_lora(replace(tiny(), clip=clip, region=region))
+    config = tiny(preset=preset)
+    clip = replace(config.clip, image_size=16, num_layers=4, region_layers=(-5, -4, -3, -2))
+    region = replace(config.region, num_fusion_rounds=2, roi_size=4)
+    return with_lora(replace(config, clip=clip, region=region), preset)
 
 
 def samples(config: GLaMMConfig) -> list[Sample]:
@@ -122,6 +114,17 @@ def test_one_batch_holds_all_tasks_and_equals_its_rows_alone(
             np.testing.assert_allclose(whole.mask_logits, alone.mask_logits, atol=1e-4)
 
 
+def test_a_seg_without_truth_costs_nothing(model: GLaMM, config: GLaMMConfig) -> None:
+    known = samples(config)[0]
+    asked = [known, replace(known, masks=None)]
+    run = nnx.jit(lambda model, batch: losses(model, batch, model(batch), LossWeights()))
+    both, alone = (run(model, pack(asked[:n], config)) for n in (2, 1))
+    np.testing.assert_allclose([both.bce, both.dice], [alone.bce, alone.dice], rtol=1e-5)
+    unknown = run(model, pack(asked[1:], config))
+    assert float(unknown.bce) == float(unknown.dice) == 0.0
+    assert float(unknown.ce) > 0
+
+
 @pytest.mark.parametrize("shape", MESHES, ids=str)
 def test_any_mesh_gives_the_single_device_result(
     model: GLaMM, config: GLaMMConfig, shape: tuple[int, int, int]
@@ -176,9 +179,7 @@ def test_the_released_model_has_the_parameters_of_the_released_checkpoint() -> N
 
 
 def test_the_paper_preset_sends_regions_through_the_shared_projection() -> None:
-    config = small_config()
-    region = replace(config.region, box_scale=None, output="shared")
-    shared = replace(config, region=region, text_projection_activation="gelu")
+    shared = small_config("paper")
     model = GLaMM(shared, rngs=nnx.Rngs(0))
     assert model.region_encoder.output_proj is None
     batch = pack(samples(shared), shared)

@@ -124,6 +124,12 @@ SMALL = LlamaConfig(
 )
 
 
+def test_no_row_gives_states_of_no_row() -> None:
+    model = Llama(SMALL, rngs=nnx.Rngs(0))
+    x = jnp.zeros((0, 5, SMALL.hidden_dim))
+    assert model(x, jnp.zeros((0, 5), int), jnp.ones((0, 5), bool)).shape == x.shape
+
+
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), PROJECTIONS, ("down_proj",)])
 def test_adapters_sit_on_any_subset_of_projections_and_merge_away(
     targets: tuple[str, ...],

@@ -65,7 +65,24 @@ def test_what_a_file_holds_is_told_by_its_description_not_its_name(folder: Path)
 def test_a_file_that_is_not_described_is_named(folder: Path) -> None:
     root = folder / "components"
     (root / "stray.npz").write_bytes((root / "lora_linear.npz").read_bytes())
-    with pytest.raises(GoldenError, match="stray"):
+    stray = [row for row in run(components.check, folder).failures if "stray" in row.file]
+    assert [row.verdict for row in stray] == ["unknown"]
+
+
+def test_a_key_of_the_description_that_nobody_knows_is_a_failure(folder: Path) -> None:
+    path = folder / "components" / "info.json"
+    info = json.loads(path.read_text())
+    info["lora_linear"] |= {"phlogiston": 1, "scaling": 2.01}
+    path.write_text(json.dumps(info))
+    assert failed_names(components.check, folder) == {
+        "lora_linear.phlogiston",
+        "lora_linear.scaling",
+    }
+
+
+def test_a_description_of_nothing_is_broken(folder: Path) -> None:
+    (folder / "components" / "info.json").write_text("{}")
+    with pytest.raises(GoldenError, match="describes nothing"):
         run(components.check, folder)
 
 

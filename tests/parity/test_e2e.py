@@ -23,12 +23,12 @@ from glamm_jax.parity.e2e_train import (
     TrainRun,
     TrainRunner,
     compare_case,
-    compare_clip_states,
     compare_gradient_norms,
     compare_losses,
 )
 from glamm_jax.parity.golden_model import golden_glamm
 from glamm_jax.parity.report import GoldenError, Ledger, Recorded
+from glamm_jax.types import Losses
 from tests.parity.tampering import change_array, change_json
 
 NAME = "region_and_seg"
@@ -51,8 +51,7 @@ class Ran:
         with recorded:
             samples_of(recorded)
             check_inputs(recorded, self.case.config)
-            compare_case(recorded, self.samples, self.run)
-            compare_clip_states(recorded, self.samples, self.run.mid, self.case.config)
+            compare_case(recorded, self.samples, self.run, self.case.config)
         compare_losses(info, self.run.losses, "loss", f"cases.{NAME}.losses.")
         prefix = f"cases.{NAME}.grad_norm_sum_absmax."
         compare_gradient_norms(info, prefix, self.run.gradients)
@@ -144,6 +143,30 @@ def test_a_missing_array_is_a_broken_file(ran: Ran) -> None:
     values = {k: v for k, v in ran.recorded.values.items() if k != "out/loss"}
     with pytest.raises(GoldenError, match="out/loss"):
         ran.compare(values, ran.case.info.values)
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"__stats": [np.nan] * 5}, "not finite"),
+        ({"__shape": [1.5, 594, 207]}, "whole numbers"),
+        ({"": np.zeros(3)}, "both whole and sampled"),
+    ],
+)
+def test_a_recording_that_contradicts_itself_is_noticed(ran: Ran, change: dict, note: str) -> None:
+    values = dict(ran.recorded.values)
+    values |= {f"mid/logits{suffix}": np.array(value) for suffix, value in change.items()}
+    failures = ran.compare(values, ran.case.info.values).failures
+    assert [row.name for row in failures] == ["mid/logits"]
+    assert note in failures[0].note
+
+
+def test_losses_that_do_not_add_up_are_noticed_where_the_tolerance_is_wide() -> None:
+    values = {"loss": 7.51, "ce_loss": 5.8, "mask_loss": 1.7}
+    values |= {"mask_bce_loss": 1.4, "mask_dice_loss": 0.3}
+    recorded = Recorded(Ledger(), "e2e", "info.json", values)
+    compare_losses(recorded, Losses(7.5, 5.8, 1.4, 0.3), "bf16_loss", "")
+    assert {row.name for row in recorded.ledger.failures} == {"loss", "ce_loss"}
 
 
 @pytest.fixture

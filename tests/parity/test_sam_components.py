@@ -50,7 +50,8 @@ def channels_first(x: jax.Array) -> np.ndarray:
 def sampled(name: str, x: np.ndarray) -> dict[str, np.ndarray]:
     """As the golden files store a large array."""
     index = np.arange(0, x.size, 3)
-    stats = [x.mean(), x.std(), np.linalg.norm(x), x.min(), x.max()]
+    exact = x.astype(np.float64)
+    stats = [exact.mean(), exact.std(), np.linalg.norm(exact), exact.min(), exact.max()]
     return {
         f"{name}__val": x.reshape(-1)[index],
         f"{name}__idx": index,

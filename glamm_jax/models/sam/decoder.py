@@ -25,7 +25,6 @@ MaskChoice = Literal["single", "multiple", "all"]
 TOKEN_NORM_EPS = 1e-5
 MAP_NORM_EPS = 1e-6
 DOWNSAMPLE = 2
-HYPERNETWORK_LAYERS = 3
 
 
 class CrossAttention(nnx.Module):
@@ -134,7 +133,7 @@ class MaskDecoder(nnx.Module):
         self.mask_tokens = nnx.Param(normal(rngs, (self.num_tokens, dim), 1.0), axes=(None, None))
         self.transformer = TwoWayTransformer(config, rngs=rngs)
         self.upscaling = Upscaling(dim, rngs=rngs)
-        dims = (*(dim,) * HYPERNETWORK_LAYERS, dim // 8)
+        dims = (*(dim,) * config.hypernetwork_layers, dim // 8)
         self.hypernetworks = MLP(dims, "relu", rngs=rngs, stack=(self.num_tokens,))
         dims = (dim, *(config.iou_dim,) * (config.iou_layers - 1), self.num_tokens)
         self.iou_head = MLP(dims, "relu", rngs=rngs)

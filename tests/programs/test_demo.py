@@ -1,0 +1,71 @@
+"""The demo answers, paints, and says what it cannot use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo.__main__ import main, phrases_of_masks
+from glamm_jax.text.answers import parse_answer
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 100, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["demo", *map(str, arguments)])
+    return main()
+
+
+def test_a_region_and_a_phrase_give_an_answer_and_a_picture(
+    picture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    question = "Is <p> the roof </p> [SEG] in region1 <bbox>?"
+    out = tmp_path / "out" / "answer.png"
+    box = ("--box", 10, 6, 50, 30)
+    given = ("--image", picture, "--prompt", question, *box, "--tokens", 2, "--out", out)
+    assert run(monkeypatch, *given) == 0
+    with Image.open(out) as painted:
+        assert painted.format == "PNG"
+        assert painted.width >= 100
+    assert "mask      the roof: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--image", "nowhere.png"), "nowhere.png: no such file"),
+        (("--box", 50, 30, 10, 6), "box 0 (50.0, 30.0, 10.0, 6.0) is inverted"),
+        (("--box", 10, 6, 50, 30), "number of <bbox> in the prompt: 0; number of boxes: 1"),
+        (("--prompt", " "), "the prompt is empty"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_one_line(
+    arguments: tuple,
+    message: str,
+    picture: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, "--image", picture, *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("demo: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_masks_of_the_prompt_come_first_and_carry_their_phrases() -> None:
+    asked = parse_answer("Where is <p> the roof </p> [SEG]?")
+    answered = parse_answer("It is [SEG], and <p> the sky </p> [SEG].")
+    assert phrases_of_masks(asked, answered, 3) == ["the roof", "[SEG] 2", "the sky"]
