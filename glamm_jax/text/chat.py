@@ -76,9 +76,10 @@ class Template:
         text = self.system
         try:
             for i, turn in enumerate(turns):
+                # A missing separator fails in the sum, as in the original, whose very message is
+                # recorded; hence the ignored type.
                 text += turn + separators[i % 2] if turn else ""  # type: ignore[operator]
         except TypeError as error:
-            # The original fails in the same place: its plain template has no second separator.
             raise TemplateError(
                 "a plain template without a second separator cannot render an answer"
             ) from error

@@ -40,7 +40,7 @@ def _picture(
 ) -> Callable[[Path], str]:
     def run(folder: Path) -> str:
         path = folder / f"picture.{kind}"
-        Image.new(mode, size, color).save(path, **options)  # type: ignore[arg-type]
+        Image.new(mode, size, color).save(path, **options)
         return _seen(open_image(path, background))
 
     return run

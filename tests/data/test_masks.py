@@ -30,7 +30,7 @@ def test_a_mask_survives_every_encoding(mask):
 @settings(max_examples=50)
 @given(any_mask)
 def test_pycocotools_reads_the_same_mask(mask):
-    np.testing.assert_array_equal(coco.decode(masks.encode(mask)), mask)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(coco.decode(masks.encode(mask)), mask)
 
 
 def test_a_large_mask_with_long_runs_survives():
