@@ -9,6 +9,7 @@ without gradient, nor its moments, nor its own count of steps, which the bias co
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -124,25 +125,19 @@ def skip_untouched(
 ) -> optax.GradientTransformationExtraArgs:
     """`inner` on each part by itself; an untouched part neither moves nor changes its state."""
 
-    def init(params: nnx.State) -> dict[str, Any]:
+    def init(params: Any) -> dict[str, Any]:
         return {part: inner.init(leaves) for part, leaves in _by_part(params).items()}
 
-    def update(
-        updates: nnx.State,
-        state: dict[str, Any],
-        params: nnx.State | None = None,
-        *,
-        touched: dict[str, Bool[Array, ""]],
-        **_: Any,
-    ) -> tuple[nnx.State, dict[str, Any]]:
-        gradients = _by_part(updates)
-        values = {} if params is None else _by_part(params)
-        moves, states = {}, {}
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        touched: dict[str, Bool[Array, ""]] = extra["touched"]
+        gradients, values = _by_part(updates), _by_part(params)
+        moves: dict[str, Array] = {}
+        states = {}
         for part, old in state.items():
-            move, new = inner.update(gradients[part], old, values.get(part))
-            keep = jax.tree_util.Partial(jnp.where, touched[part])
-            moves |= {leaf: keep(x, 0) for leaf, x in move.items()}
-            states[part] = jax.tree.map(keep, new, old)
+            moved, new = inner.update(gradients[part], old, values[part])
+            choose = partial(jnp.where, touched[part])
+            moves |= jax.tree.map(lambda x, choose=choose: choose(x, 0), moved)
+            states[part] = jax.tree.map(choose, new, old)
         return fill(updates, moves), states
 
     return optax.GradientTransformationExtraArgs(init, update)

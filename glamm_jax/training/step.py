@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 from jaxtyping import Array, Float
@@ -32,15 +33,13 @@ class Metrics(NamedTuple):
 Step = Callable[[nnx.GraphDef, nnx.State, TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def make_step(
-    config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, seed: int = 0
-) -> Step:
+def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, seed: int = 0) -> Step:
     """The compiled `step(graphdef, frozen, state, batch) -> (state, metrics)`.
 
     Only `state` is donated. The gradient is taken with respect to `state.trainable` alone: for a
     frozen weight none is ever formed. `seed` and the number of the step give the dropout's key.
     """
-    optimizer, rate = make_optimizer(optim), learning_rate(optim)
+    optimizer, schedule = make_optimizer(optim), learning_rate(optim)
 
     def step(
         graphdef: nnx.GraphDef, frozen: nnx.State, state: TrainState, batch: Batch
@@ -56,8 +55,9 @@ def make_step(
         updates, opt_state = optimizer.update(
             gradients, state.opt_state, state.trainable, touched=touched_parts(batch, config)
         )
-        trainable = optax.apply_updates(state.trainable, updates)
-        metrics = Metrics(*parts, optax.global_norm(gradients), rate(state.step))
+        trainable: Any = optax.apply_updates(state.trainable, updates)
+        norm, rate = optax.global_norm(gradients), jnp.asarray(schedule(state.step))
+        metrics = Metrics(parts.total, parts.ce, parts.bce, parts.dice, norm, rate)
         return TrainState(state.step + 1, trainable, opt_state), metrics
 
     return jax.jit(step, static_argnums=0, donate_argnums=2)
