@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from convert.sources import Checkpoint, open_checkpoint
+from convert.sources import Checkpoint, open_checkpoint, read_described
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
@@ -99,6 +99,8 @@ def _glamm(request: Request, main: Checkpoint) -> Assembly:
     """A whole GLaMM: released, of a training, or put together from its parts."""
     folder = request.tokenizer or (main.path if main.path.is_dir() else main.path.parent)
     tokenizer = load_tokenizer(folder)
+    if not main.described:  # a file: the folder that the training started from knows
+        main = replace(main, described=read_described(folder))
     opened = [(main, _main_tensors(request, main))]
     parts: tuple[tuple[Family, Path | None], ...] = (
         ("clip", request.clip),
