@@ -89,7 +89,7 @@ def _part(request: Request, main: Checkpoint) -> Assembly:
     if main.family == "llama":
         has_one = (main.path / "tokenizer.model").is_file()
         tokenizer = request.tokenizer or (main.path if has_one else None)
-        config = llama_config(main.shapes, main.described)
+        config = llama_config(main.shapes, main.described, str(main.path / "config.json"))
         return Assembly(config, tensors, described, tokenizer, {})
     how = "--adapter beside its base" if main.family == "adapter" else "--region beside a LLaMA"
     raise WeightsError(f"{main.path}: {main.family} is no model by itself: give it with {how}")
@@ -151,7 +151,8 @@ def _glamm_config(
         own = config_from(GLaMMConfig, main[OWN_KEY])
         return replace(own, tokens=tokens, lora=lora_config(found, adapter))
     clip = described.get("clip", {})
-    return glamm_config(found, main, clip, tokens=tokens, adapter=adapter)
+    what = str(request.source / "config.json")
+    return glamm_config(found, main, clip, tokens=tokens, adapter=adapter, what=what)
 
 
 def _fresh_layers(config: GLaMMConfig, tensors: TensorSource, seed: int) -> TensorSource:

@@ -7,6 +7,7 @@ where in the file each tensor lies; the bytes are then read from there, one tens
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,15 +78,18 @@ def _load(path: Path) -> Mapping[str, Any]:
     import torch
 
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of old protocols, which are refused or read all the same
+            warnings.simplefilter("ignore")
+            value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TensorFileError(
             f"{path}: refused: it is no plain dictionary of tensors; unpickling it would run code "
             "of its own. Get the checkpoint as safetensors, or from somebody you trust"
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TensorFileError(f"{path}: cannot be read: {reason}") from error
+    except OSError as error:
+        raise TensorFileError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # torch's readers raise RuntimeError, ValueError and others
+        raise TensorFileError(f"{path}: no file of torch, or a truncated one") from error
     for wrapper in _WRAPPERS:
         if isinstance(value, Mapping) and isinstance(value.get(wrapper), Mapping):
             value = value[wrapper]

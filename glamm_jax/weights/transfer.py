@@ -67,7 +67,7 @@ def import_tensors(
             problems += [problem] if problem else []
             carried |= set() if exact else {name}
     if problems:
-        raise WeightsError("\n".join([f"{len(problems)} problems with the weights:", *problems]))
+        raise WeightsError("\n".join([f"problems with the weights ({len(problems)}):", *problems]))
     infos = _leaf_infos(table, source, leaves)
     infos |= {CARRIED + name: source.infos[name] for name in source.infos if name in carried}
 

@@ -326,7 +326,7 @@ def test_every_tensor_that_is_wrong_is_listed_at_once(checkpoints, tmp_path, cap
     arguments = ("from-torch", source, "--tokenizer", TOKENIZER, "--clip", checkpoints / "clip")
     said = refused(capsys, *arguments, "--out", tmp_path / "m")
     for part in (
-        "3 problems",
+        "weights (3)",
         "missing tensor lm_head.weight",
         "model.surprise",
         "model.norm.weight",

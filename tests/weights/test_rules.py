@@ -31,7 +31,7 @@ def test_everything_wrong_is_in_one_error():
     with pytest.raises(WeightsError) as caught:
         check(TABLE, tensors, LEAVES | {"norm.bias": (4,)})
     assert str(caught.value).splitlines() == [
-        "5 problems with the weights:",
+        "problems with the weights (5):",
         "missing tensor layers.1.up.weight",
         "unknown tensor extra",
         "leaf norm.bias is filled by no tensor",

@@ -113,7 +113,7 @@ def test_all_problems_come_at_once_and_nothing_is_written(tmp_path):
     tensors[weight] = tensors[weight].T
     with pytest.raises(WeightsError) as caught:
         import_tensors(TABLE, ArraySource(tensors), LEAVES, tmp_path)
-    for part in ("3 problems", "pre_layrnorm.bias", "vision_model.head", weight):
+    for part in ("weights (3)", "pre_layrnorm.bias", "vision_model.head", weight):
         assert part in str(caught.value)
     assert not list(tmp_path.iterdir())
 
