@@ -1,7 +1,7 @@
 """torch's own files, .bin and .pth, read without running what is in them.
 
 Only `torch.load(weights_only=True)` ever sees the pickle, and only to learn names, shapes and
-where in the file each tensor lies; the bytes are then read from there, one tensor at a time.
+where in the file each tensor lies; the bytes are then mapped from there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from glamm_jax.weights.safetensors import Place, TensorFileError, TensorInfo, read_tensor
+from glamm_jax.weights.safetensors import Place, TensorFileError, TensorInfo, map_tensor
 
 # Checkpoints of whole trainings wrap the weights once.
 _WRAPPERS = ("module", "state_dict", "model")
@@ -36,9 +36,9 @@ class PickledSource:
             self._add(name, tensor)
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, in memory of its own."""
+        """One tensor, a read-only map of its file where that has places."""
         place = self._places.get(name)
-        return self._arrays[name] if place is None else read_tensor(place)
+        return self._arrays[name] if place is None else map_tensor(place)
 
     def _add(self, name: str, tensor: Any) -> None:
         info = TensorInfo(_numpy_dtype(tensor), tuple(tensor.shape))

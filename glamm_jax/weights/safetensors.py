@@ -2,7 +2,7 @@
 
 A file is eight bytes (length of the header), the header (JSON: name -> dtype, shape, offsets) and
 the tensors' bytes without gaps. Several files make a model, with an index that says where each
-tensor lies. Reading goes through `pread`, so no more than one tensor is ever resident; writing
+tensor lies. Tensors are read as maps of their files, so no more than one is ever resident; writing
 knows all names, dtypes and shapes beforehand, so tensors may come in any order and in pieces.
 """
 
@@ -26,6 +26,7 @@ SINGLE = "model.safetensors"
 # Tensors begin on such a boundary where their sizes allow it, so that memory maps are aligned.
 ALIGNMENT = 64
 SHARD_BYTES = 4 << 30
+FLUSH_BYTES = 128 << 20
 STRIP_BYTES = 32  # measured: 16 and 64 are slower
 
 DTYPES: Mapping[str, np.dtype] = {
@@ -183,23 +184,6 @@ def read_index(path: Path) -> dict[str, str]:
     return dict(pairs)
 
 
-def read_tensor(place: Place) -> np.ndarray:
-    """One tensor, in memory of its own.
-
-    Raises: TensorFileError when the file ends before it.
-    """
-    out = np.empty(place.info.shape, place.info.dtype)
-    buffer = out.reshape(-1).view(np.uint8).data
-    with place.path.open("rb", buffering=0) as file:
-        done = 0
-        while done < len(buffer):
-            count = os.preadv(file.fileno(), [buffer[done:]], place.offset + done)
-            if not count:
-                raise TensorFileError(f"{place.path}: ends in the middle of a tensor")
-            done += count
-    return out
-
-
 def map_tensor(place: Place) -> np.ndarray:
     """One tensor as a read-only map of its file: slices of it read no more than they need."""
     if not place.info.nbytes:
@@ -234,7 +218,7 @@ class TensorWriter:
             names = [f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
         self._places: dict[str, Place] = {}
         self._left = {name: info.nbytes for name, info in self.infos.items()}
-        self._lock = threading.Lock()
+        self._lock, self._unflushed = threading.Lock(), 0
         self._files: dict[Path, int] = {}
         try:
             for file_name, shard in zip(names, shards, strict=True):
@@ -266,6 +250,11 @@ class TensorWriter:
             offset += _write_all(self._files[place.path], block, offset)
         with self._lock:
             self._left[name] -= array.nbytes
+            self._unflushed += array.nbytes
+            flush = self._unflushed > FLUSH_BYTES
+            self._unflushed = 0 if flush else self._unflushed
+        if flush:  # the disk works while other threads compute
+            os.fdatasync(self._files[place.path])
 
     def _create(self, path: Path, names: Sequence[str]) -> None:
         entries, end = {}, 0
