@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -32,6 +32,7 @@ ANSWER = re.compile(r" ASSISTANT: (.*?)</s>", re.DOTALL)
 Counts = UInt8[np.ndarray, "h w"]
 
 
+@runtime_checkable
 class PicturedSource(Source, Protocol):
     """A source that knows where the picture of a key lies."""
 

@@ -10,6 +10,7 @@ from glamm_jax.data.sources.reading import (
     BROKEN_ENTRY,
     DUPLICATE_ID,
     UNKNOWN_ID,
+    Fields,
     SourceError,
     as_id,
     read_json,
@@ -24,7 +25,7 @@ class CocoFile(NamedTuple):
     """Entries of pictures, and annotations by the picture's id, both in the order of the file."""
 
     images: list[Any]
-    annotations: dict[str, list[dict[str, Any]]]
+    annotations: dict[str, list[Fields]]
     strays: Strays
 
 
@@ -39,7 +40,7 @@ def read_coco(path: Path) -> CocoFile:
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise SourceError(f"{path}: has no lists named images and annotations")
     known = Counter(as_id(image.get("id")) for image in images if isinstance(image, dict))
-    by_image: dict[str, list[dict[str, Any]]] = {image: [] for image in known if image is not None}
+    by_image: dict[str, list[Fields]] = {image: [] for image in known if image is not None}
     strays: Strays = {
         f"{path.name} image {shown(image)}": (DUPLICATE_ID, f"{known[image]} pictures have this id")
         for image in by_image

@@ -22,6 +22,7 @@ from glamm_jax.data.sources.reading import (
 )
 from glamm_jax.data.sources.shapes import Shape, read_shape
 
+MAX_COORDINATE = 1e6  # pixels
 Box = tuple[float, float, float, float]
 
 
@@ -53,7 +54,7 @@ class Draft:
         It may reach beyond the picture (trap 12).
         """
         numbers = as_numbers(value, 4)
-        if numbers is None:
+        if numbers is None or max(map(abs, numbers)) > MAX_COORDINATE:
             self.notes.add(BAD_BOX, f"{where}: {shown(value)} is no box")
             return None
         if not self._same_size:

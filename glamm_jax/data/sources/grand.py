@@ -43,6 +43,7 @@ from glamm_jax.data.sources.reading import (
     MISSING_ENTRY,
     MISSING_IMAGE,
     UNKNOWN_ID,
+    Fields,
     Notes,
     SourceError,
     as_fields,
@@ -107,7 +108,7 @@ class GrandFiles:
         _ground(draft, scene.get("dense_caption"), objects)
         return draft.found(Path(name).stem, self.name, self.split)
 
-    def _scene(self, key: str, notes: Notes) -> tuple[str, dict[str, Any]]:
+    def _scene(self, key: str, notes: Notes) -> tuple[str, Fields]:
         """The picture's name and its fields; "" where they cannot be had."""
         try:
             value = parse_json(self._archives.read(self._members[key]))
@@ -126,16 +127,16 @@ class GrandFiles:
 class _Objects:
     """Objects and floating objects of a scene; each becomes a region when something names it."""
 
-    def __init__(self, draft: Draft, scene: dict[str, Any]):
+    def __init__(self, draft: Draft, scene: Fields):
         self._draft = draft
-        self._items: list[tuple[dict[str, Any], str]] = []
+        self._items: list[tuple[Fields, str]] = []
         self._by_id: dict[str, int] = {}
         self._regions: dict[int, int | None] = {}
         for group in ("objects", "floating_objects"):
             for i, value in enumerate(as_list(scene.get(group), draft.notes, group)):
                 self._list(as_fields(value, draft.notes, f"{group} {i}"), f"{group} {i}")
 
-    def _list(self, item: dict[str, Any], where: str) -> None:
+    def _list(self, item: Fields, where: str) -> None:
         """Ids have gaps, and some exist among the floating objects only."""
         identity = as_id(item.get("id"))
         if identity is not None and self._by_id.setdefault(identity, len(self._items)) != len(

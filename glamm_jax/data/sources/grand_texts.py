@@ -10,6 +10,7 @@ from typing import Any
 from glamm_jax.data.sources.draft import Draft
 from glamm_jax.data.sources.reading import (
     REPEATED_EXPRESSION,
+    Fields,
     Notes,
     as_fields,
     as_list,
@@ -33,7 +34,7 @@ def picture_path(folder: Path, name: str) -> Path | None:
     return find_picture(folder, ["images"], name)
 
 
-def expressions(item: dict[str, Any], notes: Notes, where: str) -> list[str]:
+def expressions(item: Fields, notes: Notes, where: str) -> list[str]:
     """The attributes of an object that describe it: those that name it, else the first.
 
     `attributes` is a text, a list of texts or null; labels are written_so.

@@ -32,6 +32,7 @@ from glamm_jax.data.sources.reading import (
     SHORT_CAPTION,
     SMALL_BOX,
     SMALL_IMAGE,
+    Fields,
     Notes,
     SourceError,
     as_fields,
@@ -49,7 +50,7 @@ from glamm_jax.data.sources.reading import (
 ANNOTATIONS = "GranDf/annotations"
 MIN_WORDS, MIN_SIDE = 3, 32  # of Flickr's captions and pictures
 # What one entry of a file is: its number there, and its fields.
-Entry = tuple[int, dict[str, Any]]
+Entry = tuple[int, Fields]
 
 
 def _files(pattern: str, *splits: str) -> dict[str, str]:
@@ -112,7 +113,7 @@ class GroundedSource(ABC):
         else:
             self._broken[f"entry {i}"] = (BROKEN_ENTRY, f"names no picture: {shown(entry)}")
 
-    def _lists(self, file: Path) -> tuple[list[Any], dict[str, list[dict[str, Any]]]]:
+    def _lists(self, file: Path) -> tuple[list[Any], dict[str, list[Fields]]]:
         """Pictures of a file in COCO's layout, annotations by picture; the others are broken."""
         layout = read_coco(file)
         self._broken |= layout.strays
@@ -129,14 +130,14 @@ class GroundedSource(ABC):
         return entry
 
     @abstractmethod
-    def _fill(self, draft: Draft, entry: dict[str, Any], where: str) -> None:
+    def _fill(self, draft: Draft, entry: Fields, where: str) -> None:
         """Add what an entry says about its picture."""
 
 
 class PhraseKeyedSource(GroundedSource):
     """Captions with groundings by phrase, so a phrase that occurs twice is grounded once."""
 
-    def _fill(self, draft: Draft, entry: dict[str, Any], where: str) -> None:
+    def _fill(self, draft: Draft, entry: Fields, where: str) -> None:
         notes = draft.notes
         text = as_text(entry.get("caption"), notes, f"{where}, caption").strip('"').strip()
         if not text:
@@ -195,7 +196,7 @@ class RefCOCOg(GroundedSource):
             else None
         )
 
-    def _fill(self, draft: Draft, entry: dict[str, Any], where: str) -> None:
+    def _fill(self, draft: Draft, entry: Fields, where: str) -> None:
         notes = draft.notes
         caption = as_text(entry.get("caption"), notes, f"{where}, caption")
         text = caption.strip('"').strip().lower()
@@ -228,7 +229,7 @@ class Flickr30k(GroundedSource):
         images, self._annotations = self._lists(self._file)
         return images
 
-    def _fill(self, draft: Draft, entry: dict[str, Any], where: str) -> None:
+    def _fill(self, draft: Draft, entry: Fields, where: str) -> None:
         notes = draft.notes
         text = as_text(entry.get("caption"), notes, f"{where}, caption")
         if len(text.split(" ")) < MIN_WORDS:
@@ -243,7 +244,7 @@ class Flickr30k(GroundedSource):
         draft.ground(text, phrases, where)
 
     @staticmethod
-    def _ground(draft: Draft, annotation: dict[str, Any], phrases: Phrases, where: str) -> None:
+    def _ground(draft: Draft, annotation: Fields, phrases: Phrases, where: str) -> None:
         notes = draft.notes
         bounds, area = annotation.get("bbox"), as_numbers([annotation.get("area")], 1)
         numbers = as_numbers(bounds, 4)
@@ -284,7 +285,7 @@ class GroundTruth(GroundedSource):
             return entry
         return entry | {"file_name": f"{as_id(entry.get('id'))}.jpg"}
 
-    def _fill(self, draft: Draft, entry: dict[str, Any], where: str) -> None:
+    def _fill(self, draft: Draft, entry: Fields, where: str) -> None:
         notes, identity = draft.notes, as_id(entry.get("id")) or ""
         masks = self._masks.get(identity, [])
         regions = [
@@ -306,7 +307,7 @@ class GroundTruth(GroundedSource):
             draft.ground(text, phrases, where)
 
 
-def _human_annotated(root: Path, split: str) -> Source:
+def _human_annotated(root: Path, split: str) -> HumanAnnotated | GroundTruth:
     """Training captions, or the ground truth of val and test."""
     return (GroundTruth if split in GroundTruth.files else HumanAnnotated)(root, split)
 

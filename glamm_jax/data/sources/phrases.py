@@ -106,13 +106,14 @@ class Phrases:
         return (start, end) if 0 <= start < end <= len(self._text) else None
 
     def _find(self, phrase: str, given: Span | None, may_be_stale: bool) -> Span | None:
-        if given is not None and self._says(given, phrase):
-            return given
+        believed = None if may_be_stale else given
+        if believed is not None and self._says(believed, phrase):
+            return believed
         near = 0 if given is None else given[0]
         places = self._occurrences(phrase)
         if places:
             return min(places, key=lambda span: abs(span[0] - near))
-        return given if given and not may_be_stale and self._whole_words(given) else None
+        return believed if believed and self._whole_words(believed) else None
 
     def _occurrences(self, phrase: str) -> list[Span]:
         wanted = _letters(phrase)[0]

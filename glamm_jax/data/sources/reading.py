@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +53,8 @@ UNKNOWN_ID = "unknown id"
 UNREADABLE_IMAGE = "unreadable image"
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# What stands in a file under names; of a pickle not even those are sure to be texts.
+Fields = dict[Any, Any]
 SHOWN = 60  # characters of a foreign value in a defect
 
 
@@ -135,13 +138,17 @@ def read_picture(path: Path, notes: Notes) -> Picture | None:
 
 def shown(value: Any) -> str:
     """A foreign value, short enough for a report."""
-    text = LONE_SURROGATE.sub("?", value if isinstance(value, str) else repr(value))
+    text = value if isinstance(value, str) else reprlib.repr(value)
+    text = LONE_SURROGATE.sub("?", text[: SHOWN + 1])
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
 def as_text(value: Any, notes: Notes, where: str) -> str:
-    """A text, "" and a defect where there is none. Half characters are replaced, one by one."""
-    if not isinstance(value, str) or not value.strip():
+    """A text with letters or digits in it, "" and a defect where there is none.
+
+    Half characters are replaced one by one, so that spans stay where they are.
+    """
+    if not isinstance(value, str) or not any(map(str.isalnum, value)):
         notes.add(EMPTY_TEXT, f"{where}: {shown(value)}")
         return ""
     if not LONE_SURROGATE.search(value):
@@ -157,7 +164,7 @@ def as_list(value: Any, notes: Notes, where: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def as_fields(value: Any, notes: Notes, where: str) -> dict[str, Any]:
+def as_fields(value: Any, notes: Notes, where: str) -> Fields:
     """A JSON object, empty and a defect where there is none."""
     if isinstance(value, dict):
         return value

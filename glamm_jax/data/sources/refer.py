@@ -25,6 +25,7 @@ from glamm_jax.data.sources.reading import (
     BROKEN_ENTRY,
     MISSING_IMAGE,
     UNKNOWN_ID,
+    Fields,
     Notes,
     SourceError,
     as_fields,
@@ -56,7 +57,7 @@ class ReferSource:
         self._folders = CLEF_FOLDERS if folder == "refclef" else COCO_FOLDERS
         base = existing(root, [f"Refer_Segm/{folder}"])
         instances = read_coco(base / "instances.json")
-        self._images: dict[str, dict[str, Any]] = {}
+        self._images: dict[str, Fields] = {}
         for image in instances.images:
             identity = as_id(image.get("id")) if isinstance(image, dict) else None
             if identity is not None:
@@ -66,7 +67,7 @@ class ReferSource:
             for listed in instances.annotations.values()
             for item in listed
         }
-        self._refs: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        self._refs: dict[str, list[tuple[int, Fields]]] = {}
         self._broken: Strays = dict(instances.strays)
         for i, ref in enumerate(_read_refs(base / f"refs({owner}).p")):
             self._sort_in(i, ref)
@@ -113,9 +114,7 @@ class ReferSource:
         else:
             self._refs.setdefault(image, []).append((i, fields))
 
-    def _add(
-        self, draft: Draft, ref: dict[str, Any], where: str, regions: dict[str, int | None]
-    ) -> None:
+    def _add(self, draft: Draft, ref: Fields, where: str, regions: dict[str, int | None]) -> None:
         """The sentences of one reference; references to one object share its region."""
         notes, identity = draft.notes, as_id(ref.get("ann_id"))
         target = self._objects.get(identity)
