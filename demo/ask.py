@@ -15,13 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import glamm_jax
+from glamm_jax.config import ConfigError
 from glamm_jax.data.boxes import BoxError, check_boxes
 from glamm_jax.data.preprocess import ImageError, open_image
 from glamm_jax.inference.answer import Answer, Grounding
-from glamm_jax.inference.chat import Assistant, Question, QuestionError
+from glamm_jax.inference.chat import Assistant, Question, QuestionError, load
 from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.tokenizer import TokenizerError
+from glamm_jax.weights.folder import FolderError
+from glamm_jax.weights.safetensors import TensorFileError
+
+UNUSABLE = (ImageError, BoxError, QuestionError, PromptError, TokenizerError)
+UNREADABLE = (ConfigError, FolderError, TensorFileError)
 
 
 def main() -> int:
@@ -32,7 +37,7 @@ def main() -> int:
         "--dtype", choices=("float32", "bfloat16"), help="the model's own if absent"
     )
     options = parser.parse_args()
-    return ask(options, lambda: glamm_jax.load(options.model, dtype=options.dtype))
+    return ask(options, lambda: load(options.model, options.dtype))
 
 
 def question_parser(prog: str, description: str, **defaults: Any) -> argparse.ArgumentParser:
@@ -65,12 +70,12 @@ def question_parser(prog: str, description: str, **defaults: Any) -> argparse.Ar
     return parser
 
 
-def ask(options: argparse.Namespace, load: Callable[[], Assistant]) -> int:
+def ask(options: argparse.Namespace, make: Callable[[], Assistant]) -> int:
     """Answer, print, write; 2 when the picture, boxes, prompt or model cannot be used."""
     try:
         question = _question(options)  # before minutes of loading
-        answer = _answer(load(), question)
-    except (ImageError, BoxError, QuestionError, PromptError, TokenizerError) as error:
+        answer = _answer(make(), question)
+    except (*UNUSABLE, *UNREADABLE) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     _describe(answer)

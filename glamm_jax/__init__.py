@@ -15,7 +15,7 @@ from glamm_jax.config import GLaMMConfig, paper, released, tiny, with_lora
 
 if TYPE_CHECKING:
     from glamm_jax.inference.answer import Answer, Grounding
-    from glamm_jax.inference.chat import Assistant, Question
+    from glamm_jax.inference.chat import Assistant, Question, load
     from glamm_jax.models.glamm import GLaMM
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "GLaMMConfig",
     "Grounding",
     "Question",
+    "load",
     "paper",
     "released",
     "tiny",
@@ -37,6 +38,7 @@ _HOMES = {
     "GLaMM": "models.glamm",
     "Grounding": "inference.answer",
     "Question": "inference.chat",
+    "load": "inference.chat",
 }
 
 

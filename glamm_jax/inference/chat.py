@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -36,6 +36,7 @@ from glamm_jax.data.preprocess import (
 from glamm_jax.data.sample import Row, Sample
 from glamm_jax.inference.answer import Answer, Finish, ScoredMask, ground, ground_turns
 from glamm_jax.inference.generate import DecodeState, Generator
+from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import use_mesh
 from glamm_jax.text.answers import parse_answer, settled_text
@@ -44,6 +45,7 @@ from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
 from glamm_jax.types import Batch
+from glamm_jax.weights.folder import FolderError, ModelFolder
 
 SLICE = 8  # tokens between two looks at what has been written
 ROOM_STEP = 64  # rooms for answers come in multiples, so that few programs are compiled
@@ -108,18 +110,6 @@ class _Row:
         return id(self.image), self.boxes.tobytes()
 
 
-@runtime_checkable
-class Folder(Protocol):
-    """A saved model: its configuration, its weights, and its tokenizer's files at `path`."""
-
-    path: Path
-    config: GLaMMConfig
-
-    def fill(self, abstract_state: nnx.State, dtype: Any = None) -> nnx.State:
-        """The state with its weights, in `dtype` or their own, on the current mesh."""
-        ...
-
-
 class Assistant:
     """A model and its tokenizer, which answer questions; on `mesh` when there is one.
 
@@ -132,21 +122,6 @@ class Assistant:
         self.config: GLaMMConfig = model.config
         self.tokenizer = tokenizer
         self.generator = Generator(model)
-
-    @classmethod
-    def from_folder(
-        cls, folder: Folder, dtype: DType | None = None, mesh: Mesh | None = None
-    ) -> Assistant:
-        """The model of a folder, in its own dtypes or all in one.
-
-        Raises: TokenizerError when the folder's tokenizer is absent or another model's.
-        """
-        config = folder.config if dtype is None else replace(folder.config, compute_dtype=dtype)
-        tokenizer = load_tokenizer(folder.path, config.tokens)
-        with _on(mesh):
-            abstract = nnx.eval_shape(lambda: GLaMM(config, rngs=nnx.Rngs(0)))
-            graph, state = nnx.split(abstract)
-            return cls(nnx.merge(graph, folder.fill(state, dtype)), tokenizer, mesh)
 
     def chat(
         self,
@@ -344,6 +319,25 @@ class Assistant:
             finish=row.finish,
             problems=(*(f"in the question: {x}" for x in question[1]), *problems, *unknown),
         )
+
+
+def load(path: str | Path, dtype: DType | None = None, mesh: Mesh | None = None) -> Assistant:
+    """The model of a folder, its weights read straight onto the devices of `mesh`.
+
+    dtype: of all weights and of the arithmetic; as the folder stores and says it unless given.
+
+    Raises: FolderError, ConfigError, TensorFileError, TokenizerError naming what is wrong with it.
+    """
+    folder = ModelFolder(path)
+    config = folder.config
+    if not isinstance(config, GLaMMConfig):
+        raise FolderError(f"{path}: holds a part of a model, not a whole GLaMM")
+    config = config if dtype is None else replace(config, compute_dtype=dtype)
+    tokenizer = load_tokenizer(folder.path, config.tokens)
+    graph, state = abstract_model(config)
+    with _on(mesh):
+        model = nnx.merge(graph, folder.fill(state, dtype))
+        return Assistant(model, tokenizer, mesh)
 
 
 def _on(mesh: Mesh | None) -> AbstractContextManager:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from glamm_jax.weights.rules import WeightsError
 from glamm_jax.weights.safetensors import TensorInfo, read_folder, read_header, read_tensor
 
 
+@runtime_checkable
 class TensorSource(Protocol):
     """A checkpoint of any format. `read` may be called from several threads."""
 
@@ -25,6 +26,7 @@ class TensorSource(Protocol):
         ...
 
 
+@runtime_checkable
 class LeafSource(Protocol):
     """The leaves of a model. `read` may be called from several threads."""
 

@@ -74,6 +74,17 @@ def test_what_cannot_be_used_is_said_in_one_line(
     assert not Path("out/demo.png").exists()
 
 
+def test_a_folder_without_a_model_is_said_in_one_line(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--model", picture.parent, "--image", picture, "--prompt", "What is this?")
+    monkeypatch.setattr("sys.argv", ["demo.ask", *map(str, given)])
+    assert ask.main() == 2
+    printed = capsys.readouterr()
+    assert "no model folder" in printed.err
+    assert (printed.err.count("\n"), printed.out) == (1, "")
+
+
 def test_a_model_that_is_asked_must_be_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
