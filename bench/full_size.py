@@ -131,7 +131,10 @@ def write_originals(work: Path, is_tiny: bool) -> None:
     )
     total = sum(info.nbytes for source in (main, tower) for info in source.infos.values())
     with tqdm(total=total, desc="writing", unit="B", unit_scale=True, disable=None) as bar:
-        advance = lambda name, nbytes: bar.update(nbytes)  # noqa: E731
+
+        def advance(name: str, nbytes: int) -> None:
+            bar.update(nbytes)
+
         write_checkpoint(main, work / "original", described, tokenizer=tokenizer, on_tensor=advance)
         write_checkpoint(tower, work / "clip", clip_described, on_tensor=advance)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from convert.sources import Checkpoint, open_checkpoint
+from convert.sources import Checkpoint, open_checkpoint, read_described
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
@@ -89,7 +89,7 @@ def _part(request: Request, main: Checkpoint) -> Assembly:
     if main.family == "llama":
         has_one = (main.path / "tokenizer.model").is_file()
         tokenizer = request.tokenizer or (main.path if has_one else None)
-        config = llama_config(main.shapes, main.described)
+        config = llama_config(main.shapes, main.described, str(main.path / "config.json"))
         return Assembly(config, tensors, described, tokenizer, {})
     how = "--adapter beside its base" if main.family == "adapter" else "--region beside a LLaMA"
     raise WeightsError(f"{main.path}: {main.family} is no model by itself: give it with {how}")
@@ -99,6 +99,8 @@ def _glamm(request: Request, main: Checkpoint) -> Assembly:
     """A whole GLaMM: released, of a training, or put together from its parts."""
     folder = request.tokenizer or (main.path if main.path.is_dir() else main.path.parent)
     tokenizer = load_tokenizer(folder)
+    if not main.described:  # a file: the folder that the training started from knows
+        main = replace(main, described=read_described(folder))
     opened = [(main, _main_tensors(request, main))]
     parts: tuple[tuple[Family, Path | None], ...] = (
         ("clip", request.clip),
@@ -149,7 +151,8 @@ def _glamm_config(
         own = config_from(GLaMMConfig, main[OWN_KEY])
         return replace(own, tokens=tokens, lora=lora_config(found, adapter))
     clip = described.get("clip", {})
-    return glamm_config(found, main, clip, tokens=tokens, adapter=adapter)
+    what = str(request.source / "config.json")
+    return glamm_config(found, main, clip, tokens=tokens, adapter=adapter, what=what)
 
 
 def _fresh_layers(config: GLaMMConfig, tensors: TensorSource, seed: int) -> TensorSource:

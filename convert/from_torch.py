@@ -43,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sam", type=Path, metavar="FILE", help="SAM, beside a LLaMA SOURCE")
     parser.add_argument("--region", type=Path, metavar="DIR", help="GPT4RoI, beside a LLaMA SOURCE")
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="a peft adapter of SOURCE")
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="if not SOURCE's own folder")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="tokenizer and config.json, if SOURCE is a file",
+    )
     parser.add_argument(
         "--lora-alpha", type=float, default=16.0, help="of injected LoRA (default: 16, as released)"
     )

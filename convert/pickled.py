@@ -1,19 +1,20 @@
 """torch's own files, .bin and .pth, read without running what is in them.
 
 Only `torch.load(weights_only=True)` ever sees the pickle, and only to learn names, shapes and
-where in the file each tensor lies; the bytes are then read from there, one tensor at a time.
+where in the file each tensor lies; the bytes are then mapped from there.
 """
 
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from glamm_jax.weights.safetensors import Place, TensorFileError, TensorInfo, read_tensor
+from glamm_jax.weights.safetensors import Place, TensorFileError, TensorInfo, map_tensor
 
 # Checkpoints of whole trainings wrap the weights once.
 _WRAPPERS = ("module", "state_dict", "model")
@@ -35,9 +36,9 @@ class PickledSource:
             self._add(name, tensor)
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, in memory of its own."""
+        """One tensor, a read-only map of its file where that has places."""
         place = self._places.get(name)
-        return self._arrays[name] if place is None else read_tensor(place)
+        return self._arrays[name] if place is None else map_tensor(place)
 
     def _add(self, name: str, tensor: Any) -> None:
         info = TensorInfo(_numpy_dtype(tensor), tuple(tensor.shape))
@@ -77,15 +78,18 @@ def _load(path: Path) -> Mapping[str, Any]:
     import torch
 
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of old protocols, which are refused or read all the same
+            warnings.simplefilter("ignore")
+            value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TensorFileError(
             f"{path}: refused: it is no plain dictionary of tensors; unpickling it would run code "
             "of its own. Get the checkpoint as safetensors, or from somebody you trust"
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TensorFileError(f"{path}: cannot be read: {reason}") from error
+    except OSError as error:
+        raise TensorFileError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # torch's readers raise RuntimeError, ValueError and others
+        raise TensorFileError(f"{path}: no file of torch, or a truncated one") from error
     for wrapper in _WRAPPERS:
         if isinstance(value, Mapping) and isinstance(value.get(wrapper), Mapping):
             value = value[wrapper]

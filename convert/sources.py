@@ -47,7 +47,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     tensors = _open_folder(path) if path.is_dir() else _open_file(path)
     shapes = {name: info.shape for name, info in tensors.infos.items()}
-    return Checkpoint(path, family_of(shapes, str(path)), tensors, _described(path))
+    return Checkpoint(path, family_of(shapes, str(path)), tensors, read_described(path))
 
 
 def _open_file(path: Path) -> TensorSource:
@@ -89,7 +89,7 @@ def _open_pickled_shards(index: Path) -> TensorSource:
     return JoinedSource(shards)
 
 
-def _described(folder: Path) -> dict[str, Any]:
+def read_described(folder: Path) -> dict[str, Any]:
     """The config.json of a folder; {} where there is none, as beside a single file."""
     path = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), None)
     if path is None:

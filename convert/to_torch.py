@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -59,7 +60,13 @@ class Part:
 
     @property
     def nbytes(self) -> int:
-        return sum(info.nbytes for info in self.leaves.infos.values())
+        """About what is written: by the leaves that the tensors come from."""
+        sizes = tensor_shapes(self.table, {k: i.shape for k, i in self.leaves.infos.items()})
+        return sum(
+            math.prod(sizes[name]) * DTYPES[dtype].itemsize
+            for name, dtype in self.record.items()
+            if name in sizes
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -100,7 +100,7 @@ def padded_tokenizer(source: Path, target: Path, pieces: int) -> None:
     """
     from sentencepiece import sentencepiece_model_pb2
 
-    model = sentencepiece_model_pb2.ModelProto()
+    model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # generated
     model.ParseFromString((source / "tokenizer.model").read_bytes())
     known = len(model.pieces)
     first_private = 0xF0000

@@ -31,7 +31,7 @@ from glamm_jax.weights.infer import (
     sam_config,
 )
 from glamm_jax.weights.llama import llama_table
-from glamm_jax.weights.lora import adapter_name, injected_name
+from glamm_jax.weights.lora import ADAPTER_PREFIX, injected_name
 from glamm_jax.weights.rules import Shape, Shapes, Table, Unread, find_problems, tensor_shapes
 from glamm_jax.weights.state import shapes
 from glamm_jax.weights.tables import table_of
@@ -232,11 +232,9 @@ def check_trainable(recorded: Recorded, config: GLaMMConfig) -> None:
 def check_lora(recorded: Recorded, config: GLaMMConfig) -> None:
     """Names with and without peft's wrapping, and the released adapters."""
     lora = LoRAConfig()
-    ours = [injected_name(name) for name in recorded.get("peft_wrapped_example")]
-    recorded.compare("in_place_example", ours, "exact")
-    wrapped = [adapter_name(injected_name(n)) for n in recorded.get("in_place_example")]
-    same = [injected_name(name) for name in wrapped] == recorded.get("in_place_example")
-    recorded.record("peft_wrapped_example", float(not same), "exact", "there and back")
+    wrapped, bare = recorded.get("peft_wrapped_example"), recorded.get("in_place_example")
+    recorded.compare("in_place_example", [injected_name(name) for name in wrapped], "exact")
+    recorded.compare("peft_wrapped_example", [ADAPTER_PREFIX + name for name in bare], "exact")
     names = {
         rule.tensor for rule in llama_table(config.llama, lora).rules if ".lora_A" in rule.tensor
     }

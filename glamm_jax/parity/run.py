@@ -27,7 +27,7 @@ PARTS: dict[str, tuple[str, Check | None]] = {
 
 
 # Inputs of other parts, and our own presets beside the golden numbers of this repository.
-NO_PARTS = ("fixtures", "configs")
+NO_PARTS = ("fixtures", "configs", "experiments")
 
 
 def parts_of(folder: Path) -> list[str]:

@@ -24,7 +24,7 @@ from glamm_jax.types import Batch
 from glamm_jax.weights.state import fill, flatten
 
 _HEADS = ("region_encoder.", "text_projection.", "sam.mask_decoder.")
-# Leaf paths that start so are trained; "" is every path. Adapters are named by their type.
+# Starts of the leaf paths that are trained; "lora" stands for every adapter, "" is every path.
 TRAINED: dict[TrainedSet, tuple[str, ...]] = {
     "released": (*_HEADS, "llama.embed_tokens.", "llama.lm_head.", "lora"),
     "paper": (*_HEADS, "projector.", "lora"),

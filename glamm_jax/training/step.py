@@ -56,7 +56,7 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
             gradients, state.opt_state, state.trainable, touched=touched_parts(batch, config)
         )
         trainable: Any = optax.apply_updates(state.trainable, updates)
-        norm, rate = optax.global_norm(gradients), jnp.asarray(schedule(state.step))
+        norm, rate = optax.tree.norm(gradients), jnp.asarray(schedule(state.step))
         metrics = Metrics(parts.total, parts.ce, parts.bce, parts.dice, norm, rate)
         return TrainState(state.step + 1, trainable, opt_state), metrics
 

@@ -87,10 +87,10 @@ def clip_config(tensors: Shapes, described: Described, layer: int = -2) -> CLIPC
     )
 
 
-def llama_config(tensors: Shapes, described: Described) -> LlamaConfig:
+def llama_config(tensors: Shapes, described: Described, what: str = "config.json") -> LlamaConfig:
     """The decoder from its tensors and config.json.
 
-    Raises: WeightsError where the original's decoder is not what the folder describes.
+    Raises: WeightsError naming `what` where the original's decoder is not what it describes.
     """
     look, default = _Look(tensors, described, "model."), LlamaConfig()
     table, gate = "embed_tokens.weight", "layers.0.mlp.gate_proj.weight"
@@ -98,7 +98,7 @@ def llama_config(tensors: Shapes, described: Described) -> LlamaConfig:
     half = look.shape("layers.0.self_attn.rotary_emb.inv_freq", (default.head_dim // 2,))[0]
     heads = described.get("num_attention_heads", width // (2 * half))
     _agree(
-        described,
+        *(described, what),
         num_key_value_heads=heads,
         rope_scaling=None,
         hidden_act="silu",
@@ -201,6 +201,7 @@ def glamm_config(
     *,
     tokens: TokenConfig | None = None,
     adapter: Described | None = None,
+    what: str = "config.json",
 ) -> GLaMMConfig:
     """The whole model from the names below `model.`, CLIP's included.
 
@@ -208,12 +209,13 @@ def glamm_config(
         described, clip_described, adapter: the config.json of the GLaMM folder, of the CLIP folder
             and of peft, as far as there are any.
         tokens: the tokenizer's ids; the released layout behind the vocabulary unless given.
+        what: where `described` comes from, for an error.
     """
     clip, sam, region = (
         {name.removeprefix(prefix): shape for name, shape in tensors.items() if prefix in name}
         for prefix in (CLIP_PREFIX, SAM_PREFIX, REGION_PREFIX)
     )
-    llama = llama_config(tensors, described)
+    llama = llama_config(tensors, described, what)
     layer = described.get("mm_vision_select_layer", -2)
     return GLaMMConfig(
         clip=clip_config(clip, clip_described, layer),
@@ -248,7 +250,7 @@ class _Look:
         return self._described.get(key) or 1 + max(found, default=default - 1)
 
 
-def _agree(described: Described, **wanted: Any) -> None:
+def _agree(described: Described, what: str, **wanted: Any) -> None:
     """Refuse a decoder that computes something else than LLaMA of the first generation."""
     wrong = [
         f"{key} = {described[key]!r}, not {value!r}"
@@ -256,4 +258,4 @@ def _agree(described: Described, **wanted: Any) -> None:
         if described.get(key, value) not in (value, None)
     ]
     if wrong:
-        raise WeightsError(f"config.json describes another architecture: {'; '.join(wrong)}")
+        raise WeightsError(f"{what} describes another architecture: {'; '.join(wrong)}")

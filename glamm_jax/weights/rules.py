@@ -161,7 +161,7 @@ def check(table: Table, tensors: Shapes, leaves: Shapes) -> None:
     Raises: WeightsError listing missing, unknown and misshapen tensors and unfilled leaves.
     """
     if problems := find_problems(table, tensors, leaves):
-        raise WeightsError("\n".join([f"{len(problems)} problems with the weights:", *problems]))
+        raise WeightsError("\n".join([f"problems with the weights ({len(problems)}):", *problems]))
 
 
 def find_problems(table: Table, tensors: Shapes, leaves: Shapes) -> list[str]:

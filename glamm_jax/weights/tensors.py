@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from glamm_jax.weights.rules import WeightsError
-from glamm_jax.weights.safetensors import TensorInfo, read_folder, read_header, read_tensor
+from glamm_jax.weights.safetensors import TensorInfo, map_tensor, read_folder, read_header
 
 
 @runtime_checkable
@@ -48,8 +48,8 @@ class SafetensorsSource:
         self.infos = {name: place.info for name, place in self._places.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, in memory of its own."""
-        return read_tensor(self._places[name])
+        """One tensor, a read-only map of its file."""
+        return map_tensor(self._places[name])
 
 
 class ArraySource:

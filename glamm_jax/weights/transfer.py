@@ -31,7 +31,7 @@ from glamm_jax.weights.safetensors import DTYPES, NAMES, TensorInfo, TensorWrite
 from glamm_jax.weights.tensors import LeafSource, TensorSource
 
 CARRIED = "carried."  # stands before a torch name in our files: read by nobody, returns on export
-THREADS = 2
+THREADS = 3
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # A recomputed buffer may differ from ours by the rounding of another machine's power function.
 ROUNDING = {2: 1e-2, 4: 1e-5, 8: 1e-5}
@@ -67,7 +67,7 @@ def import_tensors(
             problems += [problem] if problem else []
             carried |= set() if exact else {name}
     if problems:
-        raise WeightsError("\n".join([f"{len(problems)} problems with the weights:", *problems]))
+        raise WeightsError("\n".join([f"problems with the weights ({len(problems)}):", *problems]))
     infos = _leaf_infos(table, source, leaves)
     infos |= {CARRIED + name: source.infos[name] for name in source.infos if name in carried}
 
