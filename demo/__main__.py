@@ -102,7 +102,7 @@ def answer(
     """The answer's words, and the masks, bool[m, h, w], of the prompt's [SEG] and the answer's."""
     batch = pack([sample], generator.config)
     decoding = generator.decode(generator.prefill(batch, tokens), tokens)
-    masks = np.asarray(generator.finish(batch, decoding).masks)
+    masks = generator.finish(batch, decoding).of_row(0)
     return tokenizer.decode(generator.answers(decoding)[0]), masks
 
 
