@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from convert import parity
+from convert import from_torch, merge, parity, to_torch
 
-COMMANDS = {"parity": parity}
+COMMANDS = {"from-torch": from_torch, "to-torch": to_torch, "merge": merge, "parity": parity}
 
 
 def main(arguments: list[str] | None = None) -> int:

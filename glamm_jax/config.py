@@ -7,7 +7,10 @@ never disagree with them. Each class checks itself on construction and names the
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal
+
+from glamm_jax.checks import ConfigError as ConfigError
+from glamm_jax.checks import require, require_choice, require_positive
 
 Activation = Literal["gelu", "quick_gelu", "relu", "silu"]
 Remat = Literal["none", "full", "dots"]
@@ -18,26 +21,6 @@ Preset = Literal["released", "paper"]
 RGB = tuple[float, float, float]
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-class ConfigError(ValueError):
-    """A configuration field has a value the model cannot have."""
-
-
-def _require(condition: bool, owner: object, name: str, message: str) -> None:
-    if not condition:
-        value = getattr(owner, name)
-        raise ConfigError(f"{type(owner).__name__}.{name} = {value!r}: {message}")
-
-
-def _require_positive(owner: object, *names: str) -> None:
-    for name in names:
-        _require(getattr(owner, name) > 0, owner, name, "must be positive")
-
-
-def _require_choice(owner: object, name: str, choices: Any) -> None:
-    allowed = get_args(choices)
-    _require(getattr(owner, name) in allowed, owner, name, f"choose from {allowed}")
 
 
 @dataclass(frozen=True)
@@ -63,23 +46,23 @@ class CLIPConfig:
     region_layers: tuple[int, ...] = (-11, -8, -5, -2)
 
     def __post_init__(self) -> None:
-        _require_positive(self, "image_size", "patch_size", "hidden_dim", "mlp_dim", "num_layers")
-        _require_positive(self, "num_heads", "norm_eps")
-        _require_choice(self, "activation", Activation)
-        _require(self.image_size % self.patch_size == 0, self, "image_size", "not whole patches")
-        _require(self.hidden_dim % self.num_heads == 0, self, "num_heads", "must divide hidden_dim")
+        require_positive(self, "image_size", "patch_size", "hidden_dim", "mlp_dim", "num_layers")
+        require_positive(self, "num_heads", "norm_eps")
+        require_choice(self, "activation", Activation)
+        require(self.image_size % self.patch_size == 0, self, "image_size", "not whole patches")
+        require(self.hidden_dim % self.num_heads == 0, self, "num_heads", "must divide hidden_dim")
         states = self.num_layers + 1
         for name, layers in (
             ("projector_layer", (self.projector_layer,)),
             ("region_layers", self.region_layers),
         ):
-            _require(
+            require(
                 all(-states <= layer < states for layer in layers),
                 self,
                 name,
                 f"there are {states} hidden states",
             )
-        _require(self.depth > 0, self, "region_layers", "nobody reads the output of a layer")
+        require(self.depth > 0, self, "region_layers", "nobody reads the output of a layer")
 
     def hidden_state(self, layer: int) -> int:
         """The index from the front of a hidden state counted from either end."""
@@ -122,11 +105,11 @@ class LlamaConfig:
     remat: Remat = "full"
 
     def __post_init__(self) -> None:
-        _require_positive(self, "vocab_size", "hidden_dim", "mlp_dim", "num_layers", "num_heads")
-        _require_positive(self, "max_positions", "rope_theta", "norm_eps")
-        _require(self.hidden_dim % self.num_heads == 0, self, "num_heads", "must divide hidden_dim")
-        _require(self.head_dim % 2 == 0, self, "num_heads", "rotary heads have an even width")
-        _require_choice(self, "remat", Remat)
+        require_positive(self, "vocab_size", "hidden_dim", "mlp_dim", "num_layers", "num_heads")
+        require_positive(self, "max_positions", "rope_theta", "norm_eps")
+        require(self.hidden_dim % self.num_heads == 0, self, "num_heads", "must divide hidden_dim")
+        require(self.head_dim % 2 == 0, self, "num_heads", "rotary heads have an even width")
+        require_choice(self, "remat", Remat)
 
     @property
     def head_dim(self) -> int:
@@ -143,9 +126,9 @@ class LoRAConfig:
     targets: tuple[str, ...] = ("q_proj", "v_proj")
 
     def __post_init__(self) -> None:
-        _require_positive(self, "rank")
-        _require(0.0 <= self.dropout < 1.0, self, "dropout", "must be in [0, 1)")
-        _require(
+        require_positive(self, "rank")
+        require(0.0 <= self.dropout < 1.0, self, "dropout", "must be in [0, 1)")
+        require(
             set(self.targets) <= set(PROJECTIONS), self, "targets", f"choose from {PROJECTIONS}"
         )
 
@@ -178,11 +161,11 @@ class RegionConfig:
     compute_dtype: DType | None = None
 
     def __post_init__(self) -> None:
-        _require_positive(self, "mid_dim", "position_dim", "num_fusion_rounds", "norm_groups")
-        _require_positive(self, "roi_size", "samples_per_bin", "patch_frame")
-        _require_choice(self, "output", RegionOutput)
+        require_positive(self, "mid_dim", "position_dim", "num_fusion_rounds", "norm_groups")
+        require_positive(self, "roi_size", "samples_per_bin", "patch_frame")
+        require_choice(self, "output", RegionOutput)
         if self.compute_dtype is not None:
-            _require_choice(self, "compute_dtype", DType)
+            require_choice(self, "compute_dtype", DType)
 
 
 @dataclass(frozen=True)
@@ -214,20 +197,20 @@ class SAMConfig:
     pixel_std: RGB = (58.395, 57.12, 57.375)
 
     def __post_init__(self) -> None:
-        _require_positive(self, "image_size", "patch_size", "hidden_dim", "num_layers", "num_heads")
-        _require_positive(self, "window_size", "out_dim", "mask_channels", "decoder_layers")
-        _require_positive(self, "decoder_heads", "decoder_mlp_dim", "iou_dim", "iou_layers")
-        _require(self.out_dim % 8 == 0, self, "out_dim", "the upscaling divides it by 8")
+        require_positive(self, "image_size", "patch_size", "hidden_dim", "num_layers", "num_heads")
+        require_positive(self, "window_size", "out_dim", "mask_channels", "decoder_layers")
+        require_positive(self, "decoder_heads", "decoder_mlp_dim", "iou_dim", "iou_layers")
+        require(self.out_dim % 8 == 0, self, "out_dim", "the upscaling divides it by 8")
         whole = self.out_dim // 2 % self.decoder_heads == 0
-        _require(whole, self, "decoder_heads", f"must divide half of out_dim = {self.out_dim}")
-        _require(self.mask_channels % 4 == 0, self, "mask_channels", "is divided by 4")
-        _require(self.image_size % self.patch_size == 0, self, "image_size", "not whole patches")
-        _require(self.hidden_dim % self.num_heads == 0, self, "num_heads", "must divide hidden_dim")
+        require(whole, self, "decoder_heads", f"must divide half of out_dim = {self.out_dim}")
+        require(self.mask_channels % 4 == 0, self, "mask_channels", "is divided by 4")
+        require(self.image_size % self.patch_size == 0, self, "image_size", "not whole patches")
+        require(self.hidden_dim % self.num_heads == 0, self, "num_heads", "must divide hidden_dim")
         exist = all(0 <= block < self.num_layers for block in self.global_blocks)
         message = f"blocks are numbered 0 to {self.num_layers - 1}"
-        _require(exist, self, "global_blocks", message)
+        require(exist, self, "global_blocks", message)
         ascending = list(self.global_blocks) == sorted(set(self.global_blocks))
-        _require(ascending, self, "global_blocks", "must be ascending, each once")
+        require(ascending, self, "global_blocks", "must be ascending, each once")
 
     @property
     def grid_size(self) -> int:
@@ -265,7 +248,7 @@ class TokenConfig:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            _require(getattr(self, each.name) >= 0, self, each.name, "must be an id")
+            require(getattr(self, each.name) >= 0, self, each.name, "must be an id")
 
     @classmethod
     def grown_from(cls, base_vocab_size: int) -> TokenConfig:
@@ -307,19 +290,19 @@ class GLaMMConfig:
 
     def __post_init__(self) -> None:
         for name in ("projector_activation", "text_projection_activation"):
-            _require_choice(self, name, Activation)
-        _require_choice(self, "compute_dtype", DType)
+            require_choice(self, name, Activation)
+        require_choice(self, "compute_dtype", DType)
         width, region = self.clip.hidden_dim, self.region
-        _require(width % 4 == 0, self.clip, "hidden_dim", "the fusion of regions quarters it")
+        require(width % 4 == 0, self.clip, "hidden_dim", "the fusion of regions quarters it")
         whole = width % region.norm_groups == 0
-        _require(whole, region, "norm_groups", f"must divide clip.hidden_dim = {width}")
+        require(whole, region, "norm_groups", f"must divide clip.hidden_dim = {width}")
         fits = region.output == "own" or region.mid_dim == width
         message = f"the shared V-L layer reads clip.hidden_dim = {width}"
-        _require(fits, region, "mid_dim", message)
+        require(fits, region, "mid_dim", message)
         vocab = self.llama.vocab_size
         for each in fields(self.tokens):
             inside = getattr(self.tokens, each.name) < vocab
-            _require(inside, self.tokens, each.name, f"outside the vocabulary of {vocab}")
+            require(inside, self.tokens, each.name, f"outside the vocabulary of {vocab}")
 
 
 CLIP_L14_336 = CLIPConfig()

@@ -50,6 +50,18 @@ class Batch(NamedTuple):
     masks: Array  # uint8[M, H, W]; truth at the original size, top left; may hold 2 (trap 22)
 
 
+class Example(NamedTuple):
+    """A picture and what is said about it, as a source yields it: ragged, nothing prepared yet."""
+
+    image: Array  # uint8[H, W, 3]
+    turns: tuple[str, ...]  # the user first, all answered; without the image's preamble
+    boxes_xyxy_unit: Array | None  # float[n, 4], one for each <bbox> of the turns in turn
+    masks: Array | None  # uint8[k, H, W], one for each [SEG] of the turns in turn
+    task: str
+    source: str
+    id: str
+
+
 class Output(NamedTuple):
     """What the model computes. Token logits are formed in the loss, where they are supervised."""
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flax import nnx
 
 from glamm_jax.config import LossWeights
 from glamm_jax.data.pack import Capacity, Sample, fit
 from glamm_jax.parity.e2e_eval import check_evaluations, check_inference_branch
 from glamm_jax.parity.e2e_inputs import check_inputs, samples_of
+from glamm_jax.parity.e2e_steps import check_steps
 from glamm_jax.parity.e2e_train import (
-    TrainRun,
     TrainRunner,
     compare_case,
     compare_gradient_norms,
@@ -116,17 +115,17 @@ class Case:
         if not cases:
             return set()
         runner = TrainRunner(model, self.weights, capacity)
-        runs = {}
         for name, (recorded, samples) in cases.items():
             with recorded:
-                run = runs[name] = runner.run(samples)
+                run = runner.run(samples)
                 check_inputs(recorded, self.config, [name], self.salt)
                 compare_case(recorded, samples, run, self.config)
             prefix = f"cases.{name}."
             compare_losses(self.info, run.losses, "loss", f"{prefix}losses.")
             compare_gradient_norms(self.info, f"{prefix}grad_norm_sum_absmax.", run.gradients)
             self._compare_sizes(prefix, samples)
-        self._compare_first_step(runs)
+        by_name = {name: samples for name, (_, samples) in cases.items()}
+        check_steps(self.info, self.path, model, by_name, self.weights)
         return {f"train_{name}.npz" for name in cases}
 
     def _compare_sizes(self, prefix: str, samples: list[Sample]) -> None:
@@ -136,21 +135,6 @@ class Case:
         sizes = [list(s.original_size) for s in samples]
         self.info.compare(f"{prefix}sizes", sizes, "exact")
         self.info.compare(f"{prefix}resize", [list(s.resized_size) for s in samples], "exact")
-
-    def _compare_first_step(self, runs: dict[str, TrainRun]) -> None:
-        """The first of the optimiser's steps starts from the weights that the cases ran on."""
-        path = self.path / "train_steps.json"
-        if not path.is_file():
-            return
-        with Recorded.open(self.ledger, self.part, path) as recorded:
-            run = runs.get(recorded.input("steps[0].case"))
-            if run is not None:
-                compare_losses(recorded, run.losses, "loss", "steps[0].")
-                squares = sum(
-                    float(np.square(x, dtype=np.float64).sum()) for x in run.gradients.values()
-                )
-                recorded.compare("steps[0].grad_norm_before_clip", squares**0.5, "gradient_norm")
-            recorded.exclude_prefix("", "later steps arrive with the training step's issue")
 
 
 def case_names(info: Recorded) -> list[str]:

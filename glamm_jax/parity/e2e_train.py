@@ -15,12 +15,12 @@ from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parity.e2e_inputs import nchw
 from glamm_jax.parity.report import Recorded
 from glamm_jax.training.losses import losses, masks_at_original_size
+from glamm_jax.training.optim import is_trained
 from glamm_jax.types import Batch, Losses, Output
 from glamm_jax.weights.glamm import glamm_table
-from glamm_jax.weights.rules import dump
+from glamm_jax.weights.rules import Table, dump
 from glamm_jax.weights.state import flatten
 
-FROZEN = ("clip.", "sam.encoder.", "sam.prompt_encoder.")
 # Parameters whose gradients pass the region encoder's ReLUs; see parity/tolerances.py.
 PYRAMID = "region_encoder.mlvl_fuse."
 LOSS_NAMES = {
@@ -58,11 +58,6 @@ class TrainRun(NamedTuple):
 LOSS_SUMS = {"loss": ("ce_loss", "mask_loss"), "mask_loss": ("mask_bce_loss", "mask_dice_loss")}
 
 
-def is_frozen(path: tuple, _: Any) -> bool:
-    """CLIP, SAM's image encoder and prompt encoder have no gradients in the recordings."""
-    return ".".join(map(str, path)).startswith(FROZEN)
-
-
 class TrainRunner:
     """One model, one compiled program for every case: batches are packed to a common capacity."""
 
@@ -70,7 +65,7 @@ class TrainRunner:
         self.config: GLaMMConfig = model.config
         self.capacity = capacity
         self.table = glamm_table(model.config)
-        graph, self.trained, self.frozen = nnx.split(model, lambda p, v: not is_frozen(p, v), ...)
+        graph, self.trained, self.frozen = nnx.split(model, is_trained("all_but_encoders"), ...)
         self._forward = jax.jit(partial(_forward, graph, weights))
         self._step = jax.jit(jax.value_and_grad(partial(_forward, graph, weights), has_aux=True))
 
@@ -78,11 +73,8 @@ class TrainRunner:
         """Losses, intermediates and gradients of one batch."""
         batch = pack(samples, self.config, self.capacity)
         (_, aux), gradients = self._step(self.trained, self.frozen, batch)
-        leaves = {path: np.asarray(x) for path, x in flatten(gradients).items()}
-        present = [rule for rule in self.table.rules if not is_frozen((rule.leaf,), None)]
-        tensors = dump(type(self.table)(tuple(present)), leaves)
         parts, output, mid = jax.tree.map(np.asarray, aux)
-        return TrainRun(batch, parts, output, mid, tensors)
+        return TrainRun(batch, parts, output, mid, torch_tensors(self.table, gradients))
 
     def run_forward(self, samples: list[Sample]) -> TrainRun:
         """Losses and intermediates alone: much less to compile."""
@@ -90,6 +82,13 @@ class TrainRunner:
         _, aux = self._forward(self.trained, self.frozen, batch)
         parts, output, mid = jax.tree.map(np.asarray, aux)
         return TrainRun(batch, parts, output, mid, {})
+
+
+def torch_tensors(table: Table, state: nnx.State) -> dict[str, np.ndarray]:
+    """The tensors of the original that some of the model's leaves hold, by torch name."""
+    leaves = {path: np.asarray(x) for path, x in flatten(state).items()}
+    held = [r for r in table.rules if all(entry.leaf in leaves for entry in r.entries())]
+    return dump(Table(tuple(held)), leaves)
 
 
 def _forward(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from glamm_jax.parity import components, conversations, e2e, preprocessing, tokenizer
+from glamm_jax.parity import components, conversations, e2e, manifest, preprocessing, tokenizer
 from glamm_jax.parity.report import GoldenError, Ledger, Recorded
 
 Check = Callable[[Path, Ledger], None]
@@ -19,7 +19,7 @@ PARTS: dict[str, tuple[str, Check | None]] = {
     "conversations": ("conversations", conversations.check),
     "e2e": ("e2e_*", e2e.check),
     "components": ("components", components.check),
-    "manifest": ("manifest", None),
+    "manifest": ("manifest", manifest.check),
     "datasets": ("datasets", None),
     "pipeline": ("pipeline", None),
     "evaluation": ("evaluation", None),
@@ -27,7 +27,7 @@ PARTS: dict[str, tuple[str, Check | None]] = {
 
 
 # Inputs of other parts, and our own presets beside the golden numbers of this repository.
-NO_PARTS = ("fixtures", "configs")
+NO_PARTS = ("fixtures", "configs", "experiments")
 
 
 def parts_of(folder: Path) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from glamm_jax.config import CLIPConfig
 from glamm_jax.weights.rules import Rule, Table, Unread
 
@@ -31,7 +33,12 @@ def clip_table(config: CLIPConfig) -> Table:
         Rule("pre_layrnorm.bias", "pre_norm.bias"),
     ]
     unread = [
-        Unread("embeddings.position_ids", "computed", "0..number of positions - 1"),
+        Unread(
+            "embeddings.position_ids",
+            "recomputed",
+            "0..number of positions - 1",
+            value=lambda: np.arange(config.num_patches + 1, dtype=np.int64)[None],
+        ),
         Unread("post_layernorm.weight", "carried", "the pooled output is read by nobody"),
         Unread("post_layernorm.bias", "carried", "the pooled output is read by nobody"),
     ]

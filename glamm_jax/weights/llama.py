@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from glamm_jax.config import PROJECTIONS, LlamaConfig, LoRAConfig
 from glamm_jax.weights.rules import Rule, Table, Unread
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def rotary_frequencies(head_dim: int, theta: float) -> np.ndarray:
+    """The buffer that transformers of 2023 saves with every layer, to the last bit: float32[half].
+
+    torch rounds the power to float32 before it takes the reciprocal.
+    """
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    return np.float32(1) / np.power(theta, exponents.astype(np.float64)).astype(np.float32)
 
 
 def llama_table(config: LlamaConfig, lora: LoRAConfig | None = None) -> Table:
@@ -32,6 +43,10 @@ def llama_table(config: LlamaConfig, lora: LoRAConfig | None = None) -> Table:
                 adapter = f"{tensor}.lora_{matrix}.default.weight"
                 rules.append(Rule(adapter, f"{leaf}.lora.{matrix.lower()}", "linear", layers))
     rotary = Unread(
-        f"{prefix}self_attn.rotary_emb.inv_freq", "computed", "theta^(-2i/width)", layers
+        f"{prefix}self_attn.rotary_emb.inv_freq",
+        "recomputed",
+        "theta^(-2i/width)",
+        layers,
+        lambda: rotary_frequencies(config.head_dim, config.rope_theta),
     )
     return Table(tuple(rules), (rotary,))

@@ -1,8 +1,9 @@
 """Weight rules: (torch tensor, jax leaf, named transform), total and invertible.
 
-A table says what happens to every tensor of a checkpoint family. `load` turns torch tensors into
-leaves, `dump` turns leaves back into the same bytes; both fail with ONE error that lists every
-offender. Pure numpy: models are seen only as {leaf path: shape}.
+A table says what happens to every tensor of a checkpoint family. `check` compares names and shapes
+before a byte is read and lists every offender in ONE error; `load` turns torch tensors into leaves,
+`dump` turns leaves back into the same bytes (`weights.transfer` does both in a stream). Pure numpy:
+models are seen only as {leaf path: shape}.
 
     Rule("layers.{layer}.mlp.fc1.weight", "layers.mlp.up.kernel", "linear", layers=(0, 1, 2))
 
@@ -12,17 +13,22 @@ when the leaf does not contain it, the position in the stacked leaf's leading ax
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+Fate = Literal["converted", "recomputed", "carried", "dropped"]
 
 
 @dataclass(frozen=True)
 class Transform:
     """`load` maps torch's layout to ours (it may look at the leaf's shape), `dump` back."""
 
-    load: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+    load: Callable[[np.ndarray, Shape], np.ndarray]
     dump: Callable[[np.ndarray], np.ndarray]
 
 
@@ -91,15 +97,16 @@ class Entry:
 class Unread:
     """Tensors that no leaf comes from. `kind` says what becomes of them.
 
-    computed: a function of the configuration, checked on import and regenerated on export.
+    recomputed: a function of the configuration: `value` is checked on import, written on export.
     carried: read by nobody here, but it returns on export.
     dropped: it does not return, for the reason given.
     """
 
     tensor: str
-    kind: str
+    kind: Fate
     reason: str
     layers: tuple[int, ...] = ()
+    value: Callable[[], np.ndarray] | None = None
 
     def names(self) -> list[str]:
         if "{layer}" not in self.tensor:
@@ -109,7 +116,10 @@ class Unread:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything known about one family of checkpoints."""
+    """Everything known about one family of checkpoints.
+
+    `rules` must all be there; what is `unread` may be absent: other versions do not save it.
+    """
 
     rules: tuple[Rule, ...]
     unread: tuple[Unread, ...] = field(default=())
@@ -131,67 +141,82 @@ class Table:
         return {name: unread for unread in self.unread for name in unread.names()}
 
 
-def load(
-    table: Table,
-    names: Iterable[str],
-    read: Callable[[str], np.ndarray],
-    leaves: Mapping[str, tuple[int, ...]],
-) -> dict[str, np.ndarray]:
-    """Every leaf, filled once from its tensors.
-
-    Args:
-        names: the tensors that the checkpoint holds; `read` gives one by name, in torch's layout.
-        leaves: path and shape of every leaf of the model.
-
-    Raises: WeightsError listing missing, unknown and misshapen tensors and unfilled leaves.
-    """
-    entries, names = table.entries(), set(names)
-    problems = [f"missing tensor {e.tensor}" for e in entries if e.tensor not in names]
-    known = {entry.tensor for entry in entries} | set(table.unread_names())
-    problems += [f"unknown tensor {name}" for name in sorted(names - known)]
-    problems += [f"no such leaf {e.leaf} (for {e.tensor})" for e in entries if e.leaf not in leaves]
-    unfilled = set(leaves) - {entry.leaf for entry in entries}
-    problems += [f"leaf {leaf} is filled by no tensor" for leaf in sorted(unfilled)]
-    out: dict[str, np.ndarray] = {}
-    for entry in entries:
-        if entry.tensor in names and entry.leaf in leaves:
-            problem = _place(out, entry, read(entry.tensor), leaves[entry.leaf])
-            problems += [problem] if problem else []
-    if problems:
-        raise WeightsError("\n".join([f"{len(problems)} problems with the weights:", *problems]))
-    return out
-
-
-def _place(
-    out: dict[str, np.ndarray], entry: Entry, tensor: np.ndarray, shape: tuple[int, ...]
-) -> str | None:
-    """Write one tensor to its place; returns what is wrong with it, if anything."""
-    target = shape if entry.position is None else shape[1:]
-    if entry.position is not None and entry.position >= shape[0]:
-        return f"{entry.tensor}: the leaf {entry.leaf} holds {shape[0]} layers"
-    try:
-        array = TRANSFORMS[entry.transform].load(tensor, target)
-    except (ValueError, IndexError):
-        array = None
-    if array is None or array.shape != target:
-        return f"{entry.tensor}: shape {tensor.shape} does not become {target} of {entry.leaf}"
-    if entry.position is None:
-        out[entry.leaf] = array
-    else:
-        stack = out.setdefault(entry.leaf, np.empty(shape, array.dtype))
-        stack[entry.position] = array
-    return None
-
-
-def tensor_shapes(
-    table: Table, leaves: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(table: Table, leaves: Shapes) -> dict[str, Shape]:
     """Shape of every torch tensor that the table's rules name, from the leaves' shapes alone."""
     out = {}
     for entry in table.entries():
         shape = leaves[entry.leaf] if entry.position is None else leaves[entry.leaf][1:]
         empty = np.broadcast_to(np.int8(0), shape)  # takes no memory
         out[entry.tensor] = TRANSFORMS[entry.transform].dump(empty).shape
+    return out
+
+
+def check(table: Table, tensors: Shapes, leaves: Shapes) -> None:
+    """Refuse tensors that are not exactly those of the table, or do not fill exactly these leaves.
+
+    Args:
+        tensors: name and shape of everything the checkpoint holds, in torch's layout.
+        leaves: path and shape of every leaf of the model.
+
+    Raises: WeightsError listing missing, unknown and misshapen tensors and unfilled leaves.
+    """
+    if problems := find_problems(table, tensors, leaves):
+        raise WeightsError("\n".join([f"problems with the weights ({len(problems)}):", *problems]))
+
+
+def find_problems(table: Table, tensors: Shapes, leaves: Shapes) -> list[str]:
+    """What `check` refuses, one sentence each, in the order of the table."""
+    entries, unread = table.entries(), table.unread_names()
+    problems = [f"missing tensor {e.tensor}" for e in entries if e.tensor not in tensors]
+    known = {entry.tensor for entry in entries} | set(unread)
+    problems += [f"unknown tensor {name}" for name in sorted(set(tensors) - known)]
+    problems += [f"no such leaf {e.leaf} (for {e.tensor})" for e in entries if e.leaf not in leaves]
+    problems += _misfilled(entries, leaves)
+    placeable = tuple(r for r in table.rules if all(e.leaf in leaves for e in r.entries()))
+    wanted = tensor_shapes(Table(placeable), leaves)
+    for name, unused in unread.items():
+        if unused.value is not None and name in tensors:
+            wanted[name] = unused.value().shape
+    problems += [
+        f"{name}: shape {tuple(tensors[name])}, but the model wants {shape}"
+        for name, shape in wanted.items()
+        if name in tensors and tuple(tensors[name]) != shape
+    ]
+    return problems
+
+
+def _misfilled(entries: list[Entry], leaves: Shapes) -> list[str]:
+    """Leaves that are not filled whole and once."""
+    places: dict[str, list[int | None]] = {}
+    for entry in entries:
+        places.setdefault(entry.leaf, []).append(entry.position)
+    problems = []
+    for leaf, shape in leaves.items():
+        filled = places.get(leaf, [])
+        if not filled:
+            problems.append(f"leaf {leaf} is filled by no tensor")
+        elif filled != [None] and sorted(filled, key=str) != sorted(range(shape[0]), key=str):
+            problems.append(f"leaf {leaf} of {shape[0]} layers is filled at {filled}")
+    return problems
+
+
+def load(
+    table: Table, tensors: Shapes, read: Callable[[str], np.ndarray], leaves: Shapes
+) -> dict[str, np.ndarray]:
+    """Every leaf in memory, filled once; `read` gives a tensor by name, in torch's layout.
+
+    Raises: WeightsError as `check` does.
+    """
+    check(table, tensors, leaves)
+    out: dict[str, np.ndarray] = {}
+    for entry in table.entries():
+        tensor, shape = read(entry.tensor), leaves[entry.leaf]
+        transform = TRANSFORMS[entry.transform]
+        if entry.position is None:
+            out[entry.leaf] = transform.load(tensor, shape)
+        else:
+            stack = out.setdefault(entry.leaf, np.empty(shape, tensor.dtype))
+            stack[entry.position] = transform.load(tensor, shape[1:])
     return out
 
 

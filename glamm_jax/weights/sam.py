@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from glamm_jax.config import SAMConfig
+import numpy as np
+
+from glamm_jax.config import RGB, SAMConfig
 from glamm_jax.weights.rules import Rule, Table, Unread
 
 
@@ -130,9 +132,15 @@ def mask_decoder_table(config: SAMConfig) -> Table:
     return Table(tuple(rules)) + transformer.under("transformer.", "transformer.")
 
 
+def _plane(levels: RGB) -> np.ndarray:
+    """Statistics of the three channels as the original's buffers hold them."""
+    return np.asarray(levels, np.float32).reshape(3, 1, 1)
+
+
 def sam_table(config: SAMConfig) -> Table:
     """Every tensor of a Segment Anything checkpoint; leaves relative to `SAM`."""
-    constant = "the preprocessing's constant, not saved by the original"
+    mean, std = (lambda: _plane(config.pixel_mean)), (lambda: _plane(config.pixel_std))
+    constant = "the preprocessing's constant, rarely saved"
     return (
         image_encoder_table(config).under("image_encoder.", "encoder.")
         + prompt_encoder_table().under("prompt_encoder.", "prompt_encoder.")
@@ -140,8 +148,8 @@ def sam_table(config: SAMConfig) -> Table:
         + Table(
             (),
             (
-                Unread("pixel_mean", "computed", constant),
-                Unread("pixel_std", "computed", constant),
+                Unread("pixel_mean", "recomputed", constant, value=mean),
+                Unread("pixel_std", "recomputed", constant, value=std),
             ),
         )
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -23,7 +24,9 @@ def shapes(state: nnx.State) -> dict[str, tuple[int, ...]]:
     return {path: tuple(value.shape) for path, value in flatten(state).items()}
 
 
-def fill(state: nnx.State, leaves: Mapping[str, np.ndarray], dtype: Any = None) -> nnx.State:
+def fill(
+    state: nnx.State, leaves: Mapping[str, np.ndarray | jax.Array], dtype: Any = None
+) -> nnx.State:
     """The same state with these values, cast to `dtype` or kept in their own.
 
     Raises: KeyError naming the first leaf that `leaves` lacks.

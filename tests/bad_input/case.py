@@ -6,13 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from glamm_jax.config import ConfigError
 from glamm_jax.data.boxes import BoxError
 from glamm_jax.data.masks import MaskError
 from glamm_jax.data.preprocess import ImageError
 from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.tokenizer import TokenizerError
+from glamm_jax.weights.folder import FolderError
+from glamm_jax.weights.rules import WeightsError
+from glamm_jax.weights.safetensors import TensorFileError
 
-ERRORS = (ImageError, BoxError, MaskError, PromptError, TokenizerError)
+ERRORS = (
+    *(ImageError, BoxError, MaskError, PromptError, TokenizerError),
+    *(ConfigError, FolderError, TensorFileError, WeightsError),
+)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ def copied(model: Model, theirs: torch.nn.Module, table: Table, prefix: str = ""
     """Our model with their weights; `prefix` stands before their names in the table."""
     tensors = {prefix + name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
     graph, state = nnx.split(model)
-    leaves = load(table, tensors, tensors.__getitem__, shapes(state))
+    sizes = {name: tensor.shape for name, tensor in tensors.items()}
+    leaves = load(table, sizes, tensors.__getitem__, shapes(state))
     return nnx.merge(graph, fill(state, leaves))
 
 

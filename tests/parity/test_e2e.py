@@ -19,6 +19,13 @@ from glamm_jax.data.pack import Sample, fit
 from glamm_jax.parity.e2e import Case, check
 from glamm_jax.parity.e2e_eval import check_evaluations
 from glamm_jax.parity.e2e_inputs import check_inputs, samples_of
+from glamm_jax.parity.e2e_steps import (
+    StepsRun,
+    compare_steps,
+    noise_parameters,
+    read_steps,
+    run_steps,
+)
 from glamm_jax.parity.e2e_train import (
     TrainRun,
     TrainRunner,
@@ -167,6 +174,70 @@ def test_losses_that_do_not_add_up_are_noticed_where_the_tolerance_is_wide() -> 
     recorded = Recorded(Ledger(), "e2e", "info.json", values)
     compare_losses(recorded, Losses(7.5, 5.8, 1.4, 0.3), "bf16_loss", "")
     assert {row.name for row in recorded.ledger.failures} == {"loss", "ce_loss"}
+
+
+@dataclass
+class Stepped:
+    """The recorded AdamW steps, run; their recording may be compared again and again."""
+
+    recorded: Recorded
+    run: StepsRun
+    noise: set[str]
+
+    def compare(self, values: dict) -> Ledger:
+        """Compare a recording that may have been changed."""
+        ledger = Ledger()
+        with Recorded(ledger, "e2e", "train_steps.json", values) as recorded:
+            read_steps(recorded)
+            compare_steps(recorded, self.run, self.noise)
+        return ledger
+
+
+@pytest.fixture(scope="module")
+def stepped(goldens: Path) -> Stepped:
+    path = goldens / "e2e_tiny1"
+    case = Case(path, Ledger())
+    recorded = Recorded.open(Ledger(), "e2e", path / "train_steps.json")
+    names, optim = read_steps(recorded)
+    files = {name: Recorded.open(Ledger(), "e2e", path / f"train_{name}.npz") for name in names}
+    samples = {name: samples_of(file) for name, file in files.items()}
+    model = golden_glamm(case.config, case.salt)
+    run = run_steps(model, [samples[name] for name in names], optim, case.weights)
+    return Stepped(recorded, run, noise_parameters(case.info, names))
+
+
+def test_eight_adamw_steps_agree_and_nothing_of_them_goes_unmentioned(stepped: Stepped) -> None:
+    ledger = stepped.compare(stepped.recorded.values)
+    assert ledger.failures == []
+    assert {row.name for row in ledger.rows} == set(stepped.recorded.names)
+    compared = [row.name for row in ledger.rows if row.verdict == "equal"]
+    assert sum(name.startswith("steps[") for name in compared) == 8 * 6
+    assert sum(name.startswith("final_param_norms.") for name in compared) == 192 - 7
+    assert all(name.endswith(".k_proj.bias") for name in stepped.noise)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "steps[7].loss",
+        "steps[4].mask_dice_loss",
+        "steps[2].grad_norm_before_clip",
+        "final_param_norms.lm_head.weight",
+        "final_param_norms.model.region_encoder.roi_align.updims.bias",
+        "final_param_norms.model.grounding_encoder.mask_decoder.iou_token.weight",
+    ],
+)
+def test_one_moved_number_of_the_steps_is_noticed(stepped: Stepped, name: str) -> None:
+    values = dict(stepped.recorded.values)
+    values[name] *= 1.01
+    assert {row.name for row in stepped.compare(values).failures} == {name}
+
+
+def test_steps_of_an_impossible_optimizer_are_a_broken_file(stepped: Stepped) -> None:
+    for change in ({"lr": -1.0}, {"betas": [0.9]}, {"eps": "small"}):
+        recorded = Recorded(Ledger(), "e2e", "steps", {**stepped.recorded.values, **change})
+        with pytest.raises(GoldenError, match="steps: "):
+            read_steps(recorded)
 
 
 @pytest.fixture

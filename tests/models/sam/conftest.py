@@ -69,7 +69,8 @@ def original_name(name: str, iou_layers: int) -> str | None:
 
 def build_ours(config: SAMConfig, tensors: dict[str, np.ndarray]) -> SAM:
     graph, abstract = nnx.split(nnx.eval_shape(lambda: SAM(config, rngs=nnx.Rngs(0))))
-    leaves = rules.load(sam_table(config), tensors, tensors.__getitem__, state.shapes(abstract))
+    sizes = {name: tensor.shape for name, tensor in tensors.items()}
+    leaves = rules.load(sam_table(config), sizes, tensors.__getitem__, state.shapes(abstract))
     return nnx.merge(graph, state.fill(abstract, leaves))
 
 

@@ -1,0 +1,29 @@
+"""Models without memory: the graph and the shapes of whatever a configuration describes."""
+
+from __future__ import annotations
+
+from flax import nnx
+
+from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, SAMConfig
+from glamm_jax.models.clip import CLIPVision
+from glamm_jax.models.glamm import GLaMM
+from glamm_jax.models.llama import Llama
+from glamm_jax.models.sam.sam import SAM
+
+
+def abstract_model(
+    config: GLaMMConfig | CLIPConfig | LlamaConfig | SAMConfig,
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """Graph and abstract state, nothing allocated: for weight tables and for loading."""
+
+    def make() -> nnx.Module:
+        rngs = nnx.Rngs(0)
+        if isinstance(config, GLaMMConfig):
+            return GLaMM(config, rngs=rngs)
+        if isinstance(config, CLIPConfig):
+            return CLIPVision(config, rngs=rngs)
+        if isinstance(config, LlamaConfig):
+            return Llama(config, rngs=rngs)
+        return SAM(config, rngs=rngs)
+
+    return nnx.split(nnx.eval_shape(make))

@@ -1,0 +1,251 @@
+"""Rows about checkpoints to convert, and about model folders."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import safetensors.numpy
+
+from convert.assemble import Request, assemble
+from glamm_jax.models.abstract import abstract_model
+from glamm_jax.weights.folder import ModelFolder, new_folder
+from glamm_jax.weights.safetensors import TensorInfo, TensorWriter
+from glamm_jax.weights.state import shapes
+from glamm_jax.weights.tables import table_of
+from glamm_jax.weights.transfer import import_tensors
+from tests.bad_input.case import Case
+from tests.bad_input.weight_files import accepted, sound
+from tests.weights.checkpoints import BFLOAT16, TOKENIZER
+
+_CHECKPOINTS = "Checkpoints to convert"
+_FOLDERS = "Model folders"
+
+
+def _llama(**changed: Any) -> dict[str, tuple[int, ...]]:
+    """The tensors of a LLaMA of one layer, 8 wide, with these shapes instead or (None) without."""
+    shapes: dict[str, Any] = {"model.embed_tokens.weight": (807, 8), "lm_head.weight": (807, 8)}
+    shapes |= {"model.norm.weight": (8,)}
+    layer = "model.layers.0."
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        shapes[f"{layer}self_attn.{name}.weight"] = (8, 8)
+    shapes |= {f"{layer}mlp.{name}.weight": (16, 8) for name in ("gate_proj", "up_proj")}
+    shapes |= {f"{layer}mlp.down_proj.weight": (8, 16)}
+    shapes |= {f"{layer}{name}.weight": (8,) for name in _NORMS}
+    return {name: shape for name, shape in (shapes | changed).items() if shape is not None}
+
+
+_NORMS = ("input_layernorm", "post_attention_layernorm")
+_LLAMA = {"num_attention_heads": 2}
+
+
+def _checkpoint(
+    shapes: dict[str, tuple[int, ...]], described: dict[str, Any], **request: str
+) -> Callable[[Path], str]:
+    def run(folder: Path) -> str:
+        source = folder / "source"
+        source.mkdir()
+        arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        safetensors.numpy.save_file(arrays, source / "model.safetensors")
+        (source / "config.json").write_text(json.dumps(described))
+        shutil.copytree(TOKENIZER, folder / "tokenizer")
+        named = {name: folder / value for name, value in request.items()}
+        return _converted(folder, Request(source, **named))
+
+    return run
+
+
+def _converted(folder: Path, request: Request) -> str:
+    """What the program does, up to the first byte of weights."""
+    assembly = assemble(request)
+    leaves = shapes(abstract_model(assembly.config)[1])
+    out = folder / "out"
+    out.mkdir()
+    import_tensors(table_of(assembly.config), assembly.tensors, leaves, out)
+    return f"accepted: {type(assembly.config).__name__}"
+
+
+def _only_names(*names: str) -> dict[str, tuple[int, ...]]:
+    return dict.fromkeys(names, (2, 2))
+
+
+def _deepspeed(folder: Path) -> str:
+    (folder / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"")
+    return accepted(folder)
+
+
+# ---------------------------------------------------------------------- model folders
+
+
+def _writing(number: int) -> Callable[[Path], str]:
+    """A disk that is full (or says so with another number) when the files get their size."""
+
+    def run(folder: Path) -> str:
+        failure = OSError(number, os.strerror(number))
+        with (
+            mock.patch("os.posix_fallocate", side_effect=failure),
+            new_folder(folder / "model", 0) as partial,
+            TensorWriter(partial, {"a": TensorInfo(BFLOAT16, (4,))}),
+        ):
+            pass
+        return "written"
+
+    return run
+
+
+def _small_disk(folder: Path) -> str:
+    usage = namedtuple("usage", "total used free")(10**12, 10**12 - 10**9, 10**9)
+    with (
+        mock.patch("shutil.disk_usage", return_value=usage),
+        new_folder(folder / "model", 16_700_000_000),
+    ):
+        return "written"
+
+
+def _forbidden(folder: Path) -> str:
+    failure = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with mock.patch("pathlib.Path.mkdir", side_effect=failure), new_folder(folder / "model", 0):
+        return "written"
+
+
+def _killed(folder: Path) -> str:
+    (folder / ".model.partial").mkdir()
+    (folder / ".model.partial" / "model.safetensors").write_bytes(sound()[:50])
+    return str(ModelFolder(folder / "model"))
+
+
+def _existing(folder: Path) -> str:
+    (folder / "model").mkdir()
+    with new_folder(folder / "model", 0):
+        return "written"
+
+
+def _model(config: object) -> Callable[[Path], str]:
+    def run(folder: Path) -> str:
+        (folder / "config.json").write_text(
+            config if isinstance(config, str) else json.dumps(config)
+        )
+        return str(ModelFolder(folder).config)
+
+    return run
+
+
+CASES: tuple[Case, ...] = (
+    Case(
+        _CHECKPOINTS,
+        "a folder of another architecture",
+        _checkpoint(_only_names("layer1.0.conv1.weight", "fc.bias"), {}),
+        "WeightsError: source: no GLaMM, LLaMA, CLIP, SAM, peft or GPT4RoI checkpoint; it holds "
+        "fc.bias, layer1.0.conv1.weight ...",
+    ),
+    Case(
+        _CHECKPOINTS,
+        "a decoder with grouped queries",
+        _checkpoint(_llama(), _LLAMA | {"num_key_value_heads": 1}),
+        "WeightsError: source/config.json describes another architecture: num_key_value_heads = "
+        "1, not 2",
+    ),
+    Case(
+        _CHECKPOINTS,
+        "tensors missing, unknown and misshapen",
+        _checkpoint(
+            _llama(**{"lm_head.weight": None, "model.surprise": (3,), "model.norm.weight": (3,)}),
+            _LLAMA,
+        ),
+        "WeightsError: problems with the weights (3):\nmissing tensor lm_head.weight\nunknown "
+        "tensor model.surprise\nmodel.norm.weight: shape (3,), but the model wants (8,)",
+    ),
+    Case(
+        _CHECKPOINTS,
+        "rotary frequencies of another base",
+        _checkpoint(_llama(**{"model.layers.0.self_attn.rotary_emb.inv_freq": (2,)}), _LLAMA),
+        "WeightsError: problems with the weights (1):\n"
+        "model.layers.0.self_attn.rotary_emb.inv_freq: does not hold theta^(-2i/width), which "
+        "the configuration asks for",
+    ),
+    Case(
+        _CHECKPOINTS,
+        "a folder without weights",
+        accepted,
+        "TensorFileError: the folder: holds no weights (model.safetensors, pytorch_model.bin or "
+        "an index)",
+    ),
+    Case(
+        _CHECKPOINTS,
+        "DeepSpeed's shards",
+        _deepspeed,
+        "TensorFileError: the folder: DeepSpeed's shards; join them first with the "
+        "zero_to_fp32.py that lies beside them, then give the file that it writes",
+    ),
+    Case(
+        _CHECKPOINTS,
+        "a GLaMM without its CLIP",
+        _checkpoint(_only_names("model.grounding_encoder.x"), {}, tokenizer="tokenizer"),
+        "WeightsError: source holds no CLIP (trap 27): name its folder with --clip",
+    ),
+    Case(
+        _CHECKPOINTS,
+        "a config.json that is not JSON",
+        lambda f: (
+            (f / "model.safetensors").write_bytes(sound()),
+            (f / "config.json").write_text("{"),
+            accepted(f),
+        )[2],
+        "TensorFileError: config.json: not JSON",
+    ),
+    Case(
+        _FOLDERS,
+        "a disk too small",
+        _small_disk,
+        "FolderError: model: 16.7 GB are needed, 1.0 GB are free there",
+    ),
+    Case(
+        _FOLDERS,
+        "a disk that fills up",
+        _writing(errno.ENOSPC),
+        "FolderError: model: cannot be written: No space left on device",
+    ),
+    Case(
+        _FOLDERS,
+        "no permission to write",
+        _forbidden,
+        "FolderError: model: cannot be written: Permission denied",
+    ),
+    Case(
+        _FOLDERS,
+        "the name exists",
+        _existing,
+        "FolderError: model: exists already; remove it or choose another name",
+    ),
+    Case(_FOLDERS, "a conversion that was killed", _killed, "FolderError: model: no such folder"),
+    Case(
+        _FOLDERS,
+        "a folder of the original",
+        _model({"model_type": "llava"}),
+        "ConfigError: the folder: not in our format; if it is a folder of the original, convert "
+        "it: python -m convert from-torch the folder --clip CLIP_FOLDER --out MODEL",
+    ),
+    Case(_FOLDERS, "a damaged config.json", _model("{"), "ConfigError: config.json: not JSON"),
+    Case(
+        _FOLDERS,
+        "a misspelt field",
+        _model({"format": "glamm-jax", "version": 1, "kind": "llama", "config": {"num_layer": 2}}),
+        "ConfigError: config.json: LlamaConfig.num_layer: no such field; did you mean "
+        "'num_layers'?",
+    ),
+    Case(
+        _FOLDERS,
+        "a later version",
+        _model({"format": "glamm-jax", "version": 9, "kind": "glamm", "config": {}}),
+        "ConfigError: config.json: version 9, kind 'glamm'; this release reads version 1 of "
+        "glamm, clip, llama, sam",
+    ),
+)

@@ -1,0 +1,246 @@
+"""Rows about weight files, checkpoint folders and model folders."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import safetensors.numpy
+
+from convert.assemble import Request, assemble
+from glamm_jax.weights.safetensors import INDEX
+from tests.bad_input.case import Case
+
+_FILES = "Weight files"
+
+
+# ------------------------------------------------------------------------------ files
+
+
+def _safetensors(content: bytes) -> Callable[[Path], str]:
+    def run(folder: Path) -> str:
+        path = folder / "model.safetensors"
+        path.write_bytes(content)
+        return accepted(path)
+
+    return run
+
+
+def _header(entries: dict[str, Any], num_bytes: int) -> bytes:
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(num_bytes)
+
+
+def _entry(shape: list[int], begin: int, end: int) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+
+
+def sound() -> bytes:
+    """A small file without fault."""
+    return safetensors.numpy.save({"image_encoder.patch_embed.proj.bias": np.zeros(9, np.float32)})
+
+
+def _index(weight_map: dict[str, str]) -> Callable[[Path], str]:
+    def run(folder: Path) -> str:
+        (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+        (folder / "a.safetensors").write_bytes(safetensors.numpy.save({"a": np.zeros(2)}))
+        return accepted(folder)
+
+    return run
+
+
+class _Attack:
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch attacked",)
+
+
+def _pickled(value: object) -> Callable[[Path], str]:
+    def run(folder: Path) -> str:
+        import torch
+
+        path = folder / "pytorch_model.bin"
+        torch.save(value, path)
+        try:
+            return accepted(path)
+        finally:
+            assert not Path("attacked").exists()
+
+    return run
+
+
+def _bare_pickle(folder: Path) -> str:
+    path = folder / "pytorch_model.bin"
+    path.write_bytes(pickle.dumps(_Attack()))
+    try:
+        return accepted(path)
+    finally:
+        assert not Path("attacked").exists()
+
+
+def _half_a_pickle(folder: Path) -> str:
+    import torch
+
+    path = folder / "pytorch_model.bin"
+    torch.save({"a": torch.zeros(1000)}, path)
+    path.write_bytes(path.read_bytes()[:2000])
+    return accepted(path)
+
+
+def _unreadable(folder: Path) -> str:
+    path = folder / "model.safetensors"
+    path.write_bytes(sound())
+    failure = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with mock.patch("pathlib.Path.open", side_effect=failure):
+        return accepted(path)
+
+
+def accepted(path: Path) -> str:
+    """What a checkpoint is taken for, if it is taken."""
+    assembly = assemble(Request(path))
+    return f"accepted: {type(assembly.config).__name__}"
+
+
+_OVERLAP = {"a": _entry([2], 0, 8), "b": _entry([2], 4, 12)}
+CASES: tuple[Case, ...] = (
+    Case(
+        _FILES,
+        "a file that is not there",
+        lambda f: accepted(f / "no.safetensors"),
+        "TensorFileError: no.safetensors: no such file or folder",
+    ),
+    Case(
+        _FILES,
+        "no permission to read it",
+        _unreadable,
+        "TensorFileError: model.safetensors: cannot be read: Permission denied",
+    ),
+    Case(
+        _FILES,
+        "an empty file",
+        _safetensors(bytes(0)),
+        "TensorFileError: model.safetensors: not a safetensors file, or a truncated one: a "
+        "header of 0 bytes in a file of 0",
+    ),
+    Case(
+        _FILES,
+        "a text file",
+        _safetensors(b"version https://git-lfs.github.com/spec/v1\n"),
+        "TensorFileError: model.safetensors: not a safetensors file, or a truncated one: a "
+        "header of 2336927755350992246 bytes in a file of 43",
+    ),
+    Case(
+        _FILES,
+        "a truncated file",
+        _safetensors(sound()[:-4]),
+        "TensorFileError: model.safetensors: the header speaks of 140 bytes, the file has 136; "
+        "was the copy interrupted?",
+    ),
+    Case(
+        _FILES,
+        "bytes behind the last tensor",
+        _safetensors(sound() + b"1234"),
+        "TensorFileError: model.safetensors: the header speaks of 140 bytes, the file has 144; "
+        "was the copy interrupted?",
+    ),
+    Case(
+        _FILES,
+        "a header longer than the file",
+        _safetensors(struct.pack("<Q", 2**40)),
+        "TensorFileError: model.safetensors: not a safetensors file, or a truncated one: a "
+        "header of 1099511627776 bytes in a file of 8",
+    ),
+    Case(
+        _FILES,
+        "a damaged header",
+        _safetensors(sound().replace(b'"F32"', b'"F32:')),
+        "TensorFileError: model.safetensors: the header is not JSON",
+    ),
+    Case(
+        _FILES,
+        "overlapping tensors",
+        _safetensors(_header(_OVERLAP, 12)),
+        "TensorFileError: model.safetensors: tensor b overlaps the tensor before it (offset 4, "
+        "not 8)",
+    ),
+    Case(
+        _FILES,
+        "a shape that needs more bytes than its tensor has",
+        _safetensors(_header({"a": _entry([2**40], 0, 8)}, 8)),
+        "TensorFileError: model.safetensors: tensor a: 8 bytes are set apart for shape "
+        "(1099511627776,) of float32, which needs 4398046511104",
+    ),
+    Case(
+        _FILES,
+        "a negative size",
+        _safetensors(_header({"a": _entry([-2], 0, 8)}, 8)),
+        "TensorFileError: model.safetensors: tensor a: shape (-2,), offsets 0 to 8",
+    ),
+    Case(
+        _FILES,
+        "a dtype that nobody knows",
+        _safetensors(_header({"a": {**_entry([2], 0, 8), "dtype": "F3"}}, 8)),
+        "TensorFileError: model.safetensors: tensor a: dtype 'F3' is not known here",
+    ),
+    Case(
+        _FILES,
+        "an index that names a missing shard",
+        _index({"b": "b.safetensors"}),
+        "TensorFileError: model.safetensors.index.json names b.safetensors, which is not in the "
+        "folder",
+    ),
+    Case(
+        _FILES,
+        "an index that names a tensor nobody has",
+        _index({"a": "a.safetensors", "b": "a.safetensors"}),
+        "TensorFileError: model.safetensors.index.json names tensors that are in no file: b",
+    ),
+    Case(
+        _FILES,
+        "an index that names a file elsewhere",
+        _index({"a": "../a.safetensors"}),
+        "TensorFileError: model.safetensors.index.json: names '../a.safetensors', which is no "
+        "file beside it",
+    ),
+    Case(
+        _FILES,
+        "an index without a map",
+        lambda f: ((f / INDEX).write_text("{}"), accepted(f))[1],
+        "TensorFileError: model.safetensors.index.json: not an index: it has no weight_map",
+    ),
+    Case(
+        _FILES,
+        "a .bin that wants to run code",
+        _pickled({"a": _Attack()}),
+        "TensorFileError: pytorch_model.bin: refused: it is no plain dictionary of tensors; "
+        "unpickling it would run code of its own. Get the checkpoint as safetensors, or from "
+        "somebody you trust",
+    ),
+    Case(
+        _FILES,
+        "a bare pickle that wants to run code",
+        _bare_pickle,
+        "TensorFileError: pytorch_model.bin: refused: it is no plain dictionary of tensors; "
+        "unpickling it would run code of its own. Get the checkpoint as safetensors, or from "
+        "somebody you trust",
+    ),
+    Case(
+        _FILES,
+        "a .bin with more than tensors",
+        _pickled({"a": 1, "b": "c"}),
+        "TensorFileError: pytorch_model.bin: not tensors: a, b",
+    ),
+    Case(
+        _FILES,
+        "half of a .bin",
+        _half_a_pickle,
+        "TensorFileError: pytorch_model.bin: no file of torch, or a truncated one",
+    ),
+)

@@ -1,0 +1,77 @@
+"""`python -m train` learns, writes what it did, and says what it cannot use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+SMALL = ROOT / "tests" / "small_experiment.py"
+FIELDS = ["step", "loss", "ce", "bce", "dice", "grad_norm", "learning_rate", "seconds"]
+
+
+def read_metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_learns_and_says_what_it_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    given = ["--config", str(SMALL), "--out", str(run), "--steps", "12", "--set", "seed=3"]
+    assert main(given) == 0
+    assert "loss" in capsys.readouterr().err  # the progress line
+    metrics = read_metrics(run)
+    assert [list(record) for record in metrics] == [FIELDS] * 12
+    assert [record["step"] for record in metrics] == list(range(12))
+    losses = [record["loss"] for record in metrics]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    config = json.loads((run / "config.json").read_text())
+    assert config["optim"]["peak_lr"] == 1e-2
+    assert config["model"]["lora"]["rank"] == 8
+    assert {path.name for path in run.iterdir()} == {"config.json", "metrics.jsonl"}
+    assert main(given) == 2
+    assert "metrics.jsonl exists: the folder holds a run" in capsys.readouterr().err
+    assert read_metrics(run) == metrics
+
+
+@pytest.mark.slow
+def test_fifty_steps_of_the_tiny_configuration_halve_the_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["--config", "configs/tiny.py", "--out", str(tmp_path / "run")]) == 0
+    losses = [record["loss"] for record in read_metrics(tmp_path / "run")]
+    assert len(losses) == 50
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "nowhere.py"], "nowhere.py: no such file"),
+        (["--config", __file__], "has no function get_config()"),
+        (["--set", "optim.peak_rl=1"], "did you mean optim.peak_lr?"),
+        (["--set", "data.batch_size=0"], "DataConfig.batch_size = 0: must be positive"),
+        (["--set", "data.tokenizer=nowhere"], "nowhere/tokenizer.model: no such file"),
+        (["--set", "model.tokens.seg=3"], "the tokenizer does not belong to this model"),
+        (["--steps", "31"], "31 steps asked for, optim.total_steps = 30"),
+        (["--steps", "0"], "0 steps asked for"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_one_line_before_anything_is_made(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["--config", str(SMALL), "--out", str(run), *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("train: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+    assert not run.exists()

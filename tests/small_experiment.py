@@ -1,0 +1,23 @@
+"""A training configuration as small as they come; read by the tests and by `python -m train`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from glamm_jax.config import tiny, with_lora
+from glamm_jax.experiment import DataConfig, ExperimentConfig, OptimConfig
+
+TOKENIZER = Path(__file__).parent / "goldens" / "tokenizer"
+
+
+def get_config() -> ExperimentConfig:
+    """Every part, with adapters, and the released set of trained parameters."""
+    model = tiny(base_vocab_size=800)
+    clip = replace(model.clip, image_size=8, num_layers=4, region_layers=(-5, -4, -3, -2))
+    region = replace(model.region, num_fusion_rounds=1, roi_size=2)
+    sam = replace(model.sam, image_size=64, num_layers=2, global_blocks=(1,), decoder_layers=1)
+    data = DataConfig(tokenizer=str(TOKENIZER), batch_size=2, image_size=32, max_text_tokens=160)
+    optim = OptimConfig(peak_lr=1e-2, warmup_steps=2, total_steps=30, trained="released")
+    model = with_lora(replace(model, clip=clip, region=region, sam=sam))
+    return ExperimentConfig(model, data, optim, seed=3)

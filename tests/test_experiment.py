@@ -1,0 +1,115 @@
+"""Experiments check themselves, are changed by name, and are frozen as text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from configs.tiny import get_config
+from glamm_jax.checks import ConfigError
+from glamm_jax.config import tiny, with_lora
+from glamm_jax.experiment import DataConfig, ExperimentConfig, OptimConfig
+from glamm_jax.overrides import with_overrides
+
+
+@pytest.fixture
+def config() -> ExperimentConfig:
+    return get_config()
+
+
+def test_the_tiny_experiment_is_the_frozen_one(config: ExperimentConfig, goldens: Path) -> None:
+    frozen = (goldens / "experiments" / "tiny.json").read_text(encoding="utf-8")
+    assert json.dumps(asdict(config), indent=1) + "\n" == frozen
+
+
+BAD_FIELDS = [
+    (OptimConfig, "peak_lr", 0.0),
+    (OptimConfig, "schedule", "cosine"),
+    (OptimConfig, "warmup_steps", 5001),
+    (OptimConfig, "total_steps", 0),
+    (OptimConfig, "betas", (0.9, 1.0)),
+    (OptimConfig, "weight_decay", -0.1),
+    (OptimConfig, "clip_norm", 0.0),
+    (OptimConfig, "trained", "some"),
+    (OptimConfig, "untouched", "move"),
+    (DataConfig, "source", "phlogiston"),
+    (DataConfig, "tokenizer", ""),
+    (DataConfig, "seed", -1),
+    (DataConfig, "batch_size", 0),
+]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("owner", "field", "value"), BAD_FIELDS)
+def test_a_bad_field_is_named_with_its_value(owner: type, field: str, value: object) -> None:
+    with pytest.raises(ConfigError) as error:
+        owner(**{field: value})
+    assert str(error.value).startswith(f"{owner.__name__}.{field} = {value!r}: ")
+
+
+def test_parts_that_do_not_fit_each_other_are_named(config: ExperimentConfig) -> None:
+    adapted = replace(config.optim, trained="released")
+    with pytest.raises(ConfigError, match=r"GLaMMConfig\.lora = None: .*with_lora"):
+        replace(config, optim=adapted)
+    assert replace(config, model=with_lora(tiny(800)), optim=adapted).model.lora is not None
+    with pytest.raises(ConfigError, match=r"DataConfig\.max_text_tokens = 1500: .* = 2048"):
+        replace(config, data=replace(config.data, max_text_tokens=1500))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("optim.peak_lr=1e-4", 1e-4),
+        ("optim.total_steps = 70", 70),
+        ("optim.betas=0.8,0.99", (0.8, 0.99)),
+        ("optim.untouched=zero", "zero"),
+        ("data.tokenizer=some/folder", "some/folder"),
+        ("model.sam.global_blocks=2,3", (2, 3)),
+        ("model.region.box_scale=none", None),
+        ("model.region.box_scale=336", 336.0),
+        ("seed=3", 3),
+    ],
+)
+def test_an_override_is_read_as_its_fields_type(
+    config: ExperimentConfig, text: str, value: object
+) -> None:
+    changed: object = with_overrides(config, [text])
+    for name in text.partition("=")[0].strip().split("."):
+        changed = getattr(changed, name)
+    assert changed == value
+    assert type(changed) is type(value)
+
+
+def test_overrides_are_checked_together_and_touch_nothing_else(config: ExperimentConfig) -> None:
+    texts = ["optim.total_steps=3", "optim.warmup_steps=3", "seed=5"]
+    expected = replace(config, seed=5, optim=replace(config.optim, total_steps=3, warmup_steps=3))
+    assert with_overrides(config, texts) == with_overrides(config, reversed(texts)) == expected
+    with pytest.raises(ConfigError, match=r"OptimConfig\.warmup_steps = 5"):
+        with_overrides(config, ["optim.total_steps=3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "optim.peak_rl=1",
+            r"no configuration field 'optim.peak_rl'; did you mean optim.peak_lr\?",
+        ),
+        ("clip_norm=1", r"'clip_norm'; did you mean optim.clip_norm\?"),
+        ("optim=1", "no configuration field 'optim'"),
+        ("phlogiston=1", "no configuration field 'phlogiston'$"),
+        ("optim.peak_lr", "write name=value"),
+        ("optim.total_steps=1.5", "optim.total_steps=1.5: not int"),
+        ("optim.untouched=move", r"choose from \('skip', 'zero'\)"),
+        ("optim.betas=0.9", "optim.betas=0.9: 2 values"),
+        ("model.lora=8", "model.lora=8: not LoRAConfig; it cannot be set"),
+    ],
+)
+def test_an_override_that_cannot_be_is_explained(
+    config: ExperimentConfig, text: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_overrides(config, [text])

@@ -1,0 +1,124 @@
+"""The step is pure, donates its state alone, and forms no gradient for what is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from glamm_jax.config import LossWeights
+from glamm_jax.data.batches import Batches
+from glamm_jax.data.pack import Row, Sample, pack
+from glamm_jax.training.loop import draw_model
+from glamm_jax.training.optim import is_trained, make_optimizer, part_of
+from glamm_jax.training.state import Split, TrainState, split_model
+from glamm_jax.training.step import Metrics, make_step
+from glamm_jax.types import Batch
+from glamm_jax.weights.state import flatten
+from tests.small_experiment import get_config
+
+CONFIG = get_config()
+
+
+class Setup(NamedTuple):
+    """A compiled step, where it starts, and a batch of each kind, all of one capacity."""
+
+    step: Any
+    start: Split
+    batches: dict[str, Batch]
+
+    def run(self, state: TrainState, kind: str) -> tuple[TrainState, Metrics]:
+        """One step from a state, which it leaves whole."""
+        copied = jax.tree.map(jnp.copy, state)
+        return self.step(self.start.graphdef, self.start.frozen, copied, self.batches[kind])
+
+
+@pytest.fixture(scope="module")
+def setup() -> Setup:
+    model = draw_model(CONFIG)
+    # A fresh adapter ends in zeros, behind which dropout would not show.
+    model.llama.layers.q_proj.lora.b[...] += 0.1
+    start = split_model(model, is_trained(CONFIG.optim.trained), make_optimizer(CONFIG.optim))
+    step = make_step(CONFIG.model, CONFIG.optim, CONFIG.losses, CONFIG.seed)
+    batches = Batches(CONFIG.data, CONFIG.model)
+    ids = np.array([1, 5, 7, 9, 2], np.int32)
+    words = pack([Sample((Row(ids, ids),))], CONFIG.model, batches.capacity)
+    return Setup(step, start, {"pictures": batches(0), "words": words})
+
+
+def moved_parts(before: TrainState, after: TrainState) -> set[str]:
+    old, new = flatten(before.trainable), flatten(after.trainable)
+    return {part_of(leaf) for leaf in old if not np.array_equal(old[leaf], new[leaf])}
+
+
+def moments(state: TrainState) -> dict[str, Any]:
+    """State of the optimizer, by part."""
+    return next(each for each in state.opt_state if isinstance(each, dict))
+
+
+def test_a_step_moves_what_its_batch_reaches_and_nothing_else(setup: Setup) -> None:
+    first, metrics = setup.run(setup.start.state, "pictures")
+    assert moved_parts(setup.start.state, first) == {"llama", "lm_head", "masks"}
+    assert float(metrics.loss) == pytest.approx(float(metrics.ce + metrics.bce + metrics.dice))
+    assert float(metrics.bce) > 0
+    assert float(metrics.grad_norm) > 0
+    assert float(metrics.learning_rate) == pytest.approx(0.5e-2)
+    second, metrics = setup.run(first, "words")
+    assert moved_parts(first, second) == {"llama", "lm_head"}
+    assert float(metrics.bce) == float(metrics.dice) == 0.0
+    assert float(metrics.learning_rate) == pytest.approx(1e-2)
+    # The mask decoder's moments and its own count of steps stand still, too.
+    old, new = (jax.tree.leaves(moments(state)["masks"]) for state in (first, second))
+    assert all(np.array_equal(one, other) for one, other in zip(old, new, strict=True))
+    counts = {part: int(inner[0].count) for part, inner in moments(second).items()}
+    assert counts == {"llama": 2, "lm_head": 2, "masks": 1, "region_encoder": 0, "unread": 0}
+    assert int(second.step) == 2
+
+
+def test_state_is_donated_and_frozen_weights_are_not(setup: Setup) -> None:
+    copied = jax.tree.map(jnp.copy, setup.start.state)
+    setup.step(setup.start.graphdef, setup.start.frozen, copied, setup.batches["pictures"])
+    assert all(x.is_deleted() for x in jax.tree.leaves(copied.trainable))
+    assert not any(x.is_deleted() for x in jax.tree.leaves(setup.start.frozen))
+
+
+def test_dropout_follows_from_the_seed_and_the_number_of_the_step(setup: Setup) -> None:
+    state = setup.start.state
+    losses = [
+        float(setup.run(state._replace(step=jnp.asarray(n, jnp.int32)), "words")[1].loss)
+        for n in (0, 0, 1)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def products(jaxpr: Any) -> Iterator[tuple[int, ...]]:
+    """Sorted shapes of all matrix products in a program, inner programs included."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield tuple(sorted(equation.outvars[0].aval.shape))
+        parameters = list(equation.params.values())
+        for inner in jax.tree.leaves(parameters, is_leaf=lambda x: hasattr(x, "eqns")):
+            program = getattr(inner, "jaxpr", inner)
+            if hasattr(program, "eqns"):
+                yield from products(program)
+
+
+@pytest.mark.parametrize(("trained", "formed"), [("released", False), ("everything", True)])
+def test_no_gradient_is_formed_for_a_frozen_weight(
+    setup: Setup, trained: Any, formed: bool
+) -> None:
+    optim = replace(CONFIG.optim, trained=trained)
+    model = nnx.merge(setup.start.graphdef, setup.start.state.trainable, setup.start.frozen)
+    graphdef, frozen, state = split_model(model, is_trained(trained), make_optimizer(optim))
+    step: Any = make_step(CONFIG.model, optim, LossWeights())
+    program = step.trace(graphdef, frozen, state, setup.batches["pictures"])
+    shapes = set(products(program.jaxpr.jaxpr))
+    width, mlp_width = CONFIG.model.llama.hidden_dim, CONFIG.model.llama.mlp_dim
+    assert ((width, mlp_width) in shapes) == formed  # gate_proj, up_proj, down_proj
+    assert (width, CONFIG.model.llama.vocab_size) in shapes  # lm_head is trained in both

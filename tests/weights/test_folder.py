@@ -1,0 +1,146 @@
+"""A model folder appears whole or not at all, and streams onto any mesh."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from glamm_jax.config import ConfigError
+from glamm_jax.models.abstract import abstract_model
+from glamm_jax.parallel import make_mesh, use_mesh
+from glamm_jax.weights import folder as folders
+from glamm_jax.weights.folder import FolderError, ModelFolder, new_folder, seal
+from glamm_jax.weights.state import flatten, shapes
+from glamm_jax.weights.tables import table_of
+from glamm_jax.weights.transfer import import_tensors
+from tests.weights.checkpoints import CONFIG, clip_source
+
+CLIP = CONFIG.clip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """CLIP's part as a model folder."""
+    path = tmp_path_factory.mktemp("models") / "clip"
+    with new_folder(path, 0) as partial:
+        leaves = shapes(abstract_model(CLIP)[1])
+        record = import_tensors(table_of(CLIP), clip_source(), leaves, partial)
+        seal(partial, CLIP, {"tensors": record, "described": {}}, None)
+    return path
+
+
+def test_it_fills_the_model_with_what_lies_in_it(model):
+    folder = ModelFolder(model)
+    assert folder.config == CLIP
+    filled = flatten(folder.fill(abstract_model(CLIP)[1]))
+    assert filled.keys() == folder.leaves.keys()
+    for name, array in filled.items():
+        assert array.dtype == folder.infos[name].dtype
+        assert (np.asarray(array) == folder.read(name)).all(), name
+
+
+def test_a_dtype_casts_every_leaf(model):
+    filled = flatten(ModelFolder(model).fill(abstract_model(CLIP)[1], dtype="bfloat16"))
+    assert {array.dtype for array in filled.values()} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_every_device_of_a_mesh_gets_its_own_slice(model, mesh):
+    folder = ModelFolder(model)
+    with use_mesh(make_mesh(*mesh)):
+        filled = flatten(folder.fill(abstract_model(CLIP)[1]))
+    kernel = filled["layers.mlp.up.kernel"]
+    assert len(kernel.sharding.device_set) == 8
+    if mesh[1] > 1:
+        part = kernel.addressable_shards[0].data.shape
+        assert np.prod(part) == kernel.size // (mesh[1] * mesh[2])
+    for name, array in filled.items():
+        assert (np.asarray(array) == folder.read(name)).all(), name
+
+
+def test_a_shard_reads_only_its_slice(model, monkeypatch):
+    taken = []
+    original = folders.convert_dtype
+    monkeypatch.setattr(
+        folders, "convert_dtype", lambda x, d: (taken.append(x.shape), original(x, d))[1]
+    )
+    with use_mesh(make_mesh(1, 8, 1)):
+        ModelFolder(model).fill(abstract_model(CLIP)[1])
+    whole = shapes(abstract_model(CLIP)[1])["layers.mlp.up.kernel"]
+    assert whole not in taken
+    assert (whole[0], whole[1] // 8, whole[2]) in taken
+
+
+def test_a_model_of_another_size_lists_every_leaf(model):
+    other = replace(CLIP, mlp_dim=64)
+    with pytest.raises(FolderError, match=r"3 wrong leaves: .*mlp\.up\.kernel.*wants") as caught:
+        ModelFolder(model).fill(abstract_model(other)[1])
+    assert "layers.mlp.down.kernel" in str(caught.value)
+
+
+def test_an_error_leaves_nothing_behind(tmp_path):
+    def break_off() -> None:
+        with new_folder(tmp_path / "m", 0) as partial:
+            (partial / "config.json").write_text("{}")
+            raise ValueError("broken off")
+
+    with pytest.raises(ValueError, match="broken off"):
+        break_off()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_folder_is_never_touched(tmp_path):
+    (tmp_path / "m").mkdir()
+    with pytest.raises(FolderError, match="exists already"), new_folder(tmp_path / "m", 0):
+        pass
+    assert (tmp_path / "m").is_dir()
+
+
+def test_what_a_killed_run_left_is_swept_away(tmp_path):
+    (tmp_path / ".m.partial" / "deep").mkdir(parents=True)
+    with new_folder(tmp_path / "m", 0) as partial:
+        assert not list(partial.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_the_original_folder_is_told_to_be_converted(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    with pytest.raises(ConfigError, match="python -m convert from-torch"):
+        ModelFolder(tmp_path)
+
+
+SLOW_WRITER = """
+import sys, time
+from pathlib import Path
+from glamm_jax.weights.folder import new_folder
+with new_folder(Path(sys.argv[1]), 0) as partial:
+    (partial / "config.json").write_text("{}")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_conversion_leaves_nothing_that_looks_finished(tmp_path):
+    target = tmp_path / "model"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_WRITER, str(target)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"writing\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not target.exists()
+    with pytest.raises(FolderError, match="no such folder"):
+        ModelFolder(target)

@@ -1,0 +1,1 @@
+"""The program that trains; see README.md beside this file."""
