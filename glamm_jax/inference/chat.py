@@ -288,7 +288,7 @@ class Assistant:
     def _finish(self, batch: Batch, decoding: DecodeState, rows: list[_Row]) -> dict[int, Answer]:
         """The answers by the number of their question, each with its masks."""
         found = self.generator.finish(batch, decoding)
-        masks, scores = np.asarray(found.logits) > 0, np.asarray(found.iou, np.float32)
+        masks, scores = np.asarray(found.masks), np.asarray(found.iou, np.float32)
         answers = {}
         for place, row in enumerate(rows):
             height, width = row.image.shape[:2]
