@@ -55,6 +55,7 @@ def test_a_region_and_a_phrase_give_an_answer_and_a_picture(
         (("--box", 10, 6, 50, 30), "number of <bbox> in the prompt: 0; number of boxes: 1"),
         (("--prompt", " "), "the prompt is empty"),
         (("--tokens", 0), "max_tokens is 0"),
+        (("--top-p", 2), "top_p: above 0 and at most 1"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_one_line(
