@@ -83,7 +83,7 @@ def decode(data: bytes) -> Record:
         table = _EXAMPLE.Example.FromString(data).features.feature
         return _record({name: _values(feature) for name, feature in table.items()})
     except Exception as error:  # protobuf and whatever half a table leads to
-        raise ShardError(f"{len(data)} bytes are no record: {error!r}") from error
+        raise ShardError(f"{len(data)} bytes are no record") from error
 
 
 class Shards(Sequence[Record]):

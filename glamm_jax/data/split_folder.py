@@ -218,7 +218,7 @@ class SplitFolder:
 def dataset_name(source: str) -> str:
     """A source's name as TFDS takes it. The prefix keeps it apart from TFDS's own ref_coco etc."""
     plain = re.sub(r"[^a-z0-9]+", "_", source.lower().replace("+", " plus ")).strip("_")
-    return f"glamm_{plain}"
+    return f"glamm_{plain or 'data'}"
 
 
 @contextmanager

@@ -191,7 +191,7 @@ class _Line:
         if num_segs != len(regions):
             numbers = f"{num_segs} [SEG] and {len(regions)} masks"
             self._notes.add(LABELS_AND_MASKS, f"{where}: {numbers}")
-            return
+            spans = []
         phrases, at = Phrases(plain, self._notes, where), 0
         for start, end, count in spans:
             phrases.place(None, [start, end], _known(regions[at : at + count]))
