@@ -99,6 +99,11 @@ def convert(options: argparse.Namespace) -> int:
     if report.defects and options.strict:
         print(f"{target.folder}: left unfinished (--strict)", file=sys.stderr)
         return 1
+    if not sum(report.shard_lengths):
+        raise ConversionError(
+            f"{target.folder}: no picture gave a record, so it is left unfinished; "
+            "put --source right, then give --overwrite"
+        )
     target.publish(report)
     gigabytes = report.num_bytes / 1e9
     print(f"{target.folder}: {len(report.shard_lengths)} shards, {gigabytes:.2f} GB")
@@ -165,7 +170,7 @@ def _say_defects(defects: Mapping[str, Sequence[str]], file: Path) -> None:
             head = f"{len(places):7}  {kind:34}" if i == 0 else " " * 43
             print(_printable(f"{head}  {where}"[:TABLE_WIDTH]))
     if defects:
-        print(f"all defects by name: {file}")
+        print(f"all defects by name: {file} (put right? convert anew with --overwrite)")
 
 
 def _printable(text: str) -> str:

@@ -141,6 +141,18 @@ def test_strict_leaves_a_dataset_with_defects_unfinished(
     assert len(Shards(tmp_path / "glamm_many/1.0.0", "train")) == 118
 
 
+def test_a_dataset_without_a_single_record_is_not_published(
+    lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lost.jsonl").write_text(lines.read_text())
+    arguments = ("jsonl", "--source", tmp_path / "lost.jsonl", "--out", tmp_path / "out")
+    assert dataset(*arguments, "--processes", 1) == 2
+    printed = capsys.readouterr()
+    assert "    120  missing image" in printed.out
+    assert "no picture gave a record" in printed.err
+    assert not list(tmp_path.rglob("dataset_info.json"))
+
+
 def test_checking_names_every_defect_and_writes_nothing(
     lines: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
