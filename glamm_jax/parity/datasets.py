@@ -30,4 +30,6 @@ def check(folder: Path, ledger: Ledger) -> None:
                 recorded.exclude(f"{dataset}.{field}", "prose")
             if dataset in CHECKS:
                 CHECKS[dataset](recorded, dataset, data)
+            else:
+                recorded.exclude_prefix(f"{dataset}.", "not compared yet: its reader is to come")
     report_unknown_files(ledger, PART, part, {FILE})
