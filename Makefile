@@ -12,7 +12,7 @@ SOURCES := $(wildcard glamm_jax train eval convert annotate demo bench configs t
 TYPED := $(filter-out tests,$(SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint format parity bench demo clean
+.PHONY: help setup test test-slow lint format parity bench full-size demo clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,8 +46,12 @@ format: $(STAMP) ## rewrite the sources as ruff wants them
 parity: $(STAMP) ## our numbers against the original's, at full and tiny size
 	$(BIN)/python -m convert parity tests/goldens
 
-bench: $(STAMP) ## CPU speed against Hugging Face's PyTorch, in one run on the same cores
+bench: $(STAMP) ## CPU speed against PyTorch on the same cores, and conversion against a copy
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.conversion
+
+full-size: $(STAMP) ## a 7B checkpoint there and back, and an answer from it; 40 GB of disk
+	$(BIN)/python -m bench.full_size
 
 demo: $(STAMP) ## answer about an image and write the picture
 	$(BIN)/python -m demo

@@ -1,4 +1,5 @@
 """Floating-point operations of the model's parts, from their sizes. A multiply-add counts two.
+Where a part waits for memory instead, the bytes it reads.
 
 XLA's own count sees a scanned layer once (ecosystem notes), so it is done by hand. Norms, softmax
 and activations are left out: they are below a percent.
@@ -72,3 +73,19 @@ def llama_prefill(config: LlamaConfig, tokens: int) -> int:
     """A prompt through all layers and one row of logits."""
     layers = llama_linears(config, tokens) + llama_attention(config, tokens)
     return layers + llama_head(config, 1)
+
+
+def llama_step(config: LlamaConfig, context: int) -> int:
+    """One more token of one row: every layer, attention to its context, logits."""
+    heads = config.num_layers * attention(1, context, config.hidden_dim)
+    return llama_linears(config, 1) + heads + llama_head(config, 1)
+
+
+def llama_step_bytes(config: LlamaConfig, rows: int, context: int, width: int = 2) -> int:
+    """Read to choose one more token in every row, `width` bytes a number: all weights once, and
+    every row's keys and values of so many tokens. Of the embeddings only a row is read.
+    """
+    dim = config.hidden_dim
+    layer = 4 * dim * dim + 3 * dim * config.mlp_dim
+    weights = config.num_layers * layer + dim * config.vocab_size
+    return width * (weights + rows * context * 2 * config.num_layers * dim)

@@ -1,25 +1,29 @@
-"""Encoder and prefill speed on one GPU, as shares of what the chip could do.
+"""Speed of encoders, prefill, decoding and whole answers on one GPU, as shares of its limits.
 
-    python -m bench.gpu                      SAM ViT-H, CLIP-L and LLaMA-7B prefill, bfloat16
+    python -m bench.gpu                      SAM ViT-H, CLIP-L, LLaMA-7B and all of GCG, bfloat16
+    python -m bench.gpu --only decode        64 tokens a row around a context of 900
     python -m bench.gpu --only sam --sam-batch 16
-    python -m bench.gpu --peak-tflops 989    another yardstick than an H200's measured 790
+    python -m bench.gpu --peak-tflops 800 --bandwidth 2.9   another chip than an H200
     python -m bench.gpu --tiny               tiny models on any device: a dry run, no figures
 
 Needs jax, flax and jaxtyping alone: no grain, no tensorflow-datasets, no torch. Weights are
-random, made on the device in bfloat16. share = FLOPs (counted in bench/flops.py) per second over
-the peak; bar = today's best practice: 44 % for SAM (58 images/s on an H200), 50 % for the LLM.
+random, made on the device in bfloat16. The limit is the time that FLOPs (counted in
+bench/flops.py) take at the chip's peak, or bytes at its bandwidth, whichever is more; share =
+limit over measured time. Bar = today's best practice: 44 % for SAM (58 images/s on an H200), 50 %
+for prefill, 68 % for decoding at batch 1 and 55 % at 32, 50 % for GCG end to end.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from bench import flops
@@ -30,35 +34,47 @@ from bench.measure import (
     machine,
     median,
     noise,
+    prompts,
     random_weights,
     table,
     write,
 )
-from glamm_jax.config import (
-    CLIP_L14_336,
-    LLAMA_7B,
-    SAM_VIT_H,
-    CLIPConfig,
-    LlamaConfig,
-    SAMConfig,
-    tiny,
-)
+from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, SAMConfig, released, tiny
+from glamm_jax.data.pack import pack
+from glamm_jax.data.sample import Row, Sample
+from glamm_jax.inference.generate import Generator
 from glamm_jax.models.clip import CLIPVision
+from glamm_jax.models.glamm import GLaMM
 from glamm_jax.models.llama import Llama
 from glamm_jax.models.sam.encoder import ImageEncoder
+from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 
+TEXT = ("llama", "tokens", "compute_dtype")  # what decoding knows of a configuration
 H200_TFLOPS = 790.0  # bfloat16, measured by a large matrix product
-CASES = ("sam", "clip", "prefill")
+H200_BANDWIDTH = 4.3  # TB/s, measured by a copy
+CASES = ("sam", "clip", "prefill", "decode", "gcg")
+
+
+class Work(NamedTuple):
+    """A phase of a call: it ends no sooner than its operations and its reading allow."""
+
+    flops: int
+    bytes: int = 0  # counted where they decide
+
+    def seconds(self, options: argparse.Namespace) -> float:
+        """At the limits of the chip."""
+        compute = self.flops / (options.peak_tflops * 1e12)
+        return max(compute, self.bytes / (options.bandwidth * 1e12))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure: `items` (images, tokens) a call, their FLOPs, and how to make it."""
+    """One thing to measure: `items` (images, tokens) a call, its phases, and how to make it."""
 
     name: str
     unit: str
     items: int
-    flops: int
+    work: tuple[Work, ...]
     make: Callable[[], Callable[[], Any]]
 
 
@@ -72,7 +88,9 @@ def sam_case(config: SAMConfig, batch: int) -> Case:
         return lambda: run(pixels)
 
     total = batch * flops.sam_encoder(config)
-    return Case(f"SAM encoder, {config.num_layers} blocks, b={batch}", "img", batch, total, make)
+    return Case(
+        f"SAM encoder, {config.num_layers} blocks, b={batch}", "img", batch, (Work(total),), make
+    )
 
 
 def clip_case(config: CLIPConfig, batch: int) -> Case:
@@ -85,7 +103,7 @@ def clip_case(config: CLIPConfig, batch: int) -> Case:
         return lambda: run(pixels)
 
     total = batch * flops.clip(config)
-    return Case(f"CLIP, {config.depth} layers, b={batch}", "img", batch, total, make)
+    return Case(f"CLIP, {config.depth} layers, b={batch}", "img", batch, (Work(total),), make)
 
 
 def prefill_case(config: LlamaConfig, batch: int, tokens: int) -> Case:
@@ -105,38 +123,117 @@ def prefill_case(config: LlamaConfig, batch: int, tokens: int) -> Case:
 
     total = batch * flops.llama_prefill(config, tokens)
     name = f"LLaMA prefill, {config.num_layers} layers, S={tokens}, b={batch}"
-    return Case(name, "tok", batch * tokens, total, make)
+    return Case(name, "tok", batch * tokens, (Work(total),), make)
+
+
+def decode_case(config: GLaMMConfig, batch: int, context: int, steps: int) -> Case:
+    """Tokens against the cache of a text prompt; `context` is the middle of their positions."""
+
+    def make() -> Callable[[], Any]:
+        generator = endless_generator(config)
+        prompt = context - steps // 2
+        states = [generator.prefill(prompts(config, batch, prompt), room=steps + 1)]
+
+        def call() -> Any:
+            # Always the same steps: back to the first token, over what was written before.
+            state = states.pop()._replace(count=jnp.asarray(1, jnp.int32))
+            states.append(generator.decode(state, max_steps=steps))
+            return jax.block_until_ready(states[0].tokens)
+
+        return call
+
+    llama = config.llama
+    step = Work(
+        batch * flops.llama_step(llama, context), flops.llama_step_bytes(llama, batch, context)
+    )
+    name = f"LLaMA decode, {llama.num_layers} layers, context {context}, b={batch}"
+    return Case(name, "tok", batch * steps, (step,) * steps, make)
+
+
+def gcg_case(config: GLaMMConfig, batch: int, words: int, steps: int) -> Case:
+    """Pictures to answers with masks: CLIP, prefill, decoding, SAM, four masks a picture.
+
+    The masks' decoder is not counted: a hundredth of the encoder.
+    """
+    size = (480, 640)
+    ids = [*range(3, 3 + words), IMAGE_ID, *[config.tokens.seg] * 4]
+
+    def make() -> Callable[[], Any]:
+        generator = endless_generator(config)
+        batch_of_pictures = pack([_sample(config, ids, size)] * batch, config)
+
+        def call() -> Any:
+            state = generator.prefill(batch_of_pictures, room=steps)
+            state = generator.decode(state, max_steps=steps)
+            return jax.block_until_ready(generator.finish(batch_of_pictures, state).masks)
+
+        return call
+
+    tokens = len(ids) - 1 + config.clip.num_patches
+    encoded = flops.clip(config.clip) + flops.sam_encoder(config.sam)
+    first = Work(batch * (encoded + flops.llama_prefill(config.llama, tokens)))
+    context = tokens + steps // 2
+    step = Work(
+        batch * flops.llama_step(config.llama, context),
+        flops.llama_step_bytes(config.llama, batch, context),
+    )
+    name = f"GCG, {tokens} + {steps} tokens, {4 * batch} masks, b={batch}"
+    return Case(name, "img", batch, (first, *(step,) * (steps - 1)), make)
+
+
+def endless_generator(config: GLaMMConfig) -> Generator:
+    """Random weights in bfloat16, and an end token that no row chooses."""
+    graph, state = random_weights(lambda: GLaMM(config, rngs=nnx.Rngs(0)), jnp.bfloat16)
+    tokens = replace(config.tokens, eos=config.llama.vocab_size)
+    return Generator(nnx.merge(graph, state), tokens)
+
+
+def _sample(config: GLaMMConfig, ids: list[int], size: tuple[int, int]) -> Sample:
+    rng = np.random.default_rng(0)
+    clip, sam = config.clip.image_size, config.sam.image_size
+    return Sample(
+        rows=(Row(np.array(ids), np.full(len(ids), IGNORE_ID)),),
+        image=rng.integers(0, 256, (clip, clip, 3), np.uint8),
+        grounding_image=rng.integers(0, 256, (sam, sam, 3), np.uint8),
+        resized_size=(sam * size[0] // size[1], sam),
+        original_size=size,
+    )
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
     """What the options ask for, at true or tiny size."""
-    clip, sam, llama, lengths = CLIP_L14_336, SAM_VIT_H, LLAMA_7B, (620, 775)
+    config, lengths, decoding, gcg = released(), (620, 775), (900, 64), (56, 80)
     if options.tiny:
-        small = tiny()
-        clip, sam, llama, lengths = small.clip, small.sam, small.llama, (12, 16)
+        config, lengths, decoding, gcg = tiny(), (12, 16), (12, 4), (4, 4)
+    config = replace(config, compute_dtype="bfloat16")
+    text_only = replace(tiny(), **{name: getattr(config, name) for name in TEXT})
     made: list[Case] = []
     if "sam" in options.only:
-        made.append(sam_case(sam, options.sam_batch))
+        made.append(sam_case(config.sam, options.sam_batch))
     if "clip" in options.only:
-        made.append(clip_case(clip, options.clip_batch))
+        made.append(clip_case(config.clip, options.clip_batch))
     if "prefill" in options.only:
-        made += [prefill_case(llama, batch, tokens) for tokens in lengths for batch in (1, 8)]
+        made += [prefill_case(config.llama, b, tokens) for tokens in lengths for b in (1, 8)]
+    if "decode" in options.only:
+        made += [decode_case(text_only, batch, *decoding) for batch in (1, 32)]
+    if "gcg" in options.only:
+        made.append(gcg_case(config, options.gcg_batch, *gcg))
     return made
 
 
-def measure(case: Case, repeats: int, peak_tflops: float) -> dict[str, Any]:
-    """Median time of a call, items and FLOPs a second, and the share of the peak."""
-    seconds = median(interleaved({"run": case.make()}, repeats)["run"]) / 1e3
+def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
+    """Median time of a call, what it did a second, and the share of the limit."""
+    seconds = median(interleaved({"run": case.make()}, options.repeats)["run"]) / 1e3
+    limit = sum(work.seconds(options) for work in case.work)
     statistics = jax.devices()[0].memory_stats() or {}
-    rate = case.flops / seconds
     return {
         "case": case.name,
         "unit": case.unit,
         "ms": 1e3 * seconds,
         "per_second": case.items / seconds,
-        "limit_per_second": case.items * peak_tflops * 1e12 / case.flops,
-        "tflops": rate / 1e12,
-        "share": rate / (peak_tflops * 1e12),
+        "limit_per_second": case.items / limit,
+        "tflops": sum(work.flops for work in case.work) / seconds / 1e12,
+        "share": limit / seconds,
         # Since the process began: a later, smaller case cannot lower it.
         "peak_gib": statistics.get("peak_bytes_in_use", 0) / 2**30,
     }
@@ -151,7 +248,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=20, help="timed calls (default: 20)")
     parser.add_argument("--sam-batch", type=int, default=8, help="images a call (default: 8)")
     parser.add_argument("--clip-batch", type=int, default=32, help="images a call (default: 32)")
+    parser.add_argument("--gcg-batch", type=int, default=32, help="pictures a call (default: 32)")
     parser.add_argument("--peak-tflops", type=float, default=H200_TFLOPS, help="default: 790")
+    parser.add_argument("--bandwidth", type=float, default=H200_BANDWIDTH, help="TB/s (4.3)")
     parser.add_argument("--tiny", action="store_true", help="tiny models on any device")
     parser.add_argument("--out", type=Path, default=RESULTS / "gpu.json", help="JSON to write")
     options = parser.parse_args(arguments)
@@ -173,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     facts, rows = machine(), []
     for case in cases(options):
-        rows.append(measure(case, options.repeats, options.peak_tflops))
+        rows.append(measure(case, options))
         print(f"{case.name}: {rows[-1]['per_second']:.1f} {case.unit}/s", flush=True)
     printed = [
         [
@@ -189,9 +288,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     header = ["case", "ms", "rate", "limit", "TFLOP/s", "share", "peak GiB"]
     kind = jax.devices()[0].device_kind
-    print(f"\n{kind}, bfloat16, limit at {options.peak_tflops:.0f} TFLOP/s\n")
+    limits = {"peak_tflops": options.peak_tflops, "bandwidth_tb_per_s": options.bandwidth}
+    print(
+        f"\n{kind}, bfloat16, limits {options.peak_tflops:.0f} TFLOP/s, {options.bandwidth} TB/s\n"
+    )
     print(table(header, printed))
-    write(options.out, {"machine": facts, "peak_tflops": options.peak_tflops, "rows": rows})
+    write(options.out, {"machine": facts, **limits, "rows": rows})
     return 0
 
 

@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+
+from glamm_jax.config import GLaMMConfig
+from glamm_jax.data.pack import pack
+from glamm_jax.data.sample import Row, Sample
+from glamm_jax.text.special_tokens import IGNORE_ID
+from glamm_jax.types import Batch
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Model = TypeVar("Model", bound=nnx.Module)
@@ -25,19 +32,16 @@ def random_weights(make: Callable[[], Model], dtype: Any) -> tuple[nnx.GraphDef,
     """The model's graph and a state of small noise, made on the device in this dtype.
 
     Nothing is initialised on the host and no float32 copy exists: 7B in bfloat16 needs 13.5 GB.
+    The same noise fills every leaf, since hundreds of draws take a minute to compile.
     """
     graph, abstract = nnx.split(nnx.eval_shape(make))
-    leaves, tree = jax.tree.flatten(abstract)
 
     @jax.jit
-    def draw(key: jax.Array) -> list[jax.Array]:
-        keys = jax.random.split(key, len(leaves))
-        return [
-            jax.random.normal(key, leaf.shape, dtype) * 0.02
-            for key, leaf in zip(keys, leaves, strict=True)
-        ]
+    def draw(key: jax.Array) -> nnx.State:
+        values = jax.random.normal(key, (2**16 + 1,), dtype) * 0.02
+        return jax.tree.map(lambda leaf: jnp.resize(values, leaf.shape), abstract)
 
-    return graph, jax.tree.unflatten(tree, draw(jax.random.key(0)))
+    return graph, draw(jax.random.key(0))
 
 
 def compiled(
@@ -127,3 +131,11 @@ def write(path: Path, result: Mapping[str, Any]) -> None:
 def noise(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """An input of unit variance."""
     return jax.random.normal(jax.random.key(1), shape, dtype)
+
+
+def prompts(config: GLaMMConfig, rows: int, tokens: int) -> Batch:
+    """Text prompts of random words, all of one length."""
+    first, last = config.tokens.eos + 1, config.tokens.image_start
+    ids = np.random.default_rng(0).integers(first, last, (rows, tokens))
+    nothing = np.full(tokens, IGNORE_ID)
+    return pack([Sample(rows=(Row(row, nothing),)) for row in ids], config)

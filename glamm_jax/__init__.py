@@ -1,5 +1,7 @@
 """GLaMM-JAX: pixel-grounded language models in JAX. Start at `glamm_jax.models.glamm`.
 
+    answer = glamm_jax.load(path).chat("dog.jpg", "Where is <p> the dog </p> [SEG]?")
+
 The names below are imported when they are first used: data workers import `glamm_jax.data` and
 never wake jax.
 """
@@ -12,22 +14,18 @@ from typing import TYPE_CHECKING, Any
 from glamm_jax.config import GLaMMConfig, paper, released, tiny, with_lora
 
 if TYPE_CHECKING:
-    from glamm_jax.data.pack import pack
-    from glamm_jax.data.preprocess import clip_image, grounding_image, open_image
-    from glamm_jax.data.sample import Row, Sample
-    from glamm_jax.inference.generate import Generator
+    from glamm_jax.inference.answer import Answer, Grounding
+    from glamm_jax.inference.chat import Assistant, Question, load
     from glamm_jax.models.glamm import GLaMM
 
 __all__ = [
+    "Answer",
+    "Assistant",
     "GLaMM",
     "GLaMMConfig",
-    "Generator",
-    "Row",
-    "Sample",
-    "clip_image",
-    "grounding_image",
-    "open_image",
-    "pack",
+    "Grounding",
+    "Question",
+    "load",
     "paper",
     "released",
     "tiny",
@@ -35,14 +33,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Answer": "inference.answer",
+    "Assistant": "inference.chat",
     "GLaMM": "models.glamm",
-    "Generator": "inference.generate",
-    "Row": "data.sample",
-    "Sample": "data.sample",
-    "clip_image": "data.preprocess",
-    "grounding_image": "data.preprocess",
-    "open_image": "data.preprocess",
-    "pack": "data.pack",
+    "Grounding": "inference.answer",
+    "Question": "inference.chat",
+    "load": "inference.chat",
 }
 
 

@@ -156,6 +156,26 @@ def pack(samples: list[Sample], config: GLaMMConfig, capacity: Capacity | None =
     )
 
 
+def bucket(size: int, steps: int = 4) -> int:
+    """The next of few sizes, `steps` of them a doubling: at most a quarter is room to spare.
+
+    4 a doubling: ... 512 640 768 896 1024 1280 ...; 1 a doubling: powers of two.
+    """
+    unit = max(1, (1 << (size - 1).bit_length() >> 1) // steps)
+    return -(-size // unit) * unit
+
+
+def bucketed(capacity: Capacity) -> Capacity:
+    """Sizes rounded up to a bucket and counts to a power of two: a service compiles few shapes."""
+    sizes = ("tokens", "targets", "mask_height", "mask_width")
+    return Capacity(
+        **{
+            f.name: bucket(getattr(capacity, f.name), 4 if f.name in sizes else 1)
+            for f in fields(Capacity)
+        }
+    )
+
+
 def fit(samples: list[Sample], config: GLaMMConfig) -> Capacity:
     """The smallest capacity that holds these samples."""
     return _needed(_collect(samples, config))

@@ -6,7 +6,12 @@
 
 The mask of a [SEG] comes from the hidden state that EMITTED it (trap 2), which a cache gives for
 free: the original runs image, regions and the whole sequence again for every token (trap 5).
-Rows are independent: each stops at its own end, padding is seen by nobody.
+
+Rows are independent: each stops at its own end, padding is seen by nobody, and what a row draws
+follows from its own seed. Decoding in slices gives the same tokens, so it streams.
+
+A program is compiled for the shapes it meets. What an answer's length, number and size decide is
+rounded up in here; pack with `glamm_jax.data.pack.bucketed` to keep the batch's shapes few, too.
 """
 
 from __future__ import annotations
@@ -21,8 +26,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from glamm_jax.config import GLaMMConfig, TokenConfig
+from glamm_jax.data.pack import bucket
+from glamm_jax.inference.program import Program
+from glamm_jax.inference.sampling import Sampling, choose
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.models.llama import KVCache
+from glamm_jax.models.llama import KVCache, write_slice
 from glamm_jax.nn.resize import postprocess_masks
 from glamm_jax.types import Batch
 
@@ -32,7 +40,7 @@ class ContextError(ValueError):
 
 
 class DecodeState(NamedTuple):
-    """Everything between two tokens."""
+    """Everything between two tokens. `decode` uses up the state that it is given."""
 
     cache: KVCache
     prompt_hidden: Float[Array, "b t d"]
@@ -41,6 +49,8 @@ class DecodeState(NamedTuple):
     lengths: Int[Array, "b"]  # tokens of each prompt, image patches included
     done: Bool[Array, "b"]
     count: Int[Array, ""]  # tokens chosen so far in every row
+    room: Int[Array, ""]  # tokens that may be chosen; `tokens` holds a few more
+    sampling: Sampling
 
 
 class SegMasks(NamedTuple):
@@ -48,12 +58,45 @@ class SegMasks(NamedTuple):
 
     rows: np.ndarray  # int[m] the row of each mask
     steps: np.ndarray  # int[m] the generated token it belongs to, or -1 for a [SEG] of the prompt
-    logits: Float[Array, "m h w"]  # at the original sizes, top left in a bucket; > 0 is the mask
+    sizes: np.ndarray  # int[m 2] height and width of its original image
+    masks: Bool[Array, "m h w"]  # at the original sizes, top left in a bucket, False around
     iou: Float[Array, "m"]  # the decoder's estimate of the mask's quality
+    logits: Float[Array, "m h w"] | None = None  # if asked for; > 0 is the mask
+
+    def of_row(self, row: int) -> Bool[np.ndarray, "k h w"]:
+        """The masks of one row in the size of its image, on the host."""
+        mine = np.flatnonzero(self.rows == row)
+        height, width = self.sizes[mine[0]] if len(mine) else (0, 0)
+        return np.asarray(self.masks)[mine, :height, :width]
+
+
+class _Limits(NamedTuple):
+    """When to stop: values of a program, so that they compile nothing anew."""
+
+    eos: Int[Array, ""]
+    stop: Int[Array, ""]  # tokens of an answer
+
+
+class _Segs(NamedTuple):
+    """[SEG] that are to have a mask."""
+
+    rows: np.ndarray
+    steps: np.ndarray  # the generated token, or -1
+    positions: np.ndarray  # of the emitting state in the prompt, where there is no step
+    images: np.ndarray  # slot of the batch's grounding images
+
+
+# What the programs read of a batch; the shape of anything else would only cost compilations.
+_READ_BY_PREFILL = (
+    *("token_ids", "token_valid", "positions", "images", "image_source"),
+    *("region_images", "boxes_xyxy_unit", "box_image", "region_source"),
+)
+_READ_BY_MASKS = ("grounding_images", "resized_sizes", "original_sizes")
+_EMPTY = Batch(*(None,) * len(Batch._fields))
 
 
 class Generator:
-    """A model and its compiled programs. Greedy decoding.
+    """A model and its compiled programs.
 
     `tokens` names the [SEG] and the end token; the model's own unless given.
     """
@@ -63,145 +106,192 @@ class Generator:
         self.tokens = tokens or model.config.tokens
         self.graph, self.state = nnx.split(model)
 
-    def prefill(self, batch: Batch, room: int) -> DecodeState:
-        """Run the prompts, choose each row's first token; `room` tokens can be generated.
+    def prefill(self, batch: Batch, room: int, sampling: Sampling | None = None) -> DecodeState:
+        """Run the prompts, choose each row's first token; at most `room` tokens will be generated.
 
-        Raises: ContextError when there is no room, or more than the model has positions for.
+        Greedy without `sampling`.
+
+        Raises:
+            ContextError: no room, or the longest prompt leaves the model no positions for it.
+            SamplingError: settings for another number of rows.
         """
-        slots, context = batch.token_ids.shape[1], self.config.llama.max_positions
-        if room < 1 or slots + room > context:
+        is_token = (np.asarray(batch.token_ids) >= 0) | (np.asarray(batch.image_source) >= 0)
+        lengths = is_token.sum(1, dtype=np.int32)
+        longest, context = int(lengths.max(initial=0)), self.config.llama.max_positions
+        if room < 1 or longest + room > context:
             raise ContextError(
-                f"room for {room} tokens behind prompts of {slots}: there must be at least one, "
+                f"room for {room} tokens behind a prompt of {longest}: there must be at least one, "
                 f"and the model has {context} positions (llama.max_positions)"
             )
-        return _prefill(self.graph, self.state, batch, jnp.asarray(self.tokens.eos), room=room)
+        if sampling is None:
+            sampling = Sampling.of(len(lengths))
+        sampling.check_rows(len(lengths))
+        read = _EMPTY._replace(**{name: getattr(batch, name) for name in _READ_BY_PREFILL})
+        inputs = (jnp.asarray(lengths), sampling, self._limits(room))
+        return _prefill(self.graph, self.state, read, *inputs, num_tokens=bucket(room))
 
-    def decode(self, decoding: DecodeState, max_steps: int) -> DecodeState:
-        """Choose up to `max_steps` more tokens; stops early when every row has ended."""
-        steps = min(max_steps, decoding.tokens.shape[1] - int(decoding.count))
-        stop = decoding.count + steps
-        return _decode(self.graph, self.state, decoding, jnp.asarray(self.tokens.eos), stop)
+    def decode(self, state: DecodeState, max_steps: int) -> DecodeState:
+        """Choose up to `max_steps` more tokens; stops early when every row has ended.
 
-    def finish(self, batch: Batch, decoding: DecodeState) -> SegMasks:
+        In slices or at once: the tokens are the same.
+        """
+        if max_steps < 0:
+            raise ValueError(f"max_steps = {max_steps}: must be at least 0")
+        limits = self._limits(jnp.minimum(state.count + max_steps, state.room))
+        return _decode(self.graph, self.state, state, limits)
+
+    def finish(self, batch: Batch, state: DecodeState, with_logits: bool = False) -> SegMasks:
         """A mask for every [SEG] of prompts and answers, at the original sizes.
 
-        A row whose sample has no grounding image gets none.
+        A row whose sample has no grounding image gets none; only images with a [SEG] are encoded.
         """
-        rows, steps, images, emitting = self._emitting(batch, decoding)
+        segs = self._find_segs(batch, state)
+        count = len(segs.rows)
         sizes = np.asarray(batch.original_sizes)
-        height, width = (int(n) for n in sizes.max(axis=0, initial=0))
-        if not len(rows):
-            return SegMasks(rows, steps, jnp.zeros((0, height, width)), jnp.zeros(0))
-        # A few sizes only, so that a service compiles a handful of programs.
-        padded = 1 << (len(rows) - 1).bit_length()
-        fill = np.concatenate([np.arange(len(rows)), np.zeros(padded - len(rows), int)])
-        batch = batch._replace(mask_image=jnp.asarray(images[fill]))
-        logits, iou = _masks(self.graph, self.state, batch, emitting[fill], (height, width))
-        return SegMasks(rows, steps, logits[: len(rows)], iou[: len(rows)])
+        size = tuple(bucket(side) for side in sizes.max(axis=0, initial=0).tolist())
+        found = (segs.rows, segs.steps, sizes[segs.images])
+        if not count:
+            nothing = jnp.zeros((0, *size))
+            logits = nothing if with_logits else None
+            return SegMasks(*found, nothing > 0, jnp.zeros(0), logits)
+        padded = _Segs(*(_pad(x, bucket(count, 1)) for x in segs))
+        needed, mask_image = np.unique(padded.images, return_inverse=True)
+        needed = _pad(needed, bucket(len(needed), 1))
+        read = _EMPTY._replace(**{name: getattr(batch, name)[needed] for name in _READ_BY_MASKS})
+        read = read._replace(mask_image=mask_image.astype(np.int32))
+        emitting = _emitting(state, padded)
+        masks, iou, logits = _masks(
+            self.graph, self.state, read, emitting, size=size, with_logits=with_logits
+        )
+        logits = logits[:count] if with_logits else None
+        return SegMasks(*found, masks[:count], iou[:count], logits)
 
-    def answers(self, decoding: DecodeState) -> list[list[int]]:
+    def answers(self, state: DecodeState) -> list[list[int]]:
         """The generated ids of each row, its end token included; none for a spare row."""
         out = []
-        tokens = np.asarray(decoding.tokens[:, : int(decoding.count)])
-        for row, length in zip(tokens, np.asarray(decoding.lengths), strict=True):
+        tokens = np.asarray(state.tokens)[:, : int(state.count)]
+        for row, length in zip(tokens, np.asarray(state.lengths), strict=True):
             ends = np.flatnonzero(row == self.tokens.eos)
             end = ends[0] + 1 if len(ends) else len(row)
             out.append(row[: end if length else 0].tolist())
         return out
 
-    def _emitting(
-        self, batch: Batch, decoding: DecodeState
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Float[Array, "m d"]]:
-        """Row, step, grounding image and emitting state of every [SEG] that can have a mask.
+    def _limits(self, stop: int | Int[Array, ""]) -> _Limits:
+        return _Limits(jnp.asarray(self.tokens.eos), jnp.asarray(stop, jnp.int32))
 
-        Sorted by row, prompt first.
-        """
+    def _find_segs(self, batch: Batch, state: DecodeState) -> _Segs:
+        """Every [SEG] that can have a mask, sorted by row, prompt first."""
         valid = np.flatnonzero(np.asarray(batch.mask_valid))
-        prompt = (np.asarray(x)[valid] for x in (batch.mask_rows, batch.mask_positions))
-        images = np.asarray(batch.mask_image)[valid]
-        found = [(row, -1, at, image) for row, at, image in zip(*prompt, images, strict=True)]
+        prompt = (batch.mask_rows, batch.mask_positions, batch.mask_image)
+        found = [
+            (row, -1, position, image)
+            for row, position, image in zip(*(np.asarray(x)[valid] for x in prompt), strict=True)
+        ]
         image_of_row = np.asarray(batch.row_grounding_image)
-        for row, ids in enumerate(self.answers(decoding)):
+        for row, ids in enumerate(self.answers(state)):
             if image_of_row[row] >= 0:
-                segs = [n for n, i in enumerate(ids) if i == self.tokens.seg]
-                found += [(row, n, 0, image_of_row[row]) for n in segs]
-        found.sort(key=lambda item: item[:2])  # stable: prompt positions stay in order
-        rows, steps, positions, images = np.array(found, int).reshape(-1, 4).T
-        if not len(rows):
-            return rows, steps, images, decoding.emitting[:0, 0]
-        from_prompt = decoding.prompt_hidden[rows, positions]
-        from_answer = decoding.emitting[rows, np.maximum(steps, 0)]
-        return rows, steps, images, jnp.where((steps < 0)[:, None], from_prompt, from_answer)
+                steps = [n for n, each in enumerate(ids) if each == self.tokens.seg]
+                found += [(row, step, 0, image_of_row[row]) for step in steps]
+        found.sort(key=lambda seg: seg[:2])  # stable: prompt positions stay in order
+        return _Segs(*np.array(found, np.int32).reshape(-1, 4).T)
 
 
 # -------------------------------------------------------------------- the programs, pure
 
 
-@partial(jax.jit, static_argnames=("graph", "room"))
+@partial(Program, static_argnames=("graph", "num_tokens"))
 def _prefill(
-    graph: nnx.GraphDef, state: nnx.State, batch: Batch, eos: Int[Array, ""], *, room: int
+    graph: nnx.GraphDef,
+    weights: nnx.State,
+    batch: Batch,
+    lengths: Int[Array, "b"],
+    sampling: Sampling,
+    limits: _Limits,
+    *,
+    num_tokens: int,
 ) -> DecodeState:
-    model = nnx.merge(graph, state)
+    model = nnx.merge(graph, weights)
     rows, slots = batch.token_ids.shape
     embeddings = model.embed(batch)
-    cache = KVCache.empty(model.config.llama, rows, slots + room, embeddings.dtype)
+    cache = KVCache.empty(model.config.llama, rows, slots + num_tokens, embeddings.dtype)
     hidden, cache = model.llama.prefill(embeddings, batch.positions, batch.token_valid, cache)
-    lengths = ((batch.token_ids >= 0) | (batch.image_source >= 0)).sum(1)
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    token = model.llama.logits(last).argmax(-1)
-    return DecodeState(
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
+    empty = DecodeState(
         cache=cache,
         prompt_hidden=hidden,
-        tokens=jnp.full((rows, room), model.config.tokens.pad).at[:, 0].set(token),
-        emitting=jnp.zeros((rows, room, last.shape[-1]), last.dtype).at[:, 0].set(last),
+        tokens=jnp.full((rows, num_tokens), model.config.tokens.pad),
+        emitting=jnp.zeros((rows, num_tokens, last.shape[-1]), last.dtype),
         lengths=lengths,
-        done=(lengths == 0) | (token == eos),  # a spare row of the batch has nothing to say
-        count=jnp.asarray(1, jnp.int32),
+        done=lengths == 0,  # a spare row of the batch has nothing to say
+        count=jnp.asarray(0, jnp.int32),
+        room=limits.stop,
+        sampling=jax.tree.map(jnp.copy, sampling),  # decoding uses up the state's arrays only
     )
+    return _choose(model, empty, last, limits.eos)
 
 
-@partial(jax.jit, static_argnames="graph", donate_argnames="decoding")
+@partial(Program, static_argnames="graph", donate_argnames="state")
 def _decode(
-    graph: nnx.GraphDef,
-    state: nnx.State,
-    decoding: DecodeState,
-    eos: Int[Array, ""],
-    stop: Int[Array, ""],
+    graph: nnx.GraphDef, weights: nnx.State, state: DecodeState, limits: _Limits
 ) -> DecodeState:
-    model = nnx.merge(graph, state)
+    model = nnx.merge(graph, weights)
 
     def unfinished(s: DecodeState) -> Array:
-        return (s.count < stop) & ~s.done.all()
+        return (s.count < limits.stop) & ~s.done.all()
 
     def step(s: DecodeState) -> DecodeState:
-        previous = jax.lax.dynamic_index_in_dim(s.tokens, s.count - 1, 1)
+        previous = jax.lax.dynamic_slice_in_dim(s.tokens, s.count - 1, 1, axis=1)
         x = model.llama.embed_tokens(previous, model.dtype)
         positions = (s.lengths + s.count - 1)[:, None]
         slot = s.prompt_hidden.shape[1] + s.count - 1
         hidden, cache = model.llama.step(x, positions, slot, s.cache)
-        token = model.llama.logits(hidden[:, 0]).argmax(-1)
-        token = jnp.where(s.done, model.config.tokens.pad, token)
-        return s._replace(
-            cache=cache,
-            tokens=s.tokens.at[:, s.count].set(token),
-            emitting=s.emitting.at[:, s.count].set(hidden[:, 0]),
-            done=s.done | (token == eos),
-            count=s.count + 1,
-        )
+        return _choose(model, s._replace(cache=cache), hidden, limits.eos)
 
-    return jax.lax.while_loop(unfinished, step, decoding)
+    return jax.lax.while_loop(unfinished, step, state)
 
 
-@partial(jax.jit, static_argnames=("graph", "bucket"))
+def _choose(
+    model: GLaMM, s: DecodeState, hidden: Float[Array, "b 1 d"], eos: Int[Array, ""]
+) -> DecodeState:
+    """Every row's next token, from the state that emits it."""
+    token = choose(model.llama.logits(hidden[:, 0]), s.sampling, s.count)
+    token = jnp.where(s.done, model.config.tokens.pad, token)
+    return s._replace(
+        tokens=write_slice(s.tokens, token[:, None], (0, s.count)),
+        emitting=write_slice(s.emitting, hidden, (0, s.count, 0)),
+        done=s.done | (token == eos),
+        count=s.count + 1,
+    )
+
+
+@partial(Program, static_argnames=("graph", "size", "with_logits"))
 def _masks(
     graph: nnx.GraphDef,
-    state: nnx.State,
+    weights: nnx.State,
     batch: Batch,
     emitting: Float[Array, "m d"],
-    bucket: tuple[int, int],
-) -> tuple[Float[Array, "m h w"], Float[Array, "m"]]:
-    model = nnx.merge(graph, state)
+    *,
+    size: tuple[int, int],
+    with_logits: bool,
+) -> tuple[Bool[Array, "m h w"], Float[Array, "m"], Float[Array, "m h w"] | None]:
+    model = nnx.merge(graph, weights)
     masks, iou = model.decode_masks(emitting, model.encode_grounding(batch), batch)
     resized = batch.resized_sizes[batch.mask_image]
     original = batch.original_sizes[batch.mask_image]
-    return postprocess_masks(masks, resized, original, model.config.sam.image_size, bucket), iou
+    logits = postprocess_masks(masks, resized, original, model.config.sam.image_size, size)
+    return logits > 0, iou, logits if with_logits else None
+
+
+# ------------------------------------------------------------------------------ helpers
+
+
+def _pad(x: np.ndarray, count: int) -> np.ndarray:
+    """The first entry again and again behind the others, up to `count` of them."""
+    return np.concatenate([x, np.repeat(x[:1], count - len(x), axis=0)])
+
+
+def _emitting(state: DecodeState, segs: _Segs) -> Float[Array, "m d"]:
+    """The hidden state that emitted each [SEG]."""
+    from_prompt = state.prompt_hidden[segs.rows, segs.positions]
+    from_answer = state.emitting[segs.rows, np.maximum(segs.steps, 0)]
+    return jnp.where((segs.steps < 0)[:, None], from_prompt, from_answer)

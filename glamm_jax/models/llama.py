@@ -7,6 +7,7 @@ Three ways through the same layers: `__call__` over whole sequences (training, t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,12 +17,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from glamm_jax.config import PROJECTIONS, LlamaConfig, LoRAConfig
-from glamm_jax.nn.attention import attention
+from glamm_jax.nn.attention import attend_one, attention
 from glamm_jax.nn.linear import Embedding, Linear
 from glamm_jax.nn.lora import attach
 from glamm_jax.nn.norm import RMSNorm
 from glamm_jax.nn.rope import rotary_tables, rotate
-from glamm_jax.nn.stack import scan_blocks
+from glamm_jax.nn.stack import scan_blocks, step_blocks
 from glamm_jax.parallel import constrain
 
 Rotary = tuple[Float[Array, "b t 1 half"], Float[Array, "b t 1 half"]]
@@ -29,18 +30,49 @@ Attend = Callable[[Array, Array, Array], Array]
 
 
 class KVCache(NamedTuple):
-    """Keys and values of every layer. Rows share the slots; `valid` tells which are filled."""
+    """Keys and values of every layer. Rows share the slots; `valid` tells which are filled.
 
-    keys: Float[Array, "l b s n k"]
-    values: Float[Array, "l b s n k"]
+    Heads come before slots, so that a head's keys lie together when a token attends to them.
+    """
+
+    keys: Float[Array, "l b n s k"]
+    values: Float[Array, "l b n s k"]
     valid: Bool[Array, "b s"]
 
     @classmethod
     def empty(cls, config: LlamaConfig, rows: int, slots: int, dtype: DTypeLike) -> KVCache:
         """Room for `slots` tokens in each of `rows` rows."""
-        shape = (config.num_layers, rows, slots, config.num_heads, config.head_dim)
+        shape = (config.num_layers, rows, config.num_heads, slots, config.head_dim)
         zeros = jnp.zeros(shape, dtype)
         return cls(zeros, zeros, jnp.zeros((rows, slots), bool))
+
+
+def write_slice(x: Array, part: Array, start: tuple) -> Array:
+    """`jax.lax.dynamic_update_slice`, of half precision as its bits.
+
+    As numbers, XLA's CPU backend takes all of x to float32 and back to write one slice.
+    """
+    if x.dtype.itemsize != 2:
+        return jax.lax.dynamic_update_slice(x, part, start)
+    x_bits, part_bits = (jax.lax.bitcast_convert_type(each, jnp.uint16) for each in (x, part))
+    written = jax.lax.dynamic_update_slice(x_bits, part_bits, start)
+    return jax.lax.bitcast_convert_type(written, x.dtype)
+
+
+class Recording:
+    """An `Attend` that remembers the keys and values it was given."""
+
+    def __init__(self, attend: Attend):
+        self.attend = attend
+
+    def __call__(self, q: Array, k: Array, v: Array) -> Array:
+        self.seen = (k, v)
+        return self.attend(q, k, v)
+
+    def heads_first(self) -> tuple[Float[Array, "1 b n t k"], Float[Array, "1 b n t k"]]:
+        """Keys and values as one layer of a `KVCache`."""
+        keys, values = (x.transpose(0, 2, 1, 3)[None] for x in self.seen)
+        return keys, values
 
 
 class LlamaBlock(nnx.Module):
@@ -146,12 +178,21 @@ class Llama(nnx.Module):
         cache: KVCache,
     ) -> tuple[Float[Array, "b t d"], KVCache]:
         """As `__call__`, and the cache with its first t slots filled."""
+        rotary = self._rotary(positions, x.dtype)
 
-        def attend(q: Array, k: Array, v: Array, *_: Array) -> Array:
-            return attention(q, k, v, causal=True, key_valid=token_valid)
+        def layer(block: LlamaBlock, carry: tuple, index: Int[Array, ""]) -> tuple:
+            x, keys, values = carry
+            attend = Recording(partial(attention, causal=True, key_valid=token_valid))
+            x = block(x, rotary, attend)
+            k, v = attend.heads_first()
+            start = (index, 0, 0, 0, 0)
+            return x, write_slice(keys, k, start), write_slice(values, v, start)
 
+        carry = (x, cache.keys, cache.values)
+        indices = jnp.arange(self.config.num_layers)
+        x, keys, values = scan_blocks(layer, self.layers, carry, indices)
         valid = jax.lax.dynamic_update_slice(cache.valid, token_valid, (0, 0))
-        return self._through_cache(x, positions, cache._replace(valid=valid), 0, attend)
+        return self.norm(x), KVCache(keys, values, valid)
 
     def step(
         self,
@@ -160,13 +201,26 @@ class Llama(nnx.Module):
         slot: Int[Array, ""],
         cache: KVCache,
     ) -> tuple[Float[Array, "b 1 d"], KVCache]:
-        """One token a row: it is written to `slot` and sees every valid slot and itself."""
-        valid = cache.valid.at[:, slot].set(True)
+        """One token a row: it sees every valid slot and itself, and is written to `slot`.
 
-        def attend(q: Array, k: Array, v: Array, keys: Array, values: Array) -> Array:
-            return attention(q, keys, values, key_valid=valid)
+        The layers only read the cache; it is written once, behind them.
+        """
+        rotary = self._rotary(positions, x.dtype)
 
-        return self._through_cache(x, positions, cache._replace(valid=valid), slot, attend)
+        def layer(block: LlamaBlock, carry: tuple, item: tuple) -> tuple:
+            (x, new_keys, new_values), (index, keys, values) = carry, item
+            attend = Recording(partial(attend_one, keys=keys, values=values, key_valid=cache.valid))
+            x = block(x, rotary, attend)
+            k, v = attend.heads_first()
+            start = (index, 0, 0, 0, 0)
+            return x, write_slice(new_keys, k, start), write_slice(new_values, v, start)
+
+        new = jnp.zeros_like(cache.keys[:, :, :, :1])
+        per_layer = (jnp.arange(self.config.num_layers), cache.keys, cache.values)
+        x, new_keys, new_values = step_blocks(layer, self.layers, (x, new, new), per_layer)
+        keys = write_slice(cache.keys, new_keys, (0, 0, 0, slot, 0))
+        values = write_slice(cache.values, new_values, (0, 0, 0, slot, 0))
+        return self.norm(x), KVCache(keys, values, cache.valid.at[:, slot].set(True))
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """Scores of the vocabulary, float32."""
@@ -174,31 +228,3 @@ class Llama(nnx.Module):
 
     def _rotary(self, positions: Int[Array, "b t"], dtype: jnp.dtype) -> Rotary:
         return rotary_tables(positions, self.config.head_dim, self.config.rope_theta, dtype)
-
-    def _through_cache(
-        self,
-        x: Float[Array, "b t d"],
-        positions: Int[Array, "b t"],
-        cache: KVCache,
-        slot: Int[Array, ""] | int,
-        attend: Callable[..., Array],
-    ) -> tuple[Float[Array, "b t d"], KVCache]:
-        """Run the layers, writing each layer's keys and values at `slot` before it attends."""
-        rotary = self._rotary(positions, x.dtype)
-
-        def layer(block: LlamaBlock, carry: tuple, index: Int[Array, ""]) -> tuple:
-            x, keys, values = carry
-            written = []
-
-            def write_and_attend(q: Array, k: Array, v: Array) -> Array:
-                start = (index, 0, slot, 0, 0)
-                written.append(jax.lax.dynamic_update_slice(keys, k[None], start))
-                written.append(jax.lax.dynamic_update_slice(values, v[None], start))
-                return attend(q, k, v, written[0][index], written[1][index])
-
-            x = block(x, rotary, write_and_attend)
-            return x, *written
-
-        carry = (x, cache.keys, cache.values)
-        x, keys, values = scan_blocks(layer, self.layers, carry, jnp.arange(self.config.num_layers))
-        return self.norm(x), KVCache(keys, values, cache.valid)

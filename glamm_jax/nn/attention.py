@@ -65,6 +65,31 @@ def attention(
     return constrain(out, *axes)
 
 
+def attend_one(
+    q: Float[Array, "b 1 n k"],
+    k: Float[Array, "b 1 n k"],
+    v: Float[Array, "b 1 n k"],
+    keys: Float[Array, "b n s k"],
+    values: Float[Array, "b n s k"],
+    key_valid: Bool[Array, "b s"],
+) -> Float[Array, "b 1 n k"]:
+    """Attention of one token a row to the valid ones before it and to itself.
+
+    What came before is laid out head by head, so that each head reads its keys in one go; the
+    token's own key and value need not be there yet. Softmax in float32, as in `attention`.
+    """
+    axes = ("batch", "heads", None)
+    one = lambda x: constrain(x[:, 0], *axes)  # noqa: E731
+    q, k, v = one(q) * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), one(k), one(v)
+    keys, values = constrain(keys, *axes, None), constrain(values, *axes, None)
+    scores = jnp.einsum("bnk,bnsk->bns", q, keys, preferred_element_type=jnp.float32)
+    scores = jnp.where(key_valid[:, None], scores, _NEGATIVE)
+    own = jnp.einsum("bnk,bnk->bn", q, k, preferred_element_type=jnp.float32)[..., None]
+    weights = jax.nn.softmax(jnp.concatenate([scores, own], axis=-1), axis=-1).astype(v.dtype)
+    out = jnp.einsum("bns,bnsk->bnk", weights[..., :-1], values) + weights[..., -1:] * v
+    return constrain(out, *axes)[:, None]
+
+
 def choose_backend(q: Array, k: Array, v: Array) -> Backend:
     """cuDNN for half precision on GPUs, splash for long sequences on TPUs, XLA elsewhere."""
     platform = _platform()

@@ -19,6 +19,9 @@ from glamm_jax.nn.lora import LoRA
 
 Axes = tuple[str | None, ...]
 
+# A kernel is read in pieces of at most this many numbers, which stay in a CPU's last cache.
+_PIECE = 2**20
+
 
 def along_last(vector: Float[Array, "d"], x: Float[Array, "..."]) -> Float[Array, "..."]:
     """A vector shaped to meet the last axis of x, in the dtype of x: rank promotion, but said."""
@@ -31,6 +34,28 @@ def linear(
     """x @ kernel + bias, in the dtype of x."""
     y = x @ kernel.astype(x.dtype)
     return y if bias is None else y + along_last(bias, y)
+
+
+def linear_of_layer(
+    x: Float[Array, "*batch i"], kernels: Float[Array, "l i o"], layer: Int[Array, ""]
+) -> Float[Array, "*batch o"]:
+    """x @ kernels[layer] for a few rows of x, where reading the kernel is all the work.
+
+    XLA's CPU backend writes a slice of a stack to memory, half precision as float32, before it
+    multiplies. Cut into pieces, that copy never leaves the cache. Sums are float32.
+    """
+    _, inner, outer = kernels.shape
+    pieces = next(n for n in range(1, inner + 1) if inner % n == 0 and inner // n * outer <= _PIECE)
+    size, num_rows = inner // pieces, math.prod(x.shape[:-1])
+    rows = x.reshape(num_rows, pieces, size)
+
+    def add(piece: Int[Array, ""], total: Array) -> Array:
+        start = (layer, piece * size, 0)
+        kernel = jax.lax.dynamic_slice(kernels, start, (1, size, outer))[0].astype(x.dtype)
+        return total + jnp.dot(rows[:, piece], kernel, preferred_element_type=jnp.float32)
+
+    total = jax.lax.fori_loop(0, pieces, add, jnp.zeros((num_rows, outer), jnp.float32))
+    return total.astype(x.dtype).reshape(*x.shape[:-1], outer)
 
 
 def conv(
@@ -95,11 +120,18 @@ class Linear(nnx.Module):
             nnx.Param(jnp.zeros((*stack, out_dim)), axes=(*layers, axes[1])) if use_bias else None
         )
         self.lora: LoRA | None = nnx.data(None)
+        # Set where the kernel is still a whole stack, of which this layer is one (nn/stack.py).
+        self.layer: Array | None = nnx.data(None)
 
     def __call__(
         self, x: Float[Array, "*batch i"], dropout_key: Array | None = None
     ) -> Float[Array, "*batch o"]:
-        y = linear(x, self.kernel[...], None if self.bias is None else self.bias[...])
+        if self.layer is None:
+            y = linear(x, self.kernel[...])
+        else:
+            y = linear_of_layer(x, self.kernel[...], self.layer)
+        if self.bias is not None:
+            y = y + along_last(self.bias[...], y)
         return y if self.lora is None else y + self.lora(x, dropout_key)
 
 

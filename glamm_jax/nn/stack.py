@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from glamm_jax.config import Remat
+from glamm_jax.nn.linear import Linear
+from glamm_jax.parallel import current_mesh
 
 Carry = TypeVar("Carry")
 Blocks = TypeVar("Blocks", bound=nnx.Module)
@@ -44,6 +47,32 @@ def scan_blocks(
         return apply(nnx.merge(graph, state), carry, layer), None
 
     carry, _ = jax.lax.scan(rematerialise(body, remat), carry, (state, per_layer), unroll=unroll)
+    return carry
+
+
+def step_blocks(
+    apply: Callable[..., Carry], blocks: nnx.Module, carry: Carry, per_layer: Any
+) -> Carry:
+    """`scan_blocks` for a token a row, where reading the weights is all the work.
+
+    On the CPU every dense layer, one of `glamm_jax.nn.linear.Linear`, keeps the stack of kernels
+    and is told its place in it; see `linear_of_layer`.
+    """
+    if jax.default_backend() != "cpu" or current_mesh() is not None:
+        return scan_blocks(apply, blocks, carry, per_layer)
+    graph, state = nnx.split(blocks)
+    kernels, rest = nnx.split_state(state, lambda path, _: path[-1] == "kernel", ...)
+
+    def body(carry: Carry, item: tuple) -> tuple[Carry, None]:
+        index, rest, layer = item
+        block = nnx.merge(graph, kernels, rest)
+        for _, module in nnx.iter_modules(block):
+            if isinstance(module, Linear):
+                module.layer = index
+        return apply(block, carry, layer), None
+
+    count = jax.tree.leaves(kernels)[0].shape[0]
+    carry, _ = jax.lax.scan(body, carry, (jnp.arange(count), rest, per_layer))
     return carry
 
 

@@ -149,7 +149,8 @@ def _check_output(
     recorded.compare(f"{case}.max_new", questions.MAX_NEW_TOKENS, "exact")
     _check_output_boxes(recorded, case, sizes)
     generated = tokenizer.encode(written, add_special=False)
-    answer = answers.parse_answer(tokenizer.decode([*prompt.ids.tolist(), *generated]))
+    decoded = tokenizer.decode([*prompt.ids.tolist(), *generated])
+    answer = answers.parse_answer(answers.last_answer(decoded))
     recorded.compare(f"{case}.cleaned", answer.text, "exact")
     if f"{case}.phrases" in recorded:
         phrases = [phrase.text for phrase in answer.phrases]

@@ -126,7 +126,7 @@ def _compare_generation(
     recorded.compare("out/generated_ids", [[*prompt, *answer]], "exact")
     info.compare(f"{prefix}generated", [*prompt, *answer], "exact")
     _compare_states(case, model, decoding, len(answer))
-    masks = generator.finish(batch, decoding)
+    masks = generator.finish(batch, decoding, with_logits=True)
     height, width = sample.original_size
     recorded.compare("out/pred_masks0", np.asarray(masks.logits)[:, :height, :width], "mask")
     info.compare(f"{prefix}n_masks", [len(masks.rows)], "exact")

@@ -1,8 +1,11 @@
-"""The one painter of masks and phrases: a picture, its masks in colour, the text below.
+"""The one painter of masks and phrases: a picture, its masks in colour, the words below.
 
-    paint(image, "A dog runs.", [Layer("A dog", mask, start=0, end=5)], question="What runs?")
+    question = Passage("Where is the dog?")
+    answer = Passage("A dog runs.", [Layer("A dog", mask, start=0, end=5)])
+    paint(image, [question, answer]).save("dog.png")
 
-Every phrase has the colour of its mask. Numpy and PIL only.
+Every phrase has the colour of its mask; phrases that have no place in their text stand behind it.
+Numpy and PIL only.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
@@ -32,7 +35,7 @@ PALETTE: tuple[Colour, ...] = (
     (127, 127, 127),
 )
 OPACITY = 0.55
-INK, PAPER = (30, 30, 30), (255, 255, 255)
+INK, PAPER, RULE = (30, 30, 30), (255, 255, 255), (200, 200, 200)
 MIN_WIDTH = 480
 
 
@@ -44,6 +47,14 @@ class Layer:
     mask: Bool[np.ndarray, "h w"]
     start: int = 0
     end: int = 0
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Words below the picture, and the masks that they speak of."""
+
+    text: str
+    layers: Sequence[Layer] = ()
 
 
 def colour_of(index: int) -> Colour:
@@ -69,24 +80,28 @@ def overlay(
 
 
 def paint(
-    image: UInt8[np.ndarray, "h w 3"], text: str, layers: Sequence[Layer], question: str = ""
+    image: UInt8[np.ndarray, "h w 3"],
+    passages: Sequence[Passage],
+    boxes_xyxy_pixel: Float[np.ndarray, "r 4"] | None = None,
 ) -> Image.Image:
-    """The picture with its masks, and below it question and text with coloured phrases."""
+    """The picture with its masks and numbered boxes, and below it one passage after the other.
+
+    Raises: ValueError naming the mask whose size is not the picture's.
+    """
+    layers = [layer for passage in passages for layer in passage.layers]
     picture = Image.fromarray(overlay(image, [layer.mask for layer in layers]))
-    if picture.width < MIN_WIDTH:
-        height = round(picture.height * MIN_WIDTH / picture.width)
-        picture = picture.resize((MIN_WIDTH, height), Image.Resampling.NEAREST)
+    scale = max(1.0, MIN_WIDTH / picture.width)
+    if scale > 1:
+        size = (MIN_WIDTH, max(1, round(picture.height * scale)))
+        picture = picture.resize(size, Image.Resampling.NEAREST)
     size = max(14, picture.width // 45)
-    lines = _lines(_words(question, []), picture.width, size) if question else []
-    lines += _lines(_words(text, layers), picture.width, size)
-    lines += _lines(_legend(text, layers), picture.width, size)
-    step = round(1.5 * size)
-    sheet = Image.new("RGB", (picture.width, picture.height + step * len(lines) + size), PAPER)
-    sheet.paste(picture, (0, 0))
-    draw = ImageDraw.Draw(sheet)
-    for row, line in enumerate(lines):
-        _draw_line(draw, size, (size // 2, picture.height + size // 2 + row * step), line)
-    return sheet
+    if boxes_xyxy_pixel is not None:
+        _draw_boxes(picture, boxes_xyxy_pixel * scale, size)
+    blocks, first = [], 0
+    for passage in passages:
+        blocks.append(_lines(_words(passage, first), picture.width, size))
+        first += len(passage.layers)
+    return _sheet(picture, [lines for lines in blocks if lines], size)
 
 
 _Word = tuple[str, int | None]  # a word and the mask it belongs to
@@ -98,21 +113,19 @@ def _outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     return mask & ~inner
 
 
-def _words(text: str, layers: Sequence[Layer]) -> list[_Word]:
-    """Words of the text, each with the layer whose phrase it stands in."""
+def _words(passage: Passage, first: int) -> list[_Word]:
+    """Words of the text, each with the layer whose phrase it stands in, then the other phrases."""
     words: list[_Word] = []
     place = 0
-    for word in text.split():
-        place = text.index(word, place)
-        owner = next((i for i, x in enumerate(layers) if x.start <= place < x.end), None)
-        words.append((word, owner))
-        place += len(word)
-    return words
-
-
-def _legend(text: str, layers: Sequence[Layer]) -> list[_Word]:
-    """Phrases that do not stand in the text."""
-    return [(layer.phrase, i) for i, layer in enumerate(layers) if layer.start >= layer.end]
+    for word in passage.text.split():
+        place = passage.text.index(word, place)
+        end = place + len(word)
+        inside = (i for i, x in enumerate(passage.layers) if x.start < end and place < x.end)
+        owner = next(inside, None)
+        words.append((word, None if owner is None else first + owner))
+        place = end
+    absent = [i for i, layer in enumerate(passage.layers) if layer.start >= layer.end]
+    return words + [(passage.layers[i].phrase, first + i) for i in absent]
 
 
 def _lines(words: list[_Word], width: int, size: int) -> list[list[_Word]]:
@@ -129,15 +142,46 @@ def _lines(words: list[_Word], width: int, size: int) -> list[list[_Word]]:
     return [line for line in lines if line]
 
 
+def _sheet(picture: Image.Image, blocks: list[list[list[_Word]]], size: int) -> Image.Image:
+    """The picture and blocks of lines below it, a thin rule between them."""
+    step, gap = round(1.5 * size), size
+    height = sum(step * len(lines) + gap for lines in blocks)
+    sheet = Image.new("RGB", (picture.width, picture.height + height), PAPER)
+    sheet.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    y = picture.height
+    for lines in blocks:
+        if y > picture.height:
+            draw.line((size // 2, y, picture.width - size // 2, y), fill=RULE)
+        for row, line in enumerate(lines):
+            _draw_line(draw, size, (size // 2, y + gap // 2 + row * step), line)
+        y += step * len(lines) + gap
+    return sheet
+
+
 def _draw_line(
     draw: ImageDraw.ImageDraw, size: int, at: tuple[int, int], line: list[_Word]
 ) -> None:
     font = ImageFont.load_default(size)
     x, y = float(at[0]), at[1]
-    for word, owner in line:
+    for i, (word, owner) in enumerate(line):
         length = font.getlength(word + " ")
         if owner is not None:
-            box = (x - 2, y, x + font.getlength(word) + 2, y + round(1.3 * size))
-            draw.rectangle(box, fill=colour_of(owner))
+            goes_on = i + 1 < len(line) and line[i + 1][1] == owner
+            right = x + (length if goes_on else font.getlength(word) + 2)
+            draw.rectangle((x - 2, y, right, y + round(1.3 * size)), fill=colour_of(owner))
         draw.text((x, y), word, fill=INK, font=font)
         x += length
+
+
+def _draw_boxes(picture: Image.Image, boxes: Float[np.ndarray, "r 4"], size: int) -> None:
+    """Outlines, each with its number at the top left, as far as they lie on the picture."""
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+    width = max(2, size // 8)
+    inside = np.clip(boxes, 0, np.tile(np.array(picture.size) - 1, 2))
+    for number, (x0, y0, x1, y1) in enumerate(inside.tolist(), start=1):
+        draw.rectangle((x0, y0, x1, y1), outline=INK, width=2 * width)
+        draw.rectangle((x0, y0, x1, y1), outline=PAPER, width=width)
+        label = f" {number} "
+        draw.rectangle((x0, y0, x0 + font.getlength(label), y0 + round(1.3 * size)), fill=PAPER)
+        draw.text((x0, y0), label, fill=INK, font=font)

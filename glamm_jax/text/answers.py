@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from glamm_jax.text.questions import SEGMENTATION_ANSWERS
 from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, SEG
 
 TAG = re.compile(r"<.*?>")
@@ -37,13 +38,22 @@ class Phrase:
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """An answer taken apart: `loose_segs` belong to no phrase ("It is [SEG].")."""
+    """An answer taken apart.
+
+    seg_places: where in `text` each [SEG] stood. loose_segs: those that belong to no phrase, as in
+    "It is [SEG].".
+    """
 
     text: str
     phrases: tuple[Phrase, ...]
-    num_segs: int
+    seg_places: tuple[int, ...]
     loose_segs: tuple[int, ...] = ()
     problems: tuple[str, ...] = ()
+
+    @property
+    def num_segs(self) -> int:
+        """Number of [SEG] in the answer."""
+        return len(self.seg_places)
 
 
 def last_answer(decoded: str) -> str:
@@ -51,9 +61,9 @@ def last_answer(decoded: str) -> str:
     return decoded.replace("\n", "").replace("  ", " ").split(ANSWER_MARK)[-1]
 
 
-def parse_answer(decoded: str) -> ParsedAnswer:
-    """Take decoded ids, or an answer alone, apart."""
-    raw = last_answer(decoded)
+def parse_answer(written: str) -> ParsedAnswer:
+    """Take an answer apart; of a whole decoded conversation, `last_answer` is to be given."""
+    raw = _one_line(written)
     text, sources = _clean(raw)
     found = list(PHRASE.finditer(raw))
     segs = [match.start() for match in re.finditer(re.escape(SEG), raw)]
@@ -64,8 +74,22 @@ def parse_answer(decoded: str) -> ParsedAnswer:
         own = tuple(k for k, owner in enumerate(owners) if owner == i)
         phrases.append(Phrase(match.group(1).strip(), start, end, own))
     loose = tuple(k for k, owner in enumerate(owners) if owner is None)
-    problems = (*_tag_problems(raw), *_phrase_problems(phrases, loose))
-    return ParsedAnswer(text, tuple(phrases), len(segs), loose, problems)
+    problems = _tag_problems(raw) + _phrase_problems(phrases)
+    if not _is_segmentation_answer(raw):
+        problems += [f"[SEG] {k} belongs to no phrase" for k in loose]
+    seg_places = tuple(_place(sources, seg, seg)[0] for seg in segs)
+    return ParsedAnswer(text, tuple(phrases), seg_places, loose, tuple(problems))
+
+
+def settled_text(written: str) -> str:
+    """How much of the clean text is certain while an answer is still being written.
+
+    Held back are the last word (the next token may finish it, or close up to it) and all behind an
+    open "<", which may become a tag.
+    """
+    opened = written.find("<", written.rfind(">") + 1)
+    text, _ = _clean(_one_line(written if opened < 0 else written[:opened]))
+    return text.rpartition(" ")[0]
 
 
 def match_masks(
@@ -81,6 +105,15 @@ def match_masks(
         return masks, ()
     problem = f"the answer has {answer.num_segs} [SEG] and {num_masks} masks"
     return tuple(k if k < num_masks else None for k in masks), (problem,)
+
+
+def _one_line(written: str) -> str:
+    return written.replace("\n", " ")
+
+
+def _is_segmentation_answer(raw: str) -> bool:
+    """Whether this is an answer of the segmentation tasks, whose [SEG] has no phrase."""
+    return "".join(raw.split()) in {"".join(each.split()) for each in SEGMENTATION_ANSWERS}
 
 
 def _clean(raw: str) -> tuple[str, list[int]]:
@@ -157,7 +190,7 @@ def _tag_problems(raw: str) -> list[str]:
     return problems
 
 
-def _phrase_problems(phrases: list[Phrase], loose: tuple[int, ...]) -> list[str]:
+def _phrase_problems(phrases: list[Phrase]) -> list[str]:
     problems = []
     for i, phrase in enumerate(phrases):
         if not phrase.text:
@@ -166,6 +199,4 @@ def _phrase_problems(phrases: list[Phrase], loose: tuple[int, ...]) -> list[str]
             problems.append(f"phrase {i} {phrase.text!r} has no [SEG]")
         if len(phrase.segs) > 1:
             problems.append(f"phrase {i} {phrase.text!r} has {len(phrase.segs)} [SEG]")
-    if phrases:
-        problems += [f"[SEG] {k} belongs to no phrase" for k in loose]
     return problems

@@ -66,13 +66,16 @@ def build_prompt(
     The image preamble is put in front of the first question. `num_regions` is the number of boxes
     that come with it; the text holds one `<bbox>` for each, in their order.
 
-    Raises: PromptError when the question is empty, names the image or control tokens itself, has
-    not one `<bbox>` per box, or leaves no room for an answer.
+    Raises: PromptError when a question or an earlier answer is empty or names the image or control
+    tokens itself, when an earlier answer holds `<bbox>`, when the questions do not have one
+    `<bbox>` per box, or when no room is left for an answer.
     """
     questions = [*(past for past, _ in history), question]
     for i, text in enumerate(questions):
         where = "the prompt" if i == len(history) else f"question {i + 1} of the history"
-        _check_text(text, where, tokenizer)
+        _check_question(text, where, tokenizer)
+    for i, (_, answer) in enumerate(history):
+        _check_answer(answer, f"answer {i + 1} of the history", tokenizer)
     _check_regions(sum(text.count(REGION) for text in questions), num_regions)
     turns: list[str | None] = []
     for past, answer in history:
@@ -91,9 +94,21 @@ def build_prompt(
     return prompt
 
 
-def _check_text(text: str, where: str, tokenizer: Tokenizer) -> None:
+def _check_question(text: str, where: str, tokenizer: Tokenizer) -> None:
     if not text.strip():
         raise PromptError(f"{where} is empty. Ask something about the image.")
+    _check_text(text, where, tokenizer)
+
+
+def _check_answer(text: str, where: str, tokenizer: Tokenizer) -> None:
+    if not text.strip():
+        raise PromptError(f"{where} is empty. Leave its turn out of the history.")
+    if REGION in text:
+        raise PromptError(f"{where} contains {REGION}; only questions speak of regions by boxes.")
+    _check_text(text, where, tokenizer)
+
+
+def _check_text(text: str, where: str, tokenizer: Tokenizer) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -59,12 +59,9 @@ class ModelFolder:
         self.infos = {name: place.info for name, place in self._places.items()}
 
     def read(self, name: str, position: int | None = None) -> np.ndarray:
-        """A leaf, one layer of a stack, or a carried tensor.
-
-        It is mapped, read-only: slices of it read no more than they need.
-        """
-        array = map_tensor(self._places[name])
-        return array if position is None else array[position]
+        """A leaf, one layer of a stack, or a carried tensor: a read-only map of its file."""
+        place = self._places[name]
+        return map_tensor(place if position is None else place.layer(position))
 
     @property
     def leaves(self) -> dict[str, TensorInfo]:
@@ -97,7 +94,7 @@ class ModelFolder:
         return nnx.from_flat_state([*flat.values()])
 
     def _place(self, name: str, variable: nnx.Variable, dtype: str | None) -> jax.Array:
-        array, info = self.read(name), self.infos[name]
+        array, info = map_tensor(self._places[name], ahead=False), self.infos[name]
         wanted = np.dtype(jax.numpy.dtype(dtype)) if dtype else info.dtype
 
         def shard(index: tuple[slice, ...] | None) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,6 +70,11 @@ class Place:
     path: Path
     offset: int
     info: TensorInfo
+
+    def layer(self, position: int) -> Place:
+        """One entry of the leading axis."""
+        info = self.info._replace(shape=self.info.shape[1:])
+        return Place(self.path, self.offset + position * info.nbytes, info)
 
 
 def read_header(path: Path) -> dict[str, Place]:
@@ -184,12 +190,23 @@ def read_index(path: Path) -> dict[str, str]:
     return dict(pairs)
 
 
-def map_tensor(place: Place) -> np.ndarray:
-    """One tensor as a read-only map of its file: slices of it read no more than they need."""
+def map_tensor(place: Place, *, ahead: bool = True) -> np.ndarray:
+    """One tensor as a read-only map of its file.
+
+    Args:
+        ahead: bring all of it into memory at once, which is much cheaper than page by page.
+            Without it, slices read no more than they need.
+    """
     if not place.info.nbytes:
         return np.empty(place.info.shape, place.info.dtype)
-    raw = np.memmap(place.path, np.uint8, "r", place.offset, (place.info.nbytes,))
-    return raw.view(place.info.dtype).reshape(place.info.shape)
+    skip = place.offset % mmap.ALLOCATIONGRANULARITY
+    flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if ahead else 0)
+    with place.path.open("rb") as file:
+        pages = mmap.mmap(
+            *(file.fileno(), place.info.nbytes + skip, flags, mmap.PROT_READ),
+            offset=place.offset - skip,
+        )
+    return np.frombuffer(pages, np.uint8)[skip:].view(place.info.dtype).reshape(place.info.shape)
 
 
 class TensorWriter:

@@ -88,6 +88,26 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         _PROMPTS,
+        "an earlier answer is empty",
+        _prompt("And now?", history=[("What is this?", "")]),
+        "PromptError: answer 1 of the history is empty. Leave its turn out of the history.",
+    ),
+    Case(
+        _PROMPTS,
+        "an earlier answer holds a region",
+        _prompt("And now?", history=[("What is this?", "A <bbox>.")]),
+        "PromptError: answer 1 of the history contains <bbox>; only questions speak of regions by "
+        "boxes.",
+    ),
+    Case(
+        _PROMPTS,
+        "an earlier answer holds an image",
+        _prompt("And now?", history=[("What is this?", "<image>")]),
+        "PromptError: answer 1 of the history contains <image> at character 0; the image is put in "
+        "front of the question for you, so leave the token out.",
+    ),
+    Case(
+        _PROMPTS,
         "names the image itself",
         _prompt("What is in <image>?"),
         "PromptError: the prompt contains <image> at character 11; the image is put in "
@@ -177,7 +197,8 @@ CASES: tuple[Case, ...] = (
         _ANSWERS,
         "a phrase that is never closed",
         _answer("<p> A dog [SEG] runs."),
-        "'A dog runs.'; 1 [SEG]; [SEG] at 10 stands inside a phrase; <p> at 0 is never closed",
+        "'A dog runs.'; 1 [SEG]; [SEG] at 10 stands inside a phrase; <p> at 0 is never closed; "
+        "[SEG] 0 belongs to no phrase",
     ),
     Case(
         _ANSWERS,
@@ -196,7 +217,7 @@ CASES: tuple[Case, ...] = (
         _ANSWERS,
         "a closing tag alone",
         _answer("A dog </p> [SEG]"),
-        "'A dog'; 1 [SEG]; </p> at 6 closes nothing",
+        "'A dog'; 1 [SEG]; </p> at 6 closes nothing; [SEG] 0 belongs to no phrase",
     ),
     Case(
         _ANSWERS,

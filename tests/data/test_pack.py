@@ -14,6 +14,8 @@ from glamm_jax.data.pack import (
     Row,
     RowError,
     Sample,
+    bucket,
+    bucketed,
     expand,
     fit,
     pack,
@@ -193,3 +195,19 @@ def test_an_empty_batch_has_the_shapes_of_its_capacity(tiny_config: GLaMMConfig)
     assert batch.token_ids.shape == (2, 9)
     assert not batch.token_valid.any()
     assert not batch.mask_valid.any()
+
+
+def test_sizes_are_rounded_up_to_four_a_doubling_and_counts_to_powers_of_two() -> None:
+    assert [bucket(size) for size in (0, 1, 7, 9, 16, 17, 480, 512, 513, 640)] == [
+        *(0, 1, 7, 10, 16, 20, 512, 512, 640, 640)
+    ]
+    assert [bucket(count, 1) for count in (0, 1, 2, 3, 5, 8, 9)] == [0, 1, 2, 4, 8, 8, 16]
+    rounded = bucketed(Capacity(rows=3, tokens=641, masks=5, mask_height=427, mask_width=640))
+    assert rounded == Capacity(rows=4, tokens=768, masks=8, mask_height=448, mask_width=640)
+
+
+def test_what_fits_fits_its_bucket(tiny_config: GLaMMConfig) -> None:
+    samples = [sample(tiny_config, row(1, IMAGE_ID, 5))] * 3
+    batch = pack(samples, tiny_config, bucketed(fit(samples, tiny_config)))
+    assert batch.token_ids.shape[0] == 4
+    assert not batch.token_valid[3].any()

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from glamm_jax.config import CLIPConfig, GLaMMConfig, RegionConfig, tiny
-from glamm_jax.data.pack import Row, Sample, fit, pack
-from glamm_jax.inference.generate import ContextError, Generator
+from glamm_jax.data.pack import Row, Sample, bucketed, fit, pack
+from glamm_jax.inference import generate as module
+from glamm_jax.inference.generate import ContextError, Generator, SegMasks
+from glamm_jax.inference.program import Program
+from glamm_jax.inference.sampling import Sampling, SamplingError
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 
@@ -55,12 +59,19 @@ def prompts(config: GLaMMConfig) -> list[Sample]:
     return [prompt(config, 1, 40, 41), prompt(config, 2, 50, config.tokens.seg, 51, 52, 53)]
 
 
-def generate(generator: Generator, samples: list[Sample]) -> tuple[list[list[int]], list]:
-    batch = pack(samples, generator.config)
-    decoding = generator.decode(generator.prefill(batch, room=STEPS), max_steps=STEPS)
-    masks = generator.finish(batch, decoding)
+def generate(
+    generator: Generator, samples: list[Sample], sampling: Sampling | None = None
+) -> tuple[list[list[int]], list]:
+    """Answers and mask logits of each row; one sample or several, so that two programs serve."""
+    rows = 1 if len(samples) == 1 else 4
+    capacity = replace(fit(samples, generator.config), rows=rows, images=rows, tokens=28, masks=1)
+    capacity = replace(capacity, region_images=0, grounding_images=rows)
+    batch = pack(samples, generator.config, capacity)
+    state = generator.prefill(batch, STEPS, sampling)
+    state = generator.decode(state, max_steps=STEPS)
+    masks = generator.finish(batch, state, with_logits=True)
     per_row = [np.asarray(masks.logits)[masks.rows == row] for row in range(len(samples))]
-    return generator.answers(decoding), per_row
+    return generator.answers(state)[: len(samples)], per_row
 
 
 def test_the_cache_gives_the_tokens_of_recomputing_the_whole_sequence(
@@ -82,13 +93,56 @@ def test_the_cache_gives_the_tokens_of_recomputing_the_whole_sequence(
     assert answers[0] == ids[len(sample.rows[0].token_ids) :]
 
 
-def test_a_row_of_a_batch_equals_the_row_alone(model: GLaMM, config: GLaMMConfig) -> None:
-    generator = Generator(model)
-    answers, masks = generate(generator, prompts(config))
-    for row, sample in enumerate(prompts(config)):
-        alone, its_masks = generate(generator, [sample])
-        assert answers[row] == alone[0]
-        np.testing.assert_allclose(masks[row], its_masks[0], atol=1e-4)
+def three(config: GLaMMConfig) -> list[Sample]:
+    """Different lengths and picture sizes; the second and the third ask for masks."""
+    seg = config.tokens.seg
+    last = prompt(config, 3, 60, seg, 61, seg, 62, 63, 64)
+    first, second = prompts(config)
+    return [
+        first,
+        replace(second, resized_size=(128, 64), original_size=(40, 20)),
+        replace(last, resized_size=(100, 128), original_size=(25, 33)),
+    ]
+
+
+SETTINGS = {"temperature": (0.0, 0.8, 1.5), "top_p": (1.0, 0.9, 1.0), "seed": (0, 7, 8)}
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_row_of_any_batch_is_the_row_alone(
+    model: GLaMM, config: GLaMMConfig, drawn: bool
+) -> None:
+    """Padding, spare rows, longer prompts, larger pictures, earlier ends: none is noticed."""
+    samples = three(config)
+
+    def run(chosen: list[int], tokens, spare: bool) -> tuple[list[list[int]], SegMasks]:
+        picked = [samples[row] for row in chosen]
+        capacity = bucketed(replace(fit(picked, config), tokens=29, masks=3))
+        batch = pack(picked, config, capacity if spare else replace(capacity, tokens=26))
+        rows = [*chosen, 0][: capacity.rows]
+        settings = {name: [values[row] for row in rows] for name, values in SETTINGS.items()}
+        sampling = Sampling.of(len(rows), **settings) if drawn else None
+        generator = Generator(model, tokens)
+        state = generator.decode(generator.prefill(batch, STEPS, sampling), max_steps=STEPS)
+        return generator.answers(state), generator.finish(batch, state)
+
+    free, _ = run([0, 1, 2], config.tokens, True)
+    # What a row chose second ends it, and what another chose third is a [SEG].
+    tokens = replace(config.tokens, eos=free[0][1], seg=free[2][2])
+    answers, masks = run([0, 1, 2], tokens, True)
+    assert len(answers[0]) <= 2 < len(answers[2])
+    assert answers[3] == []
+    assert tokens.seg in answers[2]
+    for row, sample in enumerate(samples):
+        alone, its = run([row], tokens, False)
+        assert alone[0] == answers[row]
+        height, width = sample.original_size
+        assert len(masks.of_row(row)) == row + answers[row].count(tokens.seg)
+        np.testing.assert_array_equal(masks.of_row(row), its.of_row(0))
+        assert len(its.rows) == 0 or its.of_row(0).shape[1:] == sample.original_size
+        mine = np.asarray(masks.masks)[masks.rows == row]
+        assert not mine[:, height:].any()
+        assert not mine[:, :, width:].any()
 
 
 def test_every_seg_of_prompt_and_answer_gives_a_mask(model: GLaMM, config: GLaMMConfig) -> None:
@@ -97,7 +151,7 @@ def test_every_seg_of_prompt_and_answer_gives_a_mask(model: GLaMM, config: GLaMM
     again, masks = generate(Generator(model, spoken), prompts(config)[:1])
     assert again == answers
     assert len(masks[0]) == answers[0].count(spoken.seg) > 0
-    assert masks[0].shape[1:] == (18, 24)
+    assert masks[0].shape[1:] == (20, 24)  # 18 x 24, rounded up to a bucket
 
 
 def test_a_row_stops_at_its_end_token(model: GLaMM, config: GLaMMConfig) -> None:
@@ -107,13 +161,83 @@ def test_a_row_stops_at_its_end_token(model: GLaMM, config: GLaMMConfig) -> None
     assert short[0] == answers[0][: answers[0].index(ended.eos) + 1]
 
 
-def test_decoding_in_two_calls_equals_one(model: GLaMM, config: GLaMMConfig) -> None:
-    generator = Generator(model)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_decoding_token_by_token_gives_the_tokens_of_one_call(
+    model: GLaMM, config: GLaMMConfig, temperature: float
+) -> None:
+    generator, batch = Generator(model), pack(prompts(config), config)
+    sampling = Sampling.of(2, temperature, seed=(3, 4))
+    once = generator.decode(generator.prefill(batch, STEPS, sampling), max_steps=STEPS)
+    slices = generator.prefill(batch, STEPS, sampling)  # decoding left the settings alone
+    for step in range(STEPS + 2):  # calls beyond the room choose nothing
+        assert [len(answer) for answer in generator.answers(slices)] == [min(1 + step, STEPS)] * 2
+        slices = generator.decode(slices, max_steps=1)
+    assert generator.answers(once) == generator.answers(slices)
+    np.testing.assert_array_equal(once.emitting, slices.emitting)
+    with pytest.raises(ValueError, match="max_steps = -1"):
+        generator.decode(once, max_steps=-1)
+
+
+def test_an_answer_follows_its_seed(model: GLaMM, config: GLaMMConfig) -> None:
+    generator, same = Generator(model), [prompts(config)[0]] * 4
+    sampling = Sampling.of(4, (2.0, 2.0, 2.0, 0.0), seed=(5, 6, 5, 5))
+    answers, _ = generate(generator, same, sampling)
+    assert answers[0] == answers[2]
+    assert answers[0] != answers[1]
+    assert answers[3] == generate(generator, same[:1])[0][0]
+    certain, _ = generate(generator, same, Sampling.of(4, 2.0, top_p=1e-6, seed=9))
+    assert certain == [answers[3]] * 4
+
+
+def test_settings_for_another_number_of_rows_are_refused(model: GLaMM, config: GLaMMConfig) -> None:
     batch = pack(prompts(config), config)
-    once = generator.decode(generator.prefill(batch, room=STEPS), max_steps=STEPS)
-    twice = generator.decode(generator.prefill(batch, room=STEPS), max_steps=2)
-    twice = generator.decode(twice, max_steps=STEPS)
-    assert generator.answers(once) == generator.answers(twice)
+    with pytest.raises(SamplingError, match="settings for 3 rows, in a batch of 2 rows"):
+        Generator(model).prefill(batch, STEPS, Sampling.of(3))
+
+
+def test_prompts_answers_and_pictures_of_one_bucket_share_their_programs(
+    model: GLaMM, config: GLaMMConfig
+) -> None:
+    """Words, rooms, settings, end tokens and sizes differ: nothing is compiled for them."""
+
+    def run(words: int, room: int, size: tuple[int, int], temperature: float) -> None:
+        sample = prompt(config, 1, *range(40, 40 + words), config.tokens.seg)
+        samples = [replace(sample, original_size=size)] * (words - 4)
+        batch = pack(samples, config, bucketed(fit(samples, config)))
+        tokens = replace(config.tokens, eos=words)
+        generator, sampling = Generator(model, tokens), Sampling.of(4, temperature)
+        state = generator.decode(generator.prefill(batch, room, sampling), max_steps=room)
+        assert generator.finish(batch, state).masks.shape[1:] == (40, 28)
+
+    run(7, 9, (33, 25), 0.0)
+    programs = (module._prefill, module._decode, module._masks)
+    before = [program.jitted._cache_size() for program in programs]
+    run(8, 10, (40, 28), 0.7)
+    assert [program.jitted._cache_size() for program in programs] == before
+
+
+def _program_memory(program: Program, *shapes, **options) -> int:
+    compiled = program.jitted.lower(*shapes, **options).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_half_precision_weights_are_never_copied_as_a_whole(config: GLaMMConfig) -> None:
+    """XLA on the CPU would take all layers to float32 in front of the loops (ecosystem notes)."""
+    llama = replace(config.llama, num_layers=40, hidden_dim=128, mlp_dim=256)
+    config = replace(config, llama=llama, compute_dtype="bfloat16")
+    graph, weights = nnx.split(nnx.eval_shape(lambda: GLaMM(config, rngs=nnx.Rngs(0))))
+    weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), weights)
+    layers = sum(2 * x.size for x in jax.tree.leaves(weights["llama"]["layers"]))
+    batch = pack(prompts(config)[:1], config)
+    read = {name: getattr(batch, name) for name in module._READ_BY_PREFILL}
+    inputs = (module._EMPTY._replace(**read), jnp.ones(1, jnp.int32), Sampling.of(1))
+    limits = module._Limits(jnp.asarray(2), jnp.asarray(STEPS))
+    prefill = (graph, weights, *inputs, limits)
+    assert _program_memory(module._prefill, *prefill, num_tokens=STEPS) < layers / 4
+
+    state = module._prefill.jitted.eval_shape(*prefill, num_tokens=STEPS)
+    decode = (graph, weights, state, limits)
+    assert _program_memory(module._decode, *decode) < layers / 4
 
 
 def test_a_mask_is_cut_from_the_picture_of_its_own_sample(
@@ -167,5 +291,7 @@ def test_more_than_the_model_has_positions_for_is_refused(
     generator, batch = Generator(model), pack(prompts(config)[:1], config)
     slots, context = batch.token_ids.shape[1], config.llama.max_positions
     for room in (0, context - slots + 1):
-        with pytest.raises(ContextError, match=f"room for {room} tokens behind prompts of {slots}"):
+        with pytest.raises(
+            ContextError, match=f"room for {room} tokens behind a prompt of {slots}"
+        ):
             generator.prefill(batch, room=room)

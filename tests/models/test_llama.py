@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glamm_jax.config import PROJECTIONS, LlamaConfig, LoRAConfig
-from glamm_jax.models.llama import KVCache, Llama
+from glamm_jax.models.llama import KVCache, Llama, write_slice
 from glamm_jax.nn.lora import LoRAParam, merge
 from glamm_jax.parallel import make_mesh, shardings, use_mesh
 from glamm_jax.weights.llama import llama_table
@@ -188,3 +188,38 @@ def test_any_mesh_gives_the_single_device_result(mesh: dict[str, int]) -> None:
         run = nnx.jit(lambda model, *inputs: model(*inputs))
         actual = np.asarray(run(placed, x, positions, valid))
     np.testing.assert_allclose(actual[valid], expected[valid], rtol=1e-4, atol=1e-4)
+
+
+@nnx.jit
+def _prefilled_step(model: Llama, x: jax.Array, valid: jax.Array) -> tuple[jax.Array, KVCache]:
+    """The last token of each row by `step`, the others by `prefill`."""
+    rows, tokens = valid.shape
+    positions = jnp.broadcast_to(jnp.arange(tokens)[None], valid.shape)
+    cache = KVCache.empty(SMALL, rows, tokens, x.dtype)
+    _, cache = model.prefill(x[:, :-1], positions[:, :-1], valid[:, :-1], cache)
+    return model.step(x[:, -1:], positions[:, -1:], jnp.asarray(tokens - 1), cache)
+
+
+def test_a_step_on_a_mesh_is_the_step_on_one_device() -> None:
+    """On one CPU kernels are read in pieces, on a mesh the layers are scanned."""
+    model = Llama(SMALL, LoRAConfig(rank=2), rngs=nnx.Rngs(0))
+    for name in ("q_proj", "v_proj"):
+        lora = getattr(model.layers, name).lora
+        lora.b[...] = jax.random.normal(jax.random.key(1), lora.b.shape) * 0.1
+    x = jax.random.normal(jax.random.key(0), (4, 6, SMALL.hidden_dim))
+    valid = jnp.asarray(np.arange(6)[None] < np.array([[6], [6], [4], [6]]))
+    expected, cache = _prefilled_step(model, x, valid)
+    graph, state = nnx.split(model)
+    with use_mesh(make_mesh(data=2, tensor=4)):
+        placed = nnx.merge(graph, jax.device_put(state, shardings(state)))
+        actual, sharded = _prefilled_step(placed, x, valid)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(sharded.keys, cache.keys, rtol=1e-4, atol=1e-4)
+
+
+def test_half_precision_is_written_bit_by_bit() -> None:
+    x, part = (jax.random.normal(jax.random.key(n), (2, 3), jnp.bfloat16) for n in (0, 1))
+    written = jax.jit(write_slice, static_argnums=2)(x, part[:, :1], (0, 2))
+    expected = x.at[:, 2:].set(part[:, :1])
+    assert written.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(written.astype(jnp.float32), expected.astype(jnp.float32))

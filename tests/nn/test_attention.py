@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from glamm_jax.nn import attention as module
-from glamm_jax.nn.attention import attention, choose_backend
+from glamm_jax.nn.attention import attend_one, attention, choose_backend
 
 
 def _qkv(b: int, t: int, s: int, n: int, width: int, value_width: int) -> list[np.ndarray]:
@@ -154,3 +154,16 @@ def test_the_backend_follows_the_device(
     monkeypatch.setattr(module, "_platform", lambda: platform)
     x = jnp.zeros((1, length, 1, 64), dtype)
     assert choose_backend(x, x, x) == expected
+
+
+def test_one_token_attends_to_the_valid_ones_before_it_and_to_itself() -> None:
+    """The second row has nothing before it: it sees itself."""
+    keys = iter(jax.random.split(jax.random.key(0), 3))
+    q, k, v = (jax.random.normal(next(keys), (2, 6, 3, 4)) for _ in range(3))
+    valid = jnp.asarray([[True, False, True, True, False], [False] * 5])
+    before = [x[:, :5].transpose(0, 2, 1, 3) for x in (k, v)]
+    actual = attend_one(q[:, 5:], k[:, 5:], v[:, 5:], *before, valid)
+    itself = jnp.ones((2, 1), bool)
+    expected = attention(q[:, 5:], k, v, key_valid=jnp.concatenate([valid, itself], axis=1))
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    np.testing.assert_allclose(actual[1], v[1, 5:], atol=1e-5)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from glamm_jax.nn import linear as module
 from glamm_jax.nn.linear import Conv, Embedding, Linear, PatchConv, conv, patchify, unpatchify
 
 torch = pytest.importorskip("torch")
@@ -104,3 +105,17 @@ def test_every_leaf_of_a_stack_has_the_leading_axis_and_its_name() -> None:
     assert layer.kernel.shape == (2, 5, 3)
     assert layer.kernel.get_metadata()["axes"] == ("layers", "embed", "mlp")
     assert layer.bias.get_metadata()["axes"] == ("layers", "mlp")
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.05)])
+def test_a_kernel_read_in_pieces_out_of_its_stack_is_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, dtype: jnp.dtype, atol: float
+) -> None:
+    monkeypatch.setattr(module, "_PIECE", 4 * 5)  # 12 rows of 5 in pieces of 4
+    kernels = jax.random.normal(jax.random.key(0), (3, 12, 5), dtype)
+    for rows in ((2, 1), (0, 1)):
+        x = jax.random.normal(jax.random.key(1), (*rows, 12), dtype)
+        actual = module.linear_of_layer(x, kernels, jnp.asarray(1))
+        assert actual.dtype == dtype
+        expected = np.asarray(x, np.float32) @ np.asarray(kernels[1], np.float32)
+        np.testing.assert_allclose(np.asarray(actual, np.float32), expected, atol=atol)

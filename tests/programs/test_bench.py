@@ -31,6 +31,17 @@ def test_flops_are_those_of_the_anchors(counted: int, anchor: float) -> None:
     assert counted == pytest.approx(anchor, rel=3e-3)
 
 
+@pytest.mark.parametrize(("rows", "anchor"), [(1, 13.69e9), (32, 28.3e9)])
+def test_bytes_of_a_step_are_those_of_the_anchors(rows: int, anchor: float) -> None:
+    assert flops.llama_step_bytes(LLAMA_7B, rows, 900) == pytest.approx(anchor, rel=3e-3)
+
+
+def test_a_phase_takes_as_long_as_its_scarcer_resource() -> None:
+    options = gpu.parse(["--peak-tflops", "1", "--bandwidth", "2"])
+    assert gpu.Work(10**12, 10**12).seconds(options) == 1.0
+    assert gpu.Work(10**12, 4 * 10**12).seconds(options) == 2.0
+
+
 def test_runs_take_turns_after_a_warm_up() -> None:
     calls: list[str] = []
     runs = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
@@ -53,22 +64,28 @@ def test_table_is_aligned_markdown() -> None:
     ]
 
 
-def test_cpu_benchmark_compares_and_writes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", ["llama", "decode1"])
+def test_cpu_benchmark_compares_and_writes(tmp_path: Path, case: str) -> None:
     pytest.importorskip("torch")
     out = tmp_path / "cpu.json"
-    assert cpu.main(["--tiny", "--only", "llama", "--repeats", "2", "--out", str(out)]) == 0
+    assert cpu.main(["--tiny", "--only", case, "--repeats", "2", "--out", str(out)]) == 0
     (row,) = json.loads(out.read_text())["rows"]
     assert row["ratio"] == pytest.approx(row["torch_ms"] / row["ours_ms"])
     assert len(row["all_ours_ms"]) == 2
 
 
-def test_gpu_benchmark_runs_dry_at_tiny_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("case", "units"), [("prefill", ["tok"] * 4), ("decode", ["tok"] * 2), ("gcg", ["img"])]
+)
+def test_gpu_benchmark_runs_dry_at_tiny_size(tmp_path: Path, case: str, units: list[str]) -> None:
     out = tmp_path / "gpu.json"
-    options = ["--tiny", "--only", "prefill", "--repeats", "1", "--out", str(out)]
+    options = ["--tiny", "--only", case, "--gcg-batch", "2", "--repeats", "1", "--out", str(out)]
     assert gpu.main(options) == 0
     result = json.loads(out.read_text())
-    assert [row["unit"] for row in result["rows"]] == ["tok"] * 4
+    assert [row["unit"] for row in result["rows"]] == units
     assert all(row["per_second"] > 0 for row in result["rows"])
+    for row in result["rows"]:
+        assert row["share"] == pytest.approx(row["per_second"] / row["limit_per_second"])
 
 
 def test_without_a_gpu_the_benchmark_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glamm_jax.text.answers import last_answer, match_masks, parse_answer
+from glamm_jax.text.answers import last_answer, match_masks, parse_answer, settled_text
+from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 
 def test_recorded_answers_have_the_recorded_text_and_phrases(goldens):
     path = goldens / "conversations" / "inference_golden.json"
     for output in json.loads(path.read_text("utf-8"))["outputs"]:
         # What the ids decode to is compared in the parity part; here the text as it was given.
-        answer = parse_answer(output["generated_text"].replace("[SEG].", "[SEG] ."))
+        answer = parse_answer(last_answer(output["generated_text"].replace("[SEG].", "[SEG] .")))
         assert answer.text.replace(" ,", ",") == output["gcg"]["cleaned"].replace(" ,", ",")
         assert [phrase.text for phrase in answer.phrases] == output["gcg"]["phrases"]
 
@@ -40,13 +41,18 @@ def test_several_masks_of_one_phrase_are_kept_and_reported():
     assert answer.problems == ("phrase 0 'two cats' has 2 [SEG]",)
 
 
-def test_a_mask_without_phrases_is_no_problem():
-    answer = parse_answer("It is [SEG].")
-    assert (answer.loose_segs, answer.problems) == ((0,), ())
+def test_an_answer_of_the_segmentation_tasks_needs_no_phrase():
+    answer = parse_answer("It is [SEG] .")
+    assert (answer.loose_segs, answer.seg_places, answer.problems) == ((0,), (6,), ())
 
 
 def test_only_the_last_turn_of_a_conversation_is_read():
-    assert parse_answer("<s> USER: <p> x </p> ASSISTANT: yes</s>").text == "yes"
+    decoded = "<s> USER: <p> x </p> ASSISTANT: yes</s>"
+    assert parse_answer(last_answer(decoded)).text == "yes"
+
+
+def test_an_answer_alone_is_read_whole():
+    assert parse_answer("ASSISTANT: <p> a\nb </p> [SEG]").text == "ASSISTANT: a b"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +65,7 @@ def test_only_the_last_turn_of_a_conversation_is_read():
         ("<p> </p> [SEG]", "phrase 0 is empty"),
         ("<p> a </p> b", "phrase 0 'a' has no [SEG]"),
         ("[SEG] <p> a </p> [SEG]", "[SEG] 0 belongs to no phrase"),
+        ("Here [SEG].", "[SEG] 0 belongs to no phrase"),
     ],
 )
 def test_malformed_answers_are_parsed_as_far_as_they_go(written, problem):
@@ -86,8 +93,8 @@ fragments = st.lists(
 @settings(max_examples=300)
 @given(fragments)
 def test_any_text_is_parsed_and_cleaned_as_the_original_cleans_it(written):
-    answer = parse_answer(written)
     raw = last_answer(written)
+    answer = parse_answer(raw)
     # The original's cleaning in one line; ours keeps track of places, so it is written otherwise.
     plain = " ".join(re.sub(r"<.*?>", "", raw).replace("[SEG]", "").split()).strip("'").strip()
     assert answer.text == plain
@@ -108,3 +115,21 @@ def test_a_clean_phrase_is_found_at_its_place(word, before):
     answer = parse_answer(f"{'x ' * before}<p> {word} </p> [SEG] y")
     phrase = answer.phrases[0]
     assert answer.text[phrase.start : phrase.end] == phrase.text == word
+
+
+@pytest.fixture(scope="module")
+def tokenizer(goldens) -> Tokenizer:
+    return load_tokenizer(goldens / "tokenizer")
+
+
+@settings(max_examples=200)
+@given(fragments, st.lists(st.integers(0, 806), max_size=12))
+def test_what_is_certain_of_an_answer_stays_when_it_grows(tokenizer, written, drawn):
+    ids = [*tokenizer.encode(f"{written} do n't ' say ", add_special=False), *drawn]
+    whole = parse_answer(tokenizer.decode(ids, skip_control=True)).text
+    for count in range(len(ids)):
+        assert whole.startswith(settled_text(tokenizer.decode(ids[:count], skip_control=True)))
+
+
+def test_all_but_the_last_word_is_certain():
+    assert settled_text("<p> A brown dog </p> [SEG] on <p") == "A brown dog"

@@ -102,6 +102,10 @@ class Draft:
             self.notes.add(NO_GROUNDINGS, where)
         self._annotations.append(Annotation("gcg" if links else "caption", text, links))
 
+    def converse(self, turns: Sequence[str]) -> None:
+        """A conversation about the picture, the user first."""
+        self._annotations.append(Annotation("vqa", turns=tuple(turns)))
+
     def found(self, image_id: str, source: str, split: str) -> Found:
         """The record, or none where nothing is said about the picture.
 

@@ -129,7 +129,7 @@ def read_picture(path: Path, notes: Notes) -> Picture | None:
         height, width = open_image(data).shape[:2]
     except ImageError as error:
         notes.add(UNREADABLE_IMAGE, f"{path.name}: {error}")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         notes.add(MISSING_IMAGE, f"{path.name}: {error}")
     else:
         return Picture(data, height, width)
