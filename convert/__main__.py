@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from convert import from_torch, merge, parity, to_torch
+from convert import dataset, from_torch, merge, parity, to_torch
 
-COMMANDS = {"from-torch": from_torch, "to-torch": to_torch, "merge": merge, "parity": parity}
+COMMANDS = {
+    "from-torch": from_torch,
+    "to-torch": to_torch,
+    "merge": merge,
+    "parity": parity,
+    "dataset": dataset,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.bad_input import checkpoint_folders, geometry, pictures, weight_files, words
+from tests.bad_input import checkpoint_folders, geometry, pictures, shard_files, weight_files, words
 from tests.bad_input.case import Case
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "bad-input.md"
 
 CASES: tuple[Case, ...] = (
     *(*pictures.CASES, *geometry.CASES, *words.CASES),
-    *(*weight_files.CASES, *checkpoint_folders.CASES),
+    *(*weight_files.CASES, *checkpoint_folders.CASES, *shard_files.CASES),
 )
 
 

@@ -10,6 +10,9 @@ from glamm_jax.config import ConfigError
 from glamm_jax.data.boxes import BoxError
 from glamm_jax.data.masks import MaskError
 from glamm_jax.data.preprocess import ImageError
+from glamm_jax.data.shards import ShardError
+from glamm_jax.data.sources.reading import SourceError
+from glamm_jax.data.split_folder import ConversionError
 from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.tokenizer import TokenizerError
 from glamm_jax.weights.folder import FolderError
@@ -19,6 +22,7 @@ from glamm_jax.weights.safetensors import TensorFileError
 ERRORS = (
     *(ImageError, BoxError, MaskError, PromptError, TokenizerError),
     *(ConfigError, FolderError, TensorFileError, WeightsError),
+    *(ConversionError, ShardError, SourceError),
 )
 
 

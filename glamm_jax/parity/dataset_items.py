@@ -1,0 +1,174 @@
+"""What all checks of recorded dataset items share: pictures, sizes, masks, conversations.
+
+An item is what a dataset class of the original returned for an index; our side of it is a record.
+Questions are drawn from lists, and ours are other lists: a recorded question is taken as it is, and
+what it asks about is compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from glamm_jax.data import masks, preprocess
+from glamm_jax.data.record import Record, Region, Source
+from glamm_jax.parity.preprocessing import clip_pixels, grounding_pixels
+from glamm_jax.parity.report import GoldenError, Recorded
+from glamm_jax.text.chat import RELEASED_TEMPLATE
+from glamm_jax.text.questions import IMAGE_TOKENS, with_preamble
+from glamm_jax.text.special_tokens import IMAGE_PLACEHOLDER
+
+# Checks one recorded dataset: its file, its name there, and the data folder of the fixtures.
+DatasetCheck = Callable[[Recorded, str, Path], None]
+
+OWN_QUESTIONS = "questions are our own"
+ANSWER = re.compile(r" ASSISTANT: (.*?)</s>", re.DOTALL)
+# What a mask counts in a pixel: 0, 1, and 2 where its parts overlap (trap 22).
+Counts = UInt8[np.ndarray, "h w"]
+
+
+@runtime_checkable
+class PicturedSource(Source, Protocol):
+    """A source that knows where the picture of a key lies."""
+
+    def image_path(self, key: str) -> Path | None:
+        """The picture's file."""
+        ...
+
+
+class Item:
+    """One recorded item, by its fields."""
+
+    def __init__(self, recorded: Recorded, prefix: str):
+        self.recorded, self.prefix = recorded, prefix
+
+    def __contains__(self, field: str) -> bool:
+        return f"{self.prefix}.{field}" in self.recorded
+
+    def get(self, field: str) -> Any:
+        """A field's value; it is not settled by that."""
+        return self.recorded.get(f"{self.prefix}.{field}")
+
+    def compare(self, field: str, actual: Any, kind: str = "exact", note: str = "") -> None:
+        """Settle a field by comparing it with ours."""
+        self.recorded.compare(f"{self.prefix}.{field}", actual, kind, note)
+
+    def require(self, field: str, holds: bool, note: str) -> None:
+        """Settle a field by a condition on it that the check has looked at."""
+        self.recorded.record(f"{self.prefix}.{field}", 0.0 if holds else 1.0, "exact", note)
+
+    def exclude(self, field: str, reason: str) -> None:
+        """Settle a field, or all fields under it, without comparing."""
+        self.recorded.exclude(f"{self.prefix}.{field}", reason)
+        self.recorded.exclude_prefix(f"{self.prefix}.{field}.", reason)
+
+
+def items_of(recorded: Recorded, dataset: str) -> list[Item]:
+    """The items of a dataset, their index and seed settled: ours are found by the picture."""
+    pattern = re.compile(rf"{re.escape(dataset)}\.items\[\d+\]")
+    found = (pattern.match(name) for name in recorded.names)
+    items = [Item(recorded, prefix) for prefix in dict.fromkeys(m.group() for m in found if m)]
+    for item in items:
+        item.exclude("index", "the original's order, and its random draws")
+        item.exclude("seed", "of the original's random draws")
+    return items
+
+
+def record_of(item: Item, source: PicturedSource, data: Path) -> tuple[str, Record]:
+    """The record of an item's picture, and its key; settles the path.
+
+    Raises: GoldenError when there is no such picture, or no record of it.
+    """
+    path = item.get("image_path")
+    for key in source.keys:
+        ours = source.image_path(key)
+        if ours is not None and ours.relative_to(data).as_posix() == path:
+            record = source.read(key).record
+            if record is not None:
+                item.compare("image_path", path, note="found by it")
+                return key, record
+    raise GoldenError(f"{item.prefix}: {source.name} has no record of {path!r}")
+
+
+def compare_picture(item: Item, record: Record) -> None:
+    """Both preprocessed pictures, by their sizes, means and deviations."""
+    image = preprocess.open_image(record.image)
+    shape = item.get("clip_shape")
+    pixels = clip_pixels(image, int(shape[-1]))
+    item.compare("clip_shape", pixels.transpose(2, 0, 1).shape)
+    item.compare("clip_mean", pixels.mean(dtype=np.float64), "clip_pixels")
+    item.compare("clip_std", pixels.std(dtype=np.float64, ddof=1), "clip_pixels")
+    if "sam" in item:
+        for field in ("sam", "resize"):
+            item.compare(field, None, note="no picture for the grounding encoder")
+        return
+    side = int(item.get("sam.shape")[-1])
+    pixels = grounding_pixels(image, side)
+    item.compare("sam.shape", pixels.transpose(2, 0, 1).shape)
+    item.compare("sam.mean", pixels.mean(dtype=np.float64), "clip_pixels")
+    item.compare("sam.std", pixels.std(dtype=np.float64, ddof=1), "clip_pixels")
+    item.compare("resize", preprocess.grounding_size(record.height, record.width, side))
+
+
+def counts_of(regions: Sequence[Region], record: Record) -> Counts:
+    """What the masks of some regions count together, as the original's arrays do."""
+    counts = np.zeros((record.height, record.width), np.uint8)
+    for region in regions:
+        layers = [_decoded(runs, record) for runs in (region.mask, region.overlap) if runs]
+        counts = np.maximum(counts, np.sum(layers, axis=0, dtype=np.uint8))
+    return counts
+
+
+def recorded_counts(item: Item) -> list[tuple[Any, int]]:
+    """Run lengths of all pixels above 0, and sum, of each recorded mask."""
+    names = item.recorded.names_under(f"{item.prefix}.masks.rle_nonzero[")
+    texts = [item.recorded.get(name) for name in names if name.endswith(".counts")]
+    return list(zip(texts, item.get("masks.sum"), strict=True))
+
+
+def counts_key(counts: Counts) -> tuple[str, int]:
+    """What `recorded_counts` says of a mask, of ours."""
+    return masks.encode(counts > 0)["counts"], int(counts.sum())
+
+
+def compare_masks(item: Item, ours: Sequence[Counts], record: Record) -> None:
+    """All masks in their order: number, size, every pixel, sum and maximum.
+
+    The tensor beside them is there for its size alone (trap 21).
+    """
+    stack = np.array(ours, np.uint8).reshape(-1, record.height, record.width)
+    item.compare("masks.shape", stack.shape)
+    item.compare("masks.max", int(stack.max(initial=0)))
+    item.compare("masks.sum", [int(counts.sum()) for counts in stack])
+    for i in range(len(recorded_counts(item))):
+        runs = masks.encode(stack[i] > 0) if i < len(stack) else {"size": None, "counts": None}
+        item.compare(f"masks.rle_nonzero[{i}].size", runs["size"])
+        item.compare(f"masks.rle_nonzero[{i}].counts", runs["counts"])
+    item.exclude("masks.dtype", "ours are run lengths")
+    item.exclude("bboxes", "none in this task")
+    if "label.shape" in item:
+        item.compare("label.shape", (record.height, record.width))
+    for field in ("label.dtype", "label.unique"):
+        item.exclude(field, "only the size of this tensor is used (trap 21)")
+
+
+def rendered(questions: Sequence[str], answers: Sequence[str]) -> list[str]:
+    """The conversation of these turns as the original records it: the image not yet marked."""
+    turns = [turn for pair in zip(questions, answers, strict=True) for turn in pair]
+    if turns:
+        turns[0] = with_preamble(turns[0]).replace(IMAGE_TOKENS, IMAGE_PLACEHOLDER)
+    return [RELEASED_TEMPLATE.render(turns)]
+
+
+def recorded_answers(item: Item) -> list[str]:
+    """The assistant's turns of an item's only conversation."""
+    return [answer for text in item.get("conversations") for answer in ANSWER.findall(text)]
+
+
+def _decoded(runs: bytes, record: Record) -> np.ndarray:
+    return masks.decode({"size": [record.height, record.width], "counts": runs})
