@@ -25,7 +25,7 @@ from jaxtyping import Float, UInt8
 
 from glamm_jax.config import DType, GLaMMConfig
 from glamm_jax.data.boxes import BoxError, check_boxes, to_unit
-from glamm_jax.data.pack import pack
+from glamm_jax.data.pack import bucketed, fit, pack
 from glamm_jax.data.preprocess import (
     ImageError,
     Source,
@@ -36,6 +36,7 @@ from glamm_jax.data.preprocess import (
 from glamm_jax.data.sample import Row, Sample
 from glamm_jax.inference.answer import Answer, Finish, ScoredMask, ground, ground_turns
 from glamm_jax.inference.generate import DecodeState, Generator
+from glamm_jax.inference.sampling import Sampling
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import use_mesh
@@ -48,11 +49,10 @@ from glamm_jax.types import Batch
 from glamm_jax.weights.folder import FolderError, ModelFolder
 
 SLICE = 8  # tokens between two looks at what has been written
-ROOM_STEP = 64  # rooms for answers come in multiples, so that few programs are compiled
 
 
 class QuestionError(ValueError):
-    """Numbers that say how to answer, and are out of their range."""
+    """An answer cannot have the length that is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class Question:
     temperature: 0 takes the likeliest token; above, tokens are drawn, from the smallest set that
         holds `top_p` of the probability, by `seed`.
 
-    Raises: QuestionError when one of these numbers is out of its range.
+    Raises: QuestionError, SamplingError when one of these numbers is out of its range.
     """
 
     image: Source
@@ -84,10 +84,7 @@ class Question:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise QuestionError(f"max_tokens is {self.max_tokens}; an answer has at least one")
-        if not self.temperature >= 0:
-            raise QuestionError(f"temperature is {self.temperature}; it is 0 (greedy) or more")
-        if not 0 < self.top_p <= 1:
-            raise QuestionError(f"top_p is {self.top_p}; it is above 0 and at most 1")
+        Sampling.of(1, self.temperature, self.top_p, self.seed)
 
 
 @dataclass(eq=False)
@@ -141,7 +138,8 @@ class Assistant:
         on_text: hears the clean text as it grows; the pieces make up `Answer.text`. Returning
             False ends the answer there, and what has been written is returned.
 
-        Raises: ImageError, BoxError, PromptError when the question cannot be used.
+        Raises: ImageError, BoxError, PromptError, QuestionError, SamplingError when the question
+            cannot be used.
         """
         question = Question(image, prompt, regions, history, max_tokens, temperature, top_p, seed)
         hear = None if on_text is None else lambda _, piece: on_text(piece)
@@ -197,7 +195,7 @@ class Assistant:
         answers: dict[int, Answer] = {}
         for together in self._batches(rows):
             samples, ordered = self._samples(together)
-            batch = pack(samples, self.config)
+            batch = pack(samples, self.config, bucketed(fit(samples, self.config)))
             with _on(self.mesh):
                 decoding = self._write(batch, ordered, on_text)
                 answers |= self._finish(batch, decoding, ordered)
@@ -238,9 +236,15 @@ class Assistant:
         )
 
     def _prefill(self, batch: Batch, rows: list[_Row]) -> DecodeState:
-        needed = max(row.limit for row in rows)
-        free = self.config.llama.max_positions - batch.token_ids.shape[1]
-        return self.generator.prefill(batch, min(free, -(-needed // ROOM_STEP) * ROOM_STEP))
+        asked = [row.question for row in rows]
+        asked += [asked[0]] * (len(batch.token_ids) - len(rows))  # spare rows draw nothing
+        sampling = Sampling.of(
+            len(asked),
+            [question.temperature for question in asked],
+            [question.top_p for question in asked],
+            [question.seed for question in asked],
+        )
+        return self.generator.prefill(batch, max(row.limit for row in rows), sampling)
 
     def _write(
         self,
@@ -288,7 +292,7 @@ class Assistant:
     def _finish(self, batch: Batch, decoding: DecodeState, rows: list[_Row]) -> dict[int, Answer]:
         """The answers by the number of their question, each with its masks."""
         found = self.generator.finish(batch, decoding)
-        masks, scores = np.asarray(found.logits) > 0, np.asarray(found.iou, np.float32)
+        masks, scores = np.asarray(found.masks), np.asarray(found.iou, np.float32)
         answers = {}
         for place, row in enumerate(rows):
             height, width = row.image.shape[:2]

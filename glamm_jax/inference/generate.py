@@ -58,9 +58,16 @@ class SegMasks(NamedTuple):
 
     rows: np.ndarray  # int[m] the row of each mask
     steps: np.ndarray  # int[m] the generated token it belongs to, or -1 for a [SEG] of the prompt
+    sizes: np.ndarray  # int[m 2] height and width of its original image
     masks: Bool[Array, "m h w"]  # at the original sizes, top left in a bucket, False around
     iou: Float[Array, "m"]  # the decoder's estimate of the mask's quality
     logits: Float[Array, "m h w"] | None = None  # if asked for; > 0 is the mask
+
+    def of_row(self, row: int) -> Bool[np.ndarray, "k h w"]:
+        """The masks of one row in the size of its image, on the host."""
+        mine = np.flatnonzero(self.rows == row)
+        height, width = self.sizes[mine[0]] if len(mine) else (0, 0)
+        return np.asarray(self.masks)[mine, :height, :width]
 
 
 class _Limits(NamedTuple):
@@ -140,12 +147,13 @@ class Generator:
         """
         segs = self._find_segs(batch, state)
         count = len(segs.rows)
-        height, width = np.asarray(batch.original_sizes).max(axis=0, initial=0).tolist()
-        size = (bucket(height), bucket(width))
+        sizes = np.asarray(batch.original_sizes)
+        size = tuple(bucket(side) for side in sizes.max(axis=0, initial=0).tolist())
+        found = (segs.rows, segs.steps, sizes[segs.images])
         if not count:
             nothing = jnp.zeros((0, *size))
             logits = nothing if with_logits else None
-            return SegMasks(segs.rows, segs.steps, nothing > 0, jnp.zeros(0), logits)
+            return SegMasks(*found, nothing > 0, jnp.zeros(0), logits)
         padded = _Segs(*(_pad(x, bucket(count, 1)) for x in segs))
         needed, mask_image = np.unique(padded.images, return_inverse=True)
         needed = _pad(needed, bucket(len(needed), 1))
@@ -155,8 +163,8 @@ class Generator:
         masks, iou, logits = _masks(
             self.graph, self.state, read, emitting, size=size, with_logits=with_logits
         )
-        logits = None if logits is None else logits[:count]
-        return SegMasks(segs.rows, segs.steps, masks[:count], iou[:count], logits)
+        logits = logits[:count] if with_logits else None
+        return SegMasks(*found, masks[:count], iou[:count], logits)
 
     def answers(self, state: DecodeState) -> list[list[int]]:
         """The generated ids of each row, its end token included; none for a spare row."""

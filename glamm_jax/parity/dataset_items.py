@@ -101,8 +101,8 @@ def compare_picture(item: Item, record: Record) -> None:
     shape = item.get("clip_shape")
     pixels = clip_pixels(image, int(shape[-1]))
     item.compare("clip_shape", pixels.transpose(2, 0, 1).shape)
-    item.compare("clip_mean", pixels.mean(dtype=np.float64), "clip_pixels")
-    item.compare("clip_std", pixels.std(dtype=np.float64, ddof=1), "clip_pixels")
+    item.compare("clip_mean", pixels.mean(dtype=np.float64), "pixel_statistic")
+    item.compare("clip_std", pixels.std(dtype=np.float64, ddof=1), "pixel_statistic")
     if "sam" in item:
         for field in ("sam", "resize"):
             item.compare(field, None, note="no picture for the grounding encoder")
@@ -110,8 +110,8 @@ def compare_picture(item: Item, record: Record) -> None:
     side = int(item.get("sam.shape")[-1])
     pixels = grounding_pixels(image, side)
     item.compare("sam.shape", pixels.transpose(2, 0, 1).shape)
-    item.compare("sam.mean", pixels.mean(dtype=np.float64), "clip_pixels")
-    item.compare("sam.std", pixels.std(dtype=np.float64, ddof=1), "clip_pixels")
+    item.compare("sam.mean", pixels.mean(dtype=np.float64), "pixel_statistic")
+    item.compare("sam.std", pixels.std(dtype=np.float64, ddof=1), "pixel_statistic")
     item.compare("resize", preprocess.grounding_size(record.height, record.width, side))
 
 
@@ -124,7 +124,7 @@ def counts_of(regions: Sequence[Region], record: Record) -> Counts:
     return counts
 
 
-def recorded_counts(item: Item) -> list[tuple[Any, int]]:
+def recorded_counts(item: Item) -> list[tuple[Any, Any]]:
     """Run lengths of all pixels above 0, and sum, of each recorded mask."""
     names = item.recorded.names_under(f"{item.prefix}.masks.rle_nonzero[")
     texts = [item.recorded.get(name) for name in names if name.endswith(".counts")]

@@ -15,6 +15,8 @@ from glamm_jax.parity.report import Ledger, Recorded
 PART, FILE = "datasets", "items.json"
 
 CHECKS: dict[str, DatasetCheck] = {**datasets_grounded.CHECKS}
+# Beginnings of names whose checks are not written yet; any other name without a check fails.
+LATER = ("Semantic_", "RefCoco", "VisGen_", "Flickr_", "CocoCap", "LLaVaInstruct")
 
 
 def check(folder: Path, ledger: Ledger) -> None:
@@ -30,4 +32,6 @@ def check(folder: Path, ledger: Ledger) -> None:
                 recorded.exclude(f"{dataset}.{field}", "prose")
             if dataset in CHECKS:
                 CHECKS[dataset](recorded, dataset, data)
+            elif dataset.startswith(LATER):
+                recorded.exclude_prefix(f"{dataset}.", "not compared yet: its reader is to come")
     report_unknown_files(ledger, PART, part, {FILE})

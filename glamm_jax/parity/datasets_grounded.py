@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +135,7 @@ def _check_referring(
     recorded.exclude(f"{dataset}.len", "samples of an epoch, not pictures")
 
 
-def _expression(record: Record, text: str, key: tuple[str, int]) -> Counts | None:
+def _expression(record: Record, text: str, key: tuple[Any, Any]) -> Counts | None:
     """What the mask of an expression counts; of several with this text the one that is meant."""
     masks = [
         counts_of([record.regions[link.region] for link in each.links], record)

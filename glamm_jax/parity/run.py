@@ -7,7 +7,15 @@ from pathlib import Path
 
 import jax
 
-from glamm_jax.parity import components, conversations, e2e, manifest, preprocessing, tokenizer
+from glamm_jax.parity import (
+    components,
+    conversations,
+    datasets,
+    e2e,
+    manifest,
+    preprocessing,
+    tokenizer,
+)
 from glamm_jax.parity.report import GoldenError, Ledger, Recorded
 
 Check = Callable[[Path, Ledger], None]
@@ -20,7 +28,7 @@ PARTS: dict[str, tuple[str, Check | None]] = {
     "e2e": ("e2e_*", e2e.check),
     "components": ("components", components.check),
     "manifest": ("manifest", manifest.check),
-    "datasets": ("datasets", None),
+    "datasets": ("datasets", datasets.check),
     "pipeline": ("pipeline", None),
     "evaluation": ("evaluation", None),
 }

@@ -62,6 +62,8 @@ TOLERANCES: dict[str, Tolerance] = {
     # preprocessing
     "resized_uint8": Tolerance(1.0, 0.0, "absolute"),
     "clip_pixels": Tolerance(0.02, 0.0, "absolute", mean=1e-3),
+    # mean and deviation of all pixels of one picture
+    "pixel_statistic": Tolerance(1e-3, 1e-6, "absolute"),
     "input": Tolerance(1e-6, 1e-12),
     "box": Tolerance(1e-6, 0.0, "absolute"),
     "metric": Tolerance(1e-6, 0.0, "absolute"),

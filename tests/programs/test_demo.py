@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convert.__main__ import main as convert
 from demo import ask
 from demo.__main__ import main
+from glamm_jax.parity.golden_folder import GoldenSource, write_checkpoint
+from glamm_jax.weights.glamm import CLIP_PREFIX
+from glamm_jax.weights.tables import table_of
+from tests.weights.checkpoints import CONFIG, TOKENIZER, all_shapes, described, write_clip
 
 
 @pytest.fixture
@@ -55,6 +60,7 @@ def test_a_region_and_a_phrase_give_an_answer_and_a_picture(
         (("--box", 10, 6, 50, 30), "number of <bbox> in the prompt: 0; number of boxes: 1"),
         (("--prompt", " "), "the prompt is empty"),
         (("--tokens", 0), "max_tokens is 0"),
+        (("--top-p", 2), "top_p: above 0 and at most 1"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_one_line(
@@ -92,3 +98,21 @@ def test_a_model_that_is_asked_must_be_named(
     with pytest.raises(SystemExit):
         ask.main()
     assert "--model" in capsys.readouterr().err
+
+
+def test_a_converted_checkpoint_answers_as_the_model_in_memory(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {n: s for n, s in all_shapes(CONFIG).items() if not n.startswith(CLIP_PREFIX)}
+    source = GoldenSource(held, table_of(CONFIG))
+    write_checkpoint(source, tmp_path / "glamm", described(), tokenizer=TOKENIZER)
+    write_clip(tmp_path / "clip")
+    given = ["from-torch", tmp_path / "glamm", "--clip", tmp_path / "clip", "--out", tmp_path / "m"]
+    assert convert([str(each) for each in given]) == 0
+    question = ("--image", picture, "--prompt", "Is <p> the roof </p> [SEG]?", "--tokens", 2)
+    assert run(monkeypatch, *question, "--out", tmp_path / "memory") == 0
+    arguments = ["ask", "--model", tmp_path / "m", *question, "--out", tmp_path / "folder"]
+    monkeypatch.setattr("sys.argv", [str(each) for each in arguments])
+    assert ask.main() == 0
+    assert (tmp_path / "folder.json").read_bytes() == (tmp_path / "memory.json").read_bytes()
+    assert (tmp_path / "folder.png").read_bytes() == (tmp_path / "memory.png").read_bytes()

@@ -20,10 +20,7 @@ def scene() -> dict[str, Any]:
                 "labels": ["person", "baseball_player"],
                 "label": "person",
                 "score": 0.9,
-                "attributes": [
-                    "Assistant: a tall baseball player in white",
-                    "something else",
-                ],
+                "attributes": ["Assistant: a tall baseball player in white", "something else"],
                 "depth": 3.5,
                 "segmentation": block(1, 1, 7, 6),
                 "segmentation_source": "SAM",

@@ -1,0 +1,235 @@
+"""Damaged annotations: reading never raises, and whatever is not damaged is read as before."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lmdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glamm_jax.data.record import Record, Source
+from glamm_jax.data.sources import grandf, refer
+from glamm_jax.data.sources.grand import GrandFiles
+from glamm_jax.data.sources.grand_lmdb import CAPTIONS, EXPRESSIONS, GrandDatabase
+from glamm_jax.data.sources.reading import SourceError
+from tests.data.sources.damage import Place, damaged
+from tests.data.sources.scenes import scene
+from tests.data.sources.small import FIXTURES, picture, read_all, write
+
+
+class Family(NamedTuple):
+    """A dataset of the fixtures and one of its files; `owner` tells whose a place in it is."""
+
+    make: Callable[[Path, str], Source]
+    file: str
+    owner: Callable[[Any, Place], str | None]
+
+
+def in_list(tree: Any, place: Place) -> str | None:
+    """A list of entries that name their pictures."""
+    return tree[place[0]]["file_name"] if place else None
+
+
+def in_wrapped_list(tree: Any, place: Place) -> str | None:
+    """A list of {id: entry}."""
+    return next(iter(tree[place[0]].values()))["img_file_name"] if place else None
+
+
+def in_lists(tree: Any, place: Place) -> str | None:
+    """COCO's lists of pictures and annotations; keys are file names."""
+    if len(place) < 2 or place[0] not in ("images", "annotations"):
+        return None
+    item = tree[place[0]][place[1]]
+    image = item["id" if place[0] == "images" else "image_id"]
+    return next(each["file_name"] for each in tree["images"] if each["id"] == image)
+
+
+def in_instances(tree: Any, place: Place) -> str | None:
+    """The same, keys are ids."""
+    if len(place) < 2 or place[0] not in ("images", "annotations"):
+        return None
+    return str(tree[place[0]][place[1]]["id" if place[0] == "images" else "image_id"])
+
+
+def in_refs(tree: Any, place: Place) -> str | None:
+    """A list of references."""
+    return str(tree[place[0]]["image_id"]) if place else None
+
+
+GRANDF = "GranDf/annotations/train"
+FAMILIES = {
+    "human": Family(grandf.HumanAnnotated, f"{GRANDF}/GranDf_HA_GCG_train.json", in_list),
+    "psg": Family(grandf.OpenPSG, f"{GRANDF}/OpenPsgGCG_train.json", in_list),
+    "refcocog captions": Family(
+        grandf.RefCOCOg, f"{GRANDF}/RefCOCOg_GCG_train.json", in_wrapped_list
+    ),
+    "flickr": Family(
+        grandf.Flickr30k,
+        f"{GRANDF}/flickr_mergedGT_GCG_train.json",
+        in_lists,
+    ),
+    "refcoco objects": Family(
+        refer.DATASETS["refcoco"], "Refer_Segm/refcoco/instances.json", in_instances
+    ),
+    "refclef objects": Family(
+        refer.DATASETS["refclef"], "Refer_Segm/refclef/instances.json", in_instances
+    ),
+    "refcoco references": Family(
+        refer.DATASETS["refcoco"], "Refer_Segm/refcoco/refs(unc).p", in_refs
+    ),
+}
+
+
+def records(source: Source) -> dict[str, Record | None]:
+    """All records by key."""
+    return {key: each.record for key, each in read_all(source).items()}
+
+
+def load(path: Path) -> Any:
+    data = path.read_bytes()
+    return pickle.loads(data) if path.suffix == ".p" else json.loads(data)
+
+
+@contextmanager
+def with_file(family: Family, content: Any) -> Iterator[Path]:
+    """The fixtures, one of their files with another content."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in FIXTURES.iterdir():
+            (Path(folder) / path.name).symlink_to(path)
+        top = Path(family.file).parts[0]
+        (Path(folder) / top).unlink()
+        shutil.copytree(FIXTURES / top, Path(folder) / top, copy_function=os.symlink)
+        path = Path(folder) / family.file
+        path.unlink()
+        is_pickle = path.suffix == ".p" and not isinstance(content, bytes)
+        write(path, pickle.dumps(content) if is_pickle else content)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+@settings(max_examples=80)
+@given(data=st.data())
+def test_damage_in_one_entry_never_raises_and_costs_no_other_picture(name, data):
+    family = FAMILIES[name]
+    tree, expected = load(FIXTURES / family.file), records(family.make(FIXTURES, "train"))
+    place, changed = data.draw(damaged(tree))
+    owner = family.owner(tree, place)
+    with with_file(family, changed) as root:
+        try:
+            found = records(family.make(root, "train"))
+        except SourceError:
+            assert owner is None  # what is damaged is not one entry, but the file
+            return
+    if owner is not None:
+        for key, record in expected.items():
+            assert key == owner or found[key] == record
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+@settings(max_examples=30)
+@given(data=st.data())
+def test_a_file_cut_anywhere_is_an_error_that_names_it(name, data):
+    family = FAMILIES[name]
+    whole = (FIXTURES / family.file).read_bytes()
+    cut = whole[: data.draw(st.integers(0, len(whole.rstrip()) - 1))]
+    with (
+        with_file(family, cut) as root,
+        pytest.raises(SourceError, match="fetch the file again") as error,
+    ):
+        family.make(root, "train")
+    assert Path(family.file).name in str(error.value)
+
+
+def said(record: Record | None) -> list[Any]:
+    """What a record says, regions instead of their numbers."""
+    return [
+        (
+            each.task,
+            each.text,
+            [(record.regions[link.region], link.start, link.end) for link in each.links],
+        )
+        for each in (record.annotations if record else ())
+    ]
+
+
+@settings(max_examples=200)
+@given(damaged(scene()))
+def test_damage_in_a_scene_costs_what_hangs_on_it(damage):
+    place, changed = damage
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write(root / "images" / "sa_1.jpg", picture())
+        write(root / "sa_1.json", {"sa_1.jpg": scene()})
+        whole = said(GrandFiles(root, "train").read("sa_1").record)
+        write(root / "sa_1.json", {"sa_1.jpg": changed})
+        (found,) = read_all(GrandFiles(root, "train")).values()
+    remaining = said(found.record)
+    field = place[0] if place else ""
+    lost = {
+        "": ("region", "referring", "caption", "gcg"),
+        "objects": ("region", "referring", "gcg"),
+        "floating_objects": ("gcg",),
+        "short_captions": ("caption",),
+        "dense_caption": ("gcg",),
+    }.get(str(field), ())
+    assert all(each in remaining for each in whole if each[0] not in lost)
+    if field == "objects" and len(place) > 1:
+        other = "a green tree" if place[1] == 0 else "a tall baseball player in white"
+        assert sum(each[1] == other for each in remaining) >= 2
+    if field in ("objects", "floating_objects") and len(place) > 1:
+        assert "gcg" in {each[0] for each in remaining}
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(["A dog", "the grass", "a red ball"]), st.data())
+def test_damage_in_one_grounding_leaves_the_other_phrases(phrase, data):
+    entry = load(FIXTURES / GRANDF / "GranDf_HA_GCG_train.json")[0]
+    place, changed = data.draw(damaged(entry["groundings"][phrase]))
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "GranDf_HA_images").symlink_to(FIXTURES / "GranDf" / "GranDf_HA_images")
+        file = root / GRANDF / "GranDf_HA_GCG_train.json"
+        write(file, [entry])
+        (before,) = said(grandf.HumanAnnotated(root, "train").read("sa_0.jpg").record)
+        entry["groundings"][phrase] = changed
+        write(file, [entry])
+        (found,) = read_all(grandf.HumanAnnotated(root, "train")).values()
+    ((task, text, links),) = said(found.record)
+    assert (task, text) == before[:2]
+    assert all(link in links for link in before[2] if text[link[1] : link[2]] != phrase), place
+
+
+@settings(max_examples=25)
+@given(st.sampled_from([EXPRESSIONS, CAPTIONS]), st.data())
+def test_damage_in_one_database_leaves_the_other_and_the_other_pictures(name, data):
+    trees = {
+        each: load(FIXTURES / "GranD_Data" / f"{each}.as_json_for_readers.json")
+        for each in (EXPRESSIONS, CAPTIONS)
+    }
+    _, changed = data.draw(damaged(trees[name]["sa_0.jpg"]))
+    expected = records(GrandDatabase(FIXTURES, "train"))
+    trees[name]["sa_0.jpg"] = changed
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "GranD_Data"
+        root.mkdir()
+        (root / "images").symlink_to(FIXTURES / "GranD_Data" / "images")
+        for each, values in trees.items():
+            (root / each).mkdir()
+            with lmdb.open(str(root / each)) as opened, opened.begin(write=True) as changes:
+                for key, value in values.items():
+                    changes.put(key.encode(), json.dumps(value).encode())
+        found = records(GrandDatabase(Path(folder), "train"))
+    assert found["sa_1.jpg"] == expected["sa_1.jpg"]
+    kept = ("caption",) if name == EXPRESSIONS else ("region", "referring")
+    whole = said(expected["sa_0.jpg"])
+    assert all(each in said(found["sa_0.jpg"]) for each in whole if each[0] in kept)
