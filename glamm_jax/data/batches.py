@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.data.miniworld import MAX_THINGS, draw_example
+from glamm_jax.data.miniworld import EASY, draw_example
 from glamm_jax.data.pack import Capacity, pack
 from glamm_jax.data.preprocess import clip_image, grounding_image
 from glamm_jax.data.sample import Row, Sample
@@ -34,7 +34,7 @@ class Batches:
             targets=data.max_text_tokens,
             images=data.batch_size,
             grounding_images=data.batch_size,
-            masks=data.batch_size * MAX_THINGS,
+            masks=data.batch_size * EASY.max_masks,
             mask_height=data.image_size,
             mask_width=data.image_size,
         )

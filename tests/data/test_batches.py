@@ -1,4 +1,4 @@
-"""The mini-world's pictures, masks and words agree, and become batches of one shape."""
+"""Examples of the mini-world become batches of one shape."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import pytest
 
 from glamm_jax.config import tiny
 from glamm_jax.data.batches import Batches
-from glamm_jax.data.miniworld import COLOURS, SHAPES, draw_example, signed_distance
+from glamm_jax.data.miniworld import draw_example
 from glamm_jax.data.pack import CapacityError
 from glamm_jax.experiment import DataConfig
-from glamm_jax.text.answers import parse_answer
-from glamm_jax.text.special_tokens import SEG
 from glamm_jax.text.tokenizer import TokenizerError
 
 SIZE = 64
@@ -25,38 +23,6 @@ SIZE = 64
 def data(goldens: Path) -> DataConfig:
     folder = str(goldens / "tokenizer")
     return DataConfig(tokenizer=folder, batch_size=3, image_size=SIZE, max_text_tokens=160)
-
-
-def test_an_example_follows_from_seed_and_id() -> None:
-    one, again = draw_example(1, 5, SIZE), draw_example(1, 5, SIZE)
-    assert one.turns == again.turns
-    np.testing.assert_array_equal(one.image, again.image)
-    for other in (draw_example(2, 5, SIZE), draw_example(1, 6, SIZE)):
-        assert not np.array_equal(one.image, other.image)
-
-
-@pytest.mark.parametrize("example_id", range(12))
-def test_every_seg_has_its_mask_and_every_mask_its_colour(example_id: int) -> None:
-    example = draw_example(0, example_id, SIZE)
-    question, answer = example.turns
-    assert answer.count(SEG) == len(example.masks) > 0
-    assert example.masks.sum(0).max() == 1  # nothing covers anything
-    names = [phrase.text for phrase in parse_answer(answer).phrases] or [question]
-    for name, mask in zip(names, example.masks, strict=True):
-        (colour,) = (word for word in COLOURS if word in name)
-        assert any(shape in name for shape in SHAPES)
-        seen = example.image[mask == 1].mean(0)
-        nearest = min(COLOURS, key=lambda c: float(np.abs(seen - COLOURS[c]).sum()))
-        assert nearest == colour
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_mask_has_the_area_of_its_shape(shape: str) -> None:
-    radius = 40.0
-    y, x = np.mgrid[:128, :128] - 63.5
-    inside = signed_distance(shape, x, y, radius) < 0
-    area = {"circle": np.pi, "square": 2.0, "triangle": 0.75 * 3**0.5}[shape] * radius**2
-    assert inside.sum() == pytest.approx(area, rel=0.02)
 
 
 def test_batches_have_one_shape_and_need_no_memory(data: DataConfig) -> None:
