@@ -46,9 +46,10 @@ format: $(STAMP) ## rewrite the sources as ruff wants them
 parity: $(STAMP) ## our numbers against the original's, at full and tiny size
 	$(BIN)/python -m convert parity tests/goldens
 
-bench: $(STAMP) ## CPU speed against PyTorch on the same cores, and conversion against a copy
+bench: $(STAMP) ## CPU speed: against PyTorch, of conversion against a copy, of the mini-world
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.conversion
+	$(BIN)/python -m bench.world
 
 full-size: $(STAMP) ## a 7B checkpoint there and back, and an answer from it; 40 GB of disk
 	$(BIN)/python -m bench.full_size

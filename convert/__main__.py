@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from convert import dataset, from_torch, merge, parity, to_torch
+from convert import dataset, from_torch, merge, miniworld, parity, to_torch
 
 COMMANDS = {
     "from-torch": from_torch,
@@ -13,6 +13,7 @@ COMMANDS = {
     "merge": merge,
     "parity": parity,
     "dataset": dataset,
+    "miniworld": miniworld,
 }
 
 

@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", type=Path, required=True, help="its folder (jsonl: its file)")
     parser.add_argument("--out", type=Path, help="where the shards go; several datasets share it")
     parser.add_argument("--split", default="train", help="default: train")
+    parser.add_argument("--check", action="store_true", help="read everything, write nothing")
+    add_writing_arguments(parser)
+
+
+def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `convert` asks for."""
     parser.add_argument(
         "--processes",
         type=_positive,
@@ -57,7 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shards", type=_positive, metavar="N", help="default: one for every 1000 pictures"
     )
-    parser.add_argument("--check", action="store_true", help="read everything, write nothing")
     parser.add_argument("--strict", action="store_true", help="defects leave it unfinished")
     parser.add_argument(
         "--overwrite", action="store_true", help="begin anew: remove this split from OUT first"
@@ -75,7 +80,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         if (options.out is None) != options.check:
             raise ConversionError("give either --out, or --check to write nothing")
-        return check(options) if options.check else convert(options)
+        reading = _reading(options)
+        return check(reading, options.processes) if options.check else convert(reading, options)
     except (ConversionError, SourceError) as error:
         print(f"dataset: {_printable(str(error))}", file=sys.stderr)
         return 2
@@ -84,9 +90,8 @@ def run(options: argparse.Namespace) -> int:
         return 130
 
 
-def convert(options: argparse.Namespace) -> int:
-    """Write a split; 1 when it is --strict and there are defects."""
-    reading = _reading(options)
+def convert(reading: Reading, options: argparse.Namespace) -> int:
+    """Write a split as the options say; 1 when it is --strict and there are defects."""
     target = reading.target(options.out)
     target.begin(reading.job(), overwrite=options.overwrite)
     if options.beam is not None:
@@ -110,15 +115,14 @@ def convert(options: argparse.Namespace) -> int:
     return 0
 
 
-def check(options: argparse.Namespace) -> int:
+def check(reading: Reading, processes: int) -> int:
     """Read a split and name every defect; 1 when there are any."""
-    reading = _reading(options)
     counts: Counter[str] = Counter()
     defects: list[Defect] = []
     with tqdm(total=len(reading.keys), unit=" pictures", disable=None) as bar:
         work, indices = partial(check_shard, reading), list(range(reading.num_shards))
         tally: Tally
-        for tally in over_shards(work, indices, options.processes, bar.update):
+        for tally in over_shards(work, indices, processes, bar.update):
             counts += tally.counts
             defects += tally.defects
     for kind, where in sorted(defects, key=lambda defect: _by_number(defect.where)):

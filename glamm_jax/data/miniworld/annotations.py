@@ -76,7 +76,7 @@ def draw_example(seed: int, example_id: int, size: int, world: World = EASY) -> 
         task, (text, mentions) = "referring", pick(rng, expressions(one, rng))
         turns = (ask(SEGMENTATION_QUESTIONS, draw, text), pick(rng, SEGMENTATION_ANSWERS))
         meant = [mentions]
-    found = np.array([np.any([mask_of(one, x) for x in each], axis=0) for each in meant], np.uint8)
+    found = np.array([mask_of_all(one, mentions) for mentions in meant], np.uint8)
     return Example(one.image, turns, None, found, task, NAME, str(example_id))
 
 
@@ -99,6 +99,11 @@ def mask_of(one: Scene, mention: Mention) -> Bool[np.ndarray, "s s"]:
     """What is seen of it."""
     masks_of = {"stuff": one.stuff_mask, "thing": one.thing_mask, "part": one.part_mask}
     return masks_of[mention.sort](mention.number)
+
+
+def mask_of_all(one: Scene, mentions: tuple[Mention, ...]) -> Bool[np.ndarray, "s s"]:
+    """What is seen of several."""
+    return np.any([mask_of(one, mention) for mention in mentions], axis=0)
 
 
 def expressions(one: Scene, rng: np.random.Generator) -> Expressions:

@@ -113,6 +113,10 @@ class World:
         require(self.closeness > 0.5, self, "closeness", "must be above 0.5")
         for name in ("min_visible", "hanging", "repeats", "distractors", "parts", "stacks"):
             require(0 <= getattr(self, name) <= 1, self, name, "must be in 0 to 1")
+        every = set(self._all_kinds)
+        for name in ("withheld", "featured"):
+            message = "a kind is a colour and a shape of this world"
+            require(set(getattr(self, name)) <= every, self, name, message)
         require(not set(self.featured) & set(self.withheld), self, "featured", "some are withheld")
         require(len(self.kinds) > 2 * high, self, "withheld", "too few kinds are left")
         require_choice(self, "words", Words)
@@ -120,8 +124,11 @@ class World:
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """All kinds that may occur."""
-        every = [(colour, shape) for shape in self.shapes for colour in self.colours]
-        return tuple(kind for kind in every if kind not in self.withheld)
+        return tuple(kind for kind in self._all_kinds if kind not in self.withheld)
+
+    @property
+    def _all_kinds(self) -> list[Kind]:
+        return [(colour, shape) for shape in self.shapes for colour in self.colours]
 
     @property
     def max_masks(self) -> int:

@@ -193,6 +193,7 @@ def test_a_world_without_room_says_so() -> None:
         ("repeats", 1.5, "World.repeats = 1.5: must be in 0 to 1"),
         ("closeness", 0.1, "World.closeness"),
         ("withheld", EASY.kinds[3:], "too few kinds are left"),
+        ("withheld", (("red", "blob"),), "a kind is a colour and a shape of this world"),
         ("words", "many", "World.words"),
     ],
 )
