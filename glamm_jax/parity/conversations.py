@@ -22,7 +22,7 @@ from glamm_jax.parity.report import Ledger, Recorded
 from glamm_jax.parity.tokenizer import open_tokenizer
 from glamm_jax.text import answers, questions
 from glamm_jax.text.chat import RELEASED_TEMPLATE, TEMPLATES, TemplateError
-from glamm_jax.text.labels import LabelError, label_ids
+from glamm_jax.text.labels import LabelError, encode_turns
 from glamm_jax.text.prompt import build_prompt
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_PLACEHOLDER
 from glamm_jax.text.tokenizer import Tokenizer, TokenizerError
@@ -185,10 +185,8 @@ def _check_collate(recorded: Recorded, tokenizer: Tokenizer) -> None:
 
 def _failure_of_unknown_token(tokenizer: Tokenizer) -> str:
     """An unknown token in the text makes label masking fail (trap 8): there an assertion."""
-    conversation = RELEASED_TEMPLATE.render(["Q", "an <unk> answer"])
-    ids = np.asarray(tokenizer.encode(conversation), np.int32)
     try:
-        label_ids(conversation, ids, tokenizer)
+        encode_turns(["Q", "an <unk> answer"], tokenizer)
     except LabelError:
         return "AssertionError "
     return "no failure"
@@ -228,29 +226,26 @@ def _check_questions(recorded: Recorded, entry: str, conversations: list[str]) -
 
 def _again(conversation: str) -> str:
     """A conversation taken apart at the template's marks and rendered anew."""
+    return RELEASED_TEMPLATE.render(_turns(conversation))
+
+
+def _turns(conversation: str) -> list[str]:
+    """What the template's marks stand between; a round without an answer is one turn."""
     template = RELEASED_TEMPLATE
     body = conversation.removeprefix(template.system + template.separator)
     turns: list[str] = []
     for round_text in filter(None, body.split(template.second_separator)):
         question, mark, answer = round_text.partition(template.answer_mark)
         turns += [question.removeprefix(f"{template.roles[0]}: "), answer] if mark else [question]
-    return template.render(turns)
-
-
-def _labels(conversation: str, ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    try:
-        return label_ids(conversation, ids, tokenizer)
-    except LabelError:
-        return np.full_like(ids, IGNORE_ID)
+    return turns
 
 
 def _padded(conversations: list[str], tokenizer: Tokenizer) -> tuple[Any, Any]:
-    """Ids and labels of a batch, padded on the right; labels of -100 where labelling fails."""
-    rows = [np.asarray(tokenizer.encode_with_images(text), np.int32) for text in conversations]
-    targets = [_labels(*pair, tokenizer) for pair in zip(conversations, rows, strict=True)]
-    width = max(map(len, rows))
+    """Ids and labels of a batch, padded on the right."""
+    rows = [encode_turns(_turns(text), tokenizer) for text in conversations]
+    width = max(len(row.ids) for row in rows)
     ids = np.full((len(rows), width), tokenizer.pad, np.int32)
     labels = np.full((len(rows), width), IGNORE_ID, np.int32)
-    for i, (row, target) in enumerate(zip(rows, targets, strict=True)):
-        ids[i, : len(row)], labels[i, : len(row)] = row, target
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)], labels[i, : len(row.ids)] = row
     return ids, labels

@@ -57,6 +57,17 @@ class Template:
                 text += f"{name}: {turn}{separators[i % 2]}" if turn else f"{name}:"
         return text
 
+    def rounds(self, turns: Sequence[str]) -> list[tuple[str, str]]:
+        """(all that asks, the answer with its end mark) of each pair of turns, in style two.
+
+        `render` joins the two with a space, and the rounds with nothing.
+        """
+        first, second = self.separator, self._second
+        user, assistant = self.roles
+        asked = [f"{user}: {turn}{first}{assistant}:" for turn in turns[::2]]
+        asked[0] = self.system + first + asked[0]
+        return [(text, turn + second) for text, turn in zip(asked, turns[1::2], strict=True)]
+
     @property
     def _second(self) -> str:
         """What follows the assistant's turn: one separator serves both unless the style is two."""

@@ -1,4 +1,10 @@
-"""Which tokens of a conversation are learned: the answers and the end mark behind each."""
+"""Turns as ids, and which of them are learned: the answers and the end mark behind each.
+
+turns    ("What is this?", "A dog.")
+string   "<system line> USER: What is this? ASSISTANT: A dog.</s>"
+ids      <s> ... USER : What is this ? ASSISTANT :  A dog . </s>
+labels                                              A dog . </s>
+"""
 
 from __future__ import annotations
 
@@ -12,75 +18,9 @@ from glamm_jax.text.chat import RELEASED_TEMPLATE, Template
 from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import Tokenizer
 
-# <s> in front of every round, and the lone space piece behind "ASSISTANT: " (trap 31).
-UNCOUNTED = 2
-
 
 class LabelError(ValueError):
-    """A conversation whose answers cannot be found again in its ids."""
-
-
-class Span(NamedTuple):
-    """A learned stretch of ids, `start` included and `stop` not: one answer with its end mark."""
-
-    start: int
-    stop: int
-
-
-def answer_spans(
-    conversation: str, tokenizer: Tokenizer, template: Template = RELEASED_TEMPLATE
-) -> list[Span]:
-    """Where the answers stand in the ids of a rendered conversation, one span per round.
-
-    Each round is encoded again by itself, as the original does, and its instruction is shortened
-    by two (trap 31). The last span ends where the encoded conversation ends.
-
-    Raises: LabelError when a round does not hold exactly one answer.
-    Source: dataset/dataset.py:216.
-    """
-    if template.second_separator is None:
-        raise LabelError(f"a template of style {template.style!r} has no mark that ends an answer")
-    spans, start = [], 1
-    for round_text in conversation.split(template.second_separator):
-        if not round_text:
-            break
-        parts = round_text.split(template.answer_mark)
-        if len(parts) != 2:
-            raise LabelError(
-                f"a round holds {len(parts) - 1} times {template.answer_mark!r} instead of once: "
-                f"{round_text!r}"
-            )
-        instruction = len(tokenizer.encode_with_images(parts[0] + template.answer_mark))
-        length = len(tokenizer.encode_with_images(round_text))
-        spans.append(Span(start + instruction - UNCOUNTED, start + length))
-        start += length
-    return spans
-
-
-def label_ids(
-    conversation: str,
-    ids: Int[np.ndarray, "t"],
-    tokenizer: Tokenizer,
-    template: Template = RELEASED_TEMPLATE,
-) -> Int[np.ndarray, "t"]:
-    """Ids to learn, -100 elsewhere; `ids` may be padded on the right.
-
-    Raises: LabelError when the rounds do not add up to the ids, which happens when the text holds
-    an unknown token: its id is the padding's (trap 8).
-    Differs: the original skips that check for rows of model_max_length ids or more.
-    """
-    spans = answer_spans(conversation, tokenizer, template)
-    total = int((ids != tokenizer.pad).sum())
-    end = spans[-1].stop if spans else 1
-    if end != total:
-        raise LabelError(
-            f"the rounds of the conversation add up to {end} ids, the row holds {total}; does the "
-            f"text contain {tokenizer.decode([tokenizer.unk])!r}? {conversation[-80:]!r}"
-        )
-    labels = np.full_like(ids, IGNORE_ID)
-    for start, stop in spans:
-        labels[start:stop] = ids[start:stop]
-    return labels
+    """A conversation that cannot be learned from. Says what is wrong with it."""
 
 
 class Encoded(NamedTuple):
@@ -95,10 +35,35 @@ def encode_turns(
 ) -> Encoded:
     """Turns that alternate, the user first, all answered, as ids and labels.
 
-    Raises: LabelError or TemplateError when the turns cannot be rendered or found again.
+    Questions and answers are encoded one by one, so it is known which ids are an answer's. The ids
+    are those of the rendered string: the space in front of an answer, at which sentencepiece always
+    cuts, is the one that it puts in front of every text.
+
+    Raises: LabelError when an answer is missing, a turn holds a control token or one that is
+    unknown (its id is the padding's, trap 8), or the template has no mark that ends an answer.
+    Source: dataset/dataset.py:216. Differs: the original finds the answers again in the string,
+    counts their tokens, and fails where a turn holds a mark of the template (trap 31).
     """
-    if len(turns) % 2 or not all(turns):
+    if not turns or len(turns) % 2 or not all(turns):
         raise LabelError(f"{len(turns)} turns: every question needs an answer, and none is empty")
-    conversation = template.render(turns)
-    ids = np.asarray(tokenizer.encode_with_images(conversation), np.int32)
-    return Encoded(ids, label_ids(conversation, ids, tokenizer, template))
+    if template.style != "two":
+        raise LabelError(f"a template of style {template.style!r} has no mark that ends an answer")
+    for turn in turns:
+        _refuse_control_tokens(turn, tokenizer)
+    ids: list[int] = []
+    labels: list[int] = []
+    for asked, told in template.rounds(turns):
+        question = tokenizer.encode_with_images(asked)
+        question = question[tokenizer.add_bos :] if ids else question
+        answer = tokenizer.encode(told, add_special=False)
+        ids += question + answer
+        labels += [IGNORE_ID] * len(question) + answer
+    if tokenizer.pad in ids:
+        raise LabelError(f"the text holds a character that the tokenizer does not know: {turns}")
+    return Encoded(np.array(ids, np.int32), np.array(labels, np.int32))
+
+
+def _refuse_control_tokens(turn: str, tokenizer: Tokenizer) -> None:
+    found = [token for token in tokenizer.control if token in turn]
+    if found:
+        raise LabelError(f"a turn contains the control token {found[0]!r}: {turn[:80]!r}")
