@@ -6,15 +6,17 @@ A file in `configs/` returns an `ExperimentConfig`; `glamm_jax.overrides` change
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from glamm_jax.checks import require, require_choice, require_positive
 from glamm_jax.config import GLaMMConfig, LossWeights
+from glamm_jax.types import Capacity
 
 Schedule = Literal["linear_decay", "constant"]
 Untouched = Literal["skip", "zero"]
 TrainedSet = Literal["released", "paper", "all_but_encoders", "everything"]
-Source = Literal["miniworld"]
+AskedTask = Literal["gcg", "referring", "semantic", "grounding", "region", "caption", "vqa"]
+MASKED_TASKS = ("gcg", "referring", "semantic", "grounding")
 
 
 @dataclass(frozen=True)
@@ -50,26 +52,118 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class Asking:
+    """How a conversation is made of what a record says. The defaults are the released training's.
+
+    max_turns: classes or expressions that one conversation asks for (trap 41).
+    max_regions: regions that one conversation asks about (trap 42).
+    shuffled: draw what is asked for, and in which order; False takes the first, as they come.
+    overlaps_count: pixels that two polygons of one thing cover are 2 in its mask (trap 22).
+    bare_image: the image stands in front of the question without a sentence about it, as the
+        released weights have seen LLaVA-Instruct and the regions of refCOCO and refCOCO+.
+    questions, group_questions, answers: instead of the lists in `glamm_jax.text.questions`;
+        `{name}` and `{regions}` are filled in. Answers are those of segmentation.
+    """
+
+    max_turns: int = 3
+    max_regions: int = 10
+    shuffled: bool = True
+    overlaps_count: bool = True
+    bare_image: bool = False
+    questions: tuple[str, ...] = ()
+    group_questions: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_turns", "max_regions")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One share of the mixture: a dataset, and what it is asked for.
+
+    dataset: a folder of shards (`python -m convert dataset`), or `miniworld/NAME`, a world that is
+        drawn on the fly.
+    tasks: several are several conversations about one picture.
+    weight: how many records are drawn from it, relative to the other parts.
+    """
+
+    dataset: str
+    tasks: tuple[AskedTask, ...]
+    weight: float = 1.0
+    split: str = "train"
+    asking: Asking = field(default_factory=Asking)
+
+    def __post_init__(self) -> None:
+        require(bool(self.dataset), self, "dataset", "name a folder, or miniworld/NAME")
+        known = bool(self.tasks) and set(self.tasks) <= set(get_args(AskedTask))
+        require(known, self, "tasks", f"choose some of {get_args(AskedTask)}")
+        require_positive(self, "weight")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Parts of a batch, beside rows and images, that it fills."""
+        regions = ("region_images", "regions") if "region" in self.tasks else ()
+        masked = not set(self.tasks).isdisjoint(MASKED_TASKS)
+        return (*regions, *(("grounding_images", "masks") if masked else ()))
+
+
+FOUR_PICTURES = Capacity(
+    rows=4,
+    tokens=1024,
+    targets=256,
+    images=4,
+    grounding_images=4,
+    masks=32,
+    mask_height=128,
+    mask_width=128,
+)
+
+
+@dataclass(frozen=True)
 class DataConfig:
-    """Where examples come from, and how many make a batch.
+    """What examples are made of, and what shapes a batch has.
 
     tokenizer: a folder with LLaMA's `tokenizer.model`, from the working directory.
     image_size: side in pixels of a picture that is drawn.
-    max_text_tokens: room for the ids of one conversation, its image counted as one.
+    quotas: the shapes of one shard's batch. Tokens are those of a row, an image's patches included;
+        `grounding_images` are slots of SAM, `region_images` of the region encoder: they may be
+        fewer than `images`, and then only so many examples of a batch have masks, or regions.
+    share_prefix: conversations about one picture go into one row, behind its image (exact).
+    fill_rows: a row takes further pictures while they fit (exact).
+    max_deferred: examples that may wait for a batch with room for them before one is closed.
+    shards: batches that make up the batch of a step, one after another. Fixed for a run; divided
+        among the processes, however many there are.
+    workers: processes that read and prepare, for each shard; 0 prepares in threads.
+    prefetch: batches that are made ahead.
     """
 
-    source: Source = "miniworld"
+    mixture: tuple[Part, ...] = (
+        Part("miniworld/easy", ("gcg",)),
+        Part("miniworld/easy", ("referring",)),
+    )
     tokenizer: str = "tokenizer"
     seed: int = 0
-    batch_size: int = 4
     image_size: int = 128
-    max_text_tokens: int = 256
+    quotas: Capacity = field(default_factory=lambda: FOUR_PICTURES)
+    share_prefix: bool = False
+    fill_rows: bool = False
+    max_deferred: int = 16
+    shards: int = 1
+    workers: int = 0
+    prefetch: int = 1
 
     def __post_init__(self) -> None:
-        require_choice(self, "source", Source)
+        require(bool(self.mixture), self, "mixture", "name at least one part")
         require(bool(self.tokenizer), self, "tokenizer", "name a folder")
         require(self.seed >= 0, self, "seed", "must not be negative")
-        require_positive(self, "batch_size", "image_size", "max_text_tokens")
+        require_positive(self, "image_size", "max_deferred", "shards", "prefetch")
+        require_positive(self.quotas, "rows", "tokens", "targets", "images")
+        for part in self.mixture:
+            for name in part.needs:
+                message = f"tasks {part.tasks} of the mixture need some"
+                require(getattr(self.quotas, name) > 0, self.quotas, name, message)
+        require(self.workers >= 0, self, "workers", "must not be negative")
 
 
 @dataclass(frozen=True)
@@ -87,7 +181,6 @@ class ExperimentConfig:
         adapted = self.optim.trained in ("released", "paper")
         message = f"optim.trained = {self.optim.trained!r} trains adapters; use with_lora(model)"
         require(not adapted or self.model.lora is not None, self.model, "lora", message)
-        room, patches = self.model.llama.max_positions, self.model.clip.num_patches
-        message = f"with {patches} patches a row exceeds model.llama.max_positions = {room}"
-        fits = self.data.max_text_tokens - 1 + patches <= room
-        require(fits, self.data, "max_text_tokens", message)
+        room = self.model.llama.max_positions
+        message = f"a row exceeds model.llama.max_positions = {room}"
+        require(self.data.quotas.tokens <= room, self.data.quotas, "tokens", message)

@@ -1,6 +1,6 @@
 """The records that travel through the house, and the legend of shape letters.
 
-Only numpy and typing are imported here, so that data workers can use it freely.
+Only the standard library is imported here, so that data workers can use it freely.
 
     B rows of tokens        T tokens of a row          S supervised tokens of a row
     I images for CLIP       P patches of an image      D width of the LLM
@@ -11,6 +11,7 @@ Only numpy and typing are imported here, so that data workers can use it freely.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 Array = Any  # numpy on the host, jax on the device
@@ -48,6 +49,32 @@ class Batch(NamedTuple):
     mask_valid: Array  # bool[M]; there is a [SEG] here
     mask_has_truth: Array  # bool[M]; and `masks` holds its truth, which the losses need
     masks: Array  # uint8[M, H, W]; truth at the original size, top left; may hold 2 (trap 22)
+
+    # Of packed rows, where several conversations share a row; None where a row is one.
+    segments: Array = None  # int32[B, T]; tokens of one number see each other, -1 filler
+    prefixes: Array = None  # int32[B, T]; the segment that a token sees, too, or -1
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Static shapes of a batch, part by part: how many of each, and how large."""
+
+    rows: int = 0
+    tokens: int = 0
+    targets: int = 0
+    images: int = 0
+    region_images: int = 0
+    regions: int = 0
+    grounding_images: int = 0
+    masks: int = 0
+    mask_height: int = 0
+    mask_width: int = 0
+
+    def union(self, other: Capacity) -> Capacity:
+        """Room enough for either."""
+        return Capacity(
+            *(max(getattr(self, f.name), getattr(other, f.name)) for f in fields(Capacity))
+        )
 
 
 class Example(NamedTuple):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from glamm_jax.config import tiny, with_lora
 from glamm_jax.experiment import DataConfig, ExperimentConfig, OptimConfig
+from glamm_jax.types import Capacity
 
 TOKENIZER = Path(__file__).parent / "goldens" / "tokenizer"
 
@@ -17,7 +18,17 @@ def get_config() -> ExperimentConfig:
     clip = replace(model.clip, image_size=8, num_layers=4, region_layers=(-5, -4, -3, -2))
     region = replace(model.region, num_fusion_rounds=1, roi_size=2)
     sam = replace(model.sam, image_size=64, num_layers=2, global_blocks=(1,), decoder_layers=1)
-    data = DataConfig(tokenizer=str(TOKENIZER), batch_size=2, image_size=32, max_text_tokens=160)
+    quotas = Capacity(
+        rows=2,
+        tokens=200,
+        targets=120,
+        images=2,
+        grounding_images=2,
+        masks=8,
+        mask_height=32,
+        mask_width=32,
+    )
+    data = DataConfig(tokenizer=str(TOKENIZER), image_size=32, quotas=quotas)
     optim = OptimConfig(peak_lr=1e-2, warmup_steps=2, total_steps=30, trained="released")
     model = with_lora(replace(model, clip=clip, region=region, sam=sam))
     return ExperimentConfig(model, data, optim, seed=3)

@@ -11,7 +11,7 @@ import pytest
 from configs.tiny import get_config
 from glamm_jax.checks import ConfigError
 from glamm_jax.config import tiny, with_lora
-from glamm_jax.experiment import DataConfig, ExperimentConfig, OptimConfig
+from glamm_jax.experiment import Asking, DataConfig, ExperimentConfig, OptimConfig, Part
 from glamm_jax.overrides import with_overrides
 
 
@@ -35,10 +35,12 @@ BAD_FIELDS = [
     (OptimConfig, "clip_norm", 0.0),
     (OptimConfig, "trained", "some"),
     (OptimConfig, "untouched", "move"),
-    (DataConfig, "source", "phlogiston"),
     (DataConfig, "tokenizer", ""),
     (DataConfig, "seed", -1),
-    (DataConfig, "batch_size", 0),
+    (DataConfig, "shards", 0),
+    (DataConfig, "workers", -1),
+    (DataConfig, "mixture", ()),
+    (Asking, "max_turns", 0),
 ]
 
 
@@ -55,8 +57,23 @@ def test_parts_that_do_not_fit_each_other_are_named(config: ExperimentConfig) ->
     with pytest.raises(ConfigError, match=r"GLaMMConfig\.lora = None: .*with_lora"):
         replace(config, optim=adapted)
     assert replace(config, model=with_lora(tiny(800)), optim=adapted).model.lora is not None
-    with pytest.raises(ConfigError, match=r"DataConfig\.max_text_tokens = 1500: .* = 2048"):
-        replace(config, data=replace(config.data, max_text_tokens=1500))
+    long = replace(config.data.quotas, tokens=2049)
+    with pytest.raises(ConfigError, match=r"Capacity\.tokens = 2049: .* = 2048"):
+        replace(config, data=replace(config.data, quotas=long))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_quotas_that_cannot_hold_a_task_of_the_mixture_are_named(config: ExperimentConfig) -> None:
+    regions = Part("miniworld/easy", ("caption", "region"))
+    with pytest.raises(ConfigError, match=r"Capacity\.region_images = 0: .*'region'\) of the mix"):
+        replace(config.data, mixture=(regions,))
+    blind = replace(config.data.quotas, grounding_images=0)
+    with pytest.raises(ConfigError, match=r"Capacity\.grounding_images = 0: tasks \('gcg',\)"):
+        replace(config.data, quotas=blind)
+    with pytest.raises(ConfigError, match=r"Part\.tasks = \('gcd',\): choose some of"):
+        Part("miniworld/easy", ("gcd",))
+    with pytest.raises(ConfigError, match=r"Part\.weight = 0: must be positive"):
+        Part("miniworld/easy", ("gcg",), weight=0)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from glamm_jax.checks import ConfigError
-from glamm_jax.data.pack import CapacityError
+from glamm_jax.data.fill import DataError
 from glamm_jax.experiment import ExperimentConfig
 from glamm_jax.overrides import with_overrides
 from glamm_jax.text.tokenizer import TokenizerError
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         for record in (bar := tqdm(records, total=options.steps or config.optim.total_steps)):
             losses = (f"{name} {record[name]:.3f}" for name in ("loss", "ce", "bce", "dice"))
             bar.set_postfix_str(" ".join(losses))
-    except (ConfigError, TokenizerError, CapacityError, RunError) as error:
+    except (ConfigError, TokenizerError, DataError, RunError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
     return 0

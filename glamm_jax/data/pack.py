@@ -1,6 +1,5 @@
 """Prepared samples to one fixed-shape `Batch`: every position is computed here, once, in numpy.
 
-    row      [1, 89, <im_start>, IMAGE, <im_end>, 12, <bbox>, 7, [SEG]]        one id an image
     expanded [1, 89, <im_start>, p0 p1 ... p575, <im_end>, 12, <bbox>, 7, [SEG]]
     image_source    -1 -1 -1     0  1 ...  575   -1         -1  -1     -1  -1
     region_source                                           -1   0     -1  -1
@@ -11,61 +10,30 @@ What does not fit raises `CapacityError`, naming what; nothing is sliced away in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import numpy as np
 
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.data.sample import Row, RowError, Sample, check_sample
-from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
-from glamm_jax.types import Array, Batch
+from glamm_jax.data.rows import FILLER, Expanded, Packing, Place, Rows, expand
+from glamm_jax.data.sample import RowError, Sample, check_sample
+from glamm_jax.types import Array, Batch, Capacity
 
-FILLER = -1  # no token: embeds as zero
+UNPACKED = Packing()
 
 
 class CapacityError(ValueError):
     """A batch does not fit the shapes it was given. Names the part, the need and the room."""
 
 
-@dataclass(frozen=True)
-class Capacity:
-    """Static shapes of a batch, part by part."""
-
-    rows: int = 0
-    tokens: int = 0
-    targets: int = 0
-    images: int = 0
-    region_images: int = 0
-    regions: int = 0
-    grounding_images: int = 0
-    masks: int = 0
-    mask_height: int = 0
-    mask_width: int = 0
-
-    def union(self, other: Capacity) -> Capacity:
-        """Room enough for either."""
-        return Capacity(
-            *(max(getattr(self, f.name), getattr(other, f.name)) for f in fields(Capacity))
-        )
-
-
-@dataclass
-class _Expanded:
-    """A row with its image placeholders expanded."""
-
-    token_ids: np.ndarray
-    valid: np.ndarray
-    labels: np.ndarray
-    patches: np.ndarray  # index of the patch that stands here, or -1
-    regions: np.ndarray  # positions of <bbox>
-    emitting: np.ndarray  # positions whose hidden state emits a [SEG]
-
-
 class _Placed(NamedTuple):
-    """A row, the slots of the two images it speaks of (or -1), and the box of each `<bbox>`."""
+    """A conversation, where it stands, the slots of the two images it speaks of (or -1), and the
+    box of each `<bbox>`."""
 
-    row: _Expanded
+    talk: Expanded
+    place: Place
     image: int
     grounding_image: int
     boxes: np.ndarray
@@ -84,7 +52,8 @@ class _Mask(NamedTuple):
 class _Parts:
     """What a batch needs, before it has a shape."""
 
-    rows: list[_Placed] = field(default_factory=list)
+    rows: Rows
+    placed: list[_Placed] = field(default_factory=list)
     images: list[np.ndarray] = field(default_factory=list)
     region_images: list[int] = field(default_factory=list)
     boxes: list[tuple[np.ndarray, int]] = field(default_factory=list)
@@ -93,45 +62,15 @@ class _Parts:
     dtype: np.dtype | None = None  # of all images
 
 
-def expand(row: Row, config: GLaMMConfig) -> _Expanded:
-    """Put `num_patches` positions in the place of each IMAGE_ID.
-
-    A sample has one image, so a second IMAGE_ID in a row shows the same picture again.
-
-    The validity of ids is extended on the LEFT by what the images add, as in the original (trap 7):
-    an unknown word in front of the image hides a patch instead of itself. Rows are right-padded
-    with the pad id, which is also the unknown word's (trap 8).
-    """
-    ids = np.asarray(row.token_ids, np.int64)
-    patches = config.clip.num_patches
-    is_image = ids == IMAGE_ID
-    lengths = np.where(is_image, patches, 1)
-    start = np.cumsum(lengths) - lengths
-    total = int(lengths.sum())
-    expanded = np.full(total, FILLER, np.int32)
-    expanded[start[~is_image]] = ids[~is_image]
-    labels = np.full(total, IGNORE_ID, np.int32)
-    labels[start[~is_image]] = np.asarray(row.labels)[~is_image]
-    patch = np.full(total, -1, np.int32)
-    for first in start[is_image]:
-        patch[first : first + patches] = np.arange(patches)
-    grown = int((lengths - 1).sum())
-    valid = np.concatenate([np.ones(grown, bool), ids != config.tokens.pad])
-    # The state that emits a [SEG] is the one before it (trap 2). It is found in the expanded row,
-    # so any grid and any place of the image work (repairs trap 1, equal where the original works).
-    seg = np.flatnonzero(ids == config.tokens.seg)
-    return _Expanded(
-        expanded,
-        valid,
-        labels,
-        patch,
-        start[ids == config.tokens.region].astype(np.int32),
-        (start[seg[seg > 0]] - 1).astype(np.int32),
-    )
-
-
-def pack(samples: list[Sample], config: GLaMMConfig, capacity: Capacity | None = None) -> Batch:
+def pack(
+    samples: list[Sample],
+    config: GLaMMConfig,
+    capacity: Capacity | None = None,
+    packing: Packing = UNPACKED,
+) -> Batch:
     """One batch of these samples, as large as `capacity` or just large enough.
+
+    packing: whether conversations share rows, which changes no number.
 
     Raises:
         CapacityError: a part does not fit.
@@ -139,7 +78,7 @@ def pack(samples: list[Sample], config: GLaMMConfig, capacity: Capacity | None =
             ids outside the vocabulary, images, masks or boxes that do not fit the model, each
             other or the rows (see `check_sample`).
     """
-    parts = _collect(samples, config)
+    parts = _collect(samples, config, capacity, packing)
     needed = _needed(parts)
     room = capacity or needed
     problems = [
@@ -153,7 +92,37 @@ def pack(samples: list[Sample], config: GLaMMConfig, capacity: Capacity | None =
         **_token_arrays(parts, room, config),
         **_image_arrays(parts, room, config),
         **_mask_arrays(parts, room),
+        **_segment_arrays(parts, room),
     )
+
+
+def join(batches: Mapping[int, Batch], capacity: Capacity, patches: int) -> Batch:
+    """Batches of one capacity, by their number, one behind the other.
+
+    Indices count from the start of batch 0, whether it is among these or not: every process of many
+    joins its own, and all of them together are one batch.
+    """
+    slots = {
+        "image_source": capacity.images * patches,
+        "region_images": capacity.images,
+        "box_image": capacity.region_images,
+        "region_source": capacity.regions,
+        "row_grounding_image": capacity.grounding_images,
+        "mask_rows": capacity.rows,
+        "mask_image": capacity.grounding_images,
+    }
+    moved = [
+        batch._replace(
+            **{
+                name: np.where(index >= 0, index + number * count, index)
+                for name, count in slots.items()
+                for index in (getattr(batch, name),)
+            }
+        )
+        for number, batch in batches.items()
+    ]
+    parts = zip(*moved, strict=True)
+    return Batch(*(None if part[0] is None else np.concatenate(part) for part in parts))
 
 
 def bucket(size: int, steps: int = 4) -> int:
@@ -176,13 +145,23 @@ def bucketed(capacity: Capacity) -> Capacity:
     )
 
 
-def fit(samples: list[Sample], config: GLaMMConfig) -> Capacity:
-    """The smallest capacity that holds these samples."""
-    return _needed(_collect(samples, config))
+def fit(
+    samples: list[Sample],
+    config: GLaMMConfig,
+    packing: Packing = UNPACKED,
+    capacity: Capacity | None = None,
+) -> Capacity:
+    """The smallest capacity that holds these samples; packed rows are as long as `capacity` says,
+    or as the model allows."""
+    return _needed(_collect(samples, config, capacity, packing))
 
 
-def _collect(samples: list[Sample], config: GLaMMConfig) -> _Parts:
-    parts = _Parts()
+def _collect(
+    samples: list[Sample], config: GLaMMConfig, capacity: Capacity | None, packing: Packing
+) -> _Parts:
+    context = config.llama.max_positions
+    tokens, targets = (capacity.tokens, capacity.targets) if capacity else (context, context)
+    parts = _Parts(Rows(packing, tokens, targets))
     for sample in samples:
         check_sample(sample, config, parts.dtype)
         image = grounding = first_box = -1
@@ -198,51 +177,53 @@ def _collect(samples: list[Sample], config: GLaMMConfig) -> _Parts:
             grounding = len(parts.grounding)
             parts.grounding.append(sample)
             parts.dtype = sample.grounding_image.dtype
-        first_row = len(parts.rows)
-        for row in sample.rows:
-            expanded = expand(row, config)
-            boxes = _regions_of(expanded, sample, first_box)
-            parts.rows.append(_Placed(expanded, image, grounding, boxes))
+        talks = [expand(row, config) for row in sample.rows]
+        first = len(parts.placed)
+        for row, talk, place in zip(sample.rows, talks, parts.rows.add(talks) or (), strict=True):
+            boxes = _regions_of(talk, sample, row.first_box)
+            boxes = boxes if first_box < 0 else first_box + boxes
+            parts.placed.append(_Placed(talk, place, image, grounding, boxes))
         if grounding >= 0:
-            _collect_masks(parts, sample, first_row)
+            _collect_masks(parts, sample, first)
     return parts
 
 
-def _regions_of(row: _Expanded, sample: Sample, first_box: int) -> np.ndarray:
-    """Which box stands at each `<bbox>` of a row (trap 16)."""
-    tokens, boxes = len(row.regions), sample.boxes_xyxy_unit
+def _regions_of(talk: Expanded, sample: Sample, first_box: int) -> np.ndarray:
+    """Which box of the sample stands at each `<bbox>` of a conversation, or -1 (trap 16)."""
+    tokens, boxes = len(talk.regions), sample.boxes_xyxy_unit
     if boxes is None:
         return np.full(tokens, -1, np.int32)
-    if tokens > len(boxes) and len(boxes) != 1:
+    left = len(boxes) - first_box
+    if tokens > left and len(boxes) != 1:
         raise RowError(
-            f"{sample.name}: {tokens} <bbox> in a row, but {len(boxes)} boxes; give a box for each"
+            f"{sample.name}: {tokens} <bbox> in a row, but {left} boxes; give a box for each"
         )
     index = np.zeros(tokens, np.int32) if len(boxes) == 1 else np.arange(tokens, dtype=np.int32)
     return first_box + index
 
 
-def _collect_masks(parts: _Parts, sample: Sample, first_row: int) -> None:
+def _collect_masks(parts: _Parts, sample: Sample, first: int) -> None:
     """A mask for every [SEG] of the sample's rows; surplus truth is left out (trap 21)."""
     emitting = [
-        (row, int(position))
-        for row in range(first_row, len(parts.rows))
-        for position in parts.rows[row].row.emitting
+        (placed, int(placed.place.places[position]))
+        for placed in parts.placed[first:]
+        for position in placed.talk.emitting
     ]
     truth = sample.masks
     if truth is not None and len(truth) < len(emitting):
         raise RowError(f"{sample.name}: {len(emitting)} [SEG], but only {len(truth)} masks")
-    for number, (row, position) in enumerate(emitting):
+    for number, (placed, position) in enumerate(emitting):
         mask = None if truth is None else truth[number]
-        parts.masks.append(_Mask(row, position, parts.rows[row].grounding_image, mask))
+        parts.masks.append(_Mask(placed.place.row, position, placed.grounding_image, mask))
 
 
 def _needed(parts: _Parts) -> Capacity:
     sizes = [sample.original_size for sample in parts.grounding] or [(0, 0)]
-    rows = [placed.row for placed in parts.rows]
+    used = parts.rows.used
     return Capacity(
-        rows=len(rows),
-        tokens=max((len(row.token_ids) for row in rows), default=0),
-        targets=max((int((row.labels[1:] != IGNORE_ID).sum()) for row in rows), default=0),
+        rows=len(used),
+        tokens=max((tokens for tokens, _, _ in used), default=0),
+        targets=max((targets for _, targets, _ in used), default=0),
         images=len(parts.images),
         region_images=len(parts.region_images),
         regions=len(parts.boxes),
@@ -266,20 +247,37 @@ def _token_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[st
         "target_ids": np.zeros(targets, np.int32),
         "target_valid": np.zeros(targets, bool),
     }
-    for i, (row, image, grounding_image, boxes) in enumerate(parts.rows):
-        length = len(row.token_ids)
-        out["token_ids"][i, :length] = row.token_ids
-        out["token_valid"][i, :length] = row.valid
+    learned_before = [0] * room.rows
+    for talk, place, image, grounding_image, boxes in parts.placed:
+        row, places = place.row, place.places
+        out["token_ids"][row, places] = talk.token_ids
+        out["token_valid"][row, places] = talk.valid
+        out["positions"][row, places] = np.arange(len(places))
         first_patch = image * config.clip.num_patches
-        source = np.where(row.patches >= 0, first_patch + row.patches, -1)
-        out["image_source"][i, :length] = source
-        out["region_source"][i, row.regions] = boxes
-        out["row_grounding_image"][i] = grounding_image
-        learned = np.flatnonzero(row.labels[1:] != IGNORE_ID)
-        out["target_positions"][i, : len(learned)] = learned
-        out["target_ids"][i, : len(learned)] = row.labels[1:][learned]
-        out["target_valid"][i, : len(learned)] = True
+        source = np.where(talk.patches >= 0, first_patch + talk.patches, -1)
+        out["image_source"][row, places] = source
+        out["region_source"][row, places[talk.regions]] = boxes
+        if out["row_grounding_image"][row] < 0:
+            out["row_grounding_image"][row] = grounding_image
+        start = learned_before[row]
+        learned_before[row] = stop = start + len(talk.learned)
+        out["target_positions"][row, start:stop] = places[talk.learned]
+        out["target_ids"][row, start:stop] = talk.labels[talk.learned + 1]
+        out["target_valid"][row, start:stop] = True
     return out
+
+
+def _segment_arrays(parts: _Parts, room: Capacity) -> dict[str, Array]:
+    """Who sees whom in packed rows; nothing where every row is one conversation."""
+    if parts.rows.packing == UNPACKED:
+        return {}
+    segments, prefixes = (np.full((room.rows, room.tokens), -1, np.int32) for _ in range(2))
+    for placed in parts.placed:
+        row, places, segment, prefix_segment, shared = placed.place
+        segments[row, places[:shared]] = prefix_segment
+        segments[row, places[shared:]] = segment
+        prefixes[row, places[shared:]] = prefix_segment
+    return {"segments": segments, "prefixes": prefixes}
 
 
 def _stack(

@@ -16,10 +16,15 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One tokenised conversation: ids, IMAGE_ID for an image, and a label (or IGNORE_ID) each."""
+    """One tokenised conversation: ids, IMAGE_ID for an image, and a label (or IGNORE_ID) each.
+
+    first_box: which of the sample's boxes stands at its first `<bbox>`. The original knows none but
+        the first, so there only one conversation of a picture can speak of regions (trap 17).
+    """
 
     token_ids: np.ndarray
     labels: np.ndarray
+    first_box: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from glamm_jax.models.fuse import place_features
 from glamm_jax.models.llama import Llama
 from glamm_jax.models.region import RegionEncoder
 from glamm_jax.models.sam.sam import SAM
+from glamm_jax.nn.attention import Segments
 from glamm_jax.nn.image import normalise
 from glamm_jax.nn.mlp import MLP
 from glamm_jax.types import Batch, Output
@@ -47,7 +48,11 @@ class GLaMM(nnx.Module):
 
     def __call__(self, batch: Batch, dropout_key: Array | None = None) -> Output:
         """Hidden states of every token, and a low-resolution mask for every [SEG]."""
-        hidden = self.llama(self.embed(batch), batch.positions, batch.token_valid, dropout_key)
+        packed = batch.segments is not None
+        segments = Segments(batch.segments, batch.prefixes) if packed else None
+        hidden = self.llama(
+            self.embed(batch), batch.positions, batch.token_valid, dropout_key, segments
+        )
         masks, side = batch.mask_rows.shape[0], self.config.sam.mask_size
         if masks == 0 or batch.grounding_images.shape[0] == 0:
             empty = jnp.zeros((masks, side, side), self.dtype)

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from glamm_jax.config import PROJECTIONS, LlamaConfig, LoRAConfig
-from glamm_jax.nn.attention import attend_one, attention
+from glamm_jax.nn.attention import Segments, attend_one, attention
 from glamm_jax.nn.linear import Embedding, Linear
 from glamm_jax.nn.lora import attach
 from glamm_jax.nn.norm import RMSNorm
@@ -146,9 +146,11 @@ class Llama(nnx.Module):
         positions: Int[Array, "b t"],
         token_valid: Bool[Array, "b t"],
         dropout_key: Array | None = None,
+        segments: Segments | None = None,
     ) -> Float[Array, "b t d"]:
-        """Hidden states after the final norm; token i sees the valid tokens 0..i."""
-        return self.norm(self.run_layers(x, positions, token_valid, dropout_key))
+        """Hidden states after the final norm; token i sees the valid tokens 0..i, and in packed
+        rows those of its segment and of its prefix alone."""
+        return self.norm(self.run_layers(x, positions, token_valid, dropout_key, segments))
 
     def run_layers(
         self,
@@ -156,12 +158,13 @@ class Llama(nnx.Module):
         positions: Int[Array, "b t"],
         token_valid: Bool[Array, "b t"],
         dropout_key: Array | None = None,
+        segments: Segments | None = None,
     ) -> Float[Array, "b t d"]:
         """The residual stream after the last layer, before the final norm."""
         rotary = self._rotary(positions, x.dtype)
 
         def attend(q: Array, k: Array, v: Array) -> Array:
-            return attention(q, k, v, causal=True, key_valid=token_valid)
+            return attention(q, k, v, causal=True, key_valid=token_valid, segments=segments)
 
         def layer(block: LlamaBlock, x: Array, index: Int[Array, ""]) -> Array:
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)

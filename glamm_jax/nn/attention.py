@@ -3,17 +3,18 @@
     attention(q, k, v, causal=True, key_valid=token_valid)
 
 Shapes are [batch, tokens, heads, width]. The mask is structure, never a T x T array: `causal`
-(query i sees keys 0..i) and `key_valid` (padding is seen by nobody).
+(query i sees keys 0..i), `key_valid` (padding is seen by nobody) and `segments` (packed rows).
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from glamm_jax.parallel import constrain, current_mesh, partition_spec
 
@@ -28,6 +29,18 @@ _CPU_ROW_SCORES = 2**20
 _NEGATIVE = -1e30
 
 
+class Segments(NamedTuple):
+    """Who sees whom in rows that hold several conversations, some behind a common prefix.
+
+    A token sees the keys whose `own` is its own or its `prefix`: attention to the own segment and
+    attention to that of the prefix, which flash kernels can mask each by one integer a token and
+    merge by their log-sum-exp. -1 in `prefix`: none.
+    """
+
+    own: Int[Array, "b t"]
+    prefix: Int[Array, "b t"]
+
+
 def attention(
     q: Float[Array, "b t n k"],
     k: Float[Array, "b s n k"],
@@ -36,6 +49,7 @@ def attention(
     scale: float | None = None,
     causal: bool = False,
     key_valid: Bool[Array, "b s"] | None = None,
+    segments: Segments | None = None,
     backend: Backend = "auto",
 ) -> Float[Array, "b t n k2"]:
     """softmax(scale q k^T + mask) v, with the softmax in float32.
@@ -45,10 +59,15 @@ def attention(
         causal: query i sees keys 0..i; both sequences start at the same token.
         key_valid: False keys are seen by nobody. Padded queries still look at valid keys, as in
             the original; a query that sees no key at all gives some finite, meaningless vector.
+        segments: of queries and keys alike, which are the same tokens. XLA only so far.
         backend: "auto" asks jax which device it compiles for.
 
-    Raises: ValueError for a backend that does not exist.
+    Raises: ValueError for a backend that does not exist, or one that knows no segments.
     """
+    if segments is not None:
+        if backend not in ("auto", "xla"):
+            raise ValueError(f"the attention backend {backend!r} knows no segments; use xla")
+        backend = "xla"
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     axes = ("batch", None, "heads", None)
     q, k, v = constrain(q, *axes), constrain(k, *axes), constrain(v, *axes)
@@ -59,7 +78,8 @@ def attention(
     elif backend == "cudnn":
         out = _cudnn(q, k, v, factor, causal, key_valid)
     elif backend == "xla":
-        out = _xla(q * jnp.asarray(factor, q.dtype), k, v, causal, key_valid)
+        keys = _Keys(key_valid, segments)
+        out = _xla(q * jnp.asarray(factor, q.dtype), k, v, causal, keys)
     else:
         raise ValueError(f"no attention backend {backend!r}: auto, xla, cudnn or splash")
     return constrain(out, *axes)
@@ -131,56 +151,69 @@ def _cudnn(
 # ---------------------------------------------------------------------------- XLA
 
 
-def _xla(q: Array, k: Array, v: Array, causal: bool, key_valid: Array | None) -> Array:
+class _Keys(NamedTuple):
+    """What masks beside causality; rows of the batch come first in every array."""
+
+    valid: Array | None  # bool[b, s]
+    segments: Segments | None  # of the keys
+
+
+class _Queries(NamedTuple):
+    """Some queries: their places in the sequence where it is causal, and their segments."""
+
+    index: Array | None  # int[t]
+    segments: Segments | None
+
+
+def _xla(q: Array, k: Array, v: Array, causal: bool, keys: _Keys) -> Array:
     index = jnp.arange(q.shape[1]) if causal else None
+    queries = _Queries(index, keys.segments)
     if _platform() != "cpu" or current_mesh() is not None or q.shape[1] == 1:
-        return _dense(q, k, v, index, key_valid)
+        return _dense(q, k, v, queries, keys)
     row_scores = q.shape[1] * k.shape[1] * q.shape[2]
     if q.shape[0] * row_scores <= _CPU_ROW_SCORES:
-        return _dense(q, k, v, index, key_valid)
+        return _dense(q, k, v, queries, keys)
     if row_scores <= _CPU_ROW_SCORES:
-        return _rows(q, k, v, index, key_valid)
-    return _mapped(q, k, v, causal, key_valid)
+        return _rows(q, k, v, index, keys)
+    return _mapped(q, k, v, causal, keys)
 
 
-def _dense(
-    q: Array, k: Array, v: Array, query_index: Array | None, key_valid: Array | None
-) -> Array:
-    """All scores at once; q is already scaled; `query_index` masks causally."""
+def _dense(q: Array, k: Array, v: Array, queries: _Queries, keys: _Keys) -> Array:
+    """All scores at once; q is already scaled."""
     scores = jnp.einsum("btnk,bsnk->bnts", q, k, preferred_element_type=jnp.float32)
-    visible = _visible(query_index, key_valid, k.shape[1])
+    visible = _visible(queries, keys, k.shape[1])
     if visible is not None:
         scores = jnp.where(visible, scores, _NEGATIVE)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bnts,bsnk->btnk", weights, v)
 
 
-def _visible(query_index: Array | None, key_valid: Array | None, num_keys: int) -> Array | None:
+def _visible(queries: _Queries, keys: _Keys, num_keys: int) -> Array | None:
     """Bool, broadcastable to [b, n, t, s], or None when everything is visible."""
-    visible = None
-    if query_index is not None:
-        visible = (jnp.arange(num_keys)[None, :] <= query_index[:, None])[None, None]
-    if key_valid is not None:
-        keys = key_valid[:, None, None, :]
-        visible = keys if visible is None else visible & keys
-    return visible
+    masks = []
+    if queries.index is not None:
+        masks.append((jnp.arange(num_keys)[None, :] <= queries.index[:, None])[None, None])
+    if keys.valid is not None:
+        masks.append(keys.valid[:, None, None, :])
+    if queries.segments is not None and keys.segments is not None:
+        own = keys.segments.own[:, None, None, :]
+        mine, prefix = (each[:, None, :, None] for each in queries.segments)
+        masks.append((own == mine) | (own == prefix))
+    return functools.reduce(jnp.logical_and, masks) if masks else None
 
 
-def _rows(
-    q: Array, k: Array, v: Array, query_index: Array | None, key_valid: Array | None
-) -> Array:
+def _rows(q: Array, k: Array, v: Array, index: Array | None, keys: _Keys) -> Array:
     """Attention one row of the batch after another, all its heads at once."""
 
     @jax.checkpoint
     def row(item: tuple) -> Array:
-        q, k, v, valid = item
-        valid = None if valid is None else valid[None]
-        return _dense(q[None], k[None], v[None], query_index, valid)[0]
+        q, k, v, keys = jax.tree.map(lambda x: x[None], item)
+        return _dense(q, k, v, _Queries(index, keys.segments), keys)[0]
 
-    return jax.lax.map(row, (q, k, v, key_valid))
+    return jax.lax.map(row, (q, k, v, keys))
 
 
-def _mapped(q: Array, k: Array, v: Array, causal: bool, key_valid: Array | None) -> Array:
+def _mapped(q: Array, k: Array, v: Array, causal: bool, keys: _Keys) -> Array:
     """Attention one (batch, head) after another, in blocks of queries: the CPU's cache decides."""
     b, t, n, width = q.shape
     s = k.shape[1]
@@ -189,27 +222,33 @@ def _mapped(q: Array, k: Array, v: Array, causal: bool, key_valid: Array | None)
     heads = lambda x: x.transpose(0, 2, 1, 3).reshape(b * n, x.shape[1], x.shape[3])  # noqa: E731
     queries = jnp.pad(heads(q), ((0, 0), (0, padded - t), (0, 0)))
     queries = queries.reshape(b * n, padded // block, block, width)
-    valid = None if key_valid is None else jnp.repeat(key_valid, n, axis=0)
+    keys = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), keys)
+
+    def blocks(x: Array) -> Array:
+        return jnp.pad(x, (0, padded - t)).reshape(padded // block, block)
 
     def head(item: tuple) -> Array:
-        queries, keys, values, valid = item
+        queries, k, v, keys = item
+        keys = jax.tree.map(lambda x: x[None], keys)
 
         @jax.checkpoint
         def one_block(item: tuple) -> Array:
-            queries, start = item
-            scores = jnp.dot(queries, keys.T, preferred_element_type=jnp.float32)
+            queries, start, segments = item
+            scores = jnp.dot(queries, k.T, preferred_element_type=jnp.float32)
             index = start + jnp.arange(block) if causal else None
-            visible = _visible(index, None if valid is None else valid[None], s)
+            segments = jax.tree.map(lambda x: x[None], segments)
+            visible = _visible(_Queries(index, segments), keys, s)
             if visible is not None:
                 scores = jnp.where(visible[0, 0], scores, _NEGATIVE)
             top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
             weights = jnp.exp(scores - top)
             total = weights.sum(-1, keepdims=True)
-            return (jnp.dot(weights.astype(values.dtype), values) / total).astype(values.dtype)
+            return (jnp.dot(weights.astype(v.dtype), v) / total).astype(v.dtype)
 
-        return jax.lax.map(one_block, (queries, jnp.arange(0, padded, block)))
+        segments = jax.tree.map(lambda x: blocks(x[0]), keys.segments)
+        return jax.lax.map(one_block, (queries, jnp.arange(0, padded, block), segments))
 
-    out = jax.lax.map(head, (queries, heads(k), heads(v), valid))
+    out = jax.lax.map(head, (queries, heads(k), heads(v), keys))
     out = out.reshape(b, n, padded, v.shape[-1])[:, :, :t]
     return out.transpose(0, 2, 1, 3)
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.data.pack import Row, Sample
 from glamm_jax.data.preprocess import grounding_size
+from glamm_jax.data.sample import Row, Sample
 from glamm_jax.parity import golden_weights
 from glamm_jax.parity.report import Recorded
 from glamm_jax.text.special_tokens import IGNORE_ID

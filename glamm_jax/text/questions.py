@@ -73,6 +73,13 @@ REGION_QUESTIONS = (
     "Give a detailed description of {regions}.",
     "What would you say about the thing inside {regions}?",
 )
+# `{name}` is a caption whose phrases stand in their marks.
+GROUNDING_QUESTIONS = (
+    "Find what the marked phrases speak of: {name} Answer with a segmentation mask for each.",
+    "This is said of the picture: {name} Which pixels does each marked phrase mean?",
+    "Ground every marked phrase of this caption with a segmentation mask: {name}",
+    "Segment, phrase by phrase, what is marked here: {name}",
+)
 REGION_GROUP_QUESTIONS = (
     "Describe the areas {regions} together.",
     "What do the regions {regions} show?",
@@ -99,6 +106,9 @@ def ask(
     return questions[draw % len(questions)].format(name=name, regions=regions)
 
 
-def with_preamble(question: str) -> str:
-    """The first user turn: the image, a line break, the question."""
-    return f"{PREAMBLE}\n{question}"
+def with_preamble(question: str, bare: bool = False) -> str:
+    """The first user turn: the image, a line break, the question.
+
+    bare: the image alone, without a sentence about it, as visual instructions are asked.
+    """
+    return f"{IMAGE_TOKENS if bare else PREAMBLE}\n{question}"

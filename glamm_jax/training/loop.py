@@ -3,7 +3,7 @@
 1. The number of steps, the tokenizer and its ids are checked.
 2. The folder of the run is claimed; its `config.json` says all that the run follows from.
 3. The model is drawn from the seed and split into what is trained and what is frozen.
-4. Every step: make the batch, step, one line to `metrics.jsonl`.
+4. Every step: take the batch, step, one line to `metrics.jsonl`.
 
 Nothing is saved of the weights yet, and a run cannot be continued.
 """
@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from glamm_jax.data.batches import Batches
+from glamm_jax.data.pipeline import Batches, open_batches
 from glamm_jax.experiment import ExperimentConfig
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.training.optim import is_trained, make_optimizer
@@ -44,13 +45,13 @@ def train(config: ExperimentConfig, folder: Path, num_steps: int | None = None) 
     the seconds that it took, the making of the batch included; the first compiles.
 
     Raises: before the first record RunError when the folder holds a run already or there are fewer
-    steps than asked for, TokenizerError from the data; with a record CapacityError from its batch.
+    steps than asked for, and what `open_batches` raises; with a record DataError from its batch.
     """
     total = config.optim.total_steps
     num_steps = total if num_steps is None else num_steps
     if not 1 <= num_steps <= total:
         raise RunError(f"{num_steps} steps asked for, optim.total_steps = {total}; 1 to {total}")
-    batches = Batches(config.data, config.model)
+    batches = open_batches(config.data, config.model)
     return _run(config, batches, claim(folder, config), num_steps)
 
 
@@ -60,10 +61,10 @@ def _run(
     model, optimizer = draw_model(config), make_optimizer(config.optim)
     graphdef, frozen, state = split_model(model, is_trained(config.optim.trained), optimizer)
     step = make_step(config.model, config.optim, config.losses, config.seed)
-    with metrics_file.open("x", encoding="utf-8") as lines:
+    with metrics_file.open("x", encoding="utf-8") as lines, closing(batches):
         for number in range(num_steps):
             started = time.perf_counter()
-            state, metrics = step(graphdef, frozen, state, batches(number))
+            state, metrics = step(graphdef, frozen, state, next(batches))
             values = jax.tree.map(float, metrics)._asdict()
             seconds = round(time.perf_counter() - started, 3)
             record: Record = {"step": number, **values, "seconds": seconds}

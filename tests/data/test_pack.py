@@ -9,18 +9,16 @@ import pytest
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.pack import (
-    Capacity,
     CapacityError,
-    Row,
-    RowError,
-    Sample,
     bucket,
     bucketed,
-    expand,
     fit,
     pack,
 )
+from glamm_jax.data.rows import expand
+from glamm_jax.data.sample import Row, RowError, Sample
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
+from glamm_jax.types import Capacity
 
 
 def row(*ids: int, learned: int = 0) -> Row:

@@ -11,7 +11,8 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config import CLIPConfig, GLaMMConfig, RegionConfig, tiny
-from glamm_jax.data.pack import Row, Sample, bucketed, fit, pack
+from glamm_jax.data.pack import bucketed, fit, pack
+from glamm_jax.data.sample import Row, Sample
 from glamm_jax.inference import generate as module
 from glamm_jax.inference.generate import ContextError, Generator, SegMasks
 from glamm_jax.inference.program import Program

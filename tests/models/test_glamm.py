@@ -19,7 +19,8 @@ from glamm_jax.config import (
     tiny,
     with_lora,
 )
-from glamm_jax.data.pack import Capacity, Row, Sample, fit, pack
+from glamm_jax.data.pack import Capacity, fit, pack
+from glamm_jax.data.sample import Row, Sample
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import make_mesh, shardings, use_mesh
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID

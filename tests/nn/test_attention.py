@@ -84,15 +84,20 @@ def test_blocks_of_queries_are_joined_in_order(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
 
 
+def _dense_causal(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
+    queries = module._Queries(jnp.arange(q.shape[1]), None)
+    return module._dense(q, k, v, queries, module._Keys(valid, None))
+
+
 def test_gradients_of_the_mapped_kernel_are_those_of_the_dense_one() -> None:
     q, k, v = map(jnp.asarray, _qkv(2, 20, 20, 2, 8, 8))
     valid = jnp.asarray(_some_keys_invalid(2, 20))
 
     def mapped(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jnp.square(module._mapped(q, k, v, True, valid)).sum()
+        return jnp.square(module._mapped(q, k, v, True, module._Keys(valid, None))).sum()
 
     def dense(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jnp.square(module._dense(q, k, v, jnp.arange(20), valid)).sum()
+        return jnp.square(_dense_causal(q, k, v, valid)).sum()
 
     actual = jax.grad(mapped, argnums=(0, 1, 2))(q, k, v)
     expected = jax.grad(dense, argnums=(0, 1, 2))(q, k, v)
@@ -124,6 +129,13 @@ def test_bfloat16_in_bfloat16_out_with_a_float32_softmax() -> None:
     exact = _reference(*(np.asarray(x, np.float64) for x in half), 0.25, False, None)
     # One rounding of the weights and one of the result: 2^-8 each of values below 3.
     np.testing.assert_allclose(np.asarray(out, np.float64), exact, atol=0.02)
+
+
+def test_a_kernel_without_segments_says_so() -> None:
+    x = jnp.zeros((1, 4, 1, 8))
+    segments = module.Segments(jnp.zeros((1, 4), int), jnp.zeros((1, 4), int))
+    with pytest.raises(ValueError, match="'splash' knows no segments"):
+        attention(x, x, x, segments=segments, backend="splash")
 
 
 @pytest.mark.usefixtures("unchecked")

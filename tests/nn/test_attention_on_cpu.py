@@ -8,16 +8,22 @@ import numpy as np
 import pytest
 
 from glamm_jax.nn import attention as module
-from glamm_jax.nn.attention import attention
+from glamm_jax.nn.attention import Segments, attention
 
 # (limit of a row's scores, limit of a block's) that lead to each way at the sizes below
 WAYS = {"_dense": (2**20, 2**18), "_rows": (2 * 33 * 33, 2**18), "_mapped": (1, 16 * 33)}
 
+# Row 0: a prefix, two conversations, another picture. Row 1: all one. Row 2: two without a prefix.
+OWN = np.array([[0] * 10 + [1] * 5 + [2] * 8 + [3] * 10, [0] * 33, [0] * 13 + [1] * 20])
+PREFIX = np.where((OWN > 0) & (OWN < 3) & (np.arange(3) == 0)[:, None], 0, -1)
+PACKED = Segments(jnp.asarray(OWN), jnp.asarray(PREFIX))
+SEEN = (OWN[:, None, :] == OWN[:, :, None]) | (OWN[:, None, :] == PREFIX[:, :, None])
+
 
 @pytest.mark.parametrize("way", list(WAYS))
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("padded", [False, True])
-def test_every_way_gives_the_same_result_and_gradient(way, causal, padded, monkeypatch):
+@pytest.mark.parametrize("masked", ["nothing", "padding", "segments"])
+def test_every_way_gives_the_same_result_and_gradient(way, causal, masked, monkeypatch):
     rows, blocks = WAYS[way]
     monkeypatch.setattr(module, "_CPU_ROW_SCORES", rows)
     monkeypatch.setattr(module, "_CPU_BLOCK_SCORES", blocks)
@@ -28,16 +34,20 @@ def test_every_way_gives_the_same_result_and_gradient(way, causal, padded, monke
             module, name, lambda *a, name=name, kernel=kernel: (taken.append(name), kernel(*a))[1]
         )
     q, k, v = (jax.random.normal(jax.random.key(i), (3, 33, 2, 8)) for i in range(3))
-    valid = jnp.arange(33)[None, :] < jnp.asarray([[33], [20], [7]]) if padded else None
+    valid = jnp.arange(33)[None, :] < jnp.asarray([[33], [20], [7]])
+    valid = valid if masked == "padding" else None
+    segments = PACKED if masked == "segments" else None
 
     def run(q, k, v):
-        return attention(q, k, v, causal=causal, key_valid=valid)
+        return attention(q, k, v, causal=causal, key_valid=valid, segments=segments)
 
     def plain(q, k, v):
         scores = jnp.einsum("btnk,bsnk->bnts", q, k) * 8**-0.5
         visible = jnp.tril(jnp.ones((33, 33), bool))[None, None] if causal else True
         if valid is not None:
             visible &= valid[:, None, None, :]
+        if segments is not None:
+            visible &= jnp.asarray(SEEN)[:, None]
         weights = jax.nn.softmax(jnp.where(visible, scores, -1e30), axis=-1)
         return jnp.einsum("bnts,bsnk->btnk", weights, v)
 

@@ -11,7 +11,8 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, released, tiny, with_lora
-from glamm_jax.data.pack import Row, Sample, fit, pack
+from glamm_jax.data.pack import fit, pack
+from glamm_jax.data.sample import Row, Sample
 from glamm_jax.experiment import OptimConfig, TrainedSet
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID

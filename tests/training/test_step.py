@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,8 +14,9 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config import LossWeights
-from glamm_jax.data.batches import Batches
-from glamm_jax.data.pack import Row, Sample, pack
+from glamm_jax.data.pack import pack
+from glamm_jax.data.pipeline import open_batches
+from glamm_jax.data.sample import Row, Sample
 from glamm_jax.training.loop import draw_model
 from glamm_jax.training.optim import is_trained, make_optimizer, part_of
 from glamm_jax.training.state import Split, TrainState, split_model
@@ -46,10 +48,10 @@ def setup() -> Setup:
     model.llama.layers.q_proj.lora.b[...] += 0.1
     start = split_model(model, is_trained(CONFIG.optim.trained), make_optimizer(CONFIG.optim))
     step = make_step(CONFIG.model, CONFIG.optim, CONFIG.losses, CONFIG.seed)
-    batches = Batches(CONFIG.data, CONFIG.model)
     ids = np.array([1, 5, 7, 9, 2], np.int32)
-    words = pack([Sample((Row(ids, ids),))], CONFIG.model, batches.capacity)
-    return Setup(step, start, {"pictures": batches(0), "words": words})
+    words = pack([Sample((Row(ids, ids),))], CONFIG.model, CONFIG.data.quotas)
+    with closing(open_batches(CONFIG.data, CONFIG.model)) as batches:
+        return Setup(step, start, {"pictures": next(batches), "words": words})
 
 
 def moved_parts(before: TrainState, after: TrainState) -> set[str]:

@@ -1,0 +1,281 @@
+"""From records to batches: mixed, shuffled, prepared in worker processes, resumable anywhere.
+
+    batches = open_batches(config.data, config.model)
+    batch = next(batches)
+    state = batches.get_state()        a few hundred bytes of JSON, at this very batch
+    batches.set_state(state)           and on from there
+
+The batch of a step is that of `shards` shards, one behind the other. A shard is a stream of its
+own: it takes every n-th record of every part of the mixture, in an order that follows from the
+seed (each epoch another), and fills its batches alone. So a shard's batches depend on nothing but
+the configuration: not on the number of worker processes, which only prepare what the shard reads,
+and not on the number of hosts, which only divide the shards among themselves. Host h of n makes the
+h-th n-th of them, and all hosts together make the same batches, whatever n.
+
+The state of a shard is the position behind the last record that it has read, the positions of the
+few that wait for a batch with room (they are read again), and what was counted. `merged` joins the
+states of all hosts; each takes from it the shards that it now has. No example is lost or repeated.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import grain
+from absl import flags
+
+from glamm_jax.config import GLaMMConfig
+from glamm_jax.data.fill import Filler, Read
+from glamm_jax.data.pack import join, pack
+from glamm_jax.data.prepare import Prepared, prepare
+from glamm_jax.data.preprocess import ImageError
+from glamm_jax.data.record_source import RecordSource, open_records
+from glamm_jax.data.rows import Packing
+from glamm_jax.data.tasks import draw_examples
+from glamm_jax.experiment import DataConfig
+from glamm_jax.text.tokenizer import load_tokenizer
+from glamm_jax.types import Batch
+
+# What `open_batches` returns: an iterator that grain's checkpoints can save, too.
+Batches = grain.DatasetIterator[Batch]
+
+UNREADABLE = "dropped: the picture cannot be read"
+_LARGE_PRIME = 1_000_003  # sets the shuffles of a mixture's parts apart
+_SEEDS = 1 << 32
+
+
+class StateError(ValueError):
+    """A state that does not belong to this pipeline. Says why."""
+
+
+class Ticket(NamedTuple):
+    """Which record is asked: the part of the mixture, its number there, and how often before."""
+
+    part: int
+    record: int
+    epoch: int
+
+
+class Reader:
+    """Record to sample, in a worker process: read, ask, decode, resize, tokenise."""
+
+    def __init__(self, sources: Sequence[RecordSource], data: DataConfig, model: GLaMMConfig):
+        self._sources, self._data, self._model = sources, data, model
+        self._tokenizer = load_tokenizer(data.tokenizer, model.tokens)
+
+    def __call__(self, position: int, ticket: Ticket) -> Read:
+        """Raises: ShardError when the record cannot be read."""
+        data, part = self._data, self._data.mixture[ticket.part]
+        record = self._sources[ticket.part][ticket.record]
+        try:
+            drawn = draw_examples(record, part.tasks, part.asking, data.seed, ticket.epoch)
+        except ImageError:
+            return Read(position, record.source, Prepared(None, (UNREADABLE,)))
+        sample, notes = prepare(
+            drawn.examples, self._tokenizer, self._model, data.quotas, part.asking.bare_image
+        )
+        return Read(position, record.source, Prepared(sample, (*drawn.notes, *notes)))
+
+
+def open_batches(
+    data: DataConfig,
+    model: GLaMMConfig,
+    process: int = 0,
+    num_processes: int = 1,
+    sources: Mapping[str, RecordSource] | None = None,
+) -> Batches:
+    """This process's share of every step's batch, for ever; close it to end its workers.
+
+    Indices in a batch count from the start of the whole step's batch. `get_state()["shards"]` says
+    what was counted. sources: records of datasets by their name in the mixture, instead of those
+    that the names lead to.
+
+    Raises: StateError when the shards cannot be divided, TokenizerError or ConfigError when the
+    tokenizer or a dataset cannot be used.
+    """
+    if data.shards % num_processes or not 0 <= process < num_processes:
+        raise StateError(
+            f"{data.shards} shards cannot be divided among {num_processes} processes (this is "
+            f"number {process}); set data.shards to a multiple of every number that may be used"
+        )
+    if not flags.FLAGS.is_parsed():  # grain asks for a flag, and we parse none
+        flags.FLAGS.mark_as_parsed()
+    known = sources or {}
+    found = [
+        known[part.dataset]
+        if part.dataset in known
+        else open_records(part.dataset, part.split, data)
+        for part in data.mixture
+    ]
+    reader = Reader(found, data, model)
+    own = data.shards // num_processes
+    shards = {
+        number: _Shard(_reads(reader, found, data, number), data, model)
+        for number in range(process * own, (process + 1) * own)
+    }
+    return iter(
+        grain.experimental.ThreadPrefetchIterDataset(
+            _Batches(shards, data, model), prefetch_buffer_size=data.prefetch
+        )
+    )
+
+
+def merged(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The states of all hosts as one, from which any number of hosts goes on."""
+    states = list(states)
+    shards: dict[str, Any] = {}
+    for state in states:
+        shards |= state["shards"]
+    return {**states[0], "shards": shards}
+
+
+def _reads(
+    reader: Reader, sources: Sequence[RecordSource], data: DataConfig, shard: int
+) -> grain.MapDataset[Read]:
+    """What a shard reads at each position, endlessly."""
+    parts = []
+    for number, source in enumerate(sources):
+        seed = (data.seed * _LARGE_PRIME + number) % _SEEDS
+        order = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+        parts.append(order.map_with_index(_Tickets(number, len(source)))[shard :: data.shards])
+    weights = [part.weight for part in data.mixture]
+    return grain.MapDataset.mix(parts, weights).map_with_index(reader)
+
+
+class _Tickets(NamedTuple):
+    """Makes tickets of a part's records in their shuffled order."""
+
+    part: int
+    num_records: int
+
+    def __call__(self, index: int, record: Any) -> Ticket:
+        return Ticket(self.part, int(record), index // self.num_records)
+
+
+class _Shard:
+    """One stream of samples, and the batches that it fills."""
+
+    def __init__(self, reads: grain.MapDataset[Read], data: DataConfig, model: GLaMMConfig):
+        self._reads, self._data, self._model = reads, data, model
+        self._packing = Packing(data.share_prefix, data.fill_rows)
+        self._stream: grain.DatasetIterator[Read] | None = None
+        self._filler = self._new_filler()
+
+    def next_batch(self) -> Batch:
+        """The next batch of the shard."""
+        if self._stream is None:
+            self._stream = _open_stream(self._reads[self._filler.position :], self._data.workers)
+            self._filler.stream = self._stream
+        return pack(self._filler.fill(), self._model, self._data.quotas, self._packing)
+
+    def state(self) -> dict[str, Any]:
+        """All that the batches from here on follow from."""
+        filler = self._filler
+        waiting = [each.position for each in filler.waiting]
+        return {"position": filler.position, "waiting": waiting, "counts": dict(filler.counts)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, reading anew what was waiting."""
+        self.close()
+        self._filler = self._new_filler()
+        self._filler.position = int(state["position"])
+        self._filler.counts = Counter(state["counts"])
+        reads = [self._reads[int(position)] for position in state["waiting"]]
+        self._filler.waiting = [
+            self._filler.candidate(read.position, read.prepared.sample)
+            for read in reads
+            if read is not None and read.prepared.sample is not None
+        ]
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _new_filler(self) -> Filler:
+        quotas, deferred = self._data.quotas, self._data.max_deferred
+        return Filler(iter(()), self._model, quotas, self._packing, deferred)
+
+
+def _open_stream(reads: grain.MapDataset[Read], workers: int) -> grain.DatasetIterator[Read]:
+    """Reads in their order, prepared by threads or by worker processes."""
+    if not workers:
+        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+        return iter(reads.to_iter_dataset(options))
+    one_by_one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    processes = grain.multiprocessing.MultiprocessingOptions(workers, per_worker_buffer_size=2)
+    stream = iter(reads.to_iter_dataset(one_by_one).mp_prefetch(processes))
+    # grain imports jax; a worker must not claim the accelerators of this process with it.
+    with _environment(JAX_PLATFORMS="cpu"):
+        stream.start_prefetch()
+    return stream
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Variables for processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+class _Batches(grain.IterDataset[Batch]):
+    """The batches of some shards, joined; what `open_batches` prefetches."""
+
+    def __init__(self, shards: dict[int, _Shard], data: DataConfig, model: GLaMMConfig):
+        super().__init__()
+        self._shards, self._data, self._model = shards, data, model
+
+    def __iter__(self) -> Batches:
+        return _BatchIterator(self._shards, self._data, self._model)
+
+
+class _BatchIterator(grain.DatasetIterator[Batch]):
+    """Iterates over `_Batches`."""
+
+    def __init__(self, shards: dict[int, _Shard], data: DataConfig, model: GLaMMConfig):
+        super().__init__()
+        self._shards, self._data, self._model = shards, data, model
+
+    def __next__(self) -> Batch:
+        made = {number: shard.next_batch() for number, shard in self._shards.items()}
+        return join(made, self._data.quotas, self._model.clip.num_patches)
+
+    def get_state(self) -> dict[str, Any]:
+        shards = {str(number): shard.state() for number, shard in self._shards.items()}
+        return {"mixture": _fingerprint(self._data), "shards": shards}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Raises: StateError when it is of another configuration, or lacks a shard."""
+        ours = _fingerprint(self._data)
+        if state["mixture"] != ours:
+            raise StateError(f"the state is of another mixture: {state['mixture']}, not {ours}")
+        missing = [number for number in self._shards if str(number) not in state["shards"]]
+        if missing:
+            raise StateError(
+                f"the state has no shards {missing}; join the states of all processes with `merged`"
+            )
+        for number, shard in self._shards.items():
+            shard.restore(state["shards"][str(number)])
+
+    def close(self) -> None:
+        for shard in self._shards.values():
+            shard.close()
+
+
+def _fingerprint(data: DataConfig) -> list[Any]:
+    """What the order of the examples follows from: seed, shards, and each part of the mixture."""
+    parts = ([part.dataset, part.split, part.weight, *part.tasks] for part in data.mixture)
+    return [data.seed, data.shards, *parts]

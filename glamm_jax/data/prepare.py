@@ -1,0 +1,156 @@
+"""Conversations about one picture become a sample: pixels for both encoders, ids for the decoder.
+
+What a batch could never hold is left out here, and said in `notes`; nothing is cut in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from glamm_jax.config import GLaMMConfig
+from glamm_jax.data.preprocess import clip_image, grounding_image
+from glamm_jax.data.sample import Row, Sample
+from glamm_jax.text.labels import Encoded, LabelError, encode_turns
+from glamm_jax.text.questions import with_preamble
+from glamm_jax.text.special_tokens import (
+    IGNORE_ID,
+    IMAGE_END,
+    IMAGE_PLACEHOLDER,
+    IMAGE_START,
+    REGION,
+    SEG,
+)
+from glamm_jax.text.tokenizer import Tokenizer
+from glamm_jax.types import Capacity, Example
+
+# What can happen to a conversation; counted by these names.
+TRUNCATED = "cut to the context"
+NO_ANSWER_LEFT = "dropped: no answer fits into the context"
+RESERVED = "dropped: its text holds a token of the model's"
+NOT_ENCODED = "dropped: its turns cannot be encoded"
+SMALLER_MASKS = "masks compared below the picture's size"
+
+
+class Prepared(NamedTuple):
+    """A sample, or None when nothing is left of it, and what happened on the way."""
+
+    sample: Sample | None
+    notes: tuple[str, ...] = ()
+
+
+class _Kept(NamedTuple):
+    """A conversation that fits, with the boxes and masks that it still mentions."""
+
+    encoded: Encoded
+    boxes: np.ndarray | None
+    masks: np.ndarray | None
+
+
+def prepare(
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    model: GLaMMConfig,
+    room: Capacity,
+    bare_image: bool = False,
+) -> Prepared:
+    """One sample of conversations about one picture, which all of them hold.
+
+    SAM sees the picture only if masks are asked for, the region encoder only if there are boxes. A
+    conversation is cut to the tokens and targets of a row (trap 32), and masks and boxes that are
+    not mentioned any more go with its end. A picture that is larger than the masks of a batch has
+    its masks compared at the largest size that fits. Without examples there is no sample.
+    """
+    found, notes = [], []
+    for example in examples:
+        kept, note = _encode(example, tokenizer, model, room, bare_image)
+        found += [kept] if kept else []
+        notes += [f"{example.task}: {note}"] if note else []
+    if not found:
+        return Prepared(None, tuple(notes))
+    boxes = [np.zeros((0, 4), np.float32) if each.boxes is None else each.boxes for each in found]
+    starts = np.cumsum([0, *map(len, boxes)]).tolist()
+    some_boxes = any(each.boxes is not None for each in found)
+    sample = Sample(
+        rows=tuple(
+            Row(each.encoded.ids, each.encoded.labels, start)
+            for each, start in zip(found, starts, strict=False)
+        ),
+        image=clip_image(examples[0].image, model.clip.image_size),
+        boxes_xyxy_unit=np.concatenate(boxes) if some_boxes else None,
+        name=f"{examples[0].source} {examples[0].id}",
+    )
+    masks = [each.masks for each in found if each.masks is not None]
+    if not masks:
+        return Prepared(sample, tuple(notes))
+    truth, size = _fitted(np.concatenate(masks), room)
+    notes += [SMALLER_MASKS] if truth.shape[1:] != examples[0].image.shape[:2] else []
+    grounding = grounding_image(examples[0].image, model.sam.image_size)
+    sample = replace(
+        sample,
+        grounding_image=grounding.pixels,
+        resized_size=grounding.resized_size,
+        original_size=size,
+        masks=truth,
+    )
+    return Prepared(sample, tuple(notes))
+
+
+def _encode(
+    example: Example, tokenizer: Tokenizer, model: GLaMMConfig, room: Capacity, bare_image: bool
+) -> tuple[_Kept | None, str]:
+    """The conversation as far as it fits, or None, and what happened to it."""
+    if not _counts_agree(example):
+        return None, RESERVED
+    question, *others = example.turns
+    try:
+        encoded = encode_turns([with_preamble(question, bare_image), *others], tokenizer)
+    except LabelError:
+        return None, NOT_ENCODED
+    learned = np.flatnonzero(encoded.labels != IGNORE_ID)
+    length = room.tokens - (model.clip.num_patches - 1)
+    if len(learned) > room.targets:
+        length = min(length, int(learned[room.targets]))
+    if len(encoded.ids) <= length:
+        return _Kept(encoded, example.boxes_xyxy_unit, example.masks), ""
+    end = max(length, 0)
+    cut = Encoded(encoded.ids[:end], encoded.labels[:end])
+    if (cut.labels == IGNORE_ID).all():
+        return None, NO_ANSWER_LEFT
+    boxes = _mentioned(example.boxes_xyxy_unit, cut.ids, model.tokens.region)
+    masks = _mentioned(example.masks, cut.ids, model.tokens.seg)
+    return _Kept(cut, boxes, masks), TRUNCATED
+
+
+def _counts_agree(example: Example) -> bool:
+    """Whether the text has a token for every box and mask, and no other that has a meaning."""
+    text = "\n".join(example.turns)
+    counts = ((SEG, example.masks), (REGION, example.boxes_xyxy_unit))
+    agree = all(text.count(token) == (0 if own is None else len(own)) for token, own in counts)
+    return agree and not any(token in text for token in (IMAGE_PLACEHOLDER, IMAGE_START, IMAGE_END))
+
+
+def _mentioned(items: np.ndarray | None, ids: np.ndarray, token: int) -> np.ndarray | None:
+    """The items whose tokens are left; None when there is none."""
+    number = int((ids == token).sum())
+    return items[:number] if items is not None and number else None
+
+
+def _fitted(
+    masks: UInt8[np.ndarray, "k h w"], room: Capacity
+) -> tuple[UInt8[np.ndarray, "k h2 w2"], tuple[int, int]]:
+    """Masks no larger than a batch's, read at the centres of the larger pixels, and their size."""
+    height, width = masks.shape[1:]
+    scale = min(room.mask_height / height, room.mask_width / width)
+    if scale >= 1:
+        return masks, (height, width)
+    size = max(1, int(height * scale)), max(1, int(width * scale))
+    rows, columns = (
+        (np.arange(new) * 2 + 1) * old // (2 * new)
+        for new, old in zip(size, (height, width), strict=True)
+    )
+    return masks[:, rows[:, None], columns], size

@@ -1,0 +1,133 @@
+"""Packed rows change no loss and no gradient: every conversation sees its image and itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from glamm_jax.config import GLaMMConfig, LossWeights
+from glamm_jax.data.pack import fit, pack
+from glamm_jax.data.rows import Packing
+from glamm_jax.data.sample import Row, Sample
+from glamm_jax.models.glamm import GLaMM
+from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
+from glamm_jax.training.losses import losses
+from glamm_jax.training.optim import is_trained
+from glamm_jax.types import Batch, Capacity
+from glamm_jax.weights.state import flatten
+from tests.small_experiment import get_config
+
+# Everything below fits, packed or not, so that two programs serve all tests.
+ROOM = Capacity(
+    rows=7,
+    tokens=72,
+    targets=20,
+    images=3,
+    region_images=2,
+    regions=5,
+    grounding_images=2,
+    masks=6,
+    mask_height=30,
+    mask_width=40,
+)
+SHARED, FILLED, BOTH = Packing(True, False), Packing(False, True), Packing(True, True)
+
+
+@pytest.fixture(scope="module")
+def config() -> GLaMMConfig:
+    """As small as they come: a picture is 4 x 4 patches."""
+    return get_config().model
+
+
+@pytest.fixture(scope="module")
+def samples(config: GLaMMConfig) -> list[Sample]:
+    """Three conversations about one picture, two about the next, one about a third, one of text."""
+    rng = np.random.default_rng(0)
+    seg, box = config.tokens.seg, config.tokens.region
+
+    def pixels(side: int) -> np.ndarray:
+        return rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+    def row(*ids: int, first_box: int = 0) -> Row:
+        array = np.array([1, 5, *ids, 7, 9, 2], np.int32)
+        labels = np.where((np.arange(len(array)) < 4) | (array == IMAGE_ID), IGNORE_ID, array)
+        return Row(array, labels.astype(np.int32), first_box)
+
+    def sample(*rows: Row, masks: int = 0, boxes: int = 0) -> Sample:
+        corners = rng.uniform(0, 0.5, (boxes, 2))
+        unit = np.concatenate([corners, corners + 0.4], 1).astype(np.float32)
+        made = Sample(rows, pixels(config.clip.image_size), boxes_xyxy_unit=unit if boxes else None)
+        if not masks:
+            return made
+        return replace(
+            made,
+            grounding_image=pixels(config.sam.image_size),
+            resized_size=(48, 64),
+            original_size=(30, 40),
+            masks=rng.integers(0, 2, (masks, 30, 40), dtype=np.uint8),
+        )
+
+    return [
+        sample(
+            row(IMAGE_ID, 11, seg, 12, seg),
+            row(IMAGE_ID, box, 4, box, 8),
+            row(IMAGE_ID, seg, 15, box, first_box=2),  # emitted by the last patch, which is shared
+            masks=3,
+            boxes=3,
+        ),
+        sample(row(IMAGE_ID, 6, 3, seg), row(IMAGE_ID, 14), masks=1),
+        sample(row(IMAGE_ID, 8, box, 3), boxes=1),
+        Sample((row(3, 4),)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(config: GLaMMConfig) -> Any:
+    """A batch's losses, and the gradients of everything but the two encoders."""
+    model = GLaMM(config, rngs=nnx.Rngs(0))
+    model.llama.layers.q_proj.lora.b[...] += 0.1  # a fresh adapter changes nothing
+    graph, trained, frozen = nnx.split(model, is_trained("all_but_encoders"), ...)
+
+    @jax.jit
+    def differentiate(trained: nnx.State, frozen: nnx.State, batch: Batch) -> Any:
+        def loss(trained: nnx.State) -> Any:
+            whole = nnx.merge(graph, trained, frozen, copy=True)
+            parts = losses(whole, batch, whole(batch), LossWeights())
+            return parts.total, parts
+
+        return jax.grad(loss, has_aux=True)(trained)
+
+    return lambda batch: differentiate(trained, frozen, batch)
+
+
+@pytest.fixture(scope="module")
+def unpacked(config: GLaMMConfig, samples: list[Sample], run: Any) -> Any:
+    return run(pack(samples, config, ROOM))
+
+
+@pytest.mark.parametrize(("packing", "rows"), [(SHARED, 4), (FILLED, 3), (BOTH, 2)])
+def test_packing_changes_no_loss_and_no_gradient(
+    config: GLaMMConfig, samples: list[Sample], run: Any, unpacked: Any, packing: Packing, rows: int
+) -> None:
+    assert fit(samples, config, packing, ROOM).rows == rows
+    gradients, parts = run(pack(samples, config, ROOM, packing))
+    expected, expected_parts = unpacked
+    np.testing.assert_allclose(parts, expected_parts, rtol=1e-5)
+    assert min(float(part) for part in expected_parts) > 0
+    ours, theirs = flatten(gradients), flatten(expected)
+    for leaf, gradient in theirs.items():
+        scale = max(float(np.abs(gradient).max()), 1e-4)
+        np.testing.assert_allclose(ours[leaf] / scale, gradient / scale, atol=2e-3, err_msg=leaf)
+
+
+def test_a_conversation_that_saw_its_neighbour_would_be_noticed(
+    config: GLaMMConfig, samples: list[Sample], run: Any, unpacked: Any
+) -> None:
+    batch = pack(samples, config, ROOM, SHARED)
+    _, parts = run(batch._replace(segments=np.zeros_like(batch.segments)))
+    assert abs(float(parts.ce) - float(unpacked[1].ce)) > 1e-3
