@@ -10,7 +10,7 @@ import numpy as np
 
 from glamm_jax.data import masks
 from glamm_jax.data.preprocess import ImageError, open_image
-from glamm_jax.data.record import TASKS, Annotation, Record
+from glamm_jax.data.record import TASKS, Annotation, Record, Region
 from glamm_jax.report.html import Card, Line, Mark, Page
 from glamm_jax.text.tokenizer import Tokenizer
 
@@ -121,9 +121,9 @@ def _measure(page: Page, records: Sequence[Record], ruler: _Ruler) -> None:
     for record in records:
         for said in record.annotations:
             lengths[said.task].append(ruler.length(" ".join((said.text, *said.turns))))
-        for region in record.regions:
-            if region.mask is not None:
-                areas.append(100 * float(_decoded(record, region.mask).mean()))
+        areas += [
+            share for region in record.regions if (share := _share(record, region)) is not None
+        ]
     phrases = [
         len({(link.start, link.end) for link in said.links})
         for record in records
@@ -195,6 +195,14 @@ def _marks(annotation: Annotation, colours: dict[tuple[int, ...], int]) -> list[
         Mark(start, end, colours.setdefault(tuple(sorted(regions)), len(colours)))
         for (start, end), regions in sorted(spans.items())
     ]
+
+
+def _share(record: Record, region: Region) -> float | None:
+    """Percent of the picture that a mask covers; None where there is none that can be read."""
+    try:
+        return None if region.mask is None else 100 * float(_decoded(record, region.mask).mean())
+    except masks.MaskError:
+        return None
 
 
 def _decoded(record: Record, runs: bytes) -> np.ndarray:

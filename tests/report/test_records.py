@@ -102,9 +102,15 @@ def test_with_a_tokenizer_lengths_are_tokens(records: list[Record], goldens: Pat
 
 
 def test_a_picture_that_cannot_be_read_costs_its_own_card_only(records: list[Record]) -> None:
-    broken = [replace(records[0], image=b"no picture"), *records[1:]]
+    cut = tuple(replace(region, mask=b"cut") for region in records[1].regions)
+    broken = [
+        replace(records[0], image=b"no picture"),
+        replace(records[1], regions=cut),
+        *records[2:],
+    ]
     text = _page(broken, samples=6)
-    assert text.count("cannot be shown") == len(TASKS)
+    with_masks = 3  # of the tasks
+    assert text.count("cannot be shown") == len(TASKS) + with_masks
     assert text.count("<article>") == 6 * len(TASKS)
 
 
