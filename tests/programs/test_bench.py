@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import cpu, flops, gpu
+from bench import conversion, cpu, flops, gpu
 from bench.measure import interleaved, median, table
 from glamm_jax.config import CLIP_L14_336, LLAMA_7B, SAM_VIT_H
 
@@ -109,3 +109,24 @@ def test_gpu_benchmark_imports_nothing_a_bare_gpu_machine_lacks() -> None:
     )
     for absent in ("'grain'", "'tensorflow_datasets'", "'torch'", "'tensorflow'"):
         assert absent not in done.stdout
+
+
+def test_conversion_is_measured_against_a_copy(tmp_path: Path) -> None:
+    out = tmp_path / "conversion.json"
+    assert conversion.main(["--tiny", "--repeats", "1", "--out", str(out)]) == 0
+    result = json.loads(out.read_text("utf-8"))
+    assert result["bytes"] > 0
+    assert set(result["all_ms"]) == {"copy", "convert"}
+
+
+@pytest.mark.slow
+def test_the_full_size_job_runs_step_by_step(tmp_path: Path) -> None:
+    out = tmp_path / "full_size.json"
+    given = ["--tiny", "--work", str(tmp_path / "work"), "--out", str(out)]
+    subprocess.run([sys.executable, "-m", "bench.full_size", *given], cwd=ROOT, check=True)
+    steps = [step["name"] for step in json.loads(out.read_text("utf-8"))["steps"]]
+    assert steps == [
+        *("write", "digest", "copy", "convert"),
+        *("export glamm", "export clip", "compare", "answer"),
+    ]
+    assert not (tmp_path / "work" / "model").exists()
