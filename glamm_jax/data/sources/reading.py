@@ -12,7 +12,7 @@ import math
 import os
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ MISSING_ENTRY = "missing entry"
 MISSING_IMAGE = "missing image"
 MISSING_MASK = "missing mask"
 NO_GROUNDINGS = "no groundings"
+NOTHING_SAID = "nothing said"
 NULL_GROUNDING = "null grounding"
 NULL_SPAN = "null span"
 OVERLAPPING_PARTS = "overlapping polygons"
@@ -49,6 +50,7 @@ SIZE_MISMATCH = "size mismatch"
 SMALL_BOX = "small box"
 SMALL_IMAGE = "small image"
 STALE_SPAN = "stale span"
+UNKNOWN_CLASS = "unknown class"
 UNKNOWN_ID = "unknown id"
 UNREADABLE_IMAGE = "unreadable image"
 
@@ -101,6 +103,12 @@ def parse_json(data: bytes) -> Any:
         return json.loads(data)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def require_split(name: str, split: str, splits: Collection[str]) -> None:
+    """Raises: SourceError when a dataset has no such split; it lists those that there are."""
+    if split not in splits:
+        raise SourceError(f"{name}: no split {split!r}; there are {', '.join(splits)}")
 
 
 def existing(root: Path, places: Iterable[str]) -> Path:
