@@ -12,7 +12,6 @@ from glamm_jax.data.sources.coco_file import CocoFile, Strays, read_coco
 from glamm_jax.data.sources.draft import Draft
 from glamm_jax.data.sources.reading import (
     BROKEN_ENTRY,
-    MISSING_IMAGE,
     NOTHING_SAID,
     Fields,
     Notes,
@@ -20,8 +19,8 @@ from glamm_jax.data.sources.reading import (
     as_id,
     existing,
     find_picture,
+    open_picture,
     read_json,
-    read_picture,
     require_split,
     shown,
 )
@@ -66,10 +65,7 @@ class GatheredSource(ABC):
         if key in self._broken:
             notes.add(*self._broken[key])
             return Found(None, tuple(notes.defects))
-        path = self.image_path(key)
-        if path is None:
-            notes.add(MISSING_IMAGE, f"not in {' or '.join(self._folders)}")
-        picture = read_picture(path, notes) if path else None
+        picture = open_picture(self.image_path(key), self._folders, notes)
         if picture is None:
             return Found(None, tuple(notes.defects))
         draft = Draft(picture, notes)
@@ -118,11 +114,10 @@ class CocoSource(GatheredSource):
     """The same of a file in COCO's layout: what is said stands in annotations of the entries."""
 
     def _load(self) -> Iterable[Any]:
-        layout = self._coco(self._file)
-        self._annotations = layout.annotations
-        return layout.images
+        self._layout = self._coco(self._file)
+        return self._layout.images
 
     def _said(self, entry: Fields) -> Iterable[tuple[Fields, str]]:
         """The annotations of an entry, and where they stand."""
-        for annotation in self._annotations.get(as_id(entry.get("id")) or "", []):
+        for annotation in self._layout.annotations.get(as_id(entry.get("id")) or "", []):
             yield annotation, f"annotation {shown(annotation.get('id'))}"

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import reprlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,6 +128,13 @@ def find_picture(root: Path, folders: Iterable[str], name: str) -> Path | None:
     paths = (os.path.join(root, folder, name) for folder in folders)
     # os.path.isfile is content with names that no file system takes.
     return next((Path(path) for path in paths if os.path.isfile(path)), None)
+
+
+def open_picture(path: Path | None, folders: Sequence[str], notes: Notes) -> Picture | None:
+    """A picture that was looked for in some folders; None and a defect where it cannot be read."""
+    if path is None:
+        notes.add(MISSING_IMAGE, f"not in {' or '.join(folders)}")
+    return read_picture(path, notes) if path else None
 
 
 def read_picture(path: Path, notes: Notes) -> Picture | None:
