@@ -202,7 +202,7 @@ def _drawn(record: Record, task: Task, name: str, key: tuple[Any, Any]) -> Count
     masks = [
         counts_of([record.regions[link.region] for link in each.links], record)
         for each in record.annotations
-        if each.task == task and each.text == name
+        if each.task == task and each.text.strip().lower() == name
     ]
     same = [counts for counts in masks if counts_key(counts) == key]
     return next(iter([*same, *masks]), None)
