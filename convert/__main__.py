@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from convert import dataset, from_torch, merge, miniworld, parity, to_torch
+from convert import browse, dataset, from_torch, merge, miniworld, parity, to_torch
 
 COMMANDS = {
     "from-torch": from_torch,
@@ -14,6 +14,7 @@ COMMANDS = {
     "parity": parity,
     "dataset": dataset,
     "miniworld": miniworld,
+    "browse": browse,
 }
 
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from glamm_jax.data.boxes import to_unit
 from glamm_jax.data.record import Annotation, Record
 from glamm_jax.data.sources.grand_lmdb import GrandDatabase
 from glamm_jax.data.sources.grandf import Flickr30k, HumanAnnotated, OpenPSG, RefCOCOg
 from glamm_jax.data.sources.refer import ReferSource
 from glamm_jax.parity.dataset_items import (
+    NOT_PICTURES,
     OWN_QUESTIONS,
     Counts,
     DatasetCheck,
@@ -22,6 +19,8 @@ from glamm_jax.parity.dataset_items import (
     PicturedSource,
     compare_masks,
     compare_picture,
+    compare_regions,
+    compare_segmentation,
     counts_key,
     counts_of,
     items_of,
@@ -32,7 +31,6 @@ from glamm_jax.parity.dataset_items import (
 )
 from glamm_jax.parity.report import Recorded
 from glamm_jax.text.answers import parse_answer
-from glamm_jax.text.questions import SEGMENTATION_ANSWERS, name_regions
 from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, SEG
 
 BROKEN_ANSWER = "the original cuts phrases at the wrong places (trap 40); ours has a test"
@@ -114,36 +112,8 @@ def _check_referring(
     ours = ReferSource(data, split, folder=folder, owner=owner)
     for item in items_of(recorded, dataset):
         _, record = record_of(item, ours, data)
-        compare_picture(item, record)
-        expressions = [name.strip().lower() for name in item.get("sampled_classes")]
-        pairs = zip(expressions, recorded_counts(item), strict=True)
-        found = [_expression(record, text, key) for text, key in pairs]
-        item.require(
-            "sampled_classes",
-            all(counts is not None for counts in found),
-            "drawn from ours; stripped and lower-cased, as it is asked for (trap 41)",
-        )
-        masks = [counts for counts in found if counts is not None]
-        compare_masks(item, masks, record)
-        questions, answers = item.get("questions"), recorded_answers(item)
-        named = len(questions) == len(expressions) and all(
-            text in question for text, question in zip(expressions, questions, strict=True)
-        )
-        item.require("questions", named, f"each names its expression; {OWN_QUESTIONS}")
-        known = [answer if answer in SEGMENTATION_ANSWERS else "" for answer in answers]
-        item.compare("conversations", rendered(questions, known), note="answers drawn from ours")
-    recorded.exclude(f"{dataset}.len", "samples of an epoch, not pictures")
-
-
-def _expression(record: Record, text: str, key: tuple[Any, Any]) -> Counts | None:
-    """What the mask of an expression counts; of several with this text the one that is meant."""
-    masks = [
-        counts_of([record.regions[link.region] for link in each.links], record)
-        for each in record.annotations
-        if each.task == "referring" and each.text == text
-    ]
-    same = [counts for counts in masks if counts_key(counts) == key]
-    return next(iter([*same, *masks]), None)
+        compare_segmentation(item, record, "referring")
+    recorded.exclude(f"{dataset}.len", NOT_PICTURES)
 
 
 def _check_regions(recorded: Recorded, dataset: str, data: Path) -> None:
@@ -151,40 +121,8 @@ def _check_regions(recorded: Recorded, dataset: str, data: Path) -> None:
     ours = GrandDatabase(data, "train")
     for item in items_of(recorded, dataset):
         _, record = record_of(item, ours, data)
-        compare_picture(item, record)
-        texts, questions = item.get("sampled_classes"), item.get("questions")
-        boxes = _drawn_boxes(item, record)
-        described = {each.text for each in record.annotations if each.task == "region"}
-        item.require("sampled_classes", set(texts) <= described, "drawn from ours")
-        item.compare("bboxes", boxes, "box")
-        named = len(questions) == len(texts) and all(
-            name_regions(1).replace("1", str(i + 1)) in question
-            for i, question in enumerate(questions)
-        )
-        item.require("questions", named, f"each names its region; {OWN_QUESTIONS}")
-        item.compare("conversations", rendered(questions, texts))
-        item.exclude("masks", "none in this task")
-        item.exclude("label", "none in this task")
+        compare_regions(item, record)
     recorded.exclude(f"{dataset}.len_error", "the original fails (trap 38); ours has a test")
-
-
-def _drawn_boxes(item: Item, record: Record) -> np.ndarray:
-    """Our boxes of the texts that were drawn; of equal texts the nearest box not yet taken."""
-    left = [each for each in record.annotations if each.task == "region"]
-    boxes = []
-    for text, box in zip(item.get("sampled_classes"), item.get("bboxes"), strict=True):
-        same = [each for each in left if each.text == text]
-        ours = {each: _unit_box(record, each) for each in same}
-        if ours:
-            nearest = min(ours, key=lambda each: float(np.abs(ours[each] - np.array(box)).max()))
-            left.remove(nearest)
-            boxes.append(ours[nearest])
-    return np.array(boxes, np.float32)
-
-
-def _unit_box(record: Record, annotation: Annotation) -> np.ndarray:
-    box = np.array([record.regions[annotation.links[0].region].box_xyxy_pixel], np.float64)
-    return to_unit(box, record.height, record.width)[0]
 
 
 def _check_failing(recorded: Recorded, dataset: str, data: Path) -> None:

@@ -63,7 +63,9 @@ def colour_of(index: int) -> Colour:
 
 
 def overlay(
-    image: UInt8[np.ndarray, "h w 3"], masks: Sequence[Bool[np.ndarray, "h w"]]
+    image: UInt8[np.ndarray, "h w 3"],
+    masks: Sequence[Bool[np.ndarray, "h w"]],
+    opacity: float = OPACITY,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Masks laid over a picture, later ones on top, each with a sharp outline.
 
@@ -74,7 +76,7 @@ def overlay(
         if mask.shape != image.shape[:2]:
             raise ValueError(f"mask {index} is {mask.shape}, the picture {image.shape[:2]}")
         colour = np.array(colour_of(index), np.float32)
-        out[mask] = (1 - OPACITY) * out[mask] + OPACITY * colour
+        out[mask] = (1 - opacity) * out[mask] + opacity * colour
         out[_outline(mask)] = colour
     return np.clip(out.round(), 0, 255).astype(np.uint8)
 

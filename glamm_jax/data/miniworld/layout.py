@@ -200,9 +200,14 @@ class _Layout:
         radius = self._draw_radius(look["size"], foot)
         y = foot - SHAPES[look["shape"]].bottom * radius
         return Thing(
-            **look, x=self._across(radius), y=y, radius=radius, angle=self._angle(0.06),
-            depth=0.2 + 0.8 * foot, area=area,
-        )  # fmt: skip
+            **look,
+            x=self._across(radius),
+            y=y,
+            radius=radius,
+            angle=self._angle(0.06),
+            depth=0.2 + 0.8 * foot,
+            area=area,
+        )
 
     def _hanging(self, look: dict, area: int) -> Thing | None:
         radius = self._draw_radius(look["size"], 0.3)
@@ -211,9 +216,14 @@ class _Layout:
             return None
         y = float(self.rng.uniform(low, high))
         return Thing(
-            **look, x=self._across(radius), y=y, radius=radius, angle=self._angle(0.25),
-            depth=0.1 * float(self.rng.random()), area=area,
-        )  # fmt: skip
+            **look,
+            x=self._across(radius),
+            y=y,
+            radius=radius,
+            angle=self._angle(0.25),
+            depth=0.1 * float(self.rng.random()),
+            area=area,
+        )
 
     def _on_a_thing(self, look: dict) -> Thing | None:
         """On something with a flat top that carries nothing, yet, and is no smaller."""

@@ -21,6 +21,7 @@ from glamm_jax.data.miniworld.world import COLOURS, HANGING, PLACES
 Plane = Float[np.ndarray, "h w"]
 LIGHT_X, LIGHT_Y = -0.58, -0.81  # where the light comes from: above, from the left
 BEVEL = 0.26  # width of a thing's rounded rim, in radii
+FRAME = 0.1  # width of the rim that patterns leave free, in radii
 BAND, CAP = 0.2, -0.28  # half the height of a band; what is above this is the cap; in radii
 
 
@@ -141,6 +142,8 @@ def _paint_thing(
     paint = np.array(COLOURS[thing.colour], np.float32)[:, None, None] / 255
     if thing.texture != "plain":
         pattern = PATTERNS[thing.texture](x / radius, y / radius, radius)
+        # Pale dots at the very edge would melt into what is behind them.
+        pattern *= np.clip(-distance / (FRAME * radius), 0, 1)
         paint = paint + (_second_tone(paint) - paint) * pattern
     if thing.part is not None:
         colour = np.array(COLOURS[thing.part.colour], np.float32)[:, None, None] / 255

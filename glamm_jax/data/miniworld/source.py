@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glamm_jax.data.miniworld.annotations import NAME, record
-from glamm_jax.data.miniworld.scene import scene
+from glamm_jax.data.miniworld.scene import SceneError, scene
 from glamm_jax.data.miniworld.world import FULL, World
-from glamm_jax.data.record import Found
+from glamm_jax.data.record import Defect, Found
+
+NO_ROOM = "no room for its things"
 
 
 class MiniWorld:
@@ -39,6 +41,10 @@ class MiniWorld:
         return self._keys
 
     def read(self, key: str) -> Found:
-        """The record of a scene; nothing is ever wrong with one."""
+        """The record of a scene; none where the world has no room for its things."""
         number = int(key.rpartition("-")[2])
-        return Found(record(scene(self._seed, number, self._size, self._world), self.split))
+        try:
+            one = scene(self._seed, number, self._size, self._world)
+        except SceneError as error:
+            return Found(None, (Defect(NO_ROOM, str(error)),))
+        return Found(record(one, self.split))

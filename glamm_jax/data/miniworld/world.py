@@ -1,6 +1,6 @@
 """What a mini-world is made of: kinds of things, places, and how freely they are mixed.
 
-EASY                    a few large things of two or three colours: a tiny model learns it
+EASY                    a few large things with plain names: a tiny model learns it
 FULL                    everything: textures, parts, sizes, heaps, nights
 extended(FULL)          with a shape and a ground that no other world has
 train, test = held_out(FULL, (("red", "star"),))    red stars: never, and in every scene

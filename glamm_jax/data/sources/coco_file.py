@@ -22,11 +22,15 @@ Strays = dict[str, tuple[str, str]]
 
 
 class CocoFile(NamedTuple):
-    """Entries of pictures, and annotations by the picture's id, both in the order of the file."""
+    """Entries of pictures, and annotations by the picture's id, both in the order of the file.
+
+    categories: as listed; empty where there are none.
+    """
 
     images: list[Any]
     annotations: dict[str, list[Fields]]
     strays: Strays
+    categories: list[Any]
 
 
 def read_coco(path: Path) -> CocoFile:
@@ -35,8 +39,9 @@ def read_coco(path: Path) -> CocoFile:
     Raises: SourceError when it is absent, no JSON, or has no such lists.
     """
     fields = read_json(path)
-    lists = [fields.get(name) if isinstance(fields, dict) else None for name in CocoFile._fields]
-    images, annotations = lists[:2]
+    names = ("images", "annotations", "categories")
+    lists = [fields.get(name) if isinstance(fields, dict) else None for name in names]
+    images, annotations, categories = lists
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise SourceError(f"{path}: has no lists named images and annotations")
     known = Counter(as_id(image.get("id")) for image in images if isinstance(image, dict))
@@ -55,4 +60,5 @@ def read_coco(path: Path) -> CocoFile:
             strays[key] = (UNKNOWN_ID, f"annotation of picture {shown(image)}, which is not listed")
         else:
             by_image[image].append(annotation)
-    return CocoFile(images, by_image, strays)
+    listed = categories if isinstance(categories, list) else []
+    return CocoFile(images, by_image, strays, listed)

@@ -14,9 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from glamm_jax.data import masks
 from glamm_jax.data.record import Found, Source
 from glamm_jax.data.sources.draft import Draft
@@ -27,6 +24,7 @@ from glamm_jax.data.sources.reading import (
     DUPLICATE_ID,
     LABELS_AND_MASKS,
     MISSING_MASK,
+    NOTHING_SAID,
     Fields,
     Notes,
     SourceError,
@@ -38,11 +36,11 @@ from glamm_jax.data.sources.reading import (
     read_picture,
     shown,
 )
+from glamm_jax.data.sources.shapes import read_levels
 from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, SEG
 
 BROKEN_LINE = "broken line"
 BROKEN_MARKUP = "broken markup"
-NOTHING_SAID = "nothing said"
 UNKNOWN_FIELD = "unknown field"
 
 _START, _END, _SEG = map(re.escape, (PHRASE_START, PHRASE_END, SEG))
@@ -257,20 +255,8 @@ class _Line:
 
     def _painted(self, name: str, where: str) -> Any:
         """Run lengths of a picture whose pixels are 0 outside of the mask."""
-        try:
-            with Image.open(self._folder / name) as picture:
-                levels = np.asarray(picture)
-        except FileNotFoundError:
-            self._notes.add(MISSING_MASK, f"{where}: no file {shown(name)}")
-        except Exception as error:  # decoders raise many kinds
-            self._notes.add(BAD_MASK, f"{where}: {shown(name)}: {error!r}")
-        else:
-            if levels.ndim == 2:
-                return masks.encode(levels != 0)
-            self._notes.add(
-                BAD_MASK, f"{where}: {shown(name)} has colours; one channel is expected"
-            )
-        return None
+        levels = read_levels(self._folder, name, self._notes, where)
+        return None if levels is None else masks.encode(levels != 0)
 
     def _object(self, item: Any, known: Sequence[str], where: str) -> Fields:
         fields = as_fields(item, self._notes, where)

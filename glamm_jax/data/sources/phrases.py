@@ -46,7 +46,7 @@ class Phrases:
         phrase: None where the source only has spans. span: [start, end) or nothing.
         may_be_stale: a span that does not say what the phrase says is not believed.
         """
-        given = self._checked(span)
+        given = checked_span(span, self._text)
         found = given if phrase is None else self._find(phrase, given, may_be_stale)
         name = f"{self._where}: {shown(phrase)}, span {shown(span)}"
         if found is None:
@@ -96,15 +96,6 @@ class Phrases:
             self._notes.add(REPEATED_PHRASE, name)
         known += [region for region in regions if region not in known]
 
-    def _checked(self, span: Any) -> Span | None:
-        """A span that lies in the text and is not empty."""
-        if not isinstance(span, list | tuple) or len(span) != 2:
-            return None
-        start, end = span
-        if not all(isinstance(x, int) and not isinstance(x, bool) for x in span):
-            return None
-        return (start, end) if 0 <= start < end <= len(self._text) else None
-
     def _find(self, phrase: str, given: Span | None, may_be_stale: bool) -> Span | None:
         believed = None if may_be_stale else given
         if believed is not None and self._says(believed, phrase):
@@ -134,6 +125,16 @@ class Phrases:
         cut_left = start > 0 and text[start - 1].isalnum() and text[start].isalnum()
         cut_right = end < len(text) and text[end - 1].isalnum() and text[end].isalnum()
         return not cut_left and not cut_right
+
+
+def checked_span(span: Any, text: str) -> Span | None:
+    """A span that lies in the text and is not empty; None for anything else."""
+    if not isinstance(span, list | tuple) or len(span) != 2:
+        return None
+    start, end = span
+    if not all(isinstance(x, int) and not isinstance(x, bool) for x in span):
+        return None
+    return (start, end) if 0 <= start < end <= len(text) else None
 
 
 def _letters(text: str) -> tuple[str, list[int]]:

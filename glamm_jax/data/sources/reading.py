@@ -12,7 +12,7 @@ import math
 import os
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ MISSING_ENTRY = "missing entry"
 MISSING_IMAGE = "missing image"
 MISSING_MASK = "missing mask"
 NO_GROUNDINGS = "no groundings"
+NOTHING_SAID = "nothing said"
 NULL_GROUNDING = "null grounding"
 NULL_SPAN = "null span"
 OVERLAPPING_PARTS = "overlapping polygons"
@@ -49,6 +50,7 @@ SIZE_MISMATCH = "size mismatch"
 SMALL_BOX = "small box"
 SMALL_IMAGE = "small image"
 STALE_SPAN = "stale span"
+UNKNOWN_CLASS = "unknown class"
 UNKNOWN_ID = "unknown id"
 UNREADABLE_IMAGE = "unreadable image"
 
@@ -103,6 +105,12 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def require_split(name: str, split: str, splits: Collection[str]) -> None:
+    """Raises: SourceError when a dataset has no such split; it lists those that there are."""
+    if split not in splits:
+        raise SourceError(f"{name}: no split {split!r}; there are {', '.join(splits)}")
+
+
 def existing(root: Path, places: Iterable[str]) -> Path:
     """The first of several places that exists: layouts differ between documentation and code.
 
@@ -120,6 +128,13 @@ def find_picture(root: Path, folders: Iterable[str], name: str) -> Path | None:
     paths = (os.path.join(root, folder, name) for folder in folders)
     # os.path.isfile is content with names that no file system takes.
     return next((Path(path) for path in paths if os.path.isfile(path)), None)
+
+
+def open_picture(path: Path | None, folders: Sequence[str], notes: Notes) -> Picture | None:
+    """A picture that was looked for in some folders; None and a defect where it cannot be read."""
+    if path is None:
+        notes.add(MISSING_IMAGE, f"not in {' or '.join(folders)}")
+    return read_picture(path, notes) if path else None
 
 
 def read_picture(path: Path, notes: Notes) -> Picture | None:

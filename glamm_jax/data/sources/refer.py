@@ -35,6 +35,7 @@ from glamm_jax.data.sources.reading import (
     existing,
     find_picture,
     read_picture,
+    require_split,
     shown,
 )
 
@@ -51,8 +52,7 @@ class ReferSource:
     """
 
     def __init__(self, root: Path, split: str, *, folder: str, owner: str):
-        if split not in SPLITS:
-            raise SourceError(f"{folder}: no split {split!r}; there are {', '.join(SPLITS)}")
+        require_split(folder, split, SPLITS)
         self.name, self.split, self._root = folder, split, root
         self._folders = CLEF_FOLDERS if folder == "refclef" else COCO_FOLDERS
         base = existing(root, [f"Refer_Segm/{folder}"])

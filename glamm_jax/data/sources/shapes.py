@@ -8,8 +8,11 @@ image of SA-1B has hundreds of masks of millions of pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image
 from pycocotools import mask as coco
 
 from glamm_jax.data import masks
@@ -61,6 +64,26 @@ def read_shape(
     if listed and not found:
         return None
     return _combined(found, height, width, notes, where)
+
+
+def read_levels(folder: Path, name: str, notes: Notes, where: str) -> np.ndarray | None:
+    """Whole numbers [height, width] of a picture of one channel, or None and a defect.
+
+    A palette's numbers are its entries', not their colours.
+    """
+    try:
+        with Image.open(folder / name) as picture:
+            levels = np.asarray(picture)
+    except FileNotFoundError:
+        notes.add(MISSING_MASK, f"{where}: no file {shown(name)}")
+    except Exception as error:  # decoders raise many kinds
+        notes.add(BAD_MASK, f"{where}: {shown(name)}: {error!r}")
+    else:
+        if levels.ndim == 2 and levels.dtype.kind in "bui":
+            return levels
+        what = "fractions; whole numbers are" if levels.ndim == 2 else "colours; one channel is"
+        notes.add(BAD_MASK, f"{where}: {shown(name)} has {what} expected")
+    return None
 
 
 def _runs(

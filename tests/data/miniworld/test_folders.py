@@ -21,7 +21,7 @@ from glamm_jax.data.miniworld.folders import WorldFolderError, new_folder
 from glamm_jax.data.miniworld.grand_folder import write_grand
 from glamm_jax.data.miniworld.grandf_folder import write_grandf
 from glamm_jax.data.miniworld.refcoco_folder import write_refcoco
-from glamm_jax.data.miniworld.source import MiniWorld
+from glamm_jax.data.miniworld.source import NO_ROOM, MiniWorld
 from glamm_jax.data.record import Annotation, Record, check_record
 from glamm_jax.data.sources.registry import find_dataset
 
@@ -206,5 +206,8 @@ def test_the_source_draws_what_it_is_asked_for() -> None:
         found = source.read(key)
         assert found.record == record(scene(1, i, SIZE, FULL), "val")
         assert not found.defects
-    other = MiniWorld(Path(), "val", ids=range(3, 6), seed=1, size=SIZE + 1)
+    other = MiniWorld(Path(), "val", ids=range(3, 6), seed=1, size=8)
     assert not set(source.keys) & set(other.keys)
+    found = other.read(other.keys[0])
+    assert found.record is None
+    assert [defect.kind for defect in found.defects] == [NO_ROOM]

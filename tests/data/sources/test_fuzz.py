@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickle
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glamm_jax.data.record import Record, Source
-from glamm_jax.data.sources import grandf, refer
+from glamm_jax.data.sources import captions, conversations, grandf, refer, regions, semantic
 from glamm_jax.data.sources.grand import GrandFiles
 from glamm_jax.data.sources.grand_lmdb import CAPTIONS, EXPRESSIONS, GrandDatabase
 from glamm_jax.data.sources.reading import SourceError
@@ -38,6 +39,11 @@ class Family(NamedTuple):
 def in_list(tree: Any, place: Place) -> str | None:
     """A list of entries that name their pictures."""
     return tree[place[0]]["file_name"] if place else None
+
+
+def in_named_list(tree: Any, place: Place) -> str | None:
+    """A list of entries that name their images."""
+    return tree[place[0]]["image"] if place else None
 
 
 def in_wrapped_list(tree: Any, place: Place) -> str | None:
@@ -84,6 +90,29 @@ FAMILIES = {
     "refclef objects": Family(
         refer.DATASETS["refclef"], "Refer_Segm/refclef/instances.json", in_instances
     ),
+    "parts of pascal": Family(
+        semantic.PASCALPart, "Semantic_Segm/pascal_part/train.json", in_lists
+    ),
+    "parts of paco": Family(
+        semantic.PACO, "Semantic_Segm/paco_lvis/annotations/paco_lvis_v1_train.json", in_lists
+    ),
+    "refcoco regions": Family(
+        regions.RefCOCORegions,
+        "RefCoco_Reg/mdetr_annotations/finetune_refcoco_train.json",
+        in_lists,
+    ),
+    "visual genome": Family(regions.VisualGenome, "visual_genome/train.json", in_lists),
+    "flickr regions": Family(
+        regions.FlickrRegions,
+        "flikcr_30k/mdetr_annotations/final_flickr_mergedGT_train.json",
+        in_lists,
+    ),
+    "captions": Family(
+        captions.COCOCaptions, "coco_2017/annotations/captions_train2017.json", in_lists
+    ),
+    "conversations": Family(
+        conversations.LLaVAInstruct150k, "llava_dataset/llava_instruct_150k.json", in_named_list
+    ),
     "refcoco references": Family(
         refer.DATASETS["refcoco"], "Refer_Segm/refcoco/refs(unc).p", in_refs
     ),
@@ -98,6 +127,13 @@ def records(source: Source) -> dict[str, Record | None]:
 def load(path: Path) -> Any:
     data = path.read_bytes()
     return pickle.loads(data) if path.suffix == ".p" else json.loads(data)
+
+
+@functools.cache
+def whole(name: str) -> tuple[Any, dict[str, Record | None]]:
+    """A family's file and its records, undamaged."""
+    family = FAMILIES[name]
+    return load(FIXTURES / family.file), records(family.make(FIXTURES, "train"))
 
 
 @contextmanager
@@ -121,7 +157,7 @@ def with_file(family: Family, content: Any) -> Iterator[Path]:
 @given(data=st.data())
 def test_damage_in_one_entry_never_raises_and_costs_no_other_picture(name, data):
     family = FAMILIES[name]
-    tree, expected = load(FIXTURES / family.file), records(family.make(FIXTURES, "train"))
+    tree, expected = whole(name)
     place, changed = data.draw(damaged(tree))
     owner = family.owner(tree, place)
     with with_file(family, changed) as root:
@@ -140,8 +176,8 @@ def test_damage_in_one_entry_never_raises_and_costs_no_other_picture(name, data)
 @given(data=st.data())
 def test_a_file_cut_anywhere_is_an_error_that_names_it(name, data):
     family = FAMILIES[name]
-    whole = (FIXTURES / family.file).read_bytes()
-    cut = whole[: data.draw(st.integers(0, len(whole.rstrip()) - 1))]
+    content = (FIXTURES / family.file).read_bytes()
+    cut = content[: data.draw(st.integers(0, len(content.rstrip()) - 1))]
     with (
         with_file(family, cut) as root,
         pytest.raises(SourceError, match="fetch the file again") as error,
@@ -170,7 +206,7 @@ def test_damage_in_a_scene_costs_what_hangs_on_it(damage):
         root = Path(folder)
         write(root / "images" / "sa_1.jpg", picture())
         write(root / "sa_1.json", {"sa_1.jpg": scene()})
-        whole = said(GrandFiles(root, "train").read("sa_1").record)
+        before = said(GrandFiles(root, "train").read("sa_1").record)
         write(root / "sa_1.json", {"sa_1.jpg": changed})
         (found,) = read_all(GrandFiles(root, "train")).values()
     remaining = said(found.record)
@@ -182,7 +218,7 @@ def test_damage_in_a_scene_costs_what_hangs_on_it(damage):
         "short_captions": ("caption",),
         "dense_caption": ("gcg",),
     }.get(str(field), ())
-    assert all(each in remaining for each in whole if each[0] not in lost)
+    assert all(each in remaining for each in before if each[0] not in lost)
     if field == "objects" and len(place) > 1:
         other = "a green tree" if place[1] == 0 else "a tall baseball player in white"
         assert sum(each[1] == other for each in remaining) >= 2
@@ -231,5 +267,5 @@ def test_damage_in_one_database_leaves_the_other_and_the_other_pictures(name, da
         found = records(GrandDatabase(Path(folder), "train"))
     assert found["sa_1.jpg"] == expected["sa_1.jpg"]
     kept = ("caption",) if name == EXPRESSIONS else ("region", "referring")
-    whole = said(expected["sa_0.jpg"])
-    assert all(each in said(found["sa_0.jpg"]) for each in whole if each[0] in kept)
+    before = said(expected["sa_0.jpg"])
+    assert all(each in said(found["sa_0.jpg"]) for each in before if each[0] in kept)

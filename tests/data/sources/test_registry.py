@@ -20,7 +20,7 @@ def test_every_family_of_the_package_is_found() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_the_known() -> None:
-    with pytest.raises(SourceError, match=r"'refcoc'; did you mean 'refcoco'\? known are grand, "):
+    with pytest.raises(SourceError, match=r"'refcoc'; did you mean 'refcoco'\? known are ade20k, "):
         registry.find_dataset("refcoc")
     with pytest.raises(SourceError, match=r"no dataset 'xyz'; known are .*jsonl"):
         registry.find_dataset("xyz")

@@ -1,0 +1,80 @@
+"""`python -m convert browse` makes a page of whatever holds records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from convert import browse
+from convert.__main__ import main
+from glamm_jax.report.records import UNREADABLE
+
+
+@pytest.fixture
+def shards(tmp_path: Path, goldens: Path) -> Path:
+    """Two datasets, one of which has defects."""
+    world = ["miniworld", "--out", str(tmp_path / "shards"), "--scenes", "10", "--size", "64"]
+    assert main(world) == 0
+    source = ["--source", str(goldens / "fixtures" / "data")]
+    assert main(["dataset", "grandf_ha", *source, "--out", str(tmp_path / "shards")]) == 0
+    return tmp_path / "shards"
+
+
+def test_all_datasets_and_splits_below_a_folder_are_shown(
+    shards: Path, tmp_path: Path, goldens: Path
+) -> None:
+    page = tmp_path / "page.html"
+    tokenizer = ["--tokenizer", str(goldens / "tokenizer")]
+    assert main(["browse", str(shards), "--out", str(page), "--samples", "2", *tokenizer]) == 0
+    text = page.read_text(encoding="utf-8")
+    for name in ("glamm_grandf_ha, train", *(f"glamm_miniworld, {s}" for s in ("train", "val"))):
+        assert f">{name}</h2>" in text
+    assert "overlapping polygons" in text  # of the fixtures
+    assert "tokens</small>" in text
+
+
+def test_a_limit_spreads_what_is_read(shards: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    folder = shards / "glamm_miniworld" / "1.0.0"
+    assert main(["browse", str(folder), "--out", str(page), "--limit", "3"]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "<b>10</b>pictures" in text
+    assert "<b>3</b>pictures looked at" in text
+
+
+def test_a_damaged_record_is_named_and_the_others_are_shown(shards: Path, tmp_path: Path) -> None:
+    folder = shards / "glamm_miniworld" / "1.0.0"
+    (file,) = folder.glob("*-val.array_record*")
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 4] = bytes(byte ^ 0xFF for byte in data[middle : middle + 4])
+    file.write_bytes(data)
+    page = tmp_path / "page.html"
+    assert main(["browse", str(folder), "--out", str(page), "--samples", "1"]) == 0
+    assert UNREADABLE in page.read_text(encoding="utf-8")
+
+
+def test_a_mini_world_is_drawn_on_the_spot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(browse, "NUM_SCENES", 3)
+    monkeypatch.setattr(browse, "SCENE_SIZE", 64)
+    page = tmp_path / "page.html"
+    assert main(["browse", "miniworld/easy", "--out", str(page)]) == 0
+    assert "The picture shows" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("miniworld/moon", "no mini-world 'moon'; there are easy, full"),
+        ("nothing", "no finished dataset in it"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str, message: str
+) -> None:
+    page = tmp_path / "page.html"
+    assert main(["browse", data, "--out", str(page)]) == 2
+    assert message in capsys.readouterr().err
+    assert main(["browse", "miniworld/easy", "--out", str(page), "--samples", "0"]) == 2
+    assert not page.exists()
