@@ -13,6 +13,7 @@ from glamm_jax.parity import (
     datasets,
     e2e,
     manifest,
+    pipeline,
     preprocessing,
     tokenizer,
 )
@@ -29,7 +30,7 @@ PARTS: dict[str, tuple[str, Check | None]] = {
     "components": ("components", components.check),
     "manifest": ("manifest", manifest.check),
     "datasets": ("datasets", datasets.check),
-    "pipeline": ("pipeline", None),
+    "pipeline": ("pipeline", pipeline.check),
     "evaluation": ("evaluation", None),
 }
 

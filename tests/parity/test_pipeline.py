@@ -1,0 +1,42 @@
+"""The part `pipeline` agrees with the recording, and notices whatever is changed in it."""
+
+from __future__ import annotations
+
+from glamm_jax.parity import pipeline
+from tests.parity.tampering import change_array, change_json, copy_parts, failed_names, run
+
+PARTS = ("pipeline", "fixtures", "tokenizer")
+
+
+def test_files_of_the_fixtures_give_the_recorded_losses_and_gradients(goldens):
+    ledger = run(pipeline.check, goldens)
+    assert ledger.failures == []
+    assert sum(row.verdict == "equal" for row in ledger.rows) > 100
+    assert all(row.note for row in ledger.rows if row.verdict == "excluded")
+
+
+def test_whatever_is_changed_is_noticed(goldens, tmp_path):
+    folder = copy_parts(goldens, tmp_path, *PARTS)
+    part = folder / "pipeline"
+    batches = ("batches",)
+    for keys in (
+        (*batches, "gcg", "input_ids", 0, 70),
+        (*batches, "region", "labels", 1, -1),
+        (*batches, "vg", "bboxes", 0, 1, 2),
+        (*batches, "refseg", "losses", "ce_loss"),
+        (*batches, "refseg", "resize", 1, 0),
+        (*batches, "semseg", "grad_norms", "lm_head.weight"),
+    ):
+        change_json(part / "info.json", keys)
+    change_array(part / "gcg.npz", "mask1")
+    change_array(part / "vg.npz", "clip_pixels")
+    assert failed_names(pipeline.check, folder) == {
+        "batches.gcg.input_ids",
+        "batches.region.labels",
+        "batches.vg.bboxes",
+        "batches.refseg.losses.ce_loss",
+        "batches.refseg.resize",
+        "batches.semseg.grad_norms.lm_head.weight",
+        "mask1",
+        "clip_pixels",
+    }
