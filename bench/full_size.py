@@ -44,7 +44,7 @@ from glamm_jax.weights.hf_config import clip_hf_config, glamm_hf_config, with_ow
 from glamm_jax.weights.rules import Shapes, tensor_shapes
 from glamm_jax.weights.state import shapes
 from glamm_jax.weights.tables import table_of
-from glamm_jax.weights.tensors import SafetensorsSource
+from glamm_jax.weights.tensors import SafetensorsSource, nbytes_of
 
 GOLDENS = Path(__file__).resolve().parents[1] / "tests" / "goldens"
 DISK_BYTES = 40e9
@@ -129,7 +129,7 @@ def write_originals(work: Path, is_tiny: bool) -> None:
     tower = GoldenSource(
         clip, table_of(config.clip), dtype=lambda name: BFLOAT16, prefix=CLIP_PREFIX
     )
-    total = sum(info.nbytes for source in (main, tower) for info in source.infos.values())
+    total = nbytes_of(main) + nbytes_of(tower)
     with tqdm(total=total, desc="writing", unit="B", unit_scale=True, disable=None) as bar:
 
         def advance(name: str, nbytes: int) -> None:

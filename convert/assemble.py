@@ -23,10 +23,16 @@ from glamm_jax.weights.infer import (
 )
 from glamm_jax.weights.initial import InitialSource
 from glamm_jax.weights.naming import DROPPED, glamm_name
-from glamm_jax.weights.rules import Shapes, WeightsError, tensor_shapes
+from glamm_jax.weights.rules import WeightsError, tensor_shapes
 from glamm_jax.weights.state import shapes
 from glamm_jax.weights.tables import table_of
-from glamm_jax.weights.tensors import GrownSource, JoinedSource, RenamedSource, TensorSource
+from glamm_jax.weights.tensors import (
+    GrownSource,
+    JoinedSource,
+    RenamedSource,
+    TensorSource,
+    shapes_of,
+)
 
 # What a starting point may lack: it is drawn from the seed.
 FRESH = ("model.mm_projector.", "model.text_hidden_fcs.", REGION_PREFIX)
@@ -82,14 +88,16 @@ def _part(request: Request, main: Checkpoint) -> Assembly:
     tensors, described = main.tensors, {main.family: main.described}
     if main.family == "clip":
         tensors = RenamedSource(tensors, lambda name: name if glamm_name("clip", name) else None)
-        config = clip_config(_shapes(tensors), main.described)
+        config = clip_config(shapes_of(tensors), main.described)
         return Assembly(config, tensors, described, None, _dropped((main, tensors)))
     if main.family == "sam":
-        return Assembly(sam_config(main.shapes), tensors, described, None, {})
+        return Assembly(sam_config(shapes_of(main.tensors)), tensors, described, None, {})
     if main.family == "llama":
         has_one = (main.path / "tokenizer.model").is_file()
         tokenizer = request.tokenizer or (main.path if has_one else None)
-        config = llama_config(main.shapes, main.described, str(main.path / "config.json"))
+        config = llama_config(
+            shapes_of(main.tensors), main.described, str(main.path / "config.json")
+        )
         return Assembly(config, tensors, described, tokenizer, {})
     how = "--adapter beside its base" if main.family == "adapter" else "--region beside a LLaMA"
     raise WeightsError(f"{main.path}: {main.family} is no model by itself: give it with {how}")
@@ -146,7 +154,7 @@ def _glamm_config(
 ) -> GLaMMConfig:
     main = described.get("glamm") or described.get("llama") or {}
     adapter = described.get("adapter", {"lora_alpha": request.lora_alpha})
-    found, tokens = _shapes(tensors), tokenizer.tokens
+    found, tokens = shapes_of(tensors), tokenizer.tokens
     if OWN_KEY in main:
         own = config_from(GLaMMConfig, main[OWN_KEY])
         return replace(own, tokens=tokens, lora=lora_config(found, adapter))
@@ -191,7 +199,3 @@ def _dropped(*parts: tuple[Checkpoint, TensorSource]) -> dict[str, int]:
     """How many tensors of each source were left behind, and why."""
     counts = {p.family: len(p.tensors.infos) - len(source.infos) for p, source in parts}
     return {DROPPED[family]: count for family, count in counts.items() if count}
-
-
-def _shapes(tensors: TensorSource) -> Shapes:
-    return {name: info.shape for name, info in tensors.infos.items()}

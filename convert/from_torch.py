@@ -32,6 +32,7 @@ from glamm_jax.models.abstract import abstract_model
 from glamm_jax.weights.folder import new_folder, seal
 from glamm_jax.weights.state import shapes
 from glamm_jax.weights.tables import table_of
+from glamm_jax.weights.tensors import nbytes_of
 from glamm_jax.weights.transfer import import_tensors
 
 
@@ -65,7 +66,7 @@ def convert(options: argparse.Namespace) -> None:
     names = ("clip", "sam", "region", "adapter", "tokenizer", "lora_alpha", "seed")
     assembly = assemble(Request(options.source, **{n: getattr(options, n) for n in names}))
     leaves = shapes(abstract_model(assembly.config)[1])
-    total = sum(info.nbytes for info in assembly.tensors.infos.values())
+    total = nbytes_of(assembly.tensors)
     with new_folder(options.out, total) as folder:
         with progress_bar(total, "converting") as advance:
             record = import_tensors(

@@ -15,6 +15,7 @@ from convert.progress import fails_politely, progress_bar, report
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.weights.folder import FolderError, ModelFolder, new_folder, seal
 from glamm_jax.weights.lora import MergedLeaves, without_lora
+from glamm_jax.weights.tensors import nbytes_of
 from glamm_jax.weights.transfer import copy_leaves
 
 
@@ -36,7 +37,7 @@ def merge(model: Path, out: Path) -> None:
     if not isinstance(config, GLaMMConfig) or config.lora is None:
         raise FolderError(f"{model}: has no LoRA to merge")
     leaves = MergedLeaves(folder, config.lora)
-    total = sum(info.nbytes for info in leaves.infos.values())
+    total = nbytes_of(leaves)
     with new_folder(out, total) as target:
         with progress_bar(total, "merging") as advance:
             copy_leaves(leaves, target, on_tensor=advance)

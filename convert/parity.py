@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from pathlib import Path
 
+from glamm_jax.files import write_whole
 from glamm_jax.parity.report import Ledger, Row
 from glamm_jax.parity.run import PARTS, run_parts
 
@@ -95,6 +95,4 @@ def print_summary(part: str, rows: list[Row]) -> None:
 
 def write_json(ledger: Ledger, path: Path) -> None:
     """All verdicts, under a temporary name first."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(ledger.to_json(), indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, json.dumps(ledger.to_json(), indent=1) + "\n")

@@ -9,9 +9,8 @@ from typing import Any
 
 from convert.pickled import PickledSource
 from glamm_jax.weights.infer import Family, family_of
-from glamm_jax.weights.rules import Shapes
 from glamm_jax.weights.safetensors import INDEX, SINGLE, TensorFileError, read_index
-from glamm_jax.weights.tensors import JoinedSource, SafetensorsSource, TensorSource
+from glamm_jax.weights.tensors import JoinedSource, SafetensorsSource, TensorSource, shapes_of
 
 PICKLED_INDEX = "pytorch_model.bin.index.json"
 # Names under which a folder may hold all its tensors, in the order of preference.
@@ -31,14 +30,6 @@ class Checkpoint:
     tensors: TensorSource
     described: dict[str, Any]  # its config.json, or nothing
 
-    @property
-    def shapes(self) -> Shapes:
-        return {name: info.shape for name, info in self.tensors.infos.items()}
-
-    @property
-    def nbytes(self) -> int:
-        return sum(info.nbytes for info in self.tensors.infos.values())
-
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open a folder or a file: safetensors, else torch's.
@@ -46,8 +37,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises: TensorFileError or WeightsError naming what cannot be used.
     """
     tensors = _open_folder(path) if path.is_dir() else _open_file(path)
-    shapes = {name: info.shape for name, info in tensors.infos.items()}
-    return Checkpoint(path, family_of(shapes, str(path)), tensors, read_described(path))
+    family = family_of(shapes_of(tensors), str(path))
+    return Checkpoint(path, family, tensors, read_described(path))
 
 
 def _open_file(path: Path) -> TensorSource:

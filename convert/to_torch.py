@@ -42,7 +42,7 @@ from glamm_jax.weights.rules import Table, tensor_shapes
 from glamm_jax.weights.safetensors import DTYPES
 from glamm_jax.weights.state import shapes
 from glamm_jax.weights.tables import table_of
-from glamm_jax.weights.tensors import LeafSource
+from glamm_jax.weights.tensors import LeafSource, shapes_of
 from glamm_jax.weights.transfer import Record, default_record, export_tensors
 
 
@@ -61,7 +61,7 @@ class Part:
     @property
     def nbytes(self) -> int:
         """About what is written: by the leaves that the tensors come from."""
-        sizes = tensor_shapes(self.table, {k: i.shape for k, i in self.leaves.infos.items()})
+        sizes = tensor_shapes(self.table, shapes_of(self.leaves))
         return sum(
             math.prod(sizes[name]) * DTYPES[dtype].itemsize
             for name, dtype in self.record.items()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from glamm_jax.data import masks as run_lengths
+from glamm_jax.files import write_whole
 from glamm_jax.report.paint import Layer, Passage, paint
 from glamm_jax.text.answers import match_masks, parse_answer
 
@@ -130,7 +130,7 @@ class Answer(GroundedText):
 
     def save(self, path: str | Path) -> None:
         """Write the JSON; `path` is never seen half written."""
-        _write(Path(path), json.dumps(self.to_json(), indent=1).encode())
+        write_whole(Path(path), json.dumps(self.to_json(), indent=1))
 
     def picture(self) -> Image.Image:
         """The image with masks and boxes, below it question and answer, phrases in colour."""
@@ -140,7 +140,7 @@ class Answer(GroundedText):
         """Write the picture as PNG; `path` is never seen half written."""
         png = io.BytesIO()
         self.picture().save(png, format="PNG")
-        _write(Path(path), png.getvalue())
+        write_whole(Path(path), png.getvalue())
 
 
 def ground(raw: str, masks: Sequence[ScoredMask]) -> tuple[GroundedText, tuple[str, ...]]:
@@ -180,10 +180,3 @@ def _bounds(mask: Bool[np.ndarray, "h w"]) -> list[int]:
     """The smallest box around the mask: x0, y0 inside, x1, y1 just outside."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -18,6 +18,7 @@ from glamm_jax.parity.report import GoldenError
 from glamm_jax.weights.folder import copy_tokenizer, new_folder
 from glamm_jax.weights.rules import Shapes, Table
 from glamm_jax.weights.safetensors import SHARD_BYTES, TensorInfo, TensorWriter
+from glamm_jax.weights.tensors import nbytes_of
 from glamm_jax.weights.transfer import convert_dtype, in_threads
 
 FLOAT32 = np.dtype(np.float32)
@@ -79,7 +80,7 @@ def write_checkpoint(
 
     Raises: FolderError when it exists, does not fit or cannot be written.
     """
-    with new_folder(folder, sum(info.nbytes for info in source.infos.values())) as target:
+    with new_folder(folder, nbytes_of(source)) as target:
 
         def write(name: str) -> None:
             writer.write(name, source.read(name))

@@ -14,8 +14,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from glamm_jax.files import write_whole
 from glamm_jax.report.histogram import histogram_svg
 from glamm_jax.report.paint import colour_of, overlay
 
@@ -131,13 +130,7 @@ class Page:
 
     def save(self, path: Path) -> None:
         """Write it, all or nothing."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")
-        try:
-            unfinished.write_text(self.html(), encoding="utf-8")
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_whole(path, self.html())
 
 
 def _text(value: object) -> str:

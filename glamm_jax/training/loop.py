@@ -11,7 +11,6 @@ Nothing is saved of the weights yet, and a run cannot be continued.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -24,6 +23,7 @@ from flax import nnx
 
 from glamm_jax.data.pipeline import Batches, open_batches
 from glamm_jax.experiment import ExperimentConfig
+from glamm_jax.files import write_whole
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.training.optim import is_trained, make_optimizer
 from glamm_jax.training.state import split_model
@@ -88,9 +88,7 @@ def claim(folder: Path, config: ExperimentConfig) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
-    temporary = folder / "config.json.tmp"
-    temporary.write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "config.json")
+    write_whole(folder / "config.json", json.dumps(asdict(config), indent=1) + "\n")
     return metrics
 
 

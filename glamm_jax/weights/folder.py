@@ -1,13 +1,13 @@
 """A model folder: the one format in which models lie on disk.
 
-config.json                     kind and configuration; written last, so it marks a whole folder
-model-0000x-of-0000y.safetensors   one tensor a leaf, under the leaf's path, in our layout;
-                                tensors that only the export needs are called carried.NAME
-model.safetensors.index.json    which leaf lies in which file
-source.json                     what `to-torch` needs to give the same bytes back
-tokenizer.model, ...            the tokenizer, as it came
+config.json                        kind and configuration; written last: it marks a whole folder
+model-0000x-of-0000y.safetensors   one tensor a leaf, under the leaf's path, in our layout; what
+                                   only the export needs is called carried.NAME
+model.safetensors.index.json       which leaf lies in which file
+source.json                        what `to-torch` needs to give the same bytes back
+tokenizer.model, ...               the tokenizer, as it came
 
-folder = open_model(path)
+folder = ModelFolder(path)
 state = folder.fill(abstract_state, dtype="bfloat16")    # straight onto the current mesh
 """
 

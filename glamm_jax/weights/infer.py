@@ -98,7 +98,8 @@ def llama_config(tensors: Shapes, described: Described, what: str = "config.json
     half = look.shape("layers.0.self_attn.rotary_emb.inv_freq", (default.head_dim // 2,))[0]
     heads = described.get("num_attention_heads", width // (2 * half))
     _agree(
-        *(described, what),
+        described,
+        what,
         num_key_value_heads=heads,
         rope_scaling=None,
         hidden_act="silu",

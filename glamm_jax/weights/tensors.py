@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from glamm_jax.weights.rules import WeightsError
+from glamm_jax.weights.rules import Shape, WeightsError
 from glamm_jax.weights.safetensors import TensorInfo, map_tensor, read_folder, read_header
 
 
@@ -50,6 +50,16 @@ class SafetensorsSource:
     def read(self, name: str) -> np.ndarray:
         """One tensor, a read-only map of its file."""
         return map_tensor(self._places[name])
+
+
+def shapes_of(source: TensorSource | LeafSource) -> dict[str, Shape]:
+    """{name: shape} of everything a source holds."""
+    return {name: info.shape for name, info in source.infos.items()}
+
+
+def nbytes_of(source: TensorSource | LeafSource) -> int:
+    """How much a source holds."""
+    return sum(info.nbytes for info in source.infos.values())
 
 
 class ArraySource:

@@ -28,7 +28,7 @@ from glamm_jax.weights.rules import (
     tensor_shapes,
 )
 from glamm_jax.weights.safetensors import DTYPES, NAMES, TensorInfo, TensorWriter
-from glamm_jax.weights.tensors import LeafSource, TensorSource
+from glamm_jax.weights.tensors import LeafSource, TensorSource, shapes_of
 
 CARRIED = "carried."  # stands before a torch name in our files: read by nobody, returns on export
 THREADS = 3
@@ -57,7 +57,7 @@ def import_tensors(
     Raises: WeightsError listing all that is missing, unknown, misshapen or not as recomputed,
         before a byte is written.
     """
-    shapes = {name: info.shape for name, info in source.infos.items()}
+    shapes = shapes_of(source)
     problems = find_problems(table, shapes, leaves)
     known = {name: u for name, u in table.unread_names().items() if name in source.infos}
     carried = {name for name, unread in known.items() if unread.kind == "carried"}
@@ -113,7 +113,7 @@ def export_tensors(
     unread = table.unread_names()
     if unknown := [name for name in record if name not in entries and name not in unread]:
         raise WeightsError(f"tensors that nothing gives back: {', '.join(unknown)}")
-    shapes = tensor_shapes(table, {name: info.shape for name, info in leaves.infos.items()})
+    shapes = tensor_shapes(table, shapes_of(leaves))
     for name in record:
         if name in unread:
             shapes[name] = _unread_shape(name, unread[name], leaves)

@@ -64,10 +64,10 @@ class GatheredSource(ABC):
         notes = Notes(f"{self._file.name} {shown(key)}")
         if key in self._broken:
             notes.add(*self._broken[key])
-            return Found(None, tuple(notes.defects))
+            return notes.nothing()
         picture = open_picture(self.image_path(key), self._folders, notes)
         if picture is None:
-            return Found(None, tuple(notes.defects))
+            return notes.nothing()
         draft = Draft(picture, notes)
         for i, entry in self._entries[key]:
             draft.check_size(entry.get("height"), entry.get("width"))

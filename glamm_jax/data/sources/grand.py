@@ -93,14 +93,14 @@ class GrandFiles:
         notes = Notes(f"{self.name} {shown(key)}")
         if key in self._broken:
             notes.add(*self._broken[key])
-            return Found(None, tuple(notes.defects))
+            return notes.nothing()
         name, scene = self._scene(key, notes)
         path = picture_path(self._folder, name) if name else None
         if name and path is None:
             notes.add(MISSING_IMAGE, f"{shown(name)} not in {self._folder / 'images'}")
         picture = read_picture(path, notes) if path else None
         if picture is None:
-            return Found(None, tuple(notes.defects))
+            return notes.nothing()
         draft = Draft(picture, notes)
         objects = _Objects(draft, scene)
         describe(draft, objects.described())

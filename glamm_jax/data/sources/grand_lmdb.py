@@ -70,7 +70,7 @@ class GrandDatabase:
             notes.add(MISSING_IMAGE, f"not in {self._folder / 'images'}")
         picture = read_picture(path, notes) if path else None
         if picture is None:
-            return Found(None, tuple(notes.defects))
+            return notes.nothing()
         draft = Draft(picture, notes)
         described = []
         for i, item in enumerate(self._items(EXPRESSIONS, key, notes)):

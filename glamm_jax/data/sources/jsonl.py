@@ -91,7 +91,7 @@ class JsonlSource:
             if draft is not None:
                 _Line(draft, self._path.parent).fill(fields)
         if draft is None:
-            return Found(None, tuple(notes.defects))
+            return notes.nothing()
         return draft.found(key, self.name, self.split)
 
     def _sort_in(self, number: int, at: int, line: bytes) -> None:

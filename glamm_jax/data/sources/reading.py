@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glamm_jax.data.preprocess import ImageError, open_image
-from glamm_jax.data.record import Defect
+from glamm_jax.data.record import Defect, Found
 
 # Kinds of defects: the words that a report counts.
 BAD_BOX = "bad box"
@@ -74,6 +74,10 @@ class Notes:
     def add(self, kind: str, where: str) -> None:
         """One more, with its place inside of `self.where`."""
         self.defects.append(Defect(kind, f"{self.where}: {where}"))
+
+    def nothing(self) -> Found:
+        """What a read ends with that gives no record."""
+        return Found(None, tuple(self.defects))
 
 
 class Picture(NamedTuple):

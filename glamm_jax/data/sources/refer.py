@@ -82,14 +82,14 @@ class ReferSource:
         notes = Notes(f"{self.name} {shown(key)}")
         if key in self._broken:
             notes.add(*self._broken[key])
-            return Found(None, tuple(notes.defects))
+            return notes.nothing()
         path = self.image_path(key)
         if path is None:
             name = self._images.get(key, {}).get("file_name")
             notes.add(MISSING_IMAGE, f"{shown(name)} not in {' or '.join(self._folders)}")
         picture = read_picture(path, notes) if path else None
         if picture is None:
-            return Found(None, tuple(notes.defects))
+            return notes.nothing()
         draft = Draft(picture, notes)
         draft.check_size(self._images[key].get("height"), self._images[key].get("width"))
         regions: dict[str, int | None] = {}

@@ -91,11 +91,11 @@ class LabelMapSource(ABC):
         notes = Notes(f"{self.name} {shown(key)}")
         if key in self._broken:
             notes.add(*self._broken[key])
-            return Found(None, tuple(notes.defects))
+            return notes.nothing()
         picture = open_picture(self.image_path(key), self._folders, notes)
         levels = read_levels(self._labels, f"{key}.png", notes, "labels") if picture else None
         if picture is None or levels is None:
-            return Found(None, tuple(notes.defects))
+            return notes.nothing()
         draft = Draft(picture, notes)
         if levels.shape == (picture.height, picture.width):
             self._fill(draft, levels)

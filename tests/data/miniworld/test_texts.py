@@ -73,7 +73,7 @@ def test_every_way_of_telling_things_apart_is_used(full_scenes: list[Scene]) -> 
 
 
 def _like(thing: Thing, **fields: object) -> Thing:
-    return replace(thing, part=None, base=-1, **fields)  # type: ignore[arg-type]
+    return replace(thing, part=None, base=-1, **fields)  # type: ignore[arg-type]  # any fields
 
 
 def _staged(*things: Thing) -> Scene:
