@@ -43,6 +43,7 @@ def test_drawn_photographs_are_whole_records_and_always_the_same() -> None:
     assert tuple(caption.text[link.start : link.end] for link in caption.links) == PHRASES
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pycocotools copies in an old way
 def test_the_plain_path_sees_what_ours_sees(tmp_path: Path) -> None:
     folder = written(Pictures((48, 64), -1.1, 4), tmp_path)
     work = loader.work_on(loader.TINY[0], loader.TINY_MODEL, folder)
