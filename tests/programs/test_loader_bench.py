@@ -52,7 +52,9 @@ def test_the_plain_path_sees_what_ours_sees(tmp_path: Path) -> None:
         ("clip", ours.images, loader.TINY_MODEL.clip),
         ("sam", ours.grounding_images, loader.TINY_MODEL.sam),
     ):
-        expected = (pixels - np.float32(config.pixel_mean)) / np.float32(config.pixel_std)
+        expected = (pixels - np.array(config.pixel_mean, np.float32)) / np.array(
+            config.pixel_std, np.float32
+        )
         height, width = ours.resized_sizes[0] if name == "sam" else expected.shape[1:3]
         seen = plain[name].transpose(0, 2, 3, 1)[:, :height, :width]
         np.testing.assert_allclose(seen, expected[:, :height, :width], atol=1e-5)
