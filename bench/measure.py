@@ -53,12 +53,15 @@ def compiled(
 
 
 def interleaved(
-    runs: Mapping[str, Callable[[], Any]], repeats: int, seconds: float = math.inf
+    runs: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    seconds: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Milliseconds of each run, taken in turns after one warm-up each.
 
     Taking turns spreads the machine's moods over all runs alike. After `seconds` no new turn
-    starts, but there are three at least.
+    starts, but there are three at least. clock: `time.process_time` counts processor time.
     """
     for run in runs.values():
         run()
@@ -68,9 +71,9 @@ def interleaved(
         if turn >= 3 and time.perf_counter() - begin > seconds:
             break
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * (clock() - start))
     return times
 
 

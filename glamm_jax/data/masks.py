@@ -7,10 +7,11 @@ annotations come from elsewhere, and C code should not be the first to find out 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt8
+from numba import njit
 from pycocotools import mask as coco
 
 # A compressed count is a little-endian number of 5-bit groups; bit 5 says that more follow.
@@ -54,8 +55,69 @@ def decode(runs: Mapping[str, Any]) -> Bool[np.ndarray, "h w"]:
     Raises: MaskError when size or counts are missing or broken, or do not fill the mask.
     """
     height, width, counts = _checked(runs)
-    values = np.arange(len(counts)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(values, counts).reshape(width, height).T)
+    mask = np.zeros((height, width), np.uint8)
+    _paint(np.cumsum(counts), mask)
+    return mask.view(bool)
+
+
+def paint(runs: Mapping[str, Any], out: UInt8[np.ndarray, "h w"]) -> None:
+    """Put ones where the mask is into an array of zeros, which may be smaller than the mask.
+
+    A smaller one holds what the mask is at the centres of its larger pixels. It is read from the
+    run lengths: the large mask is never made.
+
+    Raises: MaskError, as `decode`.
+    """
+    height, width, counts = _checked(runs)
+    ends = np.cumsum(counts)
+    if out.shape != (height, width):
+        ends = _ends_at_centres(ends, (height, width), out.shape)
+    _paint(ends, out)
+
+
+def fitted_size(size: tuple[int, int], room: tuple[int, int]) -> tuple[int, int]:
+    """The largest height and width in the proportions of `size` that `room` holds."""
+    (height, width), (rows, columns) = size, room
+    scale = min(rows / height, columns / width)
+    return size if scale >= 1 else (max(1, int(height * scale)), max(1, int(width * scale)))
+
+
+def centres(size: int, new_size: int) -> Int[np.ndarray, "n"]:
+    """The pixels of a line at the centres of `new_size` larger ones."""
+    return (np.arange(new_size) * 2 + 1) * size // (2 * new_size)
+
+
+def _ends_at_centres(
+    ends: Int[np.ndarray, "n"], size: tuple[int, int], new_size: tuple[int, ...]
+) -> Int[np.ndarray, "n"]:
+    """Where runs end, counted in the pixels that are read alone, down the columns as before."""
+    column, row = np.divmod(ends, size[0])
+    rows, columns = (centres(old, new) for old, new in zip(size, new_size, strict=True))
+    before = np.searchsorted(columns, column)
+    read = np.append(columns, -1)[before] == column
+    return before * new_size[0] + np.where(read, np.searchsorted(rows, row), 0)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _paint(ends, out):
+    """Mark where each column changes, then carry the marks down, whole rows at a time."""
+    height, width = out.shape
+    for i in range(0, len(ends) - 1, 2):
+        if ends[i] == ends[i + 1]:
+            continue
+        first, top = divmod(ends[i], height)
+        last, bottom = divmod(ends[i + 1], height)
+        out[top, first] ^= 1
+        if bottom:
+            out[bottom, last] ^= 1
+            last += 1
+        for x in range(first + 1, last):
+            out[0, x] ^= 1
+    for y in range(1, height):
+        above, row = out[y - 1], out[y]
+        for x in range(width):
+            row[x] ^= above[x]
 
 
 def _text(runs: Any) -> str:

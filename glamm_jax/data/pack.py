@@ -121,6 +121,8 @@ def join(batches: Mapping[int, Batch], capacity: Capacity, patches: int) -> Batc
         )
         for number, batch in batches.items()
     ]
+    if len(moved) == 1:
+        return moved[0]
     parts = zip(*moved, strict=True)
     return Batch(*(None if part[0] is None else np.concatenate(part) for part in parts))
 

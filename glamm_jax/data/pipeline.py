@@ -44,6 +44,13 @@ from glamm_jax.types import Batch
 Batches = grain.DatasetIterator[Batch]
 
 UNREADABLE = "dropped: the picture cannot be read"
+# grain imports jax; a worker must not claim the accelerators of this process with it. Memory that a
+# picture leaves is kept for the next one: glibc would return it, and fetch it again page by page.
+WORKER_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 29),
+}
 _LARGE_PRIME = 1_000_003  # sets the shuffles of a mixture's parts apart
 _SEEDS = 1 << 32
 
@@ -72,7 +79,8 @@ class Reader:
         data, part = self._data, self._data.mixture[ticket.part]
         record = self._sources[ticket.part][ticket.record]
         try:
-            drawn = draw_examples(record, part.tasks, part.asking, data.seed, ticket.epoch)
+            room = (data.quotas.mask_height, data.quotas.mask_width)
+            drawn = draw_examples(record, part.tasks, part.asking, data.seed, ticket.epoch, room)
         except ImageError:
             return Read(position, record.source, Prepared(None, (UNREADABLE,)))
         sample, notes = prepare(
@@ -210,14 +218,13 @@ def _open_stream(reads: grain.MapDataset[Read], workers: int) -> grain.DatasetIt
     one_by_one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     processes = grain.multiprocessing.MultiprocessingOptions(workers, per_worker_buffer_size=2)
     stream = iter(reads.to_iter_dataset(one_by_one).mp_prefetch(processes))
-    # grain imports jax; a worker must not claim the accelerators of this process with it.
-    with _environment(JAX_PLATFORMS="cpu"):
+    with environment(**WORKER_ENVIRONMENT):
         stream.start_prefetch()
     return stream
 
 
 @contextmanager
-def _environment(**variables: str) -> Iterator[None]:
+def environment(**variables: str) -> Iterator[None]:
     """Variables for processes that are started meanwhile."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

@@ -10,10 +10,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.data.preprocess import clip_image, grounding_image
+from glamm_jax.data.preprocess import both_images, clip_image
 from glamm_jax.data.sample import Row, Sample
 from glamm_jax.text.labels import Encoded, LabelError, encode_turns
 from glamm_jax.text.questions import with_preamble
@@ -62,8 +61,8 @@ def prepare(
 
     SAM sees the picture only if masks are asked for, the region encoder only if there are boxes. A
     conversation is cut to the tokens and targets of a row (trap 32), and masks and boxes that are
-    not mentioned any more go with its end. A picture that is larger than the masks of a batch has
-    its masks compared at the largest size that fits. Without examples there is no sample.
+    not mentioned any more go with its end. Masks that are smaller than the picture are compared at
+    their own size. Without examples there is no sample.
     """
     found, notes = [], []
     for example in examples:
@@ -75,23 +74,26 @@ def prepare(
     boxes = [np.zeros((0, 4), np.float32) if each.boxes is None else each.boxes for each in found]
     starts = np.cumsum([0, *map(len, boxes)]).tolist()
     some_boxes = any(each.boxes is not None for each in found)
+    rows = tuple(
+        Row(each.encoded.ids, each.encoded.labels, start)
+        for each, start in zip(found, starts, strict=False)
+    )
     sample = Sample(
-        rows=tuple(
-            Row(each.encoded.ids, each.encoded.labels, start)
-            for each, start in zip(found, starts, strict=False)
-        ),
-        image=clip_image(examples[0].image, model.clip.image_size),
+        rows,
         boxes_xyxy_unit=np.concatenate(boxes) if some_boxes else None,
         name=f"{examples[0].source} {examples[0].id}",
     )
-    masks = [each.masks for each in found if each.masks is not None]
+    picture, masks = examples[0].image, [each.masks for each in found if each.masks is not None]
     if not masks:
+        sample = replace(sample, image=clip_image(picture, model.clip.image_size))
         return Prepared(sample, tuple(notes))
-    truth, size = _fitted(np.concatenate(masks), room)
-    notes += [SMALLER_MASKS] if truth.shape[1:] != examples[0].image.shape[:2] else []
-    grounding = grounding_image(examples[0].image, model.sam.image_size)
+    truth = masks[0] if len(masks) == 1 else np.concatenate(masks)
+    size = truth.shape[1:]
+    notes += [SMALLER_MASKS] if size != picture.shape[:2] else []
+    image, grounding = both_images(picture, model.clip.image_size, model.sam.image_size)
     sample = replace(
         sample,
+        image=image,
         grounding_image=grounding.pixels,
         resized_size=grounding.resized_size,
         original_size=size,
@@ -138,19 +140,3 @@ def _mentioned(items: np.ndarray | None, ids: np.ndarray, token: int) -> np.ndar
     """The items whose tokens are left; None when there is none."""
     number = int((ids == token).sum())
     return items[:number] if items is not None and number else None
-
-
-def _fitted(
-    masks: UInt8[np.ndarray, "k h w"], room: Capacity
-) -> tuple[UInt8[np.ndarray, "k h2 w2"], tuple[int, int]]:
-    """Masks no larger than a batch's, read at the centres of the larger pixels, and their size."""
-    height, width = masks.shape[1:]
-    scale = min(room.mask_height / height, room.mask_width / width)
-    if scale >= 1:
-        return masks, (height, width)
-    size = max(1, int(height * scale)), max(1, int(width * scale))
-    rows, columns = (
-        (np.arange(new) * 2 + 1) * old // (2 * new)
-        for new, old in zip(size, (height, width), strict=True)
-    )
-    return masks[:, rows[:, None], columns], size

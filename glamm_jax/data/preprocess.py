@@ -3,6 +3,7 @@
 image = open_image("dog.jpg")                  uint8[h, w, 3], upright, the original size
 clip_image(image, 336)                         uint8[336, 336, 3], centre crop
 grounding_image(image, 1024)                   uint8[1024, 1024, 3], padded at the bottom right
+both_images(image, 336, 1024)                  the two in half the time
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from glamm_jax.data.resample import Target, resize
 
 WHITE = (255, 255, 255)
-# Above this many pixels a picture is cut before it is resized; see `clip_image`.
-MAX_RESIZED_PIXELS = 1 << 24
 
 Source = str | Path | bytes | io.BufferedIOBase | Image.Image | np.ndarray
 RGB = UInt8[np.ndarray, "h w 3"]
@@ -70,18 +72,9 @@ def clip_size(height: int, width: int, shortest: int) -> tuple[int, int]:
 def clip_image(image: RGB, size: int) -> UInt8[np.ndarray, "s s 3"]:
     """Resize the shorter edge (bicubic, antialiased), then cut the centre square out.
 
-    A picture so long that its resized form would not fit into memory is cut first; the result is
-    the same to a grey level. Source: CLIPImageProcessor of transformers 4.28.
+    Source: CLIPImageProcessor of transformers 4.28.
     """
-    height, width = clip_size(image.shape[0], image.shape[1], size)
-    top, left = (height - size) // 2, (width - size) // 2
-    picture = Image.fromarray(image)
-    if height * width <= MAX_RESIZED_PIXELS:
-        resized = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-        return np.ascontiguousarray(resized[top : top + size, left : left + size])
-    down, right = image.shape[0] / height, image.shape[1] / width
-    box = (left * right, top * down, (left + size) * right, (top + size) * down)
-    return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box))
+    return resize(image, [_clip_target(image, size)])[0]
 
 
 def grounding_size(height: int, width: int, longest: int) -> tuple[int, int]:
@@ -98,8 +91,7 @@ def resize_longest(image: RGB, longest: int) -> UInt8[np.ndarray, "down across 3
 
     Source: model/SAM/utils/transforms.py:28.
     """
-    height, width = grounding_size(image.shape[0], image.shape[1], longest)
-    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return resize(image, [_longest_target(image, longest)])[0]
 
 
 class GroundingImage(NamedTuple):
@@ -115,18 +107,37 @@ def grounding_image(image: RGB, size: int) -> GroundingImage:
 
     The padding is 0 after normalisation, too, so whoever normalises needs `resized_size`.
     """
-    resized = resize_longest(image, size)
-    height, width = resized.shape[:2]
-    pixels = np.zeros((size, size, 3), np.uint8)
-    pixels[:height, :width] = resized
-    return GroundingImage(pixels, (height, width), (image.shape[0], image.shape[1]))
+    target = _longest_target(image, size)._replace(canvas=(size, size))
+    (pixels,) = resize(image, [target])
+    return GroundingImage(pixels, (target.height, target.width), (image.shape[0], image.shape[1]))
+
+
+def both_images(
+    image: RGB, clip: int, grounding: int
+) -> tuple[UInt8[np.ndarray, "s s 3"], GroundingImage]:
+    """`clip_image` and `grounding_image` in one walk over the picture."""
+    target = _longest_target(image, grounding)._replace(canvas=(grounding, grounding))
+    cut, pixels = resize(image, [_clip_target(image, clip), target])
+    size = (image.shape[0], image.shape[1])
+    return cut, GroundingImage(pixels, (target.height, target.width), size)
+
+
+def _clip_target(image: RGB, size: int) -> Target:
+    height, width = clip_size(image.shape[0], image.shape[1], size)
+    window = ((height - size) // 2, (width - size) // 2, size, size)
+    return Target(height, width, "bicubic", window)
+
+
+def _longest_target(image: RGB, longest: int) -> Target:
+    return Target(*grounding_size(image.shape[0], image.shape[1], longest), "bilinear")
 
 
 def _upright(picture: Image.Image) -> Image.Image:
     """Turned as EXIF says; damaged metadata does not cost a picture whose pixels are sound."""
     picture.load()
     try:
-        return ImageOps.exif_transpose(picture)
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(picture) if turned else picture
     except Exception:  # Pillow's EXIF reader raises several kinds
         return picture
 
@@ -145,7 +156,16 @@ def _to_rgb(
         picture = Image.alpha_composite(canvas, picture)
     elif transparent:
         picture = picture.convert("RGBA")
-    return np.array(picture.convert("RGB"))
+    return _pixels(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+def _pixels(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Where Pillow keeps them, four bytes a pixel, the last of no meaning: nothing is copied."""
+    try:
+        levels = pyarrow.array(picture).flatten()
+    except ValueError:  # above 16 MB they are in several pieces
+        return np.asarray(picture)
+    return levels.to_numpy().reshape(picture.height, picture.width, 4)[:, :, :3]
 
 
 def _from_16_bits(levels: np.ndarray, name: str) -> UInt8[np.ndarray, "h w 3"]:

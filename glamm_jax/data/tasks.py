@@ -32,8 +32,8 @@ from glamm_jax.types import Example
 
 Item = TypeVar("Item")
 Span = tuple[int, int]
-# What a mask counts in a pixel: 0, 1, and 2 where two polygons overlap (trap 22).
-Counts = UInt8[np.ndarray, "h w"]
+# What masks count in a pixel: 0, 1, and 2 where two polygons overlap (trap 22).
+Counts = UInt8[np.ndarray, "k h w"]
 
 # What can happen on the way; counted by these names.
 NOTHING = "nothing of this task"
@@ -55,7 +55,7 @@ class _Talk:
 
     turns: list[str] = field(default_factory=list)
     boxes: list[tuple[float, ...]] | None = None
-    masks: list[Counts] | None = None
+    masks: list[Sequence[Link]] | None = None  # the regions that each of them unites
 
     def say(self, question: str, answer: str) -> None:
         self.turns += [question, answer]
@@ -86,9 +86,17 @@ class _Lots:
 
 
 def draw_examples(
-    record: Record, tasks: Sequence[AskedTask], asking: Asking, seed: int = 0, epoch: int = 0
+    record: Record,
+    tasks: Sequence[AskedTask],
+    asking: Asking,
+    seed: int = 0,
+    epoch: int = 0,
+    room: tuple[int, int] | None = None,
 ) -> Drawn:
     """A conversation for every task that the record says something for, all with one image.
+
+    room: height and width that masks may have; those of a larger picture are read at the largest
+        size that fits (`masks.paint`).
 
     Raises: ImageError when the picture cannot be read.
     """
@@ -107,7 +115,14 @@ def draw_examples(
     image = open_image(record.image)
     name, size = (record.source, record.image_id), (record.height, record.width)
     examples = (
-        Example(image, tuple(talk.turns), _boxes(talk, size), _masks(talk), task, *name)
+        Example(
+            image,
+            tuple(talk.turns),
+            _boxes(talk, size),
+            _masks(record, talk, asking.overlaps_count, room),
+            task,
+            *name,
+        )
         for task, talk in talks
     )
     return Drawn(tuple(examples), tuple(notes))
@@ -118,23 +133,27 @@ def _boxes(talk: _Talk, size: tuple[int, int]) -> np.ndarray | None:
     return None if talk.boxes is None else to_unit(np.array(talk.boxes, np.float64), *size)
 
 
-def _masks(talk: _Talk) -> np.ndarray | None:
-    return np.stack(talk.masks) if talk.masks else None
-
-
-def truth_of(record: Record, links: Sequence[Link], overlaps_count: bool = True) -> Counts:
-    """What the masks of all linked regions count together; without links, an empty mask."""
-    counts = np.zeros((record.height, record.width), np.uint8)
-    for link in links:
-        region = record.regions[link.region]
-        layers = (region.mask, region.overlap if overlaps_count else None)
-        own = [_decoded(runs, record) for runs in layers if runs is not None]
-        counts = np.maximum(counts, np.sum(own, axis=0, dtype=np.uint8))
+def _masks(
+    record: Record, talk: _Talk, overlaps_count: bool, room: tuple[int, int] | None
+) -> Counts | None:
+    """Of each mask the union of what its regions count; without regions it is empty."""
+    if not talk.masks:
+        return None
+    size = (record.height, record.width)
+    fitted = masks.fitted_size(size, room or size)
+    counts = np.zeros((len(talk.masks), *fitted), np.uint8)
+    for out, links in zip(counts, talk.masks, strict=True):
+        for i, link in enumerate(links):
+            one = np.zeros_like(out) if i else out
+            region = record.regions[link.region]
+            if region.mask is not None:
+                masks.paint({"size": size, "counts": region.mask}, one)
+            if region.overlap is not None and overlaps_count:
+                twice = np.zeros_like(out)
+                masks.paint({"size": size, "counts": region.overlap}, twice)
+                one += twice
+            np.maximum(out, one, out=out)
     return counts
-
-
-def _decoded(runs: bytes, record: Record) -> np.ndarray:
-    return masks.decode({"size": [record.height, record.width], "counts": runs})
 
 
 def _said(record: Record, task: str) -> list[Annotation]:
@@ -162,7 +181,7 @@ def _segmentation(task: str) -> Callable[[Record, _Lots], _Talk]:
     def make(record: Record, lots: _Lots) -> _Talk:
         asking = lots.asking
         asked = lots.some(_masked(record, task, lots), asking.max_turns)
-        talk = _Talk(masks=[truth_of(record, each.links, asking.overlaps_count) for each in asked])
+        talk = _Talk(masks=[each.links for each in asked])
         for each in asked:
             name = each.text.strip().lower()
             question = lots.question(questions.SEGMENTATION_QUESTIONS, name=name)
@@ -182,7 +201,7 @@ def _gcg(record: Record, lots: _Lots) -> _Talk | None:
         return None
     caption = lots.one(said)
     spans = _spans(caption, lots)
-    talk = _Talk(masks=_span_masks(record, spans, lots))
+    talk = _Talk(masks=list(spans.values()))
     talk.say(lots.question(questions.GCG_QUESTIONS), _marked(caption.text, spans, f" {SEG}"))
     return talk
 
@@ -198,7 +217,7 @@ def _grounding(record: Record, lots: _Lots) -> _Talk | None:
         return None
     phrases = (caption.text[start:end] for start, end in spans)
     answer = ", ".join(f"{PHRASE_START} {phrase} {PHRASE_END} {SEG}" for phrase in phrases)
-    talk = _Talk(masks=_span_masks(record, spans, lots))
+    talk = _Talk(masks=list(spans.values()))
     marked = _marked(caption.text, spans, "")
     talk.say(lots.question(questions.GROUNDING_QUESTIONS, name=marked), f"{answer}.")
     return talk
@@ -233,10 +252,6 @@ def _marked(text: str, spans: Iterable[Span], behind: str) -> str:
         phrase = f"{PHRASE_START} {text[start:end]} {PHRASE_END}{behind}"
         text = text[:start] + phrase + text[end:]
     return text
-
-
-def _span_masks(record: Record, spans: dict[Span, list[Link]], lots: _Lots) -> list[Counts]:
-    return [truth_of(record, links, lots.asking.overlaps_count) for links in spans.values()]
 
 
 # ---------------------------------------------------------------------------- regions

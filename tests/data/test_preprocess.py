@@ -35,13 +35,28 @@ def test_resized_pictures_are_the_recorded_ones_without_error(path):
         np.testing.assert_allclose(flat, recorded["sam/pixels__val"], atol=1e-6)
 
 
-def test_a_picture_cut_before_resizing_is_the_same_to_a_grey_level(monkeypatch):
+def test_both_pictures_are_those_made_one_by_one():
     image = _picture(97, 131)
-    whole = preprocess.clip_image(image, 336).astype(int)
-    monkeypatch.setattr(preprocess, "MAX_RESIZED_PIXELS", 0)
-    cut = preprocess.clip_image(image, 336).astype(int)
-    assert np.abs(whole - cut).max() <= 1
-    assert (whole != cut).mean() < 1e-3
+    clip, grounding = preprocess.both_images(image, 48, 64)
+    np.testing.assert_array_equal(clip, preprocess.clip_image(image, 48))
+    alone = preprocess.grounding_image(image, 64)
+    np.testing.assert_array_equal(grounding.pixels, alone.pixels)
+    assert grounding[1:] == alone[1:] == ((47, 64), (97, 131))
+
+
+def test_of_a_long_picture_only_the_middle_is_made():
+    image = np.repeat(_picture(2, 1, seed=1), 200_000, axis=1)  # 33 million pixels at full length
+    clip = preprocess.clip_image(image, 336)
+    assert clip.shape == (336, 336, 3)
+    assert (clip == clip[:, :1]).all()
+
+
+def test_a_picture_that_pillow_keeps_in_several_pieces_is_read(tmp_path):
+    image = np.zeros((2100, 2100, 3), np.uint8)  # above 16 MB
+    image[1000:1100] = 200
+    image[:, 50] = (1, 2, 3)
+    Image.fromarray(image).save(tmp_path / "picture.png", compress_level=1)
+    np.testing.assert_array_equal(open_image(tmp_path / "picture.png"), image)
 
 
 def test_padding_is_below_and_to_the_right_and_stays_zero():

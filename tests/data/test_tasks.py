@@ -148,6 +148,17 @@ def test_trap_16_a_group_is_asked_first_and_has_a_box_for_each_mention() -> None
     assert one(record_of(group), "region").turns[1:] == ("Two things.",)
 
 
+def test_masks_of_a_large_picture_are_read_at_the_size_of_a_batch() -> None:
+    record = record_of(CAPTION)
+    whole = one(record, "gcg").masks
+    drawn = draw_examples(record, ("gcg",), AS_IT_COMES, room=(6, 30))
+    small = drawn.examples[0].masks
+    assert whole is not None and small is not None
+    assert small.shape == (2, 6, 10)
+    np.testing.assert_array_equal(small, whole[:, 1::2, 1::2])
+    assert small.max() == 2  # what is counted twice stays so
+
+
 def test_captions_and_conversations_are_taken_as_they_are() -> None:
     turns = ("What is it?", "A dog.", "Sure?", "Yes.")
     record = record_of(Annotation("caption", "A dog."), Annotation("vqa", turns=turns))

@@ -1,0 +1,61 @@
+"""Resized pictures are Pillow's, to the last bit, whatever is asked for together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from glamm_jax.data.resample import Filter, Target, resize
+
+PILLOWS: dict[Filter, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+sides = st.integers(1, 150)
+filters = st.sampled_from(sorted(PILLOWS))
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def by_pillow(image: np.ndarray, target: Target) -> np.ndarray:
+    size = (target.width, target.height)
+    return np.asarray(Image.fromarray(image).resize(size, PILLOWS[target.filter]))
+
+
+@settings(max_examples=150)
+@given(sides, sides, sides, sides, filters)
+def test_every_size_is_pillows(height, width, new_height, new_width, kind):
+    image, target = picture(height, width), Target(new_height, new_width, kind)
+    np.testing.assert_array_equal(resize(image, [target])[0], by_pillow(image, target))
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (150, 64), (97, 300)])
+def test_sizes_made_together_are_those_made_alone(size):
+    image = picture(*size)
+    targets = [Target(112, 48, "bicubic"), Target(200, 128, "bilinear"), Target(70, 48, "bicubic")]
+    for target, made in zip(targets, resize(image, targets), strict=True):
+        np.testing.assert_array_equal(made, by_pillow(image, target))
+
+
+@pytest.mark.parametrize("size", [(40, 90), (90, 20)])  # the columns of the second go first
+def test_a_window_is_cut_out_and_a_canvas_is_filled_up(size):
+    image, window = picture(*size), (3, 5, 20, 10)
+    whole = by_pillow(image, Target(30, 18, "bicubic"))
+    target = Target(30, 18, "bicubic", window, canvas=(24, 16))
+    (made,) = resize(image, [target])
+    assert made.shape == (24, 16, 3)
+    np.testing.assert_array_equal(made[:20, :10], whole[3:23, 5:15])
+    assert not made[20:].any()
+    assert not made[:, 10:].any()
+
+
+def test_pixels_may_lie_apart():
+    wide = np.dstack([picture(30, 50), np.full((30, 50), 7, np.uint8)])
+    target = Target(20, 30, "bilinear")
+    made = resize(wide[:, :, :3], [target])[0]
+    np.testing.assert_array_equal(made, by_pillow(wide[:, :, :3].copy(), target))
