@@ -41,7 +41,7 @@ def sample(config: GLaMMConfig, *rows: Row, **fields) -> Sample:
     return Sample(rows=rows, **{**defaults, **fields})
 
 
-def test_an_image_takes_the_place_of_its_one_id(tiny_config: GLaMMConfig) -> None:
+def test_trap_1_an_image_takes_the_place_of_its_one_id(tiny_config: GLaMMConfig) -> None:
     patches = tiny_config.clip.num_patches
     batch = pack([sample(tiny_config, row(1, 5, IMAGE_ID, 6))], tiny_config)
     assert batch.token_ids.shape == (1, 3 + patches)

@@ -110,7 +110,7 @@ def seen(batches: list[Batch]) -> Counter[str]:
     return found
 
 
-def test_batches_have_one_shape_and_mix_all_tasks_within_their_quotas() -> None:
+def test_trap_43_batches_have_one_shape_and_mix_all_tasks_within_their_quotas() -> None:
     with opened(DATA) as batches:
         made = take(batches, 6)
         counts = batches.get_state()["shards"]["0"]["counts"]
