@@ -30,9 +30,11 @@ from absl import flags
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.fill import Filler, Read
+from glamm_jax.data.masks import MaskError
 from glamm_jax.data.pack import join, pack
 from glamm_jax.data.prepare import Prepared, prepare
 from glamm_jax.data.preprocess import ImageError
+from glamm_jax.data.record import RecordError
 from glamm_jax.data.record_source import RecordSource, open_records
 from glamm_jax.data.rows import Packing
 from glamm_jax.data.tasks import draw_examples
@@ -44,6 +46,7 @@ from glamm_jax.types import Batch
 Batches = grain.DatasetIterator[Batch]
 
 UNREADABLE = "dropped: the picture cannot be read"
+BROKEN = "dropped: the record cannot be read"
 _LARGE_PRIME = 1_000_003  # sets the shuffles of a mixture's parts apart
 _SEEDS = 1 << 32
 
@@ -68,13 +71,15 @@ class Reader:
         self._tokenizer = load_tokenizer(data.tokenizer, model.tokens)
 
     def __call__(self, position: int, ticket: Ticket) -> Read:
-        """Raises: ShardError when the record cannot be read."""
+        """What cannot be read gives no sample, and is counted: one bad record ends no training."""
         data, part = self._data, self._data.mixture[ticket.part]
-        record = self._sources[ticket.part][ticket.record]
         try:
+            record = self._sources[ticket.part][ticket.record]
             drawn = draw_examples(record, part.tasks, part.asking, data.seed, ticket.epoch)
         except ImageError:
-            return Read(position, record.source, Prepared(None, (UNREADABLE,)))
+            return Read(position, part.dataset, Prepared(None, (UNREADABLE,)))
+        except (MaskError, RecordError):
+            return Read(position, part.dataset, Prepared(None, (BROKEN,)))
         sample, notes = prepare(
             drawn.examples, self._tokenizer, self._model, data.quotas, part.asking.bare_image
         )

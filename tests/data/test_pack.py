@@ -99,6 +99,15 @@ def test_trap_16_one_box_serves_all_tokens_and_surplus_boxes_none(
         pack([sample(tiny_config, four, boxes_xyxy_unit=three)], tiny_config)
 
 
+def test_trap_18_no_patch_is_taken_for_a_region(tiny_config: GLaMMConfig) -> None:
+    """Also where the region token's id is the number of a patch."""
+    config = replace(tiny_config, tokens=replace(tiny_config.tokens, region=3))
+    assert config.clip.num_patches > 3
+    boxes = np.array([[0, 0, 1, 1]], np.float32)
+    batch = pack([sample(config, row(1, IMAGE_ID, 5, 3), boxes_xyxy_unit=boxes)], config)
+    assert np.flatnonzero(batch.region_source[0] >= 0).tolist() == [config.clip.num_patches + 2]
+
+
 def test_trap_21_surplus_truth_is_left_out_and_missing_truth_raises(
     tiny_config: GLaMMConfig,
 ) -> None:
