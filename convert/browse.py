@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=TOKENIZER,
         help="folder with LLaMA's tokenizer.model, for true lengths; the default is the small one "
-        "of this repository's tests, in whose tokens texts are about twice as long",
+        "of this repository's tests, in whose tokens texts are longer",
     )
     parser.add_argument(
         "--tokens",
