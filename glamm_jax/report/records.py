@@ -146,14 +146,9 @@ class _Look:
     def facts(self) -> dict[str, int]:
         """What there is."""
         size = len(self.collection.records)
-        facts = {"pictures": size} | ({"pictures looked at": self._looked} if self.partly else {})
+        looked_at = {"pictures looked at": self._looked} if self._looked < size else {}
         said = {TITLES[task].lower(): self.drawn(task) for task in self.tasks}
-        return facts | said | dict(self._counts)
-
-    @property
-    def partly(self) -> bool:
-        """Whether there are more records than were looked at."""
-        return self._looked < len(self.collection.records)
+        return {"pictures": size, **looked_at, **said, **self._counts}
 
     def cards(self, task: AskedTask, samples: int) -> list[Card]:
         """Conversations of a task, spread evenly over all that were drawn."""

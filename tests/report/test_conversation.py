@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from glamm_jax.report.conversation import card_of
 from glamm_jax.report.html import Card
+from glamm_jax.text.questions import SEGMENTATION_QUESTIONS
 from glamm_jax.types import Example
 
 HEIGHT, WIDTH = 10, 20
@@ -44,6 +46,16 @@ def test_a_phrase_and_its_token_have_the_colour_of_the_mask() -> None:
 def test_tokens_without_phrases_count_on_over_the_turns() -> None:
     card = _card("The dog?", "It is [SEG].", "The ball?", "Sure, [SEG].", masks=2)
     assert _marked(card) == [[], [("[SEG]", 0, True)], [], [("[SEG]", 1, True)]]
+
+
+@pytest.mark.parametrize("question", SEGMENTATION_QUESTIONS)
+def test_what_is_asked_for_has_the_colour_of_its_mask(question: str) -> None:
+    first, second = (question.format(name=name) for name in ("a dog (old)", "the ball"))
+    card = _card(first, "It is [SEG].", second, "[SEG].", masks=2)
+    asked, _, again, _ = _marked(card)
+    assert asked == [("a dog (old)", 0, False)]
+    assert again == [("the ball", 1, False)]
+    assert _marked(_card(first, "I cannot.")) == [[], []]
 
 
 def test_phrases_of_a_question_have_the_colours_of_the_answer() -> None:
