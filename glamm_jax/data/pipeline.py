@@ -73,17 +73,19 @@ class Reader:
     def __call__(self, position: int, ticket: Ticket) -> Read:
         """What cannot be read gives no sample, and is counted: one bad record ends no training."""
         data, part = self._data, self._data.mixture[ticket.part]
+        source = part.dataset
         try:
             record = self._sources[ticket.part][ticket.record]
+            source = record.source
             drawn = draw_examples(record, part.tasks, part.asking, data.seed, ticket.epoch)
         except ImageError:
-            return Read(position, part.dataset, Prepared(None, (UNREADABLE,)))
+            return Read(position, source, Prepared(None, (UNREADABLE,)))
         except (MaskError, RecordError):
-            return Read(position, part.dataset, Prepared(None, (BROKEN,)))
+            return Read(position, source, Prepared(None, (BROKEN,)))
         sample, notes = prepare(
             drawn.examples, self._tokenizer, self._model, data.quotas, part.asking.bare_image
         )
-        return Read(position, record.source, Prepared(sample, (*drawn.notes, *notes)))
+        return Read(position, source, Prepared(sample, (*drawn.notes, *notes)))
 
 
 def open_batches(

@@ -309,17 +309,21 @@ class Damaged(World):
 
 
 @pytest.mark.parametrize(
-    ("damage", "note"),
-    [(_cut_picture, UNREADABLE), (_cut_masks, BROKEN), (_absent, BROKEN)],
+    ("damage", "counted"),
+    [
+        (_cut_picture, f"miniworld, {UNREADABLE}"),
+        (_cut_masks, f"miniworld, {BROKEN}"),
+        (_absent, f"world, {BROKEN}"),  # which source it is of stands in what is gone
+    ],
 )
 def test_what_cannot_be_read_is_counted_and_the_others_are_trained_on(
-    damage: Callable[[Record], Record], note: str
+    damage: Callable[[Record], Record], counted: str
 ) -> None:
     data = replace(DATA, mixture=(Part("world", ("referring",), asking=ALONE),))
     with opened(data, world=Damaged(damage)) as batches:
         found = seen(take(batches, 4))
         counts = batches.get_state()["shards"]["0"]["counts"]
-    assert counts[f"world, {note}"] > 2
+    assert counts[counted] > 2
     assert {int(each.split()[1]) % 2 for each in found} == {0}
 
 
