@@ -12,7 +12,7 @@ SOURCES := $(wildcard glamm_jax train eval convert annotate demo bench configs t
 TYPED := $(filter-out tests,$(SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint format parity bench full-size demo clean
+.PHONY: help setup test test-slow test-beam lint format parity bench full-size demo clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ test: $(STAMP) ## the default tests: no network, no GPU; 12 minutes on two cores
 
 test-slow: $(STAMP) ## the tests marked slow
 	$(BIN)/python -m pytest -q -m slow
+
+test-beam: ## Apache Beam's two processes write the same bytes; in an environment of its own
+	test -x .venv-beam/bin/python || $(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python -m pip --disable-pip-version-check install --quiet -e ".[beam,dev]"
+	.venv-beam/bin/python -m pytest -q -m slow tests/data/test_beam.py
 
 lint: $(STAMP) ## ruff, pyright, import-linter
 	$(BIN)/ruff check $(SOURCES)

@@ -4,8 +4,8 @@
     python -m bench.world --scenes 5    seconds: shows that it runs
 
 scene: picture and truth. record: with all annotations, masks in run lengths and a JPEG. example:
-one conversation with its masks, as training draws it. The aim is 200 scenes at 128 x 128. Processor
-time counts, so other programs on the machine matter little.
+a record and, as training draws it from that, one conversation with its masks. The aim is 200 at
+128 x 128. Processor time counts, so other programs on the machine matter little.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from itertools import count
 from pathlib import Path
 
 from bench.measure import RESULTS, machine, median, table, write
-from glamm_jax.data.miniworld import EASY, FULL, World, draw_example, record, scene
+from glamm_jax.data.miniworld import EASY, FULL, World, record, scene
+from glamm_jax.data.tasks import draw_examples
+from glamm_jax.experiment import AskedTask, Asking
 
 WORLDS = {"easy": EASY, "full": FULL}
 SIZES = (96, 128, 256)
 TURNS = 5
+TASKS: tuple[AskedTask, ...] = ("gcg", "referring")  # in turn
 
 
 def works(size: int, world: World) -> dict[str, Callable[[int], object]]:
@@ -29,7 +32,9 @@ def works(size: int, world: World) -> dict[str, Callable[[int], object]]:
     return {
         "scene": lambda i: scene(0, i, size, world),
         "record": lambda i: record(scene(0, i, size, world)),
-        "example": lambda i: draw_example(0, i, size, world),
+        "example": lambda i: draw_examples(
+            record(scene(0, i, size, world)), (TASKS[i % len(TASKS)],), Asking()
+        ),
     }
 
 

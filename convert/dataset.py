@@ -1,7 +1,8 @@
 """Turn a dataset into shards that TFDS and grain read; check what it holds; check your own data.
 
-NAME says how SOURCE is laid out: grandf_flickr, refcoco, ...; an unknown one lists all. `jsonl` is
-your own data, a file described in docs/your-data.md.
+NAME says how SOURCE is laid out (docs/datasets.md: the files of each, below one data folder as the
+original's documentation or its code has them). `jsonl` is your own data, a file described in
+docs/your-data.md.
 
   python -m convert dataset refcoco --source ~/data --out shards --split train
   python -m convert dataset jsonl --source photos.jsonl --check      every error, by line and field
@@ -35,7 +36,7 @@ from convert.shard_processes import over_shards
 from glamm_jax.data.conversion import Reading, Tally, check_shard, write_shard
 from glamm_jax.data.record import TASKS, Defect
 from glamm_jax.data.sources.reading import SourceError
-from glamm_jax.data.sources.registry import find_dataset
+from glamm_jax.data.sources.registry import datasets, find_dataset
 from glamm_jax.data.split_folder import ConversionError, SplitFolder
 
 EXAMPLES, TABLE_WIDTH = 2, 160
@@ -43,8 +44,10 @@ EXAMPLES, TABLE_WIDTH = 2, 160
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    parser.add_argument("name", metavar="NAME", help="of the dataset, as in the list of datasets")
-    parser.add_argument("--source", type=Path, required=True, help="its folder (jsonl: its file)")
+    parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(datasets())}")
+    parser.add_argument(
+        "--source", type=Path, required=True, help="the data folder (jsonl: the file)"
+    )
     parser.add_argument("--out", type=Path, help="where the shards go; several datasets share it")
     parser.add_argument("--split", default="train", help="default: train")
     parser.add_argument("--check", action="store_true", help="read everything, write nothing")
@@ -134,6 +137,8 @@ def check(reading: Reading, processes: int) -> int:
 
 def _reading(options: argparse.Namespace) -> Reading:
     make_source = find_dataset(options.name)
+    if not options.source.exists():
+        raise SourceError(f"{options.source}: no such folder or file")
     return Reading(make_source, options.source, options.split, options.shards)
 
 

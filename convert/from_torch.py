@@ -28,8 +28,9 @@ from pathlib import Path
 
 from convert.assemble import Assembly, Request, assemble
 from convert.progress import fails_politely, progress_bar, report
+from glamm_jax.files import new_folder
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.weights.folder import new_folder, seal
+from glamm_jax.weights.folder import seal
 from glamm_jax.weights.state import shapes
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensors import nbytes_of

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from convert.progress import fails_politely, progress_bar, report
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.weights.folder import FolderError, ModelFolder, new_folder, seal
+from glamm_jax.files import FolderError, new_folder
+from glamm_jax.weights.folder import ModelFolder, seal
 from glamm_jax.weights.lora import MergedLeaves, without_lora
 from glamm_jax.weights.tensors import nbytes_of
 from glamm_jax.weights.transfer import copy_leaves

@@ -30,7 +30,6 @@ from convert import dataset
 from glamm_jax.checks import ConfigError
 from glamm_jax.data.conversion import Reading
 from glamm_jax.data.miniworld import WORLDS, Scene, SceneError, World, held_out, scene
-from glamm_jax.data.miniworld.folders import WorldFolderError
 from glamm_jax.data.miniworld.grand_folder import write_grand
 from glamm_jax.data.miniworld.grandf_folder import write_grandf
 from glamm_jax.data.miniworld.refcoco_folder import write_refcoco
@@ -38,6 +37,7 @@ from glamm_jax.data.miniworld.source import MiniWorld
 from glamm_jax.data.miniworld.world import Kind
 from glamm_jax.data.sources.reading import SourceError
 from glamm_jax.data.split_folder import ConversionError
+from glamm_jax.files import FolderError
 
 FORMATS = ("shards", "grand", "grandf", "refcoco")
 TENTH = 10
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     """Write a world; 2 when that cannot be done."""
     try:
         return write(options)
-    except (ConfigError, ConversionError, SceneError, SourceError, WorldFolderError) as error:
+    except (ConfigError, ConversionError, FolderError, SceneError, SourceError) as error:
         print(f"miniworld: {error}", file=sys.stderr)
         return 2
 

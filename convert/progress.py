@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from glamm_jax.config import ConfigError
+from glamm_jax.files import FolderError
 from glamm_jax.text.tokenizer import TokenizerError
-from glamm_jax.weights.folder import FolderError
 from glamm_jax.weights.rules import WeightsError
 from glamm_jax.weights.safetensors import TensorFileError
 

@@ -27,8 +27,9 @@ from typing import Any
 
 from convert.progress import fails_politely, progress_bar, report
 from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig
+from glamm_jax.files import FolderError, new_folder
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.weights.folder import FolderError, ModelFolder, copy_tokenizer, new_folder
+from glamm_jax.weights.folder import ModelFolder, copy_tokenizer
 from glamm_jax.weights.glamm import CLIP_PREFIX
 from glamm_jax.weights.hf_config import (
     adapter_config,

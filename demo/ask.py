@@ -18,12 +18,12 @@ from typing import Any
 from glamm_jax.config import ConfigError
 from glamm_jax.data.boxes import BoxError, check_boxes
 from glamm_jax.data.preprocess import ImageError, open_image
+from glamm_jax.files import FolderError
 from glamm_jax.inference.answer import Answer, Grounding
 from glamm_jax.inference.chat import Assistant, Question, QuestionError, load
 from glamm_jax.inference.sampling import SamplingError
 from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.tokenizer import TokenizerError
-from glamm_jax.weights.folder import FolderError
 from glamm_jax.weights.safetensors import TensorFileError
 
 UNUSABLE = (ImageError, BoxError, QuestionError, SamplingError, PromptError, TokenizerError)

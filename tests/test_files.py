@@ -1,12 +1,15 @@
-"""A file is seen whole or not at all."""
+"""A file or a folder is seen whole or not at all."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from unittest import mock
 
 import pytest
 
-from glamm_jax.files import write_whole
+from glamm_jax.files import FolderError, new_folder, write_whole
 
 
 @pytest.mark.parametrize("content", ["ä line\n", b"\x00\xff"])
@@ -27,3 +30,67 @@ def test_what_was_there_stays_when_writing_fails(tmp_path):
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_appears_with_all_that_is_in_it(tmp_path):
+    with new_folder(tmp_path / "a" / "b") as partial:
+        (partial / "file").write_text("x")
+        assert not (tmp_path / "a" / "b").exists()
+    assert [each.name for each in (tmp_path / "a").iterdir()] == ["b"]
+    assert (tmp_path / "a" / "b" / "file").read_text() == "x"
+
+
+def test_a_folder_that_breaks_off_leaves_nothing_behind(tmp_path):
+    def break_off() -> None:
+        with new_folder(tmp_path / "m") as partial:
+            (partial / "config.json").write_text("{}")
+            raise ValueError("broken off")
+
+    with pytest.raises(ValueError, match="broken off"):
+        break_off()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_folder_is_never_touched(tmp_path):
+    (tmp_path / "m" / "deep").mkdir(parents=True)
+    with pytest.raises(FolderError, match="m: exists already"), new_folder(tmp_path / "m"):
+        pass
+    assert (tmp_path / "m" / "deep").is_dir()
+
+
+def test_a_folder_that_cannot_fit_is_refused_before_the_work(tmp_path):
+    message = r"m: 1000000000\.0 GB are needed, .* GB are free there"
+    with pytest.raises(FolderError, match=message), new_folder(tmp_path / "m", 10**18):
+        raise AssertionError("nothing may be written")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_run_left_is_swept_away(tmp_path):
+    (tmp_path / ".m.partial" / "deep").mkdir(parents=True)
+    with new_folder(tmp_path / "m") as partial:
+        assert not list(partial.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+SLOW_WRITER = """
+import sys, time
+from glamm_jax.files import new_folder
+with new_folder(sys.argv[1]) as partial:
+    (partial / "config.json").write_text("{}")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path):
+    target = tmp_path / "model"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_WRITER, str(target)], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"writing\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not target.exists()
+    assert [each.name for each in tmp_path.iterdir()] == [".model.partial"]

@@ -30,9 +30,11 @@ from absl import flags
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.fill import Filler, Read
+from glamm_jax.data.masks import MaskError
 from glamm_jax.data.pack import join, pack
 from glamm_jax.data.prepare import Prepared, prepare
 from glamm_jax.data.preprocess import ImageError
+from glamm_jax.data.record import RecordError
 from glamm_jax.data.record_source import RecordSource, open_records
 from glamm_jax.data.rows import Packing
 from glamm_jax.data.tasks import draw_examples
@@ -44,6 +46,7 @@ from glamm_jax.types import Batch
 Batches = grain.DatasetIterator[Batch]
 
 UNREADABLE = "dropped: the picture cannot be read"
+BROKEN = "dropped: the record cannot be read"
 # grain imports jax; a worker must not claim the accelerators of this process with it. Memory that a
 # picture leaves is kept for the next one: glibc would return it, and fetch it again page by page.
 WORKER_ENVIRONMENT = {
@@ -75,18 +78,21 @@ class Reader:
         self._tokenizer = load_tokenizer(data.tokenizer, model.tokens)
 
     def __call__(self, position: int, ticket: Ticket) -> Read:
-        """Raises: ShardError when the record cannot be read."""
+        """What cannot be read gives no sample, and is counted: one bad record ends no training."""
         data, part = self._data, self._data.mixture[ticket.part]
-        record = self._sources[ticket.part][ticket.record]
+        source = part.dataset
         try:
-            room = (data.quotas.mask_height, data.quotas.mask_width)
+            record = self._sources[ticket.part][ticket.record]
+            source, room = record.source, (data.quotas.mask_height, data.quotas.mask_width)
             drawn = draw_examples(record, part.tasks, part.asking, data.seed, ticket.epoch, room)
         except ImageError:
-            return Read(position, record.source, Prepared(None, (UNREADABLE,)))
+            return Read(position, source, Prepared(None, (UNREADABLE,)))
+        except (MaskError, RecordError):
+            return Read(position, source, Prepared(None, (BROKEN,)))
         sample, notes = prepare(
             drawn.examples, self._tokenizer, self._model, data.quotas, part.asking.bare_image
         )
-        return Read(position, record.source, Prepared(sample, (*drawn.notes, *notes)))
+        return Read(position, source, Prepared(sample, (*drawn.notes, *notes)))
 
 
 def open_batches(

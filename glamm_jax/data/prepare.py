@@ -42,7 +42,7 @@ class Prepared(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class _Kept(NamedTuple):
+class Kept(NamedTuple):
     """A conversation that fits, with the boxes and masks that it still mentions."""
 
     encoded: Encoded
@@ -66,7 +66,7 @@ def prepare(
     """
     found, notes = [], []
     for example in examples:
-        kept, note = _encode(example, tokenizer, model, room, bare_image)
+        kept, note = encode_example(example, tokenizer, model, room, bare_image)
         found += [kept] if kept else []
         notes += [f"{example.task}: {note}"] if note else []
     if not found:
@@ -102,9 +102,9 @@ def prepare(
     return Prepared(sample, tuple(notes))
 
 
-def _encode(
+def encode_example(
     example: Example, tokenizer: Tokenizer, model: GLaMMConfig, room: Capacity, bare_image: bool
-) -> tuple[_Kept | None, str]:
+) -> tuple[Kept | None, str]:
     """The conversation as far as it fits, or None, and what happened to it."""
     if not _counts_agree(example):
         return None, RESERVED
@@ -118,14 +118,14 @@ def _encode(
     if len(learned) > room.targets:
         length = min(length, int(learned[room.targets]))
     if len(encoded.ids) <= length:
-        return _Kept(encoded, example.boxes_xyxy_unit, example.masks), ""
+        return Kept(encoded, example.boxes_xyxy_unit, example.masks), ""
     end = max(length, 0)
     cut = Encoded(encoded.ids[:end], encoded.labels[:end])
     if (cut.labels == IGNORE_ID).all():
         return None, NO_ANSWER_LEFT
     boxes = _mentioned(example.boxes_xyxy_unit, cut.ids, model.tokens.region)
     masks = _mentioned(example.masks, cut.ids, model.tokens.seg)
-    return _Kept(cut, boxes, masks), TRUNCATED
+    return Kept(cut, boxes, masks), TRUNCATED
 
 
 def _counts_agree(example: Example) -> bool:

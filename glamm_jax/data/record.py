@@ -20,7 +20,7 @@ TASKS: tuple[Task, ...] = get_args(Task)
 
 
 class RecordError(ValueError):
-    """A record contradicts itself. Names the record, the field and what is wrong."""
+    """A record contradicts itself, or cannot be read. Names the record, and what is wrong."""
 
 
 @dataclass(frozen=True)

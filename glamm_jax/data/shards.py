@@ -33,7 +33,7 @@ _NAMES, _SIZE = ("image_id", "source", "split"), ("height", "width")
 _ANNOTATION, _LINK = ("task", "text"), ("region", "start", "end")
 
 
-class ShardError(ValueError):
+class ShardError(RecordError):
     """Shards that cannot be read. Names the file and says what to do."""
 
 

@@ -32,8 +32,8 @@ from glamm_jax.types import Example
 
 Item = TypeVar("Item")
 Span = tuple[int, int]
-# What masks count in a pixel: 0, 1, and 2 where two polygons overlap (trap 22).
-Counts = UInt8[np.ndarray, "k h w"]
+# What a mask counts in a pixel: 0, 1, and 2 where two polygons overlap (trap 22).
+Counts = UInt8[np.ndarray, "h w"]
 
 # What can happen on the way; counted by these names.
 NOTHING = "nothing of this task"
@@ -135,7 +135,7 @@ def _boxes(talk: _Talk, size: tuple[int, int]) -> np.ndarray | None:
 
 def _masks(
     record: Record, talk: _Talk, overlaps_count: bool, room: tuple[int, int] | None
-) -> Counts | None:
+) -> UInt8[np.ndarray, "k h w"] | None:
     """Of each mask the union of what its regions count; without regions it is empty."""
     if not talk.masks:
         return None
@@ -143,17 +143,31 @@ def _masks(
     fitted = masks.fitted_size(size, room or size)
     counts = np.zeros((len(talk.masks), *fitted), np.uint8)
     for out, links in zip(counts, talk.masks, strict=True):
-        for i, link in enumerate(links):
-            one = np.zeros_like(out) if i else out
-            region = record.regions[link.region]
-            if region.mask is not None:
-                masks.paint({"size": size, "counts": region.mask}, one)
-            if region.overlap is not None and overlaps_count:
-                twice = np.zeros_like(out)
-                masks.paint({"size": size, "counts": region.overlap}, twice)
-                one += twice
-            np.maximum(out, one, out=out)
+        count_pixels(record, links, out, overlaps_count)
     return counts
+
+
+def count_pixels(
+    record: Record,
+    links: Sequence[Link],
+    out: Counts,
+    overlaps_count: bool = True,
+) -> None:
+    """Put what the masks of all linked regions count together into an array of zeros.
+
+    One that is smaller than the picture holds what they count at the centres of its larger pixels.
+    """
+    size = (record.height, record.width)
+    for i, link in enumerate(links):
+        one = np.zeros_like(out) if i else out
+        region = record.regions[link.region]
+        if region.mask is not None:
+            masks.paint({"size": size, "counts": region.mask}, one)
+        if region.overlap is not None and overlaps_count:
+            twice = np.zeros_like(out)
+            masks.paint({"size": size, "counts": region.overlap}, twice)
+            one += twice
+        np.maximum(out, one, out=out)
 
 
 def _said(record: Record, task: str) -> list[Annotation]:

@@ -34,6 +34,7 @@ from glamm_jax.data.preprocess import (
     open_image,
 )
 from glamm_jax.data.sample import Row, Sample
+from glamm_jax.files import FolderError
 from glamm_jax.inference.answer import Answer, Finish, ScoredMask, ground, ground_turns
 from glamm_jax.inference.generate import DecodeState, Generator
 from glamm_jax.inference.sampling import Sampling
@@ -46,7 +47,7 @@ from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
 from glamm_jax.types import Batch
-from glamm_jax.weights.folder import FolderError, ModelFolder
+from glamm_jax.weights.folder import ModelFolder
 
 SLICE = 8  # tokens between two looks at what has been written
 

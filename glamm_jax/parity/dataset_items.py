@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
 
 from glamm_jax.data import masks, preprocess
 from glamm_jax.data.boxes import to_unit
-from glamm_jax.data.record import Annotation, Record, Region, Source, Task
+from glamm_jax.data.record import Annotation, Record, Source, Task
+from glamm_jax.data.tasks import Counts, count_pixels
 from glamm_jax.parity.preprocessing import clip_pixels, grounding_pixels
 from glamm_jax.parity.report import GoldenError, Recorded
 from glamm_jax.text.chat import RELEASED_TEMPLATE
@@ -38,8 +38,6 @@ MAX_LABELS = 10  # of one conversation about regions (trap 42)
 QUESTION = re.compile(r"USER: (.*?) ASSISTANT: ", re.DOTALL)
 NAMES_REGION = f"each names its region; {OWN_QUESTIONS}"
 ANSWER = re.compile(r" ASSISTANT: (.*?)</s>", re.DOTALL)
-# What a mask counts in a pixel: 0, 1, and 2 where its parts overlap (trap 22).
-Counts = UInt8[np.ndarray, "h w"]
 
 
 @runtime_checkable
@@ -134,15 +132,6 @@ def compare_picture(item: Item, record: Record) -> None:
     item.compare("resize", preprocess.grounding_size(record.height, record.width, side))
 
 
-def counts_of(regions: Sequence[Region], record: Record) -> Counts:
-    """What the masks of some regions count together, as the original's arrays do."""
-    counts = np.zeros((record.height, record.width), np.uint8)
-    for region in regions:
-        layers = [_decoded(runs, record) for runs in (region.mask, region.overlap) if runs]
-        counts = np.maximum(counts, np.sum(layers, axis=0, dtype=np.uint8))
-    return counts
-
-
 def recorded_counts(item: Item) -> list[tuple[Any, Any]]:
     """Run lengths of all pixels above 0, and sum, of each recorded mask."""
     names = item.recorded.names_under(f"{item.prefix}.masks.rle_nonzero[")
@@ -199,11 +188,14 @@ def compare_segmentation(item: Item, record: Record, task: Task) -> None:
 
 def _drawn(record: Record, task: Task, name: str, key: tuple[Any, Any]) -> Counts | None:
     """What the mask of a name counts; of several with this name the one that is meant."""
-    masks = [
-        counts_of([record.regions[link.region] for link in each.links], record)
+    meant = [
+        each
         for each in record.annotations
         if each.task == task and each.text.strip().lower() == name
     ]
+    masks = np.zeros((len(meant), record.height, record.width), np.uint8)
+    for counts, each in zip(masks, meant, strict=True):
+        count_pixels(record, each.links, counts)
     same = [counts for counts in masks if counts_key(counts) == key]
     return next(iter([*same, *masks]), None)
 
@@ -292,7 +284,3 @@ def recorded_turns(item: Item) -> list[str]:
 def recorded_answers(item: Item) -> list[str]:
     """The assistant's turns of an item's only conversation."""
     return [answer for text in item.get("conversations") for answer in ANSWER.findall(text)]
-
-
-def _decoded(runs: bytes, record: Record) -> np.ndarray:
-    return masks.decode({"size": [record.height, record.width], "counts": runs})

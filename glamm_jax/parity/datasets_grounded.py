@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from glamm_jax.data.record import Annotation, Record
 from glamm_jax.data.sources.grand_lmdb import GrandDatabase
 from glamm_jax.data.sources.grandf import Flickr30k, HumanAnnotated, OpenPSG, RefCOCOg
 from glamm_jax.data.sources.refer import ReferSource
+from glamm_jax.data.tasks import Counts, draw_examples
+from glamm_jax.experiment import Asking
 from glamm_jax.parity.dataset_items import (
     NOT_PICTURES,
     OWN_QUESTIONS,
-    Counts,
     DatasetCheck,
     Item,
     PicturedSource,
@@ -22,7 +24,6 @@ from glamm_jax.parity.dataset_items import (
     compare_regions,
     compare_segmentation,
     counts_key,
-    counts_of,
     items_of,
     record_of,
     recorded_answers,
@@ -31,7 +32,7 @@ from glamm_jax.parity.dataset_items import (
 )
 from glamm_jax.parity.report import Recorded
 from glamm_jax.text.answers import parse_answer
-from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, SEG
+from glamm_jax.types import Example
 
 BROKEN_ANSWER = "the original cuts phrases at the wrong places (trap 40); ours has a test"
 
@@ -48,42 +49,28 @@ def _check_grounded(
         questions, answers = item.get("questions"), recorded_answers(item)
         item.exclude("questions", OWN_QUESTIONS)
         captions = [each for each in record.annotations if each.task == "gcg"]
-        tagged = {_tagged(each): each for each in captions}
-        caption = next((tagged[answer] for answer in answers if answer in tagged), captions[0])
-        masks = [counts for _, counts in _phrases(caption, record)]
+        drawn = {each.turns[1]: each for each in (_drawn(x, record) for x in captions)}
+        told = next((answer for answer in answers if answer in drawn), next(iter(drawn)))
+        truth = drawn[told].masks
+        masks = [] if truth is None else [*truth]
         if lower and parse_answer(answers[0]).problems:
             # The masks are whole; their order follows the broken spans.
             for field in ("conversations", "sampled_classes"):
                 item.exclude(field, BROKEN_ANSWER)
             masks = _in_recorded_order(item, masks)
         else:
-            item.compare("conversations", rendered(questions, [_tagged(caption)]))
-            names = [name for name, _ in _phrases(caption, record)]
-            _compare_names(item, names, lower)
+            item.compare("conversations", rendered(questions, [told]))
+            _compare_names(item, [phrase.text for phrase in parse_answer(told).phrases], lower)
         compare_masks(item, masks, record)
     found = [ours.read(key).record for key in ours.keys]
     captions = [each for record in found if record for each in record.annotations]
     recorded.compare(f"{dataset}.len", len(captions), "exact")
 
 
-def _tagged(caption: Annotation) -> str:
-    """A caption with its phrases marked, each followed by its mask's token."""
-    text, spans = caption.text, sorted({(link.start, link.end) for link in caption.links})
-    for start, end in reversed(spans):
-        phrase = f"{PHRASE_START} {text[start:end]} {PHRASE_END} {SEG}"
-        text = text[:start] + phrase + text[end:]
-    return text
-
-
-def _phrases(caption: Annotation, record: Record) -> list[tuple[str, Counts]]:
-    """Phrases in the order of the text, with what their masks count together."""
-    spans = sorted({(link.start, link.end) for link in caption.links})
-    phrases = []
-    for start, end in spans:
-        linked = [link.region for link in caption.links if (link.start, link.end) == (start, end)]
-        regions = [record.regions[region] for region in linked]
-        phrases.append((caption.text[start:end], counts_of(regions, record)))
-    return phrases
+def _drawn(caption: Annotation, record: Record) -> Example:
+    """What training draws from a record that says this caption alone."""
+    alone = replace(record, annotations=(caption,))
+    return draw_examples(alone, ("gcg",), Asking()).examples[0]
 
 
 def _in_recorded_order(item: Item, masks: Sequence[Counts]) -> list[Counts]:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from glamm_jax.files import new_folder
 from glamm_jax.parity import golden_weights
 from glamm_jax.parity.report import GoldenError
-from glamm_jax.weights.folder import copy_tokenizer, new_folder
+from glamm_jax.weights.folder import copy_tokenizer
 from glamm_jax.weights.rules import Shapes, Table
 from glamm_jax.weights.safetensors import SHARD_BYTES, TensorInfo, TensorWriter
 from glamm_jax.weights.tensors import nbytes_of

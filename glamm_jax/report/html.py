@@ -34,11 +34,12 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Mark:
-    """Words [start, end) of a line that have the colour of this number."""
+    """Words [start, end) of a line that have the colour of this number; a token is in capsules."""
 
     start: int
     end: int
     colour: int
+    is_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,16 @@ class Page:
         tiles = (f"<div><b>{number:,}</b>{_text(name)}</div>" for name, number in facts.items())
         self._body.append(f'<div class="facts">{"".join(tiles)}</div>')
 
-    def paragraph(self, text: str) -> None:
-        """Plain words."""
-        self._body.append(f"<p>{_text(text)}</p>")
+    def paragraph(self, text: str, marks: Sequence[Mark] = ()) -> None:
+        """Words, some of them marked."""
+        self._body.append(_line(Line(text, marks)))
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Numbers stand to the right."""
         head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
         body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-        self._body.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+        rows_of = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+        self._body.append(f'<div class="wide"><table>{rows_of}</table></div>')
 
     def folded(self, summary: str, lines: Sequence[str]) -> None:
         """Lines that are shown when asked for."""
@@ -158,16 +160,19 @@ def _line(line: Line) -> str:
         if not done <= mark.start < mark.end <= len(line.text):
             continue
         words = _text(line.text[mark.start : mark.end])
-        pieces += [_text(line.text[done : mark.start]), _marked(words, mark.colour)]
+        pieces += [_text(line.text[done : mark.start]), _marked(words, mark)]
         done = mark.end
     pieces.append(_text(line.text[done:]))
-    speaker = f"<b>{_text(line.speaker)}</b> " if line.speaker else ""
     note = f" <small>{_text(line.note)}</small>" if line.note else ""
-    return f"<p>{speaker}{''.join(pieces)}{note}</p>"
+    said = "".join(pieces) + note
+    if not line.speaker:
+        return f"<p>{said}</p>"
+    return f'<p class="turn"><b>{_text(line.speaker)}</b><span>{said}</span></p>'
 
 
-def _marked(words: str, colour: int) -> str:
-    return f'<mark style="--c:{_hex(colour)}">{words}</mark>'
+def _marked(words: str, mark: Mark) -> str:
+    kind = ' class="token"' if mark.is_token else ""
+    return f'<mark{kind} style="--c:{_hex(mark.colour)}">{words}</mark>'
 
 
 def _hex(colour: int) -> str:
@@ -226,9 +231,10 @@ nav { display: flex; flex-wrap: wrap; gap: .4rem 1.1rem; margin: 1rem 0; }
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; }
 th, td { padding: .3rem 1.2rem .3rem 0; border-bottom: 1px solid var(--rule); text-align: left;
-  vertical-align: top; overflow-wrap: anywhere; }
-th { color: var(--soft); font-weight: 500; }
+  vertical-align: top; overflow-wrap: break-word; }
+th { color: var(--soft); font-weight: 500; vertical-align: bottom; }
 .facts { display: flex; flex-wrap: wrap; gap: .6rem 1.7rem; }
 .facts div { color: var(--soft); font-size: .87rem; }
 .facts b { display: block; color: var(--ink); font-size: 1.25rem; font-weight: 600; }
@@ -250,10 +256,15 @@ article { overflow: hidden; border: 1px solid var(--rule); border-radius: 8px;
 .said h3 { margin: 0 0 .4rem; color: var(--soft); font-size: .8rem; font-weight: 500;
   overflow-wrap: anywhere; }
 .said p { margin: .3rem 0; overflow-wrap: anywhere; }
-.said b { color: var(--soft); font-weight: 600; font-size: .8rem; }
+.said .turn { display: grid; grid-template-columns: 3.6rem 1fr; align-items: baseline; }
+.turn b { color: var(--soft); font-weight: 500; font-size: .8rem; }
+.turn:nth-of-type(odd) span { color: var(--soft); }
 small { color: var(--soft); white-space: nowrap; }
 mark { padding: 0 .15em; border-bottom: 2px solid var(--c); border-radius: 3px; color: inherit;
   background: color-mix(in srgb, var(--c) 30%, transparent); }
+.turn mark { color: var(--ink); }
+mark.token { padding: 0 .4em; border: 0; border-radius: 1em; font: .78em ui-monospace, monospace;
+  background: color-mix(in srgb, var(--c) 45%, transparent); }
 .histograms { display: grid; gap: 1.1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 200px), 1fr)); }
 figure { margin: 0; }

@@ -1,225 +1,275 @@
-"""A page about records: how many, how long, what was dropped and why, and samples of every task."""
+"""A page about records as training sees them: drawn conversations, their lengths, what is left out.
+
+Every record is asked for every task, tokenised and cut exactly as for a batch; a dataset that has
+nothing for a task leaves it out. What was lost is told in two tables: on the way into the records
+(the defects of their conversion), and on the way from them into training.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
-import numpy as np
-
+from glamm_jax.config import GLaMMConfig
 from glamm_jax.data import masks
-from glamm_jax.data.preprocess import ImageError, open_image
-from glamm_jax.data.record import TASKS, Annotation, Record, Region
-from glamm_jax.report.html import Card, Line, Mark, Page
+from glamm_jax.data.prepare import encode_example
+from glamm_jax.data.preprocess import ImageError
+from glamm_jax.data.record import Record
+from glamm_jax.data.record_source import RecordSource
+from glamm_jax.data.shards import ShardError
+from glamm_jax.data.tasks import NOTHING, draw_examples
+from glamm_jax.experiment import AskedTask, Asking
+from glamm_jax.report.conversation import card_of
+from glamm_jax.report.html import Card, Mark, Page
+from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import Tokenizer
+from glamm_jax.types import Capacity, Example
 
-MAX_SHOWN = 8  # expressions, classes or descriptions of one picture
 MAX_NAMED = 50  # places of one kind of defect
 UNREADABLE = "unreadable record"
-WHAT_IS_SAID = {
+NO_PICTURE = "unreadable picture"
+NO_MASKS = "unreadable mask"
+ASKED_TASKS: tuple[AskedTask, ...] = get_args(AskedTask)
+TITLES: dict[str, str] = {
     "gcg": "Grounded captions",
     "referring": "Referring expressions",
     "semantic": "Classes",
-    "region": "Descriptions of regions",
+    "grounding": "Phrase grounding",
+    "region": "Region descriptions",
     "caption": "Captions",
     "vqa": "Questions and answers",
 }
+LEGEND = (
+    "A dog [SEG] has the colour of its mask, region1 <bbox> that of its box. Behind each [SEG] the "
+    "model puts a mask; <bbox> is where it is shown a region."
+)
+Watch = Callable[[Sequence[int], str], Iterable[int]]
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Records of one split. records: those that are looked at. size: how many there are in all.
+    """Records of one split. limit: so many are looked at, spread evenly over all.
 
-    defects: kind -> where, of everything that was dropped or put right.
+    defects: kind -> where, of everything that was dropped or put right when they were made.
     """
 
     name: str
-    records: Sequence[Record]
-    size: int
+    records: RecordSource
+    limit: int
     defects: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def chosen(self) -> list[int]:
+        """The numbers of the records that are looked at."""
+        size = len(self.records)
+        step = max(size / self.limit, 1)
+        return [int(i * step) for i in range(min(self.limit, size))]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How conversations are drawn and cut: of a training, its tokenizer, its model and its room."""
+
+    tokenizer: Tokenizer
+    model: GLaMMConfig
+    room: Capacity
+    asking: Asking = field(default_factory=Asking)
 
 
 def page_of(
-    title: str, collections: Sequence[Collection], samples: int, tokenizer: Tokenizer | None = None
+    title: str,
+    collections: Sequence[Collection],
+    samples: int,
+    drawing: Drawing,
+    watch: Watch = lambda numbers, name: numbers,
 ) -> Page:
-    """The page; `samples` pictures of each task of each collection.
+    """The page; `samples` conversations of each task of each collection.
 
-    With a tokenizer, texts are measured in tokens, else in words.
+    watch: what the numbers of the records of a collection go through, such as a progress bar.
     """
-    total = sum(collection.size for collection in collections)
+    total = sum(len(collection.records) for collection in collections)
     page = Page(title, f"{total:,} pictures; rest the pointer on one to see it without masks")
-    ruler = _Ruler(tokenizer)
-    for collection in collections:
-        page.section(collection.name)
-        _count(page, collection)
-        _tell_defects(page, collection.defects)
-        _measure(page, collection.records, ruler)
-        for task in TASKS:
-            cards = list(_cards(collection.records, task, samples, ruler))
-            if cards:
-                page.section(WHAT_IS_SAID[task], level=3)
-                page.cards(cards)
+    _explain(page)
+    looks = [_Look(each, drawing, watch(each.chosen, each.name)) for each in collections]
+    if len(looks) > 1:
+        _overview(page, looks)
+    for look in looks:
+        page.section(look.collection.name)
+        page.facts(look.facts())
+        for task in look.tasks:
+            page.section(TITLES[task], level=3)
+            page.cards(look.cards(task, samples))
+        page.section("How much", level=3)
+        page.histograms(look.numbers)
+        _tell(page, "Left out on the way into the records", look.collection.defects)
+        _tell(page, "Left out or cut on the way into training", look.notes)
     return page
 
 
-class _Ruler:
-    """How long a text is."""
+class _Look:
+    """What a pass over some records of a collection finds."""
 
-    def __init__(self, tokenizer: Tokenizer | None):
-        self._tokenizer = tokenizer
-        self.unit = "words" if tokenizer is None else "tokens"
+    def __init__(self, collection: Collection, drawing: Drawing, numbers: Iterable[int]):
+        self.collection = collection
+        self.numbers: dict[str, list[float]] = {
+            **{f"{title}: tokens": [] for title in TITLES.values()},
+            "Learned tokens of a conversation": [],
+            "Masks of a conversation": [],
+            "Boxes of a conversation": [],
+            "Things said about a picture": [],
+            "Regions of a picture": [],
+            "Masks of a picture": [],
+            "Area of a mask, % of its picture": [],
+            "Longer side of a picture, pixels": [],
+        }
+        self.notes: dict[str, list[str]] = {}
+        self._drawing, self._looked = drawing, 0
+        self._drawn: dict[str, list[int]] = {task: [] for task in ASKED_TASKS}
+        self._counts: Counter[str] = Counter()
+        for number in numbers:
+            self._look_at(number)
+        for task in ASKED_TASKS:
+            if not self._drawn[task]:
+                self.notes.pop(f"{task}: {NOTHING}", None)
 
-    def length(self, text: str) -> int:
-        """In `unit`s."""
-        if self._tokenizer is None:
-            return len(text.split())
-        return len(self._tokenizer.encode(text, add_special=False))
+    @property
+    def tasks(self) -> list[AskedTask]:
+        """Those that something was drawn for."""
+        return [task for task in ASKED_TASKS if self._drawn[task]]
 
-    def note(self, text: str) -> str:
-        """The length, for people."""
-        return f"{self.length(text)} {self.unit}"
+    def drawn(self, task: str) -> int:
+        """Conversations of a task."""
+        return len(self._drawn[task])
+
+    def facts(self) -> dict[str, int]:
+        """What there is."""
+        size = len(self.collection.records)
+        looked_at = {"pictures looked at": self._looked} if self._looked < size else {}
+        said = {TITLES[task].lower(): self.drawn(task) for task in self.tasks}
+        return {"pictures": size, **looked_at, **said, **self._counts}
+
+    def cards(self, task: AskedTask, samples: int) -> list[Card]:
+        """Conversations of a task, spread evenly over all that were drawn."""
+        numbers = self._drawn[task]
+        step = max(len(numbers) / samples, 1)
+        chosen = [numbers[int(i * step)] for i in range(min(samples, len(numbers)))]
+        return [self._card(self.collection.records[number], task) for number in chosen]
+
+    def _card(self, record: Record, task: AskedTask) -> Card:
+        (example,) = draw_examples(record, (task,), self._drawing.asking).examples
+        length, learned, note = self._length(example)
+        return card_of(
+            example, f"{length:,} tokens, {learned:,} learned; {note}".removesuffix("; ")
+        )
+
+    def _look_at(self, number: int) -> None:
+        self._looked += 1
+        try:
+            record = self.collection.records[number]
+        except ShardError as error:
+            self._note(UNREADABLE, str(error))
+            return
+        try:
+            drawn = draw_examples(record, ASKED_TASKS, self._drawing.asking)
+            self._measure(record)
+        except (ImageError, masks.MaskError) as error:
+            kind = NO_PICTURE if isinstance(error, ImageError) else NO_MASKS
+            self._note(kind, f"{record.image_id}: {error}")
+            return
+        for note in drawn.notes:
+            self._note(note, record.image_id)
+        for example in drawn.examples:
+            self._take(example, number)
+
+    def _take(self, example: Example, number: int) -> None:
+        """A conversation that was drawn from the record of this number."""
+        task = example.task
+        length, learned, note = self._length(example)
+        if note:
+            self._note(f"{task}: {note}", example.id)
+        if not length:
+            return
+        self._drawn[task].append(number)
+        self.numbers[f"{TITLES[task]}: tokens"].append(length)
+        self.numbers["Learned tokens of a conversation"].append(learned)
+        for name, items in (("Masks", example.masks), ("Boxes", example.boxes_xyxy_unit)):
+            self.numbers[f"{name} of a conversation"] += [] if items is None else [len(items)]
+
+    def _length(self, example: Example) -> tuple[int, int, str]:
+        """Tokens of the whole prepared conversation, how many are learned, and what happened."""
+        drawing, bare = self._drawing, self._drawing.asking.bare_image
+        kept, note = encode_example(
+            example, drawing.tokenizer, drawing.model, drawing.room, bare_image=bare
+        )
+        if kept is None:
+            return 0, 0, note
+        patches = drawing.model.clip.num_patches
+        learned = int((kept.encoded.labels != IGNORE_ID).sum())
+        return len(kept.encoded.ids) + patches - 1, learned, note
+
+    def _measure(self, record: Record) -> None:
+        """What there is in a record, whatever is drawn from it."""
+        size = [record.height, record.width]
+        runs = [region.mask for region in record.regions if region.mask is not None]
+        areas = [100 * float(masks.decode({"size": size, "counts": x}).mean()) for x in runs]
+        boxes = sum(region.box_xyxy_pixel is not None for region in record.regions)
+        self._counts.update({"regions": len(record.regions), "masks": len(runs), "boxes": boxes})
+        for name, values in {
+            "Things said about a picture": [len(record.annotations)],
+            "Regions of a picture": [len(record.regions)],
+            "Masks of a picture": [len(runs)],
+            "Area of a mask, % of its picture": areas,
+            "Longer side of a picture, pixels": [max(size)],
+        }.items():
+            self.numbers[name] += values
+
+    def _note(self, kind: str, where: str) -> None:
+        self.notes.setdefault(kind, []).append(where)
 
 
-def _said(record: Record, task: str) -> list[Annotation]:
-    return [annotation for annotation in record.annotations if annotation.task == task]
+def _explain(page: Page) -> None:
+    """What the colours mean, in the colours."""
+    marks = []
+    for words, colour, is_token in (
+        ("A dog", 0, False),
+        ("[SEG]", 0, True),
+        ("region1", 1, False),
+        ("<bbox>", 1, True),
+    ):
+        start = LEGEND.index(words)
+        marks.append(Mark(start, start + len(words), colour, is_token))
+    page.paragraph(LEGEND, marks)
 
 
-def _count(page: Page, collection: Collection) -> None:
-    """What there is."""
-    tasks = Counter(said.task for record in collection.records for said in record.annotations)
-    regions = [region for record in collection.records for region in record.regions]
-    facts = {"pictures": collection.size}
-    if len(collection.records) < collection.size:
-        facts["pictures looked at"] = len(collection.records)
-    facts |= {WHAT_IS_SAID[task].lower(): tasks[task] for task in TASKS if tasks[task]}
-    facts["regions"] = len(regions)
-    facts["with a mask"] = sum(region.mask is not None for region in regions)
-    facts["with a box"] = sum(region.box_xyxy_pixel is not None for region in regions)
-    page.facts(facts)
+def _overview(page: Page, looks: Sequence[_Look]) -> None:
+    """A row for each collection."""
+    tasks = [task for task in ASKED_TASKS if any(look.drawn(task) for look in looks)]
+    header = ["", "pictures", *(TITLES[task].lower() for task in tasks), "defects", "left out"]
+    rows = [
+        [
+            look.collection.name,
+            len(look.collection.records),
+            *(look.drawn(task) or "" for task in tasks),
+            sum(map(len, look.collection.defects.values())),
+            sum(map(len, look.notes.values())),
+        ]
+        for look in looks
+    ]
+    page.table(header, rows)
 
 
-def _tell_defects(page: Page, defects: Mapping[str, Sequence[str]]) -> None:
-    """What was dropped or put right on the way here."""
-    page.section("What was dropped, and why", level=3)
-    if not defects:
+def _tell(page: Page, title: str, found: Mapping[str, Sequence[str]]) -> None:
+    """How often each kind was met, the most frequent first, and where."""
+    page.section(title, level=3)
+    if not found:
         page.paragraph("Nothing.")
         return
-    kinds = sorted(defects, key=lambda kind: -len(defects[kind]))
-    page.table(("kind", "number"), [(kind, len(defects[kind])) for kind in kinds])
+    kinds = sorted(found, key=lambda kind: -len(found[kind]))
+    page.table(("kind", "number"), [(kind, len(found[kind])) for kind in kinds])
     for kind in kinds:
-        places = list(defects[kind][:MAX_NAMED])
-        if len(defects[kind]) > MAX_NAMED:
-            places.append(f"and {len(defects[kind]) - MAX_NAMED:,} more")
+        places = list(found[kind][:MAX_NAMED])
+        if len(found[kind]) > MAX_NAMED:
+            places.append(f"and {len(found[kind]) - MAX_NAMED:,} more")
         page.folded(f"{kind}: where", places)
-
-
-def _measure(page: Page, records: Sequence[Record], ruler: _Ruler) -> None:
-    """Histograms of lengths, masks and regions."""
-    lengths: dict[str, list[float]] = {task: [] for task in TASKS}
-    areas: list[float] = []
-    for record in records:
-        for said in record.annotations:
-            lengths[said.task].append(ruler.length(" ".join((said.text, *said.turns))))
-        areas += [
-            share for region in record.regions if (share := _share(record, region)) is not None
-        ]
-    phrases = [
-        len({(link.start, link.end) for link in said.links})
-        for record in records
-        for said in _said(record, "gcg")
-    ]
-    page.section("How much", level=3)
-    page.histograms(
-        {f"{WHAT_IS_SAID[task]}: {ruler.unit}": lengths[task] for task in TASKS}
-        | {
-            "Phrases of a grounded caption": phrases,
-            "Things said about a picture": [len(record.annotations) for record in records],
-            "Regions of a picture": [len(record.regions) for record in records],
-            "Masks of a picture": [sum(r.mask is not None for r in x.regions) for x in records],
-            "Area of a mask, % of its picture": areas,
-            "Longer side of a picture, pixels": [max(x.height, x.width) for x in records],
-        }
-    )
-
-
-def _cards(records: Sequence[Record], task: str, samples: int, ruler: _Ruler) -> Iterable[Card]:
-    """Pictures of a task, spread evenly over all that have it."""
-    having = [record for record in records if _said(record, task)]
-    step = max(len(having) / samples, 1)
-    for i in range(min(samples, len(having))):
-        record = having[int(i * step)]
-        try:
-            yield card_of(record, task, ruler)
-        except (ImageError, masks.MaskError) as error:
-            blank = np.full((1, 4, 3), 128, np.uint8)
-            yield Card(blank, (Line(f"cannot be shown: {error}"),), title=record.image_id)
-
-
-def card_of(record: Record, task: str, ruler: _Ruler) -> Card:
-    """A picture with what it says for one task. Regions have one colour in all its texts.
-
-    Raises: ImageError or MaskError when the picture or a mask cannot be read.
-    """
-    said = _said(record, task)
-    colours: dict[tuple[int, ...], int] = {}
-    lines = []
-    for annotation in said[:MAX_SHOWN]:
-        if annotation.turns:
-            for question, answer in zip(annotation.turns[::2], annotation.turns[1::2], strict=True):
-                lines += [Line(question, speaker="Q"), Line(answer, speaker="A")]
-            lines.append(Line("", note=ruler.note(" ".join(annotation.turns))))
-        else:
-            marks = _marks(annotation, colours)
-            lines.append(Line(annotation.text, marks, note=ruler.note(annotation.text)))
-    if len(said) > MAX_SHOWN:
-        lines.append(Line("", note=f"and {len(said) - MAX_SHOWN} more"))
-    boxed = task == "region"
-    return Card(
-        image=open_image(record.image),
-        lines=lines,
-        masks=[None if boxed else _mask(record, regions) for regions in colours],
-        boxes_xyxy_pixel=[_box(record, regions, always=boxed) for regions in colours],
-        title=f"{record.image_id} ({record.width} x {record.height})",
-    )
-
-
-def _marks(annotation: Annotation, colours: dict[tuple[int, ...], int]) -> list[Mark]:
-    """Spans with the colour of what they mean, which they get when it is met first."""
-    spans: dict[tuple[int, int], list[int]] = {}
-    for link in annotation.links:
-        whole = (link.start, link.end) == (-1, -1)
-        span = (0, len(annotation.text)) if whole else (link.start, link.end)
-        spans.setdefault(span, []).append(link.region)
-    return [
-        Mark(start, end, colours.setdefault(tuple(sorted(regions)), len(colours)))
-        for (start, end), regions in sorted(spans.items())
-    ]
-
-
-def _share(record: Record, region: Region) -> float | None:
-    """Percent of the picture that a mask covers; None where there is none that can be read."""
-    try:
-        return None if region.mask is None else 100 * float(_decoded(record, region.mask).mean())
-    except masks.MaskError:
-        return None
-
-
-def _decoded(record: Record, runs: bytes) -> np.ndarray:
-    return masks.decode({"size": [record.height, record.width], "counts": runs})
-
-
-def _mask(record: Record, regions: Sequence[int]) -> np.ndarray | None:
-    """All pixels of several regions; None where none of them has a mask."""
-    found = [record.regions[i].mask for i in regions]
-    decoded = [_decoded(record, runs) for runs in found if runs is not None]
-    return np.any(decoded, axis=0) if decoded else None
-
-
-def _box(
-    record: Record, regions: Sequence[int], *, always: bool
-) -> tuple[float, float, float, float] | None:
-    """The box of a single region, where boxes are spoken of or there is no mask."""
-    if len(regions) != 1 or not (always or record.regions[regions[0]].mask is None):
-        return None
-    return record.regions[regions[0]].box_xyxy_pixel

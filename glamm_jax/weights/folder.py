@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.config import GLaMMConfig
+from glamm_jax.files import FolderError
 from glamm_jax.parallel import current_mesh, sharding
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.config_file import AnyConfig, read_config, write_config
@@ -38,10 +37,6 @@ TOKENIZER_FILES = (
     *("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("tokenizer.json", "generation_config.json"),
 )
-
-
-class FolderError(ValueError):
-    """A folder cannot be read or written. Names it and says why."""
 
 
 class ModelFolder:
@@ -145,34 +140,3 @@ def name_added_tokens(folder: Path) -> None:
         pieces = tokenizer.model.get_piece_size()
         added = {token: i for token, i in tokenizer.added.items() if i >= pieces}
         path.write_text(json.dumps(added, indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def new_folder(path: Path, nbytes: int) -> Iterator[Path]:
-    """A folder that appears under its name when it is whole, and not at all otherwise.
-
-    Args:
-        nbytes: what will be written, so that a full disk is noticed before the work.
-
-    Raises: FolderError when it exists, does not fit or cannot be written.
-    """
-    if path.exists():
-        raise FolderError(f"{path}: exists already; remove it or choose another name")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if partial.exists():  # an earlier run was killed
-            shutil.rmtree(partial)
-        free = shutil.disk_usage(path.parent).free
-        if nbytes > free:
-            raise FolderError(
-                f"{path}: {nbytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free there"
-            )
-        partial.mkdir()
-        yield partial
-        partial.rename(path)
-    except OSError as error:
-        raise FolderError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if partial.exists():
-            shutil.rmtree(partial, ignore_errors=True)

@@ -13,9 +13,9 @@ from glamm_jax.data.preprocess import ImageError
 from glamm_jax.data.shards import ShardError
 from glamm_jax.data.sources.reading import SourceError
 from glamm_jax.data.split_folder import ConversionError
+from glamm_jax.files import FolderError
 from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.tokenizer import TokenizerError
-from glamm_jax.weights.folder import FolderError
 from glamm_jax.weights.rules import WeightsError
 from glamm_jax.weights.safetensors import TensorFileError
 

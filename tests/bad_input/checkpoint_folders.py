@@ -16,8 +16,9 @@ import numpy as np
 import safetensors.numpy
 
 from convert.assemble import Request, assemble
+from glamm_jax.files import new_folder
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.weights.folder import ModelFolder, new_folder
+from glamm_jax.weights.folder import ModelFolder
 from glamm_jax.weights.safetensors import TensorInfo, TensorWriter
 from glamm_jax.weights.state import shapes
 from glamm_jax.weights.tables import table_of

@@ -41,7 +41,7 @@ def sample(config: GLaMMConfig, *rows: Row, **fields) -> Sample:
     return Sample(rows=rows, **{**defaults, **fields})
 
 
-def test_an_image_takes_the_place_of_its_one_id(tiny_config: GLaMMConfig) -> None:
+def test_trap_1_an_image_takes_the_place_of_its_one_id(tiny_config: GLaMMConfig) -> None:
     patches = tiny_config.clip.num_patches
     batch = pack([sample(tiny_config, row(1, 5, IMAGE_ID, 6))], tiny_config)
     assert batch.token_ids.shape == (1, 3 + patches)
@@ -97,6 +97,15 @@ def test_trap_16_one_box_serves_all_tokens_and_surplus_boxes_none(
     four = row(1, IMAGE_ID, region, region, region, region)
     with pytest.raises(RowError, match=r"4 <bbox> in a row, but 3 boxes"):
         pack([sample(tiny_config, four, boxes_xyxy_unit=three)], tiny_config)
+
+
+def test_trap_18_no_patch_is_taken_for_a_region(tiny_config: GLaMMConfig) -> None:
+    """Also where the region token's id is the number of a patch."""
+    config = replace(tiny_config, tokens=replace(tiny_config.tokens, region=3))
+    assert config.clip.num_patches > 3
+    boxes = np.array([[0, 0, 1, 1]], np.float32)
+    batch = pack([sample(config, row(1, IMAGE_ID, 5, 3), boxes_xyxy_unit=boxes)], config)
+    assert np.flatnonzero(batch.region_source[0] >= 0).tolist() == [config.clip.num_patches + 2]
 
 
 def test_trap_21_surplus_truth_is_left_out_and_missing_truth_raises(

@@ -6,12 +6,12 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -21,9 +21,17 @@ from glamm_jax.checks import ConfigError
 from glamm_jax.data import fill
 from glamm_jax.data.fill import DataError
 from glamm_jax.data.miniworld import EASY, record, scene
-from glamm_jax.data.pipeline import Batches, StateError, merged, open_batches
+from glamm_jax.data.pipeline import (
+    BROKEN,
+    UNREADABLE,
+    Batches,
+    StateError,
+    merged,
+    open_batches,
+)
 from glamm_jax.data.record import Record
-from glamm_jax.experiment import AskedTask, Asking, DataConfig, Part
+from glamm_jax.data.shards import ShardError
+from glamm_jax.experiment import MASKED_TASKS, AskedTask, Asking, DataConfig, Part
 from glamm_jax.text.tokenizer import TokenizerError, load_tokenizer
 from glamm_jax.types import Batch, Capacity
 from tests.small_experiment import TOKENIZER, get_config
@@ -110,7 +118,7 @@ def seen(batches: list[Batch]) -> Counter[str]:
     return found
 
 
-def test_batches_have_one_shape_and_mix_all_tasks_within_their_quotas() -> None:
+def test_trap_43_batches_have_one_shape_and_mix_all_tasks_within_their_quotas() -> None:
     with opened(DATA) as batches:
         made = take(batches, 6)
         counts = batches.get_state()["shards"]["0"]["counts"]
@@ -277,19 +285,57 @@ def test_what_never_fits_is_left_out_and_counted_by_name(monkeypatch: pytest.Mon
         next(batches)
 
 
+def _cut_picture(record: Record) -> Record:
+    return replace(record, image=record.image[:90])
+
+
+def _cut_masks(record: Record) -> Record:
+    return replace(record, regions=tuple(replace(x, mask=b"cut") for x in record.regions))
+
+
+def _absent(record: Record) -> Record:
+    raise ShardError(f"{record.image_id} lies behind the cut of its file")
+
+
 class Damaged(World):
-    """Every other picture is cut short."""
+    """Something is wrong with every other record."""
+
+    def __init__(self, damage: Callable[[Record], Record]):
+        self._damage = damage
 
     def __getitem__(self, index: int) -> Record:
         made = super().__getitem__(index)
-        return replace(made, image=made.image[:90]) if index % 2 else made
+        return self._damage(made) if index % 2 else made
 
 
-def test_a_picture_that_cannot_be_read_is_counted() -> None:
-    with opened(DATA, world=Damaged()) as batches:
-        take(batches, 2)
+@pytest.mark.parametrize(
+    ("damage", "counted"),
+    [
+        (_cut_picture, f"miniworld, {UNREADABLE}"),
+        (_cut_masks, f"miniworld, {BROKEN}"),
+        (_absent, f"world, {BROKEN}"),  # which source it is of stands in what is gone
+    ],
+)
+def test_what_cannot_be_read_is_counted_and_the_others_are_trained_on(
+    damage: Callable[[Record], Record], counted: str
+) -> None:
+    data = replace(DATA, mixture=(Part("world", ("referring",), asking=ALONE),))
+    with opened(data, world=Damaged(damage)) as batches:
+        found = seen(take(batches, 4))
         counts = batches.get_state()["shards"]["0"]["counts"]
-    assert counts["miniworld, dropped: the picture cannot be read"] > 2
+    assert counts[counted] > 2
+    assert {int(each.split()[1]) % 2 for each in found} == {0}
+
+
+@pytest.mark.parametrize("task", get_args(AskedTask))
+def test_trap_39_every_task_can_be_a_part_of_the_mixture(task: AskedTask) -> None:
+    """Semantic segmentation, too, which the original's fine-tuning cannot open."""
+    quotas = replace(ROOM, tokens=400, targets=300, masks=24)
+    with opened(replace(DATA, mixture=(Part("world", (task,)),), quotas=quotas)) as batches:
+        batch = next(batches)
+    assert batch.target_valid.any()
+    assert batch.mask_valid.any() == (task in MASKED_TASKS)
+    assert (batch.region_source >= 0).any() == (task == "region")
 
 
 def test_shards_on_disk_and_the_mini_world_are_found_by_name(tmp_path: Path) -> None:

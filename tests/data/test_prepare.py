@@ -48,7 +48,7 @@ SEGMENT = ("Where is it?", "It is [SEG].", "And that?", "Sure, [SEG].")
 DESCRIBE = ("What is in region1 <bbox>?", "A dog.")
 
 
-def test_conversations_about_one_picture_share_it(
+def test_trap_17_conversations_about_one_picture_share_it_and_keep_their_boxes(
     config: GLaMMConfig, tokenizer: Tokenizer
 ) -> None:
     described = example(*DESCRIBE, boxes=1)

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from glamm_jax.config import tiny
 from glamm_jax.data import masks
-from glamm_jax.data.record import Annotation, Link, Record, Region
+from glamm_jax.data.pack import pack
+from glamm_jax.data.prepare import prepare
+from glamm_jax.data.record import TASKS, Annotation, Link, Record, Region, check_record
 from glamm_jax.data.tasks import NO_BOX, NO_MASK, NOTHING, OVERLAPPING, draw_examples
-from glamm_jax.experiment import Asking
+from glamm_jax.experiment import AskedTask, Asking
 from glamm_jax.text import questions
 from glamm_jax.text.special_tokens import REGION, SEG
-from glamm_jax.types import Example
+from glamm_jax.text.tokenizer import load_tokenizer
+from glamm_jax.types import Capacity, Example
+from tests.small_experiment import TOKENIZER
 
 HEIGHT, WIDTH = 12, 20
 AS_IT_COMES = Asking(shuffled=False)
+MODEL = tiny(base_vocab_size=800)
+ROOM = Capacity(tokens=600, targets=400, mask_height=HEIGHT, mask_width=WIDTH)
 
 
 def runs(mask: np.ndarray) -> bytes:
@@ -200,3 +209,43 @@ def test_other_questions_and_answers_take_the_place_of_ours() -> None:
     asking = Asking(questions=("Where is {name}?",), answers=("Here: [SEG]",))
     example = one(record_of(Annotation("referring", "it", (Link(0),))), "referring", asking)
     assert example.turns == ("Where is it?", "Here: [SEG]")
+
+
+# Texts with the model's own tokens, spans of everything, in any order, over one another.
+WORDS = st.sampled_from(
+    ["a dog", " ", "[SEG]", "<p>", "</p>", "<bbox>", "<image>", "</s>", "{name}", "x" * 50_000]
+)
+TEXTS = st.lists(WORDS, min_size=1, max_size=5).map("".join)
+# Task, texts, and links to regions with the ends of their spans; plain, as `records.parts` are.
+SAID = st.tuples(
+    st.sampled_from(TASKS),
+    st.tuples(TEXTS, TEXTS),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 7), st.integers(0, 7)), max_size=4),
+)
+
+
+def said_of(task: Any, texts: tuple[str, str], places: list[tuple[int, int, int]]) -> Annotation:
+    """What `check_record` lets pass: spans that are none are the whole text."""
+    if task == "vqa":
+        return Annotation(task, turns=texts)
+    links = (
+        Link(region, start, end) if start < end <= len(texts[0]) else Link(region)
+        for region, start, end in places
+    )
+    return Annotation(task, texts[0], tuple(links))
+
+
+@given(st.lists(SAID, max_size=5), st.integers(0, 9))
+@settings(max_examples=150)
+def test_whatever_a_record_says_is_prepared_or_its_loss_is_said(said, epoch):
+    record = record_of(*(said_of(*each) for each in said))
+    check_record(record)
+    drawn = draw_examples(record, get_args(AskedTask), Asking(), epoch=epoch)
+    sample, notes = prepare(drawn.examples, load_tokenizer(TOKENIZER), MODEL, ROOM)
+    rows = len(sample.rows) if sample else 0
+    lost = sum(": dropped: " in note for note in notes)
+    assert rows + lost == len(drawn.examples)
+    unasked = {note.partition(":")[0] for note in drawn.notes if note.endswith(NOTHING)}
+    assert unasked == {*get_args(AskedTask)} - {example.task for example in drawn.examples}
+    if sample:
+        pack([sample], MODEL)

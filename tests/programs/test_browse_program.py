@@ -21,17 +21,15 @@ def shards(tmp_path: Path, goldens: Path) -> Path:
     return tmp_path / "shards"
 
 
-def test_all_datasets_and_splits_below_a_folder_are_shown(
-    shards: Path, tmp_path: Path, goldens: Path
-) -> None:
+def test_all_datasets_and_splits_below_a_folder_are_shown(shards: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    tokenizer = ["--tokenizer", str(goldens / "tokenizer")]
-    assert main(["browse", str(shards), "--out", str(page), "--samples", "2", *tokenizer]) == 0
+    assert main(["browse", str(shards), "--out", str(page), "--samples", "2"]) == 0
     text = page.read_text(encoding="utf-8")
     for name in ("glamm_grandf_ha, train", *(f"glamm_miniworld, {s}" for s in ("train", "val"))):
         assert f">{name}</h2>" in text
     assert "overlapping polygons" in text  # of the fixtures
-    assert "tokens</small>" in text
+    assert "learned</small>" in text
+    assert "caption: nothing of this task" in text  # two of the fixtures have none
 
 
 def test_a_limit_spreads_what_is_read(shards: Path, tmp_path: Path) -> None:
@@ -66,15 +64,26 @@ def test_a_mini_world_is_drawn_on_the_spot(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("miniworld/moon", "no mini-world 'moon'; there are easy, full"),
-        ("nothing", "no finished dataset in it"),
+        (["miniworld/moon"], "no mini-world 'moon'; there are easy, full"),
+        (["nothing"], "no finished dataset in it"),
+        (["miniworld/easy", "--samples", "0"], "--samples and --limit must be at least 1"),
+        (["miniworld/easy", "--tokenizer", "nowhere"], "tokenizer.model: no such file"),
     ],
 )
 def test_what_cannot_be_shown_is_said_in_a_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str, message: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: list[str], message: str
 ) -> None:
     page = tmp_path / "page.html"
-    assert main(["browse", data, "--out", str(page)]) == 2
+    assert main(["browse", *data, "--out", str(page)]) == 2
     assert message in capsys.readouterr().err
-    assert main(["browse", "miniworld/easy", "--out", str(page), "--samples", "0"]) == 2
     assert not page.exists()
+
+
+def test_a_conversation_that_is_longer_than_a_row_is_said_to_be_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browse, "NUM_SCENES", 2)
+    monkeypatch.setattr(browse, "SCENE_SIZE", 64)
+    page = tmp_path / "page.html"
+    assert main(["browse", "miniworld/full", "--out", str(page), "--tokens", "700"]) == 0
+    assert "vqa: cut to the context" in page.read_text(encoding="utf-8")

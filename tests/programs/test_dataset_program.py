@@ -195,7 +195,7 @@ def test_the_documented_mistakes_get_the_documented_answer(
     ("arguments", "message"),
     [
         (("nonsense", "--source", "x", "--check"), "no dataset 'nonsense'; known are "),
-        (("jsonl", "--source", "nowhere", "--check"), "nowhere: no such file"),
+        (("jsonl", "--source", "nowhere", "--check"), "nowhere: no such folder or file"),
         (("jsonl", "--source", "x"), "give either --out, or --check"),
         (("jsonl", "--source", "x", "--out", "y", "--check"), "give either --out, or --check"),
     ],

@@ -57,7 +57,7 @@ def test_shards_hold_the_scenes_and_go_on(
     ("arguments", "message"),
     [
         (["--held-out", "red:blob"], "a kind is a colour and a shape of this world"),
-        (["--format", "grand", "--out", "."], ".: exists; remove it or choose another name"),
+        (["--format", "grand", "--out", "."], ".: exists already; remove it"),
         (["--size", "8"], "find no room to be seen in 8 x 8 pixels"),
     ],
 )

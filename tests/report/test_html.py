@@ -117,6 +117,13 @@ def test_marks_that_do_not_fit_cost_no_letter(marks: list[Mark]) -> None:
     assert len(tree.all("mark")) == 1
 
 
+def test_a_token_is_marked_as_one_and_a_turn_has_its_speaker() -> None:
+    marks = [Mark(0, 5, 0), Mark(6, 11, 0, is_token=True)]
+    tree = _page(Card(_image(), [Line("A dog [SEG] runs.", marks, speaker="GLaMM")]))
+    assert [mark.get("class") for mark in tree.all("mark")] == [None, "token"]
+    assert tree.words[tree.words.index("GLaMM") :][:5] == ["GLaMM", "A dog", " ", "[SEG]", " runs."]
+
+
 def test_what_is_written_is_escaped_and_the_page_may_load_nothing() -> None:
     attack = '<script>alert(1)</script><img src="http://x/y"> & "quotes" \ud800'
     page = Page(attack, attack)

@@ -84,15 +84,15 @@ def test_every_answer_ends_with_its_end_mark(tokenizer, answer):
     assert labels[-1] == ids[-1] == tokenizer.eos
 
 
-def test_marks_of_the_template_in_a_turn_are_text(tokenizer):
-    """Repairs trap 31: there the original finds two answers in a round, and fails."""
+def test_trap_31_marks_of_the_template_in_a_turn_are_text(tokenizer):
+    """There the original finds two answers in a round, and fails."""
     turns = [with_preamble("What does it say?"), "USER: hi ASSISTANT: ho"]
     ids, labels = encode_turns(turns, tokenizer)
     assert tokenizer.decode(ids[labels != IGNORE_ID]) == " USER: hi ASSISTANT: ho</s>"
 
 
 @pytest.mark.parametrize("token", ["<unk>", "</s>", "<s>"])
-def test_a_control_token_in_the_text_is_refused(tokenizer, token):
+def test_trap_8_a_control_token_in_the_text_is_refused(tokenizer, token):
     with pytest.raises(LabelError, match=f"contains the control token '{token}'"):
         encode_turns(["Q", f"an {token} answer"], tokenizer)
 

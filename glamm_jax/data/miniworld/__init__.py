@@ -2,7 +2,9 @@
 
     one = scene(seed=0, scene_id=7, size=128, world=FULL)     the picture and its truth
     record(one)                                               annotations of all tasks
-    draw_example(seed=0, example_id=7, size=128)              one conversation, ready
+
+Training streams records of scenes that are drawn as they are asked for: `miniworld/full` is a
+dataset by name (`glamm_jax.data.record_source`), from which `data.tasks` draws conversations.
 
 Everything follows from (seed, id), so any scene can be made anywhere, at any time, again. Another
 processor or another numpy may round a pixel differently.
@@ -11,7 +13,7 @@ world: what there is. layout: where it is. painting, stuff, shapes: how it looks
 expressions, captions, questions: what can be said. annotations: records of it.
 """
 
-from glamm_jax.data.miniworld.annotations import draw_example, record
+from glamm_jax.data.miniworld.annotations import record
 from glamm_jax.data.miniworld.scene import Scene, SceneError, scene
 from glamm_jax.data.miniworld.world import EASY, FULL, WORLDS, World, extended, held_out
 
@@ -22,7 +24,6 @@ __all__ = [
     "Scene",
     "SceneError",
     "World",
-    "draw_example",
     "extended",
     "held_out",
     "record",

@@ -1,4 +1,4 @@
-"""A scene as the house takes it: a record with annotations of all tasks, or one ready example."""
+"""A scene as the house takes it: a record with annotations of all tasks."""
 
 from __future__ import annotations
 
@@ -22,19 +22,9 @@ from glamm_jax.data.miniworld.expressions import (
     rich_expression,
     simple_expression,
 )
-from glamm_jax.data.miniworld.layout import pick
 from glamm_jax.data.miniworld.questions import conversation
-from glamm_jax.data.miniworld.scene import Scene, scene
-from glamm_jax.data.miniworld.world import EASY, World
+from glamm_jax.data.miniworld.scene import Scene
 from glamm_jax.data.record import Annotation, Link, Record, Region
-from glamm_jax.text.questions import (
-    GCG_QUESTIONS,
-    SEGMENTATION_ANSWERS,
-    SEGMENTATION_QUESTIONS,
-    ask,
-)
-from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, SEG
-from glamm_jax.types import Example
 
 NAME = "miniworld"
 JPEG_QUALITY = 92
@@ -58,26 +48,6 @@ def record(one: Scene, split: str = "train") -> Record:
         regions=tuple(_region(mask_of(one, mention)) for mention in mentions),
         annotations=tuple(_annotations(one, number)),
     )
-
-
-def draw_example(seed: int, example_id: int, size: int, world: World = EASY) -> Example:
-    """A picture of `size` x `size` pixels; GCG and referring conversations alternate with the id.
-
-    Masks stand in the order of the answer's [SEG].
-    """
-    one = scene(seed, example_id, size, world)
-    rng = words_lots(one)
-    draw = int(rng.integers(1 << 16))
-    if example_id % 2 == 0:
-        task, caption = "gcg", dense_caption(one, rng)
-        turns = (ask(GCG_QUESTIONS, draw), _with_marks(caption))
-        meant = [phrase.mentions for phrase in caption.phrases]
-    else:
-        task, (text, mentions) = "referring", pick(rng, expressions(one, rng))
-        turns = (ask(SEGMENTATION_QUESTIONS, draw, text), pick(rng, SEGMENTATION_ANSWERS))
-        meant = [mentions]
-    found = np.array([mask_of_all(one, mentions) for mentions in meant], np.uint8)
-    return Example(one.image, turns, None, found, task, NAME, str(example_id))
 
 
 def words_lots(one: Scene) -> np.random.Generator:
@@ -175,13 +145,3 @@ def _annotations(one: Scene, number: dict[Mention, int]) -> Iterator[Annotation]
     for caption in short:
         yield Annotation("caption", caption.text)
     yield Annotation("vqa", turns=conversation(one, rng))
-
-
-def _with_marks(caption: Caption) -> str:
-    """The text with every phrase in its marks and a [SEG] behind it."""
-    text, done = "", 0
-    for phrase in caption.phrases:
-        words = caption.text[phrase.start : phrase.end]
-        text += f"{caption.text[done : phrase.start]}{PHRASE_START} {words} {PHRASE_END} {SEG}"
-        done = phrase.end
-    return text + caption.text[done:]

@@ -4,18 +4,14 @@
     write_grandf(folder, {"train": scenes, ...})         GranD_f: human-annotated, and its truth
     write_refcoco(folder, {"train": scenes, ...})        refCOCO
 
-Each is written beside its name and renamed when it is whole. A picture is called by its scene's id,
-so scenes of one folder need different ids.
+Each appears under its name when it is whole. A picture is called by its scene's id, so scenes of
+one folder need different ids.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +24,6 @@ from glamm_jax.data.miniworld.scene import Scene
 
 Fields = dict[str, Any]
 Splits = Mapping[str, Iterable[Scene]]
-
-
-class WorldFolderError(OSError):
-    """A folder that cannot be written. Names it and says why."""
-
-
-@contextmanager
-def new_folder(folder: Path | str) -> Iterator[Path]:
-    """A folder that appears under its name when all of it is written, and not before.
-
-    Raises: WorldFolderError when there is one already, or nothing can be written.
-    """
-    folder = Path(folder)
-    if folder.exists():
-        raise WorldFolderError(f"{folder}: exists; remove it or choose another name")
-    unfinished = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex[:8]}")
-    try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        os.replace(unfinished, folder)
-    except OSError as error:
-        raise WorldFolderError(f"{folder}: {error}; nothing is left of it") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_picture(folder: Path, name: str, one: Scene) -> None:

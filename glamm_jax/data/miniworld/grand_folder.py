@@ -34,9 +34,10 @@ from glamm_jax.data.miniworld.captions import (
     place_name,
     short_captions,
 )
-from glamm_jax.data.miniworld.folders import new_folder, write_picture
+from glamm_jax.data.miniworld.folders import write_picture
 from glamm_jax.data.miniworld.scene import Scene
 from glamm_jax.data.miniworld.world import PLACES
+from glamm_jax.files import new_folder
 
 SCENES_A_PART = 1000
 NEAREST = 255.0  # of a depth, which grows with nearness as MiDaS's does
@@ -46,7 +47,7 @@ Fields = dict[str, Any]
 def write_grand(folder: Path | str, scenes: Iterable[Scene]) -> None:
     """Write scenes as they come; no more than one is in memory.
 
-    Raises: WorldFolderError when the folder exists or cannot be written.
+    Raises: FolderError when the folder exists or cannot be written.
     """
     with new_folder(folder) as unfinished:
         data = unfinished / "GranD_Data"

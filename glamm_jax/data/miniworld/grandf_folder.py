@@ -18,17 +18,17 @@ from glamm_jax.data.miniworld.folders import (
     Splits,
     coco_image,
     coco_instance,
-    new_folder,
     write_json,
     write_picture,
 )
 from glamm_jax.data.miniworld.scene import Scene
+from glamm_jax.files import new_folder
 
 
 def write_grandf(folder: Path | str, splits: Splits) -> None:
     """Write scenes by split: train, val, test, or some of them.
 
-    Raises: WorldFolderError when the folder exists or cannot be written.
+    Raises: FolderError when the folder exists or cannot be written.
     """
     with new_folder(folder) as unfinished:
         base = unfinished / "GranDf"

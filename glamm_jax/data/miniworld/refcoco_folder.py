@@ -17,12 +17,12 @@ from glamm_jax.data.miniworld.folders import (
     Splits,
     coco_image,
     coco_instance,
-    new_folder,
     write_json,
     write_picture,
 )
 from glamm_jax.data.miniworld.scene import Scene
 from glamm_jax.data.miniworld.shapes import SHAPES
+from glamm_jax.files import new_folder
 
 PICKLE_PROTOCOL = 2  # that of the files which go round
 
@@ -30,7 +30,7 @@ PICKLE_PROTOCOL = 2  # that of the files which go round
 def write_refcoco(folder: Path | str, splits: Splits) -> None:
     """Write scenes by split, as refCOCO: expressions that mean one thing each.
 
-    Raises: WorldFolderError when the folder exists or cannot be written.
+    Raises: FolderError when the folder exists or cannot be written.
     """
     images: list[Fields] = []
     annotations: list[Fields] = []

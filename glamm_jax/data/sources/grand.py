@@ -81,7 +81,9 @@ class GrandFiles:
         for path, reason in self._archives.damaged.items():
             self._broken[f"archive {path.relative_to(self._folder)}"] = (BROKEN_ARCHIVE, reason)
         if not self.keys:
-            raise SourceError(f"{self._folder}: no .json and no archive with .json files in it")
+            databases = any((self._folder / each).is_dir() for each in (EXPRESSIONS, CAPTIONS))
+            hint = f"; its LMDBs are read as {GrandDatabase.name}" if databases else ""
+            raise SourceError(f"{self._folder}: no .json and no archive with .json in it{hint}")
 
     @property
     def keys(self) -> Sequence[str]:

@@ -54,7 +54,10 @@ class GrandDatabase:
             if (self._folder / database).is_dir()
         }
         if not self._names:
-            raise SourceError(f"{self._folder}: no {EXPRESSIONS} and no {CAPTIONS} in it")
+            raise SourceError(
+                f"{self._folder}: no {EXPRESSIONS} and no {CAPTIONS} in it; "
+                "the released JSON files are read as grand"
+            )
         self._keys = list(dict.fromkeys(key for names in self._names.values() for key in names))
 
     @property

@@ -32,6 +32,7 @@ from glamm_jax.data.sources.reading import (
     as_id,
     as_list,
     as_text,
+    require_split,
     shown,
 )
 
@@ -201,6 +202,7 @@ class GroundTruth(GatheredSource):
 
 def _human_annotated(root: Path, split: str) -> HumanAnnotated | GroundTruth:
     """Training captions, or the ground truth of val and test."""
+    require_split(HumanAnnotated.name, split, (*HumanAnnotated.files, *GroundTruth.files))
     return (GroundTruth if split in GroundTruth.files else HumanAnnotated)(root, split)
 
 

@@ -16,7 +16,6 @@ from glamm_jax.data.miniworld import (
     Scene,
     SceneError,
     World,
-    draw_example,
     extended,
     held_out,
     record,
@@ -26,6 +25,8 @@ from glamm_jax.data.miniworld.layout import NOWHERE
 from glamm_jax.data.miniworld.painting import paint
 from glamm_jax.data.miniworld.shapes import SHAPES
 from glamm_jax.data.miniworld.world import COLOURS, HANGING, NEW_PLACE, NEW_SHAPE
+from glamm_jax.data.tasks import draw_examples
+from glamm_jax.experiment import MASKED_TASKS, Asking
 from glamm_jax.text.answers import parse_answer
 from glamm_jax.text.special_tokens import SEG
 
@@ -228,14 +229,17 @@ def test_a_shape_has_the_area_that_geometry_says(shape: str, area: float) -> Non
 
 
 @pytest.mark.parametrize("name", WORLDS)
-@pytest.mark.parametrize("example_id", range(4))
-def test_every_seg_of_an_example_has_its_mask(name: str, example_id: int) -> None:
+@pytest.mark.parametrize("scene_id", range(2))
+def test_every_seg_of_what_training_draws_has_its_mask(name: str, scene_id: int) -> None:
     world: World = WORLDS[name]
-    example = draw_example(0, example_id, SIZE, world)
-    question, answer = example.turns
-    assert answer.count(SEG) == len(example.masks) > 0
-    assert len(example.masks) <= world.max_masks
-    assert not parse_answer(answer).problems
-    assert example.masks.any(axis=(1, 2)).all()
-    assert example.task == ("gcg", "referring")[example_id % 2]
-    assert SEG not in question
+    drawn = draw_examples(record(scene(0, scene_id, SIZE, world)), MASKED_TASKS, Asking())
+    assert [example.task for example in drawn.examples] == [*MASKED_TASKS]
+    for example in drawn.examples:
+        answers = [parse_answer(answer) for answer in example.turns[1::2]]
+        assert example.masks is not None
+        assert sum(answer.num_segs for answer in answers) == len(example.masks) > 0
+        assert len(example.masks) <= world.max_masks
+        assert example.masks.any(axis=(1, 2)).all()
+        assert not any(SEG in question for question in example.turns[::2])
+        if example.task == "gcg":
+            assert not answers[0].problems

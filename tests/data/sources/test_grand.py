@@ -11,6 +11,7 @@ import pytest
 
 from glamm_jax.data.record import Link
 from glamm_jax.data.sources.grand import DATASETS, GrandFiles
+from glamm_jax.data.sources.grand_lmdb import CAPTIONS
 from glamm_jax.data.sources.reading import (
     BAD_BOX,
     BROKEN_ARCHIVE,
@@ -300,7 +301,10 @@ def test_the_folder_itself_may_be_given(root):
 
 
 def test_no_annotations_and_unknown_splits_are_errors(root):
-    with pytest.raises(SourceError, match=r"no \.json and no archive"):
+    with pytest.raises(SourceError, match=r"no \.json and no archive with \.json in it$"):
+        GrandFiles(root, "train")
+    (root / "GranD_Data" / CAPTIONS).mkdir(parents=True)
+    with pytest.raises(SourceError, match="its LMDBs are read as grand_lmdb"):
         GrandFiles(root, "train")
     with pytest.raises(SourceError, match="no split 'val'"):
         GrandFiles(root, "val")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import subprocess
 import sys
 from types import ModuleType
@@ -10,6 +12,8 @@ import pytest
 
 from glamm_jax.data.sources import grandf, jsonl, registry
 from glamm_jax.data.sources.reading import SourceError
+from tests.conftest import ROOT
+from tests.data.sources.small import FIXTURES, read_all
 
 
 def test_every_family_of_the_package_is_found() -> None:
@@ -41,3 +45,33 @@ def test_an_optional_library_is_not_imported_before_it_is_needed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def _documented() -> dict[str, list[str]]:
+    """Name -> annotations, pictures, splits, tasks: the rows of docs/datasets.md."""
+    lines = (ROOT / "docs" / "datasets.md").read_text("utf-8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| `")]
+    return {name: row[1:] for row in rows for name in re.findall(r"`([^`]+)`", row[0])}
+
+
+def test_every_dataset_is_documented_with_the_files_that_it_reads() -> None:
+    documented = _documented()
+    assert sorted(documented) == list(registry.datasets())
+    for files, *_ in documented.values():
+        for place in re.findall(r"`([^`*{]+/[^`*{]+)`", files):
+            assert (FIXTURES / place).exists(), place
+
+
+@pytest.mark.parametrize("name", sorted(set(registry.datasets()) - {"jsonl"}))
+def test_every_dataset_has_the_documented_splits_and_tasks(name: str) -> None:
+    _, _, splits, tasks = _documented()[name]
+    make = registry.find_dataset(name)
+    with pytest.raises(SourceError, match="no split 'none'; ") as error:
+        make(FIXTURES, "none")
+    known = str(error.value).partition("; ")[2]
+    for split in splits.split(", "):
+        assert split in known
+        with contextlib.suppress(SourceError):  # the fixtures do not have everything
+            found = [each.record for each in read_all(make(FIXTURES, split)).values()]
+            said = {each.task for record in found if record for each in record.annotations}
+            assert said <= set(tasks.split(", "))
