@@ -39,6 +39,7 @@ from glamm_jax.training.run_folder import RunError
 from glamm_jax.training.watch import TensorBoard, WeightsAndBiases
 from glamm_jax.weights.folder import FolderError
 from glamm_jax.weights.safetensors import TensorFileError
+from train.evaluate import make_evaluate
 from train.progress import show
 
 UNUSABLE = (
@@ -52,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         config = with_overrides(load_config(options.config), options.set)
-        records = train(config, options.out, options.steps, watchers=watchers(options, config))
+        told = watchers(options, config)
+        records = train(config, options.out, options.steps, make_evaluate(config), told)
         show(records, options.steps or config.optim.total_steps)
     except UNUSABLE as error:
         print(f"train: {error}", file=sys.stderr)

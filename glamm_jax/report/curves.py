@@ -8,7 +8,8 @@ import numpy as np
 
 from glamm_jax.report.paint import colour_of
 
-WIDTH, HEIGHT, LEFT, FOOT = 420, 190, 44, 18  # of the drawing; room for the numbers beside it
+WIDTH, HEIGHT = 420, 190  # of the drawing
+LEFT, TOP, FOOT = 54, 8, 18  # room for the numbers around it
 MAX_POINTS = 300  # of a curve: more are averaged, neighbours together
 GRID = 4  # horizontal lines
 
@@ -28,9 +29,9 @@ def curves_svg(curves: Mapping[str, Curve]) -> str:
     every = np.concatenate([*points.values()])
     first, last = every[:, 0].min(), every[:, 0].max()
     low, high = every[:, 1].min(), np.quantile(every[:, 1], 0.99)
-    high = high if high > low else low + max(abs(low), 1e-9) * 0.1
+    high = high if high > low else low + (abs(low) or 1.0) / 10
     across = lambda x: LEFT + (WIDTH - LEFT) * (x - first) / max(last - first, 1e-9)  # noqa: E731
-    down = lambda y: (HEIGHT - FOOT) * (1 - (y - low) / (high - low)) + 4  # noqa: E731
+    down = lambda y: (HEIGHT - FOOT) * (1 - (y - low) / (high - low)) + TOP  # noqa: E731
     parts = []
     for i in range(GRID + 1):
         value = low + (high - low) * i / GRID
@@ -46,9 +47,9 @@ def curves_svg(curves: Mapping[str, Curve]) -> str:
         if len(points) > 1:
             place = f'x="{WIDTH - 4}" y="{16 + 14 * i}" text-anchor="end" style="fill:{colour}"'
             parts.append(f"<text {place}>{name}</text>")
-    parts.append(f'<text x="{LEFT}" y="{HEIGHT + 8}">{first:g}</text>')
-    parts.append(f'<text x="{WIDTH}" y="{HEIGHT + 8}" text-anchor="end">step {last:g}</text>')
-    box = f"0 0 {WIDTH} {HEIGHT + 12}"
+    parts.append(f'<text x="{LEFT}" y="{HEIGHT + TOP}">{first:g}</text>')
+    parts.append(f'<text x="{WIDTH}" y="{HEIGHT + TOP}" text-anchor="end">step {last:g}</text>')
+    box = f"0 0 {WIDTH} {HEIGHT + TOP + 4}"
     return f'<svg class="curves" viewBox="{box}">{"".join(parts)}</svg>'
 
 
