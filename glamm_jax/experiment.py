@@ -27,6 +27,9 @@ class OptimConfig:
     untouched: what becomes of a part that no example of a batch reaches. "skip" leaves it and its
         moments alone, as torch does with a parameter without gradient; "zero" counts the step as
         one with gradient zero, so momentum moves it on.
+    accumulate: batches of the loader that make up one step, whose gradient is that of one batch of
+        them all (the released training's 10 of 2, on each of 8 GPUs, are its 160).
+    max_skipped: steps in a row with a loss or gradient that is not finite before the run gives up.
     """
 
     peak_lr: float = 3e-4
@@ -39,9 +42,12 @@ class OptimConfig:
     clip_norm: float = 1.0
     trained: TrainedSet = "released"
     untouched: Untouched = "skip"
+    accumulate: int = 1
+    max_skipped: int = 10
 
     def __post_init__(self) -> None:
         require_positive(self, "peak_lr", "total_steps", "eps", "clip_norm")
+        require_positive(self, "accumulate", "max_skipped")
         require_choice(self, "schedule", Schedule)
         fits = 0 <= self.warmup_steps <= self.total_steps
         require(fits, self, "warmup_steps", f"must be in 0 to total_steps = {self.total_steps}")
@@ -167,6 +173,85 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class StartConfig:
+    """What a run begins with. With nothing named, every weight is drawn from the seed.
+
+    model: a model folder, as `convert from-torch` or `train.export` write it. Adapters that it
+        lacks are drawn: they begin as no change at all.
+    run: instead of it, a run's folder: what its latest checkpoint holds, on what it began with.
+    region_encoder: a model folder whose region encoder replaces the model's, as the released
+        training takes it from GPT4RoI.
+    """
+
+    model: str = ""
+    run: str = ""
+    region_encoder: str = ""
+
+    def __post_init__(self) -> None:
+        require(not (self.model and self.run), self, "run", "name a model or a run, not both")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How many devices share the batch (data), the batch and the weights (fsdp), and each layer's
+    width (tensor). 0 devices for data: as many as are left over.
+    """
+
+    data: int = 0
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.data >= 0, self, "data", "must not be negative")
+        require_positive(self, "fsdp", "tensor")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When a run is saved, and what stays. The end of a run and SIGTERM save, too.
+
+    every: steps between two saves.
+    keep_last: the newest ones that stay.
+    keep_best: the best ones that stay besides.
+    best: what they are judged by: a loss (its mean since the last save; lower is better), or a
+        score of the periodic evaluation (higher is better).
+    """
+
+    every: int = 500
+    keep_last: int = 2
+    keep_best: int = 0
+    best: str = "loss"
+
+    def __post_init__(self) -> None:
+        require_positive(self, "every", "keep_last")
+        require(self.keep_best >= 0, self, "keep_best", "must not be negative")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The look at held-out examples during a run.
+
+    every: steps between two looks; 0 never looks.
+    dataset, split: what is looked at, named as in the mixture.
+    examples: how many of it.
+    panels: how many of them are shown as pictures.
+    max_tokens: of an answer.
+    """
+
+    every: int = 0
+    dataset: str = "miniworld/easy"
+    split: str = "val"
+    examples: int = 32
+    panels: int = 8
+    max_tokens: int = 96
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, self, "every", "must not be negative")
+        require_positive(self, "examples", "max_tokens")
+        require(self.panels >= 0, self, "panels", "must not be negative")
+
+
+@dataclass(frozen=True)
 class ExperimentConfig:
     """One training run, whole. `seed` draws the first weights and the dropout of every step."""
 
@@ -174,6 +259,10 @@ class ExperimentConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     losses: LossWeights = field(default_factory=LossWeights)
+    start: StartConfig = field(default_factory=StartConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from glamm_jax.config import tiny, with_lora
-from glamm_jax.experiment import DataConfig, ExperimentConfig, OptimConfig
+from glamm_jax.experiment import DataConfig, ExperimentConfig, MeshConfig, OptimConfig
 from glamm_jax.types import Capacity
 
 TOKENIZER = Path(__file__).parent / "goldens" / "tokenizer"
@@ -31,4 +31,4 @@ def get_config() -> ExperimentConfig:
     data = DataConfig(tokenizer=str(TOKENIZER), image_size=32, quotas=quotas)
     optim = OptimConfig(peak_lr=1e-2, warmup_steps=2, total_steps=30, trained="released")
     model = with_lora(replace(model, clip=clip, region=region, sam=sam))
-    return ExperimentConfig(model, data, optim, seed=3)
+    return ExperimentConfig(model, data, optim, mesh=MeshConfig(data=1), seed=3)

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import configs
 from configs.tiny import get_config
 from glamm_jax.checks import ConfigError
 from glamm_jax.config import tiny, with_lora
-from glamm_jax.experiment import Asking, DataConfig, ExperimentConfig, OptimConfig, Part
+from glamm_jax.data.sources.registry import datasets
+from glamm_jax.data.split_folder import dataset_name
+from glamm_jax.experiment import (
+    Asking,
+    CheckpointConfig,
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    MeshConfig,
+    OptimConfig,
+    Part,
+)
 from glamm_jax.overrides import with_overrides
+from glamm_jax.weights.config_file import config_from
 
 
 @pytest.fixture
@@ -20,9 +34,30 @@ def config() -> ExperimentConfig:
     return get_config()
 
 
-def test_the_tiny_experiment_is_the_frozen_one(config: ExperimentConfig, goldens: Path) -> None:
-    frozen = (goldens / "experiments" / "tiny.json").read_text(encoding="utf-8")
+RECIPES = sorted(
+    path.stem
+    for path in Path(configs.__path__[0]).glob("*.py")
+    if path.stem not in ("__init__", "mixtures")
+)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_experiment_is_the_frozen_one(name: str, goldens: Path) -> None:
+    """`tests/goldens/experiments/NAME.json` is written anew by hand when a recipe changes."""
+    config = import_module(f"configs.{name}").get_config()
+    frozen = (goldens / "experiments" / f"{name}.json").read_text(encoding="utf-8")
     assert json.dumps(asdict(config), indent=1) + "\n" == frozen
+    assert config_from(ExperimentConfig, json.loads(frozen)) == config
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("tiny", "finetune_own")])
+def test_recipes_name_datasets_that_can_be_converted_and_steps_of_160(name: str) -> None:
+    config = import_module(f"configs.{name}").get_config()
+    known = {f"shards/{dataset_name(name)}/1.0.0" for name in datasets()}
+    assert {part.dataset for part in config.data.mixture} <= known
+    pictures = config.data.quotas.images * config.data.shards * config.optim.accumulate
+    assert pictures == 160
+    assert sum(part.weight for part in config.data.mixture) == pytest.approx(1, abs=1e-4)
 
 
 BAD_FIELDS = [
@@ -35,6 +70,16 @@ BAD_FIELDS = [
     (OptimConfig, "clip_norm", 0.0),
     (OptimConfig, "trained", "some"),
     (OptimConfig, "untouched", "move"),
+    (OptimConfig, "accumulate", 0),
+    (OptimConfig, "max_skipped", 0),
+    (MeshConfig, "data", -1),
+    (MeshConfig, "fsdp", 0),
+    (CheckpointConfig, "every", 0),
+    (CheckpointConfig, "keep_last", 0),
+    (CheckpointConfig, "keep_best", -1),
+    (EvaluationConfig, "every", -1),
+    (EvaluationConfig, "examples", 0),
+    (EvaluationConfig, "panels", -1),
     (DataConfig, "tokenizer", ""),
     (DataConfig, "seed", -1),
     (DataConfig, "shards", 0),

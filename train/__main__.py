@@ -1,4 +1,4 @@
-"""Train a model as a configuration file says.
+"""Train a model as a configuration file says, or go on with a run.
 
 CONFIG is a Python file with `get_config() -> ExperimentConfig`; it is executed. Any field can be
 changed by its dotted name, and an unknown name is answered with the nearest one:
@@ -7,12 +7,17 @@ changed by its dotted name, and an unknown name is answered with the nearest one
   python -m train --config configs/tiny.py --out runs/slow --set optim.peak_lr=1e-4 data.seed=3
   python -m train --config configs/tiny.py --out runs/look --steps 5
 
-RUN/config.json is the configuration as it was used; RUN/metrics.jsonl gets one line a step: step,
-loss, ce, bce, dice, grad_norm, learning_rate, seconds. --steps stops early; the schedule of the
-learning rate stays that of optim.total_steps. Weights are not saved yet, and a run cannot be
-continued: a RUN that holds metrics is refused.
+The same command goes on with a run that was stopped or killed, from its last whole checkpoint, to
+the same numbers as if it had not been. --steps is where to stop; the schedule of the learning rate
+is that of optim.total_steps, so a later stop is the same run. SIGTERM and Ctrl-C save, then end.
 
-Exit status: 0 done, 2 the configuration, the tokenizer or RUN cannot be used.
+RUN/config.json       the configuration as it was used
+RUN/metrics.jsonl     one line a step: step, loss, ce, bce, dice, grad_norm, learning_rate, ...
+RUN/events.jsonl      started, resumed_from, saved, skipped, evaluated, stopped
+RUN/checkpoints/STEP  what training changes; python -m train.export makes a model of it
+RUN/tensorboard       tensorboard --logdir RUN; python -m train.report RUN makes a page
+
+Exit status: 0 done or stopped by a signal and saved, 2 something cannot be used.
 """
 
 from __future__ import annotations
@@ -20,16 +25,27 @@ from __future__ import annotations
 import argparse
 import runpy
 import sys
+from dataclasses import asdict
 from pathlib import Path
-
-from tqdm import tqdm
 
 from glamm_jax.checks import ConfigError
 from glamm_jax.data.fill import DataError
+from glamm_jax.data.pipeline import StateError
 from glamm_jax.experiment import ExperimentConfig
 from glamm_jax.overrides import with_overrides
 from glamm_jax.text.tokenizer import TokenizerError
-from glamm_jax.training.loop import METRICS, RunError, train
+from glamm_jax.training.loop import Watcher, train
+from glamm_jax.training.run_folder import RunError
+from glamm_jax.training.watch import TensorBoard, WeightsAndBiases
+from glamm_jax.weights.folder import FolderError
+from glamm_jax.weights.safetensors import TensorFileError
+from train.evaluate import make_evaluate
+from train.progress import show
+
+UNUSABLE = (
+    *(ConfigError, DataError, FolderError, RunError, StateError),
+    *(TensorFileError, TokenizerError),
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,15 +53,21 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         config = with_overrides(load_config(options.config), options.set)
-        records = train(config, options.out, options.steps)
-        print(f"drawing and compiling; metrics go to {options.out / METRICS}", flush=True)
-        for record in (bar := tqdm(records, total=options.steps or config.optim.total_steps)):
-            losses = (f"{name} {record[name]:.3f}" for name in ("loss", "ce", "bce", "dice"))
-            bar.set_postfix_str(" ".join(losses))
-    except (ConfigError, TokenizerError, DataError, RunError) as error:
+        told = watchers(options, config)
+        records = train(config, options.out, options.steps, make_evaluate(config), told)
+        show(records, options.steps or config.optim.total_steps)
+    except UNUSABLE as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def watchers(options: argparse.Namespace, config: ExperimentConfig) -> list[Watcher]:
+    """Who is told what happens."""
+    found: list[Watcher] = [TensorBoard(options.out / "tensorboard")]
+    if options.wandb:
+        found.append(WeightsAndBiases(options.wandb, options.out, asdict(config)))
+    return found
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -56,8 +78,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="a new folder")
-    parser.add_argument("--steps", type=int, metavar="N", help="stop after N steps")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="new, or a run")
+    parser.add_argument("--steps", type=int, metavar="N", help="stop when N steps are done")
+    parser.add_argument("--wandb", metavar="PROJECT", help="tell Weights & Biases, too")
     parser.add_argument(
         "--set",
         nargs="+",

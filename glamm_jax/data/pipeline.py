@@ -1,7 +1,7 @@
 """From records to batches: mixed, shuffled, prepared in worker processes, resumable anywhere.
 
     batches = open_batches(config.data, config.model)
-    batch = next(batches)
+    batch, names = next(batches)       and which pictures are in it
     state = batches.get_state()        a few hundred bytes of JSON, at this very batch
     batches.set_state(state)           and on from there
 
@@ -42,8 +42,16 @@ from glamm_jax.experiment import DataConfig
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.types import Batch
 
+
+class Drawn(NamedTuple):
+    """A batch, and what is in it."""
+
+    batch: Batch
+    names: tuple[str, ...]  # "source id" of every picture that this process put into it
+
+
 # What `open_batches` returns: an iterator that grain's checkpoints can save, too.
-Batches = grain.DatasetIterator[Batch]
+Batches = grain.DatasetIterator[Drawn]
 
 UNREADABLE = "dropped: the picture cannot be read"
 BROKEN = "dropped: the record cannot be read"
@@ -179,12 +187,14 @@ class _Shard:
         self._stream: grain.DatasetIterator[Read] | None = None
         self._filler = self._new_filler()
 
-    def next_batch(self) -> Batch:
+    def draw(self) -> Drawn:
         """The next batch of the shard."""
         if self._stream is None:
             self._stream = _open_stream(self._reads[self._filler.position :], self._data.workers)
             self._filler.stream = self._stream
-        return pack(self._filler.fill(), self._model, self._data.quotas, self._packing)
+        samples = self._filler.fill()
+        batch = pack(samples, self._model, self._data.quotas, self._packing)
+        return Drawn(batch, tuple(sample.name for sample in samples))
 
     def state(self) -> dict[str, Any]:
         """All that the batches from here on follow from."""
@@ -244,7 +254,7 @@ def environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-class _Batches(grain.IterDataset[Batch]):
+class _Batches(grain.IterDataset[Drawn]):
     """The batches of some shards, joined; what `open_batches` prefetches."""
 
     def __init__(self, shards: dict[int, _Shard], data: DataConfig, model: GLaMMConfig):
@@ -255,16 +265,18 @@ class _Batches(grain.IterDataset[Batch]):
         return _BatchIterator(self._shards, self._data, self._model)
 
 
-class _BatchIterator(grain.DatasetIterator[Batch]):
+class _BatchIterator(grain.DatasetIterator[Drawn]):
     """Iterates over `_Batches`."""
 
     def __init__(self, shards: dict[int, _Shard], data: DataConfig, model: GLaMMConfig):
         super().__init__()
         self._shards, self._data, self._model = shards, data, model
 
-    def __next__(self) -> Batch:
-        made = {number: shard.next_batch() for number, shard in self._shards.items()}
-        return join(made, self._data.quotas, self._model.clip.num_patches)
+    def __next__(self) -> Drawn:
+        drawn = {number: shard.draw() for number, shard in self._shards.items()}
+        batches = {number: each.batch for number, each in drawn.items()}
+        names = tuple(name for each in drawn.values() for name in each.names)
+        return Drawn(join(batches, self._data.quotas, self._model.clip.num_patches), names)
 
     def get_state(self) -> dict[str, Any]:
         shards = {str(number): shard.state() for number, shard in self._shards.items()}

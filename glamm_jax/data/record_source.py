@@ -10,6 +10,8 @@ from glamm_jax.data.record import Record
 from glamm_jax.experiment import DataConfig
 
 MINIWORLD = "miniworld/"
+# What is added to the seed of scenes: no two splits have a scene in common.
+SPLIT_SEEDS = {"train": 0, "val": 1_000_003, "test": 2_000_003}
 SCENES = 1 << 20  # of an epoch of a mini-world
 
 
@@ -46,7 +48,10 @@ def open_records(dataset: str, split: str, data: DataConfig) -> RecordSource:
     Raises: ConfigError when there is no such dataset or split.
     """
     if dataset.startswith(MINIWORLD):
-        return MiniWorldRecords(dataset.removeprefix(MINIWORLD), data.seed, data.image_size)
+        if split not in SPLIT_SEEDS:
+            raise ConfigError(f"{dataset}: no split {split!r}; there are {', '.join(SPLIT_SEEDS)}")
+        seed = data.seed + SPLIT_SEEDS[split]
+        return MiniWorldRecords(dataset.removeprefix(MINIWORLD), seed, data.image_size)
     # TensorFlow Datasets takes seconds to import, and the mini-world needs none of it.
     from glamm_jax.data.shards import ShardError, Shards
 

@@ -23,6 +23,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from glamm_jax.files import write_whole
+from glamm_jax.report.curves import Curve, curves_svg
 from glamm_jax.report.histogram import histogram_svg
 from glamm_jax.report.paint import colour_of, overlay
 
@@ -112,6 +113,15 @@ class Page:
             if len(numbers)
         )
         self._body.append(f'<div class="histograms">{"".join(drawn)}</div>')
+
+    def curves(self, drawings: Mapping[str, Mapping[str, Curve]]) -> None:
+        """One drawing a name, each of some curves over the steps, side by side."""
+        drawn = (
+            f"<figure><figcaption>{_text(name)}</figcaption>{svg}</figure>"
+            for name, curves in drawings.items()
+            if (svg := curves_svg({_text(key): curve for key, curve in curves.items()}))
+        )
+        self._body.append(f'<div class="drawings">{"".join(drawn)}</div>')
 
     def cards(self, cards: Sequence[Card]) -> None:
         """Pictures side by side, as many as the window takes."""
@@ -267,6 +277,12 @@ mark.token { padding: 0 .4em; border: 0; border-radius: 1em; font: .78em ui-mono
   background: color-mix(in srgb, var(--c) 45%, transparent); }
 .histograms { display: grid; gap: 1.1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 200px), 1fr)); }
+.drawings { display: grid; gap: 1.1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
+.curves { width: 100%; }
+.curves polyline { fill: none; stroke-width: 1.6; vector-effect: non-scaling-stroke; }
+.curves line { stroke: var(--rule); }
+.curves text { fill: var(--soft); font-size: 11px; }
 figure { margin: 0; }
 figcaption { margin-bottom: .2rem; color: var(--soft); font-size: .87rem; }
 .histogram { width: 100%; }

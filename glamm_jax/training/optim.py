@@ -143,6 +143,11 @@ def skip_untouched(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def norms_by_part(gradients: nnx.State) -> dict[str, Array]:
+    """The L2 norm of the gradient of each part."""
+    return {part: optax.tree.norm(leaves) for part, leaves in _by_part(gradients).items()}
+
+
 def _by_part(state: nnx.State) -> dict[str, dict[str, Array]]:
     """{part: {leaf: value}}."""
     parts: dict[str, dict[str, Array]] = {}

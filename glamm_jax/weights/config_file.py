@@ -106,5 +106,5 @@ def _field(kind: Any, value: Any) -> Any:
         if is_dataclass(option):
             return config_from(option, value)  # type: ignore[type-var]  # a class, not an instance
         if get_origin(option) is tuple and isinstance(value, list):
-            return tuple(value)
+            return tuple(_field(get_args(option)[0], item) for item in value)
     return value

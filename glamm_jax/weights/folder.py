@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,16 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.files import FolderError
+from glamm_jax.files import FolderError, new_folder
 from glamm_jax.parallel import current_mesh, sharding
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.config_file import AnyConfig, read_config, write_config
 from glamm_jax.weights.rules import Shapes
 from glamm_jax.weights.safetensors import TensorInfo, map_tensor, read_folder
-from glamm_jax.weights.state import shapes
-from glamm_jax.weights.transfer import CARRIED, convert_dtype
+from glamm_jax.weights.state import flatten, shapes
+from glamm_jax.weights.tables import table_of
+from glamm_jax.weights.tensors import nbytes_of
+from glamm_jax.weights.transfer import CARRIED, OnTensor, convert_dtype, copy_leaves, default_record
 
 RECORD_FILE = "source.json"
 TOKENIZER_FILES = (
@@ -112,6 +115,41 @@ class ModelFolder:
         ]
         if problems:
             raise FolderError(f"{self.path}: {len(problems)} wrong leaves: {'; '.join(problems)}")
+
+
+def write_model(
+    path: Path,
+    config: GLaMMConfig,
+    model: nnx.Module,
+    tokenizer: Path,
+    *,
+    on_tensor: OnTensor = lambda name, nbytes: None,
+) -> None:
+    """Write a model that came from no checkpoint, each leaf in its own dtype.
+
+    Raises: FolderError when the folder exists, does not fit or cannot be written.
+    """
+    leaves = _Leaves(flatten(nnx.state(model)))
+    record = {"tensors": default_record(table_of(config), leaves), "described": {}}
+    with new_folder(path, nbytes_of(leaves)) as folder:
+        copy_leaves(leaves, folder, on_tensor=on_tensor)
+        seal(folder, config, record, tokenizer)
+
+
+class _Leaves:
+    """A model's arrays; one at a time is on the host."""
+
+    def __init__(self, arrays: Mapping[str, jax.Array]):
+        self._arrays = arrays
+        self.infos: Mapping[str, TensorInfo] = {
+            name: TensorInfo(np.dtype(array.dtype), tuple(array.shape))
+            for name, array in arrays.items()
+        }
+
+    def read(self, name: str, position: int | None = None) -> np.ndarray:
+        """A leaf, or one layer of it."""
+        array = self._arrays[name]
+        return np.asarray(array if position is None else array[position])
 
 
 def seal(folder: Path, config: AnyConfig, record: dict[str, Any], tokenizer: Path | None) -> None:

@@ -91,7 +91,7 @@ def opened(data: DataConfig, *process: int, **sources: Any) -> Iterator[Batches]
 
 
 def take(batches: Batches, number: int) -> list[Batch]:
-    return list(islice(batches, number))
+    return [drawn.batch for drawn in islice(batches, number)]
 
 
 def assert_same(one: Batch, other: Batch) -> None:
@@ -157,8 +157,11 @@ def test_every_record_comes_once_an_epoch_and_none_is_lost_while_it_waits() -> N
 def test_another_seed_is_another_order_and_the_same_seed_the_same() -> None:
     with opened(DATA) as one, opened(DATA) as two, opened(replace(DATA, seed=1)) as other:
         first, again, different = next(one), next(two), next(other)
-    assert_same(first, again)
-    assert not np.array_equal(first.token_ids, different.token_ids)
+    assert_same(first.batch, again.batch)
+    assert not np.array_equal(first.batch.token_ids, different.batch.token_ids)
+    assert first.names == again.names != different.names
+    assert all(name.startswith("miniworld ") for name in first.names)
+    assert len(first.names) == ROOM.images
 
 
 def test_a_restored_state_goes_on_at_the_very_example() -> None:
@@ -167,12 +170,12 @@ def test_a_restored_state_goes_on_at_the_very_example() -> None:
         text = json.dumps(batches.get_state())
         rest = take(batches, 4)
         batches.set_state(json.loads(text))  # back, in the same iterator
-        assert_same(next(batches), rest[0])
+        assert_same(next(batches).batch, rest[0])
     assert len(text) < 2000
     assert json.loads(text)["shards"]["0"]["waiting"]
     with opened(DATA) as batches:
         batches.set_state(json.loads(text))
-        for expected, batch in zip(rest, batches, strict=False):
+        for expected, (batch, _) in zip(rest, batches, strict=False):
             assert_same(batch, expected)
 
 
@@ -198,7 +201,7 @@ def test_any_number_of_hosts_makes_the_same_batches_and_takes_over_from_any_othe
 def test_joined_shards_point_at_their_own_slots() -> None:
     """The second shard's rows, images and slots lie behind the first's in every index."""
     with opened(replace(DATA, shards=2)) as batches:
-        batch = next(batches)
+        batch = next(batches).batch
     assert batch.token_ids.shape[0] == 2 * ROOM.rows
     for row in range(2 * ROOM.rows):
         images = np.unique(batch.image_source[row][batch.image_source[row] >= 0])
@@ -232,13 +235,13 @@ def test_workers_make_the_same_batches_and_never_initialise_a_jax_backend() -> N
         later = take(batches, 2)
     with opened(data) as batches:
         for one in expected:
-            assert_same(next(batches), one)
+            assert_same(next(batches).batch, one)
         batches.set_state(state)  # of threads, restored in worker processes
         for one in later:
-            assert_same(next(batches), one)
+            assert_same(next(batches).batch, one)
     watched = replace(data, mixture=(Part("world", ("caption",)),))
     with opened(watched, world=Witness()) as batches:
-        batch = next(batches)
+        batch = next(batches).batch
     tokenizer = load_tokenizer(TOKENIZER)
     learned = zip(batch.target_ids, batch.target_valid, strict=True)
     words = [tokenizer.decode(row[valid]).split() for row, valid in learned]
@@ -253,11 +256,11 @@ def test_several_tasks_of_a_part_are_conversations_about_one_picture() -> None:
     quotas = replace(ROOM, tokens=720, targets=400, **many)
     data = replace(DATA, mixture=(Part("world", tasks),), quotas=quotas)
     with opened(data) as batches:
-        apart = next(batches)
+        apart = next(batches).batch
     with opened(replace(data, share_prefix=True)) as batches:
-        shared = next(batches)
+        shared = next(batches).batch
     with opened(replace(data, share_prefix=True, fill_rows=True)) as batches:
-        filled = next(batches)
+        filled = next(batches).batch
     patches = MODEL.clip.num_patches
     made = (apart, shared, filled)
     images = [int((batch.image_source.max() + patches) // patches) for batch in made]
@@ -332,7 +335,7 @@ def test_trap_39_every_task_can_be_a_part_of_the_mixture(task: AskedTask) -> Non
     """Semantic segmentation, too, which the original's fine-tuning cannot open."""
     quotas = replace(ROOM, tokens=400, targets=300, masks=24)
     with opened(replace(DATA, mixture=(Part("world", (task,)),), quotas=quotas)) as batches:
-        batch = next(batches)
+        batch = next(batches).batch
     assert batch.target_valid.any()
     assert batch.mask_valid.any() == (task in MASKED_TASKS)
     assert (batch.region_source >= 0).any() == (task == "region")
@@ -341,7 +344,7 @@ def test_trap_39_every_task_can_be_a_part_of_the_mixture(task: AskedTask) -> Non
 def test_shards_on_disk_and_the_mini_world_are_found_by_name(tmp_path: Path) -> None:
     drawn = replace(DATA, mixture=(Part("miniworld/easy", ("gcg",)),))
     with closing(open_batches(drawn, MODEL)) as batches:
-        assert next(batches).token_valid.any(1).sum() == 2
+        assert next(batches).batch.token_valid.any(1).sum() == 2
     for name, message in (
         ("miniworld/nowhere", "no mini-world 'nowhere'; there are easy, full"),
         (str(tmp_path), "no dataset_info.json"),

@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glamm_jax.weights.folder import ModelFolder
 from train.__main__ import main
+from train.export import main as export_main
+from train.report import main as report_main
 
 ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "tests" / "small_experiment.py"
-FIELDS = ["step", "loss", "ce", "bce", "dice", "grad_norm", "learning_rate", "seconds"]
+FIELDS = [
+    *("step", "loss", "ce", "bce", "dice", "grad_norm", "grad_norms", "learning_rate"),
+    *("skipped", "pictures", "seconds", "input_seconds"),
+]
 
 
 def read_metrics(run: Path) -> list[dict]:
@@ -34,10 +40,30 @@ def test_a_run_learns_and_says_what_it_did(
     config = json.loads((run / "config.json").read_text())
     assert config["optim"]["peak_lr"] == 1e-2
     assert config["model"]["lora"]["rank"] == 8
-    assert {path.name for path in run.iterdir()} == {"config.json", "metrics.jsonl"}
-    assert main(given) == 2
-    assert "metrics.jsonl exists: the folder holds a run" in capsys.readouterr().err
-    assert read_metrics(run) == metrics
+    names = {"config.json", "metrics.jsonl", "events.jsonl", "checkpoints", "tensorboard"}
+    assert {path.name for path in run.iterdir()} == names
+    assert main([*given[:-3], "13", *given[-2:]]) == 0  # goes on
+    assert [record["step"] for record in read_metrics(run)] == list(range(13))
+    assert read_metrics(run)[:12] == metrics
+    assert main([*given, "optim.peak_lr=1"]) == 2
+    assert "optim.peak_lr was 0.01, now 1.0" in capsys.readouterr().err
+    look_at(run, tmp_path, capsys)
+
+
+def look_at(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A page of the run, and a model of it that can be asked."""
+    assert report_main([str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert "polyline" in page
+    assert "optim.peak_lr = 0.01" in page
+    assert export_main([str(run), "--out", str(tmp_path / "model")]) == 0
+    assert "demo.ask --model" in capsys.readouterr().out
+    leaves = ModelFolder(tmp_path / "model").leaves
+    assert leaves["llama.lm_head.kernel"].shape == (64, 807)
+    assert export_main([str(run), "--out", str(tmp_path / "other"), "--step", "99"]) == 2
+    assert "no whole checkpoint 99; there are [12, 13]" in capsys.readouterr().err
+    assert report_main([str(tmp_path / "nowhere")]) == 2
+    assert "no steps yet, or no run" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -14,13 +14,13 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config import LossWeights
-from glamm_jax.data.pack import pack
+from glamm_jax.data.pack import join, pack
 from glamm_jax.data.pipeline import open_batches
 from glamm_jax.data.sample import Row, Sample
-from glamm_jax.training.loop import draw_model
 from glamm_jax.training.optim import is_trained, make_optimizer, part_of
+from glamm_jax.training.start import draw_model
 from glamm_jax.training.state import Split, TrainState, split_model
-from glamm_jax.training.step import Metrics, make_step
+from glamm_jax.training.step import Metrics, make_step, stack_batches
 from glamm_jax.types import Batch
 from glamm_jax.weights.state import flatten
 from tests.small_experiment import get_config
@@ -43,7 +43,7 @@ class Setup(NamedTuple):
 
 @pytest.fixture(scope="module")
 def setup() -> Setup:
-    model = draw_model(CONFIG)
+    model = draw_model(CONFIG.model, CONFIG.seed)
     # A fresh adapter ends in zeros, behind which dropout would not show.
     model.llama.layers.q_proj.lora.b[...] += 0.1
     start = split_model(model, is_trained(CONFIG.optim.trained), make_optimizer(CONFIG.optim))
@@ -51,7 +51,7 @@ def setup() -> Setup:
     ids = np.array([1, 5, 7, 9, 2], np.int32)
     words = pack([Sample((Row(ids, ids),))], CONFIG.model, CONFIG.data.quotas)
     with closing(open_batches(CONFIG.data, CONFIG.model)) as batches:
-        return Setup(step, start, {"pictures": next(batches), "words": words})
+        return Setup(step, start, {"pictures": next(batches).batch, "words": words})
 
 
 def moved_parts(before: TrainState, after: TrainState) -> set[str]:
@@ -97,6 +97,43 @@ def test_dropout_follows_from_the_seed_and_the_number_of_the_step(setup: Setup) 
         for n in (0, 0, 1)
     ]
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_accumulated_batches_are_one_big_batch(setup: Setup) -> None:
+    lora = CONFIG.model.lora
+    assert lora is not None
+    config = replace(CONFIG.model, lora=replace(lora, dropout=0.0))  # no two shapes draw the same
+    two = [setup.batches["pictures"], setup.batches["words"]]
+    # Of unlike halves, the mean of two means is not the mean of all.
+    assert two[0].target_valid.sum() != two[1].target_valid.sum()
+    big = join(dict(enumerate(two)), CONFIG.data.quotas, config.clip.num_patches)
+    found = []
+    for number, batch in ((1, big), (2, stack_batches(two))):
+        optim = replace(CONFIG.optim, accumulate=number)
+        model = draw_model(config, CONFIG.seed)
+        start = split_model(model, is_trained(optim.trained), make_optimizer(optim))
+        step = make_step(config, optim, CONFIG.losses)
+        found.append(step(start.graphdef, start.frozen, start.state, batch))
+    (one, told), (other, also_told) = found
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), told, also_told)
+    # After one step, the first moments are the gradients but for a factor.
+    for part, (ours, *_) in moments(one).items():
+        for leaf, theirs in moments(other)[part][0].mu.items():
+            error = float(jnp.linalg.norm(ours.mu[leaf] - theirs))
+            assert error <= 1e-4 * float(jnp.linalg.norm(theirs)) + 1e-9, leaf
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count(setup: Setup) -> None:
+    def spoil(path: Any, value: Any) -> Any:
+        return value * jnp.nan if "lm_head" in jax.tree_util.keystr(path) else value
+
+    broken = jax.tree_util.tree_map_with_path(spoil, setup.start.state.trainable)
+    before = setup.start.state._replace(trainable=broken)
+    after, metrics = setup.run(before, "words")
+    assert bool(metrics.skipped)
+    assert int(after.step) == int(before.step) + 1
+    for old, new in zip(jax.tree.leaves(before[1:]), jax.tree.leaves(after[1:]), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 def products(jaxpr: Any) -> Iterator[tuple[int, ...]]:

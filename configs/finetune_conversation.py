@@ -1,0 +1,14 @@
+"""GLaMM's fine-tuning for LLaVA-Bench (paper, A.3; table 8) on LLaVA-Instruct-80K.
+
+python -m train --config configs/finetune_conversation.py --out runs/conversation
+"""
+
+from __future__ import annotations
+
+from configs import finetune_caption
+from glamm_jax.experiment import ExperimentConfig
+
+
+def get_config() -> ExperimentConfig:
+    """The same on the smaller set."""
+    return finetune_caption.get_config("llava_instruct_80k")

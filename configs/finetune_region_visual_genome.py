@@ -1,0 +1,14 @@
+"""GLaMM's fine-tuning for region captions (paper, A.3; table 5) on Visual Genome: 2,500 steps.
+
+python -m train --config configs/finetune_region_visual_genome.py --out runs/regions
+"""
+
+from __future__ import annotations
+
+from configs import finetune_region_refcocog
+from glamm_jax.experiment import ExperimentConfig
+
+
+def get_config() -> ExperimentConfig:
+    """The same on another dataset."""
+    return finetune_region_refcocog.get_config("visual_genome")

@@ -1,0 +1,66 @@
+"""A run that is killed at any moment goes on from its last whole checkpoint, to the same bits."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glamm_jax.training.checkpoint import trained_leaves
+from glamm_jax.training.run_folder import read_lines
+
+ROOT = Path(__file__).parents[2]
+KILLS, STEPS = 50, 1500
+COMMAND = [
+    *(sys.executable, "-m", "train", "--config", "tests/small_experiment.py", "--set"),
+    *("checkpoint.every=2", "checkpoint.keep_last=1", f"optim.total_steps={STEPS}"),
+]
+
+
+def begin(run: Path) -> subprocess.Popen:
+    environment = os.environ | {"XLA_FLAGS": ""}
+    log = (run.parent / f"{run.name}.log").open("a")
+    command = [*COMMAND, "--out", str(run)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+
+def events(run: Path, *names: str) -> int:
+    """How often these have happened."""
+    file = run / "events.jsonl"
+    told = [line["event"] for line in read_lines(file)] if file.exists() else []
+    return sum(told.count(name) for name in names)
+
+
+@pytest.mark.slow
+def test_fifty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert begin(whole).wait(timeout=1200) == 0
+    moments = random.Random(0)
+    for _ in range(KILLS):
+        beginnings = events(killed, "started", "resumed_from")
+        process = begin(killed)
+        while process.poll() is None and events(killed, "started", "resumed_from") == beginnings:
+            time.sleep(0.02)
+        try:
+            process.wait(timeout=moments.uniform(0, 8))  # it compiles, steps, and saves
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=60) in (0, -signal.SIGKILL), log_of(killed)
+    assert begin(killed).wait(timeout=1200) == 0, log_of(killed)
+    assert events(killed, "started") + events(killed, "resumed_from") > KILLS
+    ours, theirs = (trained_leaves(run, STEPS)[0] for run in (killed, whole))
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+    one, other = (read_lines(run / "metrics.jsonl") for run in (killed, whole))
+    assert [line["loss"] for line in one] == [line["loss"] for line in other]
+
+
+def log_of(run: Path) -> str:
+    return (run.parent / f"{run.name}.log").read_text()[-3000:]
