@@ -147,7 +147,7 @@ class RegionEncoder(nnx.Module):
                 mixed.append(jnp.concatenate([own[..., :half], above, below], axis=-1))
             return [constrain(block(x), "batch", None, None, None) for x in mixed]
 
-        return scan_blocks(fusion_round, self.fusion, maps, unroll=True)
+        return scan_blocks(fusion_round, self.fusion, maps, remat=self.config.remat, unroll=True)
 
     def pool(
         self,
@@ -179,9 +179,9 @@ class RegionEncoder(nnx.Module):
         """Sum the levels, flatten, add what is known of the place, project."""
         level_convs = unstack(self.level_conv, self.num_levels)
         convs = [conv(x) for conv, x in zip(level_convs, pooled, strict=True)]
-        x = jax.nn.relu(sum(convs[1:], convs[0]))
+        x = constrain(jax.nn.relu(sum(convs[1:], convs[0])), "batch", None, None, None)
         kernel = self.flatten_kernel[...]
         flat = kernel.reshape(-1, kernel.shape[-1])
         x = linear(x.reshape(x.shape[0], flat.shape[0]), flat, self.flatten_bias[...])
-        x = x + self.position(boxes.astype(x.dtype))
+        x = constrain(x + self.position(boxes.astype(x.dtype)), "batch", None)
         return x if self.output_proj is None else self.output_proj(x)

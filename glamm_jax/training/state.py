@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 from jaxtyping import Array, Int
+
+from glamm_jax.config import DType
 
 
 class TrainState(NamedTuple):
@@ -31,8 +34,23 @@ def split_model(
     model: nnx.Module,
     trained: Callable[[tuple, Any], bool],
     optimizer: optax.GradientTransformation,
+    frozen_dtype: DType | None = None,
 ) -> Split:
-    """The model before its first step. A step that donates the state takes the model's arrays."""
+    """The model before its first step. A step that donates the state takes the model's arrays.
+
+    Args:
+        frozen_dtype: what is not trained is kept in it; as it is unless given. What is trained, and
+            all that the optimizer keeps of it, is float32.
+    """
     graphdef, trainable, frozen = nnx.split(model, trained, ...)
+    trainable = _cast(trainable, "float32")
+    frozen = _cast(frozen, frozen_dtype) if frozen_dtype else frozen
     state = TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
     return Split(graphdef, frozen, state)
+
+
+def _cast(state: nnx.State, dtype: DType) -> nnx.State:
+    """Floating-point leaves in a dtype; those that have it stay the same arrays."""
+    wanted = jnp.dtype(dtype)
+    change = lambda x: x.astype(wanted) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+    return jax.tree.map(change, state)

@@ -15,6 +15,7 @@ from glamm_jax.config import GLaMMConfig, LossWeights
 from glamm_jax.experiment import OptimConfig
 from glamm_jax.training.losses import losses
 from glamm_jax.training.optim import learning_rate, make_optimizer, touched_parts
+from glamm_jax.training.placement import kept_in_place
 from glamm_jax.training.state import TrainState
 from glamm_jax.types import Batch, Losses
 
@@ -38,6 +39,7 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
 
     Only `state` is donated. The gradient is taken with respect to `state.trainable` alone: for a
     frozen weight none is ever formed. `seed` and the number of the step give the dropout's key.
+    Compiled under a mesh, the state leaves where it came in.
     """
     optimizer, schedule = make_optimizer(optim), learning_rate(optim)
 
@@ -58,6 +60,6 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
         trainable: Any = optax.apply_updates(state.trainable, updates)
         norm, rate = optax.tree.norm(gradients), jnp.asarray(schedule(state.step))
         metrics = Metrics(parts.total, parts.ce, parts.bce, parts.dice, norm, rate)
-        return TrainState(state.step + 1, trainable, opt_state), metrics
+        return kept_in_place(TrainState(state.step + 1, trainable, opt_state)), metrics
 
     return jax.jit(step, static_argnums=0, donate_argnums=2)
