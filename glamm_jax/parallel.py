@@ -14,7 +14,6 @@ import contextvars
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import cast
 
 import jax
 import numpy as np
@@ -50,7 +49,7 @@ class ShardingRules:
 
 @dataclass(frozen=True)
 class _Placement:
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     rules: ShardingRules
 
 
@@ -89,7 +88,7 @@ def use_mesh(
     It is jax's mesh, too, so that a function compiled without a mesh is not taken for one with it.
     An abstract mesh, which has no devices, serves to ask where things would be.
     """
-    token = _placement.set(_Placement(cast(Mesh, mesh), rules or ShardingRules()))
+    token = _placement.set(_Placement(mesh, rules or ShardingRules()))
     abstract = isinstance(mesh, AbstractMesh)
     try:
         with jax.sharding.use_abstract_mesh(mesh) if abstract else jax.set_mesh(mesh):
@@ -99,9 +98,21 @@ def use_mesh(
 
 
 def current_mesh() -> Mesh | None:
-    """The mesh of the innermost `use_mesh`, if any."""
+    """The mesh of the innermost `use_mesh`; None without one, or when it has no devices."""
     placement = _placement.get()
-    return placement.mesh if placement else None
+    return placement.mesh if placement and isinstance(placement.mesh, Mesh) else None
+
+
+def platform() -> str:
+    """What is compiled for: "cpu", "gpu" or "tpu". The mesh says it, whose devices may be absent."""
+    mesh = current_mesh()
+    name = mesh.devices.flat[0].platform if mesh else jax.default_backend()
+    return "gpu" if name in ("cuda", "rocm") else name
+
+
+def is_placed() -> bool:
+    """Whether there is a mesh, be it an abstract one."""
+    return _placement.get() is not None
 
 
 def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:

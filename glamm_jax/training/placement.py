@@ -13,6 +13,7 @@ where it found it, so its memory is used again and nothing moves between steps.
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from flax import nnx
 
 from glamm_jax.experiment import ExperimentConfig
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.parallel import current_mesh, sharding, shardings
+from glamm_jax.parallel import current_mesh, is_placed, sharding, shardings
 from glamm_jax.training.optim import is_trained, make_optimizer
 from glamm_jax.training.state import Split, TrainState, split_model
 from glamm_jax.types import Batch
@@ -37,6 +38,10 @@ _QUOTAS = {
     **dict.fromkeys(("mask_rows", "mask_positions", "mask_image", "mask_valid"), "masks"),
     **dict.fromkeys(("mask_has_truth", "masks"), "masks"),
 }
+
+
+# The shape of what an all-gather of a compiled program returns; of a started one, the last of two.
+_GATHER = re.compile(r"= (?:\(.*, )?\w+\[([\d,]+)\][^=(]*? all-gather(?:-start)?\(")
 
 
 class PlacementError(ValueError):
@@ -109,7 +114,7 @@ def abstract_split(config: ExperimentConfig) -> Split:
         return split.frozen, split.state
 
     frozen, state = jax.eval_shape(take_apart, model)
-    if current_mesh() is not None:
+    if is_placed():
         places = shardings(frozen), state_shardings(state)
         frozen, state = jax.tree.map(_at, (frozen, state), places)
     return Split(graphdef, frozen, state)
@@ -117,6 +122,22 @@ def abstract_split(config: ExperimentConfig) -> Split:
 
 def _at(leaf: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+
+def gathered_shapes(program: str) -> set[tuple[int, ...]]:
+    """Shapes that a compiled program, as its text, gathers from the devices."""
+    return {tuple(map(int, shape.split(","))) for shape in _GATHER.findall(program)}
+
+
+def gathered_stacks(program: str, frozen: nnx.State) -> list[str]:
+    """Frozen kernels of several layers that a compiled program gathers whole; none, it is hoped."""
+    shapes = gathered_shapes(program)
+    return [
+        ".".join(map(str, path))
+        for path, variable in nnx.to_flat_state(frozen)
+        for axes, shape in [(variable.get_metadata()["axes"], variable.get_value().shape)]
+        if axes[:1] == ("layers",) and len(shape) > 2 and shape[0] > 1 and shape in shapes
+    ]
 
 
 # ------------------------------------------------------------------------ batches

@@ -113,8 +113,8 @@ class Plan:
                 f"{part.forward / 1e12:9.2f} {part.backward / 1e12:9.2f}"
             )
         lines.append(
-            f"a step: {self.rows} rows, {self.images} pictures, {self.step_flops / 1e12:.1f} TFLOP, "
-            f"and {again / 1e12:.1f} computed twice to save memory"
+            f"a step: {self.rows} rows, {self.images} pictures, {self.step_flops / 1e12:.1f} TFLOP"
+            f" and {again / 1e12:.1f} for what is computed twice to save memory"
         )
         return "\n".join(lines)
 
