@@ -104,7 +104,7 @@ def current_mesh() -> Mesh | None:
 
 
 def platform() -> str:
-    """What is compiled for: "cpu", "gpu" or "tpu". The mesh says it, whose devices may be absent."""
+    """What is compiled for, "cpu", "gpu" or "tpu": the mesh's devices, present or not, say it."""
     mesh = current_mesh()
     name = mesh.devices.flat[0].platform if mesh else jax.default_backend()
     return "gpu" if name in ("cuda", "rocm") else name
