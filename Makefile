@@ -57,7 +57,7 @@ bench: $(STAMP) ## CPU speed: against PyTorch, of conversion against a copy, of 
 full-size: $(STAMP) ## a 7B checkpoint there and back, and an answer from it; 40 GB of disk
 	$(BIN)/python -m bench.full_size
 
-tpu: $(STAMP) .libtpu/.done ## compile the full-size training step for eight TPU v5e; minutes, 6 GB
+tpu: $(STAMP) .libtpu/.done ## compile the full-size training step for eight TPU v5e; minutes, 7 GB
 	PYTHONPATH=.libtpu $(BIN)/python -m train.tpu
 
 .libtpu/.done: Makefile

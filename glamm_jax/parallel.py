@@ -14,6 +14,7 @@ import contextvars
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import jax
 import numpy as np
@@ -59,7 +60,7 @@ _placement: contextvars.ContextVar[_Placement | None] = contextvars.ContextVar(
 
 
 def make_mesh(
-    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """A mesh over the first data * fsdp * tensor of these devices, or of all there are.
 

@@ -40,8 +40,9 @@ _QUOTAS = {
 }
 
 
-# The shape of what an all-gather of a compiled program returns; of a started one, the last of two.
-_GATHER = re.compile(r"= (?:\(.*, )?\w+\[([\d,]+)\][^=(]*? all-gather(?:-start)?\(")
+# What an all-gather of a compiled program returns: an array, or a tuple of its input and output.
+_GATHER = re.compile(r"= (.*?) all-gather(?:-start)?\(")
+_SHAPE = re.compile(r"\w+\[([\d,]+)\]")
 
 
 class PlacementError(ValueError):
@@ -65,12 +66,12 @@ def state_shardings(state: TrainState) -> TrainState:
     else it has is a number, which is everywhere.
     """
     parameters = flatten(shardings(state.trainable))
-    everywhere = sharding((), ())
+    everywhere: Any = sharding((), ())
 
     def place(path: tuple, leaf: Any) -> Any:
         if isinstance(leaf, nnx.Variable):
             return leaf.replace(sharding(leaf.get_metadata()["axes"], leaf.get_value().shape))
-        name = path[-1].key if path and isinstance(path[-1], jax.tree_util.DictKey) else None
+        name = path[-1].key if isinstance(path[-1], jax.tree_util.DictKey) else ""
         return parameters.get(name, everywhere)
 
     opt_state = jax.tree_util.tree_map_with_path(
@@ -126,7 +127,8 @@ def _at(leaf: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> jax.ShapeDt
 
 def gathered_shapes(program: str) -> set[tuple[int, ...]]:
     """Shapes that a compiled program, as its text, gathers from the devices."""
-    return {tuple(map(int, shape.split(","))) for shape in _GATHER.findall(program)}
+    returned = " ".join(_GATHER.findall(program))
+    return {tuple(map(int, shape.split(","))) for shape in _SHAPE.findall(returned)}
 
 
 def gathered_stacks(program: str, frozen: nnx.State) -> list[str]:
@@ -204,7 +206,8 @@ def _place(name: str, local: np.ndarray, count: int, stacked: bool) -> jax.Array
     indices = where.addressable_devices_indices_map(shape).values()
     own = {index[axis].indices(shape[axis])[:2] for index in indices if index is not None}
     if sum(stop - start for start, stop in own) != local.shape[axis]:
-        data, fsdp, _ = where.mesh.devices.shape
+        sizes = where.mesh.shape
+        data, fsdp = sizes["data"], sizes["fsdp"]
         raise PlacementError(
             f"{name}: the {shape[axis]} of a step's batch cannot be divided among {data} x {fsdp} "
             f"devices (data x fsdp), which several processes need: make data.shards times "

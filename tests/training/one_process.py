@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from contextlib import closing
 from typing import Any
 
@@ -25,7 +26,6 @@ def main() -> None:
 
     if count > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.config.update("jax_share_binary_between_hosts", True)  # the first compiles for all
         jax.distributed.initialize(f"localhost:{asked['port']}", count, number)
     from glamm_jax.parallel import make_mesh, use_mesh
 
@@ -91,4 +91,9 @@ def whole(array: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BaseException:
+        traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(1)  # without waiting for the others, who may never come

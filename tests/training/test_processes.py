@@ -42,9 +42,9 @@ def run(folder: Path, processes: int, mesh: dict[str, int], **asked: Any) -> Res
         for n in range(processes)
     ]
     try:
-        for process in started:
-            said, _ = process.communicate(timeout=1800)
-            assert process.returncode == 0, said[-4000:]
+        said = [process.communicate(timeout=1800)[0] for process in started]
+        failed = [n for n, process in enumerate(started) if process.returncode]
+        assert not failed, "\n".join(f"process {n}: {said[n][-4000:]}" for n in failed)
     finally:
         for process in started:
             process.kill()
