@@ -72,13 +72,25 @@ def steps(num_steps: int) -> dict[str, Any]:
     config, share = small_config(), batch_share()
     config = replace(config, optim=replace(config.optim, eps=1e-3))
     graphdef, frozen, state = place(first_split(config, draw_model(config)))
-    step = make_step(config.model, config.optim, config.losses, config.seed)
+    step: Any = make_step(config.model, config.optim, config.losses, config.seed)
     found: dict[str, Any] = {}
     with closing(open_batches(config.data, config.model, share.index, share.count)) as stream:
+        batch = place_batch(next(stream))
+        program = step.lower(graphdef, frozen, state, batch).compile()
+        wait_for_the_others("compiled")
         for number in range(num_steps):
-            state, metrics = step(graphdef, frozen, state, place_batch(next(stream)))
+            state, metrics = program(frozen, state, batch)
+            batch = place_batch(next(stream))
             found[f"loss.{number}"] = float(jax.block_until_ready(metrics.loss))
     return found | {name: whole(value) for name, value in flatten(state.trainable).items()}
+
+
+def wait_for_the_others(what: str) -> None:
+    """Gloo gives up after half a minute, and on few cores compiling takes longer than that."""
+    from jax._src.distributed import global_state
+
+    if global_state.client is not None:
+        global_state.client.wait_at_barrier(what, 1000 * 1200)
 
 
 def whole(array: Any) -> Any:
