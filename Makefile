@@ -7,12 +7,14 @@ BIN := .venv/bin
 STAMP := .venv/.setup-done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
+# What jax 0.10.2 asks for in its extra `tpu`; apart from .venv, where jax would look for a TPU.
+LIBTPU := libtpu==0.0.42.1
 SOURCES := $(wildcard glamm_jax train eval convert annotate demo bench configs tests)
 # The tests are checked as they run, by jaxtyping and beartype (tests/conftest.py).
 TYPED := $(filter-out tests,$(SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-beam lint format parity bench full-size demo clean
+.PHONY: help setup test test-slow test-beam lint format parity bench full-size tpu demo clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +62,13 @@ bench: $(STAMP) ## CPU speed: against PyTorch, of conversion, of the mini-world,
 
 full-size: $(STAMP) ## a 7B checkpoint there and back, and an answer from it; 40 GB of disk
 	$(BIN)/python -m bench.full_size
+
+tpu: $(STAMP) .libtpu/.done ## compile the full-size training step for eight TPU v5e; minutes, 7 GB
+	PYTHONPATH=.libtpu $(BIN)/python -m train.tpu
+
+.libtpu/.done: Makefile
+	$(PIP) install --quiet --no-deps --upgrade --target .libtpu $(LIBTPU)
+	@touch $@
 
 demo: $(STAMP) ## answer about an image and write the picture
 	$(BIN)/python -m demo

@@ -43,7 +43,7 @@ def get_config(human: bool = True) -> ExperimentConfig:
     automatic = {gcg(name): 3.0 for name in ("grandf_refcocog", "grandf_psg", "grandf_flickr")}
     by_people = {gcg("grandf_ha"): 1.0} if human else {}
     return ExperimentConfig(
-        model=replace(model, compute_dtype="bfloat16"),
+        model=replace(model, compute_dtype="bfloat16", region=replace(model.region, remat="full")),
         data=DataConfig(
             mixture=mixed(1.0, {semantic(): 1.0, **automatic, **by_people}),
             tokenizer="start",

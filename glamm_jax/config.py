@@ -146,7 +146,8 @@ class RegionConfig:
     that a box over the whole image covers 16 of 24 cells (trap 11). None means the true grid.
     `output` is "own" for a linear layer of its own to the LLM's width, "shared" for the V-L layer
     (paper, section 3.1). `compute_dtype` overrides the model's: the original always computes its
-    maps in bfloat16 (trap 13).
+    maps in bfloat16 (trap 13). `remat` is that of a fusion round, whose maps are large: 0.1 GB an
+    image in half precision, a dozen times.
     """
 
     mid_dim: int = 1024
@@ -159,11 +160,13 @@ class RegionConfig:
     box_scale: float | None = 224.0
     output: RegionOutput = "own"
     compute_dtype: DType | None = None
+    remat: Remat = "none"
 
     def __post_init__(self) -> None:
         require_positive(self, "mid_dim", "position_dim", "num_fusion_rounds", "norm_groups")
         require_positive(self, "roi_size", "samples_per_bin", "patch_frame")
         require_choice(self, "output", RegionOutput)
+        require_choice(self, "remat", Remat)
         if self.compute_dtype is not None:
             require_choice(self, "compute_dtype", DType)
 

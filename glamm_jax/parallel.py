@@ -12,12 +12,14 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
 MeshAxes = tuple[str, ...]
@@ -48,7 +50,7 @@ class ShardingRules:
 
 @dataclass(frozen=True)
 class _Placement:
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     rules: ShardingRules
 
 
@@ -57,37 +59,61 @@ _placement: contextvars.ContextVar[_Placement | None] = contextvars.ContextVar(
 )
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh over the first data * fsdp * tensor devices."""
+def make_mesh(
+    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """A mesh over the first data * fsdp * tensor of these devices, or of all there are.
+
+    One process leaves their order to jax, which knows how they are wired. Of several, each keeps
+    its devices together, so that its part of a batch is one piece.
+    """
     count = data * fsdp * tensor
-    devices = jax.devices()
-    if len(devices) < count:
+    found = list(jax.devices() if devices is None else devices)
+    if len(found) < count:
         raise ValueError(
-            f"a {data}x{fsdp}x{tensor} mesh needs {count} devices, there are {len(devices)}"
+            f"a {data}x{fsdp}x{tensor} mesh needs {count} devices, there are {len(found)}"
         )
-    return jax.make_mesh(
-        (data, fsdp, tensor), MESH_AXES, (AxisType.Auto,) * 3, devices=devices[:count]
-    )
+    shape, kinds = (data, fsdp, tensor), (AxisType.Auto,) * 3
+    if jax.process_count() == 1:
+        return jax.make_mesh(shape, MESH_AXES, kinds, devices=found[:count])
+    found.sort(key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(found[:count]).reshape(shape), MESH_AXES, axis_types=kinds)
 
 
 @contextlib.contextmanager
-def use_mesh(mesh: Mesh, rules: ShardingRules | None = None) -> Iterator[Mesh]:
+def use_mesh(
+    mesh: Mesh | AbstractMesh, rules: ShardingRules | None = None
+) -> Iterator[Mesh | AbstractMesh]:
     """Make `constrain`, `sharding` and `shardings` place arrays on this mesh.
 
     It is jax's mesh, too, so that a function compiled without a mesh is not taken for one with it.
+    An abstract mesh, which has no devices, serves to ask where things would be.
     """
     token = _placement.set(_Placement(mesh, rules or ShardingRules()))
+    abstract = isinstance(mesh, AbstractMesh)
     try:
-        with jax.set_mesh(mesh):
+        with jax.sharding.use_abstract_mesh(mesh) if abstract else jax.set_mesh(mesh):
             yield mesh
     finally:
         _placement.reset(token)
 
 
 def current_mesh() -> Mesh | None:
-    """The mesh of the innermost `use_mesh`, if any."""
+    """The mesh of the innermost `use_mesh`; None without one, or when it has no devices."""
     placement = _placement.get()
-    return placement.mesh if placement else None
+    return placement.mesh if placement and isinstance(placement.mesh, Mesh) else None
+
+
+def platform() -> str:
+    """What is compiled for, "cpu", "gpu" or "tpu": the mesh's devices, present or not, say it."""
+    mesh = current_mesh()
+    name = mesh.devices.flat[0].platform if mesh else jax.default_backend()
+    return "gpu" if name in ("cuda", "rocm") else name
+
+
+def is_placed() -> bool:
+    """Whether there is a mesh, be it an abstract one."""
+    return _placement.get() is not None
 
 
 def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:

@@ -11,6 +11,8 @@ The same command goes on with a run that was stopped or killed, from its last wh
 the same numbers as if it had not been. --steps is where to stop; the schedule of the learning rate
 is that of optim.total_steps, so a later stop is the same run. SIGTERM and Ctrl-C save, then end.
 
+  python -m train --config configs/pretrain.py --plan      what it would take, and nothing is made
+
 RUN/config.json       the configuration as it was used
 RUN/metrics.jsonl     one line a step: step, loss, ce, bce, dice, grad_norm, learning_rate, ...
 RUN/events.jsonl      started, resumed_from, saved, skipped, evaluated, stopped
@@ -28,22 +30,26 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import jax
+
 from glamm_jax.checks import ConfigError
 from glamm_jax.data.fill import DataError
 from glamm_jax.data.pipeline import StateError
 from glamm_jax.experiment import ExperimentConfig
+from glamm_jax.files import FolderError
 from glamm_jax.overrides import with_overrides
 from glamm_jax.text.tokenizer import TokenizerError
 from glamm_jax.training.loop import Watcher, train
+from glamm_jax.training.placement import PlacementError
+from glamm_jax.training.plan import chip_of, plan
 from glamm_jax.training.run_folder import RunError
 from glamm_jax.training.watch import TensorBoard, WeightsAndBiases
-from glamm_jax.weights.folder import FolderError
 from glamm_jax.weights.safetensors import TensorFileError
 from train.evaluate import make_evaluate
 from train.progress import show
 
 UNUSABLE = (
-    *(ConfigError, DataError, FolderError, RunError, StateError),
+    *(ConfigError, DataError, FolderError, PlacementError, RunError, StateError),
     *(TensorFileError, TokenizerError),
 )
 
@@ -53,13 +59,25 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         config = with_overrides(load_config(options.config), options.set)
+        if options.plan:
+            mesh = config.mesh
+            print(plan(config, (max(mesh.data, 1), mesh.fsdp, mesh.tensor)).text())
+            return 0
         told = watchers(options, config)
         records = train(config, options.out, options.steps, make_evaluate(config), told)
-        show(records, options.steps or config.optim.total_steps)
+        show(records, options.steps or config.optim.total_steps, peak_seconds(config))
     except UNUSABLE as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def peak_seconds(config: ExperimentConfig) -> float | None:
+    """What a step takes at the peak of the devices that are here; None where that is not known."""
+    chip = chip_of(jax.devices()[0].device_kind)
+    if chip is None:
+        return None
+    return plan(config).step_flops / (chip.peak_flops * jax.device_count())
 
 
 def watchers(options: argparse.Namespace, config: ExperimentConfig) -> list[Watcher]:
@@ -78,7 +96,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="new, or a run")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="new, or a run that goes on")
+    parser.add_argument("--plan", action="store_true", help="say what it would take, and end")
     parser.add_argument("--steps", type=int, metavar="N", help="stop when N steps are done")
     parser.add_argument("--wandb", metavar="PROJECT", help="tell Weights & Biases, too")
     parser.add_argument(
@@ -89,7 +108,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="change fields of the configuration",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.out is None and not options.plan:
+        parser.error("--out RUN says where the run lies (or --plan what it would take)")
+    return options
 
 
 def load_config(path: Path) -> ExperimentConfig:

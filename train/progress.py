@@ -13,8 +13,10 @@ from glamm_jax.training.loop import SHOWN, Record
 WINDOW = 20  # steps that the speed is the mean of
 
 
-def show(records: Iterable[Record], num_steps: int) -> None:
+def show(records: Iterable[Record], num_steps: int, peak_seconds: float | None = None) -> None:
     """Run the steps, and say of each: losses by part, pictures a second, share of waiting.
+
+    peak_seconds: what a step takes at the devices' peak, where it is known: its share is said, too.
 
     The bar counts the steps of a resumed run from its beginning, and tells when it will end.
     """
@@ -26,11 +28,11 @@ def show(records: Iterable[Record], num_steps: int) -> None:
             if not last:  # the first compiles, and may be any step
                 bar.initial, bar.n = record["step"], record["step"]
             last.append(record)
-            bar.set_postfix_str(line(last), refresh=False)
+            bar.set_postfix_str(line(last, peak_seconds), refresh=False)
             bar.update()
 
 
-def line(last: Iterable[Record]) -> str:
+def line(last: Iterable[Record], peak_seconds: float | None = None) -> str:
     """The newest losses, and the speed of the last steps."""
     records = [*last]
     losses = " ".join(f"{name} {records[-1][name]:.3f}" for name in SHOWN)
@@ -38,8 +40,9 @@ def line(last: Iterable[Record]) -> str:
     seconds = sum(record["seconds"] for record in timed)
     pictures = sum(sum(record["pictures"].values()) for record in timed)
     waiting = sum(record["input_seconds"] for record in timed) / seconds
+    peak = f"  {peak_seconds / (seconds / len(timed)):.0%} of peak" if peak_seconds else ""
     skipped = "  SKIPPED" if records[-1]["skipped"] else ""
     return (
         f"{losses}  {pictures / seconds:.2f} pictures/s  {seconds / len(timed):.2f} s/step  "
-        f"input {waiting:.0%}{skipped}"
+        f"input {waiting:.0%}{peak}{skipped}"
     )

@@ -19,7 +19,7 @@ from glamm_jax.nn.norm import GroupNorm, LayerNorm
 from glamm_jax.nn.resize import resize_map
 from glamm_jax.nn.roi_align import roi_align
 from glamm_jax.nn.stack import scan_blocks, unstack
-from glamm_jax.parallel import constrain
+from glamm_jax.parallel import constrain, platform
 
 NORM_EPS = 1e-5
 
@@ -74,7 +74,7 @@ class RegionEncoder(nnx.Module):
         self.config, self.num_levels = config, num_levels
         dim, bins, levels = input_dim, config.roi_size, (num_levels,)
         rounds = (config.num_fusion_rounds,)
-        self.input_proj = Linear(dim + 2, dim, (None, "mlp"), rngs=rngs, stack=levels)
+        self.input_proj = Linear(dim + 2, dim, (None, "embed"), rngs=rngs, stack=levels)
         self.fusion = FusionRound(dim, config.norm_groups, rngs=rngs, stack=rounds)
         self.level_conv = Conv(dim, dim, 3, rngs=rngs, padding=1, stack=levels)
         self.flatten_kernel = nnx.Param(
@@ -147,7 +147,8 @@ class RegionEncoder(nnx.Module):
                 mixed.append(jnp.concatenate([own[..., :half], above, below], axis=-1))
             return [constrain(block(x), "batch", None, None, None) for x in mixed]
 
-        return scan_blocks(fusion_round, self.fusion, maps, unroll=True)
+        unroll, remat = platform() == "cpu", self.config.remat
+        return scan_blocks(fusion_round, self.fusion, maps, remat=remat, unroll=unroll)
 
     def pool(
         self,
@@ -179,9 +180,9 @@ class RegionEncoder(nnx.Module):
         """Sum the levels, flatten, add what is known of the place, project."""
         level_convs = unstack(self.level_conv, self.num_levels)
         convs = [conv(x) for conv, x in zip(level_convs, pooled, strict=True)]
-        x = jax.nn.relu(sum(convs[1:], convs[0]))
+        x = constrain(jax.nn.relu(sum(convs[1:], convs[0])), "batch", None, None, None)
         kernel = self.flatten_kernel[...]
         flat = kernel.reshape(-1, kernel.shape[-1])
         x = linear(x.reshape(x.shape[0], flat.shape[0]), flat, self.flatten_bias[...])
-        x = x + self.position(boxes.astype(x.dtype))
+        x = constrain(x + self.position(boxes.astype(x.dtype)), "batch", None)
         return x if self.output_proj is None else self.output_proj(x)

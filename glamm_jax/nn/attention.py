@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from glamm_jax.parallel import constrain, current_mesh, partition_spec
+from glamm_jax.parallel import constrain, current_mesh, partition_spec, platform
 
 Backend = Literal["auto", "xla", "cudnn", "splash"]
 
@@ -112,20 +112,14 @@ def attend_one(
 
 def choose_backend(q: Array, k: Array, v: Array) -> Backend:
     """cuDNN for half precision on GPUs, splash for long sequences on TPUs, XLA elsewhere."""
-    platform = _platform()
+    found = platform()
     widths = {q.shape[-1], k.shape[-1], v.shape[-1]}
-    if platform == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
+    if found == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
         limit = 256 if _compute_capability() >= 9.0 else 128
         return "cudnn" if max(widths) <= limit and q.shape[1] > 1 else "xla"
-    if platform == "tpu" and q.shape[1] % 128 == 0 and k.shape[1] % 128 == 0:
+    if found == "tpu" and q.shape[1] % 128 == 0 and k.shape[1] % 128 == 0:
         return "splash"
     return "xla"
-
-
-def _platform() -> str:
-    mesh = current_mesh()
-    platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
-    return "gpu" if platform in ("cuda", "rocm") else platform
 
 
 def _compute_capability() -> float:
@@ -168,7 +162,7 @@ class _Queries(NamedTuple):
 def _xla(q: Array, k: Array, v: Array, causal: bool, keys: _Keys) -> Array:
     index = jnp.arange(q.shape[1]) if causal else None
     queries = _Queries(index, keys.segments)
-    if _platform() != "cpu" or current_mesh() is not None or q.shape[1] == 1:
+    if platform() != "cpu" or current_mesh() is not None or q.shape[1] == 1:
         return _dense(q, k, v, queries, keys)
     row_scores = q.shape[1] * k.shape[1] * q.shape[2]
     if q.shape[0] * row_scores <= _CPU_ROW_SCORES:
@@ -277,7 +271,7 @@ def _splash(q: Array, k: Array, v: Array, causal: bool, key_valid: Array | None)
             head_shards=1,
             q_seq_shards=1,
             block_sizes=splash.BlockSizes(**_block_sizes(t, s)),
-            interpret=_platform() != "tpu",
+            interpret=platform() != "tpu",
         )
         # A padded query still looks at the valid keys, so every query belongs to segment 1.
         segments = jax.vmap(

@@ -17,12 +17,15 @@ Carry = TypeVar("Carry")
 Blocks = TypeVar("Blocks", bound=nnx.Module)
 
 
-def rematerialise(body: Callable, remat: Remat) -> Callable:
-    """What the backward pass keeps of a layer: all, the matrix products' results, its input."""
+def rematerialise(body: Callable, remat: Remat, *, in_loop: bool = True) -> Callable:
+    """What the backward pass keeps of a layer: all, the matrix products' results, its input.
+
+    Outside of a loop XLA would find that the forward pass has computed the same, and keep that.
+    """
     if remat == "none":
         return body
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-    return jax.checkpoint(body, policy=policy, prevent_cse=False)
+    return jax.checkpoint(body, policy=policy, prevent_cse=not in_loop)
 
 
 def scan_blocks(
@@ -46,7 +49,8 @@ def scan_blocks(
         state, layer = item
         return apply(nnx.merge(graph, state), carry, layer), None
 
-    carry, _ = jax.lax.scan(rematerialise(body, remat), carry, (state, per_layer), unroll=unroll)
+    body = rematerialise(body, remat, in_loop=not unroll)
+    carry, _ = jax.lax.scan(body, carry, (state, per_layer), unroll=unroll)
     return carry
 
 

@@ -35,6 +35,7 @@ from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.training.checkpoint import Checkpoints
 from glamm_jax.training.optim import is_trained, make_optimizer
+from glamm_jax.training.placement import batch_share, place, place_batch
 from glamm_jax.training.run_folder import RunError, RunFolder
 from glamm_jax.training.start import base_of, first_model
 from glamm_jax.training.state import Split, TrainState, split_model
@@ -86,18 +87,21 @@ def train(
     each part, the learning rate, whether the step was skipped, pictures of each dataset, and the
     seconds that it took and waited for its batch; the first compiles.
 
-    Raises: before the first record ConfigError, TokenizerError, RunError, FolderError or StateError
-    when something does not fit together; with a record DataError from its batch, and RunError when
-    a checkpoint cannot be written or too many steps in a row are not finite.
+    Raises: before the first record ConfigError, TokenizerError, RunError, FolderError, StateError
+    or PlacementError when something does not fit together; with a record DataError from its batch,
+    RunError when a checkpoint cannot be written or too many steps in a row are not finite.
     """
     total = config.optim.total_steps
     num_steps = total if num_steps is None else num_steps
     if not 1 <= num_steps <= total:
         raise RunError(f"{num_steps} steps asked for, optim.total_steps = {total}; 1 to {total}")
-    batches = open_batches(config.data, config.model, jax.process_index(), jax.process_count())
+    mesh = _mesh(config)
+    with use_mesh(mesh):
+        share = batch_share()
+    batches = open_batches(config.data, config.model, share.index, share.count)
     run_folder = RunFolder(folder)
     run_folder.claim(config)
-    run = _Run(config, run_folder, batches, evaluate, watchers)
+    run = _Run(config, mesh, run_folder, batches, evaluate, watchers)
     return run.records(num_steps)
 
 
@@ -107,12 +111,13 @@ class _Run:
     def __init__(
         self,
         config: ExperimentConfig,
+        mesh: jax.sharding.Mesh,
         folder: RunFolder,
         batches: Batches,
         evaluate: Evaluate | None,
         watchers: Sequence[Watcher],
     ):
-        self.config, self.folder, self.batches = config, folder, batches
+        self.config, self.mesh, self.folder, self.batches = config, mesh, folder, batches
         self.evaluate = evaluate
         self.watchers = watchers if folder.writes else ()
         self.skipped = 0  # steps in a row
@@ -125,12 +130,12 @@ class _Run:
         with ExitStack() as stack:
             for each in (self.folder, self.batches, *self.watchers):
                 stack.enter_context(closing(each))
-            stack.enter_context(use_mesh(_mesh(config)))
+            stack.enter_context(use_mesh(self.mesh))
             stop = stack.enter_context(Stop())
             model = first_model(config)
             self.base = base_of(model, config.optim.trained)
             optimizer, trained = make_optimizer(config.optim), is_trained(config.optim.trained)
-            split = split_model(model, trained, optimizer, config.model.compute_dtype)
+            split = place(split_model(model, trained, optimizer, config.model.compute_dtype))
             del model
             self.checkpoints = stack.enter_context(
                 closing(Checkpoints(self.folder.checkpoints, config.checkpoint))
@@ -163,6 +168,7 @@ class _Run:
             drawn = [next(self.batches) for _ in range(self.config.optim.accumulate)]
             waited = time.perf_counter() - began
             batch = stack_batches([each.batch for each in drawn])
+            batch = place_batch(batch, stacked=len(drawn) > 1)
             state, metrics = step(split.graphdef, split.frozen, state, batch)
             record = _record(done, metrics, drawn)
             seconds = time.perf_counter() - began

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
@@ -50,7 +49,11 @@ def split_model(
 
 
 def _cast(state: nnx.State, dtype: DType) -> nnx.State:
-    """Floating-point leaves in a dtype; those that have it stay the same arrays."""
+    """Parameters in a dtype; constants, and what has it already, stay as they are."""
     wanted = jnp.dtype(dtype)
-    change = lambda x: x.astype(wanted) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
-    return jax.tree.map(change, state)
+
+    def change(path: tuple, variable: nnx.Variable) -> nnx.Variable:
+        is_parameter = isinstance(variable, nnx.Param)
+        return variable.replace(variable.get_value().astype(wanted)) if is_parameter else variable
+
+    return nnx.map_state(change, state)

@@ -17,6 +17,7 @@ from glamm_jax.config import GLaMMConfig, LossWeights
 from glamm_jax.experiment import OptimConfig
 from glamm_jax.training.losses import count, losses
 from glamm_jax.training.optim import learning_rate, make_optimizer, norms_by_part, touched_parts
+from glamm_jax.training.placement import kept_in_place
 from glamm_jax.training.state import TrainState
 from glamm_jax.types import Batch, Losses
 
@@ -43,6 +44,7 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
 
     Only `state` is donated. The gradient is taken with respect to `state.trainable` alone: for a
     frozen weight none is ever formed. `seed` and the number of the step give the dropout's key.
+    Compiled under a mesh, the state leaves where it came in.
 
     With `optim.accumulate` > 1 the batch is a stack of so many (`stack_batches`), one forward and
     backward each; each is divided by what all of them hold, so the sum is that of one big batch.
@@ -83,7 +85,7 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
             *(parts.total, parts.ce, parts.bce, parts.dice),
             *(norm, norms_by_part(grads), rate, ~finite),
         )
-        return TrainState(state.step + 1, *learned), metrics
+        return kept_in_place(TrainState(state.step + 1, *learned)), metrics
 
     return jax.jit(step, static_argnums=0, donate_argnums=2)
 

@@ -55,7 +55,7 @@ def test_every_kernel_is_softmax_attention(
     if kernel == "dense":
         monkeypatch.setattr(module, "_mapped", lambda *_: pytest.fail("the mapped kernel ran"))
         monkeypatch.setattr(module, "current_mesh", lambda: "a mesh", raising=True)
-        monkeypatch.setattr(module, "_platform", lambda: "gpu")
+        monkeypatch.setattr(module, "platform", lambda: "gpu")
         monkeypatch.setattr(module, "constrain", lambda x, *_: x)
     actual = attention(
         *map(jnp.asarray, (q, k, v)),
@@ -163,7 +163,7 @@ def test_the_backend_follows_the_device(
     expected: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_platform", lambda: platform)
+    monkeypatch.setattr(module, "platform", lambda: platform)
     x = jnp.zeros((1, length, 1, 64), dtype)
     assert choose_backend(x, x, x) == expected
 

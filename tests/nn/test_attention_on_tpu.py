@@ -16,7 +16,7 @@ def shaped(*shape: int, dtype: jnp.dtype = jnp.bfloat16) -> jax.ShapeDtypeStruct
 
 @pytest.fixture(autouse=True)
 def on_tpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_module, "_platform", lambda: "tpu")
+    monkeypatch.setattr(attention_module, "platform", lambda: "tpu")
 
 
 def kernels(function, *arguments: jax.ShapeDtypeStruct) -> int:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import conversion, cpu, flops, gpu
+from bench import conversion, cpu, gpu
 from bench.measure import interleaved, median, table
+from glamm_jax import flops
 from glamm_jax.config import CLIP_L14_336, LLAMA_7B, SAM_VIT_H
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,285 @@
+"""Eight devices train as one does, hold an eighth each, and gather one layer at a time."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
+
+from glamm_jax.data.pack import pack
+from glamm_jax.data.pipeline import open_batches
+from glamm_jax.experiment import ExperimentConfig
+from glamm_jax.models.glamm import GLaMM
+from glamm_jax.nn.mlp import MLP
+from glamm_jax.parallel import make_mesh, shardings, use_mesh
+from glamm_jax.training.loop import draw_model
+from glamm_jax.training.placement import (
+    PlacementError,
+    Share,
+    abstract_split,
+    batch_share,
+    gathered_shapes,
+    gathered_stacks,
+    place,
+    place_batch,
+    state_shardings,
+)
+from glamm_jax.training.state import Split, TrainState
+from glamm_jax.training.step import Metrics, make_step
+from glamm_jax.types import Batch
+from glamm_jax.weights.state import flatten
+from tests.training.sharded import first_split, gradient_errors, small_config
+
+CONFIG = small_config()
+# Float32 sums in another order. In the pyramid of regions, ReLUs open and close within rounding.
+TOLERANCE, PYRAMID_TOLERANCE = 1e-4, 3e-3
+SHAPES = [
+    *((1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)),
+    *((4, 2, 1), (2, 4, 1), (2, 1, 4), (1, 4, 2), (1, 2, 4), (4, 1, 2)),
+]
+
+
+class Trained(NamedTuple):
+    """One step, and the program that made it."""
+
+    start: Split
+    program: Any
+    state: TrainState
+    metrics: Metrics
+
+
+def train_once(config: ExperimentConfig, model: GLaMM, batch: Batch) -> Trained:
+    """The first step on the current mesh, or without one."""
+    start = place(first_split(config, model))
+    step: Any = make_step(config.model, config.optim, config.losses, config.seed)
+    placed = place_batch(batch)
+    program = step.lower(start.graphdef, start.frozen, start.state, placed).compile()
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), start.state
+    )
+    state, metrics = program(start.frozen, start.state, placed)
+    return Trained(start._replace(state=shapes), program, state, metrics)
+
+
+def first_batch(config: ExperimentConfig) -> Batch:
+    with closing(open_batches(config.data, config.model)) as batches:
+        return next(batches)
+
+
+@pytest.fixture(scope="module")
+def model() -> GLaMM:
+    return draw_model(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def alone(model: GLaMM) -> Trained:
+    """One device."""
+    return train_once(CONFIG, model, first_batch(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def eight(model: GLaMM) -> Trained:
+    """fsdp over eight devices."""
+    with use_mesh(make_mesh(fsdp=8)):
+        return train_once(CONFIG, model, first_batch(CONFIG))
+
+
+def check_equal(found: Trained, reference: Trained) -> None:
+    np.testing.assert_allclose(found.metrics.loss, reference.metrics.loss, rtol=1e-5)
+    np.testing.assert_allclose(found.metrics.grad_norm, reference.metrics.grad_norm, rtol=TOLERANCE)
+    errors = gradient_errors(found.state, reference.state, floor=1e-3)
+    pyramid = ("region_encoder.fusion", "region_encoder.input_proj")
+    wrong = {
+        leaf: error
+        for leaf, error in errors.items()
+        if error > (PYRAMID_TOLERANCE if leaf.startswith(pyramid) else TOLERANCE)
+    }
+    assert not wrong
+
+
+def test_eight_devices_give_the_loss_and_the_gradients_of_one(
+    alone: Trained, eight: Trained
+) -> None:
+    check_equal(eight, alone)
+
+
+def test_a_step_leaves_the_state_where_it_was(eight: Trained) -> None:
+    same = jax.tree.map(
+        lambda before, after: after.sharding.is_equivalent_to(before.sharding, after.ndim),
+        eight.start.state,
+        eight.state,
+    )
+    assert jax.tree.all(same)
+    assert eight.program.memory_analysis().alias_size_in_bytes >= device_bytes(eight.state)
+
+
+def device_bytes(tree: Any) -> int:
+    """What one device holds of these arrays."""
+    return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
+
+
+def test_each_of_eight_devices_holds_an_eighth_of_the_model(eight: Trained) -> None:
+    held = eight.program.memory_analysis().argument_size_in_bytes
+    arrays = (eight.start.frozen, eight.state)
+    with use_mesh(make_mesh(fsdp=8)):
+        batch = place_batch(first_batch(CONFIG))
+    assert held == pytest.approx(device_bytes(arrays) + device_bytes(batch), rel=0.02)
+    # What is on every device is small: gains, biases, tokens, what reads pixels.
+    width = CONFIG.model.llama.hidden_dim
+    for array in jax.tree.leaves(arrays):
+        divided = array.addressable_shards[0].data.size * 8 == array.size
+        assert divided or array.size <= 3 * width * width  # SAM's patches, 3 channels deep
+
+
+def test_one_layer_is_gathered_at_a_time_and_never_a_whole_stack(eight: Trained) -> None:
+    program, frozen = eight.program.as_text(), eight.start.frozen
+    assert not gathered_stacks(program, frozen)
+    width, mlp_width = CONFIG.model.llama.hidden_dim, CONFIG.model.llama.mlp_dim
+    assert gathered_shapes(program) & {(width, mlp_width), (1, width, mlp_width)}
+
+
+def test_a_stack_that_is_gathered_whole_is_named() -> None:
+    frozen = abstract_split(CONFIG).frozen
+    layers, width, mlp_width = flatten(frozen)["llama.layers.gate_proj.kernel"].shape
+    line = f"%x = (f32[{layers},8,9]{{2,1,0}}, f32[{layers},{width},{mlp_width}]{{2,1,0}})"
+    for program in (
+        f"{line} all-gather-start(%y), dimensions={{1}}",
+        f"%x = bf16[{layers},{width},{mlp_width}]{{2,1,0:T(8,128)}} all-gather(%y)",
+    ):
+        stacks = gathered_stacks(program, frozen)
+        assert {"llama.layers.gate_proj.kernel", "llama.layers.up_proj.kernel"} <= set(stacks)
+
+
+def test_moments_lie_beside_their_parameters(model: GLaMM) -> None:
+    with use_mesh(make_mesh(fsdp=4, tensor=2)):
+        places = state_shardings(first_split(CONFIG, model).state)
+        parameters = flatten(places.trainable)
+        moments: Any = next(each for each in places.opt_state if isinstance(each, dict))
+        adam = moments["lm_head"][0]
+        leaf = "llama.lm_head.kernel"
+        assert adam.mu[leaf] == adam.nu[leaf] == parameters[leaf]
+        assert parameters[leaf].spec == PartitionSpec(("fsdp",), None)  # 807 ids are odd
+        assert adam.count.spec == places.step.spec == PartitionSpec()
+
+
+def test_an_abstract_start_is_the_real_one_without_its_values(model: GLaMM) -> None:
+    with use_mesh(make_mesh(fsdp=8)):
+        told, real = abstract_split(CONFIG), place(first_split(CONFIG, model))
+    facts = lambda x: (x.shape, x.dtype, x.sharding)  # noqa: E731
+    for part in ("frozen", "state"):
+        assert jax.tree.map(facts, getattr(told, part)) == jax.tree.map(facts, getattr(real, part))
+
+
+# ------------------------------------------------------------------------ batches
+
+
+def test_a_batch_is_spread_over_data_and_fsdp() -> None:
+    batch = pack([], CONFIG.model, CONFIG.data.quotas)
+    with use_mesh(make_mesh(fsdp=2, tensor=4)):
+        placed = place_batch(batch)
+    assert placed.images.addressable_shards[0].data.shape[0] == 1
+    assert placed.masks.sharding.spec == PartitionSpec(("fsdp",), None, None)
+    np.testing.assert_array_equal(placed.token_ids, batch.token_ids)
+    assert placed.segments is None
+
+
+def test_without_a_mesh_a_batch_stays_as_it_is() -> None:
+    batch = pack([], CONFIG.model, CONFIG.data.quotas)
+    assert place_batch(batch) is batch
+
+
+def test_a_stack_of_batches_is_spread_behind_its_first_axis() -> None:
+    batch = pack([], CONFIG.model, CONFIG.data.quotas)
+    stack = Batch(*(None if x is None else np.stack([x] * 3) for x in batch))
+    with use_mesh(make_mesh(data=2)):
+        placed = place_batch(stack, stacked=True)
+    assert placed.token_ids.sharding.spec == PartitionSpec(None, ("data",), None)
+
+
+class Device(NamedTuple):
+    """As much of a device as a mesh of many processes needs here."""
+
+    process_index: int
+    id: int
+
+
+class Devices(NamedTuple):
+    """A mesh that has only devices."""
+
+    devices: np.ndarray
+
+
+@pytest.mark.parametrize(
+    ("shape", "per_process", "wanted"),
+    [
+        ((1, 8, 1), 8, Share(0, 1)),
+        ((1, 8, 1), 2, Share(0, 4)),
+        ((2, 2, 2), 2, Share(0, 4)),
+        ((1, 2, 4), 2, Share(0, 2)),  # two processes share a piece
+        ((1, 1, 8), 1, Share(0, 1)),
+    ],
+)
+def test_a_process_makes_the_piece_of_its_devices(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple, per_process: int, wanted: Share
+) -> None:
+    devices = np.empty(8, object)
+    devices[:] = [Device(n // per_process, n) for n in range(8)]
+    mesh = Devices(devices.reshape(shape))
+    monkeypatch.setattr("glamm_jax.training.placement.current_mesh", lambda: mesh)
+    assert batch_share() == wanted
+
+
+def test_scattered_devices_of_a_process_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = np.empty(4, object)
+    devices[:] = [Device(n % 2, n) for n in range(4)]
+    mesh = Devices(devices.reshape(1, 4, 1))
+    monkeypatch.setattr("glamm_jax.training.placement.current_mesh", lambda: mesh)
+    with pytest.raises(PlacementError, match=r"process 0 holds the places \[0, 2\] of 4"):
+        batch_share()
+
+
+# ------------------------------------------------------------------------ all meshes
+
+
+def chain(mesh: Mesh | None) -> list[np.ndarray]:
+    """Gradients of four layers in a row."""
+    graph, state = nnx.split(MLP((32, 32, 32, 32, 8), "silu", rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    x, weight = (rng.normal(size=(32, 1, n)).astype(np.float32) for n in (32, 8))
+    loss = lambda state, x: (nnx.merge(graph, state)(x) * weight).sum()  # noqa: E731
+    if mesh is not None:
+        batch = jax.sharding.NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+        state, x = jax.device_put(state, shardings(state)), jax.device_put(x, batch)
+    return [np.asarray(each) for each in jax.tree.leaves(jax.jit(jax.grad(loss))(state, x))]
+
+
+def test_layers_in_a_row_keep_their_gradients_on_a_mesh_of_all_axes() -> None:
+    alone = chain(None)
+    with use_mesh(make_mesh(2, 2, 2)) as mesh:
+        sharded = chain(mesh)
+    for one, other in zip(alone, sharded, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def with_regions() -> tuple[ExperimentConfig, GLaMM, Batch, Trained]:
+    config = small_config(regions=True)
+    model, batch = draw_model(config), first_batch(config)
+    assert (batch.region_images >= 0).any()
+    return config, model, batch, train_once(config, model, batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_mesh_gives_the_loss_and_the_gradients_of_one_device(
+    with_regions: tuple[ExperimentConfig, GLaMM, Batch, Trained], shape: tuple[int, int, int]
+) -> None:
+    config, model, batch, alone = with_regions
+    with use_mesh(make_mesh(*shape)):
+        found = train_once(config, model, batch)
+    check_equal(found, alone)

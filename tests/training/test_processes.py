@@ -1,0 +1,74 @@
+"""Processes joined by `jax.distributed` are one: the same batches, losses and parameters."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+Result = dict[str, np.ndarray]
+
+
+def run(folder: Path, processes: int, mesh: dict[str, int], **asked: Any) -> Result:
+    """What so many processes find together, each in an interpreter of its own."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    out = folder / f"{processes}.npz"
+    asked |= {"processes": processes, "mesh": mesh, "port": port, "out": str(out)}
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.training.one_process",
+                json.dumps(asked | {"process": n}),
+            ],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for n in range(processes)
+    ]
+    try:
+        said = [process.communicate(timeout=1800)[0] for process in started]
+        failed = [n for n, process in enumerate(started) if process.returncode]
+        assert not failed, "\n".join(f"process {n}: {said[n][-4000:]}" for n in failed)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    with np.load(out) as found:
+        return dict(found)
+
+
+def test_two_processes_make_the_batches_of_one(tmp_path: Path) -> None:
+    alone = run(tmp_path, 1, {"fsdp": 4}, do="batch", steps=1)
+    together = run(tmp_path, 2, {"fsdp": 4}, do="batch", steps=1)
+    assert alone.keys() == together.keys()
+    for name, value in alone.items():
+        np.testing.assert_array_equal(together[name], value, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"fsdp": 4}, {"data": 2, "tensor": 2}])
+def test_two_and_four_processes_train_as_one(tmp_path: Path, mesh: dict[str, int]) -> None:
+    alone, two, four = (run(tmp_path, n, mesh, do="train", steps=3) for n in (1, 2, 4))
+    losses = [f"loss.{n}" for n in range(3)]
+    assert len({float(alone[name]) for name in losses}) == 3
+    for together in (two, four):
+        for name in losses:
+            np.testing.assert_allclose(together[name], alone[name], rtol=1e-5, err_msg=name)
+        apart = {name: np.abs(together[name] - value).max() for name, value in alone.items()}
+        assert max(apart.values()) < 1e-6, max(apart, key=apart.__getitem__)
