@@ -45,7 +45,7 @@ def batches(num_steps: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with closing(open_batches(config.data, config.model, share.index, share.count)) as stream:
         for step in range(num_steps):
-            placed = place_batch(next(stream))
+            placed = place_batch(next(stream).batch)
             found |= {
                 f"{step}.{name}": whole(x) for name, x in placed._asdict().items() if x is not None
             }
@@ -63,24 +63,24 @@ def steps(num_steps: int) -> dict[str, Any]:
     import jax
 
     from glamm_jax.data.pipeline import open_batches
-    from glamm_jax.training.loop import draw_model
     from glamm_jax.training.placement import batch_share, place, place_batch
+    from glamm_jax.training.start import draw_model
     from glamm_jax.training.step import make_step
     from glamm_jax.weights.state import flatten
     from tests.training.sharded import first_split, small_config
 
     config, share = small_config(), batch_share()
     config = replace(config, optim=replace(config.optim, eps=1e-3))
-    graphdef, frozen, state = place(first_split(config, draw_model(config)))
+    graphdef, frozen, state = place(first_split(config, draw_model(config.model, config.seed)))
     step: Any = make_step(config.model, config.optim, config.losses, config.seed)
     found: dict[str, Any] = {}
     with closing(open_batches(config.data, config.model, share.index, share.count)) as stream:
-        batch = place_batch(next(stream))
+        batch = place_batch(next(stream).batch)
         program = step.lower(graphdef, frozen, state, batch).compile()
         wait_for_the_others("compiled")
         for number in range(num_steps):
             state, metrics = program(frozen, state, batch)
-            batch = place_batch(next(stream))
+            batch = place_batch(next(stream).batch)
             found[f"loss.{number}"] = float(jax.block_until_ready(metrics.loss))
     return found | {name: whole(value) for name, value in flatten(state.trainable).items()}
 

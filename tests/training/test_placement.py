@@ -17,7 +17,6 @@ from glamm_jax.experiment import ExperimentConfig
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.nn.mlp import MLP
 from glamm_jax.parallel import make_mesh, shardings, use_mesh
-from glamm_jax.training.loop import draw_model
 from glamm_jax.training.placement import (
     PlacementError,
     Share,
@@ -29,6 +28,7 @@ from glamm_jax.training.placement import (
     place_batch,
     state_shardings,
 )
+from glamm_jax.training.start import draw_model
 from glamm_jax.training.state import Split, TrainState
 from glamm_jax.training.step import Metrics, make_step
 from glamm_jax.types import Batch
@@ -68,12 +68,12 @@ def train_once(config: ExperimentConfig, model: GLaMM, batch: Batch) -> Trained:
 
 def first_batch(config: ExperimentConfig) -> Batch:
     with closing(open_batches(config.data, config.model)) as batches:
-        return next(batches)
+        return next(batches).batch
 
 
 @pytest.fixture(scope="module")
 def model() -> GLaMM:
-    return draw_model(CONFIG)
+    return draw_model(CONFIG.model, CONFIG.seed)
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +102,14 @@ def check_equal(found: Trained, reference: Trained) -> None:
     assert not wrong
 
 
+@pytest.mark.slow  # compiling for eight devices takes a minute
 def test_eight_devices_give_the_loss_and_the_gradients_of_one(
     alone: Trained, eight: Trained
 ) -> None:
     check_equal(eight, alone)
 
 
+@pytest.mark.slow  # compiling for eight devices takes a minute
 def test_a_step_leaves_the_state_where_it_was(eight: Trained) -> None:
     same = jax.tree.map(
         lambda before, after: after.sharding.is_equivalent_to(before.sharding, after.ndim),
@@ -123,6 +125,7 @@ def device_bytes(tree: Any) -> int:
     return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow  # compiling for eight devices takes a minute
 def test_each_of_eight_devices_holds_an_eighth_of_the_model(eight: Trained) -> None:
     held = eight.program.memory_analysis().argument_size_in_bytes
     arrays = (eight.start.frozen, eight.state)
@@ -136,6 +139,7 @@ def test_each_of_eight_devices_holds_an_eighth_of_the_model(eight: Trained) -> N
         assert divided or array.size <= 3 * width * width  # SAM's patches, 3 channels deep
 
 
+@pytest.mark.slow  # compiling for eight devices takes a minute
 def test_one_layer_is_gathered_at_a_time_and_never_a_whole_stack(eight: Trained) -> None:
     program, frozen = eight.program.as_text(), eight.start.frozen
     assert not gathered_stacks(program, frozen)
@@ -269,7 +273,7 @@ def test_layers_in_a_row_keep_their_gradients_on_a_mesh_of_all_axes() -> None:
 @pytest.fixture(scope="module")
 def with_regions() -> tuple[ExperimentConfig, GLaMM, Batch, Trained]:
     config = small_config(regions=True)
-    model, batch = draw_model(config), first_batch(config)
+    model, batch = draw_model(config.model, config.seed), first_batch(config)
     assert (batch.region_images >= 0).any()
     return config, model, batch, train_once(config, model, batch)
 

@@ -99,6 +99,7 @@ def test_dropout_follows_from_the_seed_and_the_number_of_the_step(setup: Setup) 
     assert losses[0] == losses[1] != losses[2]
 
 
+@pytest.mark.slow  # compiles two more steps
 def test_accumulated_batches_are_one_big_batch(setup: Setup) -> None:
     lora = CONFIG.model.lora
     assert lora is not None
