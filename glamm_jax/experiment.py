@@ -23,6 +23,8 @@ MASKED_TASKS = ("gcg", "referring", "semantic", "grounding")
 class OptimConfig:
     """AdamW with a clipped gradient. The defaults are the released training's (trap 29).
 
+    muon_lr: peak rate of Muon, which then moves the matrices of transformer blocks instead of
+        Adam; None: Adam moves everything.
     trained: which parameters learn; see `glamm_jax.training.optim`.
     untouched: what becomes of a part that no example of a batch reaches. "skip" leaves it and its
         moments alone, as torch does with a parameter without gradient; "zero" counts the step as
@@ -30,6 +32,7 @@ class OptimConfig:
     """
 
     peak_lr: float = 3e-4
+    muon_lr: float | None = None
     schedule: Schedule = "linear_decay"
     warmup_steps: int = 100
     total_steps: int = 5000
@@ -47,6 +50,8 @@ class OptimConfig:
         require(fits, self, "warmup_steps", f"must be in 0 to total_steps = {self.total_steps}")
         require(all(0 <= beta < 1 for beta in self.betas), self, "betas", "must be in [0, 1)")
         require(self.weight_decay >= 0, self, "weight_decay", "must not be negative")
+        if self.muon_lr is not None:
+            require_positive(self, "muon_lr")
         require_choice(self, "trained", TrainedSet)
         require_choice(self, "untouched", Untouched)
 
@@ -130,6 +135,8 @@ class DataConfig:
         `grounding_images` are slots of SAM, `region_images` of the region encoder: they may be
         fewer than `images`, and then only so many examples of a batch have masks, or regions.
     share_prefix: conversations about one picture go into one row, behind its image (exact).
+    hidden_words: share of the answers' words that the decoder must predict and never hears; see
+        `glamm_jax.data.hiding`.
     fill_rows: a row takes further pictures while they fit (exact).
     max_deferred: examples that may wait for a batch with room for them before one is closed.
     shards: batches that make up the batch of a step, one after another. Fixed for a run; divided
@@ -148,6 +155,7 @@ class DataConfig:
     quotas: Capacity = field(default_factory=lambda: FOUR_PICTURES)
     share_prefix: bool = False
     fill_rows: bool = False
+    hidden_words: float = 0.0
     max_deferred: int = 16
     shards: int = 1
     workers: int = 0
@@ -164,6 +172,7 @@ class DataConfig:
                 message = f"tasks {part.tasks} of the mixture need some"
                 require(getattr(self.quotas, name) > 0, self.quotas, name, message)
         require(self.workers >= 0, self, "workers", "must not be negative")
+        require(0 <= self.hidden_words < 1, self, "hidden_words", "must be in [0, 1)")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from glamm_jax.files import write_whole
+from glamm_jax.report.curve import curve_svg
 from glamm_jax.report.histogram import histogram_svg
 from glamm_jax.report.paint import colour_of, overlay
 
@@ -108,6 +109,15 @@ class Page:
             f"<figure><figcaption>{_text(name)}</figcaption>{histogram_svg(numbers)}</figure>"
             for name, numbers in values.items()
             if len(numbers)
+        )
+        self._body.append(f'<div class="histograms">{"".join(drawn)}</div>')
+
+    def curves(self, values: Mapping[str, Sequence[float]]) -> None:
+        """One drawing a name, side by side; names with fewer than two values are left out."""
+        drawn = (
+            f"<figure><figcaption>{_text(name)}</figcaption>{curve_svg(numbers)}</figure>"
+            for name, numbers in values.items()
+            if len(numbers) > 1
         )
         self._body.append(f'<div class="histograms">{"".join(drawn)}</div>')
 
@@ -258,8 +268,9 @@ mark { padding: 0 .15em; border-bottom: 2px solid var(--c); border-radius: 3px; 
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 200px), 1fr)); }
 figure { margin: 0; }
 figcaption { margin-bottom: .2rem; color: var(--soft); font-size: .87rem; }
-.histogram { width: 100%; }
+.histogram, .curve { width: 100%; }
 .histogram rect { fill: var(--accent); }
-.histogram line { stroke: var(--rule); }
-.histogram text { fill: var(--soft); font-size: 12px; }
+.curve polyline { fill: none; stroke: var(--accent); stroke-width: 1.5px; }
+.histogram line, .curve line { stroke: var(--rule); }
+.histogram text, .curve text { fill: var(--soft); font-size: 12px; }
 """
