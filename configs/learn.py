@@ -127,19 +127,19 @@ def run(
 
 def first() -> ExperimentConfig:
     """The decoder learns to speak where every colour occurs on every shape; frozen encoders."""
-    return run({"easy-pale": 1.0}, "all_but_encoders", 450)
+    return run({"easy-pale": 1.0}, "all_but_encoders", 300)
 
 
 def speak() -> ExperimentConfig:
     """The decoder learns the world's own colours, too."""
-    return run({"easy-seen": 1.0, "easy-pale": 1.0}, "all_but_encoders", 450)
+    return run({"easy-seen": 1.0, "easy-pale": 1.0}, "all_but_encoders", 350)
 
 
 def get_config() -> ExperimentConfig:
     """Everything learns together."""
-    return run({"easy-seen": 2.0, "easy-pale": 1.0}, "everything", 700)
+    return run({"easy-seen": 2.0, "easy-pale": 1.0}, "everything", 800)
 
 
 def adapting(trained: TrainedSet) -> ExperimentConfig:
     """The second run: a world with a new shape and a new ground."""
-    return run({"easy-seen-extended": 1.0}, trained, 300)
+    return run({"easy-seen-extended": 1.0}, trained, 150)

@@ -135,8 +135,6 @@ class DataConfig:
         `grounding_images` are slots of SAM, `region_images` of the region encoder: they may be
         fewer than `images`, and then only so many examples of a batch have masks, or regions.
     share_prefix: conversations about one picture go into one row, behind its image (exact).
-    hidden_words: share of the answers' words that the decoder must predict and never hears; see
-        `glamm_jax.data.hiding`.
     fill_rows: a row takes further pictures while they fit (exact).
     max_deferred: examples that may wait for a batch with room for them before one is closed.
     shards: batches that make up the batch of a step, one after another. Fixed for a run; divided
@@ -155,7 +153,6 @@ class DataConfig:
     quotas: Capacity = field(default_factory=lambda: FOUR_PICTURES)
     share_prefix: bool = False
     fill_rows: bool = False
-    hidden_words: float = 0.0
     max_deferred: int = 16
     shards: int = 1
     workers: int = 0
@@ -172,7 +169,6 @@ class DataConfig:
                 message = f"tasks {part.tasks} of the mixture need some"
                 require(getattr(self.quotas, name) > 0, self.quotas, name, message)
         require(self.workers >= 0, self, "workers", "must not be negative")
-        require(0 <= self.hidden_words < 1, self, "hidden_words", "must be in [0, 1)")
 
 
 @dataclass(frozen=True)

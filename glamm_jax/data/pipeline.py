@@ -30,7 +30,6 @@ from absl import flags
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.fill import Filler, Read
-from glamm_jax.data.hiding import hide_words
 from glamm_jax.data.pack import join, pack
 from glamm_jax.data.prepare import Prepared, prepare
 from glamm_jax.data.preprocess import ImageError
@@ -115,7 +114,7 @@ def open_batches(
     reader = Reader(found, data, model)
     own = data.shards // num_processes
     shards = {
-        number: _Shard(number, _reads(reader, found, data, number), data, model)
+        number: _Shard(_reads(reader, found, data, number), data, model)
         for number in range(process * own, (process + 1) * own)
     }
     return iter(
@@ -160,10 +159,8 @@ class _Tickets(NamedTuple):
 class _Shard:
     """One stream of samples, and the batches that it fills."""
 
-    def __init__(
-        self, number: int, reads: grain.MapDataset[Read], data: DataConfig, model: GLaMMConfig
-    ):
-        self._number, self._reads, self._data, self._model = number, reads, data, model
+    def __init__(self, reads: grain.MapDataset[Read], data: DataConfig, model: GLaMMConfig):
+        self._reads, self._data, self._model = reads, data, model
         self._packing = Packing(data.share_prefix, data.fill_rows)
         self._stream: grain.DatasetIterator[Read] | None = None
         self._filler = self._new_filler()
@@ -173,9 +170,7 @@ class _Shard:
         if self._stream is None:
             self._stream = _open_stream(self._reads[self._filler.position :], self._data.workers)
             self._filler.stream = self._stream
-        batch = pack(self._filler.fill(), self._model, self._data.quotas, self._packing)
-        seed = (self._data.seed, self._number, self._filler.position)
-        return hide_words(batch, self._data.hidden_words, seed, self._model.tokens)
+        return pack(self._filler.fill(), self._model, self._data.quotas, self._packing)
 
     def state(self) -> dict[str, Any]:
         """All that the batches from here on follow from."""

@@ -144,16 +144,19 @@ def _muon_and_adam(config: OptimConfig, muon_lr: float) -> optax.GradientTransfo
     by which the chain multiplies everything.
     """
 
-    def layerwise(leaves: dict[str, Any]) -> dict[str, Any]:
+    def layerwise(leaves: Any) -> Any:
         return {leaf: STACKED if is_block_matrix(leaf) else optax.MaskedNode() for leaf in leaves}
+
+    def is_muons(leaves: Any) -> Any:
+        return {leaf: is_block_matrix(leaf) for leaf in leaves}
 
     muon = optax.chain(
         optax.contrib.scale_by_muon(weight_dimension_numbers=layerwise),
         optax.stateless(lambda moves, _: jax.tree.map(_times_shape, moves)),
         optax.scale(muon_lr / config.peak_lr),
     )
-    rules = {True: muon, False: optax.scale_by_adam(*config.betas, eps=config.eps)}
-    return optax.partition(rules, lambda leaves: {leaf: is_block_matrix(leaf) for leaf in leaves})
+    adam = optax.scale_by_adam(*config.betas, eps=config.eps)
+    return optax.partition({True: muon, False: adam}, is_muons)
 
 
 def _times_shape(move: Float[Array, "l i o"]) -> Float[Array, "l i o"]:
@@ -168,6 +171,7 @@ def _by_leaf(inner: optax.GradientTransformation) -> optax.GradientTransformatio
         return inner.init(flatten(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moves: Any
         moves, state = inner.update(flatten(updates), state, flatten(params))
         return fill(updates, moves), state
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Float
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.miniworld import EASY, Scene, World, scene
@@ -36,36 +36,34 @@ from glamm_jax.nn.mlp import MLP
 from glamm_jax.nn.resize import resize_map
 from glamm_jax.training.losses import mask_losses
 from glamm_jax.training.optim import make_optimizer
+from glamm_jax.types import Array
 from glamm_jax.weights.state import flatten
 
 COVERED = 0.6  # share of a patch's pixels, half of which one thing must cover to name it
 BACKGROUND_WEIGHT = 0.3  # of patches without a thing, which are most
 PROMPT_SCALE = 8.0  # brings the sum of two rows of a table to the size of a hidden state
-PALE_SHARE = 4  # all but one of so many pictures are pale
 PREFETCH = 4  # batches that are drawn ahead
 
 Record = dict[str, Any]
 
 
 class TagBatch(NamedTuple):
-    """Pictures and what covers each patch: 0 for no thing, else 1 + its number; `shaped` are the
-    pictures on which shapes are taught."""
+    """Pictures and what covers each patch: 0 for no thing, else 1 + its number."""
 
-    images: UInt8[np.ndarray, "i h w 3"]
-    colours: Int[np.ndarray, "i p"]
-    shapes: Int[np.ndarray, "i p"]
-    shaped: Bool[np.ndarray, "i"]
+    images: Array  # uint8[I, H, W, 3]
+    colours: Array  # int32[I, P]
+    shapes: Array  # int32[I, P]
 
 
 class MaskBatch(NamedTuple):
     """Pictures and things in them; `valid` marks the things, the rest is room to spare."""
 
-    images: UInt8[np.ndarray, "i h w 3"]
-    colours: Int[np.ndarray, "m"]
-    shapes: Int[np.ndarray, "m"]
-    mask_image: Int[np.ndarray, "m"]
-    masks: UInt8[np.ndarray, "m h w"]
-    valid: Bool[np.ndarray, "m"]
+    images: Array  # uint8[I, H, W, 3]
+    colours: Array  # int32[M]; number of the colour
+    shapes: Array  # int32[M]
+    mask_image: Array  # int32[M]
+    masks: Array  # uint8[M, H, W]
+    valid: Array  # bool[M]
 
 
 class PatchTags(nnx.Module):
@@ -81,7 +79,7 @@ class PatchTags(nnx.Module):
         classes = len(COLOURS) + len(EASY.shapes) + 2
         self.head = Linear(width, classes, ("embed", None), rngs=rngs)
 
-    def loss(self, batch: TagBatch) -> tuple[Float[Array, ""], dict[str, Array]]:
+    def loss(self, batch: TagBatch) -> tuple[Float[jax.Array, ""], dict[str, Array]]:
         """Cross-entropy of both tags; shares of the covered patches that are right."""
         config = self.config
         states = self.clip(normalise(batch.images, config.pixel_mean, config.pixel_std))
@@ -90,14 +88,12 @@ class PatchTags(nnx.Module):
         covered = batch.colours > 0
         weight = jnp.where(covered, 1.0, BACKGROUND_WEIGHT)
         total, right = jnp.zeros(()), {}
-        everywhere = jnp.ones(len(batch.images), bool)
-        for name, logits, truth, taught in (
-            ("colour", scores[..., :split], batch.colours, everywhere),
-            ("shape", scores[..., split:], batch.shapes, batch.shaped),
+        for name, logits, truth in (
+            ("colour", scores[..., :split], batch.colours),
+            ("shape", scores[..., split:], batch.shapes),
         ):
             each = optax.softmax_cross_entropy_with_integer_labels(logits, truth)
-            own = weight * taught[:, None]
-            total = total + (each * own).sum() / own.sum()
+            total = total + (each * weight).sum() / weight.sum()
             hit = jnp.where(covered, logits.argmax(-1) == truth, 0)
             right[f"{name}_right"] = hit.sum() / covered.sum()
         return total, right
@@ -115,7 +111,7 @@ class PromptedMasks(nnx.Module):
         self.colour = Embedding(len(COLOURS), width, (None, "embed"), rngs=rngs)
         self.shape = Embedding(len(EASY.shapes), width, (None, "embed"), rngs=rngs)
 
-    def loss(self, batch: MaskBatch) -> tuple[Float[Array, ""], dict[str, Array]]:
+    def loss(self, batch: MaskBatch) -> tuple[Float[jax.Array, ""], dict[str, Array]]:
         """The weighted mask losses of training; mean IoU."""
         config, dtype = self.config, jnp.float32
         pixels = normalise(batch.images, config.pixel_mean, config.pixel_std)
@@ -139,8 +135,8 @@ class PromptedMasks(nnx.Module):
 class Aid:
     """One of the two aids, and how long it learns.
 
-    Shapes are taught on pale pictures only, where every colour has every shape: whoever learns
-    that red things are never stars would not take a red star for one.
+    Shapes are learned first where no colour excludes one: whoever sees early that red things are
+    never stars will not take a red star for one.
     """
 
     name: str
@@ -148,6 +144,7 @@ class Aid:
     optim: OptimConfig
     image_size: int
     images: int = 16  # of a batch
+    pale_steps: int = 0  # whose pictures are all of EASY_PALE; every other one is from then on
     seed: int = 0
 
     @property
@@ -187,7 +184,7 @@ def _drawn_ahead(aid: Aid) -> Iterator[TagBatch | MaskBatch]:
     def batch(number: int) -> TagBatch | MaskBatch:
         first = number * aid.images
         ids = range(first, first + aid.images)
-        scenes = [scene(aid.seed + 1, i, aid.image_size, _world(i)) for i in ids]
+        scenes = [scene(aid.seed + 1, i, aid.image_size, _world(aid, i)) for i in ids]
         return draw(scenes, aid)
 
     with ThreadPoolExecutor(1) as pool:
@@ -197,8 +194,9 @@ def _drawn_ahead(aid: Aid) -> Iterator[TagBatch | MaskBatch]:
             waiting.append(pool.submit(batch, number + PREFETCH))
 
 
-def _world(scene_id: int) -> World:
-    return EASY_SEEN if scene_id % PALE_SHARE == 0 else EASY_PALE
+def _world(aid: Aid, scene_id: int) -> World:
+    is_pale = scene_id < aid.pale_steps * aid.images or (aid.pale_steps > 0 and scene_id % 2 == 1)
+    return EASY_PALE if is_pale else EASY_SEEN
 
 
 def tag_batch(scenes: list[Scene], aid: Aid) -> TagBatch:
@@ -216,8 +214,7 @@ def tag_batch(scenes: list[Scene], aid: Aid) -> TagBatch:
         colour, shape = np.array(kinds).T + 1
         colours[i] = np.where(covered, colour[thing], 0)
         shapes[i] = np.where(covered, shape[thing], 0)
-    shaped = np.array([one.world is EASY_PALE for one in scenes])
-    return TagBatch(np.stack([one.image for one in scenes]), colours, shapes, shaped)
+    return TagBatch(np.stack([one.image for one in scenes]), colours, shapes)
 
 
 def mask_batch(scenes: list[Scene], aid: Aid) -> MaskBatch:
@@ -233,7 +230,7 @@ def mask_batch(scenes: list[Scene], aid: Aid) -> MaskBatch:
             masks[at], valid[at] = one.thing_mask(k), True
     mask_image = np.repeat(np.arange(len(scenes), dtype=np.int32), most)
     images = np.stack([one.image for one in scenes])
-    return MaskBatch(images, *numbers.T, mask_image, masks, valid)
+    return MaskBatch(images, numbers[:, 0], numbers[:, 1], mask_image, masks, valid)
 
 
 def _numbers(colour: str, shape: str) -> tuple[int, int]:

@@ -63,8 +63,8 @@ def all_stages() -> dict[str, Stage]:
     """Every stage by its name, in an order in which they can be run."""
     new = ("whole",)
     stages = (
-        Stage("tags", "CLIP learns to name what covers each patch", _aid("tags")),
-        Stage("masks", "SAM learns to outline what a vector names", _aid("masks")),
+        Stage("tags", "CLIP learns to name what covers each patch", _aid("tags", pale_steps=450)),
+        Stage("masks", "SAM learns to outline what a vector names", _aid("masks", pale_steps=0)),
         Stage("first", "the decoder learns to speak", recipe.first(), ("tags", "masks")),
         Stage("speak", "... and the world's own colours", recipe.speak(), ("first",)),
         Stage("whole", "everything learns together", recipe.get_config(), ("speak",)),
@@ -74,7 +74,7 @@ def all_stages() -> dict[str, Stage]:
     return {stage.name: stage for stage in stages}
 
 
-def _aid(name: str) -> Aid:
+def _aid(name: str, pale_steps: int) -> Aid:
     optim = OptimConfig(
         peak_lr=2e-3,
         muon_lr=1e-2,
@@ -83,7 +83,7 @@ def _aid(name: str) -> Aid:
         trained="everything",
         untouched="zero",
     )
-    return Aid(name, recipe.model_config(), optim, recipe.PICTURE)
+    return Aid(name, recipe.model_config(), optim, recipe.PICTURE, pale_steps=pale_steps)
 
 
 def is_done(out: Path, stage: Stage) -> bool:
@@ -102,9 +102,11 @@ def run_stage(out: Path, stage: Stage) -> Iterator[Record]:
     made_of = stage.made_of
     steps = run_aid(made_of) if isinstance(made_of, Aid) else _run(made_of, start)
     partial = folder / f"{METRICS}.partial"
-    began, leaves = time.process_time(), dict
+    began = time.process_time()
+    leaves: Callable[[], Leaves] = dict
     with partial.open("w", encoding="utf-8") as lines:
-        for record, leaves in steps:
+        for record, now in steps:
+            leaves = now
             record["cpu_seconds"] = round(time.process_time() - began, 2)
             lines.write(json.dumps(record) + "\n")
             lines.flush()
