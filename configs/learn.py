@@ -140,6 +140,11 @@ def get_config() -> ExperimentConfig:
     return run({"easy-seen": 2.0, "easy-pale": 1.0}, "everything", 800)
 
 
+def polish() -> ExperimentConfig:
+    """... and once more, at half the rate."""
+    return run({"easy-seen": 3.0, "easy-pale": 1.0}, "everything", 420, rate=0.5)
+
+
 def adapting(trained: TrainedSet) -> ExperimentConfig:
     """The second run: a world with a new shape and a new ground."""
     return run({"easy-seen-extended": 1.0}, trained, 150)

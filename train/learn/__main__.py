@@ -6,7 +6,7 @@ interrupted goes on with the stage in which it stopped:
   tags, masks    pretraining aids of CLIP and of SAM, side by side
   first          the decoder learns to speak, of colours that occur on every shape
   speak          ... and of the world, in which two kinds never occur
-  whole          everything learns together
+  whole, polish  everything learns together
   scores         200 held-out scenes, greedy: learn-report.json, learn-report.html, model/
 
   python -m train.learn --out out/learn
@@ -35,7 +35,13 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": "8589934592",
     "MALLOC_TOP_PAD_": "268435456",
 }
-LEARN = (("tags", "masks"), ("first",), ("speak",), ("whole",))  # those of a group run side by side
+LEARN = (
+    ("tags", "masks"),
+    ("first",),
+    ("speak",),
+    ("whole",),
+    ("polish",),
+)  # those of a group run side by side
 ADAPT = (("adapted", "retrained"),)
 REPORT = "learn-report.json"
 
@@ -60,7 +66,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, metavar="OUT")
-    parser.add_argument("--adapt", action="store_true", help="the second world, from OUT/whole")
+    parser.add_argument("--adapt", action="store_true", help="the second world, from OUT/polish")
     parser.add_argument("--stage", metavar="NAME", help="only this stage, in this process")
     return parser.parse_args(arguments)
 

@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from glamm_jax.data.miniworld import Scene, World, scene
 from glamm_jax.data.miniworld.annotations import bounds, expressions, mask_of_all, words_lots
@@ -24,14 +25,14 @@ LONGEST_ANSWER = 64  # tokens
 
 @dataclass(frozen=True)
 class Asked:
-    """One question with its answer and what it is worth."""
+    """One question about a scene, its answer, what that is worth, and the true (phrase, mask)s."""
 
     scene: int
     task: str
     text: str
-    unseen: bool
     answer: Answer
     score: float
+    true: Sequence[tuple[str, Bool[np.ndarray, "h w"]]] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Evaluation:
                 pair for pair, thing in zip(true, one.things, strict=True) if thing.kind in unseen
             ]
             some.append(score_phrases(said, new))
-            self.asked.append(Asked(i, "gcg", prompt, bool(new), answer, score.mask_iou))
+            self.asked.append(Asked(i, "gcg", prompt, answer, score.mask_iou, true))
         return sum_scores(every), sum_scores(some)
 
     def referring(self, shift: str = "") -> list[tuple[float, Any]]:
@@ -124,11 +125,12 @@ class Evaluation:
         for (i, text, mentions), answer in zip(own, answers, strict=True):
             one = self.scenes[i]
             mask = answer.groundings[0].mask if answer.groundings else None
-            score = iou(mask, mask_of_all(one, mentions))
+            truth = mask_of_all(one, mentions)
+            score = iou(mask, truth)
             kind = one.things[mentions[0].number].kind
             found.append((score, kind))
             if not shift:
-                self.asked.append(Asked(i, "referring", text, False, answer, score))
+                self.asked.append(Asked(i, "referring", text, answer, score, [("", truth)]))
         return found
 
     def regions(self) -> list[tuple[bool, Any]]:
@@ -143,7 +145,7 @@ class Evaluation:
             one = self.scenes[i]
             right = words(answer.text) == words(description(one, k))
             found.append((right, one.things[k].kind))
-            self.asked.append(Asked(i, "region", prompt, False, answer, float(right)))
+            self.asked.append(Asked(i, "region", prompt, answer, float(right)))
         return found
 
 

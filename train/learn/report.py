@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from glamm_jax.files import write_whole
+from glamm_jax.metrics.phrases import match_phrases
 from glamm_jax.report.html import Card, Line, Mark, Page
 from train.learn.evaluate import Asked, Evaluation, Scores
 from train.learn.stages import METRICS, Stage
@@ -89,21 +92,33 @@ def _page(
 
 
 def _card(asked: Asked, evaluation: Evaluation) -> Card:
-    """The picture with the predicted masks, the question, the answer and what it is worth."""
+    """The picture twice, with predicted and with true masks; question, answer, what is there."""
     answer, scene = asked.answer, evaluation.scenes[asked.scene]
-    truth = ", ".join(f"{thing.colour} {thing.shape}" for thing in scene.things)
+    things = ", ".join(f"{thing.colour} {thing.shape}" for thing in scene.things)
     marks = [Mark(each.start, each.end, i) for i, each in enumerate(answer.groundings)]
     return Card(
-        scene.image,
+        np.concatenate([scene.image] * (2 if asked.true else 1), axis=1),
         (
             Line(asked.text, speaker="asked"),
             Line(answer.text, marks, speaker="said", note=f"{asked.score:.2f}"),
-            Line(truth, speaker="there"),
+            Line(things, speaker="there"),
         ),
-        masks=[each.mask for each in answer.groundings],
+        masks=_side_by_side(asked) if asked.true else (),
         boxes_xyxy_pixel=[tuple(box) for box in answer.regions.tolist()],
-        title=f"scene {scene.scene_id}",
+        title=f"scene {scene.scene_id}" + ": predicted, true" * bool(asked.true),
     )
+
+
+def _side_by_side(asked: Asked) -> list[np.ndarray]:
+    """Masks of the doubled picture: predicted on the left, the truth of the same phrase right."""
+    said = [(each.phrase, each.mask) for each in asked.answer.groundings]
+    found = match_phrases([phrase for phrase, _ in said], [phrase for phrase, _ in asked.true])
+    nothing = np.zeros_like(asked.true[0][1])
+    true_of = {i: mask for i, (_, mask) in zip(found, asked.true, strict=True)}
+    pairs = [(mask, true_of.pop(i, nothing)) for i, (_, mask) in enumerate(said)]
+    missed = [mask for i, (_, mask) in zip(found, asked.true, strict=True) if i is None]
+    pairs += [(nothing, mask) for mask in missed]
+    return [np.concatenate([nothing if a is None else a, b], axis=1) for a, b in pairs]
 
 
 def write_card(folder: Path, report: dict[str, Any]) -> None:

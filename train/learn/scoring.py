@@ -19,14 +19,14 @@ from train.learn.stages import MODEL, all_stages, load_assistant
 
 SCENES = 200
 ADAPTED, RETRAINED = "adapted", "retrained"
-LEARNED = ("tags", "masks", "first", "speak", "whole")
+LEARNED = ("tags", "masks", "first", "speak", "whole", "polish")
 WITHIN = 0.05  # the released set of everything
 
 
 def score(out: Path, report: Path) -> dict[str, Any]:
-    """Figures of OUT/whole; the model with its card goes to OUT/model."""
+    """Figures of OUT/polish; the model with its card goes to OUT/model."""
     stages = all_stages()
-    folder = out / "whole" / MODEL
+    folder = out / LEARNED[-1] / MODEL
     evaluation = Evaluation(
         load_assistant(folder), list(islice(held_out_scenes(EASY, PICTURE), SCENES))
     )
@@ -43,12 +43,12 @@ def score_adapted(out: Path, report: Path) -> dict[str, Any]:
     """Figures of both second runs, on scenes that have the new shape or the new ground."""
     found = {}
     stages = all_stages()
-    for name in ("whole", ADAPTED, RETRAINED):
+    for name in (LEARNED[-1], ADAPTED, RETRAINED):
         evaluation = Evaluation(
             load_assistant(out / name / MODEL), list(islice(new_scenes(), SCENES))
         )
         found[name] = evaluate(evaluation)
-        if name != "whole":
+        if name != LEARNED[-1]:
             own = out / name / report.name
             write_report(own, out, [stages[name]], found[name], evaluation)
     result: dict[str, Any] = {name: scores.to_json() for name, scores in found.items()}

@@ -2,8 +2,8 @@
 
     OUT/tags, OUT/masks     pretraining aids, side by side, one core each
     OUT/first, OUT/speak    the whole model, encoders frozen: ordinary runs
-    OUT/whole               everything learns: an ordinary run
-    OUT/adapted, OUT/retrained      a second world, from OUT/whole: `released` set, everything
+    OUT/whole, OUT/polish   everything learns: ordinary runs
+    OUT/adapted, OUT/retrained      a second world, from OUT/polish: `released` set, everything
 
 A stage's folder has metrics.jsonl, config.json and, once it is done, model/: a model folder.
 """
@@ -61,13 +61,14 @@ class Stage:
 
 def all_stages() -> dict[str, Stage]:
     """Every stage by its name, in an order in which they can be run."""
-    new = ("whole",)
+    new = ("polish",)
     stages = (
         Stage("tags", "CLIP learns to name what covers each patch", _aid("tags", pale_steps=450)),
         Stage("masks", "SAM learns to outline what a vector names", _aid("masks", pale_steps=0)),
         Stage("first", "the decoder learns to speak", recipe.first(), ("tags", "masks")),
         Stage("speak", "... and the world's own colours", recipe.speak(), ("first",)),
         Stage("whole", "everything learns together", recipe.get_config(), ("speak",)),
+        Stage("polish", "... once more, at half the rate", recipe.polish(), ("whole",)),
         Stage("adapted", "a second world: the released set", recipe.adapting("released"), new),
         Stage("retrained", "a second world: everything", recipe.adapting("everything"), new),
     )
