@@ -31,7 +31,7 @@ IMAGES = 16  # of a batch
 
 
 def model_config() -> GLaMMConfig:
-    """Two million parameters: few heads, shallow towers, two region levels."""
+    """Three million parameters: few heads, shallow towers, two region levels."""
     return GLaMMConfig(
         clip=CLIPConfig(
             image_size=PICTURE,
@@ -147,4 +147,4 @@ def polish() -> ExperimentConfig:
 
 def adapting(trained: TrainedSet) -> ExperimentConfig:
     """The second run: a world with a new shape and a new ground."""
-    return run({"easy-seen-extended": 1.0}, trained, 150)
+    return run({"easy-seen-extended": 1.0}, trained, 120)

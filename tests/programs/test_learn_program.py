@@ -28,6 +28,7 @@ from train.learn.stages import all_stages, is_done, load_assistant, run_stage
 from train.learn.vocabulary import write_tokenizer
 
 ROOT = Path(__file__).parents[2]
+SHIPPED = "models/miniworld-tiny"
 
 
 @pytest.fixture(autouse=True)
@@ -213,3 +214,13 @@ def test_two_steps_of_every_stage_make_a_model_that_answers(tmp_path: Path) -> N
     one = scene(3, 1, recipe.PICTURE, EASY_SEEN)
     answer = load_assistant(tmp_path / "adapted" / "model").chat(one.image, "What?", max_tokens=4)
     assert answer.finish in ("end", "length")
+
+
+@pytest.mark.slow
+def test_the_weights_of_this_repository_see_point_and_speak() -> None:
+    scenes = list(islice(held_out_scenes(EASY, recipe.PICTURE), 20))
+    report = json.loads((ROOT / SHIPPED / "learn-report.json").read_text(encoding="utf-8"))
+    scores = evaluate(Evaluation(load_assistant(ROOT / SHIPPED), scenes, at_once=20))
+    for name in ("referring_miou", "phrases_right", "phrase_mask_iou", "regions_right"):
+        # Twenty scenes are fifty things: a figure may lie two standard deviations off.
+        assert abs(getattr(scores, name) - report["scores"][name]) < 0.12, name

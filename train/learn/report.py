@@ -128,15 +128,17 @@ def write_card(folder: Path, report: dict[str, Any]) -> None:
     rows.append(("shuffled_miou", scores["shuffled_miou"], f"below {CONTROL}"))
     figures = "\n".join(f"| {name} | {value:.3f} | {bar} |" for name, value, bar in rows)
     unseen = "\n".join(f"| {name} | {value:.3f} |" for name, value in scores["unseen"].items())
-    wall = sum(each["wall_seconds"] for each in report["stages"].values())
-    text = CARD.format(scenes=scores["scenes"], figures=figures, unseen=unseen, minutes=wall / 60)
+    seconds = sum(each["cpu_seconds"] for each in report["stages"].values())
+    text = CARD.format(
+        scenes=scores["scenes"], figures=figures, unseen=unseen, minutes=seconds / 60
+    )
     write_whole(folder / "README.md", text)
 
 
 CARD = """# Tiny GLaMM of the mini-world
 
 Every part of GLaMM, small, trained from random weights by `make learn` on drawn scenes (coloured
-shapes on sky and ground) in {minutes:.0f} minutes of stages. Load it with `glamm_jax.load(folder)`.
+shapes on sky and ground) in {minutes:.0f} CPU minutes. Load it with `glamm_jax.load(folder)`.
 
 It speaks of 64 x 64 pixel pictures of the mini-world and of nothing else.
 
