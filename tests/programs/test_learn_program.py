@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from glamm_jax.text.tokenizer import load_tokenizer
 from train.learn.__main__ import ADAPT, LEARN, main
 from train.learn.aids import Aid, mask_batch, tag_batch
 from train.learn.evaluate import Evaluation, evaluate, held_out_scenes
+from train.learn.report import write_card, write_report
 from train.learn.stages import all_stages, is_done, load_assistant, run_stage
 from train.learn.vocabulary import write_tokenizer
 
@@ -121,6 +122,7 @@ class _Said:
 
     text: str
     groundings: tuple[Grounding, ...]
+    regions: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
 
 
 class _Oracle:
@@ -183,6 +185,27 @@ def test_naming_one_thing_only_costs_recall() -> None:
     assert scores.phrase_mask_iou == pytest.approx(len(scenes) / things)
     red = sum(thing.colour == "red" for one in scenes for thing in one.things)
     assert scores.regions_right == pytest.approx(red / things)
+
+
+def test_the_report_says_which_bars_are_met_and_shows_the_scenes(tmp_path: Path) -> None:
+    scenes = list(islice(held_out_scenes(EASY, 32), 6))
+    oracle: Any = _Oracle(scenes, wrong=True)
+    evaluation = Evaluation(oracle, scenes, at_once=6)
+    scores = evaluate(evaluation, UNSEEN)
+    stage = all_stages()["tags"]
+    (tmp_path / "tags").mkdir()
+    lines = [{"step": i, "loss": 2.0 - i, "seconds": 1.0, "cpu_seconds": i + 1.0} for i in (0, 1)]
+    (tmp_path / "tags" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    report = write_report(tmp_path / "report.json", tmp_path, [stage], scores, evaluation)
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    assert report["met"]["referring_miou"]
+    assert not report["met"]["phrases_right"]
+    assert report["stages"]["tags"]["cpu_seconds"] == 2.0
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<article>") == len(evaluation.asked)
+    assert page.count("<polyline") == 1
+    write_card(tmp_path, report)
+    assert "| referring_miou | 1.000 | at least 0.75 |" in (tmp_path / "README.md").read_text()
 
 
 # ------------------------------------------------------------------------ the program
