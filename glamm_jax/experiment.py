@@ -23,6 +23,8 @@ MASKED_TASKS = ("gcg", "referring", "semantic", "grounding")
 class OptimConfig:
     """AdamW with a clipped gradient. The defaults are the released training's (trap 29).
 
+    muon_lr: peak rate of Muon, which then moves the matrices of transformer blocks instead of
+        Adam; None: Adam moves everything.
     trained: which parameters learn; see `glamm_jax.training.optim`.
     untouched: what becomes of a part that no example of a batch reaches. "skip" leaves it and its
         moments alone, as torch does with a parameter without gradient; "zero" counts the step as
@@ -33,6 +35,7 @@ class OptimConfig:
     """
 
     peak_lr: float = 3e-4
+    muon_lr: float | None = None
     schedule: Schedule = "linear_decay"
     warmup_steps: int = 100
     total_steps: int = 5000
@@ -53,6 +56,8 @@ class OptimConfig:
         require(fits, self, "warmup_steps", f"must be in 0 to total_steps = {self.total_steps}")
         require(all(0 <= beta < 1 for beta in self.betas), self, "betas", "must be in [0, 1)")
         require(self.weight_decay >= 0, self, "weight_decay", "must not be negative")
+        if self.muon_lr is not None:
+            require_positive(self, "muon_lr")
         require_choice(self, "trained", TrainedSet)
         require_choice(self, "untouched", Untouched)
 

@@ -116,6 +116,12 @@ def is_placed() -> bool:
     return _placement.get() is not None
 
 
+def is_divided() -> bool:
+    """Whether there is a mesh of more than one device."""
+    mesh = current_mesh()
+    return mesh is not None and mesh.size > 1
+
+
 def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
     """The mesh axes of an array of this shape whose dimensions carry these logical axes.
 

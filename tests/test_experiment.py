@@ -50,7 +50,9 @@ def test_an_experiment_is_the_frozen_one(name: str, goldens: Path) -> None:
     assert config_from(ExperimentConfig, json.loads(frozen)) == config
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("tiny", "finetune_own")])
+@pytest.mark.parametrize(
+    "name", [name for name in RECIPES if name not in ("tiny", "learn", "finetune_own")]
+)
 def test_recipes_name_datasets_that_can_be_converted_and_steps_of_160(name: str) -> None:
     config = import_module(f"configs.{name}").get_config()
     known = {f"shards/{dataset_name(name)}/1.0.0" for name in datasets()}

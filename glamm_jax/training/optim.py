@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import nnx
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.experiment import OptimConfig, TrainedSet
@@ -46,6 +47,15 @@ PARTS = {
     "sam.prompt_encoder.no_mask": "masks",
     "sam.prompt_encoder.": "unread",  # points, boxes and masks: our prompts are text
 }
+
+# Starts of the paths of transformer blocks; every kernel in them is a stack [layer, in, out].
+BLOCKS = (
+    "clip.layers.",
+    "llama.layers.",
+    "sam.encoder.window_blocks.",
+    "sam.encoder.global_blocks.",
+)
+STACKED = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
 
 
 def is_trained(name: TrainedSet) -> Callable[[tuple, nnx.Variable], bool]:
@@ -108,16 +118,64 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs
 
     The clipping sees all gradients (an untouched part's are zero), the schedule counts all steps.
     """
-    adamw = optax.chain(
-        optax.scale_by_adam(*config.betas, eps=config.eps),
+    rule = optax.chain(
+        optax.scale_by_adam(*config.betas, eps=config.eps)
+        if config.muon_lr is None
+        else _muon_and_adam(config, config.muon_lr),
         optax.add_decayed_weights(config.weight_decay),
     )
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        skip_untouched(adamw) if config.untouched == "skip" else adamw,
+        skip_untouched(rule) if config.untouched == "skip" else _by_leaf(rule),
         optax.scale_by_learning_rate(learning_rate(config)),
     )
     return optax.with_extra_args_support(chain)
+
+
+def is_block_matrix(leaf: str) -> bool:
+    """Whether a leaf is a stack of matrices [layer, in, out] of a transformer's blocks."""
+    return leaf.startswith(BLOCKS) and leaf.endswith(".kernel")
+
+
+def _muon_and_adam(config: OptimConfig, muon_lr: float) -> optax.GradientTransformation:
+    """Muon for the matrices of transformer blocks, each layer by itself, Adam for all else.
+
+    Muon's move is orthogonal, times sqrt(max(1, out / in)); rates are in relation to `peak_lr`,
+    by which the chain multiplies everything.
+    """
+
+    def layerwise(leaves: Any) -> Any:
+        return {leaf: STACKED if is_block_matrix(leaf) else optax.MaskedNode() for leaf in leaves}
+
+    def is_muons(leaves: Any) -> Any:
+        return {leaf: is_block_matrix(leaf) for leaf in leaves}
+
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(weight_dimension_numbers=layerwise),
+        optax.stateless(lambda moves, _: jax.tree.map(_times_shape, moves)),
+        optax.scale(muon_lr / config.peak_lr),
+    )
+    adam = optax.scale_by_adam(*config.betas, eps=config.eps)
+    return optax.partition({True: muon, False: adam}, is_muons)
+
+
+def _times_shape(move: Float[Array, "l i o"]) -> Float[Array, "l i o"]:
+    _, inner, outer = move.shape
+    return max(1.0, outer / inner) ** 0.5 * move
+
+
+def _by_leaf(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner`, which sees {leaf path: value}, on the state of a model."""
+
+    def init(params: Any) -> Any:
+        return inner.init(flatten(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moves: Any
+        moves, state = inner.update(flatten(updates), state, flatten(params))
+        return fill(updates, moves), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def skip_untouched(

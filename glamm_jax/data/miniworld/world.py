@@ -27,6 +27,10 @@ COLOURS: dict[str, Colour] = {
     "purple": (140, 66, 192),
     "pink": (247, 136, 186),
     "white": (244, 244, 244),
+    "grey": (128, 130, 134),
+    "brown": (122, 76, 38),
+    "black": (34, 34, 38),
+    "cyan": (66, 204, 222),
 }
 TEXTURES = ("plain", "striped", "dotted", "checked")
 PARTS = ("band", "cap")
@@ -145,7 +149,7 @@ OLD_PLACES = tuple(place for place in PLACES if place != NEW_PLACE)
 EASY = World(OLD_SHAPES[:4], tuple(COLOURS)[:6], ("meadow", "sea", "desert"))
 FULL = World(
     shapes=OLD_SHAPES,
-    colours=tuple(COLOURS),
+    colours=tuple(COLOURS)[:8],
     places=OLD_PLACES,
     num_things=(3, 6),
     radii=(0.07, 0.15),
@@ -173,9 +177,22 @@ def held_out(world: World, kinds: tuple[Kind, ...]) -> tuple[World, World]:
     return replace(world, withheld=kinds), replace(world, featured=kinds)
 
 
+# What whoever learns from EASY_SEEN never sees, in pictures or texts.
+UNSEEN: tuple[Kind, ...] = (
+    ("red", "star"),
+    ("blue", "triangle"),
+)
+EASY_SEEN, EASY_UNSEEN = held_out(EASY, UNSEEN)
+# Other colours, on every shape: here nothing says that some colour excludes a shape.
+EASY_PALE = replace(EASY, colours=tuple(COLOURS)[6:])
+
 WORLDS: dict[str, World] = {
     "easy": EASY,
     "full": FULL,
     "easy-extended": extended(EASY),
     "full-extended": extended(FULL),
+    "easy-pale": EASY_PALE,
+    "easy-seen": EASY_SEEN,
+    "easy-unseen": EASY_UNSEEN,
+    "easy-seen-extended": extended(EASY_SEEN),
 }
