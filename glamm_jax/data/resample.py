@@ -95,7 +95,8 @@ def _rows_first(image: RGB, targets: Sequence[Target]) -> list[UInt8[np.ndarray,
     _along_rows(image[start:stop], columns, narrow)
     found, left = [], 0
     for each, line, (_, _, rows, count) in zip(targets, down, windows, strict=True):
-        out = np.zeros((*(each.canvas or (rows, count)), 3), np.uint8)
+        out = np.empty((*(each.canvas or (rows, count)), 3), np.uint8)
+        out[rows:], out[:rows, count:] = 0, 0
         placed = line._replace(first=line.first - start)
         _down_columns(narrow, (3 * left, 3 * count), placed, out.reshape(len(out), -1))
         found.append(out)

@@ -156,6 +156,7 @@ class _Run:
         restored = self.checkpoints.restore(latest, state, self.base)
         self.batches.set_state(restored.data)
         done = int(restored.state.step)
+        self.folder.describe(self.config)
         self.folder.rewind(done)
         self.folder.event("resumed_from", done, processes=jax.process_count(), **facts)
         return restored.state

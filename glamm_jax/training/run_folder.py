@@ -52,21 +52,25 @@ class RunFolder:
         return self.path / CHECKPOINTS
 
     def claim(self, config: ExperimentConfig) -> None:
-        """Make the folder with its config.json, or find a run that this configuration continues.
+        """Make the folder with its config.json; of a run that is there already nothing changes.
 
         Raises: RunError naming what differs from the run that is there, or that it cannot be made.
         """
         told = self.path / CONFIG
         if told.exists():
             self._check_same(config, told)
-        elif self.path.is_dir() and any(self.path.iterdir()):
-            raise RunError(f"{self.path}: holds files, but no run; choose a new folder")
-        if not self.writes:
             return
+        if self.writes and self.path.is_dir() and any(self.path.iterdir()):
+            raise RunError(f"{self.path}: holds files, but no run; choose a new folder")
         try:
-            write_whole(told, json.dumps(asdict(config), indent=1) + "\n")
+            self.describe(config)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be made: {error.strerror}") from error
+
+    def describe(self, config: ExperimentConfig) -> None:
+        """Write config.json: what the run follows from, and where it is computed now."""
+        if self.writes:
+            write_whole(self.path / CONFIG, json.dumps(asdict(config), indent=1) + "\n")
 
     def metrics(self, record: Mapping[str, Any]) -> None:
         """Add a line about a step."""

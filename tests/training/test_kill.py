@@ -26,9 +26,9 @@ COMMAND = [
 
 def begin(run: Path) -> subprocess.Popen:
     environment = os.environ | {"XLA_FLAGS": ""}
-    log = (run.parent / f"{run.name}.log").open("a")
     command = [*COMMAND, "--out", str(run)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    with (run.parent / f"{run.name}.log").open("a") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
 
 
 def events(run: Path, *names: str) -> int:

@@ -209,8 +209,10 @@ def test_a_run_begins_with_a_model_and_goes_on_with_no_other(whole: Path, tmp_pa
     run(tmp_path / "run", first, steps=2)
     [record] = run(tmp_path / "run", first, steps=3)
     assert record["step"] == 2
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.json*")}
     with pytest.raises(RunError, match="trained on other weights than the run now begins with"):
         run(tmp_path / "run", second, steps=4)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.json*")} == before
     shutil.rmtree(folders[0])
     with pytest.raises(Exception, match="one: no such folder"):
         run(tmp_path / "run", first, steps=4)
