@@ -321,14 +321,13 @@ def _image_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[st
 def _mask_arrays(parts: _Parts, room: Capacity) -> dict[str, Array]:
     rows, positions, images = (np.zeros(room.masks, np.int32) for _ in range(3))
     valid, has_truth = np.zeros(room.masks, bool), np.zeros(room.masks, bool)
-    truth = np.empty((room.masks, room.mask_height, room.mask_width), np.uint8)
-    truth[len(parts.masks) :] = 0
+    # Zeroed memory that nobody writes to costs nothing, and most of it is room to spare.
+    truth = np.zeros((room.masks, room.mask_height, room.mask_width), np.uint8)
     for i, (row, position, image, mask) in enumerate(parts.masks):
         rows[i], positions[i], images[i], valid[i] = row, position, image, True
-        has_truth[i] = mask is not None
-        known = np.zeros((0, 0), np.uint8) if mask is None else mask
-        height, width = known.shape
-        truth[i, :height, :width], truth[i, :height, width:], truth[i, height:] = known, 0, 0
+        if mask is not None:
+            has_truth[i] = True
+            truth[i, : mask.shape[0], : mask.shape[1]] = mask
     return {
         "mask_rows": rows,
         "mask_positions": positions,
