@@ -11,12 +11,14 @@ A score is there where the dataset has something for its task.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
+from glamm_jax.data.boxes import to_pixel
 from glamm_jax.data.record_source import open_records
 from glamm_jax.data.tasks import draw_examples
 from glamm_jax.experiment import AskedTask, Asking, ExperimentConfig
@@ -67,10 +69,15 @@ def make_evaluate(config: ExperimentConfig) -> Evaluate | None:
 
 
 def _question(example: Example, max_tokens: int) -> Question:
+    regions = _boxes_xyxy_pixel(example)
+    return Question(
+        example.image, example.turns[0], () if regions is None else regions, max_tokens=max_tokens
+    )
+
+
+def _boxes_xyxy_pixel(example: Example) -> np.ndarray | None:
     boxes = example.boxes_xyxy_unit
-    height, width = example.image.shape[:2]
-    regions = () if boxes is None else boxes * np.array([width, height, width, height])
-    return Question(example.image, example.turns[0], regions, max_tokens=max_tokens)
+    return None if boxes is None else to_pixel(boxes, *example.image.shape[:2])
 
 
 def _scores(asked: Sequence[_Asked]) -> Iterator[tuple[str, float]]:
@@ -107,36 +114,28 @@ def _masks(example: Example) -> Sequence[np.ndarray]:
 
 def panel(example: Example, answer: Answer) -> UInt8[np.ndarray, "h w 3"]:
     """What was answered beside what is true, each with its masks in the colours of its words."""
-    height, width = example.image.shape[:2]
-    boxes = None
-    if example.boxes_xyxy_unit is not None:
-        boxes = example.boxes_xyxy_unit * np.array([width, height, width, height])
     truth = parse_answer(example.turns[1])
-    masks = _masks(example)
-    phrases = {seg: phrase for phrase in truth.phrases for seg in phrase.segs}
-    spans = [
-        (phrases[i].start, phrases[i].end) if i in phrases else (0, 0) for i in range(len(masks))
-    ]
-    true = [Layer("", mask != 0, *span) for mask, span in zip(masks, spans, strict=True)]
+    places = {seg: (each.start, each.end) for each in truth.phrases for seg in each.segs}
+    true = [Layer("", mask != 0, *places.get(i, (0, 0))) for i, mask in enumerate(_masks(example))]
     said = [
         Layer(each.phrase, each.mask, each.start, each.end)
         for each in answer.groundings
         if each.mask is not None
     ]
     asked = Passage(parse_answer(example.turns[0]).text)
-    sides = (
-        paint(example.image, [asked, Passage(f"Answer: {answer.text}", _moved(said, 8))], boxes),
-        paint(example.image, [asked, Passage(f"Truth: {truth.text}", _moved(true, 7))], boxes),
-    )
+    told = (_spoken("Answer: ", answer.text, said), _spoken("Truth: ", truth.text, true))
+    boxes = _boxes_xyxy_pixel(example)
+    sides = [paint(example.image, [asked, passage], boxes) for passage in told]
     return _beside([np.asarray(side.convert("RGB")) for side in sides])
 
 
-def _moved(layers: Sequence[Layer], by: int) -> list[Layer]:
-    """The same behind a word in front."""
-    return [
-        Layer(each.phrase, each.mask, each.start + by, each.end + by) if each.end else each
+def _spoken(who: str, text: str, layers: Sequence[Layer]) -> Passage:
+    """Words with who says them in front; a layer without words has its place nowhere."""
+    moved = [
+        replace(each, start=each.start + len(who), end=each.end + len(who)) if each.end else each
         for each in layers
     ]
+    return Passage(who + text, moved)
 
 
 def _beside(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "h w 3"]:

@@ -22,7 +22,15 @@ from PIL import Image
 
 from glamm_jax.report.curves import Curve
 from glamm_jax.report.html import Card, Page
-from glamm_jax.training.run_folder import CONFIG, EVENTS, METRICS, PANELS, RunError, read_lines
+from glamm_jax.training.run_folder import (
+    CONFIG,
+    EVENTS,
+    METRICS,
+    PANELS,
+    RunError,
+    dotted,
+    read_lines,
+)
 
 Record = dict[str, Any]
 DRAWN = {
@@ -87,7 +95,8 @@ def page_of(runs: Sequence[Path]) -> Page:
         _panels(page, runs[0])
         _what_happened(page, told)
         page.section("Configuration")
-        page.folded(CONFIG, _flat(json.loads((runs[0] / CONFIG).read_text(encoding="utf-8"))))
+        config = dotted(json.loads((runs[0] / CONFIG).read_text(encoding="utf-8")))
+        page.folded(CONFIG, [f"{name} = {json.dumps(value)}" for name, value in config.items()])
     return page
 
 
@@ -183,12 +192,6 @@ def _what_happened(page: Page, events: Sequence[Record]) -> None:
         for event in map(dict, events[-SHOWN_EVENTS:])
     ]
     page.table(("time", "step", "", ""), rows)
-
-
-def _flat(value: Any, name: str = "") -> list[str]:
-    if isinstance(value, dict) and value:
-        return [x for key, v in value.items() for x in _flat(v, f"{name}.{key}" if name else key)]
-    return [f"{name} = {json.dumps(value)}"]
 
 
 if __name__ == "__main__":

@@ -94,6 +94,13 @@ def to_unit(
     return (boxes_xyxy_pixel.astype(np.float64) / scale).astype(np.float32)
 
 
+def to_pixel(
+    boxes_xyxy_unit: Float[np.ndarray, "r 4"], height: int, width: int
+) -> Float[np.ndarray, "r 4"]:
+    """float64 boxes in pixels of a picture of this size: `to_unit` turned around."""
+    return boxes_xyxy_unit.astype(np.float64) * np.array([width, height, width, height])
+
+
 def round_as_evaluated(boxes_xyxy_unit: Float[np.ndarray, "r 4"]) -> np.ndarray:
     """bfloat16[R, 4] by way of float16, as the original's evaluation passes boxes (trap 13)."""
     return boxes_xyxy_unit.astype(np.float16).astype(ml_dtypes.bfloat16)

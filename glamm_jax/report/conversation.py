@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
-
+from glamm_jax.data.boxes import to_pixel
 from glamm_jax.report.html import Box, Card, Line, Mark
 from glamm_jax.text.questions import SEGMENTATION_QUESTIONS
 from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, REGION, SEG
@@ -88,6 +87,5 @@ def _boxes_xyxy_pixel(example: Example) -> list[Box]:
     """One for each `<bbox>`, in pixels of the picture."""
     if example.boxes_xyxy_unit is None:
         return []
-    height, width = example.image.shape[:2]
-    scaled = np.asarray(example.boxes_xyxy_unit, np.float64) * (width, height, width, height)
+    scaled = to_pixel(example.boxes_xyxy_unit, *example.image.shape[:2])
     return [(x0, y0, x1, y1) for x0, y0, x1, y1 in scaled.round(2).tolist()]

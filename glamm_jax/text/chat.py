@@ -89,7 +89,7 @@ class Template:
             for i, turn in enumerate(turns):
                 # A missing separator fails in the sum, as in the original, whose very message is
                 # recorded; hence the ignored type.
-                text += turn + separators[i % 2] if turn else ""  # type: ignore[operator]
+                text += turn + separators[i % 2] if turn else ""  # type: ignore[operator]  # above
         except TypeError as error:
             raise TemplateError(
                 "a plain template without a second separator cannot render an answer"

@@ -110,7 +110,7 @@ class RunFolder:
         self._open[name].flush()
 
     def _check_same(self, config: ExperimentConfig, told: Path) -> None:
-        old, new = _flat(_read_json(told)), _flat(json.loads(json.dumps(asdict(config))))
+        old, new = dotted(_read_json(told)), dotted(json.loads(json.dumps(asdict(config))))
         differing = [
             f"{name} was {old.get(name)}, now {new.get(name)}"
             for name in {**old, **new}
@@ -146,15 +146,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 raise RunError(f"{path}: line {number + 1} is not JSON") from error
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{dotted name: value}; lists of objects by their positions."""
+def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{dotted name: value} of a configuration in JSON's form; lists of objects by their places."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         value = {str(number): item for number, item in enumerate(value)}
     if not isinstance(value, dict):
@@ -162,8 +155,15 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {
         name: inner
         for key, item in value.items()
-        for name, inner in _flat(item, f"{prefix}{key}.").items()
+        for name, inner in dotted(item, f"{prefix}{key}.").items()
     }
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
 
 
 def _finite(value: Any) -> Any:

@@ -27,12 +27,13 @@ from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import current_mesh, shardings
 from glamm_jax.training.checkpoint import trained_leaves
 from glamm_jax.training.optim import is_trained
-from glamm_jax.training.run_folder import RunError, read_run_config
+from glamm_jax.training.run_folder import RunError, dotted, read_run_config
 from glamm_jax.weights.folder import ModelFolder
 from glamm_jax.weights.state import flatten
 
-# A model may be trained in another dtype than it was written in, and with new adapters.
-FREE_FIELDS = ("compute_dtype", "lora")
+# A model may be trained in another dtype than it was written in, and with new adapters, and keep
+# more or less for the backward pass.
+_FREE_STARTS, _FREE_ENDS = ("lora",), ("dtype", "remat")
 ODD = (0x9E3779B1, 0x85EBCA77)  # multipliers that mix all bits
 _REGION_ENCODER = "region_encoder."
 
@@ -92,9 +93,10 @@ def fingerprint(state: nnx.State) -> str:
 
     It does not depend on the mesh or on the number of processes: integers are summed modulo 2**32.
     """
-    sums = jax.tree.map(np.asarray, _sums(flatten(state)))
+    leaves = flatten(state)
+    sums = jax.tree.map(np.asarray, _sums(leaves))
     told = hashlib.sha256()
-    for name, value in sorted(flatten(state).items()):
+    for name, value in sorted(leaves.items()):
         told.update(f"{name} {value.dtype} {value.shape} {sums[name].tolist()}\n".encode())
     return told.hexdigest()
 
@@ -174,17 +176,12 @@ def _check_same(wanted: GLaMMConfig, held: GLaMMConfig, where: str) -> None:
 
 def _fields(config: GLaMMConfig) -> dict[str, Any]:
     """{dotted name: value} of what the weights follow from."""
-    found: dict[str, Any] = {}
-
-    def walk(value: Any, name: str) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(inner, f"{name}.{key}" if name else key)
-        else:
-            found[name] = value
-
-    walk({k: v for k, v in asdict(config).items() if k not in FREE_FIELDS}, "")
-    return {name: value for name, value in found.items() if not name.endswith(("remat", "dtype"))}
+    fields = dotted(asdict(config))
+    return {
+        name: value
+        for name, value in fields.items()
+        if not name.startswith(_FREE_STARTS) and not name.endswith(_FREE_ENDS)
+    }
 
 
 @jax.jit

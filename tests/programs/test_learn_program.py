@@ -19,13 +19,13 @@ from glamm_jax.data.miniworld.world import COLOURS, EASY_PALE, EASY_SEEN, UNSEEN
 from glamm_jax.data.pipeline import open_batches
 from glamm_jax.experiment import ExperimentConfig
 from glamm_jax.inference.answer import Grounding
-from glamm_jax.inference.chat import Question
+from glamm_jax.inference.chat import Question, load
 from glamm_jax.text.tokenizer import load_tokenizer
 from train.learn.__main__ import ADAPT, LEARN, main
 from train.learn.aids import Aid, mask_batch, tag_batch
 from train.learn.evaluate import Evaluation, evaluate, held_out_scenes
 from train.learn.report import write_card, write_report
-from train.learn.stages import all_stages, is_done, load_assistant, run_stage
+from train.learn.stages import all_stages, is_done, run_stage
 from train.learn.vocabulary import write_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -228,14 +228,14 @@ def test_an_unknown_stage_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_two_steps_of_every_stage_make_a_model_that_answers(tmp_path: Path) -> None:
     for stage in all_stages().values():
         optim = replace(stage.made_of.optim, total_steps=2, warmup_steps=1)
-        short = replace(stage, made_of=replace(stage.made_of, optim=optim))  # type: ignore[arg-type]
+        short = replace(stage, made_of=replace(stage.made_of, optim=optim))  # type: ignore[arg-type]  # either
         assert not is_done(tmp_path, short)
         assert len(list(run_stage(tmp_path, short))) == 2
         assert is_done(tmp_path, short)
         lines = (tmp_path / stage.name / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [0, 1]
     one = scene(3, 1, recipe.PICTURE, EASY_SEEN)
-    answer = load_assistant(tmp_path / "adapted" / "model").chat(one.image, "What?", max_tokens=4)
+    answer = load(tmp_path / "adapted" / "model").chat(one.image, "What?", max_tokens=4)
     assert answer.finish in ("end", "length")
 
 
@@ -243,7 +243,7 @@ def test_two_steps_of_every_stage_make_a_model_that_answers(tmp_path: Path) -> N
 def test_the_weights_of_this_repository_see_point_and_speak() -> None:
     scenes = list(islice(held_out_scenes(EASY, recipe.PICTURE), 20))
     report = json.loads((ROOT / SHIPPED / "learn-report.json").read_text(encoding="utf-8"))
-    scores = evaluate(Evaluation(load_assistant(ROOT / SHIPPED), scenes, at_once=20))
+    scores = evaluate(Evaluation(load(ROOT / SHIPPED), scenes, at_once=20))
     for name in ("referring_miou", "phrases_right", "phrase_mask_iou", "regions_right"):
         # Twenty scenes are fifty things: a figure may lie two standard deviations off.
         assert abs(getattr(scores, name) - report["scores"][name]) < 0.12, name

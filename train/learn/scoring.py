@@ -13,9 +13,10 @@ from configs.learn import PICTURE
 from glamm_jax.data.miniworld import Scene
 from glamm_jax.data.miniworld.world import EASY, NEW_PLACE, NEW_SHAPE, UNSEEN, extended
 from glamm_jax.files import write_whole
+from glamm_jax.inference.chat import load
 from train.learn.evaluate import Evaluation, Scores, evaluate, held_out_scenes
 from train.learn.report import write_card, write_report
-from train.learn.stages import MODEL, all_stages, load_assistant
+from train.learn.stages import MODEL, all_stages
 
 SCENES = 200
 ADAPTED, RETRAINED = "adapted", "retrained"
@@ -27,9 +28,7 @@ def score(out: Path, report: Path) -> dict[str, Any]:
     """Figures of OUT/polish; the model with its card goes to OUT/model."""
     stages = all_stages()
     folder = out / LEARNED[-1] / MODEL
-    evaluation = Evaluation(
-        load_assistant(folder), list(islice(held_out_scenes(EASY, PICTURE), SCENES))
-    )
+    evaluation = Evaluation(load(folder), list(islice(held_out_scenes(EASY, PICTURE), SCENES)))
     scores = evaluate(evaluation, UNSEEN)
     written = write_report(report, out, [stages[name] for name in LEARNED], scores, evaluation)
     shutil.rmtree(out / MODEL, ignore_errors=True)
@@ -44,9 +43,7 @@ def score_adapted(out: Path, report: Path) -> dict[str, Any]:
     found = {}
     stages = all_stages()
     for name in (LEARNED[-1], ADAPTED, RETRAINED):
-        evaluation = Evaluation(
-            load_assistant(out / name / MODEL), list(islice(new_scenes(), SCENES))
-        )
+        evaluation = Evaluation(load(out / name / MODEL), list(islice(new_scenes(), SCENES)))
         found[name] = evaluate(evaluation)
         if name != LEARNED[-1]:
             own = out / name / report.name

@@ -5,8 +5,8 @@
     OUT/whole, OUT/polish   everything learns: ordinary runs
     OUT/adapted, OUT/retrained      a second world, from OUT/polish: `released` set, everything
 
-A stage's folder has metrics.jsonl, config.json and, once it is done, model/: a model folder. That
-of an ordinary run is what `python -m train` makes.
+A stage's folder has metrics.jsonl, config.json and, once it is done, the weights: of an aid
+learned.safetensors, a part of a model's leaves; of a run model/, a model folder.
 """
 
 from __future__ import annotations
@@ -20,24 +20,19 @@ from typing import Any
 import numpy as np
 from flax import nnx
 from jaxtyping import Array
+from safetensors.numpy import load_file, save
 
 from configs import learn as recipe
-from glamm_jax.config import GLaMMConfig
 from glamm_jax.experiment import ExperimentConfig, OptimConfig, StartConfig
-from glamm_jax.files import new_folder, write_whole
-from glamm_jax.inference.chat import Assistant
-from glamm_jax.models.abstract import abstract_model
-from glamm_jax.models.glamm import GLaMM
-from glamm_jax.text.tokenizer import load_tokenizer
+from glamm_jax.files import write_whole
 from glamm_jax.training.loop import train
 from glamm_jax.training.run_folder import METRICS
 from glamm_jax.training.start import draw_model, trained_model
-from glamm_jax.weights.folder import ModelFolder, seal, write_model
-from glamm_jax.weights.safetensors import TensorInfo, TensorWriter
+from glamm_jax.weights.folder import write_model
 from glamm_jax.weights.state import fill, flatten
 from train.learn.aids import Aid, run_aid
 
-MODEL = "model"
+MODEL, LEARNED = "model", "learned.safetensors"  # of a run, of an aid
 Leaves = Mapping[str, Array | np.ndarray]
 Record = dict[str, Any]
 
@@ -90,7 +85,7 @@ def _make_aid(name: str, pale_steps: int) -> Aid:
 
 def is_done(out: Path, stage: Stage) -> bool:
     """Whether the stage has left its weights."""
-    return (out / stage.name / MODEL).is_dir()
+    return (out / stage.name / (LEARNED if isinstance(stage.made_of, Aid) else MODEL)).exists()
 
 
 def run_stage(out: Path, stage: Stage) -> Iterator[Record]:
@@ -118,7 +113,7 @@ def _start(out: Path, stage: Stage) -> Path:
         state = nnx.state(model)
         leaves = flatten(state)
         for name in stage.starts_from:
-            learned = read_leaves(out / name / MODEL)  # the aids' own heads end here
+            learned = load_file(out / name / LEARNED)  # the aids' own heads end here
             leaves |= {leaf: learned[leaf] for leaf in leaves if leaf in learned}
         nnx.update(model, fill(state, leaves))
         write_model(folder, stage.made_of.model, model, Path(recipe.TOKENIZER))
@@ -137,30 +132,5 @@ def _aid(folder: Path, aid: Aid) -> Iterator[Record]:
             lines.flush()
             yield record
     partial.rename(folder / METRICS)
-    _write_leaves(folder / MODEL, aid.model, leaves())
-
-
-def read_leaves(folder: Path) -> dict[str, np.ndarray]:
-    """All leaves of a model folder."""
-    opened = ModelFolder(folder)
-    return {name: np.array(opened.read(name)) for name in opened.leaves}
-
-
-def _write_leaves(folder: Path, config: GLaMMConfig, leaves: Leaves) -> None:
-    """A part of a model's leaves, and so no model, as a model folder, whole or not at all."""
-    arrays = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-    infos = {name: TensorInfo(each.dtype, each.shape) for name, each in arrays.items()}
-    with new_folder(folder, sum(each.nbytes for each in arrays.values())) as made:
-        with TensorWriter(made, infos) as writer:
-            for name, each in arrays.items():
-                writer.write(name, each)
-        seal(made, config, {}, Path(recipe.TOKENIZER))
-
-
-def load_assistant(folder: Path) -> Assistant:
-    """The model of a stage that is done, its adapters still beside its kernels."""
-    opened = ModelFolder(folder)
-    assert isinstance(opened.config, GLaMMConfig)
-    graph, state = abstract_model(opened.config)
-    model: GLaMM = nnx.merge(graph, opened.fill(state))
-    return Assistant(model, load_tokenizer(folder, opened.config.tokens))
+    arrays = {name: np.asarray(leaf) for name, leaf in leaves().items()}
+    write_whole(folder / LEARNED, save(arrays))
