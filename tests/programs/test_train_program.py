@@ -66,6 +66,20 @@ def look_at(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "no steps yet, or no run" in capsys.readouterr().err
 
 
+def test_a_plan_says_what_a_run_would_take_and_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--config", str(SMALL), "--plan"]) == 0
+    told = capsys.readouterr().out
+    for words in ("lm_head", "optimizer", "TFLOP", "v5e"):
+        assert words in told
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SystemExit):
+        main(["--config", str(SMALL)])
+    assert "--out RUN says where the run lies" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_fifty_steps_of_the_tiny_configuration_halve_the_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
