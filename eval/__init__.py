@@ -1,0 +1,1 @@
+"""Programs that score models and predictions: `python -m eval BENCHMARK`."""

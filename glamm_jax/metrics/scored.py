@@ -1,0 +1,38 @@
+"""What scoring gives back: figures of all items, what each contributes, and what was irregular."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+# compat: the original's numbers, its quirks included. strict: what the metric's definition says.
+Mode = Literal["compat", "strict"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The outcome of one metric, or of several joined by `|`.
+
+    scores: figures of all items; shares, as a rule in 0 to 1 (CIDEr reaches 10).
+    each: item id -> column -> value: what the item contributes. Where a figure is the mean of a
+        column, the column has the figure's name; where it is a ratio of sums, `ratios` has
+        figure -> (column above, column below).
+    notes: kind of irregularity -> the ids of its items: "missing prediction", "sizes disagree".
+    """
+
+    scores: Mapping[str, float]
+    each: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __or__(self, other: Scored) -> Scored:
+        """Both outcomes side by side; figures, columns and notes of the other come second."""
+        ids = dict.fromkeys((*self.each, *other.each))
+        each = {name: {**self.each.get(name, {}), **other.each.get(name, {})} for name in ids}
+        notes = dict(self.notes)
+        for kind, names in other.notes.items():
+            notes[kind] = tuple(dict.fromkeys((*notes.get(kind, ()), *names)))
+        scores, ratios = {**self.scores, **other.scores}, {**self.ratios, **other.ratios}
+        return Scored(scores, each, ratios, notes)
