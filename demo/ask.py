@@ -1,9 +1,14 @@
 """`python -m demo.ask`: a model answers about a picture, in words and masks.
 
+    python -m demo.ask                                  the tiny model, about a scene of its world
+    python -m demo.ask --scene 7 --prompt "Can you segment the red star in this image?"
     python -m demo.ask --model PATH --image dog.jpg --prompt "Where is <p> the dog </p> [SEG]?"
 
 The words appear as they are written; then come the phrases, the share of the picture under each
 mask, and what is malformed. OUT.png shows it, OUT.json holds it.
+
+Without --model the weights are those of models/miniworld-tiny, which `make learn` has trained on
+drawn scenes: they know coloured shapes, and nothing of photographs.
 """
 
 from __future__ import annotations
@@ -11,18 +16,21 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
 
 from glamm_jax.config import ConfigError
 from glamm_jax.data.boxes import BoxError, check_boxes
+from glamm_jax.data.miniworld import EASY, scene
 from glamm_jax.data.preprocess import ImageError, open_image
 from glamm_jax.files import FolderError
 from glamm_jax.inference.answer import Answer, Grounding
 from glamm_jax.inference.chat import Assistant, Question, QuestionError, load
 from glamm_jax.inference.sampling import SamplingError
 from glamm_jax.text.prompt import PromptError
+from glamm_jax.text.questions import GCG_QUESTIONS
 from glamm_jax.text.tokenizer import TokenizerError
 from glamm_jax.weights.safetensors import TensorFileError
 
@@ -30,28 +38,43 @@ UNUSABLE = (ImageError, BoxError, QuestionError, SamplingError, PromptError, Tok
 UNREADABLE = (ConfigError, FolderError, TensorFileError)
 
 
-def main() -> int:
-    """Load the model, ask it, write what it says."""
-    parser = question_parser("python -m demo.ask", str(__doc__), tokens=512, out=Path("out/answer"))
-    parser.add_argument("--model", type=Path, required=True, help="a folder with a model")
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="the model's own if absent"
-    )
-    options = parser.parse_args()
-    return ask(options, lambda: load(options.model, options.dtype))
+SHIPPED = Path(__file__).parents[1] / "models" / "miniworld-tiny"
+SCENES = 77_001  # seed of the scenes; training draws from others
+PICTURE = 64  # pixels of a side of a scene, as the shipped model has learned to see them
 
 
-def question_parser(prog: str, description: str, **defaults: Any) -> argparse.ArgumentParser:
-    """The options of a question; image and prompt are required unless they have a default."""
+def main(arguments: list[str] | None = None) -> int:
+    """Answer, print, write; 2 when the picture, boxes, prompt or model cannot be used."""
+    options = parse(arguments)
+    try:
+        question = _question(options)  # before minutes of loading
+        answer = _answer(load(options.model, options.dtype), question)
+    except (*UNUSABLE, *UNREADABLE) as error:
+        print(f"demo.ask: {error}", file=sys.stderr)
+        return 2
+    _describe(answer)
+    for suffix, save in ((".png", answer.save_picture), (".json", answer.save)):
+        path = options.out.with_name(options.out.name + suffix)
+        save(path)
+        print(f"wrote {path}")
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m demo.ask",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--image", type=Path, required="image" not in defaults, help="a picture")
+    add("--model", type=Path, default=SHIPPED, help="a folder with a model")
+    add("--image", type=Path, help="a picture; a scene of the mini-world if absent")
+    add("--scene", type=int, default=0, help="number of the scene (%(default)s)")
     add(
         "--prompt",
-        required="prompt" not in defaults,
-        help="the question; each [SEG] in it gives a mask, too",
+        default=GCG_QUESTIONS[0],
+        help='the question; each [SEG] in it gives a mask, too ("%(default)s")',
     )
     add(
         "--box",
@@ -62,33 +85,22 @@ def question_parser(prog: str, description: str, **defaults: Any) -> argparse.Ar
         metavar=("X0", "Y0", "X1", "Y1"),
         help="a region in pixels of the picture, one for each <bbox> of the prompt, in order",
     )
-    add("--tokens", type=int, help="length of the answer, at most (%(default)s)")
+    add("--tokens", type=int, default=512, help="length of the answer, at most (%(default)s)")
     add("--temperature", type=float, default=0.0, help="0, the default, takes the likeliest token")
     add("--top-p", type=float, default=1.0, help="draw from this share of the probability")
     add("--seed", type=int, default=0, help="another seed draws another answer")
-    add("--out", type=Path, help="writes OUT.png and OUT.json (%(default)s)")
-    parser.set_defaults(**defaults)
-    return parser
-
-
-def ask(options: argparse.Namespace, make: Callable[[], Assistant]) -> int:
-    """Answer, print, write; 2 when the picture, boxes, prompt or model cannot be used."""
-    try:
-        question = _question(options)  # before minutes of loading
-        answer = _answer(make(), question)
-    except (*UNUSABLE, *UNREADABLE) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 2
-    _describe(answer)
-    for suffix, save in ((".png", answer.save_picture), (".json", answer.save)):
-        path = options.out.with_name(options.out.name + suffix)
-        save(path)
-        print(f"wrote {path}")
-    return 0
+    add("--dtype", choices=("float32", "bfloat16"), help="the model's own if absent")
+    add(
+        "--out",
+        type=Path,
+        default=Path("out/answer"),
+        help="writes OUT.png and OUT.json (%(default)s)",
+    )
+    return parser.parse_args(arguments)
 
 
 def _question(options: argparse.Namespace) -> Question:
-    image = open_image(options.image)
+    image = open_image(options.image) if options.image else _scene(options.scene)
     return Question(
         image,
         options.prompt,
@@ -98,6 +110,10 @@ def _question(options: argparse.Namespace) -> Question:
         top_p=options.top_p,
         seed=options.seed,
     )
+
+
+def _scene(number: int) -> UInt8[np.ndarray, "h w 3"]:
+    return scene(SCENES, number, PICTURE, EASY).image
 
 
 def _answer(assistant: Assistant, question: Question) -> Answer:

@@ -1,7 +1,8 @@
 """Change fields of a configuration by name: `with_overrides(config, ["optim.peak_lr=1e-4"])`.
 
 The text behind the equals sign is read as the field's type: numbers, true and false, one of the
-field's choices, `none` where that is allowed, tuples with commas between (`0.9,0.95`).
+field's choices, `none` where that is allowed, tuples with commas between (`0.9,0.95`). A tuple of
+configurations is entered by number: `data.mixture.0.dataset=shards/glamm_grand/1.0.0`.
 """
 
 from __future__ import annotations
@@ -42,8 +43,15 @@ def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         value = getattr(config, each.name)
         if is_dataclass(value):
             yield from _leaves(value, f"{prefix}{each.name}.")
+        elif _holds_configs(value):
+            for number, one in enumerate(value):
+                yield from _leaves(one, f"{prefix}{each.name}.{number}.")
         else:
             yield prefix + each.name, hints[each.name]
+
+
+def _holds_configs(value: Any) -> bool:
+    return isinstance(value, tuple) and any(is_dataclass(one) for one in value)
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:
@@ -94,12 +102,20 @@ def _parse_tuple(text: str, options: tuple[Any, ...], key: str) -> tuple[Any, ..
 
 def _replaced(config: Any, changes: dict[str, Any]) -> Any:
     """The configuration rebuilt from its innermost changed field outwards."""
+    if isinstance(config, tuple):
+        parts = {int(number): below for number, below in _by_owner(changes).items()}
+        return tuple(_replaced(one, parts.get(i, {})) for i, one in enumerate(config))
     new = {key: value for key, value in changes.items() if "." not in key}
+    for owner, below in _by_owner(changes).items():
+        new[owner] = _replaced(getattr(config, owner), below)
+    return replace(config, **new)
+
+
+def _by_owner(changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Changes of fields that lie deeper, by the field on the way to them."""
     inner: dict[str, dict[str, Any]] = {}
     for key, value in changes.items():
         owner, dot, rest = key.partition(".")
         if dot:
             inner.setdefault(owner, {})[rest] = value
-    for owner, below in inner.items():
-        new[owner] = _replaced(getattr(config, owner), below)
-    return replace(config, **new)
+    return inner

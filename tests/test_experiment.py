@@ -51,7 +51,7 @@ def test_an_experiment_is_the_frozen_one(name: str, goldens: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in RECIPES if name not in ("tiny", "learn", "finetune_own")]
+    "name", [name for name in RECIPES if name not in ("tiny", "learn", "adapt", "finetune_own")]
 )
 def test_recipes_name_datasets_that_can_be_converted_and_steps_of_160(name: str) -> None:
     config = import_module(f"configs.{name}").get_config()
@@ -134,6 +134,8 @@ def test_quotas_that_cannot_hold_a_task_of_the_mixture_are_named(config: Experim
         ("model.sam.global_blocks=2,3", (2, 3)),
         ("model.region.box_scale=none", None),
         ("model.region.box_scale=336", 336.0),
+        ("data.mixture.0.dataset=shards/mine/1.0.0", "shards/mine/1.0.0"),
+        ("data.mixture.0.asking.max_turns=7", 7),
         ("seed=3", 3),
     ],
 )
@@ -142,7 +144,7 @@ def test_an_override_is_read_as_its_fields_type(
 ) -> None:
     changed: object = with_overrides(config, [text])
     for name in text.partition("=")[0].strip().split("."):
-        changed = getattr(changed, name)
+        changed = changed[int(name)] if isinstance(changed, tuple) else getattr(changed, name)
     assert changed == value
     assert type(changed) is type(value)
 
@@ -164,6 +166,10 @@ def test_overrides_are_checked_together_and_touch_nothing_else(config: Experimen
         ),
         ("clip_norm=1", r"'clip_norm'; did you mean optim.clip_norm\?"),
         ("optim=1", "no configuration field 'optim'"),
+        (
+            "data.mixture.9.weight=1",
+            r"'data.mixture.9.weight'; did you mean data.mixture.\d.weight\?",
+        ),
         ("phlogiston=1", "no configuration field 'phlogiston'$"),
         ("optim.peak_lr", "write name=value"),
         ("optim.total_steps=1.5", "optim.total_steps=1.5: not int"),

@@ -1,0 +1,24 @@
+"""The shipped tiny model learns another mini-world, whose shards are in GranD's way: `make demo`.
+
+Only the released set is trained: adapters on q and v, embeddings, head, region encoder, L-P, pixel
+decoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from configs.learn import adapting
+from configs.mixtures import part
+from glamm_jax.experiment import Asking, ExperimentConfig, StartConfig
+
+
+def get_config() -> ExperimentConfig:
+    """Grounded captions, expressions and regions of one picture in one row."""
+    config = adapting("released")
+    asked = part("grand", "gcg", "referring", "region", asking=Asking(max_turns=2, max_regions=2))
+    return replace(
+        config,
+        data=replace(config.data, mixture=(asked,)),
+        start=StartConfig(model="models/miniworld-tiny"),
+    )
