@@ -1,47 +1,134 @@
-"""`python -m demo`: the tiny golden checkpoint answers about a photograph.
+"""`python -m demo`: the whole job on two cores, from a world that nobody has seen to a gallery.
 
-Its weights are the golden rule's random numbers, the very ones with which the original was
-recorded, so the words and masks mean nothing; but every part runs (CLIP, regions, decoder with
-cache, SAM, [SEG] to mask), and the numbers are those that `make parity` shows to be the original's.
-A model that knows something is asked by `python -m demo.ask --model PATH`.
+  1 draw      scenes with a shape and a ground that the model has never seen, in GranD's format
+  2 import    ... to record shards, as `python -m convert dataset` does with GranD itself
+  3 before    grounded captions, referring expressions and regions of held-out scenes, by the
+              weights that ship with this repository (models/miniworld-tiny)
+  4 learn     the released set of weights learns from the new scenes, some three minutes
+  5 after     the same three evaluations of what it has become
+  6 gallery   pictures with masks, sentences with coloured phrases, numbers
+
+Every step is a command that is printed, and that works as well by itself. What is done already is
+not done again: an interrupted demo goes on. Exit status: 0 done, 1 a step failed.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from demo.ask import ask, question_parser
-from glamm_jax.config import tiny
-from glamm_jax.inference.chat import Assistant
-from glamm_jax.parity.golden_model import golden_glamm
-from glamm_jax.text.tokenizer import load_tokenizer
+from demo.ask import SHIPPED
+from demo.gallery import figures, write_gallery
+from glamm_jax.files import write_whole
 
-TOKENIZER = Path(__file__).parents[1] / "tests" / "goldens" / "tokenizer"
-QUESTION = "Where are <p> the roof </p> [SEG] and <p> the sky </p> [SEG]?"
-
-
-def main() -> int:
-    """Ask the tiny checkpoint."""
-    defaults = {"image": None, "prompt": QUESTION, "tokens": 24, "out": Path("out/demo")}
-    options = question_parser("python -m demo", str(__doc__), **defaults).parse_args()
-    options.image = options.image or _photograph()
-    return ask(options, golden_assistant)
+BENCHMARKS = ("gcg", "refseg", "region_caption")
+WORLD, PICTURE = "easy-extended", 64
+TRAINING, HELD_OUT = ("training", 1500, 31), ("held-out", 60, 32)  # scenes, seed
+SHARDS = "glamm_grand/1.0.0"
+NEXT = """What to do next:
+  python -m demo.ask --scene 5                        ask the shipped model about other scenes
+  python -m convert dataset --help                    your own pictures (docs/your-data.md)
+  python -m train --config configs/finetune_own.py    ... and a model that learns them"""
 
 
-def golden_assistant() -> Assistant:
-    """The tiny model with golden weights; takes some seconds."""
-    print("drawing the tiny checkpoint by the golden rule, then answering (compiles) ...")
-    tokenizer = load_tokenizer(TOKENIZER)
-    config = tiny(base_vocab_size=tokenizer.tokens.image_start)
-    return Assistant(golden_glamm(config, salt=""), tokenizer)
+@dataclass(frozen=True)
+class Step:
+    """One command of the demo. It is done where `makes` exists."""
+
+    title: str
+    command: tuple[str, ...]
+    makes: Path
 
 
-def _photograph() -> Path:
-    """The photograph that scikit-learn carries."""
-    import sklearn.datasets
+def main(arguments: list[str] | None = None) -> int:
+    """Run the steps, write the gallery and the report."""
+    options = parse(arguments)
+    began = options.since or time.time()
+    todo = list(steps(options.out))
+    for number, step in enumerate(todo, start=1):
+        print(f"\n[{number}/{len(todo)}] {step.title}", flush=True)
+        if step.makes.exists():
+            print("  done already")
+            continue
+        print(f"  python -m {' '.join(step.command)}", flush=True)
+        if not run(step, options.out):
+            print(f"demo: step {number} failed; the same command goes on there", file=sys.stderr)
+            return 1
+    page = write_gallery(options.out)
+    minutes = round((time.time() - began) / 60, 2)
+    report = {"minutes": minutes, **{when: figures(options.out, when) for when in WHEN}}
+    write_whole(options.report, json.dumps(report, indent=1) + "\n")
+    print(f"\nafter {minutes} minutes: {page}\nfigures: {options.report}\n{NEXT}")
+    return 0
 
-    return Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("out/demo"), help="folder (%(default)s)")
+    add("--report", type=Path, default=Path("demo-report.json"), help="file (%(default)s)")
+    add("--since", type=float, help="second of the epoch from which minutes count")
+    return parser.parse_args(arguments)
+
+
+def steps(out: Path) -> Iterator[Step]:
+    """All commands, in order."""
+    for name, scenes, seed in (TRAINING, HELD_OUT):
+        world = ("--world", WORLD, "--size", str(PICTURE), "--format", "grand")
+        number = ("--scenes", str(scenes), "--seed", str(seed))
+        made = out / f"{name}-world"
+        command = ("convert", "miniworld", *world, *number, "--out", str(made))
+        yield Step(f"Draw {scenes} scenes ({name}), as GranD stores them", command, made)
+        shards = out / name
+        source = ("--source", str(made), "--out", str(shards))
+        done = shards / SHARDS / "dataset_info.json"
+        yield Step("Import them", ("convert", "dataset", "grand", *source), done)
+    yield from evaluations(out, "before", SHIPPED)
+    run_folder, model = out / "run", out / "model"
+    data = f"data.mixture.0.dataset={out / TRAINING[0] / SHARDS}"
+    learn = ("train", "--config", "configs/adapt.py", "--out", str(run_folder), "--set", data)
+    yield Step("Learn the new world: adapters, embeddings, region encoder, decoder", learn, model)
+    export = ("train.export", str(run_folder), "--out", str(model))
+    yield Step("Make a model of the run", export, model)
+    yield from evaluations(out, "after", model)
+
+
+def evaluations(out: Path, when: str, model: Path) -> Iterator[Step]:
+    """The benchmarks on the held-out scenes."""
+    for benchmark in BENCHMARKS:
+        folder = out / when / benchmark
+        data = ("--data", str(out / HELD_OUT[0] / SHARDS), "--split", "train")
+        where = ("--model", str(model), "--out", str(folder))
+        yield Step(
+            f"{when.capitalize()}: {benchmark} of held-out scenes",
+            ("eval", benchmark, *data, *where),
+            folder / SCORES,
+        )
+
+
+def run(step: Step, out: Path) -> bool:
+    """Run a step's command in this environment; whether it went well."""
+    # What one process has compiled the next need not compile again.
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str((out / "compiled").absolute()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", *step.command], env={**os.environ, **cache})
+    print(f"  {time.perf_counter() - began:.0f} s", flush=True)
+    return done.returncode == 0
 
 
 if __name__ == "__main__":

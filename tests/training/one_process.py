@@ -29,8 +29,11 @@ def main() -> None:
         jax.distributed.initialize(f"localhost:{asked['port']}", count, number)
     from glamm_jax.parallel import make_mesh, use_mesh
 
-    with use_mesh(make_mesh(**asked["mesh"])):
-        found = {"batch": batches, "train": steps}[asked["do"]](asked["steps"])
+    if asked["do"] == "run":
+        found = whole_run(asked["run"], asked["mesh"], asked["steps"])
+    else:
+        with use_mesh(make_mesh(**asked["mesh"])):
+            found = {"batch": batches, "train": steps}[asked["do"]](asked["steps"])
     if number == 0:
         np.savez(asked["out"], **found)
 
@@ -83,6 +86,26 @@ def steps(num_steps: int) -> dict[str, Any]:
             batch = place_batch(next(stream).batch)
             found[f"loss.{number}"] = float(jax.block_until_ready(metrics.loss))
     return found | {name: whole(value) for name, value in flatten(state.trainable).items()}
+
+
+def whole_run(folder: str, mesh: dict[str, int], num_steps: int) -> dict[str, Any]:
+    """Losses of a run of the loop, with its checkpoints, up to a step."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from glamm_jax.experiment import CheckpointConfig, MeshConfig
+    from glamm_jax.training.loop import train
+    from tests.training.sharded import small_config
+
+    config = small_config()
+    config = replace(
+        config,
+        optim=replace(config.optim, eps=1e-3),
+        mesh=MeshConfig(**mesh),
+        checkpoint=CheckpointConfig(every=2),
+    )
+    records = train(config, Path(folder), num_steps)
+    return {f"loss.{record['step']}": record["loss"] for record in records}
 
 
 def wait_for_the_others(what: str) -> None:

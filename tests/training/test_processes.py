@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from glamm_jax.training.checkpoint import trained_leaves
+from glamm_jax.training.run_folder import read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 Result = dict[str, np.ndarray]
@@ -72,3 +76,28 @@ def test_two_and_four_processes_train_as_one(tmp_path: Path, mesh: dict[str, int
             np.testing.assert_allclose(together[name], alone[name], rtol=1e-5, err_msg=name)
         apart = {name: np.abs(together[name] - value).max() for name, value in alone.items()}
         assert max(apart.values()) < 1e-6, max(apart, key=apart.__getitem__)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    """Unbroken by two processes; begun by two, then two or one go on from its checkpoint."""
+    steps, mesh = 4, {"data": 2, "fsdp": 2}
+
+    def go(name: str, processes: int, until: int) -> Result:
+        asked = {"do": "run", "run": str(tmp_path / name), "steps": until}
+        return run(tmp_path, processes, mesh, **asked)
+
+    unbroken = go("unbroken", 2, steps)
+    go("broken", 2, 2)
+    shutil.copytree(tmp_path / "broken", tmp_path / "alone")
+    again, alone = go("broken", 2, steps), go("alone", 1, steps)
+    wanted = trained_leaves(tmp_path / "unbroken", steps)[0]
+    for name, value in trained_leaves(tmp_path / "broken", steps)[0].items():
+        np.testing.assert_array_equal(value, wanted[name], err_msg=name)
+    for name, value in trained_leaves(tmp_path / "alone", steps)[0].items():
+        np.testing.assert_allclose(value, wanted[name], atol=1e-6, err_msg=name)
+    for loss in ("loss.2", "loss.3"):
+        assert again[loss] == unbroken[loss]
+        np.testing.assert_allclose(alone[loss], unbroken[loss], rtol=1e-5)
+    lines = [line["step"] for line in read_lines(tmp_path / "broken" / "metrics.jsonl")]
+    assert lines == list(range(steps))
