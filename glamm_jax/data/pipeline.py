@@ -31,7 +31,7 @@ from absl import flags
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.fill import Filler, Read
 from glamm_jax.data.masks import MaskError
-from glamm_jax.data.pack import join, pack
+from glamm_jax.data.pack import join, shaped
 from glamm_jax.data.prepare import Prepared, prepare
 from glamm_jax.data.preprocess import ImageError
 from glamm_jax.data.record import RecordError
@@ -192,9 +192,9 @@ class _Shard:
         if self._stream is None:
             self._stream = _open_stream(self._reads[self._filler.position :], self._data.workers)
             self._filler.stream = self._stream
-        samples = self._filler.fill()
-        batch = pack(samples, self._model, self._data.quotas, self._packing)
-        return Drawn(batch, tuple(sample.name for sample in samples))
+        parts = self._filler.fill()
+        batch = shaped(parts, self._model, self._data.quotas)
+        return Drawn(batch, tuple(sample.name for sample in parts.samples))
 
     def state(self) -> dict[str, Any]:
         """All that the batches from here on follow from."""

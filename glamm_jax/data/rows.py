@@ -44,11 +44,7 @@ class Expanded:
     patches: np.ndarray  # index of the patch that stands here, or -1
     regions: np.ndarray  # positions of <bbox>
     emitting: np.ndarray  # positions whose hidden state emits a [SEG]
-
-    @property
-    def learned(self) -> np.ndarray:
-        """Positions whose hidden state predicts a token that is learned."""
-        return np.flatnonzero(self.labels[1:] != IGNORE_ID)
+    learned: np.ndarray  # positions whose hidden state predicts a token that is learned
 
     @property
     def prefix(self) -> int:
@@ -91,6 +87,7 @@ def expand(row: Row, config: GLaMMConfig) -> Expanded:
         patch,
         start[ids == config.tokens.region].astype(np.int32),
         (start[seg[seg > 0]] - 1).astype(np.int32),
+        np.flatnonzero(labels[1:] != IGNORE_ID),
     )
 
 
