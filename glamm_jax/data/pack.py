@@ -310,10 +310,10 @@ def _segment_arrays(parts: Parts, room: Capacity) -> dict[str, Array]:
 def _stack(
     arrays: list[np.ndarray], count: int, shape: tuple[int, ...], dtype: np.dtype
 ) -> np.ndarray:
-    """Arrays of one shape, padded with zeros to `count` of them."""
+    """Arrays of one shape, or of fewer rows, padded with zeros to `count` of them."""
     out = np.empty((count, *shape), dtype)  # megabytes a picture: nothing is written twice
     for i, array in enumerate(arrays):
-        out[i] = array
+        out[i, : len(array)], out[i, len(array) :] = array, 0
     out[len(arrays) :] = 0
     return out
 
@@ -330,7 +330,12 @@ def _image_arrays(parts: Parts, room: Capacity, config: GLaMMConfig) -> dict[str
     resized, original = (np.ones((room.grounding_images, 2), np.int32) for _ in range(2))
     for i, sample in enumerate(parts.grounding):
         resized[i], original[i] = sample.resized_size, sample.original_size
-    grounding = [s.grounding_image for s in parts.grounding if s.grounding_image is not None]
+    # Below the picture a canvas is zeros: they are written here, but not read there.
+    grounding = [
+        s.grounding_image[: s.resized_size[0]]
+        for s in parts.grounding
+        if s.grounding_image is not None
+    ]
     kind = np.dtype(np.uint8) if parts.dtype is None else parts.dtype
     return {
         "images": _stack(parts.images, room.images, (clip, clip, 3), kind),
