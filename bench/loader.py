@@ -36,7 +36,7 @@ from bench.pictures import Pictures, written
 from glamm_jax.config import GLaMMConfig, released, tiny
 from glamm_jax.data import masks
 from glamm_jax.data.fill import Filler
-from glamm_jax.data.pack import join, pack
+from glamm_jax.data.pack import join, shaped
 from glamm_jax.data.pipeline import WORKER_ENVIRONMENT, Reader, Ticket, environment
 from glamm_jax.data.preprocess import (
     both_images,
@@ -145,7 +145,7 @@ class Work:
         filler = Filler(reads, self.model, quotas, packing, self.data.max_deferred)
         patches = self.model.clip.num_patches
         return [
-            join({0: pack(filler.fill(), self.model, quotas, packing)}, quotas, patches)
+            join({0: shaped(filler.fill(), self.model, quotas)}, quotas, patches)
             for _ in range(len(self.shards) // PICTURES_A_BATCH)
         ]
 

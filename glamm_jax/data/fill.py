@@ -14,9 +14,9 @@ from dataclasses import fields
 from typing import NamedTuple
 
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.data.pack import fit
+from glamm_jax.data.pack import Parts, gather
 from glamm_jax.data.prepare import Prepared
-from glamm_jax.data.rows import Expanded, Packing, Rows, expand
+from glamm_jax.data.rows import Expanded, Packing, Rows
 from glamm_jax.data.sample import Sample
 from glamm_jax.types import Capacity
 
@@ -52,28 +52,26 @@ class Room:
 
     def __init__(self, config: GLaMMConfig, capacity: Capacity, packing: Packing):
         self._config, self._capacity, self._packing = config, capacity, packing
-        self._rows = Rows(packing, capacity.tokens, capacity.targets, capacity.rows)
-        self._used: Counter[str] = Counter()
+        self.taken = Parts(Rows(packing, capacity.tokens, capacity.targets, capacity.rows))
 
     def add(self, candidate: Candidate) -> str | None:
         """Take a sample; or the name of the part that is short, and nothing is taken."""
+        used = self.taken.needed
         for name in ADDED:
-            needed = self._used[name] + getattr(candidate.need, name)
+            needed = getattr(used, name) + getattr(candidate.need, name)
             if needed > getattr(self._capacity, name):
                 return name
-        if self._rows.add(candidate.talks) is None:
-            return "rows"
-        self._used.update({name: getattr(candidate.need, name) for name in ADDED})
-        return None
+        return None if self.taken.add(candidate.sample, candidate.talks) else "rows"
 
     @property
     def full(self) -> bool:
         """Whether no sample with a picture can be added."""
-        if self._used["images"] >= self._capacity.images:
+        if len(self.taken.images) >= self._capacity.images:
             return True
-        if len(self._rows.used) < self._capacity.rows:
+        rows = self.taken.rows.used
+        if len(rows) < self._capacity.rows:
             return False
-        left = self._capacity.tokens - min(tokens for tokens, _, _ in self._rows.used)
+        left = self._capacity.tokens - min(tokens for tokens, _, _ in rows)
         return not self._packing.fill_rows or left <= self._config.clip.num_patches
 
 
@@ -95,32 +93,26 @@ class Filler:
         self._config, self._capacity, self._packing = config, capacity, packing
         self._max_deferred = max_deferred
 
-    def fill(self) -> list[Sample]:
+    def fill(self) -> Parts:
         """The samples of the next batch, in the order in which they were given room.
 
         Raises: DataError when nothing of the stream can be used.
         """
         room = Room(self._config, self._capacity, self._packing)
-        chosen, left = [], []
-        for each in self.waiting:
-            taken = room.add(each) is None
-            (chosen if taken else left).append(each)
-        self.waiting = left
+        self.waiting = [each for each in self.waiting if room.add(each) is not None]
         while not room.full and len(self.waiting) < self._max_deferred:
             each = self._next()
             short = room.add(each)
-            if short is None:
-                chosen.append(each)
-            else:
+            if short is not None:
                 self.counts[f"waited for {short}"] += 1
                 self.waiting.append(each)
-        return [each.sample for each in chosen]
+        return room.taken
 
     def candidate(self, position: int, sample: Sample) -> Candidate:
         """A sample with what it needs."""
-        talks = [expand(row, self._config) for row in sample.rows]
-        need = fit([sample], self._config, self._packing, self._capacity)
-        return Candidate(position, sample, talks, need)
+        alone = gather([sample], self._config, self._packing, self._capacity)
+        talks = [placed.talk for placed in alone.placed]
+        return Candidate(position, sample, talks, alone.needed)
 
     def _next(self) -> Candidate:
         """The next sample that a batch can hold."""

@@ -160,25 +160,37 @@ def _counts(counts: Any) -> Int[np.ndarray, "n"]:
 
 
 def _parse(text: str | bytes) -> Int[np.ndarray, "n"]:
-    """Run lengths of a compressed string. From the fourth on, a run is its change by two back."""
+    """Run lengths of a compressed string."""
     raw = text.encode("ascii", "replace") if isinstance(text, str) else text
-    codes = np.frombuffer(raw, np.uint8).astype(np.int64) - FIRST_CHARACTER
-    if codes.size == 0:
-        return codes
-    if codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise MaskError("the compressed counts are damaged")
-    last = (codes & 32) == 0
-    group = np.concatenate([[0], np.cumsum(last)[:-1]])
-    first = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
-    place = np.arange(codes.size) - first[group]
-    if place.max() > 7:
-        raise MaskError("the compressed counts are damaged: a number is too long")
-    numbers = np.zeros(int(group[-1]) + 1, np.int64)
-    np.add.at(numbers, group, (codes & 31) << (5 * place))
-    negative = (codes[last] & 16) != 0
-    numbers -= np.where(negative, np.int64(1) << (5 * (place[last] + 1)), 0)
-    for start in (1, 2):
-        numbers[start::2] = np.cumsum(numbers[start::2])
-    if (numbers < 0).any():
-        raise MaskError("the compressed counts are damaged: a run is negative")
-    return numbers
+    try:
+        return _runs(np.frombuffer(raw, np.uint8))
+    except ValueError as error:
+        raise MaskError(f"the compressed counts are damaged: {error}") from error
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _runs(characters):
+    """Numbers of their 5-bit groups. From the fourth on, a run is its change by two back."""
+    runs, found = np.empty(len(characters), np.int64), 0
+    number = bits = 0
+    for character in characters:
+        code = np.int64(character) - FIRST_CHARACTER
+        if code < 0 or code > 63:
+            raise ValueError("a character means nothing")
+        if bits == 40:
+            raise ValueError("a number is too long")
+        number |= (code & 31) << bits
+        bits += 5
+        if code & 32:
+            continue
+        if code & 16:
+            number -= 1 << bits
+        runs[found] = number + (runs[found - 2] if found > 2 else 0)
+        if runs[found] < 0:
+            raise ValueError("a run is negative")
+        found += 1
+        number = bits = 0
+    if bits:
+        raise ValueError("the last number has no end")
+    return runs[:found]

@@ -10,7 +10,7 @@ What does not fit raises `CapacityError`, naming what; nothing is sliced away in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
@@ -49,10 +49,11 @@ class _Mask(NamedTuple):
 
 
 @dataclass
-class _Parts:
-    """What a batch needs, before it has a shape."""
+class Parts:
+    """Samples that make up a batch, before it has a shape; `rows` hold no more than they may."""
 
     rows: Rows
+    samples: list[Sample] = field(default_factory=list)
     placed: list[_Placed] = field(default_factory=list)
     images: list[np.ndarray] = field(default_factory=list)
     region_images: list[int] = field(default_factory=list)
@@ -60,6 +61,55 @@ class _Parts:
     grounding: list[Sample] = field(default_factory=list)
     masks: list[_Mask] = field(default_factory=list)
     dtype: np.dtype | None = None  # of all images
+
+    def add(self, sample: Sample, talks: Sequence[Expanded]) -> bool:
+        """Take a sample with its rows, expanded. False: the rows have no room, nothing is taken.
+
+        Raises: RowError, as `pack`.
+        """
+        places = self.rows.add(talks)
+        if places is None:
+            return False
+        self.samples.append(sample)
+        image = grounding = first_box = -1
+        if sample.image is not None:
+            image = len(self.images)
+            self.images.append(sample.image)
+            self.dtype = sample.image.dtype
+        if sample.boxes_xyxy_unit is not None:
+            first_box = len(self.boxes)
+            self.boxes += [(box, len(self.region_images)) for box in sample.boxes_xyxy_unit]
+            self.region_images.append(image)
+        if sample.grounding_image is not None:
+            grounding = len(self.grounding)
+            self.grounding.append(sample)
+            self.dtype = sample.grounding_image.dtype
+        first = len(self.placed)
+        for row, talk, place in zip(sample.rows, talks, places, strict=True):
+            boxes = _regions_of(talk, sample, row.first_box)
+            boxes = boxes if first_box < 0 else first_box + boxes
+            self.placed.append(_Placed(talk, place, image, grounding, boxes))
+        if grounding >= 0:
+            _collect_masks(self, sample, first)
+        return True
+
+    @property
+    def needed(self) -> Capacity:
+        """The smallest capacity that holds what was taken."""
+        sizes = [sample.original_size for sample in self.grounding] or [(0, 0)]
+        used = self.rows.used
+        return Capacity(
+            rows=len(used),
+            tokens=max((tokens for tokens, _, _ in used), default=0),
+            targets=max((targets for _, targets, _ in used), default=0),
+            images=len(self.images),
+            region_images=len(self.region_images),
+            regions=len(self.boxes),
+            grounding_images=len(self.grounding),
+            masks=len(self.masks),
+            mask_height=max(size[0] for size in sizes),
+            mask_width=max(size[1] for size in sizes),
+        )
 
 
 def pack(
@@ -78,9 +128,16 @@ def pack(
             ids outside the vocabulary, images, masks or boxes that do not fit the model, each
             other or the rows (see `check_sample`).
     """
-    parts = _collect(samples, config, capacity, packing)
-    needed = _needed(parts)
-    room = capacity or needed
+    parts = gather(samples, config, packing, capacity)
+    return shaped(parts, config, capacity or parts.needed)
+
+
+def shaped(parts: Parts, config: GLaMMConfig, room: Capacity) -> Batch:
+    """The batch of gathered samples, as large as `room`.
+
+    Raises: CapacityError, as `pack`.
+    """
+    needed = parts.needed
     problems = [
         f"{f.name}: {getattr(needed, f.name)} needed, room for {getattr(room, f.name)}"
         for f in fields(Capacity)
@@ -155,38 +212,23 @@ def fit(
 ) -> Capacity:
     """The smallest capacity that holds these samples; packed rows are as long as `capacity` says,
     or as the model allows."""
-    return _needed(_collect(samples, config, capacity, packing))
+    return gather(samples, config, packing, capacity).needed
 
 
-def _collect(
-    samples: list[Sample], config: GLaMMConfig, capacity: Capacity | None, packing: Packing
-) -> _Parts:
+def gather(
+    samples: Sequence[Sample], config: GLaMMConfig, packing: Packing, capacity: Capacity | None
+) -> Parts:
+    """Samples, checked and expanded; packed rows are as long as `capacity` says, or as the model
+    allows.
+
+    Raises: RowError, as `pack`.
+    """
     context = config.llama.max_positions
     tokens, targets = (capacity.tokens, capacity.targets) if capacity else (context, context)
-    parts = _Parts(Rows(packing, tokens, targets))
+    parts = Parts(Rows(packing, tokens, targets))
     for sample in samples:
         check_sample(sample, config, parts.dtype)
-        image = grounding = first_box = -1
-        if sample.image is not None:
-            image = len(parts.images)
-            parts.images.append(sample.image)
-            parts.dtype = sample.image.dtype
-        if sample.boxes_xyxy_unit is not None:
-            first_box = len(parts.boxes)
-            parts.boxes += [(box, len(parts.region_images)) for box in sample.boxes_xyxy_unit]
-            parts.region_images.append(image)
-        if sample.grounding_image is not None:
-            grounding = len(parts.grounding)
-            parts.grounding.append(sample)
-            parts.dtype = sample.grounding_image.dtype
-        talks = [expand(row, config) for row in sample.rows]
-        first = len(parts.placed)
-        for row, talk, place in zip(sample.rows, talks, parts.rows.add(talks) or (), strict=True):
-            boxes = _regions_of(talk, sample, row.first_box)
-            boxes = boxes if first_box < 0 else first_box + boxes
-            parts.placed.append(_Placed(talk, place, image, grounding, boxes))
-        if grounding >= 0:
-            _collect_masks(parts, sample, first)
+        parts.add(sample, [expand(row, config) for row in sample.rows])
     return parts
 
 
@@ -204,7 +246,7 @@ def _regions_of(talk: Expanded, sample: Sample, first_box: int) -> np.ndarray:
     return first_box + index
 
 
-def _collect_masks(parts: _Parts, sample: Sample, first: int) -> None:
+def _collect_masks(parts: Parts, sample: Sample, first: int) -> None:
     """A mask for every [SEG] of the sample's rows; surplus truth is left out (trap 21)."""
     emitting = [
         (placed, int(placed.place.places[position]))
@@ -219,24 +261,7 @@ def _collect_masks(parts: _Parts, sample: Sample, first: int) -> None:
         parts.masks.append(_Mask(placed.place.row, position, placed.grounding_image, mask))
 
 
-def _needed(parts: _Parts) -> Capacity:
-    sizes = [sample.original_size for sample in parts.grounding] or [(0, 0)]
-    used = parts.rows.used
-    return Capacity(
-        rows=len(used),
-        tokens=max((tokens for tokens, _, _ in used), default=0),
-        targets=max((targets for _, targets, _ in used), default=0),
-        images=len(parts.images),
-        region_images=len(parts.region_images),
-        regions=len(parts.boxes),
-        grounding_images=len(parts.grounding),
-        masks=len(parts.masks),
-        mask_height=max(size[0] for size in sizes),
-        mask_width=max(size[1] for size in sizes),
-    )
-
-
-def _token_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[str, Array]:
+def _token_arrays(parts: Parts, room: Capacity, config: GLaMMConfig) -> dict[str, Array]:
     shape, targets = (room.rows, room.tokens), (room.rows, room.targets)
     out = {
         "token_ids": np.full(shape, FILLER, np.int32),
@@ -269,7 +294,7 @@ def _token_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[st
     return out
 
 
-def _segment_arrays(parts: _Parts, room: Capacity) -> dict[str, Array]:
+def _segment_arrays(parts: Parts, room: Capacity) -> dict[str, Array]:
     """Who sees whom in packed rows; nothing where every row is one conversation."""
     if parts.rows.packing == UNPACKED:
         return {}
@@ -285,15 +310,15 @@ def _segment_arrays(parts: _Parts, room: Capacity) -> dict[str, Array]:
 def _stack(
     arrays: list[np.ndarray], count: int, shape: tuple[int, ...], dtype: np.dtype
 ) -> np.ndarray:
-    """Arrays of one shape, padded with zeros to `count` of them."""
+    """Arrays of one shape, or of fewer rows, padded with zeros to `count` of them."""
     out = np.empty((count, *shape), dtype)  # megabytes a picture: nothing is written twice
     for i, array in enumerate(arrays):
-        out[i] = array
+        out[i, : len(array)], out[i, len(array) :] = array, 0
     out[len(arrays) :] = 0
     return out
 
 
-def _image_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[str, Array]:
+def _image_arrays(parts: Parts, room: Capacity, config: GLaMMConfig) -> dict[str, Array]:
     clip, sam = config.clip.image_size, config.sam.image_size
     region_images = np.full(room.region_images, -1, np.int32)
     region_images[: len(parts.region_images)] = parts.region_images
@@ -305,7 +330,12 @@ def _image_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[st
     resized, original = (np.ones((room.grounding_images, 2), np.int32) for _ in range(2))
     for i, sample in enumerate(parts.grounding):
         resized[i], original[i] = sample.resized_size, sample.original_size
-    grounding = [s.grounding_image for s in parts.grounding if s.grounding_image is not None]
+    # Below the picture a canvas is zeros: they are written here, but not read there.
+    grounding = [
+        s.grounding_image[: s.resized_size[0]]
+        for s in parts.grounding
+        if s.grounding_image is not None
+    ]
     kind = np.dtype(np.uint8) if parts.dtype is None else parts.dtype
     return {
         "images": _stack(parts.images, room.images, (clip, clip, 3), kind),
@@ -318,7 +348,7 @@ def _image_arrays(parts: _Parts, room: Capacity, config: GLaMMConfig) -> dict[st
     }
 
 
-def _mask_arrays(parts: _Parts, room: Capacity) -> dict[str, Array]:
+def _mask_arrays(parts: Parts, room: Capacity) -> dict[str, Array]:
     rows, positions, images = (np.zeros(room.masks, np.int32) for _ in range(3))
     valid, has_truth = np.zeros(room.masks, bool), np.zeros(room.masks, bool)
     # Zeroed memory that nobody writes to costs nothing, and most of it is room to spare.

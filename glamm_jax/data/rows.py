@@ -44,11 +44,7 @@ class Expanded:
     patches: np.ndarray  # index of the patch that stands here, or -1
     regions: np.ndarray  # positions of <bbox>
     emitting: np.ndarray  # positions whose hidden state emits a [SEG]
-
-    @property
-    def learned(self) -> np.ndarray:
-        """Positions whose hidden state predicts a token that is learned."""
-        return np.flatnonzero(self.labels[1:] != IGNORE_ID)
+    learned: np.ndarray  # positions whose hidden state predicts a token that is learned
 
     @property
     def prefix(self) -> int:
@@ -68,19 +64,18 @@ def expand(row: Row, config: GLaMMConfig) -> Expanded:
     """
     ids = np.asarray(row.token_ids, np.int64)
     patches = config.clip.num_patches
-    is_image = ids == IMAGE_ID
-    lengths = np.where(is_image, patches, 1)
+    is_word = ids != IMAGE_ID
+    lengths = np.where(is_word, 1, patches)
     start = np.cumsum(lengths) - lengths
-    total = int(lengths.sum())
+    total, words = int(lengths.sum()), start[is_word]
     expanded = np.full(total, FILLER, np.int32)
-    expanded[start[~is_image]] = ids[~is_image]
+    expanded[words] = ids[is_word]
     labels = np.full(total, IGNORE_ID, np.int32)
-    labels[start[~is_image]] = np.asarray(row.labels)[~is_image]
+    labels[words] = np.asarray(row.labels)[is_word]
     patch = np.full(total, -1, np.int32)
-    for first in start[is_image]:
+    for first in start[~is_word]:
         patch[first : first + patches] = np.arange(patches)
-    grown = int((lengths - 1).sum())
-    valid = np.concatenate([np.ones(grown, bool), ids != config.tokens.pad])
+    valid = np.concatenate([np.ones(total - len(ids), bool), ids != config.tokens.pad])
     # The state that emits a [SEG] is the one before it (trap 2). It is found in the expanded row,
     # so any grid and any place of the image work (repairs trap 1, equal where the original works).
     seg = np.flatnonzero(ids == config.tokens.seg)
@@ -91,6 +86,7 @@ def expand(row: Row, config: GLaMMConfig) -> Expanded:
         patch,
         start[ids == config.tokens.region].astype(np.int32),
         (start[seg[seg > 0]] - 1).astype(np.int32),
+        np.flatnonzero(labels[1:] != IGNORE_ID),
     )
 
 
