@@ -1,6 +1,7 @@
 """What answers are worth: numpy and run lengths, no model.
 
 iou: how well masks agree. phrases: which true phrases an answer names. gcg, refseg, captions,
-grounding: the paper's figures, as the original counts them and as their definitions say; scored: what
-they give back. similarity: which phrases mean the same. docs/metrics.md compares the two modes.
+grounding: the paper's figures, as the original counts them and as their definitions say.
+similarity: which phrases mean the same. scored: what all of them give back. docs/metrics.md sets
+the two ways of counting side by side.
 """

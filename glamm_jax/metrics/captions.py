@@ -35,8 +35,9 @@ MEANS = ("ROUGE_L", "CIDEr", "SPICE")
 CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 Tokens = dict[str, list[str]]
-# name -> the figure of all items, and that of each
-Figures = dict[str, tuple[float, Sequence[float]]]
+# The figure of all items, and that of each: floats, or numpy's.
+Figure = tuple[Any, Any]
+Figures = dict[str, Figure]
 
 
 def check_java(names: Sequence[str] = NAMES) -> None:
@@ -160,7 +161,7 @@ def _figures(true: Tokens, said: Tokens, names: Sequence[str], meteor: Any) -> F
     known: Figures = {}
     if set(names) & set(BLEU):
         known |= _bleu(true, said)
-    others: dict[str, Callable[[Tokens, Tokens], tuple[float, Sequence[float]]]] = {
+    others: dict[str, Callable[[Tokens, Tokens], Figure]] = {
         "METEOR": lambda true, said: _meteor(true, said, meteor),
         "ROUGE_L": _rouge,
         "CIDEr": _cider,
@@ -177,7 +178,7 @@ def _bleu(true: Tokens, said: Tokens) -> Figures:
     return dict(zip(BLEU, zip(figures, each, strict=True), strict=True))
 
 
-def _meteor(true: Tokens, said: Tokens, running: Any) -> tuple[float, Sequence[float]]:
+def _meteor(true: Tokens, said: Tokens, running: Any) -> Figure:
     if running is None:
         with running_meteor() as meteor:
             return _meteor(true, said, meteor)
@@ -189,19 +190,19 @@ def _meteor(true: Tokens, said: Tokens, running: Any) -> tuple[float, Sequence[f
         raise MetricError(f"METEOR failed: {message or error}") from error
 
 
-def _rouge(true: Tokens, said: Tokens) -> tuple[float, Sequence[float]]:
+def _rouge(true: Tokens, said: Tokens) -> Figure:
     from pycocoevalcap.rouge.rouge import Rouge
 
     return Rouge().compute_score(true, said)
 
 
-def _cider(true: Tokens, said: Tokens) -> tuple[float, Sequence[float]]:
+def _cider(true: Tokens, said: Tokens) -> Figure:
     from pycocoevalcap.cider.cider import Cider
 
     return Cider().compute_score(true, said)
 
 
-def _spice(true: Tokens, said: Tokens) -> tuple[float, Sequence[float]]:
+def _spice(true: Tokens, said: Tokens) -> Figure:
     from pycocoevalcap.spice.spice import Spice
 
     with java_on_path():

@@ -87,7 +87,9 @@ def score_gcg(
     """
     notes = Notes()
     notes.add_strangers(said, true)
-    images = [_read(name, said.get(name, NOTHING), truth, notes) for name, truth in true.items()]
+    images = [
+        note_image(name, said.get(name, NOTHING), truth, notes) for name, truth in true.items()
+    ]
     scores, each = (_compat if mode == "compat" else _strict)(images, similarity)
     return Scored(scores, each, RATIOS, notes.found())
 

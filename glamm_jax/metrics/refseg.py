@@ -9,9 +9,9 @@ compat, as the original counts (trap 48):
 - float32: IoUs are summed so, conversation by conversation; the sums of pixels, which are whole
   numbers, are rounded to it once.
 
-strict: every true mask counts in both figures. One without an answer counts as answered by an empty
-mask: its pixels are in the denominator of cIoU, and it is right only where the truth is empty. IoU and
-mean are exact, in float64.
+strict: every true mask counts in both figures. One without an answer counts as answered by an
+empty mask: its pixels are in the denominator of cIoU, and it is right only where the truth is
+empty. IoU and mean are exact, in float64.
 
 Pixels to be ignored (255 in the original's targets) count in neither mode. Where polygons of one
 object overlap the original's targets hold 2, which it takes as background (trap 22): a truth that
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from glamm_jax.metrics.iou import Runs, read_runs, shared_pixels, without
+from glamm_jax.metrics.iou import read_runs, shared_pixels, without
 from glamm_jax.metrics.scored import MetricError, Mode, Notes, Scored
 
 RATIOS = {"cIoU": ("intersection", "union"), "gIoU": ("IoU_sum", "masks")}
@@ -49,8 +49,7 @@ def score_refseg(
         ignored: for items that have such, the pixels of each true mask that do not count.
 
     An item without a prediction has no masks; predictions of other items are left out. A mask of
-    another size than the true one counts as none. None is an empty mask, which keeps those behind it
-    in their places.
+    another size than the true one counts as None: as an empty mask, which keeps its place.
 
     Raises: MetricError naming item and mask when run lengths are broken.
     """
