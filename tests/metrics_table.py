@@ -117,8 +117,8 @@ exception has it | the mask agrees with nothing |
 a phrase match no phrase |
 | true phrases and masks disagree | by number | by place |
 | scores not finite | no score is read | they rank last |
-| no mask given, fewer masks than expressions | None: an empty mask; absent: not in cIoU | an empty \
-mask |
+| no mask given | an empty mask | an empty mask |
+| fewer masks than expressions | absent from cIoU, 0 in gIoU | an empty mask |
 | more masks than expressions | not looked at | not looked at |
 | empty caption | scored | scored |
 | line break | a space | a space |

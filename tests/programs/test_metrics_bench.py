@@ -10,6 +10,7 @@ import pytest
 from bench import metrics
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pycocotools copies in an old way
 def test_it_measures_pairs_and_scoring(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
