@@ -17,6 +17,7 @@ from pycocotools import mask as coco
 # A compressed count is a little-endian number of 5-bit groups; bit 5 says that more follow.
 FIRST_CHARACTER = 48
 MAX_PIXELS = 1 << 31
+# What `_read_numbers` may stumble over.
 
 
 class MaskError(ValueError):
@@ -73,6 +74,17 @@ def paint(runs: Mapping[str, Any], out: UInt8[np.ndarray, "h w"]) -> None:
     if out.shape != (height, width):
         ends = _ends_at_centres(ends, (height, width), out.shape)
     _paint(ends, out)
+
+
+def intervals(runs: Mapping[str, Any]) -> tuple[tuple[int, int], Int[np.ndarray, "n"]]:
+    """Height and width, and where the runs end, counted down the columns.
+
+    The mask is ends[0] to ends[1], ends[2] to ends[3], and so on.
+
+    Raises: MaskError, as `decode`.
+    """
+    height, width, counts = _checked(runs)
+    return (height, width), np.cumsum(counts)
 
 
 def fitted_size(size: tuple[int, int], room: tuple[int, int]) -> tuple[int, int]:
