@@ -73,9 +73,13 @@ class PictureFiles:
 
 @dataclass
 class Found:
-    """Pictures, items about them, and what could not be read: kind -> places."""
+    """Pictures, items about them, and what could not be read: kind -> places.
+
+    name: of the data, as the paper's tables call it.
+    """
 
     records: PictureFiles
+    name: str = ""
     items: list[Item] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
 
@@ -130,6 +134,7 @@ def region_captions(data: Path, split: str, images: Path | None, wording: Wordin
     file = _only_file(data, split, "captions.json", "caption.json")
     told = read_coco(file)
     found = _pictures(told, file.parent, images)
+    found.name = _known_name(file)
     for number, entry in enumerate(told.images):
         identity = as_id(entry.get("id")) or ""
         notes = Notes(f"picture {identity}")
@@ -161,6 +166,7 @@ def image_captions(data: Path, split: str, images: Path | None, wording: Wording
     else:
         told = read_coco(file)
     found = _pictures(told, file.parent, images)
+    found.name = _known_name(file)
     for number, entry in enumerate(told.images):
         identity = as_id(entry.get("id")) or ""
         texts = tuple(str(x.get("caption", "")) for x in told.annotations.get(identity, []))
@@ -241,6 +247,14 @@ def _only_file(data: Path, split: str, *endings: str) -> Path:
             "Name the file itself"
         )
     return chosen[0]
+
+
+def _known_name(file: Path) -> str:
+    """The one of the paper's tables that stands in the file's name or its folder's."""
+    place = f"{file.parent.name}/{file.name}".lower()
+    known = {"visual_genome": "visual_genome", "flickr": "flickr30k"}
+    known |= {name: name for name in ("refcocog", "refcoco+", "refcoco", "nocaps")}
+    return next((name for part, name in known.items() if part in place), file.stem)
 
 
 def _pictures(told: CocoFile, base: Path, images: Path | None) -> Found:

@@ -30,6 +30,7 @@ from glamm_jax.evaluation.record_items import MakeItems, Wording, WordingError
 from glamm_jax.experiment import DataConfig
 
 SHARDS = "dataset_info.json"
+TRUTH_NAMES = {"grandf_ha": ""}
 SCENES = 200  # of a mini-world, unless another number is asked for
 
 
@@ -71,11 +72,13 @@ class Questions:
     """Items, the pictures that they are about, and what was left out: kind -> places.
 
     hash: of everything that is asked and true, and of the pictures where they were read.
+    name: of the data, as the paper's tables call it; "" for GranD_f's own splits.
     """
 
     records: RecordSource
     items: tuple[Item, ...]
     hash: str
+    name: str = ""
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -161,12 +164,14 @@ def _of_records(
 ) -> Questions:
     items: list[Item] = []
     notes: dict[str, list[str]] = {}
-    told = hashlib.sha256()
+    told, name = hashlib.sha256(), ""
     for record, made in islice(_asked(benchmark, records, wording, notes), limit):
         items += made
         told.update(hashlib.sha256(record.image).digest())
+        name = record.source
     _tell(told, items)
-    return Questions(records, tuple(items), told.hexdigest(), _frozen(notes))
+    name = TRUTH_NAMES.get(name, name.removesuffix("_regions"))
+    return Questions(records, tuple(items), told.hexdigest(), name, _frozen(notes))
 
 
 def _asked(
@@ -194,7 +199,8 @@ def _of_files(read: ReadFiles, data: Data, wording: Wording) -> Questions:
     told = hashlib.sha256()
     told.update(repr(_sizes(found.records, pictures)).encode())
     _tell(told, items)
-    return Questions(found.records, tuple(items), told.hexdigest(), _frozen(found.notes))
+    notes = _frozen(found.notes)
+    return Questions(found.records, tuple(items), told.hexdigest(), found.name, notes)
 
 
 def _sizes(records: PictureFiles, pictures: Iterable[int]) -> list[int]:
