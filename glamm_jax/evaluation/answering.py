@@ -34,7 +34,8 @@ from glamm_jax.types import Capacity
 FAILED = "failed"
 AHEAD = 2  # batches that are prepared while one is answered
 
-Some, Other = TypeVar("Some"), TypeVar("Other")
+Some = TypeVar("Some")
+Other = TypeVar("Other")
 
 
 class _Batch(NamedTuple):

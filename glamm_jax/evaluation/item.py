@@ -28,6 +28,8 @@ class Item:
     true_texts: all that would be right: captions, descriptions of a region, reference answers.
     true_phrases, true_masks: one mask a phrase, in the order of the text; an expression that means
         several things has the union of their masks.
+    true_twice: of every true mask the pixels that its polygons cover twice, or None; the original
+        takes them for background (trap 22). Empty where there are none at all.
     about: what else a judge is told: of a conversation its "category" and the picture's "context".
     max_tokens: of the answer; as the run says, unless given.
     """
@@ -41,6 +43,7 @@ class Item:
     true_texts: tuple[str, ...] = ()
     true_phrases: tuple[str, ...] = ()
     true_masks: tuple[RunLengths, ...] = ()
+    true_twice: tuple[RunLengths | None, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
     max_tokens: int | None = None
 

@@ -56,14 +56,14 @@ class PictureFiles:
     def __len__(self) -> int:
         return len(self._names)
 
-    def __getitem__(self, number: int) -> Record:
+    def __getitem__(self, index: int) -> Record:
         """Raises: RecordError when the file is not there."""
-        path = self.folder / self._names[number]
+        path = self.folder / self._names[index]
         try:
             image = path.read_bytes()
         except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
             raise RecordError(f"{path}: no such picture") from error
-        return Record(image, self._ids[number], str(self.folder), "", 0, 0)
+        return Record(image, self._ids[index], str(self.folder), "", 0, 0)
 
     def size(self, number: int) -> int:
         """Bytes of a picture, 0 for one that is not there."""

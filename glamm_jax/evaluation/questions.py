@@ -12,7 +12,7 @@ FOLDER or FILE          the original's evaluation files (`glamm_jax.evaluation.o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -140,7 +140,7 @@ def _shards(path: Path, split: str) -> RecordSource:
     return Shards(path, split)
 
 
-class DatasetRecords(Sequence[Record]):
+class DatasetRecords:
     """The records of a dataset in its original layout, by number."""
 
     def __init__(self, source: Source):
@@ -149,9 +149,9 @@ class DatasetRecords(Sequence[Record]):
     def __len__(self) -> int:
         return len(self.source.keys)
 
-    def __getitem__(self, number: int) -> Record:  # type: ignore[override]  # no slices
+    def __getitem__(self, index: int) -> Record:
         """Raises: RecordError when there is none, with its defects."""
-        key = self.source.keys[number]
+        key = self.source.keys[index]
         found = self.source.read(key)
         if found.record is None:
             defects = "; ".join(f"{kind}: {where}" for kind, where in found.defects)

@@ -99,6 +99,7 @@ def referring(record: Record, number: int, wording: Wording) -> Iterator[Item]:
     names = [each.text.strip().lower() for each in said]
     prompts = [wording.ask(name) for name in names]
     truths = [union(record, each.links) for each in said]
+    twice = [_covered_twice(record, each.links) for each in said]
     for k, (prompt, name, truth) in enumerate(zip(prompts, names, truths, strict=True)):
         identity = f"{record.image_id}/{k}"
         yield Item(
@@ -108,6 +109,7 @@ def referring(record: Record, number: int, wording: Wording) -> Iterator[Item]:
             prompt,
             true_phrases=(name,),
             true_masks=(truth,),
+            true_twice=(twice[k],) if twice[k] else (),
         )
     if said:
         drawn = _draw(len(said), wording.seed, record.image_id)
@@ -119,6 +121,7 @@ def referring(record: Record, number: int, wording: Wording) -> Iterator[Item]:
             history=tuple((prompts[k], wording.answer) for k in drawn),
             true_phrases=tuple(names[k] for k in drawn),
             true_masks=tuple(truths[k] for k in drawn),
+            true_twice=tuple(twice[k] for k in drawn) if any(twice[k] for k in drawn) else (),
             max_tokens=1,
         )
 
@@ -172,6 +175,15 @@ def union(record: Record, links: Sequence[Link]) -> RunLengths:
     counts = np.zeros((record.height, record.width), np.uint8)
     count_pixels(record, links, counts)
     return run_lengths.encode(counts != 0)
+
+
+def _covered_twice(record: Record, links: Sequence[Link]) -> RunLengths | None:
+    """The pixels of `union` that count 2."""
+    if all(record.regions[link.region].overlap is None for link in links):
+        return None
+    counts = np.zeros((record.height, record.width), np.uint8)
+    count_pixels(record, links, counts)
+    return run_lengths.encode(counts > 1)
 
 
 def check_wording(wording: Wording, num_regions: int) -> None:

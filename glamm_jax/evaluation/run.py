@@ -39,7 +39,7 @@ from glamm_jax.evaluation.scores_file import SCORES, RunScores, save_scores
 from glamm_jax.evaluation.scoring import Judges
 from glamm_jax.files import write_whole
 from glamm_jax.inference.chat import Assistant
-from glamm_jax.metrics.scored import MODES, Scored
+from glamm_jax.metrics.scored import MODES, Mode, Scored
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.training.run_folder import dotted
 from glamm_jax.training.start import fingerprint
@@ -139,7 +139,7 @@ class Run:
         notes |= {f"left out: {kind}": where for kind, where in left_out.items()}
         failed = tuple(each.id for each in said.values() if each.finish == "failed")
         notes |= {"could not be asked": failed} if failed else {}
-        modes = {
+        modes: dict[Mode, Scored] = {
             mode: self.benchmark.score(items, said, mode, judges) | Scored({}, notes=notes)
             for mode in MODES
         }
