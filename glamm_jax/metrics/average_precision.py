@@ -105,7 +105,7 @@ def _evaluated(images: Sequence[ImageMasks]) -> COCOeval:
     sides = []
     with redirect_stdout(io.StringIO()):
         for name in ("true", "said"):
-            side = COCO()
+            side: Any = COCO()
             side.dataset = {
                 "images": [{"id": i, "height": 0, "width": 0} for i in range(len(images))],
                 "categories": [{"id": 1}],
@@ -113,7 +113,8 @@ def _evaluated(images: Sequence[ImageMasks]) -> COCOeval:
             }
             side.createIndex()
             sides.append(side)
-        evaluator = COCOeval(*sides, "segm")
+        true, said = sides
+        evaluator = COCOeval(true, said, "segm")
         evaluator.evaluate()
     return evaluator
 

@@ -87,7 +87,9 @@ def score_gcg(
     """
     notes = Notes()
     notes.add_strangers(said, true)
-    images = [_read(name, said.get(name, NOTHING), truth, notes) for name, truth in true.items()]
+    images = [
+        note_image(name, said.get(name, NOTHING), truth, notes) for name, truth in true.items()
+    ]
     scores, each = (_compat if mode == "compat" else _strict)(images, similarity)
     return Scored(scores, each, RATIOS, notes.found())
 
@@ -108,6 +110,22 @@ def read_image(name: str, said: GroundedCaption, true: GroundedCaption) -> ReadI
     return ReadImage(name, said, true, *runs)
 
 
+def note_image(name: str, said: GroundedCaption, true: GroundedCaption, notes: Notes) -> ReadImage:
+    """An image as `read_image` gives it, and a note of everything irregular about it."""
+    image = read_image(name, said, true)
+    sizes = {each.size for each in image.true_runs} or {each.size for each in image.said_runs[:1]}
+    others = {each.size for each in image.said_runs} - sizes
+    notes.add_if(others or len(sizes) > 1, "sizes disagree", name)
+    notes.add_if(any(not each.area for each in image.said_runs), "empty mask said", name)
+    notes.add_if(any(not each.area for each in image.true_runs), "empty true mask", name)
+    notes.add_if(not true.masks, "no true mask", name)
+    notes.add_if(len(said.phrases) > len(said.masks), "more phrases than masks", name)
+    notes.add_if(len(said.phrases) < len(said.masks), "fewer phrases than masks", name)
+    notes.add_if(len(true.phrases) != len(true.masks), "true phrases and masks disagree", name)
+    notes.add_if(not np.isfinite(said.scores).all(), "scores not finite", name)
+    return image
+
+
 def greedy_iou(table: Float[np.ndarray, "said true"]) -> float:
     """compat: mean IoU of the pairs taken greedily, of one image; 0 without pairs.
 
@@ -124,9 +142,9 @@ def greedy_iou(table: Float[np.ndarray, "said true"]) -> float:
 def greedy_matches(image: ReadImage, similarity: Similarity) -> list[tuple[int, int]]:
     """compat: (true, said) numbers of the masks that count as found, in the order of finding.
 
-    The search ends at the first best pair that fails (trap 46). No match at all where the original
-    raises and catches: masks of several sizes, or a best pair whose mask has no label of its number.
-    Two empty masks pass as a pair: NaN is below no threshold.
+    The search ends at the first best pair that fails (trap 46). There is no match at all where the
+    original raises and catches: with masks of several sizes, or when a best pair has no label of
+    its number. Two empty masks pass as a pair: NaN is below no threshold.
     """
     if not image.one_size:
         return []
@@ -226,19 +244,3 @@ def _read_masks(name: str, caption: GroundedCaption, side: str) -> list[Runs]:
         except MaskError as error:
             raise MetricError(f"{name}: mask {i} of {side}: {error}") from error
     return runs
-
-
-def _read(name: str, said: GroundedCaption, true: GroundedCaption, notes: Notes) -> ReadImage:
-    """An image, and a note of everything irregular about it."""
-    image = read_image(name, said, true)
-    sizes = {each.size for each in image.true_runs} or {each.size for each in image.said_runs[:1]}
-    others = {each.size for each in image.said_runs} - sizes
-    notes.add_if(others or len(sizes) > 1, "sizes disagree", name)
-    notes.add_if(any(not each.area for each in image.said_runs), "empty mask said", name)
-    notes.add_if(any(not each.area for each in image.true_runs), "empty true mask", name)
-    notes.add_if(not true.masks, "no true mask", name)
-    notes.add_if(len(said.phrases) > len(said.masks), "more phrases than masks", name)
-    notes.add_if(len(said.phrases) < len(said.masks), "fewer phrases than masks", name)
-    notes.add_if(len(true.phrases) != len(true.masks), "true phrases and masks disagree", name)
-    notes.add_if(not np.isfinite(said.scores).all(), "scores not finite", name)
-    return image

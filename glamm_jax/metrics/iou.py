@@ -46,7 +46,10 @@ def mean_iou(pairs: Iterable[tuple[Mask | None, Mask]]) -> float:
 
 
 class Runs(NamedTuple):
-    """A mask as the ends of its runs: pixels ends[0] to ends[1], ends[2] to ends[3], ... are in it."""
+    """A mask as the ends of its runs, down the columns.
+
+    It holds the pixels from ends[0] to ends[1], from ends[2] to ends[3], and so on.
+    """
 
     size: tuple[int, int]
     ends: Int[np.ndarray, "n"]
@@ -72,6 +75,16 @@ def shared_pixels(one: Runs, other: Runs) -> int:
     if one.size != other.size:
         raise ValueError(f"masks of different sizes: {one.size} and {other.size}")
     return int(_shared(one.ends, other.ends))
+
+
+def without(mask: Runs, hidden: Runs) -> Runs:
+    """The pixels of a mask that the other does not hide.
+
+    Raises: ValueError when they differ in size.
+    """
+    if mask.size != hidden.size:
+        raise ValueError(f"masks of different sizes: {mask.size} and {hidden.size}")
+    return read_runs(_painted(mask) & ~_painted(hidden))
 
 
 def pairwise_iou(
@@ -100,6 +113,11 @@ def pairwise_iou(
                 shared = shared_pixels(one, other)
                 table[i, j] = shared / (one.area + other.area - shared)
     return table
+
+
+def _painted(mask: Runs) -> Bool[np.ndarray, "h w"]:
+    counts = np.diff(mask.ends, prepend=0)
+    return run_lengths.decode({"size": list(mask.size), "counts": counts})
 
 
 @njit(cache=True, nogil=True)
