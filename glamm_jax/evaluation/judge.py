@@ -2,6 +2,7 @@
 
     judge = Judge("http://localhost:8000/v1", "some-model")
     reviews = review_all(cases, judge, out / "reviews.jsonl")
+    score_reviews(cases, reviews, "compat").scores["relative score"]
 
 Any endpoint that speaks OpenAI's chat completions will do. The key, where one is needed, comes from
 the environment. Every review is written as soon as it is there, and is not asked for again.
@@ -15,22 +16,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
 from glamm_jax.files import write_whole
+from glamm_jax.metrics.scored import Mode, Scored
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 TEMPERATURE, MAX_TOKENS = 0.2, 1024
 LONGEST_WAIT = 60.0  # seconds between two attempts
 BUSY = (408, 409, 425, 429)  # worth another attempt, as all of 500 and above
+RELATIVE = "relative score"
+MALFORMED, OUT_OF_RANGE, UNANSWERED = "malformed review", "score out of range", "missing prediction"
+LOWEST, HIGHEST = 1, 10
+FAILED = (-1.0, -1.0)  # what LLaVA's own script takes for the scores of a malformed review
 SYSTEM = "You compare the answers of two assistants, precisely and without favour."
 REQUEST = """[Description of the picture]
 {context}
@@ -194,6 +201,37 @@ def review_all(
     return [done[keys[case.id]] for case in cases]
 
 
+def score_reviews(cases: Sequence[Case], reviews: Sequence[Review], mode: Mode) -> Scored:
+    """Sum of our scores over the sum of the reference's: of all, and of each category.
+
+    compat: a malformed review counts -1 for both, as in LLaVA's script. strict: it is left out, and
+    so is one with a score outside 1 to 10. What is not there to be divided by is not a number.
+    """
+    each: dict[str, dict[str, float]] = {}
+    notes: dict[str, list[str]] = {}
+    for case, review in zip(cases, reviews, strict=True):
+        if not case.answer:
+            notes.setdefault(UNANSWERED, []).append(case.id)
+        problem = _problem(review)
+        if problem:
+            notes.setdefault(problem, []).append(case.id)
+        if problem and mode == "strict":
+            continue
+        reference, own = review.scores or FAILED
+        each[case.id] = {
+            "ours": own,
+            "reference": reference,
+            f"ours, {case.category}": own,
+            f"reference, {case.category}": reference,
+        }
+    categories = dict.fromkeys(case.category for case in cases)
+    ratios = {RELATIVE: ("ours", "reference")} | {
+        category: (f"ours, {category}", f"reference, {category}") for category in categories
+    }
+    scores = {figure: _ratio(each, *columns) for figure, columns in ratios.items()}
+    return Scored(scores, each, ratios, {kind: tuple(ids) for kind, ids in notes.items()})
+
+
 def _key(case: Case, model: str) -> str:
     told = json.dumps([model, case.id, case.request])
     return hashlib.sha256(told.encode()).hexdigest()[:16]
@@ -218,3 +256,14 @@ def _read(path: Path) -> dict[str, Review]:
                 "asked again"
             ) from error
     return done
+
+
+def _problem(review: Review) -> str:
+    if review.scores is None:
+        return MALFORMED
+    return "" if all(LOWEST <= score <= HIGHEST for score in review.scores) else OUT_OF_RANGE
+
+
+def _ratio(each: Mapping[str, Mapping[str, float]], above: str, below: str) -> float:
+    total = sum(columns.get(below, 0.0) for columns in each.values())
+    return sum(columns.get(above, 0.0) for columns in each.values()) / total if total else math.nan

@@ -1,11 +1,13 @@
-"""The judge is asked once a case, however often the network or the run fails."""
+"""The judge is asked once a case, whatever fails; reviews are worth sums over sums."""
 
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from glamm_jax.evaluation.judge import Case, Judge, JudgeError, Review, review_all
+from glamm_jax.evaluation.judge import Case, Judge, JudgeError, Review, review_all, score_reviews
 
 CASES = [
     Case(f"{i}", "conv", f"question {i}?", "a tower", f"reference {i}", f"answer {i}")
@@ -55,8 +57,9 @@ class FakeJudge:
         handler.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
             handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(data)
+        with suppress(ConnectionError):  # the judge may have hung up
+            handler.end_headers()
+            handler.wfile.write(data)
 
     def asked_for(self) -> list[str]:
         """The questions, in order."""
@@ -207,3 +210,44 @@ def test_a_broken_line_is_named(judge_of: Any, tmp_path: Path, line: str) -> Non
 )
 def test_only_two_numbers_on_the_first_line_are_scores(text: str, scores: Any) -> None:
     assert Review("0", text).scores == scores
+
+
+JUDGED = [
+    Case(f"{i}", category, "?", "a tower", "reference", answer)
+    for i, (category, answer) in enumerate(
+        [("conv", "x"), ("conv", "x"), ("detail", ""), ("complex", "x")]
+    )
+]
+
+
+def _reviews(*texts: str) -> list[Review]:
+    return [Review(case.id, text) for case, text in zip(JUDGED, texts, strict=True)]
+
+
+def test_a_score_is_the_sum_of_ours_over_the_sum_of_the_references() -> None:
+    scored = score_reviews(JUDGED, _reviews("10 5", "5 5", "8 4", "8 10"), "compat")
+    assert scored.scores == {
+        "relative score": 24 / 31,
+        "conv": 10 / 15,
+        "detail": 4 / 8,
+        "complex": 10 / 8,
+    }
+    above, below = scored.ratios["conv"]
+    assert [row.get(above) for row in scored.each.values()] == [5, 5, None, None]
+    assert [row.get(below) for row in scored.each.values()] == [10, 5, None, None]
+    assert scored.notes == {"missing prediction": ("2",)}
+
+
+def test_malformed_reviews_count_against_both_in_compat_and_are_left_out_in_strict() -> None:
+    reviews = _reviews("10 5", "I cannot say.", "8 4", "11 10")
+    compat, strict = (score_reviews(JUDGED, reviews, mode) for mode in ("compat", "strict"))
+    assert compat.scores["relative score"] == (5 - 1 + 4 + 10) / (10 - 1 + 8 + 11)
+    assert strict.scores["relative score"] == (5 + 4) / (10 + 8)
+    assert math.isnan(strict.scores["complex"])
+    for scored in (compat, strict):
+        assert scored.notes["malformed review"] == ("1",)
+        assert scored.notes["score out of range"] == ("3",)
+
+
+def test_no_question_is_no_number() -> None:
+    assert math.isnan(score_reviews([], [], "strict").scores["relative score"])
