@@ -18,26 +18,39 @@ from glamm_jax.evaluation.cards import Pictures, cards_of
 from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.evaluation.paper import paper_table
 from glamm_jax.evaluation.per_item import ranked, values_of
+from glamm_jax.metrics.captions import ALL_NAMES as CAPTION_FIGURES
 from glamm_jax.metrics.scored import Mode, Scored
 from glamm_jax.report.html import Page
 from glamm_jax.training.run_folder import dotted
 
 SHOWN = 8  # of the best, of the worst, and of those with problems
-# Where the original counts otherwise than a figure's definition says; docs/metrics.md has all.
+# How the modes differ, in short; docs/metrics.md has all.
+_AP = (
+    "compat: every mask has score 1, ties go by image and order; strict: ranked by the decoder's "
+    "own estimate"
+)
+_CAPTION = "a missing caption is left out in compat, an empty one in strict"
 QUIRKS: dict[str, dict[str, str]] = {
     "gcg": {
-        "AP": "compat: every mask has score 1, so the order of the file decides among them",
-        "AP50": "compat: every mask has score 1, so the order of the file decides among them",
-        "AP75": "compat: every mask has score 1, so the order of the file decides among them",
-        "mIoU": "compat: the mean over pairs that overlap; a mask without a partner costs nothing",
-        "recall": "compat: an image ends at its first pair that fails IoU or text",
+        "AP": _AP,
+        "AP50": _AP,
+        "AP75": _AP,
+        "mIoU": "compat: greedy pairs, a mask without a partner costs nothing; strict: the best "
+        "pairing over all true masks",
+        "recall": "compat: an image ends at its first pair that fails; strict: the most true masks "
+        "that can be found at once",
     },
     "refseg": {
-        "cIoU": "compat: surplus true masks are left out of both sums",
-        "gIoU": "compat: divided by the number of true masks and 1e-5",
+        "cIoU": "compat leaves true masks without an answer out; strict counts their pixels",
+        "gIoU": "compat adds 1e-5 to what it divides by",
+    },
+    "phrase_grounding": {
+        "mIoU": "compat: masks belong to the true ones in their order, those that are missing are "
+        "left out; strict: by their words, and 0",
+        "recall": "compat: masks belong to the true ones in their order; strict: by their words",
     },
     "conversation": {
-        "relative score": "compat: a malformed review counts -1 for both answers",
+        "relative score": "compat: a malformed review counts -1 for both; strict leaves it out"
     },
 }
 
@@ -109,14 +122,14 @@ def _scores(page: Page, benchmark: str, split: str, scored_by_mode: Mapping[Mode
     compat, strict = figures["compat"], figures["strict"]
     names = dict.fromkeys((*compat, *strict))
     page.table(
-        ("figure", "compat", "strict", "strict minus compat", "what the original does"),
+        ("figure", "compat", "strict", "strict minus compat", "how they differ"),
         [
             (
                 name,
                 compat.get(name, ""),
                 strict.get(name, ""),
                 strict[name] - compat[name] if name in compat and name in strict else "",
-                quirks.get(name, ""),
+                quirks.get(name, _CAPTION if name in CAPTION_FIGURES else ""),
             )
             for name in names
         ],
