@@ -204,7 +204,7 @@ def _show(
         title = f"{item.id} {values.get(item.id, '')}".strip()
         pairs.append(cards_of(item, said.get(item.id), pictures, title, asks))
     if any(card.masks for pair in pairs for card in pair):
-        page.pairs(pairs)
+        page.groups(pairs)
     else:
         page.cards([replace(one, lines=[*one.lines, *two.lines]) for one, two in pairs])
 
