@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -26,6 +26,12 @@ Pictures = Callable[[Item], Picture]
 def pictures_of(records: RecordSource) -> Pictures:
     """The upright pictures of items that were made from these records."""
     return lambda item: open_image(records[item.record].image)
+
+
+def common_question(items: Iterable[Item]) -> str:
+    """What all of them ask; "" where they ask different things."""
+    prompts = {item.prompt for item in items}
+    return prompts.pop() if len(prompts) == 1 else ""
 
 
 def cards_of(

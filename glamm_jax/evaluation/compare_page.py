@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.evaluation.cards import ASKS, Pictures, cards_of
+from glamm_jax.evaluation.cards import Pictures, cards_of, common_question
 from glamm_jax.evaluation.compare import LEVEL, changes, comparison_table, differences
 from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.evaluation.per_item import ranked
 from glamm_jax.evaluation.scores_file import RunScores
-from glamm_jax.metrics.scored import Mode
-from glamm_jax.report.html import Card, Line, Page
+from glamm_jax.report.html import Card, Page
 from glamm_jax.training.run_folder import dotted
 
 SHOWN = 8  # items of each direction
@@ -51,8 +50,7 @@ def write_comparison(
         "interval is of the mean of what the items score alone."
     )
     _differing(page, one.config, other.config)
-    if found:
-        _changed(page, found[0].mode, (one, other), items, pictures)
+    _changed(page, (one, other), items, pictures)
     page.save(path)
 
 
@@ -72,48 +70,48 @@ def _differing(page: Page, one: Mapping[str, Any], other: Mapping[str, Any]) -> 
 
 
 def _changed(
-    page: Page,
-    mode: Mode,
-    sides: tuple[Side, Side],
-    items: Mapping[str, Item],
-    pictures: Pictures,
+    page: Page, sides: tuple[Side, Side], items: Mapping[str, Item], pictures: Pictures
 ) -> None:
     """How far items moved, and those that moved most."""
-    before, after = (side.scores.modes[mode] for side in sides)
-    figure, _ = ranked(before)
-    changed = changes(before, after, figure)
-    if not changed:
+    one, other = (side.scores.modes for side in sides)
+    ranking = ranked({mode: scored for mode, scored in one.items() if mode in other})
+    changed = {}
+    if ranking:
+        changed = changes(one[ranking.mode], other[ranking.mode], ranking.figure)
+    if not ranking or not changed:
         return
-    page.section(f"{figure} of items, {mode}")
+    page.section(f"{ranking.figure} of items, {ranking.mode}")
     page.histograms({"B minus A, where they differ": [b - a for a, b in changed.values()]})
+    question = common_question(items.values())
+    if question:
+        page.paragraph(f"asked: {question}")
     for title, sign in (("Fell most", -1), ("Rose most", 1)):
         chosen = [name for name, (a, b) in changed.items() if (b - a) * sign > 0][:SHOWN]
-        if chosen:
-            page.section(title, level=3)
-            page.groups(
-                [
-                    _cards(name, sides, figure, changed[name], items.get(name), pictures)
-                    for name in chosen
-                ]
+        if not chosen:
+            continue
+        page.section(title, level=3)
+        groups = []
+        for name in chosen:
+            a, b = (
+                f"{letter}: {name} {x:.3f}" for letter, x in zip("AB", changed[name], strict=True)
             )
+            groups.append(_cards(name, sides, (a, b), items, pictures, asks=not question))
+        page.groups(groups)
 
 
 def _cards(
     name: str,
     sides: tuple[Side, Side],
-    figure: str,
-    values: tuple[float, float],
-    item: Item | None,
+    titles: tuple[str, str],
+    items: Mapping[str, Item],
     pictures: Pictures,
+    *,
+    asks: bool,
 ) -> list[Card]:
     """What both said, and, where the item is known, what is true."""
-    shown = item or Item(name, name, -1, "")
+    item = items.get(name, Item(name, name, -1, ""))
     pairs = [
-        cards_of(
-            shown, side.said.get(name), pictures, f"{letter}: {name} {figure} {value:.3f}", False
-        )
-        for letter, side, value in zip("AB", sides, values, strict=True)
+        cards_of(item, side.said.get(name), pictures, title, asks and name in items)
+        for side, title in zip(sides, titles, strict=True)
     ]
-    cards, truth = [card for card, _ in pairs], pairs[0][1]
-    question = Line(shown.prompt, speaker=ASKS, is_question=True)
-    return [*cards, replace(truth, lines=[question, *truth.lines])] if item else cards
+    return [*(said for said, _ in pairs), *(truth for _, truth in pairs[:1] if name in items)]
