@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.evaluation.cards import Pictures, cards_of
+from glamm_jax.evaluation.cards import Pictures, cards_of, common_question
 from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.evaluation.paper import paper_table
 from glamm_jax.evaluation.per_item import ranked, values_of
@@ -168,9 +168,7 @@ def _chosen(
 ) -> list[Shown]:
     """Sections of items, each with the value of every item in words; no item is in two of them."""
     by_id = {item.id: item for item in items}
-    figure, values = next(
-        (found for s in scored_by_mode.values() if (found := ranked(s))[0]), ("", {})
-    )
+    mode, figure, values = ranked(scored_by_mode) or ("", "", {})
     order = sorted((name for name in values if name in by_id), key=lambda name: values[name])
     words = {name: f"{figure} {values[name]:.3f}" for name in order}
     num_best = min(SHOWN, (len(order) + 1) // 2)
@@ -180,8 +178,8 @@ def _chosen(
     others = [name for name in troubled if name in by_id and name not in shown]
     rest = [name for name in by_id if not order and name not in others]
     sections = {
-        f"Worst by {figure}": worst,
-        f"Best by {figure}": best,
+        f"Worst by {figure}, {mode}": worst,
+        f"Best by {figure}, {mode}": best,
         "With problems": others[:SHOWN],
         "Some items": rest[:SHOWN],
     }
@@ -196,15 +194,15 @@ def _show(
     pictures: Pictures,
 ) -> None:
     """Cards two by two where there are masks; where there are words alone both stand on one."""
-    asks = len({item.prompt for item in items}) > 1
-    if not asks:
-        page.paragraph(f"asked: {items[0].prompt}")
+    question = common_question(items)
+    if question:
+        page.paragraph(f"asked: {question}")
     pairs = []
     for item in items:
         title = f"{item.id} {values.get(item.id, '')}".strip()
-        pairs.append(cards_of(item, said.get(item.id), pictures, title, asks))
+        pairs.append(cards_of(item, said.get(item.id), pictures, title, asks=not question))
     if any(card.masks for pair in pairs for card in pair):
-        page.pairs(pairs)
+        page.groups(pairs)
     else:
         page.cards([replace(one, lines=[*one.lines, *two.lines]) for one, two in pairs])
 

@@ -191,5 +191,18 @@ def test_an_items_own_value_is_its_column_or_the_ratio_of_its_columns() -> None:
     assert values_of(scored, "recall") == {"a": 0.5}
     assert values_of(scored, "mIoU") == {"a": 0.5}
     assert values_of(scored, "AP") == {}
-    assert ranked(scored) == ("mIoU", {"a": 0.5})
-    assert ranked(Scored({"AP": 0.1})) == ("", {})
+    assert values_of(Scored({"METEOR": 0.1}, {"a": {"METEOR_alone": 0.3}}), "METEOR") == {"a": 0.3}
+
+
+def test_items_are_ranked_by_the_definition_and_the_first_figure_that_tells_them_apart() -> None:
+    each = {"a": {"mIoU": 0.5, "CIDEr": 3.0}}
+    compat = Scored({"AP": 0.1, "CIDEr": 3.0, "mIoU": 0.5}, each)
+    strict = Scored({"AP": 0.1, "CIDEr": 2.0}, {"a": {"CIDEr": 2.0}})
+    assert ranked({"compat": compat}) == ("compat", "mIoU", {"a": 0.5})
+    assert ranked({"compat": compat, "strict": strict}) == ("strict", "CIDEr", {"a": 2.0})
+    assert ranked({"compat": compat, "strict": Scored({"AP": 0.1})}) == (
+        "compat",
+        "mIoU",
+        {"a": 0.5},
+    )
+    assert ranked({"strict": Scored({"AP": 0.1})}) is None
