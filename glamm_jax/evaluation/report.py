@@ -18,6 +18,7 @@ from glamm_jax.evaluation.cards import Pictures, cards_of, common_question
 from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.evaluation.paper import paper_table, rows
 from glamm_jax.evaluation.per_item import ranked, values_of
+from glamm_jax.evaluation.scoring import FREE
 from glamm_jax.metrics.captions import ALL_NAMES as CAPTION_FIGURES
 from glamm_jax.metrics.scored import MODES, Mode, Scored
 from glamm_jax.report.html import Page
@@ -90,7 +91,9 @@ def write_report(
         page.section(f"Noted by scoring, {mode}", level=3)
         page.kinds(scored.notes)
     page.section("Configuration")
-    lines = [f"{name} = {json.dumps(value)}" for name, value in dotted(dict(config)).items()]
+    lines = [
+        f"{name} = {json.dumps(value, default=str)}" for name, value in dotted(dict(config)).items()
+    ]
     page.folded("config.json", lines)
     page.save(path)
 
@@ -109,7 +112,7 @@ def _facts(items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str
 
 def _scores(page: Page, benchmark: str, split: str, scored_by_mode: Mapping[Mode, Scored]) -> None:
     """Beside the paper's rows, then mode beside mode, and why they differ where they do."""
-    figures = {mode: scored.scores for mode, scored in scored_by_mode.items()}
+    figures: dict[Mode, Mapping[str, float]] = {m: x.scores for m, x in scored_by_mode.items()}
     if rows(benchmark, split) or len(figures) < len(MODES):
         header, lines = paper_table(benchmark, split, figures)
         page.table(header, [["" if cell is None else cell for cell in line] for line in lines])
@@ -131,7 +134,7 @@ def _both_modes(
     if compat is None or strict is None:
         return [name, "" if compat is None else compat, "" if strict is None else strict, "", ""]
     usual = _CAPTION if name in CAPTION_FIGURES else ""
-    quirk = QUIRKS.get(benchmark, {}).get(name, usual)
+    quirk = QUIRKS.get(benchmark, {}).get(name.removeprefix(FREE), usual)
     return [name, compat, strict, strict - compat, quirk if strict != compat else ""]
 
 
