@@ -112,7 +112,7 @@ def _facts(items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str
 
 def _scores(page: Page, benchmark: str, split: str, scored_by_mode: Mapping[Mode, Scored]) -> None:
     """Beside the paper's rows, then mode beside mode, and why they differ where they do."""
-    figures: dict[Mode, Mapping[str, float]] = {m: x.scores for m, x in scored_by_mode.items()}
+    figures: dict[str, Mapping[str, float]] = {m: x.scores for m, x in scored_by_mode.items()}
     if rows(benchmark, split) or len(figures) < len(MODES):
         header, lines = paper_table(benchmark, split, figures)
         page.table(header, [["" if cell is None else cell for cell in line] for line in lines])
@@ -127,7 +127,7 @@ def _scores(page: Page, benchmark: str, split: str, scored_by_mode: Mapping[Mode
 
 
 def _both_modes(
-    benchmark: str, name: str, figures: Mapping[Mode, Mapping[str, float]]
+    benchmark: str, name: str, figures: Mapping[str, Mapping[str, float]]
 ) -> list[object]:
     """A figure's row; a mode that does not have it has an empty cell."""
     compat, strict = (figures[mode].get(name) for mode in MODES)
