@@ -111,6 +111,30 @@ def platform() -> str:
     return "gpu" if name in ("cuda", "rocm") else name
 
 
+def batch_places() -> int:
+    """Among how many pieces the current mesh spreads the first axis of a batch; 1 without one."""
+    placement = _placement.get()
+    if placement is None:
+        return 1
+    return math.prod(placement.mesh.shape[name] for name in placement.rules.batch)
+
+
+def spread(x: Any) -> Any:
+    """An array with its first axis spread over the batch's devices; without a mesh, as it is."""
+    if current_mesh() is None:
+        return x
+    return jax.device_put(x, sharding(("batch", *(None,) * (x.ndim - 1)), x.shape))
+
+
+def on_host(x: Any) -> np.ndarray:
+    """The whole of an array, also where other processes hold some of it; all must ask for it."""
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
 def is_placed() -> bool:
     """Whether there is a mesh, be it an abstract one."""
     return _placement.get() is not None
