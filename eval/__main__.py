@@ -66,6 +66,7 @@ from glamm_jax.weights.folder import ModelFolder
 from glamm_jax.weights.safetensors import TensorFileError
 
 REVIEWS = "reviews.jsonl"
+PATIENCE = 24 * 3600  # seconds that a process which is done waits for the others
 UNUSABLE = (
     *(ConfigError, EncoderError, EvaluationError, FolderError, JudgeError, MetricError),
     *(PredictionError,),
@@ -118,9 +119,10 @@ def evaluate(options: argparse.Namespace) -> None:
 def join(options: argparse.Namespace) -> None:
     """Become one of several processes, where that is asked for."""
     if options.coordinator == "auto":
-        jax.distributed.initialize()
+        jax.distributed.initialize(shutdown_timeout_seconds=PATIENCE)
     elif options.coordinator:
-        jax.distributed.initialize(options.coordinator, options.processes, options.process)
+        which = (options.coordinator, options.processes, options.process)
+        jax.distributed.initialize(*which, shutdown_timeout_seconds=PATIENCE)
 
 
 def data_of(options: argparse.Namespace) -> Data:

@@ -48,8 +48,18 @@ from glamm_jax.training.run_folder import dotted
 from glamm_jax.training.start import fingerprint
 
 CONFIG, ORIGINAL, REPORT = "config.json", "predictions", "report.html"
-# What a run may change when it goes on: where it is computed, and how its files are called.
-FREE = ("model", "predictions", "batch_size", "devices", "processes", "platform", "versions.")
+# What a run may change when it goes on: where it is computed, and where its files are; hashes say
+# what is in them.
+FREE = (
+    "data.",
+    "model",
+    "predictions",
+    "batch_size",
+    "devices",
+    "processes",
+    "platform",
+    "versions.",
+)
 PACKAGES = ("glamm-jax", "jax", "flax", "numpy", "pycocotools", "pycocoevalcap", "transformers")
 
 
