@@ -20,7 +20,12 @@ from glamm_jax.metrics.scored import Mode, Scored
 from glamm_jax.report.html import Card
 from tests.evaluation.said import items_of, picture_of, right_answer, scored_of, shifted_answer
 
-CONFIG = {"benchmark": "gcg", "split": "val", "model": "tiny <weights>", "versions": {"jax": "1"}}
+CONFIG = {
+    "benchmark": "gcg",
+    "split": "val",
+    "model": Path("tiny <weights>"),
+    "versions": {"jax": "1"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +62,9 @@ def test_figures_of_both_modes_stand_beside_the_papers(
     for said in ("ours, compat", "ours, strict", "GLaMM (fine-tuned, table 3)", "0.308", "0.125"):
         assert said in text
     assert f"{0.125 - scored.scores['AP50']:,.4g}" in text
+    # Only of a figure that differs it is said how.
+    assert "every mask has score 1" in text
+    assert "greedy pairs" not in text
     assert "tiny &lt;weights&gt;" in text
     assert "versions.jax = &quot;1&quot;" in text
 
