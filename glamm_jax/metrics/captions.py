@@ -83,10 +83,11 @@ def running_meteor() -> Iterator[Any]:
         yield meteor
     finally:
         # Its own end leaves two pipes open. One that has died cannot be told the rest.
-        meteor.meteor_p.kill()
+        process: Any = meteor.meteor_p
+        process.kill()
         with suppress(BrokenPipeError):
-            meteor.meteor_p.stdin.close()
-        with meteor.meteor_p:
+            process.stdin.close()
+        with process:
             pass
 
 

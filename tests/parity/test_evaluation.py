@@ -187,7 +187,7 @@ def test_an_unknown_file_fails(part):
     folder = keep(part, *REFERRING)
     (part / "poems.json").write_text("{}", "utf-8")
     rows = run(evaluation.check, folder).failures
-    assert [row.name for row in rows] == ["evaluation/poems.json"]
+    assert [row.file for row in rows] == ["evaluation/poems.json"]
 
 
 def test_no_java_is_an_error_that_says_what_to_install(part, monkeypatch):
