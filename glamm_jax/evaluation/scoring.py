@@ -59,8 +59,10 @@ def score_referring(items: Sequence[Item], said: Said, mode: Mode, judges: Judge
     """
     forced = [item for item in items if item.history]
     free = [item for item in items if not item.history]
-    figures = _referring(free, said, mode)
-    return _referring(forced, said, mode) | _renamed(figures, lambda name: FREE + name)
+    scored = _referring(forced, said, mode) if forced else Scored({})
+    if not free:
+        return scored
+    return scored | _renamed(_referring(free, said, mode), lambda name: FREE + name)
 
 
 def score_texts(items: Sequence[Item], said: Said, mode: Mode, judges: Judges) -> Scored:

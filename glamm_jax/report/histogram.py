@@ -14,14 +14,15 @@ GAP = 1
 def histogram_svg(values: Sequence[float]) -> str:
     """Bars with the least, middle and greatest value below; few whole numbers get a bar each.
 
-    Numbers that are not finite are left out; where all are the same, that is said in words.
+    Numbers that are not finite are left out; where all are the same but for rounding, that is
+    said in words.
     """
     numbers = np.asarray(values, np.float64)
     numbers = numbers[np.isfinite(numbers)]
     if not numbers.size:
         return ""
     low, middle, high = numbers.min(), np.median(numbers), numbers.max()
-    if low == high:
+    if np.isclose(low, high, rtol=1e-9, atol=1e-12):
         return f"<p>always {low:.4g}</p>"
     counts, edges, is_whole = _counted(numbers)
     wide, tall = WIDTH / len(counts), HEIGHT - FOOT

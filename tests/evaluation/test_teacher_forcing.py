@@ -41,9 +41,11 @@ def in_training(assistant: Assistant, item: Item) -> np.ndarray:
         return nnx.merge(assistant.generator.graph, state)(batch)
 
     low = forward(assistant.generator.state, batch).mask_logits
-    sizes = (jnp.asarray(x)[batch.mask_image] for x in (batch.resized_sizes, batch.original_sizes))
+    resized, original = (
+        jnp.asarray(x)[batch.mask_image] for x in (batch.resized_sizes, batch.original_sizes)
+    )
     size = (image.shape[0], image.shape[1])
-    return np.asarray(postprocess_masks(low, *sizes, config.sam.image_size, size))
+    return np.asarray(postprocess_masks(low, resized, original, config.sam.image_size, size))
 
 
 def in_evaluation(assistant: Assistant, item: Item) -> np.ndarray:

@@ -192,6 +192,10 @@ def test_few_whole_numbers_have_a_bar_each() -> None:
     assert [round(bar / tallest, 2) for bar in bars.values()] == [1, 0.33, 0, 0.67]
 
 
+def test_numbers_that_differ_by_rounding_alone_are_the_same() -> None:
+    assert histogram_svg([1.0, 1.0 - 2**-53]) == "<p>always 1</p>"
+
+
 def test_other_numbers_are_counted_in_bins_and_none_is_lost() -> None:
     numbers = np.random.default_rng(0).normal(size=1000).tolist()
     svg = histogram_svg([*numbers, float("nan"), float("inf")])

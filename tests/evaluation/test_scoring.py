@@ -1,0 +1,94 @@
+"""Right answers score 1 in both modes, silence 0; what is irregular is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from glamm_jax.data import masks
+from glamm_jax.evaluation.benchmarks import BENCHMARKS
+from glamm_jax.evaluation.item import Item, Prediction
+from glamm_jax.evaluation.judge import Case, Review
+from glamm_jax.evaluation.scoring import Judges
+from glamm_jax.metrics.scored import MODES, Mode, Scored
+from tests.evaluation.conftest import miniworld
+from tests.evaluation.truth import nothing, right
+
+FIGURES = {
+    "gcg": ("AP50", "mIoU", "recall"),
+    "refseg": ("cIoU", "gIoU", "free cIoU", "free gIoU"),
+    "region_caption": ("exact",),
+    "image_caption": ("exact",),
+    "conversation": ("exact",),
+    "phrase_grounding": ("mIoU", "recall"),
+}
+
+
+def score(name: str, said: Sequence[Prediction], mode: Mode) -> Scored:
+    items = miniworld(name, 3).items
+    return BENCHMARKS[name].score(items, {each.id: each for each in said}, mode, Judges())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_truth_scores_one_and_silence_nothing(name: str, mode: Mode) -> None:
+    items = miniworld(name, 3).items
+    best, worst = (score(name, [*map(tell, items)], mode) for tell in (right, nothing))
+    for figure in FIGURES[name]:
+        assert best.scores[figure] == pytest.approx(1, abs=1e-4)
+        assert worst.scores.get(figure, 0.0) == 0
+    assert "missing prediction" not in best.notes
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["gcg", "refseg", "phrase_grounding"])
+def test_missing_and_unknown_predictions_and_other_sizes_are_named(name: str, mode: Mode) -> None:
+    first, second, *others = miniworld(name, 3).items
+    small = masks.encode(np.ones((2, 2), bool))
+    odd = replace(right(second), masks=tuple(small for _ in second.true_masks))
+    stranger = replace(right(second), id="stranger")
+    scored = score(name, [odd, stranger, *map(right, others)], mode)
+    assert scored.notes["missing prediction"] == (first.id,)
+    assert second.id in scored.notes["sizes disagree"]
+    assert all(0 <= value <= 1 for value in scored.scores.values() if value != -1)
+
+
+def test_what_is_said_behind_known_answers_does_not_count() -> None:
+    items = [item for item in miniworld("refseg", 3).items if item.history]
+    more = {
+        item.id: replace(right(item), masks=(*item.true_masks, item.true_masks[0]))
+        for item in items
+    }
+    scored = BENCHMARKS["refseg"].score(items, more, "strict", Judges())
+    assert scored.scores["cIoU"] == 1
+    assert not scored.notes
+
+
+def test_pixels_covered_twice_are_background_in_the_originals_figures_alone() -> None:
+    whole, half = np.ones((4, 4), bool), np.zeros((4, 4), bool)
+    half[:, :2] = True
+    mask, twice = masks.encode(whole), masks.encode(half)
+    item = Item("a", "a", 0, "?", true_masks=(mask,), true_twice=(twice,))
+    said = {"a": Prediction("a", "a", "", masks=(mask,), phrase_of=(-1,))}
+    compat, strict = (BENCHMARKS["refseg"].score([item], said, m, Judges()) for m in MODES)
+    assert compat.scores["free cIoU"] == pytest.approx(0.5)
+    assert strict.scores["free cIoU"] == 1
+
+
+def test_a_judge_compares_conversations_with_their_references() -> None:
+    items = miniworld("conversation", 2).items
+    seen: list[Case] = []
+
+    def review(cases: Sequence[Case]) -> list[Review]:
+        seen.extend(cases)
+        return [Review(case.id, "8 4\nbecause") for case in cases]
+
+    said = {item.id: right(item) for item in items}
+    scored = BENCHMARKS["conversation"].score(items, said, "compat", Judges(review=review))
+    assert scored.scores["relative score"] == pytest.approx(0.5)
+    assert [(case.question, case.reference, case.answer) for case in seen] == [
+        (item.prompt, item.true_texts[0], item.true_texts[0]) for item in items
+    ]
