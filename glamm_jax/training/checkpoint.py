@@ -151,7 +151,7 @@ def trained_leaves(run: Path, step: int | None = None) -> tuple[dict[str, np.nda
     folder = (run / CHECKPOINTS).absolute()
     if not folder.is_dir():
         raise RunError(f"{folder}: no checkpoints")
-    with _manager(folder, ocp.CheckpointManagerOptions(read_only=True)) as manager:
+    with _manager(folder, ocp.CheckpointManagerOptions(create=False)) as manager:
         steps = manager.all_steps()
         step = manager.latest_step() if step is None else step
         if step not in steps:

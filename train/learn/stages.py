@@ -17,12 +17,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array
 from safetensors.numpy import load_file, save
 
 from configs import learn as recipe
+from glamm_jax.config import DType
 from glamm_jax.experiment import ExperimentConfig, OptimConfig, StartConfig
 from glamm_jax.files import write_whole
 from glamm_jax.training.loop import train
@@ -39,12 +41,14 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: an aid or a run, and the stages whose weights it begins with."""
+    """One stage: an aid or a run, the stages whose weights it begins with, and the dtype in which
+    a run's model is written."""
 
     name: str
     about: str
     made_of: Aid | ExperimentConfig
     starts_from: tuple[str, ...] = ()
+    dtype: DType = "float32"
 
     @property
     def steps(self) -> int:
@@ -64,7 +68,8 @@ def all_stages() -> dict[str, Stage]:
         Stage("first", "the decoder learns to speak", recipe.first(), ("tags", "masks")),
         Stage("speak", "... and the world's own colours", recipe.speak(), ("first",)),
         Stage("whole", "everything learns together", recipe.get_config(), ("speak",)),
-        Stage("polish", "... once more, at half the rate", recipe.polish(), ("whole",)),
+        # What is handed over: half the bytes, and the scores are those of these very weights.
+        Stage("polish", "... once more, at half the rate", recipe.polish(), ("whole",), "bfloat16"),
         Stage("adapted", "a second world: the released set", recipe.adapting("released"), new),
         Stage("retrained", "a second world: everything", recipe.adapting("everything"), new),
     )
@@ -99,6 +104,7 @@ def run_stage(out: Path, stage: Stage) -> Iterator[Record]:
     config = replace(stage.made_of, start=StartConfig(model=str(_start(out, stage))))
     yield from train(config, out / stage.name)
     _, model = trained_model(out / stage.name)
+    nnx.update(model, jax.tree.map(lambda leaf: leaf.astype(stage.dtype), nnx.state(model)))
     write_model(out / stage.name / MODEL, config.model, model, Path(recipe.TOKENIZER))
 
 
