@@ -111,6 +111,21 @@ def platform() -> str:
     return "gpu" if name in ("cuda", "rocm") else name
 
 
+def batch_places() -> int:
+    """Among how many pieces the current mesh spreads the first axis of a batch; 1 without one."""
+    placement = _placement.get()
+    if placement is None:
+        return 1
+    return math.prod(placement.mesh.shape[name] for name in placement.rules.batch)
+
+
+def spread(x: Any) -> Any:
+    """An array with its first axis spread over the batch's devices; without a mesh, as it is."""
+    if current_mesh() is None:
+        return x
+    return jax.device_put(x, sharding(("batch", *(None,) * (x.ndim - 1)), x.shape))
+
+
 def is_placed() -> bool:
     """Whether there is a mesh, be it an abstract one."""
     return _placement.get() is not None

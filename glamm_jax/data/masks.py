@@ -17,6 +17,8 @@ from pycocotools import mask as coco
 # A compressed count is a little-endian number of 5-bit groups; bit 5 says that more follow.
 FIRST_CHARACTER = 48
 MAX_PIXELS = 1 << 31
+# What `_read_numbers` may stumble over.
+DAMAGES = {-1: "", -2: ": a number is too long", -3: ": a run is negative"}
 
 
 class MaskError(ValueError):
@@ -73,6 +75,17 @@ def paint(runs: Mapping[str, Any], out: UInt8[np.ndarray, "h w"]) -> None:
     if out.shape != (height, width):
         ends = _ends_at_centres(ends, (height, width), out.shape)
     _paint(ends, out)
+
+
+def intervals(runs: Mapping[str, Any]) -> tuple[tuple[int, int], Int[np.ndarray, "n"]]:
+    """Height and width, and where the runs end, counted down the columns.
+
+    The mask is ends[0] to ends[1], ends[2] to ends[3], and so on.
+
+    Raises: MaskError, as `decode`.
+    """
+    height, width, counts = _checked(runs)
+    return (height, width), np.cumsum(counts)
 
 
 def fitted_size(size: tuple[int, int], room: tuple[int, int]) -> tuple[int, int]:
@@ -162,23 +175,33 @@ def _counts(counts: Any) -> Int[np.ndarray, "n"]:
 def _parse(text: str | bytes) -> Int[np.ndarray, "n"]:
     """Run lengths of a compressed string. From the fourth on, a run is its change by two back."""
     raw = text.encode("ascii", "replace") if isinstance(text, str) else text
-    codes = np.frombuffer(raw, np.uint8).astype(np.int64) - FIRST_CHARACTER
-    if codes.size == 0:
-        return codes
-    if codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise MaskError("the compressed counts are damaged")
-    last = (codes & 32) == 0
-    group = np.concatenate([[0], np.cumsum(last)[:-1]])
-    first = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
-    place = np.arange(codes.size) - first[group]
-    if place.max() > 7:
-        raise MaskError("the compressed counts are damaged: a number is too long")
-    numbers = np.zeros(int(group[-1]) + 1, np.int64)
-    np.add.at(numbers, group, (codes & 31) << (5 * place))
-    negative = (codes[last] & 16) != 0
-    numbers -= np.where(negative, np.int64(1) << (5 * (place[last] + 1)), 0)
-    for start in (1, 2):
-        numbers[start::2] = np.cumsum(numbers[start::2])
-    if (numbers < 0).any():
-        raise MaskError("the compressed counts are damaged: a run is negative")
-    return numbers
+    codes = np.frombuffer(raw, np.uint8)
+    numbers = np.empty(codes.size, np.int64)
+    count = _read_numbers(codes, numbers)
+    if count < 0:
+        raise MaskError(f"the compressed counts are damaged{DAMAGES[count]}")
+    return numbers[:count]
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _read_numbers(codes, numbers):
+    """Fill in the run lengths; how many there are, or a key of DAMAGES."""
+    count, place, value = 0, 0, 0
+    for code in codes:
+        group = np.int64(code) - FIRST_CHARACTER
+        if group < 0 or group > 63:
+            return -1
+        if place > 7:
+            return -2
+        value |= (group & 31) << (5 * place)
+        place += 1
+        if group & 32:
+            continue
+        if group & 16:
+            value -= np.int64(1) << (5 * place)
+        numbers[count] = value + (numbers[count - 2] if count > 2 else 0)
+        if numbers[count] < 0:
+            return -3
+        count, place, value = count + 1, 0, 0
+    return count if place == 0 else -1

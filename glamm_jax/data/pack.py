@@ -11,7 +11,7 @@ What does not fit raises `CapacityError`, naming what; nothing is sliced away in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -145,6 +145,12 @@ def bucketed(capacity: Capacity) -> Capacity:
             for f in fields(Capacity)
         }
     )
+
+
+def divisible(capacity: Capacity, by: int) -> Capacity:
+    """The counts of what is encoded, rounded up to multiples, so that devices can share them."""
+    counts = ("rows", "images", "region_images", "regions", "grounding_images")
+    return replace(capacity, **{name: -(-getattr(capacity, name) // by) * by for name in counts})
 
 
 def fit(

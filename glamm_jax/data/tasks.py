@@ -214,9 +214,9 @@ def _gcg(record: Record, lots: _Lots) -> _Talk | None:
     if not said:
         return None
     caption = lots.one(said)
-    spans = _spans(caption, lots)
+    spans = phrase_spans(caption, lots.notes)
     talk = _Talk(masks=list(spans.values()))
-    talk.say(lots.question(questions.GCG_QUESTIONS), _marked(caption.text, spans, f" {SEG}"))
+    talk.say(lots.question(questions.GCG_QUESTIONS), mark_phrases(caption.text, spans, f" {SEG}"))
     return talk
 
 
@@ -226,19 +226,19 @@ def _grounding(record: Record, lots: _Lots) -> _Talk | None:
     if not said:
         return None
     caption = lots.one(said)
-    spans = _spans(caption, lots)
+    spans = phrase_spans(caption, lots.notes)
     if not spans:
         return None
     phrases = (caption.text[start:end] for start, end in spans)
     answer = ", ".join(f"{PHRASE_START} {phrase} {PHRASE_END} {SEG}" for phrase in phrases)
     talk = _Talk(masks=list(spans.values()))
-    marked = _marked(caption.text, spans, "")
+    marked = mark_phrases(caption.text, spans)
     talk.say(lots.question(questions.GROUNDING_QUESTIONS, name=marked), f"{answer}.")
     return talk
 
 
-def _spans(caption: Annotation, lots: _Lots) -> dict[Span, list[Link]]:
-    """Phrases from left to right, each with what it means.
+def phrase_spans(caption: Annotation, notes: list[str]) -> dict[Span, list[Link]]:
+    """Phrases from left to right, each with what it means; what was cut is added to the notes.
 
     Where two overlap, the one that begins first ends where the other begins; what is empty then
     goes, with its mask (trap 40: the original cuts phrases that do not even overlap).
@@ -253,14 +253,14 @@ def _spans(caption: Annotation, lots: _Lots) -> dict[Span, list[Link]]:
     kept: dict[Span, list[Link]] = {}
     for (start, end), following in zip(ordered, nexts, strict=False):
         stop = min(end, following)
-        lots.notes += [OVERLAPPING] * (stop < end)
+        notes += [OVERLAPPING] * (stop < end)
         phrase = caption.text[start:stop].rstrip()
         if phrase:
             kept[start, start + len(phrase)] = found[start, end]
     return kept
 
 
-def _marked(text: str, spans: Iterable[Span], behind: str) -> str:
+def mark_phrases(text: str, spans: Iterable[Span], behind: str = "") -> str:
     """The text with every phrase between its marks, and something behind each."""
     for start, end in reversed(list(spans)):
         phrase = f"{PHRASE_START} {text[start:end]} {PHRASE_END}{behind}"

@@ -11,7 +11,7 @@ Masks are COCO run lengths `{"size": [h, w], "counts": str}` at the picture's si
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 RunLengths = Mapping[str, Any]
@@ -28,6 +28,10 @@ class Item:
     true_texts: all that would be right: captions, descriptions of a region, reference answers.
     true_phrases, true_masks: one mask a phrase, in the order of the text; an expression that means
         several things has the union of their masks.
+    true_twice: of every true mask the pixels that its polygons cover twice, or None; the original
+        takes them for background (trap 22). Empty where there are none at all.
+    about: what else a judge is told: of a conversation its "category" and the picture's "context".
+    max_tokens: of the answer; as the run says, unless given.
     """
 
     id: str
@@ -39,6 +43,9 @@ class Item:
     true_texts: tuple[str, ...] = ()
     true_phrases: tuple[str, ...] = ()
     true_masks: tuple[RunLengths, ...] = ()
+    true_twice: tuple[RunLengths | None, ...] = ()
+    about: Mapping[str, str] = field(default_factory=dict)
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +56,8 @@ class Prediction:
     phrases: every <p> phrase </p>, in order. masks: one a [SEG], in order, those of the history
         first. phrase_of: for every mask the number of its phrase, -1 where it has none.
     scores: the decoder's own estimate of every mask's IoU.
-    finish: as `Answer.finish`. problems: what was malformed, in words.
+    finish: as `Answer.finish`, or "failed" where nothing could be asked.
+    problems: what was malformed, or why nothing could be asked, in words.
     """
 
     id: str

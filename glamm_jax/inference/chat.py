@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -25,7 +25,7 @@ from jaxtyping import Float, UInt8
 
 from glamm_jax.config import DType, GLaMMConfig
 from glamm_jax.data.boxes import BoxError, check_boxes, to_unit
-from glamm_jax.data.pack import bucketed, fit, pack
+from glamm_jax.data.pack import bucketed, divisible, fit, pack
 from glamm_jax.data.preprocess import (
     ImageError,
     Source,
@@ -40,15 +40,16 @@ from glamm_jax.inference.generate import DecodeState, Generator
 from glamm_jax.inference.sampling import Sampling
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.parallel import use_mesh
+from glamm_jax.parallel import batch_places, use_mesh
 from glamm_jax.text.answers import parse_answer, settled_text
 from glamm_jax.text.prompt import Prompt, PromptError, build_prompt
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
-from glamm_jax.types import Batch
+from glamm_jax.types import Batch, Capacity
 from glamm_jax.weights.folder import ModelFolder
 
+NO_ROOM = Capacity()
 SLICE = 8  # tokens between two looks at what has been written
 
 
@@ -108,6 +109,13 @@ class _Row:
         return id(self.image), self.boxes.tobytes()
 
 
+class PreparedQuestions(NamedTuple):
+    """Questions that are answered together, as the model takes them; answering uses them up."""
+
+    batch: Batch
+    rows: list[_Row]
+
+
 class Assistant:
     """A model and its tokenizer, which answer questions; on `mesh` when there is one.
 
@@ -162,6 +170,17 @@ class Assistant:
 
         Raises: ImageError, BoxError, PromptError naming the question that cannot be used.
         """
+        return self.answer(self.prepare(questions), on_text)
+
+    def prepare(
+        self, questions: Sequence[Question], room: Capacity = NO_ROOM
+    ) -> list[PreparedQuestions]:
+        """The first half of `chat_many`, which needs no device: pictures opened and resized.
+
+        A thread can do it while the device answers other questions.
+
+        room: of the batch at the least, so that batches that differ share a program.
+        """
         opened: dict[Any, np.ndarray] = {}
         rows = []
         for number, question in enumerate(questions):
@@ -175,7 +194,27 @@ class Assistant:
                 if len(questions) == 1:
                     raise
                 raise type(error)(f"question {number}: {error}") from error
-        return self._answer(rows, on_text)
+        return [self._prepared(together, room) for together in self._batches(rows)]
+
+    def answer(
+        self,
+        prepared: Sequence[PreparedQuestions],
+        on_text: Callable[[int, str], bool | None] | None = None,
+    ) -> list[Answer]:
+        """The second half of `chat_many`: what the device does, and reading its answers."""
+        answers: dict[int, Answer] = {}
+        with _on(self.mesh):
+            for batch, rows in prepared:
+                decoding = self._write(batch, rows, on_text)
+                answers |= self._finish(batch, decoding, rows)
+        return [answers[number] for number in sorted(answers)]
+
+    def check(self, question: Question) -> None:
+        """Whether a question can be asked; its picture must be open already.
+
+        Raises: ImageError, BoxError, PromptError when it cannot.
+        """
+        self._row(0, question, _open(question.image))
 
     def _row(self, number: int, question: Question, image: np.ndarray) -> _Row:
         boxes = check_boxes(question.regions, *image.shape[:2])
@@ -190,17 +229,12 @@ class Assistant:
         limit = min(question.max_tokens, prompt.room)
         return _Row(number, question, image, boxes, prompt, limit)
 
-    def _answer(
-        self, rows: list[_Row], on_text: Callable[[int, str], bool | None] | None
-    ) -> list[Answer]:
-        answers: dict[int, Answer] = {}
-        for together in self._batches(rows):
-            samples, ordered = self._samples(together)
-            batch = pack(samples, self.config, bucketed(fit(samples, self.config)))
-            with _on(self.mesh):
-                decoding = self._write(batch, ordered, on_text)
-                answers |= self._finish(batch, decoding, ordered)
-        return [answers[row.number] for row in rows]
+    def _prepared(self, rows: list[_Row], room: Capacity) -> PreparedQuestions:
+        samples, ordered = self._samples(rows)
+        capacity = bucketed(fit(samples, self.config).union(room))
+        with _on(self.mesh):
+            capacity = divisible(capacity, batch_places())
+        return PreparedQuestions(pack(samples, self.config, capacity), ordered)
 
     def _batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
         """Rows whose longest prompt leaves room for the longest answer among them."""

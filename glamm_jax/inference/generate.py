@@ -32,6 +32,7 @@ from glamm_jax.inference.sampling import Sampling, choose
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.models.llama import KVCache, write_slice
 from glamm_jax.nn.resize import postprocess_masks
+from glamm_jax.parallel import batch_places, constrain, spread
 from glamm_jax.types import Batch
 
 
@@ -126,7 +127,7 @@ class Generator:
         if sampling is None:
             sampling = Sampling.of(len(lengths))
         sampling.check_rows(len(lengths))
-        read = _EMPTY._replace(**{name: getattr(batch, name) for name in _READ_BY_PREFILL})
+        read = _EMPTY._replace(**{name: spread(getattr(batch, name)) for name in _READ_BY_PREFILL})
         inputs = (jnp.asarray(lengths), sampling, self._limits(room))
         return _prefill(self.graph, self.state, read, *inputs, num_tokens=bucket(room))
 
@@ -154,12 +155,12 @@ class Generator:
             nothing = jnp.zeros((0, *size))
             logits = nothing if with_logits else None
             return SegMasks(*found, nothing > 0, jnp.zeros(0), logits)
-        padded = _Segs(*(_pad(x, bucket(count, 1)) for x in segs))
+        padded = _Segs(*(_pad(x, _room(count)) for x in segs))
         needed, mask_image = np.unique(padded.images, return_inverse=True)
-        needed = _pad(needed, bucket(len(needed), 1))
-        read = _EMPTY._replace(**{name: getattr(batch, name)[needed] for name in _READ_BY_MASKS})
-        read = read._replace(mask_image=mask_image.astype(np.int32))
-        emitting = _emitting(state, padded)
+        needed = _pad(needed, _room(len(needed)))
+        parts = {name: spread(getattr(batch, name)[needed]) for name in _READ_BY_MASKS}
+        read = _EMPTY._replace(**parts, mask_image=mask_image.astype(np.int32))
+        emitting = spread(_emitting(state, padded))
         masks, iou, logits = _masks(
             self.graph, self.state, read, emitting, size=size, with_logits=with_logits
         )
@@ -216,8 +217,11 @@ def _prefill(
     cache = KVCache.empty(model.config.llama, rows, slots + num_tokens, embeddings.dtype)
     hidden, cache = model.llama.prefill(embeddings, batch.positions, batch.token_valid, cache)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
+    axes = ("layers", "batch", "heads", None, None)
     empty = DecodeState(
-        cache=cache,
+        cache=cache._replace(
+            keys=constrain(cache.keys, *axes), values=constrain(cache.values, *axes)
+        ),
         prompt_hidden=hidden,
         tokens=jnp.full((rows, num_tokens), model.config.tokens.pad),
         emitting=jnp.zeros((rows, num_tokens, last.shape[-1]), last.dtype),
@@ -283,6 +287,12 @@ def _masks(
 
 
 # ------------------------------------------------------------------------------ helpers
+
+
+def _room(count: int) -> int:
+    """A number of few, which the devices that share a batch divide among them."""
+    places = batch_places()
+    return -(-bucket(count, 1) // places) * places
 
 
 def _pad(x: np.ndarray, count: int) -> np.ndarray:

@@ -2,13 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 # compat: the original's numbers, its quirks included. strict: what the metric's definition says.
 Mode = Literal["compat", "strict"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+class MetricError(ValueError):
+    """Something cannot be scored. Says what, and what to do about it."""
+
+
+class Notes:
+    """Irregularities by kind, each with the ids of its items in the order of their coming."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, dict[str, None]] = {}
+
+    def add(self, kind: str, ids: Iterable[str] = ()) -> None:
+        """A kind of irregularity and its items; one of the whole split has none."""
+        self._ids.setdefault(kind, {}).update(dict.fromkeys(ids))
+
+    def add_if(self, irregular: object, kind: str, name: str) -> None:
+        """Add an item where it is irregular."""
+        if irregular:
+            self.add(kind, (name,))
+
+    def add_strangers(self, said: Mapping[str, object], true: Mapping[str, object]) -> None:
+        """Compare the ids of predictions and truth, and see whether there is a truth at all."""
+        unknown = [name for name in said if name not in true]
+        missing = [name for name in true if name not in said]
+        for kind, names in (("unknown prediction", unknown), ("missing prediction", missing)):
+            if names:
+                self.add(kind, names)
+        if not true:
+            self.add("empty split")
+
+    def found(self) -> dict[str, tuple[str, ...]]:
+        """As `Scored.notes` wants them."""
+        return {kind: tuple(ids) for kind, ids in self._ids.items()}
 
 
 @dataclass(frozen=True)
@@ -19,7 +53,8 @@ class Scored:
     each: item id -> column -> value: what the item contributes. Where a figure is the mean of a
         column, the column has the figure's name; where it is a ratio of sums, `ratios` has
         figure -> (column above, column below).
-    notes: kind of irregularity -> the ids of its items: "missing prediction", "sizes disagree".
+    notes: kind of irregularity -> the ids of its items: "missing prediction", "sizes disagree";
+        no id where it concerns all: "empty split". docs/metrics.md lists them.
     """
 
     scores: Mapping[str, float]

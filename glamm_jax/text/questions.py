@@ -23,6 +23,8 @@ REGION_INSTRUCTION = (
     "Can you provide me with a detailed description of the region in the picture marked by "
     f"{REGION}?"
 )
+# The paper's prompt (section 4); the original's code draws from a list.
+REFERRING_INSTRUCTION = "Please segment the {name} in the image."
 # Longest answer that the original's evaluations generate.
 MAX_NEW_TOKENS = 512
 

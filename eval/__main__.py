@@ -1,0 +1,199 @@
+"""Ask a model the questions of a benchmark, and score what it says; or compare two runs.
+
+BENCHMARK  gcg               a caption with a mask for every phrase (val, test)
+           refseg            a mask for every expression (refCOCO, +, g; teacher-forced and free)
+           region_caption    a description of a box (refCOCOg, Visual Genome)
+           image_caption     a description of the picture (NoCaps, Flickr30k)
+           conversation      answers that a language model judges (LLaVA-Bench)
+           phrase_grounding  masks of a given caption's phrases (appendix B.1)
+
+--data     miniworld/NAME    scenes drawn from held-out seeds: nothing to download
+           FOLDER            record shards, as `python -m convert dataset` writes them
+           FOLDER --dataset NAME    a dataset in its original layout, no conversion needed
+           FOLDER or FILE    the original's evaluation files ({split}_gcg_coco_*_gt.json, COCO
+                             captions with boxes, NoCaps, dataset_flickr30k.json, LLaVA-Bench)
+
+  python -m eval gcg --model models/miniworld-tiny --data miniworld/easy --size 64 --out out/gcg
+  python -m eval gcg --model glamm --data GranDf/annotations/val_test --split test --out out/test
+  python -m eval refseg --model glamm --data data --dataset refcoco --split testA --out out/testA
+  python -m eval gcg --predictions DIR --data GranDf/annotations/val_test --out out/scored
+  python -m eval compare out/before out/after
+
+--question says how it is asked: `original`, the words that released checkpoints know; `ours`, those
+of our training; or your own, with {name} for the expression and {regions} for the box.
+
+The same command goes on with a run that was stopped or killed; finished items are not asked again.
+
+OUT/config.json        what the predictions follow from: weights, data, question, seed, versions
+OUT/predictions.jsonl  every prediction; OUT/predictions the same in the original's layout
+OUT/scores.json        figures of both modes as fractions, and what each item contributes
+
+Exit status: 0 done, 2 something cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import jax
+
+from glamm_jax.config import ConfigError, GLaMMConfig
+from glamm_jax.evaluation.benchmarks import BENCHMARKS
+from glamm_jax.evaluation.bert import BERT, BertSimilarity, EncoderError
+from glamm_jax.evaluation.paper import beside_paper
+from glamm_jax.evaluation.prediction_files import PredictionError
+from glamm_jax.evaluation.questions import Data, QuestionsError, is_drawn
+from glamm_jax.evaluation.record_items import WordingError
+from glamm_jax.evaluation.run import Asking, EvaluationError, Run
+from glamm_jax.evaluation.scoring import Judges
+from glamm_jax.files import FolderError
+from glamm_jax.inference.chat import Assistant, load
+from glamm_jax.metrics.scored import MetricError
+from glamm_jax.metrics.similarity import Cached, Similarity, WordSimilarity
+from glamm_jax.parallel import make_mesh
+from glamm_jax.text.questions import MAX_NEW_TOKENS
+from glamm_jax.text.tokenizer import TokenizerError
+from glamm_jax.weights.folder import ModelFolder
+from glamm_jax.weights.safetensors import TensorFileError
+
+UNUSABLE = (
+    *(ConfigError, EncoderError, EvaluationError, FolderError, MetricError, PredictionError),
+    *(QuestionsError, TensorFileError, TokenizerError, WordingError),
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check everything, then ask and score; 2 with one line when something cannot be used."""
+    options = parse(arguments)
+    try:
+        evaluate(options)
+    except UNUSABLE as error:
+        print(f"eval: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """One run, from the command line's options."""
+    join(options)
+    if options.model:
+        held = ModelFolder(options.model).config
+        if not isinstance(held, GLaMMConfig):
+            raise ConfigError(f"{options.model}: holds a part of a model, not a whole GLaMM")
+    judges = Judges(similarity_of(options))
+    run = Run(BENCHMARKS[options.benchmark], data_of(options), options.out, asking_of(options))
+    print(f"{len(run.questions.items)} items, data {run.questions.hash[:12]}", flush=True)
+    if options.predictions:
+        read = run.read(options.predictions)
+        said, irregular = read.predictions, read.notes
+    else:
+        said, irregular = run.ask(assistant_of(options), str(options.model)), {}
+    if jax.process_index():
+        return
+    scores = run.score(said, judges, irregular)
+    print(
+        beside_paper(scores.benchmark, scores.split, {m: x.scores for m, x in scores.modes.items()})
+    )
+    for kind, names in scores.modes["strict"].notes.items():
+        print(f"{len(names)} {kind}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
+    print(f"wrote {options.out}")
+
+
+def join(options: argparse.Namespace) -> None:
+    """Become one of several processes, where that is asked for."""
+    if options.coordinator == "auto":
+        jax.distributed.initialize()
+    elif options.coordinator:
+        jax.distributed.initialize(options.coordinator, options.processes, options.process)
+
+
+def data_of(options: argparse.Namespace) -> Data:
+    """What is asked about."""
+    return Data(
+        options.data,
+        options.split,
+        options.dataset,
+        options.images,
+        options.limit,
+        options.size,
+        options.seed,
+    )
+
+
+def asking_of(options: argparse.Namespace) -> Asking:
+    """How it is asked; a mini-world in our words, as the models that know it were."""
+    default = "ours" if is_drawn(options.data) else "original"
+    question = options.question or default
+    return Asking(question, options.tokens, options.batch, options.seed)
+
+
+def similarity_of(options: argparse.Namespace) -> Similarity:
+    """Who judges phrases; only grounded captions have them."""
+    if options.similarity == WordSimilarity.name or options.benchmark != "gcg":
+        return WordSimilarity()
+    return Cached(BertSimilarity(options.similarity))
+
+
+def assistant_of(options: argparse.Namespace) -> Assistant:
+    """The model on all devices of this process."""
+    local = jax.local_devices()
+    places = len(local) // (options.fsdp * options.tensor)
+    if not places:
+        raise ConfigError(
+            f"--fsdp {options.fsdp} --tensor {options.tensor}: there are {len(local)} devices here"
+        )
+    mesh = make_mesh(places, options.fsdp, options.tensor, local) if len(local) > 1 else None
+    print(f"loading {options.model} onto {len(local)} x {local[0].device_kind}", flush=True)
+    return load(options.model, options.dtype, mesh)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("benchmark", choices=BENCHMARKS, metavar="BENCHMARK")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", type=Path, help="a model folder")
+    source.add_argument("--predictions", type=Path, help="score these instead of asking a model")
+    add("--data", required=True, help="miniworld/NAME, a folder or a file")
+    add("--out", type=Path, required=True, help="new, or a run that goes on")
+    add("--split", default="val", help="%(default)s unless given")
+    add("--dataset", default="", metavar="NAME", help="the dataset that --data holds as it came")
+    add("--images", type=Path, help="where the pictures are, if not beside the original's files")
+    add("--limit", type=positive, metavar="N", help="the first N pictures alone")
+    add("--question", help="original, ours, or your own words")
+    add("--seed", type=int, default=0, help="of what is drawn: sentences, scenes")
+    add("--size", type=positive, default=128, help="of a mini-world's pictures (%(default)s)")
+    add("--tokens", type=positive, default=MAX_NEW_TOKENS, help="of an answer (%(default)s)")
+    add("--batch", type=positive, default=8, help="rows that are answered together (%(default)s)")
+    add("--dtype", choices=("float32", "bfloat16"), help="the model's own if absent")
+    add("--fsdp", type=positive, default=1, help="devices that share the weights (%(default)s)")
+    add("--tensor", type=positive, default=1, help="devices that share a layer (%(default)s)")
+    add(
+        "--similarity",
+        default=BERT,
+        metavar="words|BERT",
+        help="judges phrases in mask recall: a BERT by id or folder (%(default)s), or shared words",
+    )
+    add("--coordinator", metavar="HOST:PORT|auto", help="one of several processes; auto on TPUs")
+    add("--processes", type=positive, metavar="N", help="how many there are")
+    add("--process", type=int, metavar="I", help="which of them this is, from 0")
+    return parser.parse_args(arguments)
+
+
+def positive(text: str) -> int:
+    """A number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
