@@ -26,6 +26,7 @@ The same command goes on with a run that was stopped or killed; finished items a
 
 OUT/config.json        what the predictions follow from: weights, data, question, seed, versions
 OUT/predictions.jsonl  every prediction; OUT/predictions the same in the original's layout
+OUT/reviews.jsonl      what the judge of a conversation wrote
 OUT/scores.json        figures of both modes as fractions, and what each item contributes
 
 Exit status: 0 done, 2 something cannot be used.
@@ -35,13 +36,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
+from tqdm import tqdm
 
 from glamm_jax.config import ConfigError, GLaMMConfig
-from glamm_jax.evaluation.benchmarks import BENCHMARKS
+from glamm_jax.evaluation.benchmarks import BENCHMARKS, Benchmark
 from glamm_jax.evaluation.bert import BERT, BertSimilarity, EncoderError
+from glamm_jax.evaluation.judge import Judge, JudgeError, review_all
 from glamm_jax.evaluation.paper import beside_paper
 from glamm_jax.evaluation.prediction_files import PredictionError
 from glamm_jax.evaluation.questions import Data, QuestionsError, is_drawn
@@ -50,6 +54,7 @@ from glamm_jax.evaluation.run import Asking, EvaluationError, Run
 from glamm_jax.evaluation.scoring import Judges
 from glamm_jax.files import FolderError
 from glamm_jax.inference.chat import Assistant, load
+from glamm_jax.metrics.captions import NAMES, check_java
 from glamm_jax.metrics.scored import MetricError
 from glamm_jax.metrics.similarity import Cached, Similarity, WordSimilarity
 from glamm_jax.parallel import make_mesh
@@ -58,8 +63,10 @@ from glamm_jax.text.tokenizer import TokenizerError
 from glamm_jax.weights.folder import ModelFolder
 from glamm_jax.weights.safetensors import TensorFileError
 
+REVIEWS = "reviews.jsonl"
 UNUSABLE = (
-    *(ConfigError, EncoderError, EvaluationError, FolderError, MetricError, PredictionError),
+    *(ConfigError, EncoderError, EvaluationError, FolderError, JudgeError, MetricError),
+    *(PredictionError,),
     *(QuestionsError, TensorFileError, TokenizerError, WordingError),
 )
 
@@ -82,8 +89,9 @@ def evaluate(options: argparse.Namespace) -> None:
         held = ModelFolder(options.model).config
         if not isinstance(held, GLaMMConfig):
             raise ConfigError(f"{options.model}: holds a part of a model, not a whole GLaMM")
-    judges = Judges(similarity_of(options))
-    run = Run(BENCHMARKS[options.benchmark], data_of(options), options.out, asking_of(options))
+    benchmark = BENCHMARKS[options.benchmark]
+    judges = judges_of(benchmark, options)
+    run = Run(benchmark, data_of(options), options.out, asking_of(options))
     print(f"{len(run.questions.items)} items, data {run.questions.hash[:12]}", flush=True)
     if options.predictions:
         read = run.read(options.predictions)
@@ -129,11 +137,21 @@ def asking_of(options: argparse.Namespace) -> Asking:
     return Asking(question, options.tokens, options.batch, options.seed)
 
 
-def similarity_of(options: argparse.Namespace) -> Similarity:
-    """Who judges phrases; only grounded captions have them."""
-    if options.similarity == WordSimilarity.name or options.benchmark != "gcg":
-        return WordSimilarity()
-    return Cached(BertSimilarity(options.similarity))
+def judges_of(benchmark: Benchmark, options: argparse.Namespace) -> Judges:
+    """Who judges texts, as far as this benchmark has some.
+
+    Raises: MetricError, EncoderError, JudgeError when one of them is not there.
+    """
+    figures = tuple(options.captions) if benchmark.captions else ()
+    check_java(figures)
+    similarity: Similarity = WordSimilarity()
+    if benchmark.name == "gcg" and options.similarity != similarity.name:
+        similarity = Cached(BertSimilarity(options.similarity))
+    if benchmark.name != "conversation" or not options.judge:
+        return Judges(similarity, figures)
+    judge = Judge(options.judge, options.judge_model)
+    review = partial(review_all, judge=judge, path=options.out / REVIEWS, watch=tqdm)
+    return Judges(similarity, figures, review)
 
 
 def assistant_of(options: argparse.Namespace) -> Assistant:
@@ -181,6 +199,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="words|BERT",
         help="judges phrases in mask recall: a BERT by id or folder (%(default)s), or shared words",
     )
+    add(
+        "--captions",
+        nargs="*",
+        default=NAMES,
+        metavar="FIGURE",
+        help=f"of captions; they need Java ({' '.join(NAMES)}; SPICE where CoreNLP is)",
+    )
+    add("--judge", metavar="URL", help="an OpenAI-compatible endpoint, for conversations")
+    add("--judge-model", default="gpt-4", metavar="NAME", help="which of its models (%(default)s)")
     add("--coordinator", metavar="HOST:PORT|auto", help="one of several processes; auto on TPUs")
     add("--processes", type=positive, metavar="N", help="how many there are")
     add("--process", type=int, metavar="I", help="which of them this is, from 0")

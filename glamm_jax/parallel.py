@@ -126,6 +126,15 @@ def spread(x: Any) -> Any:
     return jax.device_put(x, sharding(("batch", *(None,) * (x.ndim - 1)), x.shape))
 
 
+def on_host(x: Any) -> np.ndarray:
+    """The whole of an array, also where other processes hold some of it; all must ask for it."""
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
 def is_placed() -> bool:
     """Whether there is a mesh, be it an abstract one."""
     return _placement.get() is not None

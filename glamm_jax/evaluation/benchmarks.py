@@ -18,12 +18,11 @@ from glamm_jax.evaluation.original_files import ReadFiles
 from glamm_jax.evaluation.record_items import MakeItems, Wording
 from glamm_jax.evaluation.scoring import (
     Judges,
-    score_captions_of,
     score_conversation,
     score_grounded_captions,
     score_grounded_phrases,
     score_referring,
-    score_regions,
+    score_texts,
 )
 from glamm_jax.metrics.scored import Mode, Scored
 from glamm_jax.text import questions
@@ -37,7 +36,7 @@ class Benchmark:
 
     splits: those that are known; data of one's own may have others.
     original: the question that released checkpoints have seen. ours: that of our training.
-    num_regions: boxes that come with the question.
+    num_regions: boxes that come with the question. captions: whether texts are scored as captions.
     """
 
     name: str
@@ -49,6 +48,7 @@ class Benchmark:
     original: str
     ours: str
     num_regions: int = 0
+    captions: bool = False
 
     def wording(self, question: str = "original", seed: int = 0) -> Wording:
         """How it asks: "original", "ours", or a question of one's own.
@@ -71,6 +71,7 @@ _ALL = (
         score_grounded_captions,
         questions.GCG_INSTRUCTION,
         questions.GCG_QUESTIONS[0],
+        captions=True,
     ),
     Benchmark(
         "refseg",
@@ -88,10 +89,11 @@ _ALL = (
         ("val", "test"),
         record_items.region,
         original_files.region_captions,
-        score_regions,
+        score_texts,
         questions.REGION_INSTRUCTION,
         questions.REGION_QUESTIONS[0],
         num_regions=1,
+        captions=True,
     ),
     Benchmark(
         "image_caption",
@@ -99,9 +101,10 @@ _ALL = (
         ("val", "test"),
         record_items.caption,
         original_files.image_captions,
-        score_captions_of,
+        score_texts,
         questions.CAPTION_QUESTIONS[0],
         questions.CAPTION_QUESTIONS[0],
+        captions=True,
     ),
     Benchmark(
         "conversation",

@@ -77,7 +77,13 @@ def from_line(line: str) -> Prediction:
     try:
         values = json.loads(line)
         told = {name: _frozen(values[name]) for name in names if name in values}
-        return Prediction(**told)
+        found = Prediction(**told)
+        phrases, masks = len(found.phrases), len(found.masks)
+        if len(found.phrase_of) != masks or not all(-1 <= i < phrases for i in found.phrase_of):
+            raise ValueError(f"phrase_of says not for each of {masks} masks whose it is")
+        if len(found.scores) not in (0, masks):
+            raise ValueError(f"{len(found.scores)} scores of {masks} masks")
+        return found
     except (ValueError, TypeError) as error:
         raise PredictionError(f"no prediction: {error}") from error
 

@@ -5,65 +5,146 @@ An item without a prediction is left to the metrics, which name it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from glamm_jax.data import masks as run_lengths
 from glamm_jax.evaluation.item import Item, Prediction, RunLengths
+from glamm_jax.evaluation.judge import Case, Review, score_reviews
+from glamm_jax.metrics.captions import score_captions
 from glamm_jax.metrics.gcg import GroundedCaption, score_gcg
-from glamm_jax.metrics.iou import iou
+from glamm_jax.metrics.grounding import score_grounding
 from glamm_jax.metrics.phrases import score_phrases, sum_scores, words
+from glamm_jax.metrics.refseg import score_refseg
 from glamm_jax.metrics.scored import Mode, Scored
 from glamm_jax.metrics.similarity import Similarity, WordSimilarity
+
+Said = Mapping[str, Prediction]
+FREE = "free "  # stands before the figures of free-running answers
 
 
 @dataclass(frozen=True)
 class Judges:
-    """Who judges texts. similarity: of phrases, for mask recall."""
+    """Who judges texts.
+
+    similarity: of phrases, for mask recall. captions: the figures of captions, which need Java; or
+    none. review: compares the answers of a conversation with the reference's; or nobody.
+    """
 
     similarity: Similarity = field(default_factory=WordSimilarity)
+    captions: Sequence[str] = ()
+    review: Callable[[Sequence[Case]], list[Review]] | None = None
 
 
 def score_grounded_captions(
-    items: Sequence[Item], said: Mapping[str, Prediction], mode: Mode, judges: Judges
+    items: Sequence[Item], said: Said, mode: Mode, judges: Judges
 ) -> Scored:
     """AP, mIoU, recall and the figures of captions; strict: also how many phrases are right."""
-    given = {name: _as_said(each) for name, each in said.items()}
     true = {item.id: _as_true(item) for item in items}
-    scored = score_gcg(given, true, judges.similarity, mode)
+    scored = score_gcg(_as_said(said), true, judges.similarity, mode)
+    scored |= _captions(items, said, mode, judges)
     return scored if mode == "compat" else scored | _phrases(items, said)
 
 
-def score_referring(
-    items: Sequence[Item], said: Mapping[str, Prediction], mode: Mode, judges: Judges
-) -> Scored:
-    free = [item for item in items if not item.history]
+def score_grounded_phrases(items: Sequence[Item], said: Said, mode: Mode, judges: Judges) -> Scored:
+    """mIoU, and recall at 0.5."""
+    return score_grounding(_as_said(said), {item.id: _as_true(item) for item in items}, mode)
+
+
+def score_referring(items: Sequence[Item], said: Said, mode: Mode, judges: Judges) -> Scored:
+    """cIoU and gIoU of the teacher-forced conversations, as the original and the paper have them,
+    and the same of free-running answers, a sentence each.
+    """
     forced = [item for item in items if item.history]
-    return _mean_iou(forced, said, "gIoU") | _mean_iou(free, said, "free gIoU")
+    free = [item for item in items if not item.history]
+    figures = _referring(free, said, mode)
+    return _referring(forced, said, mode) | _renamed(figures, lambda name: FREE + name)
 
 
-def score_regions(
-    items: Sequence[Item], said: Mapping[str, Prediction], mode: Mode, judges: Judges
-) -> Scored:
-    """Descriptions of boxes, and the share that is word for word a true one."""
+def score_texts(items: Sequence[Item], said: Said, mode: Mode, judges: Judges) -> Scored:
+    """The figures of captions, and the share that is word for word a true one."""
     each = {item.id: {"exact": float(_is_exact(item, said.get(item.id)))} for item in items}
-    return Scored({"exact": _mean(each, "exact")}, each)
+    exact = [columns["exact"] for columns in each.values()]
+    figures = {"exact": float(np.mean(exact))} if exact else {}
+    return _captions(items, said, mode, judges) | Scored(figures, each)
 
 
-score_captions_of = score_regions
-score_conversation = score_regions
-score_grounded_phrases = score_grounded_captions
+def score_conversation(items: Sequence[Item], said: Said, mode: Mode, judges: Judges) -> Scored:
+    """What a judge gives the answers, over what it gives the references."""
+    if judges.review is None:
+        return score_texts(items, said, mode, judges)
+    cases = [
+        Case(
+            item.id,
+            item.about.get("category", "conversation"),
+            item.prompt,
+            item.about.get("context", ""),
+            item.true_texts[0] if item.true_texts else "",
+            said[item.id].text if item.id in said else "",
+        )
+        for item in items
+    ]
+    return score_reviews(cases, judges.review(cases), mode)
 
 
-def _as_said(prediction: Prediction) -> GroundedCaption:
-    return GroundedCaption(
-        prediction.text,
-        prediction.phrases,
-        prediction.masks,
-        prediction.phrase_of,
-        prediction.scores,
+# ---------------------------------------------------------------------------------- helpers
+
+
+def _captions(items: Sequence[Item], said: Said, mode: Mode, judges: Judges) -> Scored:
+    if not judges.captions:
+        return Scored({})
+    true = {item.id: item.true_texts for item in items if item.true_texts}
+    texts = {name: each.text for name, each in said.items() if name in true}
+    return score_captions(texts, true, judges.captions, mode=mode)
+
+
+def _referring(items: Sequence[Item], said: Said, mode: Mode) -> Scored:
+    given = {}
+    for item in items:
+        if item.id in said:
+            masks = said[item.id].masks
+            # What is said behind a conversation with known answers is not asked for.
+            given[item.id] = masks[: len(item.true_masks)] if item.history else masks
+    twice = mode == "compat"
+    true = {item.id: _without_twice(item) if twice else item.true_masks for item in items}
+    return score_refseg(given, true, mode)
+
+
+def _without_twice(item: Item) -> tuple[RunLengths, ...]:
+    """The true masks as the original counts them (trap 22)."""
+    if not item.true_twice:
+        return item.true_masks
+    return tuple(
+        mask
+        if twice is None
+        else run_lengths.encode(run_lengths.decode(mask) & ~run_lengths.decode(twice))
+        for mask, twice in zip(item.true_masks, item.true_twice, strict=True)
     )
+
+
+def _renamed(scored: Scored, rename: Callable[[str], str]) -> Scored:
+    """The same under other names of figures and columns."""
+    return replace(
+        scored,
+        scores={rename(name): value for name, value in scored.scores.items()},
+        each={
+            item: {rename(name): value for name, value in columns.items()}
+            for item, columns in scored.each.items()
+        },
+        ratios={
+            rename(name): (rename(above), rename(below))
+            for name, (above, below) in scored.ratios.items()
+        },
+    )
+
+
+def _as_said(said: Said) -> dict[str, GroundedCaption]:
+    return {
+        name: GroundedCaption(x.text, x.phrases, x.masks, x.phrase_of, x.scores)
+        for name, x in said.items()
+    }
 
 
 def _as_true(item: Item) -> GroundedCaption:
@@ -77,11 +158,11 @@ def _is_exact(item: Item, prediction: Prediction | None) -> bool:
     return prediction is not None and words(prediction.text) in [*map(words, item.true_texts)]
 
 
-def _phrases(items: Sequence[Item], said: Mapping[str, Prediction]) -> Scored:
+def _phrases(items: Sequence[Item], said: Said) -> Scored:
     """The stricter of recall and precision of phrases, and the mean IoU over the true ones."""
     scores = {
         item.id: score_phrases(
-            _with_masks(said[item.id]) if item.id in said else [],
+            _with_masks(said[item.id], item) if item.id in said else [],
             [*zip(item.true_phrases, item.true_masks, strict=False)],
         )
         for item in items
@@ -95,25 +176,11 @@ def _phrases(items: Sequence[Item], said: Mapping[str, Prediction]) -> Scored:
     return Scored(figures, each, {"phrase_mask_iou": ("phrase_iou", "phrases")})
 
 
-def _with_masks(prediction: Prediction) -> list[tuple[str, RunLengths | None]]:
-    """Every phrase with the first of its masks."""
+def _with_masks(prediction: Prediction, item: Item) -> list[tuple[str, RunLengths | None]]:
+    """Every phrase with the first of its masks; one of another size than the true ones is none."""
+    sizes = {tuple(mask["size"]) for mask in item.true_masks}
     first: dict[int, RunLengths] = {}
     for mask, owner in zip(prediction.masks, prediction.phrase_of, strict=True):
-        first.setdefault(owner, mask)
+        if {tuple(mask["size"])} == sizes:
+            first.setdefault(owner, mask)
     return [(phrase, first.get(i)) for i, phrase in enumerate(prediction.phrases)]
-
-
-def _mean_iou(items: Sequence[Item], said: Mapping[str, Prediction], name: str) -> Scored:
-    each = {}
-    for item in items:
-        prediction = said.get(item.id)
-        masks = prediction.masks if prediction else ()
-        pairs = [
-            (masks[i] if i < len(masks) else None, true) for i, true in enumerate(item.true_masks)
-        ]
-        each[item.id] = {name: float(np.mean([iou(*pair) for pair in pairs]))}
-    return Scored({name: _mean(each, name)}, each)
-
-
-def _mean(each: Mapping[str, Mapping[str, float]], column: str) -> float:
-    return float(np.mean([columns[column] for columns in each.values()])) if each else 0.0

@@ -40,7 +40,7 @@ from glamm_jax.inference.generate import DecodeState, Generator
 from glamm_jax.inference.sampling import Sampling
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.parallel import batch_places, use_mesh
+from glamm_jax.parallel import batch_places, on_host, use_mesh
 from glamm_jax.text.answers import parse_answer, settled_text
 from glamm_jax.text.prompt import Prompt, PromptError, build_prompt
 from glamm_jax.text.questions import MAX_NEW_TOKENS
@@ -327,7 +327,7 @@ class Assistant:
     def _finish(self, batch: Batch, decoding: DecodeState, rows: list[_Row]) -> dict[int, Answer]:
         """The answers by the number of their question, each with its masks."""
         found = self.generator.finish(batch, decoding)
-        masks, scores = np.asarray(found.masks), np.asarray(found.iou, np.float32)
+        masks, scores = on_host(found.masks), on_host(found.iou).astype(np.float32)
         answers = {}
         for place, row in enumerate(rows):
             height, width = row.image.shape[:2]

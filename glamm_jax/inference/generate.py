@@ -32,7 +32,7 @@ from glamm_jax.inference.sampling import Sampling, choose
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.models.llama import KVCache, write_slice
 from glamm_jax.nn.resize import postprocess_masks
-from glamm_jax.parallel import batch_places, constrain, spread
+from glamm_jax.parallel import batch_places, constrain, on_host, spread
 from glamm_jax.types import Batch
 
 
@@ -68,7 +68,7 @@ class SegMasks(NamedTuple):
         """The masks of one row in the size of its image, on the host."""
         mine = np.flatnonzero(self.rows == row)
         height, width = self.sizes[mine[0]] if len(mine) else (0, 0)
-        return np.asarray(self.masks)[mine, :height, :width]
+        return on_host(self.masks)[mine, :height, :width]
 
 
 class _Limits(NamedTuple):
@@ -170,8 +170,8 @@ class Generator:
     def answers(self, state: DecodeState) -> list[list[int]]:
         """The generated ids of each row, its end token included; none for a spare row."""
         out = []
-        tokens = np.asarray(state.tokens)[:, : int(state.count)]
-        for row, length in zip(tokens, np.asarray(state.lengths), strict=True):
+        tokens = on_host(state.tokens)[:, : int(state.count)]
+        for row, length in zip(tokens, on_host(state.lengths), strict=True):
             ends = np.flatnonzero(row == self.tokens.eos)
             end = ends[0] + 1 if len(ends) else len(row)
             out.append(row[: end if length else 0].tolist())

@@ -74,7 +74,7 @@ def ranked_precision(images: Sequence[ImageMasks]) -> dict[str, float]:
 
 
 def _precision(
-    results: Sequence[dict[str, Any]], levels: Float[np.ndarray, "r"]
+    results: Sequence[Any], levels: Float[np.ndarray, "r"]
 ) -> Float[np.ndarray, "t"] | None:
     """Average precision at every threshold of IoU, out of the evaluator's matches."""
     num_true = sum(np.count_nonzero(np.asarray(each["gtIgnore"]) == 0) for each in results)

@@ -101,9 +101,7 @@ def tokenize(texts: Mapping[str, Sequence[str]]) -> Tokens:
     }
     with java_on_path():
         tokens = PTBTokenizer().tokenize(captions)
-    if {name: len(each) for name, each in tokens.items()} != {
-        name: len(each) for name, each in texts.items()
-    }:
+    if any(len(tokens.get(name, ())) != len(each) for name, each in texts.items()):
         raise MetricError("the PTB tokenizer failed: it gave back another number of captions")
     return tokens
 
@@ -185,6 +183,9 @@ def _meteor(true: Tokens, said: Tokens, running: Any) -> Figure:
     try:
         return running.compute_score(true, said)
     except (OSError, ValueError) as error:
+        # It holds its lock still, and would wait for it at its own end.
+        if running.lock.locked():
+            running.lock.release()
         running.meteor_p.kill()
         message = running.meteor_p.stderr.read().decode(errors="replace").strip()
         raise MetricError(f"METEOR failed: {message or error}") from error

@@ -66,6 +66,6 @@ TOLERANCES: dict[str, Tolerance] = {
     "pixel_statistic": Tolerance(1e-3, 1e-6, "absolute"),
     "input": Tolerance(1e-6, 1e-12),
     "box": Tolerance(1e-6, 0.0, "absolute"),
-    "metric": Tolerance(1e-6, 0.0, "absolute"),
+    "metric": Tolerance(1e-6, 1e-12, "absolute"),
     "exact": Tolerance(0.0, 0.0, "exact"),
 }

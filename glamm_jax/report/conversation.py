@@ -74,7 +74,8 @@ class _Painter:
             marks.append(Mark(len(text), len(text) + len(token), colour, is_token=True))
             text += token
         text += turn[done:]
-        return Line(text, marks or self._asked_for(text), speaker)
+        marks = marks or self._asked_for(text)
+        return Line(text, marks, speaker, is_question=speaker == ASKS)
 
     def _asked_for(self, question: str) -> list[Mark]:
         """The name in a question to which the next [SEG] is the answer."""

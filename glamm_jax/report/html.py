@@ -29,6 +29,7 @@ from glamm_jax.report.paint import colour_of, overlay
 
 MAX_SIDE = 640  # pixels of an embedded picture
 JPEG_QUALITY = 88
+MAX_NAMED = 50  # places of one kind
 OPACITY = 0.5  # of masks: stuff may cover the whole picture, which should still be seen
 Box = tuple[float, float, float, float]
 
@@ -45,12 +46,16 @@ class Mark:
 
 @dataclass(frozen=True)
 class Line:
-    """A text with its marks, in order. speaker: who says it. note: small print behind it."""
+    """A text with its marks, in order.
+
+    speaker: who says it. note: small print behind it. is_question: shown softly.
+    """
 
     text: str
     marks: Sequence[Mark] = ()
     speaker: str = ""
     note: str = ""
+    is_question: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,19 @@ class Page:
         items = "".join(f"<li>{_text(line)}</li>" for line in lines)
         self._body.append(f"<details><summary>{_text(summary)}</summary><ul>{items}</ul></details>")
 
+    def kinds(self, found: Mapping[str, Sequence[str]]) -> None:
+        """How often each kind of thing was met, the most frequent first, and where."""
+        if not found:
+            self.paragraph("Nothing.")
+            return
+        kinds = sorted(found, key=lambda kind: -len(found[kind]))
+        self.table(("kind", "number"), [(kind, len(found[kind])) for kind in kinds])
+        for kind in kinds:
+            places = list(found[kind][:MAX_NAMED])
+            if len(found[kind]) > MAX_NAMED:
+                places.append(f"and {len(found[kind]) - MAX_NAMED:,} more")
+            self.folded(f"{kind}: where", places)
+
     def histograms(self, values: Mapping[str, Sequence[float]]) -> None:
         """One drawing a name, side by side; names without values are left out."""
         drawn = (
@@ -126,6 +144,11 @@ class Page:
     def cards(self, cards: Sequence[Card]) -> None:
         """Pictures side by side, as many as the window takes."""
         self._body.append(f'<div class="cards">{"".join(map(_card, cards))}</div>')
+
+    def pairs(self, pairs: Sequence[tuple[Card, Card]]) -> None:
+        """Cards two by two, such as what was said and what is true; a pair is never torn apart."""
+        drawn = (f'<div class="cards pair">{_card(one)}{_card(two)}</div>' for one, two in pairs)
+        self._body.append(f'<div class="pairs">{"".join(drawn)}</div>')
 
     def html(self) -> str:
         """The whole page."""
@@ -177,7 +200,8 @@ def _line(line: Line) -> str:
     said = "".join(pieces) + note
     if not line.speaker:
         return f"<p>{said}</p>"
-    return f'<p class="turn"><b>{_text(line.speaker)}</b><span>{said}</span></p>'
+    kind = "turn question" if line.is_question else "turn"
+    return f'<p class="{kind}"><b>{_text(line.speaker)}</b><span>{said}</span></p>'
 
 
 def _marked(words: str, mark: Mark) -> str:
@@ -254,6 +278,9 @@ summary { cursor: pointer; color: var(--soft); }
 details ul { font-size: .87rem; overflow-wrap: anywhere; }
 .cards { display: grid; gap: 1.1rem; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 270px), 1fr)); }
+.pairs { display: grid; gap: 1.1rem 2rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); }
+.cards.pair { gap: .5rem; grid-template-columns: 1fr 1fr; }
 article { overflow: hidden; border: 1px solid var(--rule); border-radius: 8px;
   background: var(--card); }
 .picture { position: relative; display: grid; }
@@ -268,7 +295,7 @@ article { overflow: hidden; border: 1px solid var(--rule); border-radius: 8px;
 .said p { margin: .3rem 0; overflow-wrap: anywhere; }
 .said .turn { display: grid; grid-template-columns: 3.6rem 1fr; align-items: baseline; }
 .turn b { color: var(--soft); font-weight: 500; font-size: .8rem; }
-.turn:nth-of-type(odd) span { color: var(--soft); }
+.question span { color: var(--soft); }
 small { color: var(--soft); white-space: nowrap; }
 mark { padding: 0 .15em; border-bottom: 2px solid var(--c); border-radius: 3px; color: inherit;
   background: color-mix(in srgb, var(--c) 30%, transparent); }

@@ -27,7 +27,6 @@ from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import Tokenizer
 from glamm_jax.types import Capacity, Example
 
-MAX_NAMED = 50  # places of one kind of defect
 UNREADABLE = "unreadable record"
 NO_PICTURE = "unreadable picture"
 NO_MASKS = "unreadable mask"
@@ -261,15 +260,5 @@ def _overview(page: Page, looks: Sequence[_Look]) -> None:
 
 
 def _tell(page: Page, title: str, found: Mapping[str, Sequence[str]]) -> None:
-    """How often each kind was met, the most frequent first, and where."""
     page.section(title, level=3)
-    if not found:
-        page.paragraph("Nothing.")
-        return
-    kinds = sorted(found, key=lambda kind: -len(found[kind]))
-    page.table(("kind", "number"), [(kind, len(found[kind])) for kind in kinds])
-    for kind in kinds:
-        places = list(found[kind][:MAX_NAMED])
-        if len(found[kind]) > MAX_NAMED:
-            places.append(f"and {len(found[kind]) - MAX_NAMED:,} more")
-        page.folded(f"{kind}: where", places)
+    page.kinds(found)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.extra import numpy as arrays
+from pycocotools import mask as coco
 
 from glamm_jax.data import masks as run_lengths
-from glamm_jax.metrics.iou import iou, mean_iou
+from glamm_jax.metrics.iou import iou, mean_iou, pairwise_iou, read_runs, shared_pixels, without
 
 
 def square(top: int, left: int, side: int) -> np.ndarray:
@@ -43,3 +46,40 @@ def test_the_mean_weighs_every_pair_alike() -> None:
     assert mean_iou([(large, large), (None, small)]) == 0.5
     with pytest.raises(ValueError, match="no masks"):
         mean_iou([])
+
+
+MASKS = arrays.arrays(bool, (4, 5, 7))
+
+
+@given(MASKS, MASKS)
+def test_runs_give_the_same_iou_as_pixels(some, others):
+    table = pairwise_iou([read_runs(mask) for mask in some], [read_runs(mask) for mask in others])
+    np.testing.assert_array_equal(table, [[iou(one, other) for other in others] for one in some])
+
+
+@given(MASKS)
+def test_runs_give_the_same_iou_as_pycocotools(masks):
+    packed = [run_lengths.encode(mask) for mask in masks]
+    table = pairwise_iou([read_runs(runs) for runs in packed], [read_runs(packed[0])], both_empty=0)
+    np.testing.assert_array_equal(table, coco.iou(packed, packed[:1], [0]))
+
+
+@given(MASKS)
+def test_pixels_are_hidden_and_shared(masks):
+    one, other = read_runs(masks[0]), read_runs(masks[1])
+    seen = without(one, other)
+    assert seen.area == (masks[0] & ~masks[1]).sum()
+    assert shared_pixels(seen, other) == 0
+    assert shared_pixels(one, other) == one.area - seen.area
+
+
+def test_two_empty_masks_and_two_sizes_are_worth_what_is_asked():
+    empty, small = read_runs(np.zeros((8, 10), bool)), read_runs(np.zeros((2, 2), bool))
+    full = read_runs(square(0, 0, 4))
+    assert pairwise_iou([empty], [empty, full]).tolist() == [[1, 0]]
+    assert np.isnan(pairwise_iou([empty], [empty], both_empty=np.nan)).all()
+    assert pairwise_iou([empty, full], [small], unequal=-1.0).tolist() == [[-1], [-1]]
+    assert pairwise_iou([], [full]).shape == (0, 1)
+    for broken in (lambda: pairwise_iou([empty], [small]), lambda: without(full, small)):
+        with pytest.raises(ValueError, match=r"\(8, 10\) and \(2, 2\)"):
+            broken()

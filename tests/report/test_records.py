@@ -18,9 +18,9 @@ from glamm_jax.data.record import Annotation, Link, Record, Region
 from glamm_jax.data.shards import ShardError
 from glamm_jax.data.tasks import NO_BOX, NOTHING, OVERLAPPING, draw_examples
 from glamm_jax.experiment import Asking
+from glamm_jax.report.html import MAX_NAMED
 from glamm_jax.report.records import (
     ASKED_TASKS,
-    MAX_NAMED,
     NO_MASKS,
     NO_PICTURE,
     TITLES,

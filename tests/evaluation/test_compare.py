@@ -1,0 +1,191 @@
+"""Intervals of two runs' differences are those of a paired bootstrap, and say what they are of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from glamm_jax.evaluation import compare
+from glamm_jax.evaluation.compare import (
+    ALONE,
+    MEAN,
+    NONE,
+    RATIO,
+    CompareError,
+    Difference,
+    as_text,
+    changes,
+    differences,
+)
+from glamm_jax.evaluation.scores_file import RunScores
+from glamm_jax.metrics.scored import Scored
+
+RATIOS = {"recall": ("matches", "phrases")}
+
+
+def _scored(shift: float, number: int = 60, seed: int = 0) -> Scored:
+    """Items with a mean, a ratio, a figure of all items at once, and one without columns."""
+    random = np.random.default_rng(seed)
+    noise = random.normal(size=number)
+    phrases = random.integers(1, 9, number)
+    each = {
+        f"{i}": {
+            "mIoU": 0.5 + noise[i] / 10 + shift,
+            "matches": float(phrases[i] // 2 + (i % 3 == 0 and shift > 0)),
+            "phrases": float(phrases[i]),
+            "METEOR_alone": 0.2 + noise[i] / 50 + shift / 2,
+        }
+        for i in range(number)
+    }
+    mean = float(np.mean([row["mIoU"] for row in each.values()]))
+    recall = sum(row["matches"] for row in each.values()) / float(phrases.sum())
+    return Scored(
+        {"mIoU": mean, "recall": recall, "METEOR": 0.3 + shift, "AP50": 0.4 + shift}, each, RATIOS
+    )
+
+
+def _run(scored: Scored) -> RunScores:
+    return RunScores("gcg", "val", {"compat": scored}, data_hash="8c1f")
+
+
+def _by_figure(one: Scored, other: Scored, draws: int = 400) -> dict[str, Difference]:
+    return {each.figure: each for each in differences(_run(one), _run(other), draws)}
+
+
+def _reference(
+    one: Scored, other: Scored, figure: Callable[[list[dict[str, float]]], float], draws: int
+) -> tuple[float, float]:
+    """The textbook's loop: draw items, form the figure of both runs, subtract."""
+    names, random = list(one.each), np.random.default_rng(0)
+    found = []
+    for _ in range(draws):
+        drawn = [names[i] for i in random.integers(0, len(names), len(names))]
+        before, after = ([dict(x.each[name]) for name in drawn] for x in (one, other))
+        found.append(figure(after) - figure(before))
+    low, high = np.quantile(found, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _mean_of(column: str) -> Callable[[list[dict[str, float]]], float]:
+    return lambda rows: float(np.mean([row[column] for row in rows]))
+
+
+def _recall(rows: list[dict[str, float]]) -> float:
+    return sum(row["matches"] for row in rows) / sum(row["phrases"] for row in rows)
+
+
+def test_intervals_are_those_of_drawing_item_by_item() -> None:
+    one, other = _scored(0.0), _scored(0.02)
+    random = np.random.default_rng(5)
+    noisy = {
+        name: {**row, "mIoU": row["mIoU"] + random.normal() / 20}
+        for name, row in other.each.items()
+    }
+    other = replace(other, each=noisy)
+    found = _by_figure(one, other)
+    for figure, of, rule in (
+        ("mIoU", MEAN, _mean_of("mIoU")),
+        ("recall", RATIO, _recall),
+        ("METEOR", ALONE, _mean_of("METEOR_alone")),
+    ):
+        low, high = _reference(one, other, rule, 400)
+        assert found[figure].of == of
+        assert found[figure].low == pytest.approx(low, abs=1e-12)
+        assert found[figure].high == pytest.approx(high, abs=1e-12)
+    assert found["mIoU"].low != found["mIoU"].high
+
+
+def test_pairing_makes_a_common_shift_certain() -> None:
+    found = _by_figure(_scored(0.0), _scored(0.01))["mIoU"]
+    assert found.low == pytest.approx(0.01)
+    assert found.high == pytest.approx(0.01)
+    assert found.is_sure
+    same = _by_figure(_scored(0.0), _scored(0.0))["mIoU"]
+    assert same.low == same.high == 0
+    assert not same.is_sure
+
+
+def test_a_figure_without_columns_has_no_interval_and_says_so() -> None:
+    found = _by_figure(_scored(0.0), _scored(0.01))["AP50"]
+    assert (found.of, found.low, found.high, found.is_sure) == (NONE, None, None, False)
+    assert found.other - found.one == pytest.approx(0.01)
+
+
+def test_draws_in_pieces_are_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = _scored(0.0), _scored(0.02, seed=1)
+    whole = _by_figure(one, other)
+    monkeypatch.setattr(compare, "ROOM", 150)
+    assert _by_figure(one, other) == whole
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    hits = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed + 100)
+        one, other = (
+            Scored({"mIoU": 0.0}, {f"{i}": {"mIoU": float(x)} for i, x in enumerate(column)})
+            for column in random.normal((0.0, 0.3), 1.0, (80, 2)).T
+        )
+        found = _by_figure(one, other)["mIoU"]
+        assert found.low is not None
+        assert found.high is not None
+        hits += found.low <= 0.3 <= found.high
+    assert 51 <= hits <= 60  # 95 % of 60, give or take three standard deviations
+
+
+def test_only_common_items_are_drawn() -> None:
+    one, other = _scored(0.0), _scored(0.02)
+    fewer = {name: row for name, row in other.each.items() if int(name) >= 20}
+    found = _by_figure(one, replace(other, each=fewer))
+    assert found["mIoU"].num_items == 40
+    cut = {name: row for name, row in one.each.items() if int(name) >= 20}
+    low, high = _reference(replace(one, each=cut), replace(other, each=fewer), _recall, 400)
+    assert found["recall"].low == pytest.approx(low, abs=1e-12)
+    assert found["recall"].high == pytest.approx(high, abs=1e-12)
+
+
+def test_runs_without_common_items_or_with_nothing_below_the_line_have_no_interval() -> None:
+    one, other = _scored(0.0), _scored(0.02)
+    apart = {f"other {name}": row for name, row in other.each.items()}
+    found = _by_figure(one, replace(other, each=apart))
+    assert {each.of for each in found.values()} == {NONE}
+    nothing = {name: {**row, "phrases": 0.0} for name, row in one.each.items()}
+    found = _by_figure(replace(one, each=nothing), replace(other, each=nothing))
+    assert (found["recall"].of, found["recall"].low) == (NONE, None)
+    gone = {name: {"mIoU": math.nan} for name in one.each}
+    assert _by_figure(replace(one, each=gone), replace(one, each=gone))["mIoU"].of == NONE
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("benchmark", {"benchmark": "refseg"}),
+        ("split", {"split": "test"}),
+        ("data hash", {"data_hash": "other"}),
+    ],
+)
+def test_runs_of_different_questions_are_refused(name: str, change: dict[str, str]) -> None:
+    run = _run(_scored(0.0))
+    with pytest.raises(CompareError, match=f"differ in their {name}"):
+        differences(run, replace(run, **change))
+
+
+def test_the_table_says_what_its_intervals_are_of() -> None:
+    text = as_text(differences(_run(_scored(0.0)), _run(_scored(0.01)), draws=50))
+    lines = {line.split()[1]: line for line in text.splitlines()[1:5]}
+    assert "mean" in lines["mIoU"]
+    assert "*" in lines["mIoU"]
+    assert "ratio of sums" in lines["recall"]
+    assert "mean of items alone" in lines["METEOR"]
+    assert "no interval" in lines["AP50"]
+    assert "*" not in lines["AP50"]
+
+
+def test_items_that_changed_most_come_first() -> None:
+    one = Scored({"mIoU": 0.0}, {"a": {"mIoU": 0.5}, "b": {"mIoU": 0.5}, "c": {"mIoU": 0.5}})
+    other = Scored({"mIoU": 0.0}, {"a": {"mIoU": 0.6}, "b": {"mIoU": 0.1}, "c": {"mIoU": 0.5}})
+    assert list(changes(one, other, "mIoU").items()) == [("b", (0.5, 0.1)), ("a", (0.5, 0.6))]
