@@ -54,11 +54,12 @@ format: $(STAMP) ## rewrite the sources as ruff wants them
 parity: $(STAMP) ## our numbers against the original's, at full and tiny size
 	$(BIN)/python -m convert parity tests/goldens
 
-bench: $(STAMP) ## CPU speed: against PyTorch, of conversion, of the mini-world, of the loader
+bench: $(STAMP) ## CPU speed: against PyTorch, of conversion, mini-world, loader, metrics
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.conversion
 	$(BIN)/python -m bench.world
 	$(BIN)/python -m bench.loader
+	$(BIN)/python -m bench.metrics
 
 full-size: $(STAMP) ## a 7B checkpoint there and back, and an answer from it; 40 GB of disk
 	$(BIN)/python -m bench.full_size

@@ -28,6 +28,7 @@ OUT/config.json        what the predictions follow from: weights, data, question
 OUT/predictions.jsonl  every prediction; OUT/predictions the same in the original's layout
 OUT/reviews.jsonl      what the judge of a conversation wrote
 OUT/scores.json        figures of both modes as fractions, and what each item contributes
+OUT/report.html        the page to look at: best and worst, masks, phrases, failures
 
 Exit status: 0 done, 2 something cannot be used.
 """
@@ -42,6 +43,7 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
+from eval import compare
 from glamm_jax.config import ConfigError, GLaMMConfig
 from glamm_jax.evaluation.benchmarks import BENCHMARKS, Benchmark
 from glamm_jax.evaluation.bert import BERT, BertSimilarity, EncoderError
@@ -50,7 +52,7 @@ from glamm_jax.evaluation.paper import beside_paper
 from glamm_jax.evaluation.prediction_files import PredictionError
 from glamm_jax.evaluation.questions import Data, QuestionsError, is_drawn
 from glamm_jax.evaluation.record_items import WordingError
-from glamm_jax.evaluation.run import Asking, EvaluationError, Run
+from glamm_jax.evaluation.run import REPORT, Asking, EvaluationError, Run
 from glamm_jax.evaluation.scoring import Judges
 from glamm_jax.files import FolderError
 from glamm_jax.inference.chat import Assistant, load
@@ -73,7 +75,10 @@ UNUSABLE = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Check everything, then ask and score; 2 with one line when something cannot be used."""
-    options = parse(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["compare"]:
+        return compare.main(given[1:])
+    options = parse(given)
     try:
         evaluate(options)
     except UNUSABLE as error:
@@ -106,7 +111,8 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     for kind, names in scores.modes["strict"].notes.items():
         print(f"{len(names)} {kind}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
-    print(f"wrote {options.out}")
+    print(benchmark.about)
+    print(f"wrote {options.out}, {options.out / REPORT}")
 
 
 def join(options: argparse.Namespace) -> None:

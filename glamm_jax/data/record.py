@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 Task = Literal["gcg", "referring", "semantic", "region", "caption", "vqa"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -93,6 +93,7 @@ class Found(NamedTuple):
     defects: tuple[Defect, ...] = ()
 
 
+@runtime_checkable
 class Source(Protocol):
     """A dataset on disk. Made anew in every process; `read` never raises for bad data."""
 

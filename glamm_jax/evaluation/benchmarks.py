@@ -75,7 +75,8 @@ _ALL = (
     ),
     Benchmark(
         "refseg",
-        "referring segmentation: a mask for every expression",
+        "referring segmentation: cIoU, gIoU with known answers, three sentences a picture, as the "
+        "original and the paper have them; free cIoU, free gIoU of every sentence by itself",
         ("val", "test", "testA", "testB"),
         record_items.referring,
         None,

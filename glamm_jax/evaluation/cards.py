@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from glamm_jax.data import masks as run_lengths
+from glamm_jax.data.preprocess import open_image
+from glamm_jax.data.record_source import RecordSource
 from glamm_jax.evaluation.item import Item, Prediction, RunLengths
 from glamm_jax.report.html import Box, Card, Line, Mark
 
@@ -19,6 +21,17 @@ ASKS, SAYS, TRUE, ODD = "asked", "said", "true", "odd"
 
 Picture = UInt8[np.ndarray, "h w 3"]
 Pictures = Callable[[Item], Picture]
+
+
+def pictures_of(records: RecordSource) -> Pictures:
+    """The upright pictures of items that were made from these records."""
+    return lambda item: open_image(records[item.record].image)
+
+
+def common_question(items: Iterable[Item]) -> str:
+    """What all of them ask; "" where they ask different things."""
+    prompts = {item.prompt for item in items}
+    return prompts.pop() if len(prompts) == 1 else ""
 
 
 def cards_of(

@@ -151,16 +151,14 @@ def _parts(
     scored: Scored, items: Sequence[str], figures: Sequence[str]
 ) -> Float[np.ndarray, "items figures 2"]:
     """What each item adds above and below the line of each figure; of a mean, its value and 1."""
-    parts = np.zeros((len(items), len(figures), 2))
+    rows = [scored.each[name] for name in items]
+    parts = np.ones((len(items), len(figures), 2))
     for place, figure in enumerate(figures):
-        ratio = scored.ratios.get(figure)
-        column = column_of(scored, figure)
-        for i, name in enumerate(items):
-            row = scored.each[name]
-            pair = [row.get(x, 0.0) for x in ratio] if ratio else [row.get(column, math.nan), 1.0]
-            # An item without a value, or with none that is a number, adds nothing.
-            parts[i, place] = pair if np.isfinite(pair).all() else 0.0
-    return parts
+        columns = scored.ratios.get(figure) or (column_of(scored, figure),)
+        for side, column in enumerate(columns):
+            parts[:, place, side] = [row.get(column, math.nan) for row in rows]
+    # An item without a value, or with none that is a number, adds nothing.
+    return np.where(np.isfinite(parts).all(2, keepdims=True), parts, 0.0)
 
 
 def _interval(
@@ -177,8 +175,8 @@ def _interval(
         rows = min(chunk, draws - start)
         chosen = random.integers(0, num_items, (rows, num_items))
         chosen += num_items * np.arange(rows)[:, None]
-        times = np.bincount(chosen.ravel(), minlength=rows * num_items).reshape(rows, num_items)
-        totals = (times @ columns).reshape(rows, 2, num_figures, 2)
+        times = np.bincount(chosen.ravel(), minlength=rows * num_items).astype(np.float64)
+        totals = (times.reshape(rows, -1) @ columns).reshape(rows, 2, num_figures, 2)
         with np.errstate(divide="ignore", invalid="ignore"):
             figures = totals[..., 0] / totals[..., 1]
             drawn.append(figures[:, 1] - figures[:, 0])

@@ -206,11 +206,16 @@ def paper_table(
 ) -> tuple[list[str], list[list[object]]]:
     """Header and rows: ours, then the paper's, below each of GLaMM's how far the first of ours is.
 
-    The figures are the paper's; all of ours where it has none.
+    The figures are the paper's. Where it has none, all of ours, one below the other.
     """
+    title = f"{benchmark}, {split}" if split else benchmark
     published = rows(benchmark, split)
-    of_paper = dict.fromkeys(key for row in published for key in row.figures)
-    columns = list(of_paper or dict.fromkeys(key for own in ours.values() for key in own))
+    columns = list(dict.fromkeys(key for row in published for key in row.figures))
+    if not columns:
+        own = dict.fromkeys(key for figures in ours.values() for key in figures)
+        return [title, *(f"ours, {name}" for name in ours)], [
+            [key, *(_or_none(figures.get(key)) for figures in ours.values())] for key in own
+        ]
     lines: list[list[object]] = [
         [f"ours, {name}", *(_or_none(own.get(key)) for key in columns)]
         for name, own in ours.items()
@@ -221,7 +226,7 @@ def paper_table(
         if row.is_ours and first:
             gaps = (_gap(ours[first].get(key), row.figures.get(key)) for key in columns)
             lines.append([f"  {first} minus it", *gaps])
-    return [f"{benchmark}, {split}" if split else benchmark, *columns], lines
+    return [title, *columns], lines
 
 
 def _or_none(value: float | None) -> float | None:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
-from glamm_jax.metrics.scored import Scored
+from glamm_jax.metrics.scored import MODES, Mode, Scored
 
 # By which items are ranked, the first that has a value of every item.
 RANKING = ("mIoU", "gIoU", "CIDEr", "METEOR", "relative score", "recall", "cIoU")
 ALONE = "_alone"  # behind the name of a figure that is no mean: what an item scores by itself
+
+
+class Ranking(NamedTuple):
+    """A figure of a mode, and every item's value of it."""
+
+    mode: Mode
+    figure: str
+    values: Mapping[str, float]
 
 
 def values_of(scored: Scored, figure: str) -> dict[str, float]:
@@ -37,10 +46,15 @@ def column_of(scored: Scored, figure: str) -> str:
     return next((name for name in (figure, f"{figure}{ALONE}") if name in present), "")
 
 
-def ranked(scored: Scored) -> tuple[str, Mapping[str, float]]:
-    """The figure that tells items apart, and its values; none where no figure has any."""
-    figures = sorted(
-        scored.scores, key=lambda key: RANKING.index(key) if key in RANKING else len(RANKING)
-    )
-    every = ((figure, values_of(scored, figure)) for figure in figures)
-    return next(((figure, values) for figure, values in every if values), ("", {}))
+def ranked(scored_by_mode: Mapping[Mode, Scored]) -> Ranking | None:
+    """By what items are told apart, by definition rather than as the original counts; or None."""
+    for mode in reversed(MODES):
+        scored = scored_by_mode.get(mode, Scored({}))
+        for figure in sorted(scored.scores, key=_preference):
+            if values := values_of(scored, figure):
+                return Ranking(mode, figure, values)
+    return None
+
+
+def _preference(figure: str) -> int:
+    return RANKING.index(figure) if figure in RANKING else len(RANKING)

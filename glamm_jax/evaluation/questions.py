@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 from glamm_jax.checks import ConfigError
 from glamm_jax.data.miniworld import SceneError
@@ -24,9 +23,10 @@ from glamm_jax.data.record import Record, RecordError, Source
 from glamm_jax.data.record_source import MINIWORLD, RecordSource, open_records
 from glamm_jax.data.sources.reading import SourceError
 from glamm_jax.data.sources.registry import find_dataset
+from glamm_jax.evaluation.benchmarks import Benchmark
 from glamm_jax.evaluation.item import Item
 from glamm_jax.evaluation.original_files import PictureFiles, ReadFiles
-from glamm_jax.evaluation.record_items import MakeItems, Wording, WordingError
+from glamm_jax.evaluation.record_items import Wording, WordingError
 from glamm_jax.experiment import DataConfig
 
 SHARDS = "dataset_info.json"
@@ -36,17 +36,6 @@ SCENES = 200  # of a mini-world, unless another number is asked for
 
 class QuestionsError(ValueError):
     """Data that a benchmark cannot be asked on. Says what is missing, and what would do."""
-
-
-class Asks(Protocol):
-    """What this module needs to know of a benchmark."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def from_record(self) -> MakeItems: ...
-    @property
-    def from_files(self) -> ReadFiles | None: ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +76,7 @@ def is_drawn(path: str) -> bool:
     return path.startswith(MINIWORLD)
 
 
-def open_questions(benchmark: Asks, data: Data, wording: Wording) -> Questions:
+def open_questions(benchmark: Benchmark, data: Data, wording: Wording) -> Questions:
     """All items of a split.
 
     Raises: QuestionsError saying what is missing; also for a split without items.
@@ -111,7 +100,7 @@ def open_questions(benchmark: Asks, data: Data, wording: Wording) -> Questions:
     return found
 
 
-def _open(benchmark: Asks, data: Data, wording: Wording) -> Questions:
+def _open(benchmark: Benchmark, data: Data, wording: Wording) -> Questions:
     path = Path(data.path)
     if is_drawn(data.path):
         records = open_records(
@@ -160,7 +149,7 @@ class DatasetRecords:
 
 
 def _of_records(
-    benchmark: Asks, records: RecordSource, limit: int | None, wording: Wording
+    benchmark: Benchmark, records: RecordSource, limit: int | None, wording: Wording
 ) -> Questions:
     items: list[Item] = []
     notes: dict[str, list[str]] = {}
@@ -175,7 +164,7 @@ def _of_records(
 
 
 def _asked(
-    benchmark: Asks, records: RecordSource, wording: Wording, notes: dict[str, list[str]]
+    benchmark: Benchmark, records: RecordSource, wording: Wording, notes: dict[str, list[str]]
 ) -> Iterator[tuple[Record, list[Item]]]:
     """Records with their items, where there are some."""
     for number in range(len(records)):

@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.evaluation.cards import Pictures, cards_of
+from glamm_jax.evaluation.cards import Pictures, cards_of, common_question
 from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.paper import paper_table
+from glamm_jax.evaluation.paper import paper_table, rows
 from glamm_jax.evaluation.per_item import ranked, values_of
+from glamm_jax.evaluation.scoring import FREE
 from glamm_jax.metrics.captions import ALL_NAMES as CAPTION_FIGURES
-from glamm_jax.metrics.scored import Mode, Scored
+from glamm_jax.metrics.scored import MODES, Mode, Scored
 from glamm_jax.report.html import Page
 from glamm_jax.training.run_folder import dotted
 
@@ -90,7 +91,9 @@ def write_report(
         page.section(f"Noted by scoring, {mode}", level=3)
         page.kinds(scored.notes)
     page.section("Configuration")
-    lines = [f"{name} = {json.dumps(value)}" for name, value in dotted(dict(config)).items()]
+    lines = [
+        f"{name} = {json.dumps(value, default=str)}" for name, value in dotted(dict(config)).items()
+    ]
     page.folded("config.json", lines)
     page.save(path)
 
@@ -108,32 +111,31 @@ def _facts(items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str
 
 
 def _scores(page: Page, benchmark: str, split: str, scored_by_mode: Mapping[Mode, Scored]) -> None:
-    """Beside the paper's rows, then mode beside mode, and why they differ."""
-    figures = {mode: scored.scores for mode, scored in scored_by_mode.items()}
-    header, rows = paper_table(benchmark, split, figures)
-    page.table(header, [["" if cell is None else cell for cell in row] for row in rows])
+    """Beside the paper's rows, then mode beside mode, and why they differ where they do."""
+    figures: dict[Mode, Mapping[str, float]] = {m: x.scores for m, x in scored_by_mode.items()}
+    if rows(benchmark, split) or len(figures) < len(MODES):
+        header, lines = paper_table(benchmark, split, figures)
+        page.table(header, [["" if cell is None else cell for cell in line] for line in lines])
     page.paragraph(
         "All shares are fractions. compat counts as the original's code does, whose figures the "
         "paper gives; strict counts as the figure's definition says."
     )
-    if len(figures) < 2:
-        return
-    quirks = QUIRKS.get(benchmark, {})
-    compat, strict = figures["compat"], figures["strict"]
-    names = dict.fromkeys((*compat, *strict))
-    page.table(
-        ("figure", "compat", "strict", "strict minus compat", "how they differ"),
-        [
-            (
-                name,
-                compat.get(name, ""),
-                strict.get(name, ""),
-                strict[name] - compat[name] if name in compat and name in strict else "",
-                quirks.get(name, _CAPTION if name in CAPTION_FIGURES else ""),
-            )
-            for name in names
-        ],
-    )
+    if len(figures) == len(MODES):
+        header = ("figure", "compat", "strict", "strict minus compat", "how they differ")
+        names = dict.fromkeys(name for own in figures.values() for name in own)
+        page.table(header, [_both_modes(benchmark, name, figures) for name in names])
+
+
+def _both_modes(
+    benchmark: str, name: str, figures: Mapping[Mode, Mapping[str, float]]
+) -> list[object]:
+    """A figure's row; a mode that does not have it has an empty cell."""
+    compat, strict = (figures[mode].get(name) for mode in MODES)
+    if compat is None or strict is None:
+        return [name, "" if compat is None else compat, "" if strict is None else strict, "", ""]
+    usual = _CAPTION if name in CAPTION_FIGURES else ""
+    quirk = QUIRKS.get(benchmark, {}).get(name.removeprefix(FREE), usual)
+    return [name, compat, strict, strict - compat, quirk if strict != compat else ""]
 
 
 def _distributions(
@@ -168,9 +170,7 @@ def _chosen(
 ) -> list[Shown]:
     """Sections of items, each with the value of every item in words; no item is in two of them."""
     by_id = {item.id: item for item in items}
-    figure, values = next(
-        (found for s in scored_by_mode.values() if (found := ranked(s))[0]), ("", {})
-    )
+    mode, figure, values = ranked(scored_by_mode) or ("", "", {})
     order = sorted((name for name in values if name in by_id), key=lambda name: values[name])
     words = {name: f"{figure} {values[name]:.3f}" for name in order}
     num_best = min(SHOWN, (len(order) + 1) // 2)
@@ -180,8 +180,8 @@ def _chosen(
     others = [name for name in troubled if name in by_id and name not in shown]
     rest = [name for name in by_id if not order and name not in others]
     sections = {
-        f"Worst by {figure}": worst,
-        f"Best by {figure}": best,
+        f"Worst by {figure}, {mode}": worst,
+        f"Best by {figure}, {mode}": best,
         "With problems": others[:SHOWN],
         "Some items": rest[:SHOWN],
     }
@@ -196,15 +196,15 @@ def _show(
     pictures: Pictures,
 ) -> None:
     """Cards two by two where there are masks; where there are words alone both stand on one."""
-    asks = len({item.prompt for item in items}) > 1
-    if not asks:
-        page.paragraph(f"asked: {items[0].prompt}")
+    question = common_question(items)
+    if question:
+        page.paragraph(f"asked: {question}")
     pairs = []
     for item in items:
         title = f"{item.id} {values.get(item.id, '')}".strip()
-        pairs.append(cards_of(item, said.get(item.id), pictures, title, asks))
+        pairs.append(cards_of(item, said.get(item.id), pictures, title, asks=not question))
     if any(card.masks for pair in pairs for card in pair):
-        page.pairs(pairs)
+        page.groups(pairs)
     else:
         page.cards([replace(one, lines=[*one.lines, *two.lines]) for one, two in pairs])
 

@@ -7,6 +7,7 @@
     OUT/predictions.jsonl  every prediction (`glamm_jax.evaluation.prediction_files`)
     OUT/predictions/       the same in the original's layout
     OUT/scores.json        figures of both modes, and what each item contributes
+    OUT/report.html        the page to look at
 
 A folder whose predictions follow from something else is refused; one that was interrupted goes on.
 """
@@ -25,6 +26,7 @@ import jax
 
 from glamm_jax.evaluation.asking import ask_all
 from glamm_jax.evaluation.benchmarks import Benchmark
+from glamm_jax.evaluation.cards import pictures_of
 from glamm_jax.evaluation.item import Prediction
 from glamm_jax.evaluation.prediction_files import (
     PREDICTIONS,
@@ -35,6 +37,7 @@ from glamm_jax.evaluation.prediction_files import (
     write_lines,
 )
 from glamm_jax.evaluation.questions import Data, Questions, open_questions
+from glamm_jax.evaluation.report import write_report
 from glamm_jax.evaluation.scores_file import SCORES, RunScores, save_scores
 from glamm_jax.evaluation.scoring import Judges
 from glamm_jax.files import write_whole
@@ -44,7 +47,7 @@ from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.training.run_folder import dotted
 from glamm_jax.training.start import fingerprint
 
-CONFIG, ORIGINAL = "config.json", "predictions"
+CONFIG, ORIGINAL, REPORT = "config.json", "predictions", "report.html"
 # What a run may change when it goes on: where it is computed, and how its files are called.
 FREE = ("model", "predictions", "batch_size", "devices", "processes", "platform", "versions.")
 PACKAGES = ("glamm-jax", "jax", "flax", "numpy", "pycocotools", "pycocoevalcap", "transformers")
@@ -78,7 +81,7 @@ class Run:
         self.questions: Questions = open_questions(benchmark, data, self.wording)
         self.config: dict[str, Any] = {
             "benchmark": benchmark.name,
-            "split": data.split,
+            "split": self.title,
             "data": {name: str(x) for name, x in asdict(data).items() if x is not None},
             "data_hash": self.questions.hash,
             "items": len(self.questions.items),
@@ -130,7 +133,7 @@ class Run:
         judges: Judges,
         irregular: Mapping[str, Sequence[str]] = {},
     ) -> RunScores:
-        """Both modes; written to the folder, with the predictions in the original's layout.
+        """Both modes; written to the folder, with a page and the predictions as the original's.
 
         irregular: what was met when predictions were read: kind -> ids.
         """
@@ -154,6 +157,8 @@ class Run:
         )
         self._write_original(said)
         save_scores(self.out / SCORES, scores)
+        pictures = pictures_of(self.questions.records)
+        write_report(self.out / REPORT, self.config, items, [*said.values()], modes, pictures)
         return scores
 
     def _write_original(self, said: Mapping[str, Prediction]) -> None:

@@ -155,7 +155,9 @@ class Generator:
             nothing = jnp.zeros((0, *size))
             logits = nothing if with_logits else None
             return SegMasks(*found, nothing > 0, jnp.zeros(0), logits)
-        padded = _Segs(*(_pad(x, _room(count)) for x in segs))
+        # Masks are cheap: rows that have one each share their program with those that have less.
+        room = _room(max(count, len(batch.token_ids)))
+        padded = _Segs(*(_pad(x, room) for x in segs))
         needed, mask_image = np.unique(padded.images, return_inverse=True)
         needed = _pad(needed, _room(len(needed)))
         parts = {name: spread(getattr(batch, name)[needed]) for name in _READ_BY_MASKS}

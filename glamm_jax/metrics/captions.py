@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,10 @@ def running_meteor() -> Iterator[Any]:
     try:
         yield meteor
     finally:
-        # Its own end leaves two pipes open.
+        # Its own end leaves two pipes open. One that has died cannot be told the rest.
         meteor.meteor_p.kill()
+        with suppress(BrokenPipeError):
+            meteor.meteor_p.stdin.close()
         with meteor.meteor_p:
             pass
 

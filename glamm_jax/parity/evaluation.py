@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -112,18 +112,32 @@ def _check_regions(part: Path, ledger: Ledger, meteor: Any) -> None:
         compare_captions(recorded, scored, "metrics")
 
 
-def _check_referring(part: Path, ledger: Ledger, _: Any) -> None:
-    with Recorded.open(ledger, PART, part / "refseg_cases.npz") as cases:
+class Referring(NamedTuple):
+    """Recorded conversations by number: masks said, true masks, pixels to be ignored."""
+
+    said: dict[str, list[Any]]
+    true: dict[str, list[Any]]
+    ignored: dict[str, list[Any]]
+
+    @classmethod
+    def read(cls, cases: Recorded) -> Referring:
+        """The conversations, in order."""
         numbers = sorted(int(name[2:]) for name in cases.names if re.fullmatch(r"gt\d+", name))
-        said, true, ignored = {}, {}, {}
+        whole = cls({}, {}, {})
         for number in numbers:
             name, target = str(number), cases.input(f"gt{number}")
-            said[name] = [encode(each > 0) for each in cases.input(f"logits{number}")]
+            whole.said[name] = [encode(each > 0) for each in cases.input(f"logits{number}")]
             # What is neither 1 nor to be ignored is background, overlapping polygons, too.
-            true[name] = [encode(each == 1) for each in target]
-            ignored[name] = [encode(each == IGNORED) for each in target]
+            whole.true[name] = [encode(each == 1) for each in target]
+            whole.ignored[name] = [encode(each == IGNORED) for each in target]
+        return whole
+
+
+def _check_referring(part: Path, ledger: Ledger, _: Any) -> None:
+    with Recorded.open(ledger, PART, part / "refseg_cases.npz") as cases:
+        said, true, ignored = Referring.read(cases)
     with Recorded.open(ledger, PART, part / "refseg_expected.json") as recorded:
-        recorded.compare("n", len(numbers), "exact")
+        recorded.compare("n", len(true), "exact")
         scored = score_refseg(said, true, "compat", ignored)
         for figure in ("gIoU", "cIoU"):
             recorded.compare(figure, scored.scores[figure], "metric")

@@ -145,10 +145,10 @@ class Page:
         """Pictures side by side, as many as the window takes."""
         self._body.append(f'<div class="cards">{"".join(map(_card, cards))}</div>')
 
-    def pairs(self, pairs: Sequence[tuple[Card, Card]]) -> None:
-        """Cards two by two, such as what was said and what is true; a pair is never torn apart."""
-        drawn = (f'<div class="cards pair">{_card(one)}{_card(two)}</div>' for one, two in pairs)
-        self._body.append(f'<div class="pairs">{"".join(drawn)}</div>')
+    def groups(self, groups: Sequence[Sequence[Card]]) -> None:
+        """Cards that belong together, such as what was said and what is true, stay side by side."""
+        drawn = (f'<div class="cards group">{"".join(map(_card, group))}</div>' for group in groups)
+        self._body.append(f'<div class="groups">{"".join(drawn)}</div>')
 
     def html(self) -> str:
         """The whole page."""
@@ -278,9 +278,10 @@ summary { cursor: pointer; color: var(--soft); }
 details ul { font-size: .87rem; overflow-wrap: anywhere; }
 .cards { display: grid; gap: 1.1rem; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 270px), 1fr)); }
-.pairs { display: grid; gap: 1.1rem 2rem; align-items: start;
+.groups { display: grid; gap: 1.1rem 2rem; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); }
-.cards.pair { gap: .5rem; grid-template-columns: 1fr 1fr; }
+.cards.group { gap: .5rem; grid-template-columns: none; grid-auto-flow: column;
+  grid-auto-columns: minmax(0, 1fr); }
 article { overflow: hidden; border: 1px solid var(--rule); border-radius: 8px;
   background: var(--card); }
 .picture { position: relative; display: grid; }

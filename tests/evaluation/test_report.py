@@ -20,7 +20,12 @@ from glamm_jax.metrics.scored import Mode, Scored
 from glamm_jax.report.html import Card
 from tests.evaluation.said import items_of, picture_of, right_answer, scored_of, shifted_answer
 
-CONFIG = {"benchmark": "gcg", "split": "val", "model": "tiny <weights>", "versions": {"jax": "1"}}
+CONFIG = {
+    "benchmark": "gcg",
+    "split": "val",
+    "model": Path("tiny <weights>"),
+    "versions": {"jax": "1"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +62,9 @@ def test_figures_of_both_modes_stand_beside_the_papers(
     for said in ("ours, compat", "ours, strict", "GLaMM (fine-tuned, table 3)", "0.308", "0.125"):
         assert said in text
     assert f"{0.125 - scored.scores['AP50']:,.4g}" in text
+    # Only of a figure that differs it is said how.
+    assert "every mask has score 1" in text
+    assert "greedy pairs" not in text
     assert "tiny &lt;weights&gt;" in text
     assert "versions.jax = &quot;1&quot;" in text
 
@@ -191,5 +199,18 @@ def test_an_items_own_value_is_its_column_or_the_ratio_of_its_columns() -> None:
     assert values_of(scored, "recall") == {"a": 0.5}
     assert values_of(scored, "mIoU") == {"a": 0.5}
     assert values_of(scored, "AP") == {}
-    assert ranked(scored) == ("mIoU", {"a": 0.5})
-    assert ranked(Scored({"AP": 0.1})) == ("", {})
+    assert values_of(Scored({"METEOR": 0.1}, {"a": {"METEOR_alone": 0.3}}), "METEOR") == {"a": 0.3}
+
+
+def test_items_are_ranked_by_the_definition_and_the_first_figure_that_tells_them_apart() -> None:
+    each = {"a": {"mIoU": 0.5, "CIDEr": 3.0}}
+    compat = Scored({"AP": 0.1, "CIDEr": 3.0, "mIoU": 0.5}, each)
+    strict = Scored({"AP": 0.1, "CIDEr": 2.0}, {"a": {"CIDEr": 2.0}})
+    assert ranked({"compat": compat}) == ("compat", "mIoU", {"a": 0.5})
+    assert ranked({"compat": compat, "strict": strict}) == ("strict", "CIDEr", {"a": 2.0})
+    assert ranked({"compat": compat, "strict": Scored({"AP": 0.1})}) == (
+        "compat",
+        "mIoU",
+        {"a": 0.5},
+    )
+    assert ranked({"strict": Scored({"AP": 0.1})}) is None

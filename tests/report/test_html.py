@@ -207,3 +207,18 @@ def test_one_value_is_said_in_words_and_none_is_nothing() -> None:
     page = Page("title")
     page.histograms({"empty": []})
     assert "empty" not in page.html()
+
+
+def test_cards_of_a_group_stay_together() -> None:
+    page = Page("title")
+    page.groups([[Card(_image(), [Line(name)]) for name in "ab"], [Card(_image(), [Line("c")])]])
+    tree = _Tree(page.html())
+    kinds = [each.get("class") for tag, each in tree.elements if tag in ("div", "article")]
+    group = ["cards group", *([None, "picture", "said"] * 2)]
+    assert kinds == ["groups", *group, *group[:4]]
+
+
+def test_questions_are_told_from_answers() -> None:
+    lines = [Line("Where?", speaker="user", is_question=True), Line("Here.", speaker="GLaMM")]
+    tree = _page(Card(_image(), lines))
+    assert [each.get("class") for each in tree.all("p")][1:] == ["turn question", "turn"]

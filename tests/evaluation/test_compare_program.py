@@ -1,0 +1,131 @@
+"""`python -m eval compare A B` compares what two runs left, and shows what changed most."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eval.compare import main
+from glamm_jax.evaluation.benchmarks import BENCHMARKS
+from glamm_jax.evaluation.item import Item, Prediction
+from glamm_jax.evaluation.prediction_files import write_lines
+from glamm_jax.evaluation.questions import Data, Questions, open_questions
+from glamm_jax.evaluation.scores_file import RunScores, load_scores, save_scores
+from tests.evaluation.said import right_answer, scored_of, shifted_answer
+
+DATA = {"path": "miniworld/easy", "split": "test", "dataset": "", "limit": "4", "size": "64"}
+
+
+@pytest.fixture(scope="module")
+def asked() -> Questions:
+    benchmark = BENCHMARKS["gcg"]
+    data = Data("miniworld/easy", "test", limit=4, size=64)
+    return open_questions(benchmark, data, benchmark.wording("ours"))
+
+
+def _write(folder: Path, asked: Questions, said: list[Prediction], question: str = "ours") -> None:
+    """What `python -m eval` leaves of such a run, as far as comparing reads it."""
+    scored = scored_of([*asked.items], said)
+    scores = RunScores("gcg", "miniworld/test", {"compat": scored, "strict": scored}, asked.hash)
+    save_scores(folder / "scores.json", scores)
+    write_lines(folder / "predictions.jsonl", said)
+    config = {
+        "benchmark": "gcg",
+        "data": DATA,
+        "question": question,
+        "seed": 0,
+        "model": folder.name,
+    }
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+
+
+@pytest.fixture
+def runs(tmp_path: Path, asked: Questions) -> tuple[Path, Path]:
+    before, after = tmp_path / "before", tmp_path / "after"
+    _write(before, asked, [shifted_answer(item, 4) for item in asked.items])
+    _write(after, asked, [right_answer(item) for item in asked.items])
+    return before, after
+
+
+def _change(folder: Path, change: Callable[[RunScores], RunScores]) -> None:
+    path = folder / "scores.json"
+    save_scores(path, change(load_scores(path)))
+
+
+def test_the_table_is_printed(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run) for run in runs]) == 0
+    told = capsys.readouterr().out
+    (line,) = re.findall(r"^strict +mIoU .*$", told, re.MULTILINE)
+    cells = line.split()
+    assert float(cells[3]) == 1
+    assert float(cells[4]) == pytest.approx(1 - float(cells[2]), abs=1e-4)
+    assert cells[7:] == ["*", "mean", "4"]
+
+
+def test_the_page_shows_what_changed_with_pictures_and_truth(
+    runs: tuple[Path, Path], asked: Questions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = runs[0].parent / "page.html"
+    assert main([*map(str, runs), "--out", str(page)]) == 0
+    assert "no pictures" not in capsys.readouterr().out
+    text = page.read_text("utf-8")
+    first: Item = asked.items[0]
+    assert text.count(f"<h3>A: {first.id} 0.") == text.count(f"<h3>B: {first.id} 1.000") == 1
+    assert text.count("<article>") == 3 * len(asked.items)
+    assert "Rose most" in text
+    assert "Fell most" not in text
+    assert "<td>model</td><td>&quot;before&quot;</td><td>&quot;after&quot;</td>" in text
+
+
+def test_without_the_data_the_page_has_the_words_and_says_why(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = runs[0].parent / "page.html"
+    told = json.loads((runs[1] / "config.json").read_text("utf-8"))
+    for change, why in (
+        ({"path": "gone"}, "gone: no such file"),
+        ({"size": "32"}, "the data has changed since"),
+        ({"size": "many"}, "many"),
+    ):
+        text = json.dumps({**told, "data": {**told["data"], **change}})
+        (runs[1] / "config.json").write_text(text, "utf-8")
+        assert main([*map(str, runs), "--out", str(page)]) == 0
+        assert re.search(f"no pictures: .*{why}", capsys.readouterr().out)
+        assert why in page.read_text("utf-8")
+        assert page.read_text("utf-8").count("<article>") == 2 * 4
+
+
+def test_scores_alone_will_do(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    for run in runs:
+        (run / "config.json").unlink()
+        (run / "predictions.jsonl").unlink()
+    page = runs[0].parent / "page.html"
+    assert main([*map(str, runs), "--out", str(page)]) == 0
+    assert "no prediction" in page.read_text("utf-8")
+    assert "no pictures" in capsys.readouterr().out
+
+
+def test_runs_that_do_not_compare_are_refused_in_one_line(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _change(runs[1], lambda scores: replace(scores, data_hash="other"))
+    assert main([*map(str, runs)]) == 2
+    assert "eval compare: the runs differ in their data hash" in capsys.readouterr().err
+    assert main([str(runs[0]), str(runs[0] / "nothing")]) == 2
+    assert "no such file; is this the folder of a scored run?" in capsys.readouterr().err
+    (runs[0] / "config.json").write_text("{", "utf-8")
+    assert main([str(runs[0]), str(runs[0])]) == 2
+    assert "config.json: cannot be read" in capsys.readouterr().err
+
+
+def test_different_judges_are_told(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _change(runs[1], lambda scores: replace(scores, similarity="words"))
+    assert main([*map(str, runs)]) == 0
+    assert "Different judges of phrases" in capsys.readouterr().out

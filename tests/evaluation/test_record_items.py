@@ -1,0 +1,123 @@
+"""What records are asked, and that the truth beside it is theirs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from glamm_jax.data import masks
+from glamm_jax.data.miniworld import WORLDS, record, scene
+from glamm_jax.data.record import Annotation, Link, Record, Region
+from glamm_jax.evaluation import record_items
+from glamm_jax.evaluation.benchmarks import BENCHMARKS
+from glamm_jax.evaluation.record_items import SENTENCES, Wording, WordingError
+
+RICH = record(scene(5, 3, 64, WORLDS["full"]))
+
+
+def pixels(columns: slice) -> np.ndarray:
+    mask = np.zeros((4, 6), bool)
+    mask[:, columns] = True
+    return mask
+
+
+def region(columns: slice, twice: slice | None = None) -> Region:
+    counts = masks.encode(pixels(columns))["counts"].encode()
+    overlap = None if twice is None else masks.encode(pixels(twice))["counts"].encode()
+    return Region((float(columns.start), 0.0, float(columns.stop), 4.0), counts, overlap)
+
+
+def small(*annotations: Annotation) -> Record:
+    regions = (region(slice(0, 2)), region(slice(3, 5), slice(4, 5)))
+    return Record(b"", "7", "test", "val", 4, 6, regions, annotations)
+
+
+def test_a_grounded_caption_has_its_phrases_in_order_and_unions_as_masks() -> None:
+    links = (Link(1, 13, 19), Link(0, 0, 5), Link(1, 0, 5))
+    [item] = record_items.grounded_caption(
+        small(Annotation("gcg", "A dog chases a ball.", links)), 3, Wording("Describe.")
+    )
+    assert (item.id, item.record, item.prompt) == ("7", 3, "Describe.")
+    assert item.true_phrases == ("A dog", "a ball")
+    both = pixels(slice(0, 2)) | pixels(slice(3, 5))
+    np.testing.assert_array_equal(masks.decode(item.true_masks[0]), both)
+    np.testing.assert_array_equal(masks.decode(item.true_masks[1]), pixels(slice(3, 5)))
+
+
+def test_phrase_grounding_gives_the_caption_with_its_phrases_marked() -> None:
+    caption = Annotation("gcg", "A dog chases a ball.", (Link(0, 0, 5), Link(1, 13, 19)))
+    [item] = record_items.grounded_phrases(small(caption), 0, Wording("Ground: {name}"))
+    assert item.prompt == "Ground: <p> A dog </p> chases <p> a ball </p>."
+
+
+def test_every_sentence_is_asked_and_three_of_them_in_a_conversation_with_answers() -> None:
+    wording = BENCHMARKS["refseg"].wording("original")
+    *free, forced = record_items.referring(RICH, 0, wording)
+    said = [each for each in RICH.annotations if each.task == "referring"]
+    assert len(free) == len(said) > SENTENCES
+    assert [item.true_phrases for item in free] == [(each.text,) for each in said]
+    assert free[0].prompt == f"Please segment the {said[0].text} in the image."
+    assert len(forced.history) == len(forced.true_masks) == SENTENCES
+    assert forced.max_tokens == 1
+    for (question, answer), name, mask in zip(
+        forced.history, forced.true_phrases, forced.true_masks, strict=True
+    ):
+        own = next(item for item in free if item.true_phrases == (name,))
+        assert (question, mask) == (own.prompt, own.true_masks[0])
+        assert answer == "Sure, it is [SEG]."
+
+
+def test_the_sentences_follow_from_seed_and_picture() -> None:
+    def drawn(seed: int, image_id: str = RICH.image_id) -> tuple[str, ...]:
+        other = replace(RICH, image_id=image_id)
+        return [*record_items.referring(other, 0, Wording("{name}", seed=seed))][-1].true_phrases
+
+    assert drawn(0) == drawn(0)
+    assert len({drawn(seed) for seed in range(8)}) > 1
+    assert len({drawn(0, f"picture {i}") for i in range(8)}) > 1
+
+
+def test_pixels_that_polygons_cover_twice_travel_along() -> None:
+    told = small(
+        Annotation("referring", "It ", (Link(1),)), Annotation("referring", "x", (Link(0),))
+    )
+    one, other, forced = record_items.referring(told, 0, Wording("Where is {name}?"))
+    assert one.prompt == "Where is it?"
+    assert one.true_twice[0] is not None
+    np.testing.assert_array_equal(masks.decode(one.true_twice[0]), pixels(slice(4, 5)))
+    assert other.true_twice == ()
+    assert [each is None for each in forced.true_twice] == [False, True]
+
+
+def test_regions_captions_and_conversations_are_asked_by_their_annotations() -> None:
+    told = small(
+        Annotation("region", "a dog", (Link(0),)),
+        Annotation("region", "both", (Link(0), Link(1))),
+        Annotation("caption", "A dog."),
+        Annotation("caption", "A ball."),
+        Annotation("vqa", turns=("Is it?", "Yes.", "Why?", "Because.")),
+    )
+    [item] = record_items.region(told, 0, BENCHMARKS["region_caption"].wording())
+    assert item.regions == ((0.0, 0.0, 2.0, 4.0),)
+    assert (item.true_texts, item.prompt.count("<bbox>")) == (("a dog",), 1)
+    [item] = record_items.caption(told, 0, Wording("What is it?"))
+    assert item.true_texts == ("A dog.", "A ball.")
+    first, second = record_items.conversation(told, 0, Wording(""))
+    assert (first.history, first.true_texts) == ((), ("Yes.",))
+    assert (second.prompt, second.history) == ("Why?", (("Is it?", "Yes."),))
+
+
+@pytest.mark.parametrize(
+    ("question", "problem"),
+    [
+        ("What is {thing}?", "braces around something else"),
+        ("What is {", "braces around something else"),
+        ("What is it?", "speaks of 0 regions"),
+        ("<bbox> or <bbox>?", "speaks of 2 regions"),
+    ],
+)
+def test_questions_that_cannot_be_asked_are_refused(question: str, problem: str) -> None:
+    with pytest.raises(WordingError, match=problem):
+        BENCHMARKS["region_caption"].wording(question)

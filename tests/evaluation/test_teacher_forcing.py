@@ -1,0 +1,77 @@
+"""A conversation with known answers gets the very masks that training computes its losses from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from glamm_jax.data import masks
+from glamm_jax.data.pack import pack
+from glamm_jax.data.prepare import prepare
+from glamm_jax.data.preprocess import open_image
+from glamm_jax.evaluation.answering import ask
+from glamm_jax.evaluation.item import Item
+from glamm_jax.inference.chat import Assistant, Question
+from glamm_jax.nn.resize import postprocess_masks
+from glamm_jax.types import Capacity, Example
+from tests.evaluation.conftest import miniworld
+
+QUESTIONS = miniworld("refseg", 2)
+FORCED = [item for item in QUESTIONS.items if item.history]
+
+
+def in_training(assistant: Assistant, item: Item) -> np.ndarray:
+    """Mask logits at the picture's size, by the forward that the losses take."""
+    truth = np.stack([masks.decode(mask) for mask in item.true_masks]).astype(np.uint8)
+    turns = tuple(turn for pair in item.history for turn in pair)
+    image = open_image(QUESTIONS.records[item.record].image)
+    example = Example(image, turns, None, truth, "referring", "", item.id)
+    config = assistant.config
+    room = Capacity(tokens=config.llama.max_positions, targets=config.llama.max_positions)
+    sample = prepare([example], assistant.tokenizer, config, room).sample
+    assert sample is not None
+    batch = pack([sample], config)
+
+    @jax.jit
+    def forward(state: nnx.State, batch: Any) -> Any:
+        return nnx.merge(assistant.generator.graph, state)(batch)
+
+    low = forward(assistant.generator.state, batch).mask_logits
+    resized, original = (
+        jnp.asarray(x)[batch.mask_image] for x in (batch.resized_sizes, batch.original_sizes)
+    )
+    size = (image.shape[0], image.shape[1])
+    return np.asarray(postprocess_masks(low, resized, original, config.sam.image_size, size))
+
+
+def in_evaluation(assistant: Assistant, item: Item) -> np.ndarray:
+    """The same by a history and an answer of one token."""
+    picture = QUESTIONS.records[item.record].image
+    question = Question(picture, item.prompt, (), item.history, max_tokens=1)
+    [(batch, _)] = assistant.prepare([question])
+    state = assistant.generator.prefill(batch, 1)
+    found = assistant.generator.finish(batch, state, with_logits=True)
+    assert found.logits is not None
+    return np.asarray(found.logits)[found.steps < 0]
+
+
+def test_history_and_one_token_give_the_mask_logits_of_training(tiny_assistant: Assistant) -> None:
+    for item in FORCED:
+        ours, trained = in_evaluation(tiny_assistant, item), in_training(tiny_assistant, item)
+        assert ours.shape == trained.shape == (len(item.true_masks), 64, 64)
+        np.testing.assert_allclose(ours, trained, atol=2e-4 * trained.std(), rtol=0)
+        assert len(ours) > 1
+        assert np.abs(trained[0] - trained[1]).max() > trained.std()  # not one mask for all
+
+
+def test_the_predictions_of_forced_items_are_these_masks(tiny_assistant: Assistant) -> None:
+    said = {each.id: each for each in ask(tiny_assistant, QUESTIONS.records, FORCED, 2)}
+    for item in FORCED:
+        logits = in_training(tiny_assistant, item)
+        told = said[item.id].masks[: len(item.true_masks)]
+        for mask, trained in zip(told, logits, strict=True):
+            assert (masks.decode(mask) != (trained > 0)).mean() < 1e-3

