@@ -30,7 +30,7 @@ from glamm_jax.evaluation.questions import Data
 from glamm_jax.evaluation.scores_file import SCORES
 from glamm_jax.files import write_whole
 
-WORLD, PICTURE = "easy-extended", 64
+WORLD, PICTURE = "easy-new", 64
 TRAINING, HELD_OUT = ("training", 1500, 31), ("held-out", 60, 32)  # scenes, seed
 SHARDS = "glamm_grand/1.0.0"
 NEXT = """What to do next:
