@@ -25,11 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo.ask import SHIPPED
-from demo.gallery import figures, write_gallery
+from demo.gallery import FIGURES, WHEN, figures, write_gallery
+from glamm_jax.evaluation.questions import Data
+from glamm_jax.evaluation.scores_file import SCORES
 from glamm_jax.files import write_whole
 
-BENCHMARKS = ("gcg", "refseg", "region_caption")
-WORLD, PICTURE = "easy-extended", 64
+WORLD, PICTURE = "easy-new", 64
 TRAINING, HELD_OUT = ("training", 1500, 31), ("held-out", 60, 32)  # scenes, seed
 SHARDS = "glamm_grand/1.0.0"
 NEXT = """What to do next:
@@ -61,8 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not run(step, options.out):
             print(f"demo: step {number} failed; the same command goes on there", file=sys.stderr)
             return 1
-    page = write_gallery(options.out)
     minutes = round((time.time() - began) / 60, 2)
+    page = write_gallery(options.out, held_out(options.out), minutes)
     report = {"minutes": minutes, **{when: figures(options.out, when) for when in WHEN}}
     write_whole(options.report, json.dumps(report, indent=1) + "\n")
     print(f"\nafter {minutes} minutes: {page}\nfigures: {options.report}\n{NEXT}")
@@ -105,15 +106,21 @@ def steps(out: Path) -> Iterator[Step]:
     yield from evaluations(out, "after", model)
 
 
+def held_out(out: Path) -> Data:
+    """The scenes that nobody learns from; GranD has no split but train."""
+    return Data(str(out / HELD_OUT[0] / SHARDS), "train")
+
+
 def evaluations(out: Path, when: str, model: Path) -> Iterator[Step]:
     """The benchmarks on the held-out scenes."""
-    for benchmark in BENCHMARKS:
+    for benchmark in FIGURES:
         folder = out / when / benchmark
-        data = ("--data", str(out / HELD_OUT[0] / SHARDS), "--split", "train")
+        data = ("--data", held_out(out).path, "--split", held_out(out).split)
+        asking = ("--question", "ours", "--tokens", "64", "--batch", "30", "--similarity", "words")
         where = ("--model", str(model), "--out", str(folder))
         yield Step(
             f"{when.capitalize()}: {benchmark} of held-out scenes",
-            ("eval", benchmark, *data, *where),
+            ("eval", benchmark, *data, *asking, *where),
             folder / SCORES,
         )
 

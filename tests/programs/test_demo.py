@@ -1,4 +1,4 @@
-"""The demo answers, paints, and says what it cannot use."""
+"""The shipped model is asked; the demo's steps are commands, and its gallery shows them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,30 @@ import pytest
 from PIL import Image
 
 from convert.__main__ import main as convert
+from demo import __main__ as demo
 from demo import ask
-from demo.__main__ import main
+from demo.gallery import FIGURES, figures, write_gallery
+from eval.__main__ import parse as parse_eval
+from glamm_jax.data.miniworld import EASY, scene
+from glamm_jax.evaluation.benchmarks import BENCHMARKS
+from glamm_jax.evaluation.item import Item, Prediction
+from glamm_jax.evaluation.prediction_files import PREDICTIONS, write_lines
+from glamm_jax.evaluation.questions import Data, open_questions
+from glamm_jax.evaluation.scores_file import SCORES, RunScores, save_scores
+from glamm_jax.inference.chat import Assistant
+from glamm_jax.metrics.phrases import score_phrases
+from glamm_jax.metrics.scored import Scored
+from glamm_jax.overrides import with_overrides
 from glamm_jax.parity.golden_folder import GoldenSource, write_checkpoint
+from glamm_jax.parity.golden_model import golden_glamm
+from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.glamm import CLIP_PREFIX
 from glamm_jax.weights.tables import table_of
 from tests.weights.checkpoints import CONFIG, TOKENIZER, all_shapes, described, write_clip
+from train.__main__ import load_config
+from train.__main__ import parse as parse_train
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -25,22 +43,18 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "picture.png"
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr("sys.argv", ["demo", *map(str, arguments)])
-    return main()
+def run(*arguments: object) -> int:
+    return ask.main([str(each) for each in arguments])
 
 
 def test_a_region_and_a_phrase_give_an_answer_and_a_picture(
-    picture: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     question = "Is <p> the roof </p> [SEG] in region1 <bbox>?"
     out = tmp_path / "out" / "answer"
     box = ("--box", 10, 6, 50, 30)
     given = ("--image", picture, "--prompt", question, *box, "--tokens", 2, "--out", out)
-    assert run(monkeypatch, *given) == 0
+    assert run(*given) == 0
     with Image.open(tmp_path / "out" / "answer.png") as painted:
         assert painted.format == "PNG"
         assert painted.width >= 100
@@ -52,6 +66,19 @@ def test_a_region_and_a_phrase_give_an_answer_and_a_picture(
     assert "question  the roof: " in printed
 
 
+def test_the_shipped_model_names_the_things_of_a_scene_and_outlines_them(tmp_path: Path) -> None:
+    assert run("--scene", 1, "--out", tmp_path / "answer") == 0
+    read = json.loads((tmp_path / "answer.json").read_text("utf-8"))
+    one = scene(ask.SCENES, 1, ask.PICTURE, EASY)
+    true = [
+        (f"{thing.colour} {thing.shape}", one.thing_mask(i)) for i, thing in enumerate(one.things)
+    ]
+    said = [(each["phrase"], each["mask"]) for each in read["groundings"]]
+    scores = score_phrases(said, true)
+    assert scores.phrases_right == 1
+    assert scores.mask_iou > 0.5
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -61,6 +88,7 @@ def test_a_region_and_a_phrase_give_an_answer_and_a_picture(
         (("--prompt", " "), "the prompt is empty"),
         (("--tokens", 0), "max_tokens is 0"),
         (("--top-p", 2), "top_p: above 0 and at most 1"),
+        (("--model", "."), "no model folder"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_one_line(
@@ -72,36 +100,16 @@ def test_what_cannot_be_used_is_said_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, "--image", picture, *arguments) == 2
+    assert run("--image", picture, *arguments) == 2
     printed = capsys.readouterr()
-    assert printed.err.startswith("demo: ")
+    assert printed.err.startswith("demo.ask: ")
     assert message in printed.err
     assert printed.err.count("\n") == 1
-    assert not Path("out/demo.png").exists()
-
-
-def test_a_folder_without_a_model_is_said_in_one_line(
-    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = ("--model", picture.parent, "--image", picture, "--prompt", "What is this?")
-    monkeypatch.setattr("sys.argv", ["demo.ask", *map(str, given)])
-    assert ask.main() == 2
-    printed = capsys.readouterr()
-    assert "no model folder" in printed.err
-    assert (printed.err.count("\n"), printed.out) == (1, "")
-
-
-def test_a_model_that_is_asked_must_be_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["demo.ask", "--image", "x.png", "--prompt", "What?"])
-    with pytest.raises(SystemExit):
-        ask.main()
-    assert "--model" in capsys.readouterr().err
+    assert not Path("out").exists()
 
 
 def test_a_converted_checkpoint_answers_as_the_model_in_memory(
-    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    picture: Path, tmp_path: Path
 ) -> None:
     held = {n: s for n, s in all_shapes(CONFIG).items() if not n.startswith(CLIP_PREFIX)}
     source = GoldenSource(held, table_of(CONFIG))
@@ -109,10 +117,72 @@ def test_a_converted_checkpoint_answers_as_the_model_in_memory(
     write_clip(tmp_path / "clip")
     given = ["from-torch", tmp_path / "glamm", "--clip", tmp_path / "clip", "--out", tmp_path / "m"]
     assert convert([str(each) for each in given]) == 0
-    question = ("--image", picture, "--prompt", "Is <p> the roof </p> [SEG]?", "--tokens", 2)
-    assert run(monkeypatch, *question, "--out", tmp_path / "memory") == 0
-    arguments = ["ask", "--model", tmp_path / "m", *question, "--out", tmp_path / "folder"]
-    monkeypatch.setattr("sys.argv", [str(each) for each in arguments])
-    assert ask.main() == 0
+    prompt = "Is <p> the roof </p> [SEG]?"
+    question = ("--image", picture, "--prompt", prompt, "--tokens", 2)
+    assert run("--model", tmp_path / "m", *question, "--out", tmp_path / "folder") == 0
+    assistant = Assistant(golden_glamm(CONFIG, salt=""), load_tokenizer(TOKENIZER))
+    assistant.chat(picture, prompt, max_tokens=2).save(tmp_path / "memory.json")
     assert (tmp_path / "folder.json").read_bytes() == (tmp_path / "memory.json").read_bytes()
-    assert (tmp_path / "folder.png").read_bytes() == (tmp_path / "memory.png").read_bytes()
+
+
+def test_the_steps_are_commands_that_their_programs_understand(tmp_path: Path) -> None:
+    todo = list(demo.steps(tmp_path))
+    assert [step.command[0] for step in todo] == [
+        *("convert", "convert", "convert", "convert", "eval", "eval", "eval"),
+        *("train", "train.export", "eval", "eval", "eval"),
+    ]
+    for step in todo:
+        if step.command[0] == "eval":
+            asked = parse_eval([*step.command[1:]])
+            assert asked.out == step.makes.parent
+    learn = parse_train([*todo[7].command[1:]])
+    config = with_overrides(load_config(ROOT / learn.config), learn.set)
+    assert config.data.mixture[0].dataset == str(todo[1].makes.parent)
+    assert config.optim.trained == "released"
+
+
+def test_the_gallery_shows_what_was_said_before_and_after(tmp_path: Path) -> None:
+    data = Data("miniworld/easy-new", "test", limit=3, size=64)
+    for benchmark in FIGURES:
+        asked = open_questions(BENCHMARKS[benchmark], data, BENCHMARKS[benchmark].wording("ours"))
+        for when, text in (("before", "a pebble"), ("after", "a moon & more")):
+            said = [perfect(item, text) for item in asked.items]
+            write_lines(tmp_path / when / benchmark / PREDICTIONS, said)
+            names = FIGURES[benchmark].values()
+            scored = Scored(dict.fromkeys(names, 0.25 if when == "before" else 0.75))
+            scores = RunScores(benchmark, "test", {"compat": scored})
+            save_scores(tmp_path / when / benchmark / SCORES, scores)
+    page = write_gallery(tmp_path, data, 7.2).read_text("utf-8")
+    assert page.count("a pebble") == page.count("a moon &amp; more") > 6
+    assert page.count("data:image/jpeg") > 18
+    assert set(figures(tmp_path, "after")["gcg"].values()) == {0.75}
+    assert set(figures(tmp_path, "before")["refseg"]) == {"ciou", "giou"}
+
+
+def test_a_demo_that_fails_says_where_and_goes_on_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def only_draw(step: demo.Step, out: Path) -> bool:
+        if "miniworld" in step.command:
+            step.makes.mkdir(parents=True)
+        return step.makes.exists()
+
+    monkeypatch.setattr(demo, "run", only_draw)
+    given = ["--out", str(tmp_path / "demo"), "--report", str(tmp_path / "report.json")]
+    assert demo.main(given) == 1
+    assert "step 2 failed" in capsys.readouterr().err
+    list(demo.steps(tmp_path / "demo"))[1].makes.mkdir(parents=True)
+    assert demo.main(given) == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("done already") == 2
+    assert "step 4 failed" in printed.err
+    assert not (tmp_path / "report.json").exists()
+
+
+def perfect(item: Item, text: str) -> Prediction:
+    """The true masks, with these words."""
+    count = len(item.true_masks)
+    phrase_of, scores = tuple(range(count)), (1.0,) * count
+    return Prediction(
+        item.id, item.image_id, text, "", item.true_phrases, item.true_masks, phrase_of, scores
+    )

@@ -185,12 +185,15 @@ UNSEEN: tuple[Kind, ...] = (
 EASY_SEEN, EASY_UNSEEN = held_out(EASY, UNSEEN)
 # Other colours, on every shape: here nothing says that some colour excludes a shape.
 EASY_PALE = replace(EASY, colours=tuple(COLOURS)[6:])
+# What whoever knows EASY has yet to learn: every scene has the new shape, some the new ground.
+EASY_NEW = replace(extended(EASY), featured=tuple((c, NEW_SHAPE) for c in EASY.colours))
 
 WORLDS: dict[str, World] = {
     "easy": EASY,
     "full": FULL,
     "easy-extended": extended(EASY),
     "full-extended": extended(FULL),
+    "easy-new": EASY_NEW,
     "easy-pale": EASY_PALE,
     "easy-seen": EASY_SEEN,
     "easy-unseen": EASY_UNSEEN,
