@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 
@@ -37,7 +38,7 @@ class Stop:
         """The signal's name, in all processes after the same step; "" while there was none."""
         if jax.process_count() == 1:
             return self._signal
-        told = multihost_utils.process_allgather(jax.numpy.asarray(bool(self._signal)))
+        told = multihost_utils.process_allgather(np.asarray(bool(self._signal)))
         return (self._signal or "another process was asked") if told.any() else ""
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
