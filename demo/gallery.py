@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from glamm_jax.data.miniworld.world import NEW_PLACE, NEW_SHAPE, PLACES
-from glamm_jax.data.preprocess import open_image
 from glamm_jax.data.record_source import RecordSource
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.cards import cards_of
+from glamm_jax.evaluation.cards import cards_of, common_question, pictures_of
 from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, read_lines
 from glamm_jax.evaluation.questions import Data, open_questions
@@ -66,8 +63,11 @@ def write_gallery(out: Path, data: Data, minutes: float) -> Path:
         said = {when: _predictions(out / when / benchmark) for when in WHEN}
         free = [item for item in asked.items if not item.history]
         chosen = sorted(free, key=lambda item: not _is_new(item))  # else in their order
-        cards = _cards(islice(_one_a_picture(chosen), SHOWN), said, asked.records)
-        page.cards([*cards])
+        shown = [*islice(_one_a_picture(chosen), SHOWN)]
+        question = common_question(shown)
+        if question:
+            page.paragraph(f"Asked: {question}")
+        page.groups([*_groups(shown, said, asked.records, asks=not question)])
     path = out / "gallery.html"
     page.save(path)
     return path
@@ -100,12 +100,16 @@ def _one_a_picture(items: Sequence[Item]) -> Iterator[Item]:
             yield item
 
 
-def _cards(
-    items: Iterator[Item], said: Mapping[str, Mapping[str, Prediction]], records: RecordSource
-) -> Iterator[Card]:
-    """Of every item three: before, after, the truth."""
-    picture: Callable[[Item], np.ndarray] = lambda item: open_image(records[item.record].image)  # noqa: E731
+def _groups(
+    items: Sequence[Item],
+    said: Mapping[str, Mapping[str, Prediction]],
+    records: RecordSource,
+    *,
+    asks: bool,
+) -> Iterator[tuple[Card, ...]]:
+    """Of every item three cards: before, after, the truth."""
+    pictures = pictures_of(records)
     for item in items:
-        before, truth = cards_of(item, said["before"].get(item.id), picture, "before", asks=True)
-        after, _ = cards_of(item, said["after"].get(item.id), picture, "after", asks=False)
-        yield from (before, after, truth)
+        before, truth = cards_of(item, said["before"].get(item.id), pictures, "before", asks)
+        after, _ = cards_of(item, said["after"].get(item.id), pictures, "after", asks=False)
+        yield before, after, truth

@@ -47,6 +47,7 @@ from eval import compare
 from glamm_jax.config import ConfigError, GLaMMConfig
 from glamm_jax.evaluation.benchmarks import BENCHMARKS, Benchmark
 from glamm_jax.evaluation.bert import BERT, BertSimilarity, EncoderError
+from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.evaluation.judge import Judge, JudgeError, review_all
 from glamm_jax.evaluation.paper import beside_paper
 from glamm_jax.evaluation.prediction_files import PredictionError
@@ -106,6 +107,9 @@ def evaluate(options: argparse.Namespace) -> None:
         said, irregular = run.ask(assistant_of(options), str(options.model)), {}
     if jax.process_index():
         return
+    if isinstance(judges.similarity, BertSimilarity):  # all at once: five times faster
+        answers = (*run.questions.items, *said.values())
+        judges.similarity.warm([phrase for each in answers for phrase in phrases_of(each)])
     scores = run.score(said, judges, irregular)
     print(
         beside_paper(scores.benchmark, scores.split, {m: x.scores for m, x in scores.modes.items()})
@@ -114,6 +118,11 @@ def evaluate(options: argparse.Namespace) -> None:
         print(f"{len(names)} {kind}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
     print(benchmark.about)
     print(f"wrote {options.out}, {options.out / REPORT}")
+
+
+def phrases_of(each: Item | Prediction) -> tuple[str, ...]:
+    """The phrases of the truth, or those that were said."""
+    return each.true_phrases if isinstance(each, Item) else each.phrases
 
 
 def join(options: argparse.Namespace) -> None:
@@ -152,9 +161,9 @@ def judges_of(benchmark: Benchmark, options: argparse.Namespace) -> Judges:
     """
     figures = tuple(options.captions) if benchmark.captions else ()
     check_java(figures)
-    similarity: Similarity = WordSimilarity()
+    similarity: Similarity = Cached(WordSimilarity())
     if benchmark.name == "gcg" and options.similarity != similarity.name:
-        similarity = Cached(BertSimilarity(options.similarity))
+        similarity = BertSimilarity(options.similarity)
     if benchmark.name != "conversation" or not options.judge:
         return Judges(similarity, figures)
     judge = Judge(options.judge, options.judge_model)

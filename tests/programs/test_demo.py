@@ -75,7 +75,7 @@ def test_the_shipped_model_names_the_things_of_a_scene_and_outlines_them(tmp_pat
     ]
     said = [(each["phrase"], each["mask"]) for each in read["groundings"]]
     scores = score_phrases(said, true)
-    assert scores.phrases_right == 1
+    assert scores.recall == 1
     assert scores.mask_iou > 0.5
 
 
