@@ -155,4 +155,4 @@ def polish() -> ExperimentConfig:
 
 def adapting(trained: TrainedSet) -> ExperimentConfig:
     """The second run: a world with a new shape and a new ground."""
-    return run({"easy-seen-extended": 1.0}, trained, 120)
+    return run({"easy-seen-extended": 1.0}, trained, 240)

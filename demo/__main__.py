@@ -48,10 +48,27 @@ class Step:
     makes: Path
 
 
+class Clock:
+    """Seconds of this command since a second of the epoch, and of those that it goes on from."""
+
+    def __init__(self, path: Path, since: float):
+        self._path, self._since = path, since
+        self._before = float(path.read_text()) if path.exists() else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """All of them."""
+        return self._before + time.time() - self._since
+
+    def keep(self) -> None:
+        """For the next command, should this one be interrupted."""
+        write_whole(self._path, f"{self.seconds:.1f}\n")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the steps, write the gallery and the report."""
     options = parse(arguments)
-    began = options.since or time.time()
+    clock = Clock(options.out / "seconds", options.since or time.time())
     todo = list(steps(options.out))
     for number, step in enumerate(todo, start=1):
         print(f"\n[{number}/{len(todo)}] {step.title}", flush=True)
@@ -59,10 +76,12 @@ def main(arguments: list[str] | None = None) -> int:
             print("  done already")
             continue
         print(f"  python -m {' '.join(step.command)}", flush=True)
-        if not run(step, options.out):
+        went_well = run(step, options.out)
+        clock.keep()
+        if not went_well:
             print(f"demo: step {number} failed; the same command goes on there", file=sys.stderr)
             return 1
-    minutes = round((time.time() - began) / 60, 2)
+    minutes = round(clock.seconds / 60, 2)
     page = write_gallery(options.out, held_out(options.out), minutes)
     report = {"minutes": minutes, **{when: figures(options.out, when) for when in WHEN}}
     write_whole(options.report, json.dumps(report, indent=1) + "\n")

@@ -52,7 +52,7 @@ def write_gallery(out: Path, data: Data, minutes: float) -> Path:
     """Write OUT/gallery.html: figures, then pictures; those with something new come first."""
     page = Page(
         "A world that the model had never seen",
-        f"Three minutes of learning, {minutes:.0f} in all: a {NEW_SHAPE} is a new shape, "
+        f"{minutes:.0f} minutes from drawing it to this page. The {NEW_SHAPE} is a new shape, "
         f"{PLACES[NEW_PLACE].stuff[-1]} a new ground. Under the pointer a picture shows no masks.",
     )
     page.section("Figures")
