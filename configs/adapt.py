@@ -20,5 +20,6 @@ def get_config() -> ExperimentConfig:
     return replace(
         config,
         data=replace(config.data, mixture=(asked,)),
+        optim=replace(config.optim, total_steps=240),  # some three minutes
         start=StartConfig(model="models/miniworld-tiny"),
     )

@@ -154,5 +154,7 @@ def polish() -> ExperimentConfig:
 
 
 def adapting(trained: TrainedSet) -> ExperimentConfig:
-    """The second run: a world with a new shape and a new ground."""
-    return run({"easy-seen-extended": 1.0}, trained, 240)
+    """The second run: a world with a new shape and a new ground. Adapters begin at zero and are
+    small: they take twice the rate, and twice the steps."""
+    steps, rate = (480, 2.0) if trained == "released" else (240, 1.0)
+    return run({"easy-seen-extended": 1.0}, trained, steps, rate)
