@@ -84,6 +84,7 @@ def test_the_size_of_a_batch_has_no_say(tiny_assistant: Assistant, alone: list[P
     equal([said[item.id] for item in QUESTIONS.items], alone)
 
 
+@pytest.mark.slow
 def test_rows_lie_on_eight_devices_and_say_what_one_device_says(
     alone: list[Prediction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +210,7 @@ def test_what_cannot_be_asked_fails_alone_and_says_why(
 # ------------------------------------------------------------------- processes
 
 
+@pytest.mark.slow
 def test_two_processes_answer_each_item_once_and_as_one(
     alone: list[Prediction], tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from glamm_jax.data import masks
@@ -68,6 +69,7 @@ def test_history_and_one_token_give_the_mask_logits_of_training(tiny_assistant: 
         assert np.abs(trained[0] - trained[1]).max() > trained.std()  # not one mask for all
 
 
+@pytest.mark.slow
 def test_the_predictions_of_forced_items_are_these_masks(tiny_assistant: Assistant) -> None:
     said = {each.id: each for each in ask(tiny_assistant, QUESTIONS.records, FORCED, 2)}
     for item in FORCED:
