@@ -108,7 +108,7 @@ CASES: tuple[Case, ...] = (
         _MASKS,
         "a compressed string cut short",
         _runs({"size": [100, 100], "counts": "`0`"}),
-        "MaskError: the compressed counts are damaged",
+        "MaskError: the compressed counts are damaged: the last number has no end",
     ),
     Case(
         _MASKS,
