@@ -37,7 +37,7 @@ from glamm_jax.config import GLaMMConfig, released, tiny
 from glamm_jax.data import masks
 from glamm_jax.data.fill import Filler
 from glamm_jax.data.pack import join, shaped
-from glamm_jax.data.pipeline import WORKER_ENVIRONMENT, Reader, Ticket, environment
+from glamm_jax.data.pipeline import WORKER_ENVIRONMENT, Reader, Ticket
 from glamm_jax.data.preprocess import (
     both_images,
     clip_image,
@@ -49,6 +49,7 @@ from glamm_jax.data.preprocess import (
 from glamm_jax.data.record import Record
 from glamm_jax.data.rows import Packing
 from glamm_jax.data.shards import Shards
+from glamm_jax.environment import environment
 from glamm_jax.experiment import DataConfig, Part
 from glamm_jax.text.labels import encode_turns
 from glamm_jax.text.questions import with_preamble

@@ -19,10 +19,8 @@ states of all hosts; each takes from it the shards that it now has. No example i
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -38,6 +36,7 @@ from glamm_jax.data.record import RecordError
 from glamm_jax.data.record_source import RecordSource, open_records
 from glamm_jax.data.rows import Packing
 from glamm_jax.data.tasks import draw_examples
+from glamm_jax.environment import environment
 from glamm_jax.experiment import DataConfig
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.types import Batch
@@ -239,21 +238,6 @@ def _open_stream(reads: grain.MapDataset[Read], workers: int) -> grain.DatasetIt
     with environment(**WORKER_ENVIRONMENT):
         stream.start_prefetch()
     return stream
-
-
-@contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """Variables for processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 class _Batches(grain.IterDataset[Drawn]):

@@ -28,6 +28,7 @@ from typing import Any
 from glamm_jax.data import masks as run_lengths
 from glamm_jax.evaluation.item import Item, Prediction, RunLengths
 from glamm_jax.files import write_whole
+from glamm_jax.metrics.gcg import owners_by_number
 from glamm_jax.text.answers import PHRASE, last_answer, parse_answer
 
 PREDICTIONS = "predictions.jsonl"
@@ -229,14 +230,13 @@ def _original_prediction(entry: Any, read: Read) -> Prediction | None:
         return None
     if not all(isinstance(phrase, str) for phrase in phrases):
         return None
-    count = len(phrases)
     return Prediction(
         name,
         name,
         caption,
         phrases=tuple(phrases),
         masks=tuple(_sound_mask(mask, name, read) for mask in masks),
-        phrase_of=tuple(i if i < count else -1 for i in range(len(masks))),
+        phrase_of=owners_by_number(len(phrases), len(masks)),
     )
 
 

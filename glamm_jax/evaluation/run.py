@@ -44,7 +44,7 @@ from glamm_jax.files import write_whole
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.metrics.scored import MODES, Mode, Scored
 from glamm_jax.text.questions import MAX_NEW_TOKENS
-from glamm_jax.training.run_folder import dotted
+from glamm_jax.training.run_folder import changes, dotted
 from glamm_jax.training.start import fingerprint
 
 CONFIG, ORIGINAL, REPORT = "config.json", "predictions", "report.html"
@@ -192,9 +192,7 @@ class Run:
             raise EvaluationError(f"{told}: cannot be read: {error}") from error
         new = dotted(json.loads(json.dumps(self.config)))
         differing = [
-            f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
-            for name in {**old, **new}
-            if old.get(name) != new.get(name) and not name.startswith(FREE)
+            f"{name} was {was!r}, now {now!r}" for name, was, now in changes(old, new, FREE)
         ]
         if differing:
             raise EvaluationError(

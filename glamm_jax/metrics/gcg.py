@@ -55,6 +55,11 @@ class GroundedCaption(NamedTuple):
 NOTHING = GroundedCaption("", (), (), ())
 
 
+def owners_by_number(num_phrases: int, num_masks: int) -> tuple[int, ...]:
+    """`phrase_of` where masks and phrases are two lists, as the original writes them."""
+    return tuple(i if i < num_phrases else -1 for i in range(num_masks))
+
+
 class ReadImage(NamedTuple):
     """An image with its masks as checked runs."""
 

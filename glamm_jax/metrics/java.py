@@ -11,6 +11,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from glamm_jax.environment import environment
 from glamm_jax.metrics.scored import MetricError
 
 INSTALL = 'install the extra `eval`: pip install "glamm-jax[eval]"'
@@ -53,17 +54,6 @@ def java_on_path() -> Iterator[None]:
     Raises: MetricError when there is no Java.
     """
     folder = str(find_java().parent)
-    changed = {
-        "PATH": os.pathsep.join(filter(None, (folder, os.environ.get("PATH")))),
-        "LC_ALL": "C.UTF-8",
-    }
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try:
+    path = os.pathsep.join(filter(None, (folder, os.environ.get("PATH"))))
+    with environment(PATH=path, LC_ALL="C.UTF-8"):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -15,7 +15,13 @@ from pycocotools import mask as coco
 
 from glamm_jax.metrics.average_precision import COCO_STATS
 from glamm_jax.metrics.captions import score_captions
-from glamm_jax.metrics.gcg import GroundedCaption, greedy_matches, read_image, score_gcg
+from glamm_jax.metrics.gcg import (
+    GroundedCaption,
+    greedy_matches,
+    owners_by_number,
+    read_image,
+    score_gcg,
+)
 from glamm_jax.metrics.iou import read_runs
 from glamm_jax.metrics.scored import Scored
 from glamm_jax.parity.recorded_folder import part_folder
@@ -217,7 +223,7 @@ def _read_said(path: Path, ledger: Ledger) -> GroundedCaption:
 
 def _caption(caption: str, phrases: Sequence[str], masks: Sequence[Any]) -> GroundedCaption:
     """Masks belong to phrases by their numbers."""
-    phrase_of = tuple(i if i < len(phrases) else -1 for i in range(len(masks)))
+    phrase_of = owners_by_number(len(phrases), len(masks))
     return GroundedCaption(caption, tuple(phrases), tuple(masks), phrase_of)
 
 

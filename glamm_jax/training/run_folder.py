@@ -111,11 +111,7 @@ class RunFolder:
 
     def _check_same(self, config: ExperimentConfig, told: Path) -> None:
         old, new = dotted(_read_json(told)), dotted(json.loads(json.dumps(asdict(config))))
-        differing = [
-            f"{name} was {old.get(name)}, now {new.get(name)}"
-            for name in {**old, **new}
-            if old.get(name) != new.get(name) and not name.startswith(FREE)
-        ]
+        differing = [f"{name} was {was}, now {now}" for name, was, now in changes(old, new, FREE)]
         if differing:
             raise RunError(
                 f"{self.path}: holds a run with another configuration: {'; '.join(differing)}. "
@@ -157,6 +153,15 @@ def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
         for key, item in value.items()
         for name, inner in dotted(item, f"{prefix}{key}.").items()
     }
+
+
+def changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], free: tuple[str, ...]
+) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, old value, new value) of what differs, but for names that begin with `free`."""
+    for name in {**old, **new}:
+        if old.get(name) != new.get(name) and not name.startswith(free):
+            yield name, old.get(name), new.get(name)
 
 
 def _read_json(path: Path) -> Any:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -91,8 +92,8 @@ def test_rows_lie_on_eight_devices_and_say_what_one_device_says(
     places: list[set[int]] = []
     original = Generator.prefill
 
-    def watched(*given: object) -> DecodeState:
-        state = original(*given)  # type: ignore[arg-type]
+    def watched(*given: Any) -> DecodeState:
+        state = original(*given)
         for array, axis in ((state.tokens, 0), (state.cache.keys, 1), (state.prompt_hidden, 0)):
             shards = array.addressable_shards
             places.append({shard.device.id for shard in shards})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,9 @@ from glamm_jax.evaluation.questions import Data, Questions, QuestionsError, open
 from tests.evaluation.conftest import miniworld
 
 
-def opened(benchmark: str, path: Path | str, split: str, **other: object) -> Questions:
+def opened(benchmark: str, path: Path | str, split: str, **other: Any) -> Questions:
     asked = BENCHMARKS[benchmark]
-    return open_questions(asked, Data(str(path), split, **other), asked.wording())  # type: ignore[arg-type]
+    return open_questions(asked, Data(str(path), split, **other), asked.wording())
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
