@@ -7,7 +7,8 @@ Several sizes are made in one walk over the picture, and of each only the part t
 The arithmetic is that of Pillow's antialiased `resize` on 8 bits: weights in whole numbers of
 2^-22, one direction after the other, rounded to 8 bits after each. Tests hold it equal to Pillow.
 The speed comes from the order of the walk: each sum runs over many pixels side by side, so the
-processor's vectors are full.
+processor's vectors are full. Along the rows these are the pixels of a column, of a strip of rows:
+it is transposed, and what comes of it is transposed back.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ RGB = UInt8[np.ndarray, "h w 3"]
 PRECISION = 22  # bits of a weight behind the point
 _ONE_HALF = 1 << (PRECISION - 1)
 _REACH = {"bilinear": 1.0, "bicubic": 2.0}  # in pixels of the smaller of the two pictures
-_SIDE_BY_SIDE = 64  # rows that are resized along the rows together; their pixels fit into L2
+_STRIP = 64  # rows that are resized along the rows together; their pixels fit into L2
 
 
 class Target(NamedTuple):
@@ -90,31 +91,22 @@ def _rows_first(image: RGB, targets: Sequence[Target]) -> list[UInt8[np.ndarray,
         down.append(_Line(*_weigh(height, each.height, reach, top, rows)))
     start = min(int(line.first.min()) for line in down)
     stop = max(int((line.first + line.number).max()) for line in down)
-    columns = _joined(across)
-    narrow = np.empty((stop - start, 3 * len(columns.first)), np.uint8)
-    _along_rows(image[start:stop], columns, narrow)
-    found, left = [], 0
+    used = np.ascontiguousarray(image[start:stop]).reshape(stop - start, 3 * width)
+    outs, narrow = [], []
     for each, line, (_, _, rows, count) in zip(targets, down, windows, strict=True):
         out = np.empty((*(each.canvas or (rows, count)), 3), np.uint8)
         out[rows:], out[:rows, count:] = 0, 0
-        placed = line._replace(first=line.first - start)
-        _down_columns(narrow, (3 * left, 3 * count), placed, out.reshape(len(out), -1))
-        found.append(out)
-        left += count
-    return found
+        outs.append(out)
+        narrow.append(np.empty((_STRIP + line.weights.shape[1], _pitch(3 * count)), np.uint8))
+    down = tuple(line._replace(first=line.first - start) for line in down)
+    flat = tuple(out.reshape(len(out), -1) for out in outs)
+    _walk(used, tuple(across), tuple(narrow), down, flat)
+    return outs
 
 
-def _joined(lines: Sequence[_Line]) -> _Line:
-    """Several lines as one."""
-    longest = max(line.weights.shape[1] for line in lines)
-    first, number = (np.concatenate([line[i] for line in lines]) for i in (0, 1))
-    weights = np.zeros((len(first), longest), np.int32)
-    start = 0
-    for line in lines:
-        stop = start + len(line.first)
-        weights[start:stop, : line.weights.shape[1]] = line.weights
-        start = stop
-    return _Line(first, number, weights)
+def _pitch(length: int) -> int:
+    """Bytes from row to row: an odd number of cache lines, or columns would fall on one another."""
+    return length // 128 * 128 + (64 if length % 128 <= 64 else 192)
 
 
 @njit(cache=True, nogil=True)
@@ -125,7 +117,7 @@ def _weigh(size, new_size, reach, start, count):
     stretch = max(scale, 1.0)
     support = reach * stretch
     first, number = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    weights = np.zeros((count, int(np.ceil(support)) * 2 + 1), np.int32)
+    weights = np.zeros((count, int(np.ceil(support)) * 2 + 2), np.int32)
     exact = np.zeros(weights.shape[1])
     for i in range(count):
         centre = (start + i + 0.5) * scale
@@ -151,56 +143,93 @@ def _weigh(size, new_size, reach, start, count):
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def _blend(rows, left, taps, sums, out):
-    """out = a weighted sum of rows, each read from `left` on, rounded and cut to 8 bits."""
-    length, (first, number, weights) = len(out), taps
-    for j in range(length):
-        sums[j] = _ONE_HALF
-    k = 0
-    while k + 4 <= number:
-        a, b, c, d = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
-        p = rows[first + k][left : left + length]
-        q = rows[first + k + 1][left : left + length]
-        r = rows[first + k + 2][left : left + length]
-        s = rows[first + k + 3][left : left + length]
-        for j in range(length):
-            two = a * np.int32(p[j]) + b * np.int32(q[j])
-            sums[j] += two + c * np.int32(r[j]) + d * np.int32(s[j])
-        k += 4
-    while k < number:
-        a, p = weights[k], rows[first + k][left : left + length]
-        for j in range(length):
-            sums[j] += a * np.int32(p[j])
-        k += 1
-    for j in range(length):
-        out[j] = np.uint8(min(max(sums[j] >> PRECISION, np.int32(0)), np.int32(255)))
+def _walk(rows, across, narrow, down, outs):
+    """Resize strip by strip: along the rows, then down the columns as far as that reaches.
+
+    Of each result, `narrow` holds the rows [held, stop) that are resized one way.
+    """
+    turned = np.zeros((rows.shape[1] + 3, _STRIP), np.uint8)
+    pixels = turned.reshape(-1, 3 * _STRIP)
+    widest = max([strip.shape[1] for strip in narrow])
+    mixed = np.empty((widest // 3 + 1, 3 * _STRIP), np.uint8)
+    held, done = np.zeros(len(outs), np.int64), np.zeros(len(outs), np.int64)
+    for top in range(0, len(rows), _STRIP):
+        stop = min(top + _STRIP, len(rows))
+        _transpose(rows[top:stop], rows.shape[1], turned)
+        for i in range(len(outs)):
+            first, number, weights = down[i]
+            old = new = done[i]
+            if old == len(first):
+                continue
+            _blend(pixels, across[i], 3 * _STRIP, mixed)
+            length = 3 * len(across[i].first)
+            columns = mixed.reshape(-1, _STRIP)[: -(-length // 16) * 16]
+            _transpose(columns, _STRIP, narrow[i][top - held[i] : stop - held[i]])
+            while new < len(first) and first[new] + number[new] <= stop:
+                new += 1
+            ready = _Line(first[old:new] - held[i], number[old:new], weights[old:new])
+            _blend(narrow[i], ready, length, outs[i][old:new])
+            done[i], kept = new, stop if new == len(first) else min(first[new], stop)
+            for y in range(kept, stop):
+                narrow[i][y - kept] = narrow[i][y - held[i]]
+            held[i] = kept
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 @no_type_check
-def _along_rows(image, line, out):
-    """Some rows together, turned so that equal columns of all of them lie side by side."""
-    turned = np.zeros((image.shape[1], 3 * _SIDE_BY_SIDE), np.uint8)
-    sums, mixed = np.empty(3 * _SIDE_BY_SIDE, np.int32), np.empty(3 * _SIDE_BY_SIDE, np.uint8)
-    for top in range(0, len(image), _SIDE_BY_SIDE):
-        rows = image[top : top + _SIDE_BY_SIDE]
-        for y in range(len(rows)):
-            for x in range(image.shape[1]):
-                for c in range(3):
-                    turned[x, 3 * y + c] = rows[y, x, c]
-        for x in range(len(line.first)):
-            _blend(turned, 0, (line.first[x], line.number[x], line.weights[x]), sums, mixed)
-            for y in range(len(rows)):
-                for c in range(3):
-                    out[top + y, 3 * x + c] = mixed[3 * y + c]
+def _blend(rows, line, length, out):
+    """Each row of `out` a weighted sum of rows, rounded and cut to 8 bits.
+
+    They are taken by twos, so one row behind the last may be read, with a weight of zero.
+    """
+    first, number, weights = line
+    half, sums = np.int32(_ONE_HALF), np.empty(length, np.int32)
+    for i in range(len(first)):
+        k = first[i]
+        a, b, c, d = weights[i, 0], weights[i, 1], weights[i, 2], weights[i, 3]
+        if number[i] <= 2:
+            for j in range(length):
+                two = a * np.int32(rows[k, j]) + b * np.int32(rows[k + 1, j])
+                out[i, j] = _cut(half + two)
+            continue
+        for j in range(length):
+            two = a * np.int32(rows[k, j]) + b * np.int32(rows[k + 1, j])
+            sums[j] = half + two + c * np.int32(rows[k + 2, j]) + d * np.int32(rows[k + 3, j])
+        for done in range(4, number[i], 2):
+            a, b, k = weights[i, done], weights[i, done + 1], first[i] + done
+            for j in range(length):
+                sums[j] += a * np.int32(rows[k, j]) + b * np.int32(rows[k + 1, j])
+        for j in range(length):
+            out[i, j] = _cut(sums[j])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 @no_type_check
-def _down_columns(rows, span, line, out):
-    """The same down the columns; span: where the part of the rows begins, and its length."""
-    left, length = span
-    sums = np.empty(length, np.int32)
-    for y in range(len(line.first)):
-        taps = (line.first[y], line.number[y], line.weights[y])
-        _blend(rows, left, taps, sums, out[y][:length])
+def _cut(total):
+    return np.uint8(min(max(np.int32(total) >> np.int32(PRECISION), np.int32(0)), np.int32(255)))
+
+
+@njit(cache=True, nogil=True, inline="always")
+@no_type_check
+def _transpose(rows, length, out):
+    """Rows become columns: four rows are interleaved, then four such fours, 16 bytes together."""
+    last = len(rows) - 1
+    fours, sixteens = np.empty((4, 4 * length), np.uint8), np.empty(4 * length, np.uint32)
+    words, pairs, columns = fours.view(np.uint32), sixteens.view(np.uint64), out.view(np.uint64)
+    for top in range(0, len(rows), 16):
+        for i in range(4):
+            y = top + 4 * i
+            p, q, r, s = min(y, last), min(y + 1, last), min(y + 2, last), min(y + 3, last)
+            for j in range(length):
+                fours[i, 4 * j] = rows[p, j]
+                fours[i, 4 * j + 1] = rows[q, j]
+                fours[i, 4 * j + 2] = rows[r, j]
+                fours[i, 4 * j + 3] = rows[s, j]
+        for j in range(length):
+            sixteens[4 * j] = words[0, j]
+            sixteens[4 * j + 1] = words[1, j]
+            sixteens[4 * j + 2] = words[2, j]
+            sixteens[4 * j + 3] = words[3, j]
+        for j in range(min(length, len(out))):
+            columns[j, top // 8] = pairs[2 * j]
+            columns[j, top // 8 + 1] = pairs[2 * j + 1]

@@ -54,6 +54,15 @@ def test_a_window_is_cut_out_and_a_canvas_is_filled_up(size):
     assert not made[:, 10:].any()
 
 
+def test_windows_at_both_ends_of_a_high_picture():
+    image = picture(500, 70)
+    upper, lower = (0, 4, 6, 20), (190, 0, 10, 28)
+    targets = [Target(200, 28, "bicubic", window) for window in (upper, lower)]
+    whole = by_pillow(image, targets[0]._replace(window=None))
+    for (top, left, rows, count), made in zip((upper, lower), resize(image, targets), strict=True):
+        np.testing.assert_array_equal(made, whole[top : top + rows, left : left + count])
+
+
 def test_pixels_may_lie_apart():
     wide = np.dstack([picture(30, 50), np.full((30, 50), 7, np.uint8)])
     target = Target(20, 30, "bilinear")
