@@ -17,7 +17,6 @@ from pycocotools import mask as coco
 # A compressed count is a little-endian number of 5-bit groups; bit 5 says that more follow.
 FIRST_CHARACTER = 48
 MAX_PIXELS = 1 << 31
-# What `_read_numbers` may stumble over.
 
 
 class MaskError(ValueError):

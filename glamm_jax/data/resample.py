@@ -14,6 +14,7 @@ it is transposed, and what comes of it is transposed back.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple, no_type_check
 
 import numpy as np
@@ -87,8 +88,8 @@ def _rows_first(image: RGB, targets: Sequence[Target]) -> list[UInt8[np.ndarray,
     across, down = [], []
     for each, (top, left, rows, count) in zip(targets, windows, strict=True):
         reach = _REACH[each.filter]
-        across.append(_Line(*_weigh(width, each.width, reach, left, count)))
-        down.append(_Line(*_weigh(height, each.height, reach, top, rows)))
+        across.append(_line(width, each.width, reach, left, count))
+        down.append(_line(height, each.height, reach, top, rows))
     start = min(int(line.first.min()) for line in down)
     stop = max(int((line.first + line.number).max()) for line in down)
     used = np.ascontiguousarray(image[start:stop]).reshape(stop - start, 3 * width)
@@ -107,6 +108,12 @@ def _rows_first(image: RGB, targets: Sequence[Target]) -> list[UInt8[np.ndarray,
 def _pitch(length: int) -> int:
     """Bytes from row to row: an odd number of cache lines, or columns would fall on one another."""
     return length // 128 * 128 + (64 if length % 128 <= 64 else 192)
+
+
+@lru_cache(256)  # most pictures of a dataset have one of a few sizes
+def _line(size: int, new_size: int, reach: float, start: int, count: int) -> _Line:
+    """Read only: it is handed out again."""
+    return _Line(*_weigh(size, new_size, reach, start, count))
 
 
 @njit(cache=True, nogil=True)

@@ -167,7 +167,8 @@ def count_pixels(
             twice = np.zeros_like(out)
             masks.paint({"size": size, "counts": region.overlap}, twice)
             one += twice
-        np.maximum(out, one, out=out)
+        if i:
+            np.maximum(out, one, out=out)
 
 
 def _said(record: Record, task: str) -> list[Annotation]:
