@@ -76,7 +76,7 @@ STARTED := $(shell date +%s)
 demo: $(STAMP) ## the whole job: draw, import, evaluate, learn, evaluate, look; some ten minutes
 	$(BIN)/python -m demo --since $(STARTED)
 
-learn: $(STAMP) ## the tiny model learns the mini-world from nothing; 40 minutes on two cores
+learn: $(STAMP) ## the tiny model learns the mini-world from nothing; 25 minutes on two cores
 	$(BIN)/python -m train.learn --out out/learn
 
 clean: ## remove caches and outputs; keeps .venv
