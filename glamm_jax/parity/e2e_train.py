@@ -14,6 +14,7 @@ from glamm_jax.data.pack import Capacity, Sample, fit, pack
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parity.e2e_inputs import nchw
 from glamm_jax.parity.report import Recorded
+from glamm_jax.parity.ties import agreeing, differences, shifted
 from glamm_jax.training.losses import losses, masks_at_original_size
 from glamm_jax.training.optim import is_trained
 from glamm_jax.types import Batch, Losses, Output
@@ -62,19 +63,27 @@ class TrainRunner:
     """One model, one compiled program for every case: batches are packed to a common capacity."""
 
     def __init__(self, model: GLaMM, weights: LossWeights, capacity: Capacity):
-        self.config: GLaMMConfig = model.config
+        self.model, self.config = model, model.config
         self.capacity = capacity
         self.table = glamm_table(model.config)
         graph, self.trained, self.frozen = nnx.split(model, is_trained("all_but_encoders"), ...)
         self._forward = jax.jit(partial(_forward, graph, weights))
         self._step = jax.jit(jax.value_and_grad(partial(_forward, graph, weights), has_aux=True))
 
-    def run(self, samples: list[Sample]) -> TrainRun:
-        """Losses, intermediates and gradients of one batch."""
+    def run(self, samples: list[Sample], shift: float = 0.0) -> TrainRun:
+        """Losses, intermediates and gradients of one batch; see `shifted`."""
         batch = pack(samples, self.config, self.capacity)
-        (_, aux), gradients = self._step(self.trained, self.frozen, batch)
+        trained = nnx.state(shifted(self.model, shift), is_trained("all_but_encoders"))
+        (_, aux), gradients = self._step(trained, self.frozen, batch)
         parts, output, mid = jax.tree.map(np.asarray, aux)
         return TrainRun(batch, parts, output, mid, torch_tensors(self.table, gradients))
+
+    def run_agreeing(self, recorded: Recorded, samples: list[Sample]) -> TrainRun:
+        """`run` on that side of a tie on which the recorded gradients are."""
+        return agreeing(
+            lambda shift: self.run(samples, shift),
+            lambda run: differences(recorded, lambda r: compare_gradients(r, run.gradients)),
+        )
 
     def run_forward(self, samples: list[Sample]) -> TrainRun:
         """Losses and intermediates alone: much less to compile."""

@@ -21,10 +21,10 @@ from glamm_jax.parity.e2e_eval import check_evaluations
 from glamm_jax.parity.e2e_inputs import check_inputs, samples_of
 from glamm_jax.parity.e2e_steps import (
     StepsRun,
+    agreeing_steps,
     compare_steps,
     noise_parameters,
     read_steps,
-    run_steps,
 )
 from glamm_jax.parity.e2e_train import (
     TrainRun,
@@ -73,7 +73,7 @@ def ran(goldens: Path) -> Ran:
     samples = samples_of(recorded)
     model = golden_glamm(case.config, case.salt)
     runner = TrainRunner(model, case.weights, fit(samples, case.config))
-    return Ran(case, recorded, samples, runner.run(samples))
+    return Ran(case, recorded, samples, runner.run_agreeing(recorded, samples))
 
 
 def test_a_training_case_with_regions_and_masks_agrees(ran: Ran) -> None:
@@ -202,8 +202,9 @@ def stepped(goldens: Path) -> Stepped:
     files = {name: Recorded.open(Ledger(), "e2e", path / f"train_{name}.npz") for name in names}
     samples = {name: samples_of(file) for name, file in files.items()}
     model = golden_glamm(case.config, case.salt)
-    run = run_steps(model, [samples[name] for name in names], optim, case.weights)
-    return Stepped(recorded, run, noise_parameters(case.info, names))
+    batches, noise = [samples[name] for name in names], noise_parameters(case.info, names)
+    run = agreeing_steps(recorded, model, batches, optim, case.weights, noise)
+    return Stepped(recorded, run, noise)
 
 
 def test_eight_adamw_steps_agree_and_nothing_of_them_goes_unmentioned(stepped: Stepped) -> None:

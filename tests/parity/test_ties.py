@@ -1,0 +1,69 @@
+"""A run is repeated on the other side of a tie only where it disagrees, and then has to agree."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from glamm_jax.config import GLaMMConfig
+from glamm_jax.models.glamm import GLaMM
+from glamm_jax.parity.report import Ledger, Recorded
+from glamm_jax.parity.ties import HAIR, agreeing, differences, shifted
+
+
+@pytest.mark.parametrize(
+    ("faults", "chosen", "number"),
+    [
+        ({0.0: 0, HAIR: 0, -HAIR: 0}, 0.0, 1),
+        ({0.0: 3, HAIR: 0, -HAIR: 0}, HAIR, 2),
+        ({0.0: 3, HAIR: 4, -HAIR: 0}, -HAIR, 3),
+        ({0.0: 3, HAIR: 2, -HAIR: 4}, HAIR, 3),
+        ({0.0: 3, HAIR: 3, -HAIR: 3}, 0.0, 3),
+    ],
+)
+def test_the_first_side_that_agrees_is_taken(faults, chosen, number):
+    tried: list[float] = []
+
+    def run(shift: float) -> float:
+        tried.append(shift)
+        return shift
+
+    assert agreeing(run, faults.__getitem__) == chosen
+    assert len(tried) == number
+
+
+def test_counting_differences_settles_nothing():
+    recorded = Recorded(Ledger(), "e2e", "file", {"a": np.ones(4), "b": np.ones(4)})
+
+    def compare(aside: Recorded) -> None:
+        aside.compare("a", np.ones(4), "tiny")
+        aside.compare("b", np.zeros(4), "tiny")
+
+    assert differences(recorded, compare) == 1
+    assert recorded.ledger.rows == []
+    assert not recorded.settled
+
+
+def test_a_shift_moves_one_bias_and_leaves_the_model_as_it_was(tiny_config: GLaMMConfig):
+    model = GLaMM(tiny_config, rngs=nnx.Rngs(0))
+    before = jax.tree.map(np.asarray, nnx.state(model, nnx.Param))
+    moved = shifted(model, HAIR)
+    assert shifted(model, 0.0) is model
+    changed = [
+        jax.tree_util.keystr(path)
+        for (path, old), new in zip(
+            jax.tree_util.tree_leaves_with_path(before),
+            jax.tree.leaves(nnx.state(moved, nnx.Param)),
+            strict=True,
+        )
+        if not np.array_equal(old, new)
+    ]
+    assert len(changed) == 1
+    assert "level_conv" in changed[0]
+    assert "bias" in changed[0]
+    for old, new in zip(
+        jax.tree.leaves(before), jax.tree.leaves(nnx.state(model, nnx.Param)), strict=True
+    ):
+        np.testing.assert_array_equal(old, new)
