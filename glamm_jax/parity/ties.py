@@ -50,5 +50,6 @@ def shifted(model: GLaMM, shift: float) -> GLaMM:
         return model
     copy = nnx.clone(model)
     bias = copy.region_encoder.level_conv.bias
+    assert bias is not None
     bias[...] = bias[...].at[0].add(shift)  # the levels are summed
     return copy

@@ -73,6 +73,7 @@ def _hidden_states(theirs: torch.nn.Module, pixels: np.ndarray) -> tuple[torch.T
         return theirs(nchw, output_hidden_states=True).hidden_states
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(fields=fields(), seed=st.integers(0, 9))
 def test_every_hidden_state_that_is_read_is_hugging_faces(fields: dict, seed: int) -> None:

@@ -28,7 +28,8 @@ from glamm_jax.training.losses import losses
 from glamm_jax.types import Batch
 from glamm_jax.weights.state import shapes
 
-MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 2, 4)]
+MIXED_MESH = (2, 2, 2)
+OTHER_MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (1, 2, 4)]
 
 
 def small_config(preset: Preset = "released") -> GLaMMConfig:
@@ -86,6 +87,7 @@ def total_loss(graph: nnx.GraphDef, state: nnx.State, batch: Batch) -> jax.Array
     return losses(model, batch, model(batch), LossWeights()).total
 
 
+@pytest.mark.slow
 def test_a_larger_capacity_changes_nothing(model: GLaMM, config: GLaMMConfig) -> None:
     tight = fit(samples(config), config)
     roomy = Capacity(**{name: size + 2 for name, size in vars(tight).items()})
@@ -126,7 +128,11 @@ def test_a_seg_without_truth_costs_nothing(model: GLaMM, config: GLaMMConfig) ->
     assert float(unknown.ce) > 0
 
 
-@pytest.mark.parametrize("shape", MESHES, ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [MIXED_MESH, *(pytest.param(shape, marks=pytest.mark.slow) for shape in OTHER_MESHES)],
+    ids=str,
+)
 def test_any_mesh_gives_the_single_device_result(
     model: GLaMM, config: GLaMMConfig, shape: tuple[int, int, int]
 ) -> None:
@@ -179,6 +185,7 @@ def test_the_released_model_has_the_parameters_of_the_released_checkpoint() -> N
     assert 7.99e9 < total < 8.04e9
 
 
+@pytest.mark.slow
 def test_the_paper_preset_sends_regions_through_the_shared_projection() -> None:
     shared = small_config("paper")
     model = GLaMM(shared, rngs=nnx.Rngs(0))

@@ -78,6 +78,7 @@ def _their_logits(theirs: torch.nn.Module, ids: np.ndarray, valid: np.ndarray) -
         return theirs(torch.tensor(ids), attention_mask=mask, position_ids=positions).logits
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(fields=fields(), lengths=st.lists(st.integers(1, 9), min_size=2, max_size=2))
 def test_logits_are_hugging_faces_with_padding_on_the_right(
@@ -92,6 +93,7 @@ def test_logits_are_hugging_faces_with_padding_on_the_right(
     assert_close(np.asarray(actual)[valid], expected[torch.tensor(valid)], 2e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=4)
 @given(fields=fields(), lengths=st.lists(st.integers(1, 5), min_size=2, max_size=2))
 def test_decoding_against_the_cache_is_running_the_whole_sequence(

@@ -207,6 +207,7 @@ def stepped(goldens: Path) -> Stepped:
     return Stepped(recorded, run, noise)
 
 
+@pytest.mark.slow
 def test_eight_adamw_steps_agree_and_nothing_of_them_goes_unmentioned(stepped: Stepped) -> None:
     ledger = stepped.compare(stepped.recorded.values)
     assert ledger.failures == []
@@ -217,6 +218,7 @@ def test_eight_adamw_steps_agree_and_nothing_of_them_goes_unmentioned(stepped: S
     assert all(name.endswith(".k_proj.bias") for name in stepped.noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -261,6 +263,7 @@ def generation_failures(folder: Path) -> set[str]:
     return {row.name for row in ledger.failures}
 
 
+@pytest.mark.slow
 def test_a_generation_agrees_token_for_token_and_mask_for_mask(one_generation: Path) -> None:
     assert generation_failures(one_generation) == set()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from glamm_jax.parity import pipeline
 from tests.parity.tampering import change_array, change_json, copy_parts, failed_names, run
 
 PARTS = ("pipeline", "fixtures", "tokenizer")
 
 
+@pytest.mark.slow
 def test_files_of_the_fixtures_give_the_recorded_losses_and_gradients(goldens):
     ledger = run(pipeline.check, goldens)
     assert ledger.failures == []

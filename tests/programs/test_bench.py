@@ -76,7 +76,12 @@ def test_cpu_benchmark_compares_and_writes(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "units"), [("prefill", ["tok"] * 4), ("decode", ["tok"] * 2), ("gcg", ["img"])]
+    ("case", "units"),
+    [
+        ("prefill", ["tok"] * 4),
+        pytest.param("decode", ["tok"] * 2, marks=pytest.mark.slow),
+        pytest.param("gcg", ["img"], marks=pytest.mark.slow),
+    ],
 )
 def test_gpu_benchmark_runs_dry_at_tiny_size(tmp_path: Path, case: str, units: list[str]) -> None:
     out = tmp_path / "gpu.json"
