@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from glamm_jax.data import preprocess
 from glamm_jax.data.preprocess import ImageError, open_image
@@ -151,3 +151,25 @@ def test_a_damaged_jpeg_is_what_pillow_makes_of_it() -> None:
         else:
             np.testing.assert_array_equal(open_image(bytes(damaged)), wanted)
     assert refused > 10
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6])
+@pytest.mark.parametrize("in_front", [b"", b"\xff\xfe\x00\x06note"], ids=["first", "behind a note"])
+def test_a_jpeg_is_upright_wherever_it_says_how_it_lies(orientation: int | None, in_front: bytes):
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[ExifTags.Base.Orientation] = orientation
+    stream = io.BytesIO()
+    Image.fromarray(_picture(20, 30)).save(stream, "JPEG", exif=exif)
+    start, rest = stream.getvalue()[:2], stream.getvalue()[2:]
+    data = start + in_front + rest
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(open_image(data), np.asarray(expected))
+
+
+def test_a_jpeg_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch):
+    stream = io.BytesIO()
+    Image.fromarray(_picture(20, 30)).save(stream, "JPEG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(ImageError, match=r"too large \(600 pixels; the limit"):
+        open_image(stream.getvalue())
