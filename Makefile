@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 # Two processes, each test file in one of them: most of the time is XLA compiling on one core.
-test: $(STAMP) ## the default tests: no network, no GPU; 14 to 20 minutes on two cores, less the next time
+test: $(STAMP) ## the default tests: no network, no GPU; 20 minutes on two slow cores, less the next time
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## the tests marked slow
