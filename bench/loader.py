@@ -102,8 +102,8 @@ class Work:
         self.reader = Reader([self.shards], self.data, self.model)
         self.records = list(self.shards)
         self.images = [open_image(record.image) for record in self.records]
-        cv2.setNumThreads(1)
         self.reads = [self.reader(i, Ticket(0, i, 0)) for i in range(len(self.records))]
+        cv2.setNumThreads(1)
 
     def whole(self) -> list[Batch]:
         """Every batch."""
@@ -118,8 +118,7 @@ class Work:
             height, width = grounding_size(record.height, record.width, sam)
             padded = np.zeros((sam, sam, 3), np.uint8)
             padded[:height, :width] = cv2.resize(image, (width, height))
-            height, width = clip_size(record.height, record.width, clip)
-            top, left = (height - clip) // 2, (width - clip) // 2
+            height, width, top, left = _centre(record, clip)
             small = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
             small[top : top + clip, left : left + clip].copy()
             coco.decode(_runs(record))
@@ -191,8 +190,7 @@ class Work:
     def _plain(self, record: Record) -> dict[str, np.ndarray]:
         picture = Image.open(io.BytesIO(record.image)).convert("RGB")
         clip, sam = self.model.clip, self.model.sam
-        height, width = clip_size(record.height, record.width, clip.image_size)
-        top, left = (height - clip.image_size) // 2, (width - clip.image_size) // 2
+        height, width, top, left = _centre(record, clip.image_size)
         small = picture.resize((width, height), Image.Resampling.BICUBIC).crop(
             (left, top, left + clip.image_size, top + clip.image_size)
         )
@@ -206,6 +204,12 @@ class Work:
             "masks": np.stack([coco.decode(one) for one in _runs(record)]),
             "ids": self._ids(record),
         }
+
+
+def _centre(record: Record, size: int) -> tuple[int, int, int, int]:
+    """Height and width for CLIP, and where the centre square begins: top and left."""
+    height, width = clip_size(record.height, record.width, size)
+    return height, width, (height - size) // 2, (width - size) // 2
 
 
 def _runs(record: Record) -> Any:

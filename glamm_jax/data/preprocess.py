@@ -47,14 +47,14 @@ def open_image(source: Source, background: tuple[int, int, int] | None = WHITE) 
     name = _name(source)
     try:
         if isinstance(source, Image.Image):
-            _check_size(source, name)
+            _check_size(*source.size, name)
             return _to_rgb(_upright(source), background, name)
         data = _data(source)
         pixels = _plain_jpeg(data)
         if pixels is not None:
             return pixels
         picture = Image.open(io.BytesIO(data))  # no file stays open behind it
-        _check_size(picture, name)
+        _check_size(*picture.size, name)
         return _to_rgb(_upright(picture), background, name)
     except ImageError:
         raise
@@ -148,16 +148,14 @@ def _plain_jpeg(data: bytes) -> RGB | None:
     if not data.startswith(b"\xff\xd8\xff"):
         return None
     try:
-        if _has_metadata(data):
-            exif = Image.open(io.BytesIO(data)).getexif()
-            if exif.get(ExifTags.Base.Orientation, 1) != 1:
-                return None
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        pixels, limit = int(height) * int(width), Image.MAX_IMAGE_PIXELS
-        if colours not in ("YCbCr", "RGB") or (limit is not None and pixels > limit):
+        if _has_metadata(data) and _lies(Image.open(io.BytesIO(data))):
             return None
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours not in ("YCbCr", "RGB"):
+            return None
+        _check_size(int(width), int(height), "JPEG")
         return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
-    except Exception:  # of damaged metadata, and of damaged pictures
+    except Exception:  # of damaged metadata, and of damaged or too large pictures
         return None
 
 
@@ -175,10 +173,14 @@ def _upright(picture: Image.Image) -> Image.Image:
     """Turned as EXIF says; damaged metadata does not cost a picture whose pixels are sound."""
     picture.load()
     try:
-        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return ImageOps.exif_transpose(picture) if turned else picture
+        return ImageOps.exif_transpose(picture) if _lies(picture) else picture
     except Exception:  # Pillow's EXIF reader raises several kinds
         return picture
+
+
+def _lies(picture: Image.Image) -> bool:
+    """Whether the metadata says that the picture is stored in another position than upright."""
+    return picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
 
 
 def _to_rgb(
@@ -224,10 +226,9 @@ def _checked_array(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     return array
 
 
-def _check_size(picture: Image.Image, name: str) -> None:
+def _check_size(width: int, height: int, name: str) -> None:
     """Refuse before decoding: the header tells the size."""
     limit = Image.MAX_IMAGE_PIXELS
-    width, height = picture.size
     if width * height == 0:
         raise ImageError(f"{name}: the picture is empty ({width} x {height} pixels)")
     if limit is not None and width * height > limit:

@@ -124,8 +124,9 @@ def _weigh(size, new_size, reach, start, count):
     stretch = max(scale, 1.0)
     support = reach * stretch
     first, number = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    weights = np.zeros((count, int(np.ceil(support)) * 2 + 2), np.int32)
-    exact = np.zeros(weights.shape[1])
+    most = int(np.ceil(support)) * 2 + 1
+    weights = np.zeros((count, most + 1), np.int32)  # `_blend` takes them by twos
+    exact = np.zeros(most)
     for i in range(count):
         centre = (start + i + 0.5) * scale
         low = max(int(centre - support + 0.5), 0)

@@ -24,6 +24,7 @@ from glamm_jax.weights.state import flatten
 
 # Parameters whose gradients pass the region encoder's ReLUs; see parity/tolerances.py.
 PYRAMID = "region_encoder.mlvl_fuse."
+TRAINED = is_trained("all_but_encoders")
 LOSS_NAMES = {
     "loss": "total",
     "ce_loss": "ce",
@@ -66,14 +67,14 @@ class TrainRunner:
         self.model, self.config = model, model.config
         self.capacity = capacity
         self.table = glamm_table(model.config)
-        graph, self.trained, self.frozen = nnx.split(model, is_trained("all_but_encoders"), ...)
+        graph, _, self.frozen = nnx.split(model, TRAINED, ...)
         self._forward = jax.jit(partial(_forward, graph, weights))
         self._step = jax.jit(jax.value_and_grad(partial(_forward, graph, weights), has_aux=True))
 
     def run(self, samples: list[Sample], shift: float = 0.0) -> TrainRun:
         """Losses, intermediates and gradients of one batch; see `shifted`."""
         batch = pack(samples, self.config, self.capacity)
-        trained = nnx.state(shifted(self.model, shift), is_trained("all_but_encoders"))
+        trained = nnx.state(shifted(self.model, shift), TRAINED)
         (_, aux), gradients = self._step(trained, self.frozen, batch)
         parts, output, mid = jax.tree.map(np.asarray, aux)
         return TrainRun(batch, parts, output, mid, torch_tensors(self.table, gradients))
@@ -88,7 +89,7 @@ class TrainRunner:
     def run_forward(self, samples: list[Sample]) -> TrainRun:
         """Losses and intermediates alone: much less to compile."""
         batch = pack(samples, self.config, self.capacity)
-        _, aux = self._forward(self.trained, self.frozen, batch)
+        _, aux = self._forward(nnx.state(self.model, TRAINED), self.frozen, batch)
         parts, output, mid = jax.tree.map(np.asarray, aux)
         return TrainRun(batch, parts, output, mid, {})
 
