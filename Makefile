@@ -77,7 +77,7 @@ demo: $(STAMP) ## the whole job: draw, import, evaluate, learn, evaluate, look; 
 	$(BIN)/python -m demo --since $(STARTED)
 
 learn: $(STAMP) ## the tiny model learns the mini-world from nothing; 25 minutes on two cores
-	$(BIN)/python -m train.learn --out out/learn
+	$(BIN)/python -m examples.learn_miniworld --out out/learn
 
 clean: ## remove caches and outputs; keeps .venv
 	rm -rf out build .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache *.egg-info

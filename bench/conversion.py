@@ -25,11 +25,11 @@ import numpy as np
 from bench.measure import RESULTS, interleaved, machine, median, table, write
 from glamm_jax.config import LLAMA_7B, LlamaConfig, tiny
 from glamm_jax.models.abstract import abstract_model
+from glamm_jax.weights.flat_state import shapes
 from glamm_jax.weights.rules import tensor_shapes
 from glamm_jax.weights.safetensors import SINGLE, TensorInfo, TensorWriter
-from glamm_jax.weights.state import shapes
 from glamm_jax.weights.tables import table_of
-from glamm_jax.weights.tensors import SafetensorsSource
+from glamm_jax.weights.tensor_sources import SafetensorsSource
 from glamm_jax.weights.transfer import import_tensors
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

@@ -38,13 +38,13 @@ from tqdm import tqdm
 from bench.measure import RESULTS, machine, table, write
 from glamm_jax.config import GLaMMConfig, released, tiny
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.parity.golden_folder import GoldenSource, padded_tokenizer, write_checkpoint
+from glamm_jax.testing.golden_checkpoints import GoldenSource, padded_tokenizer, write_checkpoint
+from glamm_jax.weights.flat_state import shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX, SAM_PREFIX
 from glamm_jax.weights.hf_config import clip_hf_config, glamm_hf_config, with_own_key
 from glamm_jax.weights.rules import Shapes, tensor_shapes
-from glamm_jax.weights.state import shapes
 from glamm_jax.weights.tables import table_of
-from glamm_jax.weights.tensors import SafetensorsSource, nbytes_of
+from glamm_jax.weights.tensor_sources import SafetensorsSource, nbytes_of
 
 GOLDENS = Path(__file__).resolve().parents[1] / "tests" / "goldens"
 DISK_BYTES = 40e9
@@ -104,7 +104,15 @@ def run_all(work: Path, is_tiny: bool) -> list[Step]:
     steps.append(run_step("compare", [*here, "--step", "compare"]))
     shutil.rmtree(work / "back")
     shutil.rmtree(work / "clip-back")
-    ask = ["demo.ask", "--model", str(model), "--dtype", "bfloat16", "--image", str(photograph())]
+    ask = [
+        "demo.ask",
+        "--model",
+        str(model),
+        "--dtype",
+        "bfloat16",
+        "--image",
+        str(photograph()),
+    ]
     ask += ["--prompt", PROMPT, "--tokens", "16", "--out", str(work / "answer")]
     steps.append(run_step("answer", ask))
     return steps

@@ -8,7 +8,7 @@
 
 Needs jax, flax and jaxtyping alone: no grain, no tensorflow-datasets, no torch. Weights are
 random, made on the device in bfloat16. The limit is the time that FLOPs (counted in
-glamm_jax/flops.py) take at the chip's peak, or bytes at its bandwidth, whichever is more; share =
+glamm_jax/aot/flops.py) take at the chip's peak, or bytes at its bandwidth, whichever is more; share =
 limit over measured time. Bar = today's best practice: 44 % for SAM (58 images/s on an H200), 50 %
 for prefill, 68 % for decoding at batch 1 and 55 % at 32, 50 % for GCG end to end.
 """
@@ -38,9 +38,9 @@ from bench.measure import (
     table,
     write,
 )
-from glamm_jax import flops
+from glamm_jax.aot import flops
 from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, SAMConfig, released, tiny
-from glamm_jax.data.pack import pack
+from glamm_jax.data.collate import pack
 from glamm_jax.data.sample import Row, Sample
 from glamm_jax.inference.generate import Generator
 from glamm_jax.models.clip import CLIPVision

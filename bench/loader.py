@@ -36,10 +36,12 @@ from pycocotools import mask as coco
 from bench.measure import RESULTS, interleaved, machine, median, table, write
 from bench.pictures import Pictures, written
 from glamm_jax.config import GLaMMConfig, released, tiny
-from glamm_jax.data import masks
-from glamm_jax.data.fill import Filler
-from glamm_jax.data.pack import join, shaped
-from glamm_jax.data.pipeline import WORKER_ENVIRONMENT, Reader, Ticket
+from glamm_jax.config.experiment import DataConfig, Part
+from glamm_jax.data import rle
+from glamm_jax.data.batch_filling import Filler
+from glamm_jax.data.collate import join, shaped
+from glamm_jax.data.loader import WORKER_ENVIRONMENT, Reader, Ticket
+from glamm_jax.data.packing import Packing
 from glamm_jax.data.preprocess import (
     both_images,
     clip_image,
@@ -49,11 +51,9 @@ from glamm_jax.data.preprocess import (
     open_image,
 )
 from glamm_jax.data.record import Record
-from glamm_jax.data.rows import Packing
-from glamm_jax.data.shards import Shards
+from glamm_jax.data.record_shards import Shards
 from glamm_jax.environment import environment
-from glamm_jax.experiment import DataConfig, Part
-from glamm_jax.text.labels import encode_turns
+from glamm_jax.text.label_spans import encode_turns
 from glamm_jax.text.questions import with_preamble
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.types import Batch, Capacity
@@ -174,10 +174,10 @@ class Work:
         size = (record.height, record.width)
         room = (self.data.quotas.mask_height, self.data.quotas.mask_width)
         links = record.annotations[0].links
-        out = np.zeros((len(links), *masks.fitted_size(size, room)), np.uint8)
+        out = np.zeros((len(links), *rle.fitted_size(size, room)), np.uint8)
         for i, link in enumerate(links):
             runs = {"size": size, "counts": record.regions[link.region].mask}
-            masks.paint(runs, out[i])
+            rle.paint(runs, out[i])
 
     def _ids(self, record: Record) -> np.ndarray:
         """Of a conversation as long as those that are drawn."""

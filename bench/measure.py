@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.data.pack import pack
+from glamm_jax.data.collate import pack
 from glamm_jax.data.sample import Row, Sample
 from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.types import Batch

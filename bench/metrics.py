@@ -24,10 +24,10 @@ from jaxtyping import Float
 from pycocotools import mask as coco
 
 from bench.measure import RESULTS, interleaved, machine, median, table, write
-from glamm_jax.data.masks import encode
+from glamm_jax.data.rle import encode
 from glamm_jax.metrics.gcg import GroundedCaption, score_gcg
 from glamm_jax.metrics.iou import pairwise_iou, read_runs
-from glamm_jax.metrics.scored import MODES
+from glamm_jax.metrics.result import MODES
 from glamm_jax.metrics.similarity import Cached, WordSimilarity
 
 SIZE = (480, 640)

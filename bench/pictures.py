@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from glamm_jax.data import masks
+from glamm_jax.data import rle
 from glamm_jax.data.conversion import Reading, write_shard
 from glamm_jax.data.record import Annotation, Found, Link, Record, Region
 
@@ -42,7 +42,7 @@ class Pictures:
         picture = _photograph(rng, outlines, self._detail)
         Image.fromarray(picture).save(stream, "JPEG", quality=QUALITY)
         regions = [
-            Region(mask=masks.encode(outline)["counts"].encode("ascii")) for outline in outlines
+            Region(mask=rle.encode(outline)["counts"].encode("ascii")) for outline in outlines
         ]
         links = [
             Link(i, start, start + len(phrase))

@@ -17,9 +17,9 @@ from itertools import count
 from pathlib import Path
 
 from bench.measure import RESULTS, machine, median, table, write
-from glamm_jax.data.miniworld import EASY, FULL, World, record, scene
-from glamm_jax.data.tasks import draw_examples
-from glamm_jax.experiment import AskedTask, Asking
+from glamm_jax.config.experiment import AskedTask, Asking
+from glamm_jax.data.conversation_sampler import draw_examples
+from glamm_jax.miniworld import EASY, FULL, World, record, scene
 
 WORLDS = {"easy": EASY, "full": FULL}
 SIZES = (96, 128, 256)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from configs.learn import adapting
 from configs.mixtures import part
-from glamm_jax.experiment import Asking, ExperimentConfig, StartConfig
+from glamm_jax.config.experiment import Asking, ExperimentConfig, StartConfig
 
 
 def get_config() -> ExperimentConfig:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from configs import finetune_gcg
 from configs.mixtures import BARE, part
-from glamm_jax.experiment import ExperimentConfig
+from glamm_jax.config.experiment import ExperimentConfig
 
 
 def get_config(dataset: str = "llava_instruct_150k") -> ExperimentConfig:

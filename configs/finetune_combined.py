@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from configs import finetune_gcg
 from configs.mixtures import BARE, REFERRING, gcg, mixed, part, referring, semantic
-from glamm_jax.experiment import ExperimentConfig
+from glamm_jax.config.experiment import ExperimentConfig
 
 
 def get_config() -> ExperimentConfig:

@@ -6,7 +6,7 @@ python -m train --config configs/finetune_conversation.py --out runs/conversatio
 from __future__ import annotations
 
 from configs import finetune_caption
-from glamm_jax.experiment import ExperimentConfig
+from glamm_jax.config.experiment import ExperimentConfig
 
 
 def get_config() -> ExperimentConfig:

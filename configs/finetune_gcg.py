@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from configs.mixtures import gcg, mixed, semantic
 from glamm_jax.config import released, with_lora
-from glamm_jax.experiment import (
+from glamm_jax.config.experiment import (
     CheckpointConfig,
     DataConfig,
     ExperimentConfig,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from configs import finetune_gcg
-from glamm_jax.experiment import ExperimentConfig
+from glamm_jax.config.experiment import ExperimentConfig
 
 
 def get_config() -> ExperimentConfig:

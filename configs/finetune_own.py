@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from configs import finetune_gcg
 from configs.mixtures import part
-from glamm_jax.experiment import ExperimentConfig, MeshConfig, StartConfig
+from glamm_jax.config.experiment import ExperimentConfig, MeshConfig, StartConfig
 
 
 def get_config() -> ExperimentConfig:

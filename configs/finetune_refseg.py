@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from configs import finetune_gcg
 from configs.mixtures import REFERRING, mixed, referring
-from glamm_jax.experiment import ExperimentConfig
+from glamm_jax.config.experiment import ExperimentConfig
 
 
 def get_config() -> ExperimentConfig:

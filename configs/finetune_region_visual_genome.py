@@ -6,7 +6,7 @@ python -m train --config configs/finetune_region_visual_genome.py --out runs/reg
 from __future__ import annotations
 
 from configs import finetune_region_refcocog
-from glamm_jax.experiment import ExperimentConfig
+from glamm_jax.config.experiment import ExperimentConfig
 
 
 def get_config() -> ExperimentConfig:

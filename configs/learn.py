@@ -14,7 +14,7 @@ from glamm_jax.config import (
     TokenConfig,
     with_lora,
 )
-from glamm_jax.experiment import (
+from glamm_jax.config.experiment import (
     Asking,
     CheckpointConfig,
     DataConfig,

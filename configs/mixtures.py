@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from glamm_jax.experiment import AskedTask, Asking, Part
+from glamm_jax.config.experiment import AskedTask, Asking, Part
 
 DATA = "shards"
 BARE = Asking(bare_image=True)  # as the released weights have seen these

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from configs import finetune_gcg
 from configs.mixtures import part
-from glamm_jax.experiment import ExperimentConfig
+from glamm_jax.config.experiment import ExperimentConfig
 
 SEGMENTATION, REGIONS, CAPTIONS = 0.45, 0.40, 0.15
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from glamm_jax.config import tiny
-from glamm_jax.experiment import Asking, DataConfig, ExperimentConfig, OptimConfig, Part
+from glamm_jax.config.experiment import Asking, DataConfig, ExperimentConfig, OptimConfig, Part
 from glamm_jax.types import Capacity
 
 

@@ -24,10 +24,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.ask import SHIPPED
 from demo.gallery import FIGURES, WHEN, figures, write_gallery
-from glamm_jax.evaluation.questions import Data
-from glamm_jax.evaluation.scores_file import SCORES
+from glamm_jax.cli.ask import SHIPPED
+from glamm_jax.evaluation.items import Data
+from glamm_jax.evaluation.scores import SCORES
 from glamm_jax.files import write_whole
 
 WORLD, PICTURE = "easy-new", 64

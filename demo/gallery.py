@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from glamm_jax.data.miniworld.world import NEW_PLACE, NEW_SHAPE, PLACES
-from glamm_jax.data.record_source import RecordSource
+from glamm_jax.data.record_sources import RecordSource
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.cards import cards_of, common_question, pictures_of
 from glamm_jax.evaluation.item import Item, Prediction
+from glamm_jax.evaluation.item_cards import cards_of, common_question, pictures_of
+from glamm_jax.evaluation.items import Data, open_questions
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, read_lines
-from glamm_jax.evaluation.questions import Data, open_questions
-from glamm_jax.evaluation.scores_file import SCORES, load_scores
-from glamm_jax.metrics.scored import Mode
-from glamm_jax.report.html import Card, Page
+from glamm_jax.evaluation.scores import SCORES, load_scores
+from glamm_jax.metrics.result import Mode
+from glamm_jax.miniworld.world import NEW_PLACE, NEW_SHAPE, PLACES
+from glamm_jax.report.html_page import Card, Page
 
 WHEN = ("before", "after")
 SHOWN = 12  # pictures of a benchmark

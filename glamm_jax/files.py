@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
-class FolderError(ValueError):
-    """A folder cannot be read or written. Names it and says why."""
+from glamm_jax.errors import FolderError
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

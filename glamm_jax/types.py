@@ -20,7 +20,7 @@ Array = Any  # numpy on the host, jax on the device
 class Batch(NamedTuple):
     """One step's input. Every shape is static: each part has a capacity and a validity mask.
 
-    Parts meet through integers made once, on the host (`glamm_jax.data.pack`), so a batch may mix
+    Parts meet through integers made once, on the host (`glamm_jax.data.collate`), so a batch may mix
     all tasks and an encoder runs only on the images that need it. An index of -1 means "none".
     """
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from glamm_jax.metrics.captions import score_captions
 from glamm_jax.metrics.gcg import score_gcg
-from glamm_jax.metrics.grounding import score_grounding
+from glamm_jax.metrics.phrase_grounding import score_grounding
 from glamm_jax.metrics.refseg import score_refseg
-from glamm_jax.metrics.scored import MODES, Scored
-from glamm_jax.parity.evaluation import PART, Referring
-from glamm_jax.parity.evaluation_gcg import GCGCase
-from glamm_jax.parity.report import Ledger, Recorded
+from glamm_jax.metrics.result import MODES, Scored
+from tools.parity.evaluation import PART, Referring
+from tools.parity.evaluation_gcg import GCGCase
+from tools.parity.report import Ledger, Recorded
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "metrics.md"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from glamm_jax.config import tiny, with_lora
-from glamm_jax.experiment import DataConfig, ExperimentConfig, MeshConfig, OptimConfig
+from glamm_jax.config.experiment import DataConfig, ExperimentConfig, MeshConfig, OptimConfig
 from glamm_jax.types import Capacity
 
 TOKENIZER = Path(__file__).parent / "goldens" / "tokenizer"

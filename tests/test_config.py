@@ -12,7 +12,6 @@ import pytest
 from glamm_jax.config import (
     CLIP_H14_224,
     CLIPConfig,
-    ConfigError,
     GLaMMConfig,
     LlamaConfig,
     LoRAConfig,
@@ -24,6 +23,7 @@ from glamm_jax.config import (
     tiny,
     with_lora,
 )
+from glamm_jax.errors import ConfigError
 
 PRESETS: dict[str, Callable[[], GLaMMConfig]] = {
     "released": released,

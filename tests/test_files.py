@@ -9,7 +9,8 @@ from unittest import mock
 
 import pytest
 
-from glamm_jax.files import FolderError, new_folder, write_whole
+from glamm_jax.errors import FolderError
+from glamm_jax.files import new_folder, write_whole
 
 
 @pytest.mark.parametrize("content", ["ä line\n", b"\x00\xff"])

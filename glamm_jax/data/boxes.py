@@ -15,11 +15,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from glamm_jax.data.preprocess import grounding_size
+from glamm_jax.errors import GLaMMError
 
 Label = TypeVar("Label")
 
 
-class BoxError(ValueError):
+class BoxError(GLaMMError):
     """Boxes that mark nothing in the picture. Lists every offender."""
 
 

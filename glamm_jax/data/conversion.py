@@ -27,9 +27,9 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from glamm_jax.data.preprocess import ImageError, open_image
 from glamm_jax.data.record import Defect, Record, RecordError, check_record
-from glamm_jax.data.shards import ShardError, decode, encode
-from glamm_jax.data.sources.reading import SIZE_MISMATCH, UNREADABLE_IMAGE, SourceError, shown
+from glamm_jax.data.record_shards import ShardError, decode, encode
 from glamm_jax.data.sources.registry import MakeSource
+from glamm_jax.data.sources.source_files import SIZE_MISMATCH, UNREADABLE_IMAGE, SourceError, shown
 from glamm_jax.data.split_folder import (
     VERSION,
     ConversionError,

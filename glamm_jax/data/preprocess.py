@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from glamm_jax.data.resample import Target, resize
+from glamm_jax.errors import GLaMMError
 
 WHITE = (255, 255, 255)
 
@@ -27,7 +28,7 @@ Source = str | Path | bytes | io.BufferedIOBase | Image.Image | np.ndarray
 RGB = UInt8[np.ndarray, "h w 3"]
 
 
-class ImageError(ValueError):
+class ImageError(GLaMMError):
     """A picture that cannot be used. Names the file and says why."""
 
 

@@ -1,7 +1,7 @@
 """One record an image: the picture as it was stored, and everything that is said about it.
 
 Every source becomes records once, whatever it looks like on disk; tasks are drawn from records
-again and again (`glamm_jax.data.tasks`). Nothing here knows a question or a token.
+again and again (`glamm_jax.data.conversation_sampler`). Nothing here knows a question or a token.
 
     Record(image=b"...", regions=(dog, ball), annotations=(
         Annotation("gcg", "A dog chases a ball.", links=(Link(0, 0, 5), Link(1, 13, 19))),
@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
+from glamm_jax.errors import GLaMMError
+
 Task = Literal["gcg", "referring", "semantic", "region", "caption", "vqa"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
 
-class RecordError(ValueError):
+class RecordError(GLaMMError):
     """A record contradicts itself, or cannot be read. Names the record, and what is wrong."""
 
 

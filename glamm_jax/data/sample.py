@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from glamm_jax.config import GLaMMConfig
+from glamm_jax.errors import GLaMMError
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 
 
-class RowError(ValueError):
+class RowError(GLaMMError):
     """A sample contradicts itself or the model's sizes. Names the sample."""
 
 

@@ -32,7 +32,8 @@ from google.protobuf import json_format
 from tensorflow_datasets.core.proto import dataset_info_pb2
 
 from glamm_jax.data.record import Defect
-from glamm_jax.data.shards import features
+from glamm_jax.data.record_shards import features
+from glamm_jax.errors import GLaMMError
 
 VERSION = "1.0.0"
 FILE_FORMAT = "array_record"
@@ -41,7 +42,7 @@ TEMPORARY = ".tmp-"
 _PROTO: Any = dataset_info_pb2
 
 
-class ConversionError(ValueError):
+class ConversionError(GLaMMError):
     """A conversion that cannot go on. Says what is in the way, and what to do."""
 
 

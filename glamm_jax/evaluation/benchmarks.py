@@ -24,7 +24,7 @@ from glamm_jax.evaluation.scoring import (
     score_referring,
     score_texts,
 )
-from glamm_jax.metrics.scored import Mode, Scored
+from glamm_jax.metrics.result import Mode, Scored
 from glamm_jax.text import questions
 
 Score = Callable[[Sequence[Item], Mapping[str, Prediction], Mode, Judges], Scored]

@@ -17,10 +17,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from glamm_jax.evaluation.per_item import column_of, values_of
-from glamm_jax.evaluation.scores_file import RunScores
-from glamm_jax.evaluation.text_table import text_table
-from glamm_jax.metrics.scored import MODES, Mode, Scored
+from glamm_jax.errors import GLaMMError
+from glamm_jax.evaluation.item_scores import column_of, values_of
+from glamm_jax.evaluation.scores import RunScores
+from glamm_jax.metrics.result import MODES, Mode, Scored
+from glamm_jax.report.text_table import text_table
 
 DRAWS, SEED = 2000, 0
 LEVEL = 0.95
@@ -31,7 +32,7 @@ MEAN, RATIO, ALONE, NONE = "mean", "ratio of sums", "mean of items alone", "no i
 Of = Literal["mean", "ratio of sums", "mean of items alone", "no interval"]
 
 
-class CompareError(ValueError):
+class CompareError(GLaMMError):
     """Two runs that cannot be compared. Says in what they differ."""
 
 

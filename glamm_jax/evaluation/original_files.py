@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from glamm_jax.data import masks as run_lengths
+from glamm_jax.data import rle
 from glamm_jax.data.record import Record, RecordError
 from glamm_jax.data.sources.coco_file import CocoFile, read_coco
-from glamm_jax.data.sources.reading import (
+from glamm_jax.data.sources.mask_annotations import read_shape
+from glamm_jax.data.sources.source_files import (
     BAD_MASK,
     Notes,
     SourceError,
@@ -33,7 +34,6 @@ from glamm_jax.data.sources.reading import (
     read_json,
     shown,
 )
-from glamm_jax.data.sources.shapes import read_shape
 from glamm_jax.evaluation.item import Item, RunLengths
 from glamm_jax.evaluation.record_items import Wording
 
@@ -302,11 +302,11 @@ def _mask(annotation: Mapping[str, Any], image: Mapping[str, Any], notes: Notes)
     parts = annotation.get("segmentation")
     if isinstance(parts, Mapping):
         try:  # as it is, also where its size is another than the picture's
-            return run_lengths.compress(parts)
-        except run_lengths.MaskError as error:
+            return rle.compress(parts)
+        except rle.MaskError as error:
             notes.add(BAD_MASK, f"mask {shown(annotation.get('id'))}: {error}")
-            return run_lengths.encode(np.zeros((height, width), bool))
+            return rle.encode(np.zeros((height, width), bool))
     shape = read_shape(parts, height, width, notes, f"mask {shown(annotation.get('id'))}")
     if shape is None:
-        return run_lengths.encode(np.zeros((height, width), bool))
+        return rle.encode(np.zeros((height, width), bool))
     return {"size": [height, width], "counts": shape.mask.decode("ascii")}

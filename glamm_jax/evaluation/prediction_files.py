@@ -25,18 +25,19 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.data import masks as run_lengths
+from glamm_jax.data import rle
+from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.item import Item, Prediction, RunLengths
 from glamm_jax.files import write_whole
 from glamm_jax.metrics.gcg import owners_by_number
-from glamm_jax.text.answers import PHRASE, last_answer, parse_answer
+from glamm_jax.text.answer_parser import PHRASE, last_answer, parse_answer
 
 PREDICTIONS = "predictions.jsonl"
 UNKNOWN, UNREADABLE = "unknown prediction", "unreadable prediction"
 REPEATED, BROKEN_MASK = "repeated prediction", "broken mask"
 
 
-class PredictionError(ValueError):
+class PredictionError(GLaMMError):
     """Predictions that cannot be read at all. Names the file and says why."""
 
 
@@ -243,8 +244,8 @@ def _original_prediction(entry: Any, read: Read) -> Prediction | None:
 def _sound_mask(mask: Any, name: str, read: Read) -> RunLengths:
     """The mask; an empty one, which has no pixel at all, where its run lengths are broken."""
     try:
-        run_lengths.decode(mask)
-    except run_lengths.MaskError:
+        rle.decode(mask)
+    except rle.MaskError:
         read.note(BROKEN_MASK, name)
         return {"size": [0, 0], "counts": ""}
     return mask

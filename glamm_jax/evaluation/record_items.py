@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from glamm_jax.data import masks as run_lengths
+from glamm_jax.data import rle
+from glamm_jax.data.conversation_sampler import count_pixels, mark_phrases, phrase_spans
 from glamm_jax.data.record import Annotation, Link, Record
-from glamm_jax.data.tasks import count_pixels, mark_phrases, phrase_spans
+from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.item import Item, RunLengths
 from glamm_jax.text import questions
 from glamm_jax.text.special_tokens import REGION, SEG
@@ -24,7 +25,7 @@ FORCED = "/forced"  # ends the id of a conversation whose answers are given
 LAST_WORD = "Is that all?"
 
 
-class WordingError(ValueError):
+class WordingError(GLaMMError):
     """A question that cannot be asked. Says what is wrong with it."""
 
 
@@ -174,7 +175,7 @@ def union(record: Record, links: Sequence[Link]) -> RunLengths:
         return {"size": [record.height, record.width], "counts": masks[0].decode("ascii")}
     counts = np.zeros((record.height, record.width), np.uint8)
     count_pixels(record, links, counts)
-    return run_lengths.encode(counts != 0)
+    return rle.encode(counts != 0)
 
 
 def _covered_twice(record: Record, links: Sequence[Link]) -> RunLengths | None:
@@ -183,7 +184,7 @@ def _covered_twice(record: Record, links: Sequence[Link]) -> RunLengths | None:
         return None
     counts = np.zeros((record.height, record.width), np.uint8)
     count_pixels(record, links, counts)
-    return run_lengths.encode(counts > 1)
+    return rle.encode(counts > 1)
 
 
 def check_wording(wording: Wording, num_regions: int) -> None:

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from glamm_jax.data import masks as run_lengths
+from glamm_jax.data import rle
 from glamm_jax.evaluation.item import Item, Prediction, RunLengths
-from glamm_jax.evaluation.judge import Case, Review, score_reviews
+from glamm_jax.evaluation.llm_judge import Case, Review, score_reviews
 from glamm_jax.metrics.captions import score_captions
 from glamm_jax.metrics.gcg import GroundedCaption, score_gcg
-from glamm_jax.metrics.grounding import score_grounding
-from glamm_jax.metrics.phrases import score_phrases, sum_scores, words
+from glamm_jax.metrics.phrase_grounding import score_grounding
+from glamm_jax.metrics.phrase_matching import score_phrases, sum_scores, words
 from glamm_jax.metrics.refseg import score_refseg
-from glamm_jax.metrics.scored import Mode, Scored
+from glamm_jax.metrics.result import Mode, Scored
 from glamm_jax.metrics.similarity import Similarity, WordSimilarity
 
 Said = Mapping[str, Prediction]
@@ -119,9 +119,7 @@ def _without_twice(item: Item) -> tuple[RunLengths, ...]:
     if not item.true_twice:
         return item.true_masks
     return tuple(
-        mask
-        if twice is None
-        else run_lengths.encode(run_lengths.decode(mask) & ~run_lengths.decode(twice))
+        mask if twice is None else rle.encode(rle.decode(mask) & ~rle.decode(twice))
         for mask, twice in zip(item.true_masks, item.true_twice, strict=True)
     )
 

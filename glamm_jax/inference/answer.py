@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from glamm_jax.data import masks as run_lengths
+from glamm_jax.data import rle
 from glamm_jax.files import write_whole
-from glamm_jax.report.paint import Layer, Passage, paint
-from glamm_jax.text.answers import match_masks, parse_answer
+from glamm_jax.report.mask_overlay import Layer, Passage, paint
+from glamm_jax.text.answer_parser import match_masks, parse_answer
 
 Finish = Literal["end", "length", "stopped"]
 
@@ -54,7 +54,7 @@ class Grounding:
         shown: dict[str, Any] = {"phrase": self.phrase, "start": self.start, "end": self.end}
         if self.mask is None:
             return shown | {"score": None, "mask": None, "area": 0, "box_xyxy_pixel": None}
-        runs, area = run_lengths.encode(self.mask), int(self.mask.sum())
+        runs, area = rle.encode(self.mask), int(self.mask.sum())
         box = _bounds(self.mask) if area else None
         return shown | {"score": self.score, "mask": runs, "area": area, "box_xyxy_pixel": box}
 

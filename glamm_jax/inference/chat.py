@@ -25,7 +25,7 @@ from jaxtyping import Float, UInt8
 
 from glamm_jax.config import DType, GLaMMConfig
 from glamm_jax.data.boxes import BoxError, check_boxes, to_unit
-from glamm_jax.data.pack import bucketed, divisible, fit, pack
+from glamm_jax.data.collate import bucketed, divisible, fit, pack
 from glamm_jax.data.preprocess import (
     ImageError,
     Source,
@@ -34,14 +34,14 @@ from glamm_jax.data.preprocess import (
     open_image,
 )
 from glamm_jax.data.sample import Row, Sample
-from glamm_jax.files import FolderError
+from glamm_jax.errors import FolderError, GLaMMError
 from glamm_jax.inference.answer import Answer, Finish, ScoredMask, ground, ground_turns
 from glamm_jax.inference.generate import DecodeState, Generator
 from glamm_jax.inference.sampling import Sampling
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import batch_places, on_host, use_mesh
-from glamm_jax.text.answers import parse_answer, settled_text
+from glamm_jax.text.answer_parser import parse_answer, settled_text
 from glamm_jax.text.prompt import Prompt, PromptError, build_prompt
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.text.special_tokens import IGNORE_ID
@@ -53,7 +53,7 @@ NO_ROOM = Capacity()
 SLICE = 8  # tokens between two looks at what has been written
 
 
-class QuestionError(ValueError):
+class QuestionError(GLaMMError):
     """An answer cannot have the length that is asked for."""
 
 

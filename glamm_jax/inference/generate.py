@@ -11,7 +11,7 @@ Rows are independent: each stops at its own end, padding is seen by nobody, and 
 follows from its own seed. Decoding in slices gives the same tokens, so it streams.
 
 A program is compiled for the shapes it meets. What an answer's length, number and size decide is
-rounded up in here; pack with `glamm_jax.data.pack.bucketed` to keep the batch's shapes few, too.
+rounded up in here; pack with `glamm_jax.data.collate.bucketed` to keep the batch's shapes few, too.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from glamm_jax.config import GLaMMConfig, TokenConfig
-from glamm_jax.data.pack import bucket
-from glamm_jax.inference.program import Program
+from glamm_jax.data.collate import bucket
+from glamm_jax.errors import GLaMMError
+from glamm_jax.inference.compiled import Program
 from glamm_jax.inference.sampling import Sampling, choose
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.models.llama import KVCache, write_slice
@@ -36,7 +37,7 @@ from glamm_jax.parallel import batch_places, constrain, on_host, spread
 from glamm_jax.types import Batch
 
 
-class ContextError(ValueError):
+class ContextError(GLaMMError):
     """Prompts and their answers do not fit the positions that the model knows."""
 
 

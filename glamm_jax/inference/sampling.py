@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
+from glamm_jax.errors import GLaMMError
 
-class SamplingError(ValueError):
+
+class SamplingError(GLaMMError):
     """A setting that no distribution has. Names the setting and its range."""
 
 

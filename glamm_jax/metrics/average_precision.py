@@ -18,7 +18,7 @@ from jaxtyping import Float
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from glamm_jax.data import masks as run_lengths
+from glamm_jax.data import rle
 from glamm_jax.metrics.iou import Runs
 
 COCO_STATS = (
@@ -130,7 +130,7 @@ def _annotations(images: Sequence[ImageMasks], side: str) -> Iterator[dict[str, 
                 "id": next(ids),
                 "image_id": i,
                 "category_id": 1,
-                "segmentation": run_lengths.compress(runs),
+                "segmentation": rle.compress(runs),
                 "area": mask.area,
                 "iscrowd": 0,
                 "score": score,

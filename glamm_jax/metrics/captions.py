@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.metrics.java import INSTALL, find_java, java_on_path
-from glamm_jax.metrics.scored import MetricError, Mode, Notes, Scored
+from glamm_jax.metrics.result import MetricError, Mode, Notes, Scored
 
 BLEU = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4")
 # SPICE is asked for by name: it wants CoreNLP, which pycocoevalcap does not bring.

@@ -27,10 +27,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
-from glamm_jax.data.masks import MaskError
+from glamm_jax.data.rle import MaskError
 from glamm_jax.metrics.average_precision import ImageMasks, coco_stats, ranked_precision
 from glamm_jax.metrics.iou import Runs, pairwise_iou, read_runs
-from glamm_jax.metrics.scored import MetricError, Mode, Notes, Scored
+from glamm_jax.metrics.result import MetricError, Mode, Notes, Scored
 from glamm_jax.metrics.similarity import Similarity
 
 IOU_THRESHOLD = TEXT_THRESHOLD = 0.5

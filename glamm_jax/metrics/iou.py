@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numba import njit
 
-from glamm_jax.data import masks as run_lengths
+from glamm_jax.data import rle
 
 Mask = np.ndarray | Mapping[str, Any]
 
@@ -61,8 +61,8 @@ def read_runs(mask: Mask) -> Runs:
 
     Raises: MaskError when run lengths are broken.
     """
-    runs = run_lengths.encode(mask != 0) if isinstance(mask, np.ndarray) else mask
-    size, ends = run_lengths.intervals(runs)
+    runs = rle.encode(mask != 0) if isinstance(mask, np.ndarray) else mask
+    size, ends = rle.intervals(runs)
     area = int((ends[1::2] - ends[: ends.size // 2 * 2 : 2]).sum())
     return Runs(size, ends, area)
 
@@ -117,7 +117,7 @@ def pairwise_iou(
 
 def _painted(mask: Runs) -> Bool[np.ndarray, "h w"]:
     counts = np.diff(mask.ends, prepend=0)
-    return run_lengths.decode({"size": list(mask.size), "counts": counts})
+    return rle.decode({"size": list(mask.size), "counts": counts})
 
 
 @njit(cache=True, nogil=True)
@@ -136,5 +136,5 @@ def _shared(one, other):
 
 
 def _pixels(mask: Mask) -> Bool[np.ndarray, "h w"]:
-    array = mask if isinstance(mask, np.ndarray) else run_lengths.decode(dict(mask))
+    array = mask if isinstance(mask, np.ndarray) else rle.decode(dict(mask))
     return np.asarray(array) != 0

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from glamm_jax.environment import environment
-from glamm_jax.metrics.scored import MetricError
+from glamm_jax.metrics.result import MetricError
 
 INSTALL = 'install the extra `eval`: pip install "glamm-jax[eval]"'
 

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from glamm_jax.metrics.iou import read_runs, shared_pixels, without
-from glamm_jax.metrics.scored import MetricError, Mode, Notes, Scored
+from glamm_jax.metrics.result import MetricError, Mode, Notes, Scored
 
 RATIOS = {"cIoU": ("intersection", "union"), "gIoU": ("IoU_sum", "masks")}
 RunLengths = Mapping[str, Any]

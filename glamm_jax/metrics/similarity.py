@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from glamm_jax.metrics.phrases import words
+from glamm_jax.metrics.phrase_matching import words
 
 
 @runtime_checkable

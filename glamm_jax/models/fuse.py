@@ -17,7 +17,7 @@ def place_features(
 
         source = [-1, 0, 1, -1]  ->  [embedding 0, feature 0, feature 1, embedding 3]
 
-    The integers are made in numpy by `glamm_jax.data.pack`; nothing here searches for tokens.
+    The integers are made in numpy by `glamm_jax.data.collate`; nothing here searches for tokens.
     """
     if features.shape[0] == 0:
         return embeddings

@@ -20,8 +20,8 @@ from glamm_jax.models.llama import Llama
 from glamm_jax.models.region import RegionEncoder
 from glamm_jax.models.sam.sam import SAM
 from glamm_jax.nn.attention import Segments
-from glamm_jax.nn.image import normalise
 from glamm_jax.nn.mlp import MLP
+from glamm_jax.nn.pixel_normalization import normalise
 from glamm_jax.types import Batch, Output
 
 

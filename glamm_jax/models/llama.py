@@ -18,11 +18,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glamm_jax.config import PROJECTIONS, LlamaConfig, LoRAConfig
 from glamm_jax.nn.attention import Segments, attend_one, attention
+from glamm_jax.nn.layer_stack import scan_blocks, step_blocks
 from glamm_jax.nn.linear import Embedding, Linear
 from glamm_jax.nn.lora import attach
 from glamm_jax.nn.norm import RMSNorm
 from glamm_jax.nn.rope import rotary_tables, rotate
-from glamm_jax.nn.stack import scan_blocks, step_blocks
 from glamm_jax.parallel import constrain
 
 Rotary = tuple[Float[Array, "b t 1 half"], Float[Array, "b t 1 half"]]

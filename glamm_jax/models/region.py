@@ -14,11 +14,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from glamm_jax.config import RegionConfig
+from glamm_jax.nn.layer_stack import scan_blocks, unstack
 from glamm_jax.nn.linear import Conv, Linear, linear, normal
 from glamm_jax.nn.norm import GroupNorm, LayerNorm
 from glamm_jax.nn.resize import resize_map
 from glamm_jax.nn.roi_align import roi_align
-from glamm_jax.nn.stack import scan_blocks, unstack
 from glamm_jax.parallel import constrain, platform
 
 NORM_EPS = 1e-5

@@ -1,7 +1,7 @@
 """Affine maps: dense layers, convolutions, embedding tables. Functions first, modules second.
 
 Modules may be *stacked*: `stack=(32,)` puts a leading axis of 32 layers on every leaf, which
-`glamm_jax.nn.stack.scan_blocks` scans over. Kernels are stored [in, out] and HWIO, the layout
+`glamm_jax.nn.layer_stack.scan_blocks` scans over. Kernels are stored [in, out] and HWIO, the layout
 in which XLA's CPU backend is not 20 times slower for single rows.
 """
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from glamm_jax.report.paint import colour_of
+from glamm_jax.report.mask_overlay import colour_of
 
 WIDTH, HEIGHT = 420, 190  # of the drawing
 LEFT, TOP, FOOT = 54, 8, 18  # room for the numbers around it

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Int
 
 from glamm_jax.config import CLIPConfig, LlamaConfig
-from glamm_jax.text.chat import RELEASED_TEMPLATE, Template
+from glamm_jax.errors import GLaMMError
+from glamm_jax.text.chat_template import RELEASED_TEMPLATE, Template
 from glamm_jax.text.questions import with_preamble
 from glamm_jax.text.special_tokens import (
     IMAGE_END,
@@ -21,7 +22,7 @@ from glamm_jax.text.special_tokens import (
 from glamm_jax.text.tokenizer import Tokenizer
 
 
-class PromptError(ValueError):
+class PromptError(GLaMMError):
     """A prompt that the model cannot answer. Says what is wrong with it and what to do."""
 
 

@@ -20,6 +20,7 @@ import sentencepiece
 from jaxtyping import Int
 
 from glamm_jax.config import TokenConfig
+from glamm_jax.errors import GLaMMError
 from glamm_jax.text.special_tokens import (
     ADDED_TOKENS,
     FIELDS,
@@ -33,7 +34,7 @@ CONTROL_NAMES = ("bos_token", "eos_token", "unk_token")
 CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
-class TokenizerError(ValueError):
+class TokenizerError(GLaMMError):
     """A tokenizer folder cannot be used, or its ids are not the model's."""
 
 

@@ -23,8 +23,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from glamm_jax.data.pipeline import merged
-from glamm_jax.experiment import CheckpointConfig
+from glamm_jax.config.experiment import CheckpointConfig
+from glamm_jax.data.loader import merged
 from glamm_jax.training.run_folder import CHECKPOINTS, RunError
 from glamm_jax.training.state import TrainState
 

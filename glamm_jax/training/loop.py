@@ -29,18 +29,18 @@ import numpy as np
 from flax import nnx
 from jaxtyping import UInt8
 
-from glamm_jax.data.pipeline import Batches, Drawn, open_batches
-from glamm_jax.experiment import ExperimentConfig
+from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.data.loader import Batches, Drawn, open_batches
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.training.checkpoint import Checkpoints
-from glamm_jax.training.optim import is_trained, make_optimizer
+from glamm_jax.training.initialization import base_of, first_model
+from glamm_jax.training.optimizer import is_trained, make_optimizer
 from glamm_jax.training.placement import batch_share, place, place_batch
 from glamm_jax.training.run_folder import RunError, RunFolder
-from glamm_jax.training.start import base_of, first_model
 from glamm_jax.training.state import Split, TrainState, split_model
 from glamm_jax.training.step import Metrics, Step, make_step, stack_batches
-from glamm_jax.training.stop import Stop
+from glamm_jax.training.stop_signal import Stop
 
 Record = dict[str, Any]
 SHOWN = ("loss", "ce", "bce", "dice")

@@ -20,13 +20,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from glamm_jax.experiment import ExperimentConfig
+from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.errors import GLaMMError
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.parallel import current_mesh, is_placed, sharding, shardings
-from glamm_jax.training.optim import is_trained, make_optimizer
+from glamm_jax.training.optimizer import is_trained, make_optimizer
 from glamm_jax.training.state import Split, TrainState, split_model
 from glamm_jax.types import Batch
-from glamm_jax.weights.state import flatten
+from glamm_jax.weights.flat_state import flatten
 
 # The quota behind the first axis of an array of the batch; rows behind all others.
 _QUOTAS = {
@@ -45,7 +46,7 @@ _GATHER = re.compile(r"= (.*?) all-gather(?:-start)?\(")
 _SHAPE = re.compile(r"\w+\[([\d,]+)\]")
 
 
-class PlacementError(ValueError):
+class PlacementError(GLaMMError):
     """A batch, or the processes, do not fit the mesh. Says what to change."""
 
 

@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from glamm_jax.checks import ConfigError
-from glamm_jax.experiment import ExperimentConfig
+from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.files import write_whole
 from glamm_jax.weights.config_file import config_from
 
@@ -34,7 +34,7 @@ CHECKPOINTS, PANELS = "checkpoints", "panels"
 FREE = ("mesh.", "checkpoint.", "evaluation.", "data.workers", "data.prefetch", "start.")
 
 
-class RunError(ValueError):
+class RunError(GLaMMError):
     """A run that cannot start or go on. Says why and what to do."""
 
 

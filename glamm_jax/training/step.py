@@ -14,9 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from glamm_jax.config import GLaMMConfig, LossWeights
-from glamm_jax.experiment import OptimConfig
+from glamm_jax.config.experiment import OptimConfig
 from glamm_jax.training.losses import count, losses
-from glamm_jax.training.optim import learning_rate, make_optimizer, norms_by_part, touched_parts
+from glamm_jax.training.optimizer import learning_rate, make_optimizer, norms_by_part, touched_parts
 from glamm_jax.training.placement import kept_in_place
 from glamm_jax.training.state import TrainState
 from glamm_jax.types import Batch, Losses

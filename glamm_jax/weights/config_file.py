@@ -10,13 +10,8 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from glamm_jax.config import (
-    CLIPConfig,
-    ConfigError,
-    GLaMMConfig,
-    LlamaConfig,
-    SAMConfig,
-)
+from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, SAMConfig
+from glamm_jax.errors import ConfigError
 
 FORMAT, VERSION = "glamm-jax", 1
 CONFIG_FILE = "config.json"

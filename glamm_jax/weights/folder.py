@@ -24,15 +24,16 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.files import FolderError, new_folder
+from glamm_jax.errors import FolderError
+from glamm_jax.files import new_folder
 from glamm_jax.parallel import current_mesh, sharding
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.config_file import AnyConfig, read_config, write_config
+from glamm_jax.weights.flat_state import flatten, shapes
 from glamm_jax.weights.rules import Shapes
 from glamm_jax.weights.safetensors import TensorInfo, map_tensor, read_folder
-from glamm_jax.weights.state import flatten, shapes
 from glamm_jax.weights.tables import table_of
-from glamm_jax.weights.tensors import nbytes_of
+from glamm_jax.weights.tensor_sources import nbytes_of
 from glamm_jax.weights.transfer import CARRIED, OnTensor, convert_dtype, copy_leaves, default_record
 
 RECORD_FILE = "source.json"

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, LoRAConfig
-from glamm_jax.weights.infer import glamm_config
+from glamm_jax.weights.infer_config import glamm_config
 from glamm_jax.weights.rules import Shapes
 
 Described = Mapping[str, Any]

@@ -9,7 +9,7 @@ import numpy as np
 
 from glamm_jax.config import LoRAConfig
 from glamm_jax.weights.safetensors import TensorInfo
-from glamm_jax.weights.tensors import LeafSource
+from glamm_jax.weights.tensor_sources import LeafSource
 from glamm_jax.weights.transfer import convert_dtype
 
 ADAPTER_PREFIX = "base_model.model."

@@ -19,6 +19,8 @@ from typing import Literal
 
 import numpy as np
 
+from glamm_jax.errors import GLaMMError
+
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 Fate = Literal["converted", "recomputed", "carried", "dropped"]
@@ -54,7 +56,7 @@ TRANSFORMS: Mapping[str, Transform] = {
 }
 
 
-class WeightsError(ValueError):
+class WeightsError(GLaMMError):
     """Tensors and leaves do not match; the message lists every one that does not."""
 
 

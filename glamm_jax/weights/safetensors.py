@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from glamm_jax.errors import GLaMMError
+
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -48,7 +50,7 @@ DTYPES: Mapping[str, np.dtype] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-class TensorFileError(ValueError):
+class TensorFileError(GLaMMError):
     """A weight file cannot be used. Names the file, the tensor, and what is wrong."""
 
 

@@ -28,7 +28,7 @@ from glamm_jax.weights.rules import (
     tensor_shapes,
 )
 from glamm_jax.weights.safetensors import DTYPES, NAMES, TensorInfo, TensorWriter
-from glamm_jax.weights.tensors import LeafSource, TensorSource, shapes_of
+from glamm_jax.weights.tensor_sources import LeafSource, TensorSource, shapes_of
 
 CARRIED = "carried."  # stands before a torch name in our files: read by nobody, returns on export
 THREADS = 3

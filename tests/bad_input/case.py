@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from glamm_jax.config import ConfigError
 from glamm_jax.data.boxes import BoxError
-from glamm_jax.data.masks import MaskError
 from glamm_jax.data.preprocess import ImageError
-from glamm_jax.data.shards import ShardError
-from glamm_jax.data.sources.reading import SourceError
+from glamm_jax.data.record_shards import ShardError
+from glamm_jax.data.rle import MaskError
+from glamm_jax.data.sources.source_files import SourceError
 from glamm_jax.data.split_folder import ConversionError
-from glamm_jax.files import FolderError
+from glamm_jax.errors import ConfigError, FolderError
 from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.tokenizer import TokenizerError
 from glamm_jax.weights.rules import WeightsError

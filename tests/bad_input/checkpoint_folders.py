@@ -15,12 +15,12 @@ from unittest import mock
 import numpy as np
 import safetensors.numpy
 
-from convert.assemble import Request, assemble
+from glamm_jax.cli.convert.assemble import Request, assemble
 from glamm_jax.files import new_folder
 from glamm_jax.models.abstract import abstract_model
+from glamm_jax.weights.flat_state import shapes
 from glamm_jax.weights.folder import ModelFolder
 from glamm_jax.weights.safetensors import TensorInfo, TensorWriter
-from glamm_jax.weights.state import shapes
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.transfer import import_tensors
 from tests.bad_input.case import Case

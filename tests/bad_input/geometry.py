@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glamm_jax.data import boxes, masks
+from glamm_jax.data import boxes, rle
 from tests.bad_input.case import Case
 
 _BOXES = "Boxes, on a picture of 100 x 60 pixels"
@@ -24,7 +24,7 @@ def _boxes(given: object) -> Callable[[Path], str]:
 
 
 def _runs(runs: dict[str, object]) -> Callable[[Path], str]:
-    return lambda _: f"{int(masks.decode(runs).sum())} pixels"
+    return lambda _: f"{int(rle.decode(runs).sum())} pixels"
 
 
 CASES: tuple[Case, ...] = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.data.conversion import Reading, write_shard
-from glamm_jax.data.shards import Shards, decode
+from glamm_jax.data.record_shards import Shards, decode
 from glamm_jax.data.sources.jsonl import JsonlSource
 from glamm_jax.data.split_folder import SplitFolder
 from tests.bad_input.case import Case

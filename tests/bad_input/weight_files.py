@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import safetensors.numpy
 
-from convert.assemble import Request, assemble
+from glamm_jax.cli.convert.assemble import Request, assemble
 from glamm_jax.weights.safetensors import INDEX
 from tests.bad_input.case import Case
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from glamm_jax.text.answers import parse_answer
+from glamm_jax.text.answer_parser import parse_answer
 from glamm_jax.text.prompt import build_prompt
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
 from tests.bad_input.case import Case

@@ -18,8 +18,8 @@ import tensorflow_datasets as tfds
 from glamm_jax.data import conversion, split_folder
 from glamm_jax.data.conversion import Reading, Tally, check_shard, write_shard
 from glamm_jax.data.record import Record, Region
-from glamm_jax.data.shards import ShardError, Shards
-from glamm_jax.data.sources.reading import SourceError
+from glamm_jax.data.record_shards import ShardError, Shards
+from glamm_jax.data.sources.source_files import SourceError
 from glamm_jax.data.split_folder import ConversionError, SplitFolder, SplitReport, dataset_name
 from tests.data.records import jpeg, plain, plain_record
 

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from glamm_jax.data import preprocess
 from glamm_jax.data.preprocess import ImageError, open_image
-from glamm_jax.parity.preprocessing import clip_pixels, grounding_pixels
+from tools.parity.preprocessing import clip_pixels, grounding_pixels
 
 GOLDENS = sorted((Path(__file__).parents[1] / "goldens" / "preprocessing").glob("*.npz"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.questions import Data, Questions, open_questions
+from glamm_jax.evaluation.items import Data, Questions, open_questions
 from glamm_jax.inference.chat import Assistant, load
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "miniworld-tiny"

@@ -24,20 +24,20 @@ def main() -> None:
     import jax
 
     jax.distributed.initialize(f"localhost:{options.port}", options.processes, options.process)
-    from glamm_jax.evaluation import asking
+    from glamm_jax.evaluation import runner
     from glamm_jax.inference.chat import load
     from tests.evaluation.conftest import MODEL, miniworld
 
     asked: list[str] = []
-    original = asking.ask
+    original = runner.ask
 
     def watched(assistant: Any, records: Any, items: Any, *sizes: int) -> Any:
         asked.extend(item.id for item in items)
         return original(assistant, records, items, *sizes)
 
-    asking.ask = watched
+    runner.ask = watched
     found = miniworld("refseg", 2)
-    asking.ask_all(load(MODEL), found.records, found.items, options.out, 8, 8)
+    runner.ask_all(load(MODEL), found.records, found.items, options.out, 8, 8)
     (options.out / f"asked-{options.process}.json").write_text(json.dumps(asked))
 
 

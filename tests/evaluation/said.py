@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from glamm_jax.data import masks
-from glamm_jax.data.miniworld import FULL, record, scene
+from glamm_jax.data import rle
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.metrics.iou import iou
-from glamm_jax.metrics.scored import Scored
+from glamm_jax.metrics.result import Scored
+from glamm_jax.miniworld import FULL, record, scene
 
 SIZE = 96
 PROMPT = "Could you describe the picture? Answer with masks."
@@ -43,10 +43,10 @@ def right_answer(item: Item) -> Prediction:
 def shifted_answer(item: Item, pixels: int) -> Prediction:
     """Right words, masks too far to the right, the last one missing."""
     answer = right_answer(item)
-    moved = [np.roll(masks.decode(mask), pixels, axis=1) for mask in answer.masks[:-1]]
+    moved = [np.roll(rle.decode(mask), pixels, axis=1) for mask in answer.masks[:-1]]
     return replace(
         answer,
-        masks=tuple(masks.encode(mask) for mask in moved),
+        masks=tuple(rle.encode(mask) for mask in moved),
         phrase_of=answer.phrase_of[:-1],
         scores=answer.scores[:-1],
         problems=(f"phrase {len(moved)} {answer.phrases[-1]!r} has no [SEG]",),

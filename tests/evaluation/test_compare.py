@@ -21,8 +21,8 @@ from glamm_jax.evaluation.compare import (
     changes,
     differences,
 )
-from glamm_jax.evaluation.scores_file import RunScores
-from glamm_jax.metrics.scored import Scored
+from glamm_jax.evaluation.scores import RunScores
+from glamm_jax.metrics.result import Scored
 
 RATIOS = {"recall": ("matches", "phrases")}
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from eval.compare import main
+from glamm_jax.cli.compare import main
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.item import Item, Prediction
+from glamm_jax.evaluation.items import Data, Questions, open_questions
 from glamm_jax.evaluation.prediction_files import write_lines
-from glamm_jax.evaluation.questions import Data, Questions, open_questions
-from glamm_jax.evaluation.scores_file import RunScores, load_scores, save_scores
+from glamm_jax.evaluation.scores import RunScores, load_scores, save_scores
 from tests.evaluation.said import right_answer, scored_of, shifted_answer
 
 DATA = {"path": "miniworld/easy", "split": "test", "dataset": "", "limit": "4", "size": "64"}

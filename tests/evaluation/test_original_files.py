@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glamm_jax.data import masks
-from glamm_jax.data.miniworld import EASY, scene
-from glamm_jax.data.miniworld.annotations import jpeg
-from glamm_jax.data.miniworld.grandf_folder import write_grandf
+from glamm_jax.data import rle
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.data.record import RecordError
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.questions import Data, Questions, QuestionsError, open_questions
+from glamm_jax.evaluation.items import Data, Questions, QuestionsError, open_questions
+from glamm_jax.miniworld import EASY, scene
+from glamm_jax.miniworld.annotations import jpeg
+from glamm_jax.miniworld.grandf_folder import write_grandf
 
 SCENES = [scene(1, i, 64, EASY) for i in range(3)]
 
@@ -63,8 +63,8 @@ def test_positions_stay_where_masks_are_broken_or_labels_missing(tmp_path: Path)
     found = opened("gcg", base)
     first = found.items[0]
     assert len(first.true_masks) == count
-    assert not masks.decode(first.true_masks[0]).any()
-    assert np.all([masks.decode(mask).any() for mask in first.true_masks[1:]])
+    assert not rle.decode(first.true_masks[0]).any()
+    assert np.all([rle.decode(mask).any() for mask in first.true_masks[1:]])
     assert [*found.notes] == ["bad mask"]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glamm_jax.data import masks
+from glamm_jax.data import rle
 from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.evaluation.prediction_files import (
     BROKEN_MASK,
@@ -28,7 +28,7 @@ from glamm_jax.evaluation.prediction_files import (
     write_lines,
 )
 
-MASK = masks.encode(np.eye(4, 5, dtype=bool))
+MASK = rle.encode(np.eye(4, 5, dtype=bool))
 ONE = Prediction(
     "sa_1", "sa_1", "A dog runs.", "<p> A dog </p> [SEG] runs.",
     phrases=("A dog",), masks=(MASK, MASK), phrase_of=(0, -1), scores=(0.5, 0.25),

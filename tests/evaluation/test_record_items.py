@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from glamm_jax.data import masks
-from glamm_jax.data.miniworld import WORLDS, record, scene
+from glamm_jax.data import rle
 from glamm_jax.data.record import Annotation, Link, Record, Region
 from glamm_jax.evaluation import record_items
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.record_items import SENTENCES, Wording, WordingError
+from glamm_jax.miniworld import WORLDS, record, scene
 
 RICH = record(scene(5, 3, 64, WORLDS["full"]))
 
@@ -24,8 +24,8 @@ def pixels(columns: slice) -> np.ndarray:
 
 
 def region(columns: slice, twice: slice | None = None) -> Region:
-    counts = masks.encode(pixels(columns))["counts"].encode()
-    overlap = None if twice is None else masks.encode(pixels(twice))["counts"].encode()
+    counts = rle.encode(pixels(columns))["counts"].encode()
+    overlap = None if twice is None else rle.encode(pixels(twice))["counts"].encode()
     return Region((float(columns.start), 0.0, float(columns.stop), 4.0), counts, overlap)
 
 
@@ -42,8 +42,8 @@ def test_a_grounded_caption_has_its_phrases_in_order_and_unions_as_masks() -> No
     assert (item.id, item.record, item.prompt) == ("7", 3, "Describe.")
     assert item.true_phrases == ("A dog", "a ball")
     both = pixels(slice(0, 2)) | pixels(slice(3, 5))
-    np.testing.assert_array_equal(masks.decode(item.true_masks[0]), both)
-    np.testing.assert_array_equal(masks.decode(item.true_masks[1]), pixels(slice(3, 5)))
+    np.testing.assert_array_equal(rle.decode(item.true_masks[0]), both)
+    np.testing.assert_array_equal(rle.decode(item.true_masks[1]), pixels(slice(3, 5)))
 
 
 def test_phrase_grounding_gives_the_caption_with_its_phrases_marked() -> None:
@@ -86,7 +86,7 @@ def test_pixels_that_polygons_cover_twice_travel_along() -> None:
     one, other, forced = record_items.referring(told, 0, Wording("Where is {name}?"))
     assert one.prompt == "Where is it?"
     assert one.true_twice[0] is not None
-    np.testing.assert_array_equal(masks.decode(one.true_twice[0]), pixels(slice(4, 5)))
+    np.testing.assert_array_equal(rle.decode(one.true_twice[0]), pixels(slice(4, 5)))
     assert other.true_twice == ()
     assert [each is None for each in forced.true_twice] == [False, True]
 

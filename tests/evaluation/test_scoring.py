@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from glamm_jax.data import masks
+from glamm_jax.data import rle
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.judge import Case, Review
+from glamm_jax.evaluation.llm_judge import Case, Review
 from glamm_jax.evaluation.scoring import Judges
-from glamm_jax.metrics.scored import MODES, Mode, Scored
+from glamm_jax.metrics.result import MODES, Mode, Scored
 from tests.evaluation.conftest import miniworld
 from tests.evaluation.truth import nothing, right
 
@@ -47,7 +47,7 @@ def test_truth_scores_one_and_silence_nothing(name: str, mode: Mode) -> None:
 @pytest.mark.parametrize("name", ["gcg", "refseg", "phrase_grounding"])
 def test_missing_and_unknown_predictions_and_other_sizes_are_named(name: str, mode: Mode) -> None:
     first, second, *others = miniworld(name, 3).items
-    small = masks.encode(np.ones((2, 2), bool))
+    small = rle.encode(np.ones((2, 2), bool))
     odd = replace(right(second), masks=tuple(small for _ in second.true_masks))
     stranger = replace(right(second), id="stranger")
     scored = score(name, [odd, stranger, *map(right, others)], mode)
@@ -70,7 +70,7 @@ def test_what_is_said_behind_known_answers_does_not_count() -> None:
 def test_pixels_covered_twice_are_background_in_the_originals_figures_alone() -> None:
     whole, half = np.ones((4, 4), bool), np.zeros((4, 4), bool)
     half[:, :2] = True
-    mask, twice = masks.encode(whole), masks.encode(half)
+    mask, twice = rle.encode(whole), rle.encode(half)
     item = Item("a", "a", 0, "?", true_masks=(mask,), true_twice=(twice,))
     said = {"a": Prediction("a", "a", "", masks=(mask,), phrase_of=(-1,))}
     compat, strict = (BENCHMARKS["refseg"].score([item], said, m, Judges()) for m in MODES)

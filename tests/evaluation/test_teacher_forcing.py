@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from glamm_jax.data import masks
-from glamm_jax.data.pack import pack
-from glamm_jax.data.prepare import prepare
+from glamm_jax.data import rle
+from glamm_jax.data.collate import pack
+from glamm_jax.data.encode import prepare
 from glamm_jax.data.preprocess import open_image
-from glamm_jax.evaluation.answering import ask
 from glamm_jax.evaluation.item import Item
+from glamm_jax.evaluation.predict import ask
 from glamm_jax.inference.chat import Assistant, Question
 from glamm_jax.nn.resize import postprocess_masks
 from glamm_jax.types import Capacity, Example
@@ -27,7 +27,7 @@ FORCED = [item for item in QUESTIONS.items if item.history]
 
 def in_training(assistant: Assistant, item: Item) -> np.ndarray:
     """Mask logits at the picture's size, by the forward that the losses take."""
-    truth = np.stack([masks.decode(mask) for mask in item.true_masks]).astype(np.uint8)
+    truth = np.stack([rle.decode(mask) for mask in item.true_masks]).astype(np.uint8)
     turns = tuple(turn for pair in item.history for turn in pair)
     image = open_image(QUESTIONS.records[item.record].image)
     example = Example(image, turns, None, truth, "referring", "", item.id)
@@ -76,4 +76,4 @@ def test_the_predictions_of_forced_items_are_these_masks(tiny_assistant: Assista
         logits = in_training(tiny_assistant, item)
         told = said[item.id].masks[: len(item.true_masks)]
         for mask, trained in zip(told, logits, strict=True):
-            assert (masks.decode(mask) != (trained > 0)).mean() < 1e-3
+            assert (rle.decode(mask) != (trained > 0)).mean() < 1e-3

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from glamm_jax.inference.answer import Answer, GroundedText, ScoredMask, ground, ground_turns
-from glamm_jax.report.paint import PALETTE
+from glamm_jax.report.mask_overlay import PALETTE
 
 HEIGHT, WIDTH = 6, 9
 

@@ -19,18 +19,18 @@ from flax import nnx
 from glamm_jax.config import tiny
 from glamm_jax.data.boxes import BoxError
 from glamm_jax.data.preprocess import ImageError
-from glamm_jax.files import FolderError
+from glamm_jax.errors import FolderError
 from glamm_jax.inference.answer import Answer
 from glamm_jax.inference.chat import Assistant, Question, QuestionError, load
 from glamm_jax.inference.sampling import SamplingError
 from glamm_jax.parallel import make_mesh
-from glamm_jax.parity.golden_model import golden_glamm
 from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from glamm_jax.weights.config_file import write_config
+from glamm_jax.weights.flat_state import flatten
 from glamm_jax.weights.folder import seal
 from glamm_jax.weights.safetensors import TensorInfo, TensorWriter
-from glamm_jax.weights.state import flatten
+from tools.parity.golden_model import golden_glamm
 
 SPOKEN = {"<p>": 685, "</p>": 674, "[SEG]": 37}
 END = 439

@@ -11,11 +11,11 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config import CLIPConfig, GLaMMConfig, RegionConfig, tiny
-from glamm_jax.data.pack import bucketed, fit, pack
+from glamm_jax.data.collate import bucketed, fit, pack
 from glamm_jax.data.sample import Row, Sample
 from glamm_jax.inference import generate as module
+from glamm_jax.inference.compiled import Program
 from glamm_jax.inference.generate import ContextError, Generator, SegMasks
-from glamm_jax.inference.program import Program
 from glamm_jax.inference.sampling import Sampling, SamplingError
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID

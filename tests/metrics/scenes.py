@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from glamm_jax.data.masks import encode
+from glamm_jax.data.rle import encode
 from glamm_jax.metrics.gcg import GroundedCaption
 
 SIZE = (8, 10)

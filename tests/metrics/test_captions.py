@@ -17,7 +17,7 @@ from glamm_jax.metrics.captions import (
     score_captions,
     tokenize,
 )
-from glamm_jax.metrics.scored import MODES, MetricError
+from glamm_jax.metrics.result import MODES, MetricError
 
 TRUE = {"1": ["A dog runs."], "2": ["A red bus.", "The bus is red!"], "3": ["Two cats sleep here."]}
 SAID = {"1": "a dog runs", "2": "a bus is red", "3": "one bird"}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from glamm_jax.metrics.gcg import GroundedCaption, greedy_matches, read_image, score_gcg
-from glamm_jax.metrics.scored import MODES, MetricError
+from glamm_jax.metrics.result import MODES, MetricError
 from glamm_jax.metrics.similarity import WordSimilarity
 from tests.metrics.scenes import EMPTY, box, caption
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
-from glamm_jax.data import masks as run_lengths
+from glamm_jax.data import rle
 from glamm_jax.metrics.iou import iou, mean_iou, pairwise_iou, read_runs, shared_pixels, without
 
 
@@ -26,7 +26,7 @@ def test_iou_is_shared_pixels_over_all_pixels() -> None:
 
 def test_run_lengths_and_counts_are_masks_too() -> None:
     truth = square(1, 1, 3)
-    assert iou(run_lengths.encode(truth), 2 * truth.astype(np.uint8)) == 1
+    assert iou(rle.encode(truth), 2 * truth.astype(np.uint8)) == 1
 
 
 def test_a_missing_mask_counts_nothing_and_empty_ones_agree() -> None:
@@ -59,7 +59,7 @@ def test_runs_give_the_same_iou_as_pixels(some, others):
 
 @given(MASKS)
 def test_runs_give_the_same_iou_as_pycocotools(masks):
-    packed = [run_lengths.encode(mask) for mask in masks]
+    packed = [rle.encode(mask) for mask in masks]
     table = pairwise_iou([read_runs(runs) for runs in packed], [read_runs(packed[0])], both_empty=0)
     np.testing.assert_array_equal(table, coco.iou(packed, packed[:1], [0]))
 

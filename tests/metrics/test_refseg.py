@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from glamm_jax.metrics.refseg import score_refseg
-from glamm_jax.metrics.scored import MODES, MetricError
+from glamm_jax.metrics.result import MODES, MetricError
 from tests.metrics.scenes import EMPTY, box
 
 

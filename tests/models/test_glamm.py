@@ -19,14 +19,14 @@ from glamm_jax.config import (
     tiny,
     with_lora,
 )
-from glamm_jax.data.pack import Capacity, fit, pack
+from glamm_jax.data.collate import Capacity, fit, pack
 from glamm_jax.data.sample import Row, Sample
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import make_mesh, shardings, use_mesh
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 from glamm_jax.training.losses import losses
 from glamm_jax.types import Batch
-from glamm_jax.weights.state import shapes
+from glamm_jax.weights.flat_state import shapes
 
 MIXED_MESH = (2, 2, 2)
 OTHER_MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (1, 2, 4)]

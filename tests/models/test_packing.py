@@ -11,15 +11,15 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, LossWeights
-from glamm_jax.data.pack import fit, pack
-from glamm_jax.data.rows import Packing
+from glamm_jax.data.collate import fit, pack
+from glamm_jax.data.packing import Packing
 from glamm_jax.data.sample import Row, Sample
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 from glamm_jax.training.losses import losses
-from glamm_jax.training.optim import is_trained
+from glamm_jax.training.optimizer import is_trained
 from glamm_jax.types import Batch, Capacity
-from glamm_jax.weights.state import flatten
+from glamm_jax.weights.flat_state import flatten
 from tests.small_experiment import get_config
 
 # Everything below fits, packed or not, so that two programs serve all tests.

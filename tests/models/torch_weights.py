@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from flax import nnx
 
+from glamm_jax.weights.flat_state import fill, shapes
 from glamm_jax.weights.rules import Table, load
-from glamm_jax.weights.state import fill, shapes
 
 Model = TypeVar("Model", bound=nnx.Module)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from glamm_jax.parity.report import Ledger
+from tools.parity.report import Ledger
 
 Check = Callable[[Path, Ledger], None]
 

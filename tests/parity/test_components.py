@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from glamm_jax.parity import components
-from glamm_jax.parity.report import GoldenError
 from tests.parity.tampering import change_array, failed_names, run
+from tools.parity import components
+from tools.parity.report import GoldenError
 
 QUICK = ("lora_linear", "mm_projector")
 

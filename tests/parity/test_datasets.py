@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from glamm_jax.parity import datasets
-from glamm_jax.parity.report import GoldenError
 from tests.parity.tampering import change_json, failed_names, run
+from tools.parity import datasets
+from tools.parity.report import GoldenError
 
 
 def part_of(goldens, folder, *names):

@@ -15,28 +15,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glamm_jax.data.pack import Sample, fit
-from glamm_jax.parity.e2e import Case, check
-from glamm_jax.parity.e2e_eval import check_evaluations
-from glamm_jax.parity.e2e_inputs import check_inputs, samples_of
-from glamm_jax.parity.e2e_steps import (
+from glamm_jax.data.collate import Sample, fit
+from glamm_jax.types import Losses
+from tests.parity.tampering import change_array, change_json
+from tools.parity.e2e import Case, check
+from tools.parity.e2e_eval import check_evaluations
+from tools.parity.e2e_inputs import check_inputs, samples_of
+from tools.parity.e2e_steps import (
     StepsRun,
     agreeing_steps,
     compare_steps,
     noise_parameters,
     read_steps,
 )
-from glamm_jax.parity.e2e_train import (
+from tools.parity.e2e_train import (
     TrainRun,
     TrainRunner,
     compare_case,
     compare_gradient_norms,
     compare_losses,
 )
-from glamm_jax.parity.golden_model import golden_glamm
-from glamm_jax.parity.report import GoldenError, Ledger, Recorded
-from glamm_jax.types import Losses
-from tests.parity.tampering import change_array, change_json
+from tools.parity.golden_model import golden_glamm
+from tools.parity.report import GoldenError, Ledger, Recorded
 
 NAME = "region_and_seg"
 

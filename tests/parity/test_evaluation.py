@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from glamm_jax.metrics.scored import MetricError, Scored
-from glamm_jax.parity import evaluation
-from glamm_jax.parity.report import GoldenError, Ledger
+from glamm_jax.metrics.result import MetricError, Scored
 from tests.parity.tampering import change_array, change_json, copy_parts, failed_names, run
+from tools.parity import evaluation
+from tools.parity.report import GoldenError, Ledger
 
 GCG = ("gcg_expected.json", "gcg_gt", "gcg_pred", "text_similarity.json")
 REFERRING = ("refseg_expected.json", "refseg_cases.npz")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from glamm_jax.parity.manifest import check
-from glamm_jax.parity.report import Ledger
+from tools.parity.manifest import check
+from tools.parity.report import Ledger
 
 
 def checked(folder: Path) -> Ledger:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from glamm_jax.parity import pipeline
 from tests.parity.tampering import change_array, change_json, copy_parts, failed_names, run
+from tools.parity import pipeline
 
 PARTS = ("pipeline", "fixtures", "tokenizer")
 

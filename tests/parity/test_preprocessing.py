@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from glamm_jax.config import CLIPConfig, SAMConfig
-from glamm_jax.parity import preprocessing
-from glamm_jax.parity.report import GoldenError, Ledger, Recorded
 from tests.parity.tampering import change_array, change_json, copy_parts, failed_names, run
+from tools.parity import preprocessing
+from tools.parity.report import GoldenError, Ledger, Recorded
 
 FIRST = "image0_97x131.npz"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from glamm_jax.parity import golden_weights
-from glamm_jax.parity.recipes import compared_inputs, draw
-from glamm_jax.parity.report import GoldenError, Ledger, Recorded
+from glamm_jax.testing import golden_weights
+from tools.parity.recipes import compared_inputs, draw
+from tools.parity.report import GoldenError, Ledger, Recorded
 
 SALT = "other:"
 

@@ -16,11 +16,11 @@ from flax import nnx
 from glamm_jax.config import SAMConfig
 from glamm_jax.models.sam.sam import SAM
 from glamm_jax.nn.resize import postprocess_masks
-from glamm_jax.parity.golden_model import golden_module
-from glamm_jax.parity.recipes import draw
-from glamm_jax.parity.report import GoldenError, Ledger, Recorded
-from glamm_jax.parity.sam_components import check_image_encoder, check_prompt_mask_decoder
 from glamm_jax.weights.sam import sam_table
+from tools.parity.golden_model import golden_module
+from tools.parity.recipes import draw
+from tools.parity.report import GoldenError, Ledger, Recorded
+from tools.parity.sam_components import check_image_encoder, check_prompt_mask_decoder
 
 SALT = "other:"
 CONFIG = SAMConfig(

@@ -9,8 +9,8 @@ from flax import nnx
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.parity.report import Ledger, Recorded
-from glamm_jax.parity.ties import HAIR, agreeing, differences, shifted
+from tools.parity.report import Ledger, Recorded
+from tools.parity.ties import HAIR, agreeing, differences, shifted
 
 
 @pytest.mark.parametrize(

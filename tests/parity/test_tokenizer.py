@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from glamm_jax.parity import tokenizer
-from glamm_jax.parity.report import GoldenError
 from tests.parity.tampering import change_json, copy_parts, failed_names, run
+from tools.parity import tokenizer
+from tools.parity.report import GoldenError
 
 
 @pytest.fixture

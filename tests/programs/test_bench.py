@@ -11,7 +11,7 @@ import pytest
 
 from bench import conversion, cpu, gpu
 from bench.measure import interleaved, median, table
-from glamm_jax import flops
+from glamm_jax.aot import flops
 from glamm_jax.config import CLIP_L14_336, LLAMA_7B, SAM_VIT_H
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from convert import browse
-from convert.__main__ import main
-from glamm_jax.report.records import UNREADABLE
+from glamm_jax.cli.convert import browse
+from glamm_jax.cli.convert.__main__ import main
+from glamm_jax.report.dataset_page import UNREADABLE
 
 
 @pytest.fixture

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from convert.__main__ import main
+from glamm_jax.cli.convert.__main__ import main
 from glamm_jax.config import LoRAConfig
-from glamm_jax.parity.golden_folder import GoldenSource, write_checkpoint
+from glamm_jax.testing.golden_checkpoints import GoldenSource, write_checkpoint
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.folder import ModelFolder
 from glamm_jax.weights.glamm import CLIP_PREFIX, REGION_PREFIX, SAM_PREFIX
 from glamm_jax.weights.hf_config import clip_hf_config, llama_hf_config
 from glamm_jax.weights.lora import adapter_name
-from glamm_jax.weights.naming import SPI_PREFIX
 from glamm_jax.weights.tables import table_of
-from glamm_jax.weights.tensors import SafetensorsSource
+from glamm_jax.weights.tensor_names import SPI_PREFIX
+from glamm_jax.weights.tensor_sources import SafetensorsSource
 from tests.weights.checkpoints import (
     ADAPTED,
     CONFIG,

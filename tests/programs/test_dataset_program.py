@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from convert.__main__ import main
-from convert.shard_processes import over_shards
-from glamm_jax.data.shards import ShardError, Shards
+from glamm_jax.cli.convert.__main__ import main
+from glamm_jax.data.record_shards import ShardError, Shards
+from glamm_jax.data.shard_processes import over_shards
 from glamm_jax.data.split_folder import ConversionError
 from tests.conftest import ROOT
 from tests.data.records import jpeg

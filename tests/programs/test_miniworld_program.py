@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from convert.__main__ import main
-from glamm_jax.data.miniworld import EASY, held_out, record, scene
-from glamm_jax.data.shards import Shards
+from glamm_jax.cli.convert.__main__ import main
+from glamm_jax.data.record_shards import Shards
 from glamm_jax.data.sources.registry import find_dataset
+from glamm_jax.miniworld import EASY, held_out, record, scene
 
 SMALL = ["--scenes", "12", "--size", "64"]
 

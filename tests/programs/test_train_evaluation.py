@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glamm_jax.checks import ConfigError
+from glamm_jax.config.experiment import EvaluationConfig
+from glamm_jax.errors import ConfigError
+from glamm_jax.evaluation import validation
 from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.experiment import EvaluationConfig
 from tests.evaluation.truth import nothing, right
 from tests.small_experiment import get_config
-from train import evaluate
 
 CONFIG = replace(get_config(), evaluation=EvaluationConfig(every=1, examples=9, panels=3))
 SCORES = {
@@ -34,9 +34,9 @@ def test_truth_scores_one_and_silence_nothing(
         asked.extend(items)
         return map(tell, items)
 
-    monkeypatch.setattr(evaluate, "Assistant", lambda *_: None)
-    monkeypatch.setattr(evaluate, "ask", ask)
-    look = evaluate.make_evaluate(CONFIG)
+    monkeypatch.setattr(validation, "Assistant", lambda *_: None)
+    monkeypatch.setattr(validation, "ask", ask)
+    look = validation.make_evaluate(CONFIG)
     assert look is not None
     found = look(None, 1)  # type: ignore[arg-type]  # no model: the answers are known
     assert len(asked) == 9
@@ -48,7 +48,7 @@ def test_truth_scores_one_and_silence_nothing(
 
 
 def test_a_run_that_never_looks_has_no_evaluation_and_one_without_data_is_told() -> None:
-    assert evaluate.make_evaluate(get_config()) is None
+    assert validation.make_evaluate(get_config()) is None
     broken = replace(CONFIG, evaluation=replace(CONFIG.evaluation, split="validation"))
     with pytest.raises(ConfigError, match="no split 'validation'; there are train, val, test"):
-        evaluate.make_evaluate(broken)
+        validation.make_evaluate(broken)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glamm_jax.cli.export import main
+from glamm_jax.cli.train import main
+from glamm_jax.training.training_page import main
 from glamm_jax.weights.folder import ModelFolder
-from train.__main__ import main
-from train.export import main as export_main
-from train.report import main as report_main
 
 ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "tests" / "small_experiment.py"

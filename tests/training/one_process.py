@@ -40,7 +40,7 @@ def main() -> None:
 
 def batches(num_steps: int) -> dict[str, Any]:
     """The batches of the first steps, put together from the pieces of all processes."""
-    from glamm_jax.data.pipeline import open_batches
+    from glamm_jax.data.loader import open_batches
     from glamm_jax.training.placement import batch_share, place_batch
     from tests.training.sharded import small_config
 
@@ -65,11 +65,11 @@ def steps(num_steps: int) -> dict[str, Any]:
 
     import jax
 
-    from glamm_jax.data.pipeline import open_batches
+    from glamm_jax.data.loader import open_batches
+    from glamm_jax.training.initialization import draw_model
     from glamm_jax.training.placement import batch_share, place, place_batch
-    from glamm_jax.training.start import draw_model
     from glamm_jax.training.step import make_step
-    from glamm_jax.weights.state import flatten
+    from glamm_jax.weights.flat_state import flatten
     from tests.training.sharded import first_split, small_config
 
     config, share = small_config(), batch_share()
@@ -93,7 +93,7 @@ def whole_run(folder: str, mesh: dict[str, int], num_steps: int) -> dict[str, An
     from dataclasses import replace
     from pathlib import Path
 
-    from glamm_jax.experiment import CheckpointConfig, MeshConfig
+    from glamm_jax.config.experiment import CheckpointConfig, MeshConfig
     from glamm_jax.training.loop import train
     from tests.training.sharded import small_config
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glamm_jax.experiment import ExperimentConfig, Part
+from glamm_jax.config.experiment import ExperimentConfig, Part
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.training.optim import is_trained, make_optimizer
+from glamm_jax.training.optimizer import is_trained, make_optimizer
 from glamm_jax.training.state import Split, TrainState, split_model
 from tests.small_experiment import get_config
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from glamm_jax.experiment import CheckpointConfig
+from glamm_jax.config.experiment import CheckpointConfig
 from glamm_jax.training.checkpoint import Checkpoints, trained_leaves
 from glamm_jax.training.run_folder import RunError
 from glamm_jax.training.state import TrainState

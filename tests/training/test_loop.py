@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glamm_jax.experiment import (
+from glamm_jax.config.experiment import (
     CheckpointConfig,
     EvaluationConfig,
     ExperimentConfig,
@@ -22,10 +22,10 @@ from glamm_jax.experiment import (
     StartConfig,
 )
 from glamm_jax.training.checkpoint import trained_leaves
+from glamm_jax.training.initialization import trained_model
 from glamm_jax.training.loop import Evaluation, train
+from glamm_jax.training.metric_writers import TensorBoard
 from glamm_jax.training.run_folder import RunError, read_lines, read_run_config
-from glamm_jax.training.start import trained_model
-from glamm_jax.training.watch import TensorBoard
 from glamm_jax.weights.folder import write_model
 from tests.small_experiment import TOKENIZER, get_config
 

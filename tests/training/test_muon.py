@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from glamm_jax.checks import ConfigError
-from glamm_jax.experiment import OptimConfig
-from glamm_jax.training.optim import is_block_matrix, make_optimizer
-from glamm_jax.weights.state import flatten
+from glamm_jax.config.experiment import OptimConfig
+from glamm_jax.errors import ConfigError
+from glamm_jax.training.optimizer import is_block_matrix, make_optimizer
+from glamm_jax.weights.flat_state import flatten
 
 STACK = ("llama", "layers", "up_proj", "kernel")
 HEAD = ("llama", "lm_head", "kernel")

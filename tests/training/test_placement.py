@@ -11,12 +11,13 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from glamm_jax.data.pack import pack
-from glamm_jax.data.pipeline import open_batches
-from glamm_jax.experiment import ExperimentConfig
+from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.data.collate import pack
+from glamm_jax.data.loader import open_batches
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.nn.mlp import MLP
 from glamm_jax.parallel import make_mesh, shardings, use_mesh
+from glamm_jax.training.initialization import draw_model
 from glamm_jax.training.placement import (
     PlacementError,
     Share,
@@ -28,11 +29,10 @@ from glamm_jax.training.placement import (
     place_batch,
     state_shardings,
 )
-from glamm_jax.training.start import draw_model
 from glamm_jax.training.state import Split, TrainState
 from glamm_jax.training.step import Metrics, make_step
 from glamm_jax.types import Batch
-from glamm_jax.weights.state import flatten
+from glamm_jax.weights.flat_state import flatten
 from tests.training.sharded import first_split, gradient_errors, small_config
 
 CONFIG = small_config()

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glamm_jax.cli.train_progress import line
+from glamm_jax.training.metric_writers import Scalars
 from glamm_jax.training.run_folder import RunError, RunFolder, read_lines
-from glamm_jax.training.watch import Scalars
 from tests.small_experiment import get_config
-from train.progress import line
 
 RECORD = {
     **dict.fromkeys(("loss", "ce", "bce", "dice", "grad_norm", "learning_rate"), 0.5),

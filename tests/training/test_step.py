@@ -14,15 +14,15 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config import LossWeights
-from glamm_jax.data.pack import join, pack
-from glamm_jax.data.pipeline import open_batches
+from glamm_jax.data.collate import join, pack
+from glamm_jax.data.loader import open_batches
 from glamm_jax.data.sample import Row, Sample
-from glamm_jax.training.optim import is_trained, make_optimizer, part_of
-from glamm_jax.training.start import draw_model
+from glamm_jax.training.initialization import draw_model
+from glamm_jax.training.optimizer import is_trained, make_optimizer, part_of
 from glamm_jax.training.state import Split, TrainState, split_model
 from glamm_jax.training.step import Metrics, make_step, stack_batches
 from glamm_jax.types import Batch
-from glamm_jax.weights.state import flatten
+from glamm_jax.weights.flat_state import flatten
 from tests.small_experiment import get_config
 
 CONFIG = get_config()

@@ -10,11 +10,11 @@ import numpy as np
 
 from glamm_jax.config import GLaMMConfig, LoRAConfig, tiny
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.parity.golden_folder import GoldenSource, write_checkpoint
+from glamm_jax.testing.golden_checkpoints import GoldenSource, write_checkpoint
+from glamm_jax.weights.flat_state import shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX
 from glamm_jax.weights.hf_config import clip_hf_config, glamm_hf_config, with_own_key
 from glamm_jax.weights.rules import Shape, tensor_shapes
-from glamm_jax.weights.state import shapes
 from glamm_jax.weights.tables import table_of
 
 TOKENIZER = Path(__file__).parents[1] / "goldens" / "tokenizer"

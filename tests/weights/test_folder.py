@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glamm_jax.config import ConfigError
-from glamm_jax.files import FolderError, new_folder
+from glamm_jax.errors import ConfigError, FolderError
+from glamm_jax.files import new_folder
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.weights import folder as folders
+from glamm_jax.weights.flat_state import flatten, shapes
 from glamm_jax.weights.folder import ModelFolder, seal
-from glamm_jax.weights.state import flatten, shapes
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.transfer import import_tensors
 from tests.weights.checkpoints import CONFIG, clip_source

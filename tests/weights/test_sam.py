@@ -10,12 +10,12 @@ from flax import nnx
 
 from glamm_jax.config import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L, SAMConfig, tiny
 from glamm_jax.models.sam.sam import SAM
-from glamm_jax.weights import rules, state
+from glamm_jax.weights import flat_state, rules
 from glamm_jax.weights.sam import sam_table
 
 
 def leaf_shapes(config: SAMConfig) -> dict[str, tuple[int, ...]]:
-    return state.shapes(nnx.state(nnx.eval_shape(lambda: SAM(config, rngs=nnx.Rngs(0)))))
+    return flat_state.shapes(nnx.state(nnx.eval_shape(lambda: SAM(config, rngs=nnx.Rngs(0)))))
 
 
 def placeholder(shape: tuple[int, ...]) -> np.ndarray:

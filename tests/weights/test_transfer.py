@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from glamm_jax.models.abstract import abstract_model
+from glamm_jax.weights.flat_state import shapes
 from glamm_jax.weights.folder import ModelFolder, seal
 from glamm_jax.weights.rules import WeightsError, tensor_shapes
 from glamm_jax.weights.safetensors import read_folder
-from glamm_jax.weights.state import shapes
 from glamm_jax.weights.tables import table_of
-from glamm_jax.weights.tensors import ArraySource, SafetensorsSource
+from glamm_jax.weights.tensor_sources import ArraySource, SafetensorsSource
 from glamm_jax.weights.transfer import (
     common_dtype,
     convert_dtype,

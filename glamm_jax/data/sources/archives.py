@@ -17,13 +17,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from glamm_jax.errors import GLaMMError
+
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 GZIP = b"\x1f\x8b"
 # What a cut or damaged archive raises.
 DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error)
 
 
-class ArchiveError(OSError):
+class ArchiveError(GLaMMError, OSError):
     """A member that cannot be read. Names the archive."""
 
 

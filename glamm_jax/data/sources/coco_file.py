@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from glamm_jax.data.sources.reading import (
+from glamm_jax.data.sources.source_files import (
     BROKEN_ENTRY,
     DUPLICATE_ID,
     UNKNOWN_ID,

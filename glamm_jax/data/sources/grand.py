@@ -26,7 +26,6 @@ from typing import Any
 
 from glamm_jax.data.record import Found, Source
 from glamm_jax.data.sources.archives import ArchiveError, Archives, Member
-from glamm_jax.data.sources.draft import Draft
 from glamm_jax.data.sources.grand_lmdb import CAPTIONS, EXPRESSIONS, GrandDatabase
 from glamm_jax.data.sources.grand_texts import (
     add_captions,
@@ -35,8 +34,9 @@ from glamm_jax.data.sources.grand_texts import (
     expressions,
     picture_path,
 )
-from glamm_jax.data.sources.phrases import Phrases
-from glamm_jax.data.sources.reading import (
+from glamm_jax.data.sources.phrase_spans import Phrases
+from glamm_jax.data.sources.record_builder import Draft
+from glamm_jax.data.sources.source_files import (
     BROKEN_ARCHIVE,
     BROKEN_ENTRY,
     DUPLICATE_ID,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.data.record import Found
-from glamm_jax.data.sources.draft import Draft
 from glamm_jax.data.sources.grand_texts import (
     add_captions,
     clean_expression,
@@ -17,7 +16,8 @@ from glamm_jax.data.sources.grand_texts import (
     describe,
     picture_path,
 )
-from glamm_jax.data.sources.reading import (
+from glamm_jax.data.sources.record_builder import Draft
+from glamm_jax.data.sources.source_files import (
     BROKEN_ENTRY,
     MISSING_ENTRY,
     MISSING_IMAGE,

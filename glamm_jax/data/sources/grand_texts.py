@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.data.sources.draft import Draft
-from glamm_jax.data.sources.reading import (
+from glamm_jax.data.sources.record_builder import Draft
+from glamm_jax.data.sources.source_files import (
     REPEATED_EXPRESSION,
     Fields,
     Notes,

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.data.record import Source
-from glamm_jax.data.sources.draft import Draft
-from glamm_jax.data.sources.gathered import CocoSource, GatheredSource, files_of
-from glamm_jax.data.sources.left_out import is_short_caption, is_small_box, is_small_picture
-from glamm_jax.data.sources.phrases import Phrases
-from glamm_jax.data.sources.reading import (
+from glamm_jax.data.sources.grouped_by_image import CocoSource, GatheredSource, files_of
+from glamm_jax.data.sources.phrase_spans import Phrases
+from glamm_jax.data.sources.record_builder import Draft
+from glamm_jax.data.sources.size_filters import is_short_caption, is_small_box, is_small_picture
+from glamm_jax.data.sources.source_files import (
     EXTRA_SPANS,
     LABELS_AND_MASKS,
     NULL_GROUNDING,

@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.data import masks
+from glamm_jax.data import rle
 from glamm_jax.data.record import Found, Source
-from glamm_jax.data.sources.draft import Draft
-from glamm_jax.data.sources.phrases import Phrases
-from glamm_jax.data.sources.reading import (
+from glamm_jax.data.sources.mask_annotations import read_levels
+from glamm_jax.data.sources.phrase_spans import Phrases
+from glamm_jax.data.sources.record_builder import Draft
+from glamm_jax.data.sources.source_files import (
     BAD_MASK,
     BROKEN_ENTRY,
     DUPLICATE_ID,
@@ -36,7 +37,6 @@ from glamm_jax.data.sources.reading import (
     read_picture,
     shown,
 )
-from glamm_jax.data.sources.shapes import read_levels
 from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, SEG
 
 BROKEN_LINE = "broken line"
@@ -256,7 +256,7 @@ class _Line:
     def _painted(self, name: str, where: str) -> Any:
         """Run lengths of a picture whose pixels are 0 outside of the mask."""
         levels = read_levels(self._folder, name, self._notes, where)
-        return None if levels is None else masks.encode(levels != 0)
+        return None if levels is None else rle.encode(levels != 0)
 
     def _object(self, item: Any, known: Sequence[str], where: str) -> Fields:
         fields = as_fields(item, self._notes, where)

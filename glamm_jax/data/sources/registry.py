@@ -13,7 +13,7 @@ from pkgutil import iter_modules
 
 from glamm_jax.data import sources
 from glamm_jax.data.record import Source
-from glamm_jax.data.sources.reading import SourceError
+from glamm_jax.data.sources.source_files import SourceError
 
 MakeSource = Callable[[Path, str], Source]
 

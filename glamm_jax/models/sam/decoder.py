@@ -14,10 +14,10 @@ from jaxtyping import Array, Float
 
 from glamm_jax.config import SAMConfig
 from glamm_jax.nn.attention import attention
+from glamm_jax.nn.layer_stack import take_blocks
 from glamm_jax.nn.linear import Linear, PatchConv, normal
 from glamm_jax.nn.mlp import MLP, TransformerMLP, activate
 from glamm_jax.nn.norm import LayerNorm
-from glamm_jax.nn.stack import take_blocks
 from glamm_jax.parallel import constrain
 
 MaskChoice = Literal["single", "multiple", "all"]

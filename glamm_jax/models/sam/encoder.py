@@ -17,10 +17,10 @@ from jaxtyping import Array, Float
 
 from glamm_jax.config import SAMConfig
 from glamm_jax.nn.attention import attention
+from glamm_jax.nn.layer_stack import restack, scan_blocks, take_blocks
 from glamm_jax.nn.linear import Conv, Linear, PatchConv, normal
 from glamm_jax.nn.mlp import TransformerMLP
 from glamm_jax.nn.norm import LayerNorm
-from glamm_jax.nn.stack import restack, scan_blocks, take_blocks
 from glamm_jax.parallel import constrain
 
 NORM_EPS = 1e-6

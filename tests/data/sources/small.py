@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from glamm_jax.data import masks
+from glamm_jax.data import rle
 from glamm_jax.data.record import Found, Record, Source, check_record
 
 FIXTURES = Path(__file__).parents[2] / "goldens" / "fixtures" / "data"
@@ -33,7 +33,7 @@ def block(
     """Run lengths of a rectangle."""
     mask = np.zeros((height, width), bool)
     mask[top:bottom, left:right] = True
-    return masks.encode(mask)
+    return rle.encode(mask)
 
 
 def pixels(record: Record, region: int, *, overlap: bool = False) -> int:
@@ -42,7 +42,7 @@ def pixels(record: Record, region: int, *, overlap: bool = False) -> int:
     if counts is None:
         return 0
     runs = {"size": [record.height, record.width], "counts": counts}
-    return int(masks.decode(runs).sum())
+    return int(rle.decode(runs).sum())
 
 
 def write(path: Path, content: Any) -> Path:

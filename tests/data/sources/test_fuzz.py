@@ -19,10 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glamm_jax.data.record import Record, Source
-from glamm_jax.data.sources import captions, conversations, grandf, refer, regions, semantic
+from glamm_jax.data.sources import (
+    coco_captions,
+    grandf,
+    llava_instruct,
+    refcoco,
+    region_captions,
+    semantic_segmentation,
+)
 from glamm_jax.data.sources.grand import GrandFiles
 from glamm_jax.data.sources.grand_lmdb import CAPTIONS, EXPRESSIONS, GrandDatabase
-from glamm_jax.data.sources.reading import SourceError
+from glamm_jax.data.sources.source_files import SourceError
 from tests.data.sources.damage import Place, damaged
 from tests.data.sources.scenes import scene
 from tests.data.sources.small import FIXTURES, picture, read_all, write
@@ -85,36 +92,38 @@ FAMILIES = {
         in_lists,
     ),
     "refcoco objects": Family(
-        refer.DATASETS["refcoco"], "Refer_Segm/refcoco/instances.json", in_instances
+        refcoco.DATASETS["refcoco"], "Refer_Segm/refcoco/instances.json", in_instances
     ),
     "refclef objects": Family(
-        refer.DATASETS["refclef"], "Refer_Segm/refclef/instances.json", in_instances
+        refcoco.DATASETS["refclef"], "Refer_Segm/refclef/instances.json", in_instances
     ),
     "parts of pascal": Family(
-        semantic.PASCALPart, "Semantic_Segm/pascal_part/train.json", in_lists
+        semantic_segmentation.PASCALPart, "Semantic_Segm/pascal_part/train.json", in_lists
     ),
     "parts of paco": Family(
-        semantic.PACO, "Semantic_Segm/paco_lvis/annotations/paco_lvis_v1_train.json", in_lists
+        semantic_segmentation.PACO,
+        "Semantic_Segm/paco_lvis/annotations/paco_lvis_v1_train.json",
+        in_lists,
     ),
     "refcoco regions": Family(
-        regions.RefCOCORegions,
+        region_captions.RefCOCORegions,
         "RefCoco_Reg/mdetr_annotations/finetune_refcoco_train.json",
         in_lists,
     ),
-    "visual genome": Family(regions.VisualGenome, "visual_genome/train.json", in_lists),
+    "visual genome": Family(region_captions.VisualGenome, "visual_genome/train.json", in_lists),
     "flickr regions": Family(
-        regions.FlickrRegions,
+        region_captions.FlickrRegions,
         "flikcr_30k/mdetr_annotations/final_flickr_mergedGT_train.json",
         in_lists,
     ),
     "captions": Family(
-        captions.COCOCaptions, "coco_2017/annotations/captions_train2017.json", in_lists
+        coco_captions.COCOCaptions, "coco_2017/annotations/captions_train2017.json", in_lists
     ),
     "conversations": Family(
-        conversations.LLaVAInstruct150k, "llava_dataset/llava_instruct_150k.json", in_named_list
+        llava_instruct.LLaVAInstruct150k, "llava_dataset/llava_instruct_150k.json", in_named_list
     ),
     "refcoco references": Family(
-        refer.DATASETS["refcoco"], "Refer_Segm/refcoco/refs(unc).p", in_refs
+        refcoco.DATASETS["refcoco"], "Refer_Segm/refcoco/refs(unc).p", in_refs
     ),
 }
 

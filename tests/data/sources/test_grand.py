@@ -12,7 +12,7 @@ import pytest
 from glamm_jax.data.record import Link
 from glamm_jax.data.sources.grand import DATASETS, GrandFiles
 from glamm_jax.data.sources.grand_lmdb import CAPTIONS
-from glamm_jax.data.sources.reading import (
+from glamm_jax.data.sources.source_files import (
     BAD_BOX,
     BROKEN_ARCHIVE,
     BROKEN_ENTRY,

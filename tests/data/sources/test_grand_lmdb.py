@@ -9,7 +9,7 @@ import pytest
 
 from glamm_jax.data.record import Link
 from glamm_jax.data.sources.grand_lmdb import CAPTIONS, EXPRESSIONS, GrandDatabase
-from glamm_jax.data.sources.reading import (
+from glamm_jax.data.sources.source_files import (
     BAD_BOX,
     BROKEN_ENTRY,
     MISSING_ENTRY,

@@ -13,7 +13,7 @@ from glamm_jax.data.sources.grandf import (
     OpenPSG,
     RefCOCOg,
 )
-from glamm_jax.data.sources.reading import (
+from glamm_jax.data.sources.source_files import (
     BAD_BOX,
     BAD_MASK,
     BAD_SPAN,

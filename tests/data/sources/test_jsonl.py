@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from glamm_jax.data import masks
+from glamm_jax.data import rle
 from glamm_jax.data.record import Annotation, Found, Link, check_record
 from glamm_jax.data.sources.jsonl import JsonlSource
-from glamm_jax.data.sources.reading import SourceError
+from glamm_jax.data.sources.source_files import SourceError
 from tests.conftest import ROOT
 
 HEIGHT, WIDTH = 48, 64
@@ -71,7 +71,7 @@ def only_defect(found: Found) -> str:
 
 def area(mask: bytes | None) -> int:
     """How many pixels a mask of this size has."""
-    return int(masks.decode({"size": [HEIGHT, WIDTH], "counts": mask}).sum())
+    return int(rle.decode({"size": [HEIGHT, WIDTH], "counts": mask}).sum())
 
 
 # ---------------------------------------------------------------- what lines mean
@@ -141,7 +141,7 @@ def test_a_mask_is_the_same_however_it_is_written(folder: Path, mask: Any) -> No
     inside = np.zeros((HEIGHT, WIDTH), bool)
     inside[10:20, 5:25] = True
     runs = {"size": [HEIGHT, WIDTH], "counts": found.record.regions[0].mask}
-    assert (masks.decode(runs) == inside).all()
+    assert (rle.decode(runs) == inside).all()
     assert found.defects == ()
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from glamm_jax.data.sources import grandf, jsonl, registry
-from glamm_jax.data.sources.reading import SourceError
+from glamm_jax.data.sources.source_files import SourceError
 from tests.conftest import ROOT
 from tests.data.sources.small import FIXTURES, read_all
 

@@ -14,9 +14,9 @@ from flax import nnx
 
 from glamm_jax.config import SAMConfig
 from glamm_jax.models.sam.sam import SAM
-from glamm_jax.parity.golden_model import golden_module
-from glamm_jax.weights import rules, state
+from glamm_jax.weights import flat_state, rules
 from glamm_jax.weights.sam import sam_table
+from tools.parity.golden_model import golden_module
 
 # Hugging Face's names, in the order of replacement, and the original's.
 RENAMED = (
@@ -70,8 +70,8 @@ def original_name(name: str, iou_layers: int) -> str | None:
 def build_ours(config: SAMConfig, tensors: dict[str, np.ndarray]) -> SAM:
     graph, abstract = nnx.split(nnx.eval_shape(lambda: SAM(config, rngs=nnx.Rngs(0))))
     sizes = {name: tensor.shape for name, tensor in tensors.items()}
-    leaves = rules.load(sam_table(config), sizes, tensors.__getitem__, state.shapes(abstract))
-    return nnx.merge(graph, state.fill(abstract, leaves))
+    leaves = rules.load(sam_table(config), sizes, tensors.__getitem__, flat_state.shapes(abstract))
+    return nnx.merge(graph, flat_state.fill(abstract, leaves))
 
 
 def build_theirs(config: SAMConfig, seed: int) -> Any:

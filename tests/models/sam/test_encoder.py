@@ -20,8 +20,8 @@ from glamm_jax.models.sam.encoder import (
     stretches,
     to_windows,
 )
-from glamm_jax.parity.golden_model import golden_module
 from glamm_jax.weights.sam import image_encoder_table
+from tools.parity.golden_model import golden_module
 
 
 def draw(*shape: int, seed: int = 0) -> jax.Array:

@@ -1,0 +1,1 @@
+"""The programs: `glamm-jax COMMAND`, or `python -m train | eval | convert` in a checkout."""

@@ -1,0 +1,83 @@
+"""What all programs share: errors in one line, exit statuses, command-line types, the checkout."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import glamm_jax
+from glamm_jax.errors import ConfigError, GLaMMError
+
+UNUSABLE_INPUT, INTERRUPTED = 2, 130  # exit statuses
+TRACEBACK_VARIABLE = "GLAMM_JAX_TRACEBACK"
+
+
+def run_program(name: str, work: Callable[[], int | None]) -> int:
+    """Run a program's work and turn unusable input into one line on stderr.
+
+    Set the environment variable GLAMM_JAX_TRACEBACK to see the traceback instead.
+
+    Args:
+        name: the command, printed in front of the message.
+        work: returns the exit status, None for 0.
+
+    Returns:
+        The exit status: that of `work`, 2 for `GLaMMError` and `OSError`, 130 after Ctrl-C.
+    """
+    try:
+        return work() or 0
+    except (GLaMMError, OSError) as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        print(f"{name}: {printable(str(error))}", file=sys.stderr)
+        return UNUSABLE_INPUT
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+def make_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser that prints the description as it is written."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def positive_int(text: str) -> int:
+    """The argparse type of a count: an integer of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def printable(text: str) -> str:
+    """The text without characters that cannot be encoded, such as lone surrogates."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def checkout_root() -> Path | None:
+    """The root of the checkout that `glamm_jax` is imported from; None for an installed wheel."""
+    root = Path(glamm_jax.__file__).resolve().parents[1]
+    return root if (root / "tools" / "parity" / "__init__.py").is_file() else None
+
+
+def checkout_path(*parts: str, instead: str) -> Path:
+    """A path inside the checkout.
+
+    Args:
+        parts: of the path, below the root of the checkout.
+        instead: what to do without a checkout, for the error message.
+
+    Raises:
+        ConfigError: there is no checkout.
+    """
+    root = checkout_root()
+    if root is None:
+        raise ConfigError(f"{'/'.join(parts)} exists in a checkout of the repository only; {instead}")
+    return root.joinpath(*parts)

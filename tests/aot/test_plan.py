@@ -1,0 +1,98 @@
+"""The plan counts what the anchors count, and divides it among devices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from glamm_jax.aot.plan import CHIPS, GIB, Plan, plan
+from glamm_jax.config import paper, released, with_lora
+from glamm_jax.config.experiment import DataConfig, ExperimentConfig, OptimConfig, Part
+from glamm_jax.types import Capacity
+from tests.small_experiment import get_config
+
+# A GCG sample of the anchors: 775 tokens, all of them supervised, three masks.
+GCG = Capacity(1, 775, 775, 1, 0, 0, 1, 3, 0, 0)
+# A region sample: 675 tokens, one box, no SAM.
+REGION = Capacity(1, 675, 675, 1, 1, 1)
+
+
+def data(quotas: Capacity, shards: int = 1) -> DataConfig:
+    """A mixture that needs no more than the quotas have."""
+    task = "region" if quotas.regions else "gcg"
+    return DataConfig((Part("anything", (task,)),), quotas=quotas, shards=shards)
+
+
+def full_size(quotas: Capacity, shards: int = 1) -> ExperimentConfig:
+    model = replace(with_lora(released()), compute_dtype="bfloat16")
+    return ExperimentConfig(model, data(quotas, shards))
+
+
+@pytest.fixture(scope="module")
+def eight() -> Plan:
+    """Eight samples on eight devices."""
+    return plan(full_size(GCG, shards=8), (1, 8, 1))
+
+
+def test_parameters_are_those_of_the_released_model(eight: Plan) -> None:
+    assert sum(part.parameters for part in eight.parts.values()) == 8_012_620_080
+    assert sum(part.trained for part in eight.parts.values()) == 587_427_044
+    assert eight.parts["LLaMA"].trained == eight.parts["SAM encoder"].trained == 0
+    adapters = eight.parts["adapters"]
+    assert adapters.trained == adapters.parameters == 32 * 2 * 2 * 8 * 4096
+
+
+def test_operations_of_a_gcg_sample_are_those_of_the_anchors(eight: Plan) -> None:
+    assert eight.step_flops / 8 == pytest.approx(27.56e12, rel=1e-3)
+    forward = sum(part.forward for part in eight.parts.values())
+    assert forward / 8 == pytest.approx(16.77e12, rel=1e-3)
+    again = sum(part.again for part in eight.parts.values())
+    assert again / 8 == pytest.approx((37.76 - 27.56) * 1e12, rel=2e-3)
+    # 7.15 samples a second and chip at the peak of v5e, half of it here.
+    assert 1 / eight.step_seconds(CHIPS["v5e"]) == pytest.approx(7.15 / 2, rel=2e-3)
+
+
+def test_operations_of_a_region_sample_are_those_of_the_anchors() -> None:
+    # We project CLIP's levels before they are enlarged: 0.103 TFLOP less, twice.
+    found = plan(full_size(REGION))
+    assert found.step_flops == pytest.approx((32.89 - 0.2) * 1e12, rel=2e-3)
+
+
+def test_each_of_eight_devices_holds_an_eighth(eight: Plan) -> None:
+    frozen, trained = 7_425_193_036, 587_427_044
+    assert eight.memory.frozen == pytest.approx(2 * frozen / 8, rel=0.01)
+    # The adapters' second matrices, 8 MB, are on each.
+    assert eight.memory.trainable == pytest.approx(4 * trained / 8 + 7.3e6, rel=0.01)
+    assert eight.memory.optimizer == pytest.approx(2 * eight.memory.trainable, rel=1e-6)
+    assert eight.memory.gradients == eight.memory.trainable
+
+
+def test_the_text_names_parts_and_chips_and_what_does_not_fit(eight: Plan) -> None:
+    text = eight.text()
+    assert "587" not in text.splitlines()[0]
+    for name in (*eight.parts, *CHIPS, "frozen", "optimizer"):
+        assert name in text
+    assert "does not fit" not in text
+    alone = replace(eight, mesh=(1, 1, 1), memory=eight.memory._replace(frozen=20 * GIB))
+    assert "v5e" in next(line for line in alone.text().splitlines() if "does not fit" in line)
+
+
+def test_the_trained_set_decides_what_is_formed_backward() -> None:
+    config = get_config()
+    released_set = plan(config)
+    everything = plan(replace(config, optim=OptimConfig(trained="everything")))
+    for name in ("CLIP", "SAM encoder", "V-L projector"):
+        assert released_set.parts[name].backward == 0 < everything.parts[name].backward
+    llama = "LLaMA"
+    assert released_set.parts[llama].backward < everything.parts[llama].backward
+    assert everything.memory.frozen < released_set.memory.frozen
+
+
+def test_regions_of_the_paper_go_through_the_shared_projector() -> None:
+    quotas = replace(REGION, tokens=512)
+    model = with_lora(paper(), "paper")
+    found = plan(ExperimentConfig(model, data(quotas), OptimConfig(trained="paper")))
+    own = plan(full_size(quotas))
+    assert found.parts["V-L projector"].backward > own.parts["V-L projector"].backward == 0
+    assert found.parts["embeddings"].trained == 0

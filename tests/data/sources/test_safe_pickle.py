@@ -1,0 +1,75 @@
+"""Pickles give plain data or an error, and never get to do anything."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glamm_jax.data.sources.safe_pickle import PickleError, load_plain
+from tests.data.sources.small import FIXTURES
+
+REFS = (FIXTURES / "Refer_Segm" / "refcoco" / "refs(unc).p").read_bytes()
+DATA = [{"ref_id": 7, "sent": "caf\u00e9", "ids": [1, 2.5, None, True, 10**30], "box": (1, 2)}]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_data_of_every_protocol_is_read(protocol):
+    assert load_plain(pickle.dumps(DATA, protocol)) == DATA
+
+
+def test_texts_of_python_2_are_read_as_utf_8():
+    assert load_plain(b"]q\x00U\x05caf\xc3\xa9q\x01a.") == ["caf\u00e9"]
+    assert load_plain(b"]q\x00U\x04caf\xe9q\x01a.") == ["caf\ufffd"]
+
+
+class Call:
+    """Unpickled, it would make a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_that_wants_to_call_something_is_refused_and_nothing_happens(tmp_path, protocol):
+    target = tmp_path / "made"
+    with pytest.raises(PickleError, match="does more than hold data"):
+        load_plain(pickle.dumps([DATA, Call(str(target))], protocol))
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "value", [{1, 2}, bytearray(b"x"), Call, 1j, pickle.PickleBuffer], ids=repr
+)
+def test_whatever_is_more_than_plain_data_is_refused(value):
+    with pytest.raises(PickleError, match="does more than hold data"):
+        load_plain(pickle.dumps(value))
+
+
+def test_a_pickle_that_asks_for_gigabytes_is_refused():
+    with pytest.raises(PickleError, match="more values than it can hold"):
+        load_plain(b"\x80\x02]r\xff\xff\xff\x7f.")
+
+
+@pytest.mark.parametrize("data", [b"", b".", b"]", b"\x80\x04", REFS[:-1], b"<html>", b"(" * 9999])
+def test_a_damaged_pickle_is_an_error(data):
+    with pytest.raises(PickleError):
+        load_plain(data)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_changed_bytes_give_data_or_an_error(data):
+    changed = bytearray(REFS)
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.one_of(st.just(len(changed)), st.integers(0, len(changed))))
+    with contextlib.suppress(PickleError):
+        load_plain(bytes(changed[:cut]))

@@ -1,0 +1,216 @@
+"""The page of a run shows its figures, its best and worst items, and everything irregular."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from glamm_jax.data import rle
+from glamm_jax.evaluation.evaluation_page import SHOWN, write_report
+from glamm_jax.evaluation.item import Item, Prediction
+from glamm_jax.evaluation.item_cards import SIDE, cards_of
+from glamm_jax.evaluation.item_scores import ranked, values_of
+from glamm_jax.metrics.result import Mode, Scored
+from glamm_jax.report.html_page import Card
+from tests.evaluation.said import items_of, picture_of, right_answer, scored_of, shifted_answer
+
+CONFIG = {
+    "benchmark": "gcg",
+    "split": "val",
+    "model": Path("tiny <weights>"),
+    "versions": {"jax": "1"},
+}
+
+
+@pytest.fixture(scope="module")
+def items() -> list[Item]:
+    return items_of(5)
+
+
+@pytest.fixture(scope="module")
+def predictions(items: list[Item]) -> list[Prediction]:
+    return [right_answer(items[0]), *(shifted_answer(item, 6) for item in items[1:])]
+
+
+def _page(
+    folder: Path,
+    items: Sequence[Item],
+    predictions: Sequence[Prediction],
+    scored: dict[Mode, Scored],
+    config: Any = CONFIG,
+) -> str:
+    write_report(folder / "report.html", config, items, predictions, scored, picture_of)
+    return (folder / "report.html").read_text("utf-8")
+
+
+def _words(html: str) -> str:
+    return re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.DOTALL)
+
+
+def test_figures_of_both_modes_stand_beside_the_papers(
+    tmp_path: Path, items: list[Item], predictions: list[Prediction]
+) -> None:
+    scored = scored_of(items, predictions)
+    strict = replace(scored, scores={**scored.scores, "AP50": 0.125})
+    text = _words(_page(tmp_path, items, predictions, {"compat": scored, "strict": strict}))
+    for said in ("ours, compat", "ours, strict", "GLaMM (fine-tuned, table 3)", "0.308", "0.125"):
+        assert said in text
+    assert f"{0.125 - scored.scores['AP50']:,.4g}" in text
+    # Only of a figure that differs it is said how.
+    assert "every mask has score 1" in text
+    assert "greedy pairs" not in text
+    assert "tiny &lt;weights&gt;" in text
+    assert "versions.jax = &quot;1&quot;" in text
+
+
+def test_every_item_is_shown_once_the_best_first_among_the_best(
+    tmp_path: Path, items: list[Item], predictions: list[Prediction]
+) -> None:
+    scored = scored_of(items, predictions)
+    page = _page(tmp_path, items, predictions, {"compat": scored})
+    titles = re.findall(r"<h3>(scene \d) mIoU (\d\.\d+)</h3>", page)
+    assert sorted(name for name, _ in titles) == [item.id for item in items]
+    values = [float(value) for _, value in titles]
+    assert values[:2] == sorted(values[:2])
+    assert values[2:] == sorted(values[2:], reverse=True)
+    assert max(values[:2]) <= min(values[2:])
+    assert titles[2] == ("scene 0", "1.000")
+
+
+def test_a_large_run_shows_few_items(tmp_path: Path, items: list[Item]) -> None:
+    many = [replace(items[i % 5], id=f"item {i}") for i in range(60)]
+    said = [right_answer(item) for item in many]
+    each = {item.id: {"mIoU": i / 60} for i, item in enumerate(many)}
+    page = _page(tmp_path, many, said, {"strict": Scored({"mIoU": 0.5}, each)})
+    titles = re.findall(r"<h3>(item \d+) ", page)
+    worst = [f"item {i}" for i in range(SHOWN)]
+    assert titles == worst + [f"item {i}" for i in range(59, 59 - SHOWN, -1)]
+
+
+def test_what_is_irregular_is_counted_by_kind_and_named(
+    tmp_path: Path, items: list[Item], predictions: list[Prediction]
+) -> None:
+    failed = replace(items[0], id="gone")
+    cut = replace(items[0], id="cut")
+    forced = replace(items[0], id="forced", history=(("What?", "It is [SEG]."),))
+    said = [
+        *predictions,
+        Prediction("gone", "x", "", finish="failed", problems=("cannot be read: '/a/b.jpg'",)),
+        Prediction("cut", "x", "A", finish="length"),
+        Prediction("forced", "x", "A", finish="length"),
+    ]
+    scored = scored_of(items, predictions)
+    text = _words(_page(tmp_path, [*items, failed, cut, forced], said, {"compat": scored}))
+    assert re.search(r"phrase … … has no \[SEG\]\s+4\b", text)
+    assert re.search(r"cannot be read: …\s+1\b", text)
+    assert re.search(r"cut at its length\s+1\b", text)
+    assert re.search(r"missing prediction\s+1\b", text)
+    assert re.search(r"\b6\s+answers with problems", text)
+
+
+def test_a_run_without_items_or_figures_is_a_page_too(tmp_path: Path, items: list[Item]) -> None:
+    nothing = _words(_page(tmp_path, [], [], {"compat": Scored({})}, {}))
+    assert re.search(r"\b0\s+questions", nothing)
+    only = _page(tmp_path, items, [], {"compat": Scored({"AP": 0.5})})
+    assert _words(only).count("no prediction") == len(items)
+    assert re.search(r"\b5\s+without an answer", _words(only))
+
+
+def _cards(item: Item, said: Prediction | None, **options: Any) -> tuple[Card, Card]:
+    return cards_of(item, said, picture_of, "title", options.get("asks", False))
+
+
+def _phrases(card: Card, speaker: str) -> dict[int, str]:
+    (line,) = [line for line in card.lines if line.speaker == speaker]
+    return {mark.colour: line.text[mark.start : mark.end] for mark in line.marks}
+
+
+def test_the_same_thing_has_the_same_colour_in_any_order(items: list[Item]) -> None:
+    item, answer = items[0], right_answer(items[0])
+    order = range(len(answer.masks))[::-1]
+    shuffled = replace(
+        answer,
+        masks=tuple(answer.masks[i] for i in order),
+        phrase_of=tuple(answer.phrase_of[i] for i in order),
+    )
+    said, true = _cards(item, shuffled)
+    told = _phrases(true, "true")  # two things may share a phrase, which has one colour
+    assert len(told) == len({*item.true_phrases}) > 3
+    assert told.items() <= dict(enumerate(item.true_phrases)).items()
+    assert set(_phrases(said, "said").values()) == set(told.values())
+    for one, other in zip(said.masks, true.masks, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_mask_that_is_nowhere_true_has_a_colour_of_its_own(items: list[Item]) -> None:
+    item = replace(items[0], true_masks=items[0].true_masks[:1], true_phrases=("the thing",))
+    far = rle.encode(~rle.decode(item.true_masks[0]))
+    answer = Prediction(
+        item.id, "", "a far thing", phrases=("far thing",), masks=(far,), phrase_of=(0,)
+    )
+    said, _ = _cards(item, answer)
+    assert said.masks[0] is None
+    assert _phrases(said, "said") == {1: "far thing"}
+
+
+def test_large_pictures_are_small_with_their_masks_and_boxes() -> None:
+    mask = np.zeros((1500, 3000), bool)
+    mask[:, 1500:] = True
+    item = Item(
+        "x", "x", 0, "?", regions=((300.0, 0.0, 600.0, 1500.0),), true_masks=(rle.encode(mask),)
+    )
+    image = np.zeros((1500, 3000, 3), np.uint8)
+    said, true = cards_of(item, None, lambda _: image, "", asks=True)
+    assert said.image.shape == (SIDE // 2, SIDE, 3)
+    (small,) = true.masks
+    assert small is not None
+    assert small.shape == (SIDE // 2, SIDE)
+    assert small[:, SIDE // 2 :].all()
+    assert not small[:, : SIDE // 2].any()
+    assert [*said.boxes_xyxy_pixel][-1] == (32.0, 0.0, 64.0, 160.0)
+    assert said.lines[0].text == "?"
+
+
+def test_pictures_and_masks_that_cannot_be_read_are_told_not_fatal(items: list[Item]) -> None:
+    def absent(item: Item) -> np.ndarray:
+        raise FileNotFoundError(f"{item.image_id}.jpg is not there")
+
+    broken = replace(
+        right_answer(items[0]), masks=({"size": [4, 4], "counts": "~"},), phrase_of=(0,)
+    )
+    said, _ = cards_of(items[0], broken, absent, "", asks=False)
+    assert "scene 0.jpg is not there" in said.lines[-1].text
+    assert not any(mask is not None and mask.any() for mask in said.masks)
+
+
+def test_an_items_own_value_is_its_column_or_the_ratio_of_its_columns() -> None:
+    each = {
+        "a": {"mIoU": 0.5, "hit": 1.0, "of": 2.0},
+        "b": {"mIoU": float("nan"), "hit": 0.0, "of": 0.0},
+        "c": {},
+    }
+    scored = Scored({"AP": 0.1, "recall": 0.5, "mIoU": 0.5}, each, {"recall": ("hit", "of")})
+    assert values_of(scored, "recall") == {"a": 0.5}
+    assert values_of(scored, "mIoU") == {"a": 0.5}
+    assert values_of(scored, "AP") == {}
+    assert values_of(Scored({"METEOR": 0.1}, {"a": {"METEOR_alone": 0.3}}), "METEOR") == {"a": 0.3}
+
+
+def test_items_are_ranked_by_the_definition_and_the_first_figure_that_tells_them_apart() -> None:
+    each = {"a": {"mIoU": 0.5, "CIDEr": 3.0}}
+    compat = Scored({"AP": 0.1, "CIDEr": 3.0, "mIoU": 0.5}, each)
+    strict = Scored({"AP": 0.1, "CIDEr": 2.0}, {"a": {"CIDEr": 2.0}})
+    assert ranked({"compat": compat}) == ("compat", "mIoU", {"a": 0.5})
+    assert ranked({"compat": compat, "strict": strict}) == ("strict", "CIDEr", {"a": 2.0})
+    assert ranked({"compat": compat, "strict": Scored({"AP": 0.1})}) == (
+        "compat",
+        "mIoU",
+        {"a": 0.5},
+    )
+    assert ranked({"strict": Scored({"AP": 0.1})}) is None

@@ -1,0 +1,48 @@
+"""A phrase is right when its words are; the stricter figure counts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from glamm_jax.metrics.phrase_matching import match_phrases, score_phrases, sum_scores, words
+
+HERE = np.eye(4, dtype=bool)
+THERE = ~HERE
+
+
+def test_articles_case_and_punctuation_do_not_matter() -> None:
+    assert words("The red  Circle,") == words("a red circle") == ("red", "circle")
+    assert words("circle red") != words("red circle")
+    assert words("an a") == ()
+
+
+def test_a_phrase_said_is_used_once() -> None:
+    assert match_phrases(["a red star"], ["red star", "red star"]) == [0, None]
+    assert match_phrases(["a star", "a red star"], ["red star", "blue star"]) == [1, None]
+
+
+def test_masks_count_for_all_true_phrases() -> None:
+    said = [("a red star", HERE), ("a blue ring", THERE)]
+    true = [("red star", HERE), ("green ring", THERE)]
+    scores = score_phrases(said, true)
+    assert (scores.said, scores.true, scores.right) == (2, 2, 1)
+    assert scores.mask_iou == 0.5
+    assert score_phrases([("a red star", None)], true[:1]).mask_iou == 0
+
+
+def test_saying_everything_or_hardly_anything_is_not_right() -> None:
+    true = [("red star", HERE), ("blue ring", HERE)]
+    much = score_phrases(
+        [(f"a {c} {s}", HERE) for c in ("red", "blue") for s in ("star", "ring")], true
+    )
+    assert (much.recall, much.precision, much.phrases_right) == (1.0, 0.5, 0.5)
+    little = score_phrases([("a red star", HERE)], true)
+    assert (little.recall, little.precision, little.phrases_right) == (0.5, 1.0, 0.5)
+
+
+def test_sums_weigh_every_phrase_alike() -> None:
+    one = score_phrases([("a red star", HERE)], [("red star", HERE)])
+    none = score_phrases([], [("red star", HERE)] * 3)
+    total = sum_scores([one, none])
+    assert (total.said, total.true, total.right, total.mask_iou) == (1, 4, 1, 0.25)
+    assert score_phrases([], []).phrases_right == 1

@@ -1,0 +1,98 @@
+"""Compare our numbers with those recorded of the original, array by array.
+
+DIR is a golden folder: some of `manifest components e2e_* preprocessing tokenizer conversations
+datasets pipeline evaluation`, each with the `info.json` that describes it. Every recorded array is
+compared, or excluded with a reason; one that nobody knows is a failure.
+
+  error   largest absolute difference over the array's standard deviation (or as the kind says)
+  limit   the tolerance of the golden README; beyond it the array differs
+  aim     what we hold ourselves to
+
+Exit status: 0 all equal, 1 something differs or is unknown, 2 the folder, a file or a named part
+is absent or broken.
+
+  python -m convert parity tests/goldens
+  python -m convert parity ../shared/golden --only components,e2e --json parity.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+from glamm_jax.files import write_whole
+from tools.parity.report import Ledger, Row
+from tools.parity.run import PARTS, run_parts
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a golden folder")
+    parser.add_argument(
+        "--only",
+        type=lambda text: [part for part in text.split(",") if part],
+        default=[],
+        metavar="PART,PART",
+        help=f"compare these parts alone: {', '.join(PARTS)}",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every array's verdict")
+    parser.add_argument(
+        "--all", action="store_true", help="print excluded arrays and their reasons, too"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare, print, write; the exit code is the ledger's."""
+    if options.json is not None and not options.json.resolve().parent.is_dir():
+        print(f"broken: --json {options.json}: no such folder", file=sys.stderr)
+        return 2
+    printed = 0
+
+    def show(part: str, ledger: Ledger) -> None:
+        nonlocal printed
+        new, printed = ledger.rows[printed:], len(ledger.rows)
+        print_rows([row for row in new if options.all or row.verdict != "excluded"])
+        print_summary(part, new)
+
+    ledger = run_parts(options.folder, options.only, on_start=_announce, on_done=show)
+    for message in ledger.broken:
+        print(f"broken: {message}", file=sys.stderr)
+    for row in ledger.failures:
+        print(f"FAILED {row.file} {row.name}: {row.verdict} {row.note}".rstrip(), file=sys.stderr)
+    print_summary("all", ledger.rows)
+    if options.json is not None:
+        write_json(ledger, options.json)
+    return ledger.exit_code
+
+
+def _announce(part: str) -> None:
+    print(f"\n{part}: comparing ...", flush=True)
+
+
+def print_rows(rows: list[Row]) -> None:
+    """One line an array."""
+    for row in rows:
+        error = "" if row.error is None else f"{row.error:.1e}"
+        limit = "" if row.tolerance is None else f"{row.tolerance:.0e}"
+        aim = "" if row.aim is None else f"{row.aim:.0e}"
+        where = f"{row.file}:{row.name}"
+        print(f"{row.verdict:8} {error:>8} {limit:>6} {aim:>6}  {where}  {row.note}".rstrip())
+
+
+def print_summary(part: str, rows: list[Row]) -> None:
+    """Counts by verdict, and how many of the compared reach their aim."""
+    counts = Counter(row.verdict for row in rows)
+    compared = [
+        (row.error, row.aim) for row in rows if row.error is not None and row.aim is not None
+    ]
+    aimed = sum(error <= aim for error, aim in compared)
+    text = ", ".join(f"{counts[verdict]} {verdict}" for verdict in sorted(counts)) or "nothing"
+    print(f"{part}: {text}; {aimed} of {len(compared)} compared reach their aim", flush=True)
+
+
+def write_json(ledger: Ledger, path: Path) -> None:
+    """All verdicts, under a temporary name first."""
+    write_whole(path, json.dumps(ledger.to_json(), indent=1) + "\n")

@@ -1,0 +1,34 @@
+"""The part `datasets`: what each dataset class of the original returned, against our records.
+
+The files that both read are those of the part `fixtures` of the same folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools.parity import datasets_grounded, datasets_plain
+from tools.parity.dataset_items import DatasetCheck
+from tools.parity.recorded_folder import naming, part_folder, report_unknown_files
+from tools.parity.report import Ledger, Recorded
+
+PART, FILE = "datasets", "items.json"
+
+# A dataset without a check fails: nobody knows its entries.
+CHECKS: dict[str, DatasetCheck] = {**datasets_grounded.CHECKS, **datasets_plain.CHECKS}
+
+
+def check(folder: Path, ledger: Ledger) -> None:
+    """Compare everything recorded in `folder/datasets` with what `folder/fixtures/data` holds.
+
+    Raises: GoldenError naming what is absent or broken.
+    """
+    part = part_folder(folder, PART)
+    data = part_folder(part_folder(folder, "fixtures"), "data")
+    with naming(part / FILE), Recorded.open(ledger, PART, part / FILE) as recorded:
+        for dataset in dict.fromkeys(name.split(".")[0] for name in recorded.names):
+            for field in ("note", "cwd"):
+                recorded.exclude(f"{dataset}.{field}", "prose")
+            if dataset in CHECKS:
+                CHECKS[dataset](recorded, dataset, data)
+    report_unknown_files(ledger, PART, part, {FILE})

@@ -1,0 +1,179 @@
+"""Generation and teacher-forced inference of an e2e folder, masks included."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from glamm_jax.config import GLaMMConfig, TokenConfig
+from glamm_jax.data.boxes import round_as_evaluated
+from glamm_jax.data.collate import Capacity, Sample, fit, pack
+from glamm_jax.inference.generate import DecodeState, Generator
+from glamm_jax.models.glamm import GLaMM
+from glamm_jax.training.losses import masks_at_original_size
+from glamm_jax.types import Batch
+from tools.parity.e2e_inputs import check_inputs, samples_of
+from tools.parity.recorded_folder import whole_numbers
+from tools.parity.report import GoldenError, Ledger, Recorded
+
+
+def check_inference_branch(
+    folder: Path, ledger: Ledger, part: str, model: GLaMM, salt: str = ""
+) -> None:
+    """Teacher forcing: masks of every [SEG] of a known text. Boxes are ignored there (trap 6)."""
+    path = folder / "inference_branch.npz"
+    if not path.is_file():
+        return
+    with Recorded.open(ledger, part, path) as recorded:
+        samples = samples_of(recorded, with_boxes=False)
+        check_inputs(recorded, model.config, [path.stem], salt)
+        recorded.exclude_prefix("in/bboxes", "the branch ignores boxes (trap 6)")
+        batch = pack(samples, model.config)
+        canvas = model.config.sam.image_size
+
+        @nnx.jit
+        def forward(model: GLaMM, batch: Batch) -> jax.Array:
+            return masks_at_original_size(model(batch), batch, canvas)[0]
+
+        masks = np.asarray(forward(model, batch))
+        for i, sample in enumerate(samples):
+            height, width = sample.original_size
+            ours = masks[batch.mask_image == i][:, :height, :width]
+            recorded.compare(f"out/pred_masks{i}", ours, "mask")
+
+
+def check_evaluations(
+    folder: Path, ledger: Ledger, info: Recorded, model: GLaMM, salt: str = ""
+) -> None:
+    """Every greedy generation, token for token, with the cache: one compiled program for all."""
+    names = list(dict.fromkeys(n.split(".")[1] for n in info.names_under("eval.")))
+    files = _match_files(folder, info, names)
+    cases, capacity, room = [], Capacity(), 1
+    for name in names:
+        prefix = f"eval.{name}."
+        recorded = Recorded.open(ledger, info.part, files[name])
+        samples = [_for_generation(s, info, prefix) for s in samples_of(recorded)]
+        config = replace(model.config, tokens=_tokens(info, prefix, model.config))
+        capacity = capacity.union(fit(samples, config))
+        room = max(room, int(whole_numbers(info, f"{prefix}steps")))
+        cases.append(_Evaluation(recorded, info, prefix, samples[0], config))
+    # A variant of a case may use that case's pixels.
+    drawn_as = [drawn for name in names for drawn in (f"eval_{name}", name)]
+    for case in cases:
+        with case.recorded:
+            check_inputs(case.recorded, case.config, drawn_as, salt)
+            _check_info(case)
+            generator = Generator(model, case.config.tokens)
+            batch = pack([case.sample], case.config, capacity)
+            decoding = generator.prefill(batch, room=room)
+            decoding = generator.decode(decoding, int(info.get(f"{case.prefix}steps")) - 1)
+            _compare_generation(case, generator, batch, decoding)
+
+
+class _Evaluation(NamedTuple):
+    """One recorded generation: its file, its place in info.json, its sample, its tokens."""
+
+    recorded: Recorded
+    info: Recorded
+    prefix: str
+    sample: Sample
+    config: GLaMMConfig
+
+
+def _tokens(info: Recorded, prefix: str, config: GLaMMConfig) -> TokenConfig:
+    """Some cases make ordinary ids the [SEG] and the end token, so that they are generated."""
+    eos = f"{prefix}eos_id"
+    eos_id = int(whole_numbers(info, eos)) if eos in info else config.tokens.eos
+    return replace(config.tokens, seg=int(whole_numbers(info, f"{prefix}seg_id")), eos=eos_id)
+
+
+def _match_files(folder: Path, info: Recorded, names: list[str]) -> dict[str, Path]:
+    """`eval_NAME.npz`, or the unclaimed file with this prompt (one note names another file)."""
+    files = {name: folder / f"eval_{name}.npz" for name in names}
+    claimed = {path for path in files.values() if path.is_file()}
+    for name, path in files.items():
+        if path.is_file():
+            continue
+        prompt = info.get(f"eval.{name}.prompt")
+        for other in sorted(set(folder.glob("eval_*.npz")) - claimed):
+            try:
+                with np.load(other) as archive:
+                    same = archive["in/input_ids"].tolist() == [prompt]
+            except Exception as error:
+                raise GoldenError(f"{other}: cannot be read: {error}") from error
+            if same:
+                files[name] = other
+                claimed.add(other)
+                break
+        else:
+            raise GoldenError(f"{folder}: no eval_*.npz holds the prompt of info.json's {name}")
+    return files
+
+
+def _compare_generation(
+    case: _Evaluation, generator: Generator, batch: Batch, decoding: DecodeState
+) -> None:
+    recorded, info, prefix, sample, _ = case
+    model = nnx.merge(generator.graph, generator.state)
+    prompt = sample.rows[0].token_ids.tolist()
+    answer = generator.answers(decoding)[0]
+    recorded.compare("out/generated_ids", [[*prompt, *answer]], "exact")
+    info.compare(f"{prefix}generated", [*prompt, *answer], "exact")
+    _compare_states(case, model, decoding, len(answer))
+    masks = generator.finish(batch, decoding, with_logits=True)
+    height, width = sample.original_size
+    recorded.compare("out/pred_masks0", np.asarray(masks.logits)[:, :height, :width], "mask")
+    info.compare(f"{prefix}n_masks", [len(masks.rows)], "exact")
+    if "mid/region_features0" in recorded and sample.boxes_xyxy_unit is not None:
+        regions = np.asarray(_regions(generator.graph, generator.state, batch))
+        ours = regions[: len(sample.boxes_xyxy_unit)]
+        recorded.compare("mid/region_features0", ours, "tiny_encoder")
+
+
+@partial(jax.jit, static_argnames="graph")
+def _regions(graph: nnx.GraphDef, state: nnx.State, batch: Batch) -> jax.Array:
+    model = nnx.merge(graph, state)
+    return model.encode_regions(model.encode_images(batch.images), batch)
+
+
+def _for_generation(sample: Sample, info: Recorded, prefix: str) -> Sample:
+    """No truth; boxes in the type the original passed them in (trap 13)."""
+    name = f"{prefix}box_dtype"
+    boxes = sample.boxes_xyxy_unit
+    if name in info and boxes is not None:
+        if info.input(name) != "bfloat16":
+            raise GoldenError(f"{info.file}: {name} = {info.get(name)!r} is not known here")
+        boxes = round_as_evaluated(boxes)
+    return replace(sample, masks=None, boxes_xyxy_unit=boxes)
+
+
+def _check_info(case: _Evaluation) -> None:
+    """`info.json` repeats the inputs."""
+    recorded, info, prefix, sample, _ = case
+    info.compare(f"{prefix}prompt", recorded.get("in/input_ids")[0], "exact")
+    info.compare(f"{prefix}size", list(sample.original_size), "exact")
+    info.compare(f"{prefix}resize", list(sample.resized_size), "exact")
+    if "in/bboxes0" in recorded:
+        info.compare(f"{prefix}boxes", recorded.get("in/bboxes0"), "box")
+    else:
+        info.compare(f"{prefix}boxes", None, "exact")
+    info.exclude(f"{prefix}note", "prose")
+
+
+def _compare_states(case: _Evaluation, model: GLaMM, decoding: DecodeState, length: int) -> None:
+    """Logits that chose each token, and the whole sequence's hidden states in the last step."""
+    emitting = decoding.emitting[0, :length]
+    logits = np.asarray(model.llama.logits(emitting))
+    case.recorded.compare("out/step_logits", logits, "tiny")
+    top = np.sort(logits, axis=-1)
+    gap = float((top[:, -1] - top[:, -2]).min())
+    case.info.compare(f"{case.prefix}min_top2_gap", gap, "gap")
+    prompt = decoding.prompt_hidden[0, : int(decoding.lengths[0])]
+    hidden = np.concatenate([np.asarray(prompt), np.asarray(emitting[1:])])
+    case.recorded.compare("out/last_step_hidden", hidden[None], "tiny")

@@ -1,0 +1,270 @@
+"""The part `pipeline`: files of the fixtures to records, to batches, to losses and gradients.
+
+What the original drew at random (which regions, in which order, which question) is taken from the
+recording: the record is narrowed to it, and its questions stand in for our lists. Everything else
+is made anew: pictures, masks, boxes, conversations, ids, labels, batch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from glamm_jax.config import GLaMMConfig, LossWeights
+from glamm_jax.config.experiment import AskedTask, Asking
+from glamm_jax.data.collate import fit, pack
+from glamm_jax.data.conversation_sampler import draw_examples
+from glamm_jax.data.encode import prepare
+from glamm_jax.data.record import Record
+from glamm_jax.data.sample import Sample
+from glamm_jax.data.sources.registry import find_dataset
+from glamm_jax.models.glamm import GLaMM
+from glamm_jax.nn.pixel_normalization import normalise
+from glamm_jax.text.chat_template import RELEASED_TEMPLATE
+from glamm_jax.text.questions import PREAMBLE, name_regions, with_preamble
+from glamm_jax.text.special_tokens import IGNORE_ID
+from glamm_jax.text.tokenizer import Tokenizer
+from glamm_jax.training.losses import losses
+from glamm_jax.training.optimizer import is_trained
+from glamm_jax.types import Batch, Capacity, Losses
+from glamm_jax.weights.glamm import glamm_table
+from tools.parity.dataset_items import ANSWER, QUESTION, PicturedSource
+from tools.parity.e2e_train import compare_losses, torch_tensors
+from tools.parity.golden_model import glamm_config, golden_glamm
+from tools.parity.recorded_folder import naming, part_folder, report_unknown_files
+from tools.parity.report import GoldenError, Ledger, Recorded, read_json
+from tools.parity.tokenizer import open_tokenizer
+
+PART, FILE = "pipeline", "info.json"
+# Recorded batch -> the dataset of the fixtures, and what it is asked for.
+BATCHES: dict[str, tuple[str, AskedTask]] = {
+    "gcg": ("grandf_ha", "gcg"),
+    "region": ("refcocog_regions", "region"),
+    "vg": ("visual_genome", "region"),
+    "refseg": ("refcocog", "referring"),
+    "semseg": ("ade20k", "semantic"),
+}
+# Larger than anything recorded: nothing is cut.
+ROOM = Capacity(tokens=2048, targets=2048, mask_height=4096, mask_width=4096)
+
+
+class _Made(NamedTuple):
+    """One recorded batch, made by us."""
+
+    samples: list[Sample]
+    turns: list[tuple[str, ...]]
+    names: list[list[str]]  # what each conversation is about, as our records name it
+
+
+def check(folder: Path, ledger: Ledger) -> None:
+    """Compare everything recorded in `folder/pipeline` with what `folder/fixtures/data` gives.
+
+    Raises: GoldenError naming what is absent or broken.
+    """
+    part = part_folder(folder, PART)
+    data = part_folder(part_folder(folder, "fixtures"), "data")
+    tokenizer = open_tokenizer(folder)
+    described = read_json(part / FILE)
+    files = {FILE}
+    with naming(part / FILE), Recorded.open(ledger, PART, part / FILE) as info:
+        info.exclude_prefix("config.", "describes the model")
+        info.exclude("template_index", "which paraphrase was drawn; it stands in the conversations")
+        config = glamm_config(described["config"])
+        info.compare("clip_preprocess_size", config.clip.image_size, "exact")
+        known = [name for name in described["batches"] if name in BATCHES]
+        made = {name: _make(info, name, data, config, tokenizer) for name in known}
+        run = _Runner(config, described["config"]["salt"], [each.samples for each in made.values()])
+        for name, batch in made.items():
+            files.add(f"{name}.npz")
+            _compare_texts(info, name, batch, tokenizer)
+            _compare_sizes(info, name, batch)
+            parts, gradients = run(batch.samples)
+            compare_losses(info, parts, "loss", f"batches.{name}.losses.")
+            _compare_norms(info, f"batches.{name}.grad_norms.", gradients)
+            with Recorded.open(ledger, PART, part / f"{name}.npz") as arrays:
+                _compare_arrays(arrays, batch.samples, config)
+    report_unknown_files(ledger, PART, part, files)
+
+
+# ---------------------------------------------------------------------------- fixtures to samples
+
+
+def _make(
+    info: Recorded, name: str, data: Path, config: GLaMMConfig, tokenizer: Tokenizer
+) -> _Made:
+    dataset, task = BATCHES[name]
+    source = find_dataset(dataset)(data, "train")
+    if not isinstance(source, PicturedSource):
+        raise GoldenError(f"{dataset}: does not know where its pictures lie")
+    prefix = f"batches.{name}"
+    items = (
+        info.get(f"{prefix}.{field}") for field in ("images", "sampled_classes", "conversations")
+    )
+    made = _Made([], [], [])
+    for path, names, conversation in zip(*items, strict=True):
+        record = _record_of(source, data / path)
+        record = replace(record, annotations=_drawn(record, task, names))
+        asking = _asking(task, names, conversation)
+        (example,) = draw_examples(record, (task,), asking).examples
+        sample, notes = prepare([example], tokenizer, config, ROOM)
+        if sample is None or notes:
+            raise GoldenError(f"{name}: {path}: {', '.join(notes)}")
+        made.samples.append(sample)
+        made.turns.append(example.turns)
+        made.names.append(_names(record, task))
+    info.exclude(f"{prefix}.images", "input: records are found by their pictures")
+    return made
+
+
+def _record_of(source: PicturedSource, path: Path) -> Record:
+    for key in source.keys:
+        if source.image_path(key) == path:
+            record = source.read(key).record
+            if record is not None:
+                return record
+    raise GoldenError(f"{source.name} has no record of {path}")
+
+
+def _drawn(record: Record, task: AskedTask, names: Sequence[str]) -> tuple[Any, ...]:
+    """The annotations that were drawn, in their order; of a grounded caption all of it."""
+    said = [each for each in record.annotations if each.task == task]
+    if task == "gcg":
+        return tuple(said)
+    drawn = []
+    for name in names:
+        same = [each for each in said if each.text.lower() == name.strip().lower()]
+        if not same:
+            raise GoldenError(f"{record.source} {record.image_id}: nothing is called {name!r}")
+        drawn.append(said.pop(said.index(same[0])))
+    return tuple(drawn)
+
+
+def _names(record: Record, task: AskedTask) -> list[str]:
+    if task != "gcg":
+        return [each.text for each in record.annotations]
+    (caption,) = record.annotations
+    spans = sorted({(link.start, link.end) for link in caption.links})
+    return [caption.text[start:end] for start, end in spans]
+
+
+def _asking(task: AskedTask, names: Sequence[str], conversation: str) -> Asking:
+    """The recorded paraphrase as the only one, and everything as it comes."""
+    questions, answers = QUESTION.findall(conversation), ANSWER.findall(conversation)
+    first = questions[0].removeprefix(f"{PREAMBLE}\n")
+    if task == "region":
+        first = first.replace(name_regions(1), "{regions}")
+    elif task != "gcg":
+        first = re.sub(re.escape(names[0].strip().lower()), "{name}", first, count=1)
+    number = len(names)
+    given = answers[:1] if task in ("referring", "semantic") else ()
+    return Asking(
+        max_turns=number,
+        max_regions=number,
+        shuffled=False,
+        questions=(first,),
+        answers=tuple(given),
+    )
+
+
+# ---------------------------------------------------------------------------- the model
+
+
+class _Runner:
+    """One model and one compiled program for every recorded batch."""
+
+    def __init__(self, config: GLaMMConfig, salt: str, batches: Sequence[list[Sample]]):
+        needs = [fit(samples, config) for samples in batches]
+        self._capacity = reduce(Capacity.union, needs, Capacity())
+        self._config, self._table = config, glamm_table(config)
+        model = golden_glamm(config, salt)
+        graph, self._trained, self._frozen = nnx.split(model, is_trained("all_but_encoders"), ...)
+
+        def loss(trained: nnx.State, frozen: nnx.State, batch: Batch) -> tuple[Any, Losses]:
+            whole: GLaMM = nnx.merge(graph, trained, frozen, copy=True)
+            parts = losses(whole, batch, whole(batch), LossWeights())
+            return parts.total, parts
+
+        self._gradient = jax.jit(jax.grad(loss, has_aux=True))
+
+    def __call__(self, samples: list[Sample]) -> tuple[Losses, dict[str, np.ndarray]]:
+        """Losses, and gradients by torch name."""
+        batch = pack(samples, self._config, self._capacity)
+        gradients, parts = self._gradient(self._trained, self._frozen, batch)
+        return jax.tree.map(np.asarray, parts), torch_tensors(self._table, gradients)
+
+
+# ---------------------------------------------------------------------------- comparison
+
+
+def _compare_texts(info: Recorded, name: str, made: _Made, tokenizer: Tokenizer) -> None:
+    prefix = f"batches.{name}"
+    rendered = [
+        RELEASED_TEMPLATE.render([with_preamble(first), *rest]) for first, *rest in made.turns
+    ]
+    info.compare(f"{prefix}.conversations", rendered, "exact")
+    rows = [row for sample in made.samples for row in sample.rows]
+    width = max(len(row.token_ids) for row in rows)
+    ids = np.full((len(rows), width), tokenizer.pad, np.int32)
+    labels = np.full((len(rows), width), IGNORE_ID, np.int32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.token_ids)] = row.token_ids
+        labels[i, : len(row.labels)] = row.labels
+    info.compare(f"{prefix}.input_ids", ids, "exact")
+    info.compare(f"{prefix}.labels", labels, "exact")
+    info.compare(f"{prefix}.offset", list(range(len(rows) + 1)), "exact")
+    given = [
+        [each.strip().lower() for each in row] for row in info.get(f"{prefix}.sampled_classes")
+    ]
+    ours = [[each.lower() for each in row] for row in made.names]
+    same = 0.0 if given == ours else 1.0
+    info.record(f"{prefix}.sampled_classes", same, "exact", "without case, as it is asked")
+
+
+def _compare_sizes(info: Recorded, name: str, made: _Made) -> None:
+    prefix, samples = f"batches.{name}", made.samples
+    seen = all(sample.grounding_image is not None for sample in samples)
+    sizes = {"resize": "resized_size", "label_shapes": "original_size"}
+    for field, size in sizes.items():
+        ours = [list(getattr(sample, size)) for sample in samples] if seen else None
+        info.compare(f"{prefix}.{field}", ours, "exact")
+    boxes = [each.boxes_xyxy_unit for each in samples if each.boxes_xyxy_unit is not None]
+    recorded = info.get(f"{prefix}.bboxes")
+    if recorded is None or not boxes:
+        info.compare(f"{prefix}.bboxes", boxes or None, "exact")
+        return
+    same = [len(each) for each in boxes] == [len(each) for each in recorded]
+    error = np.abs(np.concatenate(boxes) - np.concatenate(recorded)).max() if same else np.inf
+    info.record(f"{prefix}.bboxes", float(error), "box")
+
+
+def _compare_norms(info: Recorded, prefix: str, gradients: dict[str, np.ndarray]) -> None:
+    for name in info.names_under(prefix):
+        ours = gradients.get(name.removeprefix(prefix))
+        if ours is not None:  # else it stays unknown, and fails
+            norm = np.linalg.norm(ours.astype(np.float64))
+            info.compare(name, norm, "gradient_norm")
+
+
+def _compare_arrays(arrays: Recorded, samples: list[Sample], config: GLaMMConfig) -> None:
+    """Both encoders' pixels and every mask."""
+    images = np.stack([sample.image for sample in samples if sample.image is not None])
+    clip, sam = config.clip, config.sam
+    pixels = normalise(jnp.asarray(images), clip.pixel_mean, clip.pixel_std)
+    arrays.compare("clip_pixels", np.asarray(pixels).transpose(0, 3, 1, 2), "input")
+    grounding = [s.grounding_image for s in samples if s.grounding_image is not None]
+    if not grounding:
+        return
+    sizes = jnp.array([sample.resized_size for sample in samples])
+    pixels = normalise(jnp.asarray(np.stack(grounding)), sam.pixel_mean, sam.pixel_std, sizes)
+    arrays.compare("sam_pixels", np.asarray(pixels).transpose(0, 3, 1, 2), "input")
+    for i, sample in enumerate(samples):
+        arrays.compare(f"mask{i}", sample.masks, "exact")

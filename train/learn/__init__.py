@@ -1,1 +1,0 @@
-"""The tiny model learns the mini-world from nothing: `python -m train.learn`."""
