@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 # What jax 0.10.2 asks for in its extra `tpu`; apart from .venv, where jax would look for a TPU.
 LIBTPU := libtpu==0.0.42.1
-SOURCES := $(wildcard glamm_jax train eval convert annotate demo bench configs tests)
+SOURCES := $(wildcard glamm_jax train eval convert demo bench configs examples tools tests)
 # The tests are checked as they run, by jaxtyping and beartype (tests/conftest.py).
 TYPED := $(filter-out tests,$(SOURCES))
 
@@ -65,7 +65,7 @@ full-size: $(STAMP) ## a 7B checkpoint there and back, and an answer from it; 40
 	$(BIN)/python -m bench.full_size
 
 tpu: $(STAMP) .libtpu/.done ## compile the full-size training step for eight TPU v5e; minutes, 7 GB
-	PYTHONPATH=.libtpu $(BIN)/python -m train.tpu
+	PYTHONPATH=.libtpu $(BIN)/python -m glamm_jax plan --topology v5e:2x4 --mesh 1 8 1 --json bench/results/tpu.json
 
 .libtpu/.done: Makefile
 	$(PIP) install --quiet --no-deps --upgrade --target .libtpu $(LIBTPU)

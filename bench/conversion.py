@@ -25,7 +25,7 @@ import numpy as np
 from bench.measure import RESULTS, interleaved, machine, median, table, write
 from glamm_jax.config import LLAMA_7B, LlamaConfig, tiny
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.weights.flat_state import shapes
+from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.rules import tensor_shapes
 from glamm_jax.weights.safetensors import SINGLE, TensorInfo, TensorWriter
 from glamm_jax.weights.tables import table_of
@@ -37,7 +37,7 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 def write_checkpoint(folder: Path, config: LlamaConfig) -> int:
     """A LLaMA of random bits; its size in bytes."""
-    leaves = shapes(abstract_model(config)[1])
+    leaves = state_shapes(abstract_model(config)[1])
     wanted = tensor_shapes(table_of(config), leaves)
     infos = {name: TensorInfo(BFLOAT16, shape) for name, shape in wanted.items()}
     draw = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def write_checkpoint(folder: Path, config: LlamaConfig) -> int:
 
 def pair(work: Path, config: LlamaConfig) -> dict[str, Callable[[], None]]:
     """Copy and conversion of the checkpoint, each to a folder of its own."""
-    leaves, table = shapes(abstract_model(config)[1]), table_of(config)
+    leaves, table = state_shapes(abstract_model(config)[1]), table_of(config)
 
     def copy() -> None:
         shutil.copyfile(work / "checkpoint" / SINGLE, work / "copy")

@@ -39,7 +39,7 @@ from bench.measure import RESULTS, machine, table, write
 from glamm_jax.config import GLaMMConfig, released, tiny
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.testing.golden_checkpoints import GoldenSource, padded_tokenizer, write_checkpoint
-from glamm_jax.weights.flat_state import shapes
+from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX, SAM_PREFIX
 from glamm_jax.weights.hf_config import clip_hf_config, glamm_hf_config, with_own_key
 from glamm_jax.weights.rules import Shapes, tensor_shapes
@@ -158,7 +158,7 @@ def tensors_of(config: GLaMMConfig, is_tiny: bool) -> tuple[dict, dict]:
     """Names and shapes of the GLaMM folder and of CLIP's: recorded, or the tiny model's own."""
     if not is_tiny:
         return recorded_shapes("glamm_7b_saved_hf"), recorded_shapes("clip_vit_l14_336_hf")
-    known: Shapes = tensor_shapes(table_of(config), shapes(abstract_model(config)[1]))
+    known: Shapes = tensor_shapes(table_of(config), state_shapes(abstract_model(config)[1]))
     cut = len(CLIP_PREFIX)
     clip = {name[cut:]: shape for name, shape in known.items() if name.startswith(CLIP_PREFIX)}
     return {n: shape for n, shape in known.items() if not n.startswith(CLIP_PREFIX)}, clip

@@ -36,14 +36,14 @@ from pycocotools import mask as coco
 from bench.measure import RESULTS, interleaved, machine, median, table, write
 from bench.pictures import Pictures, written
 from glamm_jax.config import GLaMMConfig, released, tiny
-from glamm_jax.config.experiment import DataConfig, Part
+from glamm_jax.config.experiment import DataConfig, MixtureEntry
 from glamm_jax.data import rle
 from glamm_jax.data.batch_filling import Filler
 from glamm_jax.data.collate import join, shaped
 from glamm_jax.data.loader import WORKER_ENVIRONMENT, Reader, Ticket
 from glamm_jax.data.packing import Packing
 from glamm_jax.data.preprocess import (
-    both_images,
+    clip_and_grounding_images,
     clip_image,
     clip_size,
     grounding_image,
@@ -51,12 +51,12 @@ from glamm_jax.data.preprocess import (
     open_image,
 )
 from glamm_jax.data.record import Record
-from glamm_jax.data.record_shards import Shards
-from glamm_jax.environment import environment
+from glamm_jax.data.record_shards import RecordShards
+from glamm_jax.environment import environment_variables
 from glamm_jax.text.label_spans import encode_turns
 from glamm_jax.text.questions import with_preamble
 from glamm_jax.text.tokenizer import load_tokenizer
-from glamm_jax.types import Batch, Capacity
+from glamm_jax.types import Batch, BatchShape
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "tests" / "goldens" / "tokenizer"
 PICTURES_A_BATCH = 4
@@ -93,7 +93,7 @@ TINY_MODEL = tiny(800)
 class Work:
     """What is done to the records of some shards; each method does it to all of them."""
 
-    shards: Shards
+    shards: RecordShards
     model: GLaMMConfig
     data: DataConfig
 
@@ -159,7 +159,7 @@ class Work:
         return batches
 
     def _batches(self, reads: Any) -> list[Batch]:
-        quotas, packing = self.data.quotas, Packing()
+        quotas, packing = self.data.batch_shape, Packing()
         filler = Filler(reads, self.model, quotas, packing, self.data.max_deferred)
         patches = self.model.clip.num_patches
         return [
@@ -168,16 +168,16 @@ class Work:
         ]
 
     def _both(self, image: np.ndarray) -> None:
-        both_images(image, self.model.clip.image_size, self.model.sam.image_size)
+        clip_and_grounding_images(image, self.model.clip.image_size, self.model.sam.image_size)
 
     def _masks(self, record: Record) -> None:
         size = (record.height, record.width)
-        room = (self.data.quotas.mask_height, self.data.quotas.mask_width)
+        room = (self.data.batch_shape.mask_height, self.data.batch_shape.mask_width)
         links = record.annotations[0].links
-        out = np.zeros((len(links), *rle.fitted_size(size, room)), np.uint8)
+        out = np.zeros((len(links), *rle.size_within(size, room)), np.uint8)
         for i, link in enumerate(links):
             runs = {"size": size, "counts": record.regions[link.region].mask}
-            rle.paint(runs, out[i])
+            rle.decode_into(runs, out[i])
 
     def _ids(self, record: Record) -> np.ndarray:
         """Of a conversation as long as those that are drawn."""
@@ -227,7 +227,7 @@ def _normalised(picture: Image.Image, mean: Sequence[float], std: Sequence[float
 
 def work_on(kind: Kind, model: GLaMMConfig, folder: Path) -> Work:
     """The work on the shards in a folder."""
-    quotas = Capacity(
+    quotas = BatchShape(
         rows=PICTURES_A_BATCH,
         tokens=1024,
         targets=256,
@@ -237,8 +237,8 @@ def work_on(kind: Kind, model: GLaMMConfig, folder: Path) -> Work:
         mask_height=kind.mask_room[0],
         mask_width=kind.mask_room[1],
     )
-    data = DataConfig((Part(str(folder), ("gcg",)),), str(TOKENIZER), quotas=quotas)
-    return Work(Shards(folder, "train"), model, data)
+    data = DataConfig((MixtureEntry(str(folder), ("gcg",)),), str(TOKENIZER), batch_shape=quotas)
+    return Work(RecordShards(folder, "train"), model, data)
 
 
 def timed(
@@ -270,7 +270,7 @@ def measure(kind: Kind, model: GLaMMConfig, num_pictures: int, turns: int) -> di
         folder = written(Pictures(kind.size, kind.detail, num_pictures), Path(name))
         for variables, ours in (({}, False), (WORKER_ENVIRONMENT, True)):
             pool = ProcessPoolExecutor(1, get_context("spawn"))
-            with environment(**variables), pool:
+            with environment_variables(**variables), pool:
                 found, seen = pool.submit(timed, kind, model, folder, turns, ours).result()
             spent |= found
     return {

@@ -28,7 +28,7 @@ from glamm_jax.data.rle import encode
 from glamm_jax.metrics.gcg import GroundedCaption, score_gcg
 from glamm_jax.metrics.iou import pairwise_iou, read_runs
 from glamm_jax.metrics.result import MODES
-from glamm_jax.metrics.similarity import Cached, WordSimilarity
+from glamm_jax.metrics.similarity import CachedSimilarity, WordSimilarity
 
 SIZE = (480, 640)
 FACTOR, SECONDS = 20, 120  # what is asked for
@@ -105,7 +105,7 @@ def measure_scoring(images: Sequence[tuple[GroundedCaption, GroundedCaption]]) -
     spent = {}
     for mode in MODES:
         start = time.process_time()
-        score_gcg(said, true, Cached(WordSimilarity()), mode)
+        score_gcg(said, true, CachedSimilarity(WordSimilarity()), mode)
         spent[mode] = time.process_time() - start
     return spent
 

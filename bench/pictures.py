@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from glamm_jax.data import rle
-from glamm_jax.data.conversion import Reading, write_shard
-from glamm_jax.data.record import Annotation, Found, Link, Record, Region
+from glamm_jax.data.conversion import SourceReader, write_shard
+from glamm_jax.data.record import Annotation, Link, ReadResult, Record, Region
 
 QUALITY = 90
 NUM_REGIONS = 6
@@ -34,7 +34,7 @@ class Pictures:
         self._size, self._detail = size, detail
         self.keys: Sequence[str] = [str(number) for number in range(num_pictures)]
 
-    def read(self, key: str) -> Found:
+    def read(self, key: str) -> ReadResult:
         """The picture of a key, always the same."""
         rng = np.random.default_rng(int(key))
         outlines = [_outline(rng, *self._size) for _ in range(NUM_REGIONS)]
@@ -54,16 +54,16 @@ class Pictures:
             *(Annotation("referring", f"thing {i}", (Link(i),)) for i in range(NUM_REGIONS)),
         )
         made = Record(stream.getvalue(), key, self.name, "train", *self._size, tuple(regions), said)
-        return Found(made)
+        return ReadResult(made)
 
 
 def written(pictures: Pictures, out: Path) -> Path:
     """The folder of the shards that hold the pictures' records, under `out`."""
-    reading = Reading(lambda root, split: pictures, out, "train", 1)
+    reading = SourceReader(lambda root, split: pictures, out, "train", 1)
     target = reading.target(out)
-    target.begin(reading.job())
+    target.begin(reading.description())
     write_shard(reading, target, 0)
-    target.publish(target.add_up(len(reading.keys)))
+    target.publish(target.summarize(len(reading.keys)))
     return next(out.glob("*/*/dataset_info.json")).parent
 
 

@@ -17,14 +17,14 @@ from itertools import count
 from pathlib import Path
 
 from bench.measure import RESULTS, machine, median, table, write
-from glamm_jax.config.experiment import AskedTask, Asking
+from glamm_jax.config.experiment import ConversationConfig, ConversationTask
 from glamm_jax.data.conversation_sampler import draw_examples
 from glamm_jax.miniworld import EASY, FULL, World, record, scene
 
 WORLDS = {"easy": EASY, "full": FULL}
 SIZES = (96, 128, 256)
 TURNS = 5
-TASKS: tuple[AskedTask, ...] = ("gcg", "referring")  # in turn
+TASKS: tuple[ConversationTask, ...] = ("gcg", "referring")  # in turn
 
 
 def works(size: int, world: World) -> dict[str, Callable[[int], object]]:
@@ -33,7 +33,7 @@ def works(size: int, world: World) -> dict[str, Callable[[int], object]]:
         "scene": lambda i: scene(0, i, size, world),
         "record": lambda i: record(scene(0, i, size, world)),
         "example": lambda i: draw_examples(
-            record(scene(0, i, size, world)), (TASKS[i % len(TASKS)],), Asking()
+            record(scene(0, i, size, world)), (TASKS[i % len(TASKS)],), ConversationConfig()
         ),
     }
 

@@ -10,16 +10,18 @@ from dataclasses import replace
 
 from configs.learn import adapting
 from configs.mixtures import part
-from glamm_jax.config.experiment import Asking, ExperimentConfig, StartConfig
+from glamm_jax.config.experiment import ConversationConfig, ExperimentConfig, InitConfig
 
 
 def get_config() -> ExperimentConfig:
     """Grounded captions, expressions and regions of one picture in one row."""
     config = adapting("released")
-    asked = part("grand", "gcg", "referring", "region", asking=Asking(max_turns=2, max_regions=2))
+    asked = part(
+        "grand", "gcg", "referring", "region", asking=ConversationConfig(max_turns=2, max_regions=2)
+    )
     return replace(
         config,
         data=replace(config.data, mixture=(asked,)),
         optim=replace(config.optim, total_steps=240),  # some three minutes
-        start=StartConfig(model="models/miniworld-tiny"),
+        init=InitConfig(model="checkpoints/miniworld-tiny"),
     )

@@ -17,6 +17,6 @@ from glamm_jax.config.experiment import ExperimentConfig
 def get_config(dataset: str = "llava_instruct_150k") -> ExperimentConfig:
     """Conversations about whole pictures; neither SAM nor the region encoder runs."""
     like = finetune_gcg.get_config()
-    quotas = replace(like.data.quotas, grounding_images=0, masks=0)
+    quotas = replace(like.data.batch_shape, grounding_images=0, masks=0)
     mixture = (part(dataset, "vqa", asking=BARE),)
-    return replace(like, data=replace(like.data, mixture=mixture, quotas=quotas))
+    return replace(like, data=replace(like.data, mixture=mixture, batch_shape=quotas))

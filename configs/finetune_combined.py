@@ -37,6 +37,6 @@ def get_config() -> ExperimentConfig:
         (part("coco_captions", "caption"),): 1.0,
         (part("llava_instruct_150k", "vqa", asking=BARE),): 2.0,
     }
-    quotas = replace(like.data.quotas, region_images=2, regions=20, grounding_images=3)
+    quotas = replace(like.data.batch_shape, region_images=2, regions=20, grounding_images=3)
     mixture = (*mixed(0.45, masks), *mixed(0.40, regions), *mixed(0.15, pictures))
-    return replace(like, data=replace(like.data, mixture=mixture, quotas=quotas))
+    return replace(like, data=replace(like.data, mixture=mixture, batch_shape=quotas))

@@ -17,15 +17,15 @@ from glamm_jax.config.experiment import (
     CheckpointConfig,
     DataConfig,
     ExperimentConfig,
+    InitConfig,
     MeshConfig,
     OptimConfig,
-    StartConfig,
 )
-from glamm_jax.types import Capacity
+from glamm_jax.types import BatchShape
 
 # Four pictures for each of eight devices, five times a step: 160.
 DEVICES, ACCUMULATE, PICTURES = 8, 5, 4
-QUOTAS = Capacity(
+QUOTAS = BatchShape(
     rows=PICTURES,
     tokens=1536,  # the original's longest
     targets=512,
@@ -47,13 +47,13 @@ def get_config(human: bool = True) -> ExperimentConfig:
         data=DataConfig(
             mixture=mixed(1.0, {semantic(): 1.0, **automatic, **by_people}),
             tokenizer="start",
-            quotas=QUOTAS,
-            shards=DEVICES,
+            batch_shape=QUOTAS,
+            batch_slices=DEVICES,
             workers=1,
             prefetch=4,
         ),
-        optim=OptimConfig(total_steps=5000, accumulate=ACCUMULATE),
-        start=StartConfig(model="start"),
+        optim=OptimConfig(total_steps=5000, accumulation_steps=ACCUMULATE),
+        init=InitConfig(model="start"),
         mesh=MeshConfig(data=1, fsdp=DEVICES),
         checkpoint=CheckpointConfig(every=250, keep_last=2, keep_best=1),
     )

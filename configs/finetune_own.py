@@ -14,13 +14,13 @@ from dataclasses import replace
 
 from configs import finetune_gcg
 from configs.mixtures import part
-from glamm_jax.config.experiment import ExperimentConfig, MeshConfig, StartConfig
+from glamm_jax.config.experiment import ExperimentConfig, InitConfig, MeshConfig
 
 
 def get_config() -> ExperimentConfig:
     """A few hundred steps of sixteen pictures; a lower rate than from the start."""
     like = finetune_gcg.get_config()
-    quotas = replace(like.data.quotas, region_images=2, regions=20)
+    quotas = replace(like.data.batch_shape, region_images=2, regions=20)
     mixture = (
         part("photos", "gcg"),
         part("photos", "referring"),
@@ -28,9 +28,13 @@ def get_config() -> ExperimentConfig:
     )
     return replace(
         like,
-        data=replace(like.data, mixture=mixture, quotas=quotas, tokenizer="glamm", shards=1),
-        optim=replace(like.optim, peak_lr=1e-4, warmup_steps=20, total_steps=500, accumulate=4),
-        start=StartConfig(model="glamm"),
+        data=replace(
+            like.data, mixture=mixture, batch_shape=quotas, tokenizer="glamm", batch_slices=1
+        ),
+        optim=replace(
+            like.optim, peak_lr=1e-4, warmup_steps=20, total_steps=500, accumulation_steps=4
+        ),
+        init=InitConfig(model="glamm"),
         mesh=MeshConfig(),
         checkpoint=replace(like.checkpoint, every=100),
     )

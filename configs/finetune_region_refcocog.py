@@ -15,12 +15,16 @@ from glamm_jax.config.experiment import ExperimentConfig
 def get_config(dataset: str = "refcocog_regions") -> ExperimentConfig:
     """Every picture asks about up to ten regions, none for masks."""
     like = finetune_gcg.get_config()
-    pictures = like.data.quotas.images
+    pictures = like.data.batch_shape.images
     quotas = replace(
-        like.data.quotas, region_images=pictures, regions=10 * pictures, grounding_images=0, masks=0
+        like.data.batch_shape,
+        region_images=pictures,
+        regions=10 * pictures,
+        grounding_images=0,
+        masks=0,
     )
     return replace(
         like,
-        data=replace(like.data, mixture=(part(dataset, "region"),), quotas=quotas),
+        data=replace(like.data, mixture=(part(dataset, "region"),), batch_shape=quotas),
         optim=replace(like.optim, total_steps=2500),
     )

@@ -15,18 +15,18 @@ from glamm_jax.config import (
     with_lora,
 )
 from glamm_jax.config.experiment import (
-    Asking,
     CheckpointConfig,
+    ConversationConfig,
     DataConfig,
     ExperimentConfig,
     MeshConfig,
+    MixtureEntry,
     OptimConfig,
-    Part,
-    TrainedSet,
+    TrainableSet,
 )
-from glamm_jax.types import Capacity
+from glamm_jax.types import BatchShape
 
-TOKENIZER = "train/learn/tokenizer"
+TOKENIZER = "examples/learn_miniworld/tokenizer"
 VOCABULARY = 700  # pieces; GLaMM's seven tokens follow
 PICTURE = 64  # pixels of a side, as they are drawn and as both encoders see them
 IMAGES = 16  # of a batch
@@ -77,7 +77,7 @@ def model_config() -> GLaMMConfig:
             decoder_mlp_dim=64,
             iou_dim=32,
         ),
-        tokens=TokenConfig.grown_from(VOCABULARY),
+        tokens=TokenConfig.appended_to(VOCABULARY),
     )
 
 
@@ -85,17 +85,16 @@ def data_config(worlds: dict[str, float], model: GLaMMConfig) -> DataConfig:
     """Worlds with their weights; each picture with a caption, two expressions and two regions, in
     one row."""
     tasks = ("gcg", "referring", "region")
-    asking = Asking(max_turns=2, max_regions=2)
+    asking = ConversationConfig(max_turns=2, max_regions=2)
     return DataConfig(
         mixture=tuple(
-            Part(f"miniworld/{world}", tasks, weight, asking=asking)
+            MixtureEntry(f"miniworld/{world}@{PICTURE}", tasks, weight, conversation=asking)
             for world, weight in worlds.items()
         ),
         tokenizer=TOKENIZER,
-        image_size=PICTURE,
         share_prefix=True,
         max_deferred=8,
-        quotas=Capacity(
+        batch_shape=BatchShape(
             rows=IMAGES,
             tokens=model.clip.num_patches + 90,
             targets=48,
@@ -111,7 +110,7 @@ def data_config(worlds: dict[str, float], model: GLaMMConfig) -> DataConfig:
 
 
 def run(
-    worlds: dict[str, float], trained: TrainedSet, steps: int, rate: float = 1.0
+    worlds: dict[str, float], trained: TrainableSet, steps: int, rate: float = 1.0
 ) -> ExperimentConfig:
     """An ordinary run: `rate` is in relation to the rates that serve weights from nothing."""
     model = model_config()
@@ -122,7 +121,7 @@ def run(
         muon_lr=1e-2 * rate,
         warmup_steps=40,
         total_steps=steps,
-        trained=trained,
+        trainable=trained,
     )
     return ExperimentConfig(
         model=model,
@@ -153,7 +152,7 @@ def polish() -> ExperimentConfig:
     return run({"easy-seen": 3.0, "easy-pale": 1.0}, "everything", 700, rate=0.5)
 
 
-def adapting(trained: TrainedSet) -> ExperimentConfig:
+def adapting(trained: TrainableSet) -> ExperimentConfig:
     """The second run: a world with a new shape and a new ground. Adapters begin at zero and are
     small: they take twice the rate, and twice the steps."""
     steps, rate = (480, 2.0) if trained == "released" else (240, 1.0)

@@ -24,7 +24,7 @@ def get_config() -> ExperimentConfig:
     """One dataset, four tasks, each a part of its own."""
     like = finetune_gcg.get_config()
     quotas = replace(
-        like.data.quotas,
+        like.data.batch_shape,
         region_images=2,  # two pictures in five ask about regions
         regions=20,
         grounding_images=3,
@@ -39,7 +39,7 @@ def get_config() -> ExperimentConfig:
     )
     return replace(
         like,
-        data=replace(like.data, mixture=mixture, quotas=quotas),
+        data=replace(like.data, mixture=mixture, batch_shape=quotas),
         optim=replace(like.optim, total_steps=35_000),
         checkpoint=replace(like.checkpoint, every=500),
     )

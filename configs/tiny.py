@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from glamm_jax.config import tiny
-from glamm_jax.config.experiment import Asking, DataConfig, ExperimentConfig, OptimConfig, Part
-from glamm_jax.types import Capacity
+from glamm_jax.config.experiment import (
+    ConversationConfig,
+    DataConfig,
+    ExperimentConfig,
+    MixtureEntry,
+    OptimConfig,
+)
+from glamm_jax.types import BatchShape
 
 
 def get_config() -> ExperimentConfig:
@@ -14,12 +20,15 @@ def get_config() -> ExperimentConfig:
         model=model,
         data=DataConfig(
             mixture=(
-                Part("miniworld/easy", ("gcg",)),
-                Part("miniworld/easy", ("referring",), asking=Asking(max_turns=1)),
+                MixtureEntry("miniworld/easy@96", ("gcg",)),
+                MixtureEntry(
+                    "miniworld/easy@96",
+                    ("referring",),
+                    conversation=ConversationConfig(max_turns=1),
+                ),
             ),
             tokenizer="tests/goldens/tokenizer",
-            image_size=96,
-            quotas=Capacity(
+            batch_shape=BatchShape(
                 rows=2,
                 tokens=model.clip.num_patches + 200,
                 targets=100,
@@ -30,5 +39,5 @@ def get_config() -> ExperimentConfig:
                 mask_width=96,
             ),
         ),
-        optim=OptimConfig(peak_lr=3e-3, warmup_steps=5, total_steps=50, trained="everything"),
+        optim=OptimConfig(peak_lr=3e-3, warmup_steps=5, total_steps=50, trainable="everything"),
     )

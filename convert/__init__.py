@@ -1,1 +1,1 @@
-"""Programs that turn things into other things, and show that nothing was lost."""
+"""`python -m convert COMMAND`: see README.md beside this file."""

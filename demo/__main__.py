@@ -3,7 +3,7 @@
   1 draw      scenes with a shape and a ground that the model has never seen, in GranD's format
   2 import    ... to record shards, as `python -m convert dataset` does with GranD itself
   3 before    grounded captions, referring expressions and regions of held-out scenes, by the
-              weights that ship with this repository (models/miniworld-tiny)
+              weights that ship with this repository (checkpoints/miniworld-tiny)
   4 learn     the released set of weights learns from the new scenes, some three minutes
   5 after     the same three evaluations of what it has become
   6 gallery   pictures with masks, sentences with coloured phrases, numbers
@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo.gallery import FIGURES, WHEN, figures, write_gallery
-from glamm_jax.cli.ask import SHIPPED
-from glamm_jax.evaluation.items import Data
+from glamm_jax.evaluation.items import EvaluationData
 from glamm_jax.evaluation.scores import SCORES
-from glamm_jax.files import write_whole
+from glamm_jax.files import write_atomic
 
 WORLD, PICTURE = "easy-new", 64
 TRAINING, HELD_OUT = ("training", 1500, 31), ("held-out", 60, 32)  # scenes, seed
+SHIPPED_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "miniworld-tiny"
 SHARDS = "glamm_grand/1.0.0"
 NEXT = """What to do next:
   python -m demo.ask --scene 5                        ask the shipped model about other scenes
@@ -62,7 +62,7 @@ class Clock:
 
     def keep(self) -> None:
         """For the next command, should this one be interrupted."""
-        write_whole(self._path, f"{self.seconds:.1f}\n")
+        write_atomic(self._path, f"{self.seconds:.1f}\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     minutes = round(clock.seconds / 60, 2)
     page = write_gallery(options.out, held_out(options.out), minutes)
     report = {"minutes": minutes, **{when: figures(options.out, when) for when in WHEN}}
-    write_whole(options.report, json.dumps(report, indent=1) + "\n")
+    write_atomic(options.report, json.dumps(report, indent=1) + "\n")
     print(f"\nafter {minutes} minutes: {page}\nfigures: {options.report}\n{NEXT}")
     return 0
 
@@ -115,7 +115,7 @@ def steps(out: Path) -> Iterator[Step]:
         source = ("--source", str(made), "--out", str(shards))
         done = shards / SHARDS / "dataset_info.json"
         yield Step("Import them", ("convert", "dataset", "grand", *source), done)
-    yield from evaluations(out, "before", SHIPPED)
+    yield from evaluations(out, "before", SHIPPED_MODEL)
     run_folder, model = out / "run", out / "model"
     data = f"data.mixture.0.dataset={out / TRAINING[0] / SHARDS}"
     learn = ("train", "--config", "configs/adapt.py", "--out", str(run_folder), "--set", data)
@@ -125,9 +125,9 @@ def steps(out: Path) -> Iterator[Step]:
     yield from evaluations(out, "after", model)
 
 
-def held_out(out: Path) -> Data:
+def held_out(out: Path) -> EvaluationData:
     """The scenes that nobody learns from; GranD has no split but train."""
-    return Data(str(out / HELD_OUT[0] / SHARDS), "train")
+    return EvaluationData(str(out / HELD_OUT[0] / SHARDS), "train")
 
 
 def evaluations(out: Path, when: str, model: Path) -> Iterator[Step]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from glamm_jax.data.record_sources import RecordSource
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.item_cards import cards_of, common_question, pictures_of
-from glamm_jax.evaluation.items import Data, open_questions
+from glamm_jax.evaluation.item_cards import cards_of, common_question, image_loader
+from glamm_jax.evaluation.items import EvaluationData, open_items
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, read_lines
 from glamm_jax.evaluation.scores import SCORES, load_scores
 from glamm_jax.metrics.result import Mode
@@ -48,7 +48,7 @@ def figures(out: Path, when: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def write_gallery(out: Path, data: Data, minutes: float) -> Path:
+def write_gallery(out: Path, data: EvaluationData, minutes: float) -> Path:
     """Write OUT/gallery.html: figures, then pictures; those with something new come first."""
     page = Page(
         "A world that the model had never seen",
@@ -59,7 +59,7 @@ def write_gallery(out: Path, data: Data, minutes: float) -> Path:
     _figures(page, {when: figures(out, when) for when in WHEN})
     for benchmark in FIGURES:
         page.section(TITLES[benchmark])
-        asked = open_questions(BENCHMARKS[benchmark], data, BENCHMARKS[benchmark].wording("ours"))
+        asked = open_items(BENCHMARKS[benchmark], data, BENCHMARKS[benchmark].wording("ours"))
         said = {when: _predictions(out / when / benchmark) for when in WHEN}
         free = [item for item in asked.items if not item.history]
         chosen = sorted(free, key=lambda item: not _is_new(item))  # else in their order
@@ -89,7 +89,9 @@ def _predictions(folder: Path) -> dict[str, Prediction]:
 
 def _is_new(item: Item) -> bool:
     """Whether the new shape is spoken of."""
-    return any(NEW_SHAPE in text for text in (item.prompt, *item.true_texts, *item.true_phrases))
+    return any(
+        NEW_SHAPE in text for text in (item.prompt, *item.reference_texts, *item.reference_phrases)
+    )
 
 
 def _one_a_picture(items: Sequence[Item]) -> Iterator[Item]:
@@ -108,7 +110,7 @@ def _groups(
     asks: bool,
 ) -> Iterator[tuple[Card, ...]]:
     """Of every item three cards: before, after, the truth."""
-    pictures = pictures_of(records)
+    pictures = image_loader(records)
     for item in items:
         before, truth = cards_of(item, said["before"].get(item.id), pictures, "before", asks)
         after, _ = cards_of(item, said["after"].get(item.id), pictures, "after", asks=False)

@@ -1,1 +1,1 @@
-"""Programs that score models and predictions: `python -m eval BENCHMARK`."""
+"""`python -m eval`: see README.md beside this file."""

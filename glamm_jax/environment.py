@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def environment(**variables: str) -> Iterator[None]:
+def environment_variables(**variables: str) -> Iterator[None]:
     """Variables for processes that are started meanwhile."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

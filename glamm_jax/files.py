@@ -12,7 +12,7 @@ from pathlib import Path
 from glamm_jax.errors import FolderError
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file under another name, in folders made for it, then rename it.
 
     Whatever was there stays until then, and stays if anything fails. Text becomes UTF-8.
@@ -27,7 +27,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def new_folder(path: Path | str, nbytes: int = 0) -> Iterator[Path]:
+def atomic_folder(path: Path | str, nbytes: int = 0) -> Iterator[Path]:
     """A folder that appears under its name when it is whole, and not at all otherwise.
 
     Args:

@@ -49,12 +49,12 @@ class ShardingRules:
 
 
 @dataclass(frozen=True)
-class _Placement:
+class _MeshContext:
     mesh: Mesh | AbstractMesh
     rules: ShardingRules
 
 
-_placement: contextvars.ContextVar[_Placement | None] = contextvars.ContextVar(
+_placement: contextvars.ContextVar[_MeshContext | None] = contextvars.ContextVar(
     "placement", default=None
 )
 
@@ -89,7 +89,7 @@ def use_mesh(
     It is jax's mesh, too, so that a function compiled without a mesh is not taken for one with it.
     An abstract mesh, which has no devices, serves to ask where things would be.
     """
-    token = _placement.set(_Placement(mesh, rules or ShardingRules()))
+    token = _placement.set(_MeshContext(mesh, rules or ShardingRules()))
     abstract = isinstance(mesh, AbstractMesh)
     try:
         with jax.sharding.use_abstract_mesh(mesh) if abstract else jax.set_mesh(mesh):
@@ -111,7 +111,7 @@ def platform() -> str:
     return "gpu" if name in ("cuda", "rocm") else name
 
 
-def batch_places() -> int:
+def num_batch_shards() -> int:
     """Among how many pieces the current mesh spreads the first axis of a batch; 1 without one."""
     placement = _placement.get()
     if placement is None:
@@ -119,14 +119,14 @@ def batch_places() -> int:
     return math.prod(placement.mesh.shape[name] for name in placement.rules.batch)
 
 
-def spread(x: Any) -> Any:
+def shard_batch_axis(x: Any) -> Any:
     """An array with its first axis spread over the batch's devices; without a mesh, as it is."""
     if current_mesh() is None:
         return x
     return jax.device_put(x, sharding(("batch", *(None,) * (x.ndim - 1)), x.shape))
 
 
-def on_host(x: Any) -> np.ndarray:
+def to_host(x: Any) -> np.ndarray:
     """The whole of an array, also where other processes hold some of it; all must ask for it."""
     if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)
@@ -135,12 +135,12 @@ def on_host(x: Any) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
-def is_placed() -> bool:
+def has_mesh() -> bool:
     """Whether there is a mesh, be it an abstract one."""
     return _placement.get() is not None
 
 
-def is_divided() -> bool:
+def is_sharded() -> bool:
     """Whether there is a mesh of more than one device."""
     mesh = current_mesh()
     return mesh is not None and mesh.size > 1

@@ -56,7 +56,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Capacity:
+class BatchShape:
     """Static shapes of a batch, part by part: how many of each, and how large."""
 
     rows: int = 0
@@ -70,10 +70,10 @@ class Capacity:
     mask_height: int = 0
     mask_width: int = 0
 
-    def union(self, other: Capacity) -> Capacity:
+    def union(self, other: BatchShape) -> BatchShape:
         """Room enough for either."""
-        return Capacity(
-            *(max(getattr(self, f.name), getattr(other, f.name)) for f in fields(Capacity))
+        return BatchShape(
+            *(max(getattr(self, f.name), getattr(other, f.name)) for f in fields(BatchShape))
         )
 
 

@@ -12,7 +12,7 @@ from glamm_jax.metrics.captions import score_captions
 from glamm_jax.metrics.gcg import score_gcg
 from glamm_jax.metrics.phrase_grounding import score_grounding
 from glamm_jax.metrics.refseg import score_refseg
-from glamm_jax.metrics.result import MODES, Scored
+from glamm_jax.metrics.result import MODES, MetricResult
 from tools.parity.evaluation import PART, Referring
 from tools.parity.evaluation_gcg import GCGCase
 from tools.parity.report import Ledger, Recorded
@@ -126,7 +126,7 @@ a phrase match no phrase |
 """
 
 
-def results() -> Iterator[Mapping[str, Scored]]:
+def results() -> Iterator[Mapping[str, MetricResult]]:
     """Both modes' outcomes, family by family in the order of ROWS."""
     case = GCGCase.read(FIXTURES, Ledger())
     yield {mode: score_gcg(case.said, case.true, case.similarity, mode) for mode in MODES}

@@ -133,5 +133,5 @@ def test_no_layer_is_computed_above_the_last_state_that_is_read() -> None:
 
 
 def test_added_tokens_follow_the_vocabulary_in_their_order() -> None:
-    assert TokenConfig.grown_from(32000) == TokenConfig()
-    assert TokenConfig.grown_from(800).seg == 804
+    assert TokenConfig.appended_to(32000) == TokenConfig()
+    assert TokenConfig.appended_to(800).seg == 804

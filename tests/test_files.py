@@ -10,31 +10,31 @@ from unittest import mock
 import pytest
 
 from glamm_jax.errors import FolderError
-from glamm_jax.files import new_folder, write_whole
+from glamm_jax.files import atomic_folder, write_atomic
 
 
 @pytest.mark.parametrize("content", ["ä line\n", b"\x00\xff"])
 def test_text_and_bytes_are_written_in_folders_made_for_them(tmp_path, content):
     path = tmp_path / "a" / "b"
-    write_whole(path, content)
+    write_atomic(path, content)
     assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
     assert [each.name for each in path.parent.iterdir()] == ["b"]
 
 
 def test_what_was_there_stays_when_writing_fails(tmp_path):
     path = tmp_path / "file"
-    write_whole(path, "old")
+    write_atomic(path, "old")
     with (
         mock.patch("os.replace", side_effect=OSError("full")),
         pytest.raises(OSError, match="full"),
     ):
-        write_whole(path, "new")
+        write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_folder_appears_with_all_that_is_in_it(tmp_path):
-    with new_folder(tmp_path / "a" / "b") as partial:
+    with atomic_folder(tmp_path / "a" / "b") as partial:
         (partial / "file").write_text("x")
         assert not (tmp_path / "a" / "b").exists()
     assert [each.name for each in (tmp_path / "a").iterdir()] == ["b"]
@@ -43,7 +43,7 @@ def test_a_folder_appears_with_all_that_is_in_it(tmp_path):
 
 def test_a_folder_that_breaks_off_leaves_nothing_behind(tmp_path):
     def break_off() -> None:
-        with new_folder(tmp_path / "m") as partial:
+        with atomic_folder(tmp_path / "m") as partial:
             (partial / "config.json").write_text("{}")
             raise ValueError("broken off")
 
@@ -54,29 +54,29 @@ def test_a_folder_that_breaks_off_leaves_nothing_behind(tmp_path):
 
 def test_an_existing_folder_is_never_touched(tmp_path):
     (tmp_path / "m" / "deep").mkdir(parents=True)
-    with pytest.raises(FolderError, match="m: exists already"), new_folder(tmp_path / "m"):
+    with pytest.raises(FolderError, match="m: exists already"), atomic_folder(tmp_path / "m"):
         pass
     assert (tmp_path / "m" / "deep").is_dir()
 
 
 def test_a_folder_that_cannot_fit_is_refused_before_the_work(tmp_path):
     message = r"m: 1000000000\.0 GB are needed, .* GB are free there"
-    with pytest.raises(FolderError, match=message), new_folder(tmp_path / "m", 10**18):
+    with pytest.raises(FolderError, match=message), atomic_folder(tmp_path / "m", 10**18):
         raise AssertionError("nothing may be written")
     assert not list(tmp_path.iterdir())
 
 
 def test_what_a_killed_run_left_is_swept_away(tmp_path):
     (tmp_path / ".m.partial" / "deep").mkdir(parents=True)
-    with new_folder(tmp_path / "m") as partial:
+    with atomic_folder(tmp_path / "m") as partial:
         assert not list(partial.iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 SLOW_WRITER = """
 import sys, time
-from glamm_jax.files import new_folder
-with new_folder(sys.argv[1]) as partial:
+from glamm_jax.files import atomic_folder
+with atomic_folder(sys.argv[1]) as partial:
     (partial / "config.json").write_text("{}")
     print("writing", flush=True)
     time.sleep(60)

@@ -23,7 +23,7 @@ def test_an_unknown_name_is_an_ordinary_attribute_error() -> None:
 
 def test_data_workers_do_not_wake_jax() -> None:
     code = (
-        "import sys, glamm_jax; from glamm_jax.data import boxes, masks, pack, preprocess; "
+        "import sys, glamm_jax; from glamm_jax.data import boxes, collate, preprocess, rle; "
         "print({'jax', 'flax', 'torch', 'grain'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,1 +1,1 @@
-"""The program that trains; see README.md beside this file."""
+"""`python -m train`, `train.export`, `train.report`: see README.md beside this file."""

@@ -37,7 +37,7 @@ from glamm_jax.nn.resize import resize_map
 from glamm_jax.training.losses import mask_losses
 from glamm_jax.training.optimizer import make_optimizer
 from glamm_jax.types import Array
-from glamm_jax.weights.flat_state import flatten
+from glamm_jax.weights.flat_state import flatten_state
 
 COVERED = 0.6  # share of a patch's pixels, half of which one thing must cover to name it
 BACKGROUND_WEIGHT = 0.3  # of patches without a thing, which are most
@@ -174,7 +174,7 @@ def run_aid(aid: Aid) -> Iterator[tuple[Record, Callable[[], dict[str, Array]]]]
         state, opt_state, values = compiled(state, opt_state, next(batches))
         record: Record = {"step": number, **jax.tree.map(float, values)}
         record["seconds"] = round(time.perf_counter() - started, 4)
-        yield record, partial(flatten, state)
+        yield record, partial(flatten_state, state)
 
 
 def _drawn_ahead(aid: Aid) -> Iterator[TagBatch | MaskBatch]:

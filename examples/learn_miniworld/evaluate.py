@@ -13,11 +13,16 @@ from jaxtyping import Bool
 from glamm_jax.inference.answer import Answer
 from glamm_jax.inference.chat import Assistant, Question
 from glamm_jax.metrics.iou import iou
-from glamm_jax.metrics.phrase_matching import PhraseScores, score_phrases, sum_scores, words
+from glamm_jax.metrics.phrase_matching import PhraseScores, content_words, score_phrases, sum_scores
 from glamm_jax.miniworld import Scene, World, scene
 from glamm_jax.miniworld.annotations import bounds, expressions, mask_of_all, words_lots
 from glamm_jax.miniworld.captions import description
-from glamm_jax.text.questions import GCG_QUESTIONS, REGION_QUESTIONS, SEGMENTATION_QUESTIONS, ask
+from glamm_jax.text.questions import (
+    GCG_QUESTIONS,
+    REGION_QUESTIONS,
+    SEGMENTATION_QUESTIONS,
+    format_question,
+)
 
 TEST_SEED = 900_001  # of scenes for tests; training draws from other seeds
 LONGEST_ANSWER = 64  # tokens
@@ -118,7 +123,7 @@ class Evaluation:
             texts = texts[7:] + texts[:7]
         if shift == "swapped":
             texts = [text for said in self.expressions for text, _ in [*said[1:], *said[:1]]]
-        prompts = [ask(SEGMENTATION_QUESTIONS, 0, text) for text in texts]
+        prompts = [format_question(SEGMENTATION_QUESTIONS, 0, text) for text in texts]
         asked = [self._question(i, p) for (i, _, _), p in zip(own, prompts, strict=True)]
         found = []
         answers = self._answers(asked, 2 * self.at_once)
@@ -136,14 +141,14 @@ class Evaluation:
     def regions(self) -> list[tuple[bool, Any]]:
         """(right, kind) of every thing's caption, asked by its box."""
         where = [(i, k) for i, one in enumerate(self.scenes) for k in range(len(one.things))]
-        prompt = ask(REGION_QUESTIONS, 0, num_regions=1)
+        prompt = format_question(REGION_QUESTIONS, 0, num_regions=1)
         asked = [
             self._question(i, prompt, [bounds(self.scenes[i].thing_mask(k))]) for i, k in where
         ]
         found = []
         for (i, k), answer in zip(where, self._answers(asked, 2 * self.at_once), strict=True):
             one = self.scenes[i]
-            right = words(answer.text) == words(description(one, k))
+            right = content_words(answer.text) == content_words(description(one, k))
             found.append((right, one.things[k].kind))
             self.asked.append(Asked(i, "region", prompt, answer, float(right)))
         return found

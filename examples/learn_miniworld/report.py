@@ -11,10 +11,10 @@ import numpy as np
 
 from examples.learn_miniworld.evaluate import Asked, Evaluation, Scores
 from examples.learn_miniworld.stages import Stage
-from glamm_jax.files import write_whole
+from glamm_jax.files import write_atomic
 from glamm_jax.metrics.phrase_matching import match_phrases
 from glamm_jax.report.curves import Curve
-from glamm_jax.report.html_page import Card, Line, Mark, Page
+from glamm_jax.report.html_page import Card, Page, TextLine, TextMark
 from glamm_jax.training.run_folder import METRICS, read_lines
 
 PANELS = 24  # of each task, on the page
@@ -58,7 +58,7 @@ def write_report(
             for stage in stages
         },
     }
-    write_whole(path, json.dumps(report, indent=1) + "\n")
+    write_atomic(path, json.dumps(report, indent=1) + "\n")
     _page(report, out, stages, evaluation).save(path.with_suffix(".html"))
     return report
 
@@ -91,13 +91,13 @@ def _card(asked: Asked, evaluation: Evaluation) -> Card:
     """The picture twice, with predicted and with true masks; question, answer, what is there."""
     answer, scene = asked.answer, evaluation.scenes[asked.scene]
     things = ", ".join(f"{thing.colour} {thing.shape}" for thing in scene.things)
-    marks = [Mark(each.start, each.end, i) for i, each in enumerate(answer.groundings)]
+    marks = [TextMark(each.start, each.end, i) for i, each in enumerate(answer.groundings)]
     return Card(
         np.concatenate([scene.image] * (2 if asked.true else 1), axis=1),
         (
-            Line(asked.text, speaker="asked"),
-            Line(answer.text, marks, speaker="said", note=f"{asked.score:.2f}"),
-            Line(things, speaker="there"),
+            TextLine(asked.text, speaker="asked"),
+            TextLine(answer.text, marks, speaker="said", note=f"{asked.score:.2f}"),
+            TextLine(things, speaker="there"),
         ),
         masks=_side_by_side(asked) if asked.true else (),
         boxes_xyxy_pixel=[tuple(box) for box in answer.regions.tolist()],
@@ -128,7 +128,7 @@ def write_card(folder: Path, report: dict[str, Any]) -> None:
     text = CARD.format(
         scenes=scores["scenes"], figures=figures, unseen=unseen, minutes=seconds / 60
     )
-    write_whole(folder / "README.md", text)
+    write_atomic(folder / "README.md", text)
 
 
 CARD = """# Tiny GLaMM of the mini-world

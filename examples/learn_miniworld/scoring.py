@@ -13,7 +13,7 @@ from configs.learn import PICTURE
 from examples.learn_miniworld.evaluate import Evaluation, Scores, evaluate, held_out_scenes
 from examples.learn_miniworld.report import write_card, write_report
 from examples.learn_miniworld.stages import MODEL, all_stages
-from glamm_jax.files import write_whole
+from glamm_jax.files import write_atomic
 from glamm_jax.inference.chat import load
 from glamm_jax.miniworld import Scene
 from glamm_jax.miniworld.world import EASY, NEW_PLACE, NEW_SHAPE, UNSEEN, extended
@@ -50,7 +50,7 @@ def score_adapted(out: Path, report: Path) -> dict[str, Any]:
             write_report(own, out, [stages[name]], found[name], evaluation)
     result: dict[str, Any] = {name: scores.to_json() for name, scores in found.items()}
     result["within_5_points"] = _within(found[ADAPTED], found[RETRAINED])
-    write_whole(out / "adapt-report.json", json.dumps(result, indent=1) + "\n")
+    write_atomic(out / "adapt-report.json", json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     return result
 

@@ -26,12 +26,12 @@ from safetensors.numpy import load_file, save
 from configs import learn as recipe
 from examples.learn_miniworld.aids import Aid, run_aid
 from glamm_jax.config import DType
-from glamm_jax.config.experiment import ExperimentConfig, OptimConfig, StartConfig
-from glamm_jax.files import write_whole
-from glamm_jax.training.initialization import draw_model, trained_model
+from glamm_jax.config.experiment import ExperimentConfig, InitConfig, OptimConfig
+from glamm_jax.files import write_atomic
+from glamm_jax.training.initialization import load_trained_model, random_model
 from glamm_jax.training.loop import train
 from glamm_jax.training.run_folder import METRICS
-from glamm_jax.weights.flat_state import fill, flatten
+from glamm_jax.weights.flat_state import fill_state, flatten_state
 from glamm_jax.weights.folder import write_model
 
 MODEL, LEARNED = "model", "learned.safetensors"  # of a run, of an aid
@@ -82,8 +82,8 @@ def _make_aid(name: str, pale_steps: int) -> Aid:
         muon_lr=1e-2,
         warmup_steps=20,
         total_steps=1200,
-        trained="everything",
-        untouched="zero",
+        trainable="everything",
+        unused_parts="zero",
     )
     return Aid(name, recipe.model_config(), optim, recipe.PICTURE, pale_steps=pale_steps)
 
@@ -101,9 +101,9 @@ def run_stage(out: Path, stage: Stage) -> Iterator[Record]:
     if isinstance(stage.made_of, Aid):
         yield from _aid(out / stage.name, stage.made_of)
         return
-    config = replace(stage.made_of, start=StartConfig(model=str(_start(out, stage))))
+    config = replace(stage.made_of, init=InitConfig(model=str(_start(out, stage))))
     yield from train(config, out / stage.name)
-    _, model = trained_model(out / stage.name)
+    _, model = load_trained_model(out / stage.name)
     nnx.update(model, jax.tree.map(lambda leaf: leaf.astype(stage.dtype), nnx.state(model)))
     write_model(out / stage.name / MODEL, config.model, model, Path(recipe.TOKENIZER))
 
@@ -115,20 +115,20 @@ def _start(out: Path, stage: Stage) -> Path:
     folder = out / f"{stage.name}-start"
     if not folder.exists():
         assert isinstance(stage.made_of, ExperimentConfig)
-        model = draw_model(stage.made_of.model, stage.made_of.seed)
+        model = random_model(stage.made_of.model, stage.made_of.seed)
         state = nnx.state(model)
-        leaves = flatten(state)
+        leaves = flatten_state(state)
         for name in stage.starts_from:
             learned = load_file(out / name / LEARNED)  # the aids' own heads end here
             leaves |= {leaf: learned[leaf] for leaf in leaves if leaf in learned}
-        nnx.update(model, fill(state, leaves))
+        nnx.update(model, fill_state(state, leaves))
         write_model(folder, stage.made_of.model, model, Path(recipe.TOKENIZER))
     return folder
 
 
 def _aid(folder: Path, aid: Aid) -> Iterator[Record]:
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "config.json", json.dumps(asdict(aid), indent=1) + "\n")
+    write_atomic(folder / "config.json", json.dumps(asdict(aid), indent=1) + "\n")
     partial = folder / f"{METRICS}.partial"
     leaves: Callable[[], Leaves] = dict
     with partial.open("w", encoding="utf-8") as lines:
@@ -139,4 +139,4 @@ def _aid(folder: Path, aid: Aid) -> Iterator[Record]:
             yield record
     partial.rename(folder / METRICS)
     arrays = {name: np.asarray(leaf) for name, leaf in leaves().items()}
-    write_whole(folder / LEARNED, save(arrays))
+    write_atomic(folder / LEARNED, save(arrays))

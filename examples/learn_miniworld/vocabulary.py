@@ -17,7 +17,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from glamm_jax.files import write_whole
+from glamm_jax.files import write_atomic
 from glamm_jax.miniworld import WORLDS, record, scene
 from glamm_jax.text import questions
 from glamm_jax.text.chat_template import RELEASED_TEMPLATE
@@ -88,10 +88,10 @@ def write_tokenizer(folder: Path) -> None:
         minloglevel=2,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "tokenizer.model", stream.getvalue())
+    write_atomic(folder / "tokenizer.model", stream.getvalue())
     settings = {"add_bos_token": True, "add_eos_token": False, "tokenizer_class": "LlamaTokenizer"}
     settings |= {"clean_up_tokenization_spaces": False, "legacy": True}
-    write_whole(folder / "tokenizer_config.json", json.dumps(settings, indent=1) + "\n")
+    write_atomic(folder / "tokenizer_config.json", json.dumps(settings, indent=1) + "\n")
 
 
 if __name__ == "__main__":

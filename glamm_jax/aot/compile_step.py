@@ -1,7 +1,4 @@
-"""Compile the full-size training step for TPUs that are not here, and print what it needs.
-
-  make tpu                                                eight chips v5e, 16 GiB each
-  python -m train.tpu --topology v5p:2x2x2 --mesh 1 8 1   eight chips v5p
+"""Compile a training step for TPUs that are not attached, and measure what it needs.
 
 It is the step that trains (`released()` with adapters, frozen weights and activations in bfloat16,
 AdamW), on GCG batches with some boxes: every part runs. XLA compiles for the topology on a machine
@@ -9,35 +6,29 @@ without TPU, in minutes and 7 GB, and refuses a program that does not fit, so th
 compiles fits. jax must find libtpu, which `make tpu` keeps apart from the virtual environment: with
 it there, jax would look for a TPU whenever it starts.
 
-Exit status: 0 it fits, 1 it does not, 2 libtpu is missing.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import os
 import resource
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import topologies
 
-from glamm_jax.aot.plan import CHIPS, plan
+from glamm_jax.aot.plan import CHIPS
 from glamm_jax.config import released, with_lora
-from glamm_jax.config.experiment import DataConfig, ExperimentConfig
+from glamm_jax.config.experiment import DataConfig, ExperimentConfig, MixtureEntry
 from glamm_jax.data.collate import join, pack
-from glamm_jax.files import write_whole
+from glamm_jax.errors import ConfigError
 from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.training.placement import abstract_batch, abstract_split, gathered_stacks
 from glamm_jax.training.step import make_step
-from glamm_jax.types import Batch, Capacity
+from glamm_jax.types import Batch, BatchShape
 
 GIB = 2**30
 # libtpu asks the machine's metadata server for all that these say.
@@ -50,71 +41,59 @@ ENVIRONMENT = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile, print, write the JSON."""
-    options = parse(arguments)
+def compile_for_topology(
+    config: ExperimentConfig, topology_name: str, mesh: tuple[int, int, int]
+) -> dict[str, Any]:
+    """Compile a configuration's training step for TPUs that are not attached.
+
+    Args:
+        config: of the training run.
+        topology_name: of libtpu, such as "v5e:2x4".
+        mesh: sizes of the axes (data, fsdp, tensor).
+
+    Returns:
+        Names and values of what a device needs, in GiB, or the compiler's error.
+
+    Raises:
+        ConfigError: libtpu is not installed, or the topology's chip is unknown.
+    """
+    chip = topology_name.partition(":")[0]
+    if chip not in CHIPS:
+        raise ConfigError(f"topology {topology_name!r}: choose one of {', '.join(CHIPS)}")
     if importlib.util.find_spec("libtpu") is None:
-        print("libtpu is not installed: use `make tpu`", file=sys.stderr)
-        return 2
+        raise ConfigError("compiling for a TPU topology needs libtpu: use `make tpu`")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")
-    data, fsdp, tensor = options.mesh
-    config = full_size(options.pictures, shards=data * fsdp)
-    print(plan(config, (data, fsdp, tensor)).text(), flush=True)
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=options.topology)
-    found: dict[str, Any] = {"topology": options.topology, "mesh": options.mesh}
-    with use_mesh(make_mesh(data, fsdp, tensor, devices=topology.devices)):
-        found |= compiled(config)
-    found |= {"pictures_a_chip": options.pictures, "jax": jax.__version__}
-    print("\n" + "\n".join(f"{name:26} {value}" for name, value in found.items()))
-    write_whole(options.out, json.dumps(found, indent=1) + "\n")
-    memory = CHIPS[options.topology.partition(":")[0]].memory_gib
-    return int("error" in found or found["arguments + temporaries"] > memory)
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=topology_name)
+    with use_mesh(make_mesh(*mesh, devices=topology.devices)):
+        found = compiled(config)
+    memory = CHIPS[chip].memory_gib
+    fits = "error" not in found and found["arguments + temporaries"] <= memory
+    return {"topology": topology_name, "mesh": mesh, **found, "fits": fits, "jax": jax.__version__}
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, checked."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.tpu",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--topology", default="v5e:2x4", help="of libtpu (default: %(default)s)")
-    names = ("DATA", "FSDP", "TENSOR")
-    parser.add_argument("--mesh", type=int, nargs=3, default=[1, 8, 1], metavar=names)
-    parser.add_argument(
-        "--pictures", type=int, default=1, metavar="N", help="rows, pictures a chip"
-    )
-    out = Path("bench/results/tpu.json")
-    parser.add_argument(
-        "--out", type=Path, default=out, help="JSON to write (default: %(default)s)"
-    )
-    options = parser.parse_args(arguments)
-    chip = options.topology.partition(":")[0]
-    if chip not in CHIPS:
-        parser.error(f"no memory is known of {chip!r}: choose a topology of {', '.join(CHIPS)}")
-    return options
-
-
-def full_size(pictures: int, shards: int) -> ExperimentConfig:
+def released_gcg_config(images: int, batch_slices: int) -> ExperimentConfig:
     """GCG training of the released model: a shard has so many pictures, one with boxes."""
     base = released()
     region = replace(base.region, remat="full")
     model = replace(with_lora(base), compute_dtype="bfloat16", region=region)
-    quotas = Capacity(
-        rows=pictures,
+    mixture = (MixtureEntry("unread", ("gcg", "region")),)  # its batches stay empty
+    quotas = BatchShape(
+        rows=images,
         tokens=1024,
         targets=256,
-        images=pictures,
+        images=images,
         region_images=1,
         regions=4,
-        grounding_images=pictures,
-        masks=4 * pictures,
+        grounding_images=images,
+        masks=4 * images,
         mask_height=1024,
         mask_width=1024,
     )
-    return ExperimentConfig(model, DataConfig(quotas=quotas, shards=shards))
+    return ExperimentConfig(
+        model, DataConfig(mixture, batch_shape=quotas, batch_slices=batch_slices)
+    )
 
 
 def compiled(config: ExperimentConfig) -> dict[str, Any]:
@@ -150,10 +129,6 @@ def compiled(config: ExperimentConfig) -> dict[str, Any]:
 
 def empty_batch(config: ExperimentConfig) -> Batch:
     """The whole batch of a step with nothing in it."""
-    quotas, model = config.data.quotas, config.model
-    pieces = {number: pack([], model, quotas) for number in range(config.data.shards)}
+    quotas, model = config.data.batch_shape, config.model
+    pieces = {number: pack([], model, quotas) for number in range(config.data.batch_slices)}
     return join(pieces, quotas, model.clip.num_patches)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

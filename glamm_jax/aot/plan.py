@@ -20,9 +20,9 @@ from glamm_jax.config import GLaMMConfig
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.parallel import MESH_AXES, use_mesh
 from glamm_jax.training.placement import abstract_split
-from glamm_jax.training.state import Split
-from glamm_jax.types import Capacity
-from glamm_jax.weights.flat_state import flatten
+from glamm_jax.training.state import ModelSplit
+from glamm_jax.types import BatchShape
+from glamm_jax.weights.flat_state import flatten_state
 
 GIB = 2**30
 SHARE_OF_PEAK = 0.5  # what a good program reaches
@@ -68,17 +68,17 @@ _KINDS = {
 }
 
 
-class Part(NamedTuple):
+class PartCost(NamedTuple):
     """A part of the model: its parameters, and the operations of one step."""
 
     parameters: int = 0
     trained: int = 0
     forward: int = 0
     backward: int = 0
-    again: int = 0  # of the forward pass, computed once more instead of kept
+    recomputed: int = 0  # of the forward pass, computed once more instead of kept
 
 
-class Memory(NamedTuple):
+class DeviceMemory(NamedTuple):
     """Bytes that each device holds all the time; and gradients, formed in every step."""
 
     frozen: int
@@ -91,8 +91,8 @@ class Memory(NamedTuple):
 class Plan:
     """What `plan` found. `mesh` is (data, fsdp, tensor)."""
 
-    parts: dict[str, Part]
-    memory: Memory
+    parts: dict[str, PartCost]
+    memory: DeviceMemory
     mesh: tuple[int, int, int]
     rows: int  # of a step's batch
     images: int
@@ -111,11 +111,11 @@ class Plan:
         return "\n\n".join((self._parts_table(), self._memory_table(), self._time_table()))
 
     def _parts_table(self) -> str:
-        again = sum(part.again for part in self.parts.values())
+        again = sum(part.recomputed for part in self.parts.values())
         lines = [
             f"{'part':18} {'parameters':>12} {'trained':>8} {'forward':>9} {'backward':>9}  TFLOP"
         ]
-        total = Part(*(sum(column) for column in zip(*self.parts.values(), strict=True)))
+        total = PartCost(*(sum(column) for column in zip(*self.parts.values(), strict=True)))
         for name, part in {**self.parts, "all": total}.items():
             share = 100 * part.trained / part.parameters if part.parameters else 0.0
             lines.append(
@@ -150,15 +150,18 @@ class Plan:
 def plan(config: ExperimentConfig, mesh: tuple[int, int, int] = (1, 1, 1)) -> Plan:
     """What a run of this configuration takes on a mesh of (data, fsdp, tensor) devices.
 
-    A step counts whole: `optim.accumulate` times `data.shards` times `data.quotas`, whatever of it
+    A step counts whole: `optim.accumulation_steps` times `data.batch_slices` times `data.batch_shape`, whatever of it
     is filled.
     """
     with use_mesh(AbstractMesh(mesh, MESH_AXES)):
         split = abstract_split(config)
         state = split.state
         trainable = _bytes(state.trainable)
-        memory = Memory(_bytes(split.frozen), trainable, _bytes(state.opt_state), trainable)
-    quotas, times = config.data.quotas, config.data.shards * config.optim.accumulate
+        memory = DeviceMemory(_bytes(split.frozen), trainable, _bytes(state.opt_state), trainable)
+    quotas, times = (
+        config.data.batch_shape,
+        config.data.batch_slices * config.optim.accumulation_steps,
+    )
     parts = _with_operations(_parameters(split), config.model, quotas, times)
     return Plan(parts, memory, mesh, times * quotas.rows, times * quotas.images)
 
@@ -176,11 +179,11 @@ def _bytes(tree: Any) -> int:
     )
 
 
-def _parameters(split: Split) -> dict[str, Part]:
+def _parameters(split: ModelSplit) -> dict[str, PartCost]:
     """The parts in their order, with parameters alone."""
-    parts = {name: Part() for name in (*dict.fromkeys(PARTS.values()), ADAPTERS)}
+    parts = {name: PartCost() for name in (*dict.fromkeys(PARTS.values()), ADAPTERS)}
     for state, learns in ((split.frozen, False), (split.state.trainable, True)):
-        for leaf, value in flatten(state).items():
+        for leaf, value in flatten_state(state).items():
             name = next(part for start, part in PARTS.items() if leaf.startswith(start))
             name = ADAPTERS if ".lora." in leaf else name
             old, size = parts[name], math.prod(value.shape)
@@ -206,8 +209,8 @@ class _Work(NamedTuple):
 
 
 def _with_operations(
-    parts: dict[str, Part], config: GLaMMConfig, quotas: Capacity, times: int
-) -> dict[str, Part]:
+    parts: dict[str, PartCost], config: GLaMMConfig, quotas: BatchShape, times: int
+) -> dict[str, PartCost]:
     """The parts with the operations of a step, which is so many batches of these quotas."""
     learns = {name: part.trained > 0 for name, part in parts.items()}
     parts = dict(parts)
@@ -216,12 +219,12 @@ def _with_operations(
         parts[work.part] = old._replace(
             forward=old.forward + forward,
             backward=old.backward + times * work.backward,
-            again=old.again + forward * work.again,
+            again=old.recomputed + forward * work.again,
         )
     return parts
 
 
-def _seeing(config: GLaMMConfig, quotas: Capacity, learns: dict[str, bool]) -> tuple[_Work, ...]:
+def _seeing(config: GLaMMConfig, quotas: BatchShape, learns: dict[str, bool]) -> tuple[_Work, ...]:
     """Both image encoders, the region encoder, the projector V-L."""
     clip, sam, projector = "CLIP", "SAM encoder", "V-L projector"
     seen, kernel, region = learns[clip], learns[projector], "region encoder"
@@ -242,7 +245,7 @@ def _seeing(config: GLaMMConfig, quotas: Capacity, learns: dict[str, bool]) -> t
     )
 
 
-def _writing(config: GLaMMConfig, quotas: Capacity, learns: dict[str, bool]) -> tuple[_Work, ...]:
+def _writing(config: GLaMMConfig, quotas: BatchShape, learns: dict[str, bool]) -> tuple[_Work, ...]:
     """The language model, L-P and the pixel decoder: something always learns in front of them."""
     llama, rows, masks = config.llama, quotas.rows, quotas.masks
     full, decoder = llama.remat == "full", "prompts and masks"

@@ -1,79 +1,59 @@
-"""`python -m demo.ask`: a model answers about a picture, in words and masks.
+"""Ask a model about an image; it answers in text and masks.
 
-    python -m demo.ask                                  the tiny model, about a scene of its world
-    python -m demo.ask --scene 7 --prompt "Can you segment the red star in this image?"
-    python -m demo.ask --model PATH --image dog.jpg --prompt "Where is <p> the dog </p> [SEG]?"
+  glamm-jax ask                                  the shipped model, about a rendered scene
+  glamm-jax ask --scene 7 --prompt "Can you segment the red star in this image?"
+  glamm-jax ask --model MODEL --image dog.jpg --prompt "Where is <p> the dog </p> [SEG]?"
+  glamm-jax ask --model MODEL --image dog.jpg --prompt "What is region1 <bbox>?" --box 9 4 80 60
 
-The words appear as they are written; then come the phrases, the share of the picture under each
-mask, and what is malformed. OUT.png shows it, OUT.json holds it.
+The text is printed as it is generated; then the phrases, the share of the image under each mask,
+and what is malformed. OUT.png shows the answer, OUT.json holds it.
 
-Without --model the weights are those of models/miniworld-tiny, which `make learn` has trained on
-drawn scenes: they know coloured shapes, and nothing of photographs.
+Without --model the weights are those of checkpoints/miniworld-tiny in the repository, trained by
+`make learn` on rendered scenes: they know coloured shapes and nothing of photographs.
+
+Exit status: 0 done, 2 unusable input.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from glamm_jax.data.boxes import BoxError, check_boxes
-from glamm_jax.data.preprocess import ImageError, open_image
-from glamm_jax.errors import ConfigError, FolderError
+from glamm_jax.cli.program import checkout_path, make_parser, run_program
+from glamm_jax.data.boxes import check_boxes
+from glamm_jax.data.preprocess import open_image
 from glamm_jax.inference.answer import Answer, Grounding
-from glamm_jax.inference.chat import Assistant, Question, QuestionError, load
-from glamm_jax.inference.sampling import SamplingError
+from glamm_jax.inference.chat import Assistant, Question, load
 from glamm_jax.miniworld import EASY, scene
-from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.questions import GCG_QUESTIONS
-from glamm_jax.text.tokenizer import TokenizerError
-from glamm_jax.weights.safetensors import TensorFileError
 
-UNUSABLE = (ImageError, BoxError, QuestionError, SamplingError, PromptError, TokenizerError)
-UNREADABLE = (ConfigError, FolderError, TensorFileError)
-
-
-SHIPPED = Path(__file__).parents[1] / "models" / "miniworld-tiny"
-SCENES = 77_001  # seed of the scenes; training draws from others
-PICTURE = 64  # pixels of a side of a scene, as the shipped model has learned to see them
+SHIPPED_MODEL = ("checkpoints", "miniworld-tiny")  # in a checkout
+SCENE_SEED = 77_001  # training renders scenes of other seeds
+SCENE_SIZE = 64  # pixels of a side, as the shipped model was trained
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Answer, print, write; 2 when the picture, boxes, prompt or model cannot be used."""
-    options = parse(arguments)
-    try:
-        question = _question(options)  # before minutes of loading
-        answer = _answer(load(options.model, options.dtype), question)
-    except (*UNUSABLE, *UNREADABLE) as error:
-        print(f"demo.ask: {error}", file=sys.stderr)
-        return 2
-    _describe(answer)
-    for suffix, save in ((".png", answer.save_picture), (".json", answer.save)):
-        path = options.out.with_name(options.out.name + suffix)
-        save(path)
-        print(f"wrote {path}")
-    return 0
+def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax ask") -> int:
+    """Answer, print, write; returns the exit status."""
+    options = parse(arguments, prog)
+    return run_program("ask", lambda: answer_question(options))
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m demo.ask",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax ask") -> argparse.Namespace:
+    """Parse the command line."""
+    parser = make_parser(prog, __doc__)
     add = parser.add_argument
-    add("--model", type=Path, default=SHIPPED, help="a folder with a model")
-    add("--image", type=Path, help="a picture; a scene of the mini-world if absent")
-    add("--scene", type=int, default=0, help="number of the scene (%(default)s)")
+    add("--model", type=Path, metavar="MODEL", help="a model folder (default: the shipped model)")
+    add("--image", type=Path, metavar="FILE", help="default: a rendered scene")
+    add("--scene", type=int, default=0, metavar="N", help="number of the scene (%(default)s)")
     add(
         "--prompt",
         default=GCG_QUESTIONS[0],
-        help='the question; each [SEG] in it gives a mask, too ("%(default)s")',
+        help='each [SEG] in it is given a mask, too ("%(default)s")',
     )
     add(
         "--box",
@@ -82,24 +62,36 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar=("X0", "Y0", "X1", "Y1"),
-        help="a region in pixels of the picture, one for each <bbox> of the prompt, in order",
+        help="a region in pixels of the image, one for each <bbox> of the prompt, in order",
     )
-    add("--tokens", type=int, default=512, help="length of the answer, at most (%(default)s)")
-    add("--temperature", type=float, default=0.0, help="0, the default, takes the likeliest token")
-    add("--top-p", type=float, default=1.0, help="draw from this share of the probability")
-    add("--seed", type=int, default=0, help="another seed draws another answer")
-    add("--dtype", choices=("float32", "bfloat16"), help="the model's own if absent")
+    add("--tokens", type=int, default=512, metavar="N", help="longest answer (%(default)s)")
+    add("--temperature", type=float, default=0.0, help="0, the default, decodes greedily")
+    add("--top-p", type=float, default=1.0, help="sample from this share of the probability")
+    add("--seed", type=int, default=0, help="of the sampling")
+    add("--dtype", choices=("float32", "bfloat16"), help="default: the model's own")
     add(
         "--out",
         type=Path,
         default=Path("out/answer"),
-        help="writes OUT.png and OUT.json (%(default)s)",
+        help="write OUT.png and OUT.json (%(default)s)",
     )
     return parser.parse_args(arguments)
 
 
+def answer_question(options: argparse.Namespace) -> None:
+    """Answer the question of the parsed command line, print the answer and write its files."""
+    question = _question(options)  # checked before the model is loaded, which takes minutes
+    model = options.model or checkout_path(*SHIPPED_MODEL, instead="name a model with --model")
+    answer = _generate(load(model, options.dtype), question)
+    _print_groundings(answer)
+    for suffix, save in ((".png", answer.save_picture), (".json", answer.save)):
+        path = options.out.with_name(options.out.name + suffix)
+        save(path)
+        print(f"wrote {path}")
+
+
 def _question(options: argparse.Namespace) -> Question:
-    image = open_image(options.image) if options.image else _scene(options.scene)
+    image = open_image(options.image) if options.image else scene_image(options.scene)
     return Question(
         image,
         options.prompt,
@@ -111,36 +103,34 @@ def _question(options: argparse.Namespace) -> Question:
     )
 
 
-def _scene(number: int) -> UInt8[np.ndarray, "h w 3"]:
-    return scene(SCENES, number, PICTURE, EASY).image
+def scene_image(number: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Render a scene of the world that the shipped model was trained on."""
+    return scene(SCENE_SEED, number, SCENE_SIZE, EASY).image
 
 
-def _answer(assistant: Assistant, question: Question) -> Answer:
+def _generate(assistant: Assistant, question: Question) -> Answer:
     started = time.perf_counter()
     [answer] = assistant.chat_many(
         [question], on_text=lambda _, piece: print(piece, end="", flush=True)
     )
-    print(f"\n({time.perf_counter() - started:.1f} s, compiling included; finish: {answer.finish})")
+    seconds = time.perf_counter() - started
+    print(f"\n({seconds:.1f} s, compilation included; finish: {answer.finish})")
     return answer
 
 
-def _describe(answer: Answer) -> None:
-    for where, groundings in (
+def _print_groundings(answer: Answer) -> None:
+    for origin, groundings in (
         ("question", answer.prompt_groundings),
         ("answer", answer.groundings),
     ):
-        for each in groundings:
-            print(f"  {where:8}  {each.phrase or '[SEG]'}: {_share(each)}")
+        for grounding in groundings:
+            phrase = grounding.phrase or "[SEG]"
+            print(f"  {origin:8}  {phrase}: {_mask_summary(grounding)}")
     for problem in answer.problems:
         print(f"  problem   {problem}")
 
 
-def _share(grounding: Grounding) -> str:
+def _mask_summary(grounding: Grounding) -> str:
     if grounding.mask is None:
         return "no mask"
-    share = grounding.mask.mean()
-    return f"{share:.0%} of the picture, estimated IoU {grounding.score:.2f}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return f"{grounding.mask.mean():.0%} of the image, estimated IoU {grounding.score:.2f}"

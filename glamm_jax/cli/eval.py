@@ -7,17 +7,17 @@ BENCHMARK  gcg               a caption with a mask for every phrase (val, test)
            conversation      answers that a language model judges (LLaVA-Bench)
            phrase_grounding  masks of a given caption's phrases (appendix B.1)
 
---data     miniworld/NAME    scenes drawn from held-out seeds: nothing to download
+--data     miniworld/WORLD@SIZE   scenes drawn from held-out seeds: nothing to download
            FOLDER            record shards, as `python -m convert dataset` writes them
            FOLDER --dataset NAME    a dataset in its original layout, no conversion needed
            FOLDER or FILE    the original's evaluation files ({split}_gcg_coco_*_gt.json, COCO
                              captions with boxes, NoCaps, dataset_flickr30k.json, LLaVA-Bench)
 
-  python -m eval gcg --model models/miniworld-tiny --data miniworld/easy --size 64 --out out/gcg
-  python -m eval gcg --model glamm --data GranDf/annotations/val_test --split test --out out/test
-  python -m eval refseg --model glamm --data data --dataset refcoco --split testA --out out/testA
-  python -m eval gcg --predictions DIR --data GranDf/annotations/val_test --out out/scored
-  python -m eval compare out/before out/after
+  glamm-jax eval gcg --model checkpoints/miniworld-tiny --data miniworld/easy@64 --out out/gcg
+  glamm-jax eval gcg --model glamm --data GranDf/annotations/val_test --split test --out out/test
+  glamm-jax eval refseg --model glamm --data data --dataset refcoco --split testA --out out/testA
+  glamm-jax eval gcg --predictions DIR --data GranDf/annotations/val_test --out out/scored
+  glamm-jax eval compare out/before out/after
 
 --question says how it is asked: `original`, the words that released checkpoints know; `ours`, those
 of our training; or your own, with {name} for the expression and {regions} for the box.
@@ -37,56 +37,49 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import jax
 from tqdm import tqdm
 
+import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
 from glamm_jax.cli import compare
+from glamm_jax.cli.program import make_parser, positive_int, run_program
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.errors import ConfigError, FolderError
+from glamm_jax.data.record_sources import find_scheme
+from glamm_jax.errors import ConfigError
 from glamm_jax.evaluation.benchmarks import BENCHMARKS, Benchmark
-from glamm_jax.evaluation.bert_similarity import BERT, BertSimilarity, EncoderError
-from glamm_jax.evaluation.evaluation_run import REPORT, Asking, EvaluationError, Run
+from glamm_jax.evaluation.bert_similarity import BERT, BertSimilarity
+from glamm_jax.evaluation.evaluation_run import (
+    REPORT,
+    EvaluationRun,
+    GenerationConfig,
+)
 from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.items import Data, QuestionsError, is_drawn
-from glamm_jax.evaluation.llm_judge import Judge, JudgeError, review_all
-from glamm_jax.evaluation.prediction_files import PredictionError
+from glamm_jax.evaluation.items import EvaluationData
+from glamm_jax.evaluation.llm_judge import LLMJudge, review_all
 from glamm_jax.evaluation.published import beside_paper
-from glamm_jax.evaluation.record_items import WordingError
-from glamm_jax.evaluation.scoring import Judges
+from glamm_jax.evaluation.scoring import TextScorers
 from glamm_jax.inference.chat import Assistant, load
 from glamm_jax.metrics.captions import NAMES, check_java
-from glamm_jax.metrics.result import MetricError
-from glamm_jax.metrics.similarity import Cached, Similarity, WordSimilarity
+from glamm_jax.metrics.similarity import CachedSimilarity, Similarity, WordSimilarity
 from glamm_jax.parallel import make_mesh
 from glamm_jax.text.questions import MAX_NEW_TOKENS
-from glamm_jax.text.tokenizer import TokenizerError
 from glamm_jax.weights.folder import ModelFolder
-from glamm_jax.weights.safetensors import TensorFileError
 
 REVIEWS = "reviews.jsonl"
 PATIENCE = 24 * 3600  # seconds that a process which is done waits for the others
-UNUSABLE = (
-    *(ConfigError, EncoderError, EvaluationError, FolderError, JudgeError, MetricError),
-    *(PredictionError,),
-    *(QuestionsError, TensorFileError, TokenizerError, WordingError),
-)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Check everything, then ask and score; 2 with one line when something cannot be used."""
-    given = sys.argv[1:] if arguments is None else arguments
+def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax eval") -> int:
+    """Check everything, then predict and score; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else [*arguments]
     if given[:1] == ["compare"]:
-        return compare.main(given[1:])
-    options = parse(given)
-    try:
-        evaluate(options)
-    except UNUSABLE as error:
-        print(f"eval: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return compare.main(given[1:], f"{prog} compare")
+    options = parse(given, prog)
+    return run_program("eval", lambda: evaluate(options))
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -98,13 +91,13 @@ def evaluate(options: argparse.Namespace) -> None:
             raise ConfigError(f"{options.model}: holds a part of a model, not a whole GLaMM")
     benchmark = BENCHMARKS[options.benchmark]
     judges = judges_of(benchmark, options)
-    run = Run(benchmark, data_of(options), options.out, asking_of(options))
+    run = EvaluationRun(benchmark, data_of(options), options.out, asking_of(options))
     print(f"{len(run.questions.items)} items, data {run.questions.hash[:12]}", flush=True)
     if options.predictions:
-        read = run.read(options.predictions)
+        read = run.read_predictions(options.predictions)
         said, irregular = read.predictions, read.notes
     else:
-        said, irregular = run.ask(assistant_of(options), str(options.model)), {}
+        said, irregular = run.predict(assistant_of(options), str(options.model)), {}
     if jax.process_index():
         return
     if isinstance(judges.similarity, BertSimilarity):  # all at once: five times faster
@@ -122,7 +115,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def phrases_of(each: Item | Prediction) -> tuple[str, ...]:
     """The phrases of the truth, or those that were said."""
-    return each.true_phrases if isinstance(each, Item) else each.phrases
+    return each.reference_phrases if isinstance(each, Item) else each.phrases
 
 
 def join(options: argparse.Namespace) -> None:
@@ -134,41 +127,40 @@ def join(options: argparse.Namespace) -> None:
         jax.distributed.initialize(*which, shutdown_timeout_seconds=PATIENCE)
 
 
-def data_of(options: argparse.Namespace) -> Data:
+def data_of(options: argparse.Namespace) -> EvaluationData:
     """What is asked about."""
-    return Data(
+    return EvaluationData(
         options.data,
         options.split,
         options.dataset,
         options.images,
         options.limit,
-        options.size,
         options.seed,
     )
 
 
-def asking_of(options: argparse.Namespace) -> Asking:
+def asking_of(options: argparse.Namespace) -> GenerationConfig:
     """How it is asked; a mini-world in our words, as the models that know it were."""
-    default = "ours" if is_drawn(options.data) else "original"
-    question = options.question or default
-    return Asking(question, options.tokens, options.batch, options.seed)
+    scheme = find_scheme(options.data)
+    question = options.question or ("original" if scheme is None else scheme.prompt_style)
+    return GenerationConfig(question, options.tokens, options.batch, options.seed)
 
 
-def judges_of(benchmark: Benchmark, options: argparse.Namespace) -> Judges:
+def judges_of(benchmark: Benchmark, options: argparse.Namespace) -> TextScorers:
     """Who judges texts, as far as this benchmark has some.
 
     Raises: MetricError, EncoderError, JudgeError when one of them is not there.
     """
     figures = tuple(options.captions) if benchmark.captions else ()
     check_java(figures)
-    similarity: Similarity = Cached(WordSimilarity())
+    similarity: Similarity = CachedSimilarity(WordSimilarity())
     if benchmark.name == "gcg" and options.similarity != similarity.name:
         similarity = BertSimilarity(options.similarity)
     if benchmark.name != "conversation" or not options.judge:
-        return Judges(similarity, figures)
-    judge = Judge(options.judge, options.judge_model)
+        return TextScorers(similarity, figures)
+    judge = LLMJudge(options.judge, options.judge_model)
     review = partial(review_all, judge=judge, path=options.out / REVIEWS, watch=tqdm)
-    return Judges(similarity, figures, review)
+    return TextScorers(similarity, figures, review)
 
 
 def assistant_of(options: argparse.Namespace) -> Assistant:
@@ -184,13 +176,9 @@ def assistant_of(options: argparse.Namespace) -> Assistant:
     return load(options.model, options.dtype, mesh)
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argparse.Namespace:
+    """Parse the command line."""
+    parser = make_parser(prog, __doc__)
     add = parser.add_argument
     add("benchmark", choices=BENCHMARKS, metavar="BENCHMARK")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -201,15 +189,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--split", default="val", help="%(default)s unless given")
     add("--dataset", default="", metavar="NAME", help="the dataset that --data holds as it came")
     add("--images", type=Path, help="where the pictures are, if not beside the original's files")
-    add("--limit", type=positive, metavar="N", help="the first N pictures alone")
+    add("--limit", type=positive_int, metavar="N", help="the first N pictures alone")
     add("--question", help="original, ours, or your own words")
     add("--seed", type=int, default=0, help="of what is drawn: sentences, scenes")
-    add("--size", type=positive, default=128, help="of a mini-world's pictures (%(default)s)")
-    add("--tokens", type=positive, default=MAX_NEW_TOKENS, help="of an answer (%(default)s)")
-    add("--batch", type=positive, default=8, help="rows that are answered together (%(default)s)")
+    add("--tokens", type=positive_int, default=MAX_NEW_TOKENS, help="of an answer (%(default)s)")
+    add(
+        "--batch",
+        type=positive_int,
+        default=8,
+        help="rows that are answered together (%(default)s)",
+    )
     add("--dtype", choices=("float32", "bfloat16"), help="the model's own if absent")
-    add("--fsdp", type=positive, default=1, help="devices that share the weights (%(default)s)")
-    add("--tensor", type=positive, default=1, help="devices that share a layer (%(default)s)")
+    add("--fsdp", type=positive_int, default=1, help="devices that share the weights (%(default)s)")
+    add("--tensor", type=positive_int, default=1, help="devices that share a layer (%(default)s)")
     add(
         "--similarity",
         default=BERT,
@@ -226,18 +218,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--judge", metavar="URL", help="an OpenAI-compatible endpoint, for conversations")
     add("--judge-model", default="gpt-4", metavar="NAME", help="which of its models (%(default)s)")
     add("--coordinator", metavar="HOST:PORT|auto", help="one of several processes; auto on TPUs")
-    add("--processes", type=positive, metavar="N", help="how many there are")
+    add("--processes", type=positive_int, metavar="N", help="how many there are")
     add("--process", type=int, metavar="I", help="which of them this is, from 0")
     return parser.parse_args(arguments)
-
-
-def positive(text: str) -> int:
-    """A number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
-
-
-if __name__ == "__main__":
-    sys.exit(main())

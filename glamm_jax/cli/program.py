@@ -35,7 +35,9 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
         print(f"{name}: {printable(str(error))}", file=sys.stderr)
         return UNUSABLE_INPUT
     except KeyboardInterrupt:
-        print(f"\n{name}: interrupted; the same command continues where it stopped", file=sys.stderr)
+        print(
+            f"\n{name}: interrupted; the same command continues where it stopped", file=sys.stderr
+        )
         return INTERRUPTED
 
 
@@ -46,6 +48,22 @@ def make_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    documentation: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+) -> None:
+    """Add a subcommand whose help is a module's docstring, summarized by its first line."""
+    parser = commands.add_parser(
+        name,
+        help=documentation.partition("\n")[0],
+        description=documentation,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
 
 
 def positive_int(text: str) -> int:
@@ -79,5 +97,7 @@ def checkout_path(*parts: str, instead: str) -> Path:
     """
     root = checkout_root()
     if root is None:
-        raise ConfigError(f"{'/'.join(parts)} exists in a checkout of the repository only; {instead}")
+        raise ConfigError(
+            f"{'/'.join(parts)} exists in a checkout of the repository only; {instead}"
+        )
     return root.joinpath(*parts)

@@ -1,9 +1,8 @@
-"""What the converting programs show: a progress bar, the peak of memory, and errors in a line."""
+"""Progress of conversions: a bar in bytes, and a summary of time and memory."""
 
 from __future__ import annotations
 
 import resource
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,19 +10,22 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from glamm_jax.errors import ConfigError, FolderError
-from glamm_jax.text.tokenizer import TokenizerError
-from glamm_jax.weights.rules import WeightsError
-from glamm_jax.weights.safetensors import TensorFileError
-
 _started = time.perf_counter()
 
 
 @contextmanager
-def progress_bar(total: int, what: str) -> Iterator[Callable[[str, int], None]]:
-    """A bar in bytes; the function it gives may be called from threads."""
+def progress_bar(total: int | None, title: str) -> Iterator[Callable[[str, int], None]]:
+    """Show a progress bar in bytes.
+
+    Args:
+        total: bytes; None where they are unknown.
+        title: printed in front of the bar.
+
+    Yields:
+        A function of a tensor's name and its bytes, to be called for each; from any thread.
+    """
     lock = threading.Lock()
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=None) as bar:
+    with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=None) as bar:
 
         def advance(name: str, nbytes: int) -> None:
             with lock:
@@ -32,18 +34,8 @@ def progress_bar(total: int, what: str) -> Iterator[Callable[[str, int], None]]:
         yield advance
 
 
-def report(nbytes: int) -> None:
-    """Size, seconds since the program began, and the most memory it ever held."""
+def print_summary(nbytes: int) -> None:
+    """Print the size, the seconds since the program started, and its peak memory."""
     seconds = time.perf_counter() - _started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{nbytes / 1e9:.2f} GB in {seconds:.1f} s, peak memory {peak:.2f} GiB")
-
-
-def fails_politely(command: str, work: Callable[[], None]) -> int:
-    """Do the work; what cannot be used is said in one line, and the exit status is 2."""
-    try:
-        work()
-    except (ConfigError, FolderError, TensorFileError, TokenizerError, WeightsError) as error:
-        print(f"{command}: {error}", file=sys.stderr)
-        return 2
-    return 0

@@ -1,25 +1,25 @@
-"""Train a model as a configuration file says, or go on with a run.
+"""Train a model as a configuration file says, or resume a run.
 
 CONFIG is a Python file with `get_config() -> ExperimentConfig`; it is executed. Any field can be
-changed by its dotted name, and an unknown name is answered with the nearest one:
+changed by its dotted name; for an unknown name the error suggests the nearest one:
 
-  python -m train --config configs/tiny.py --out runs/tiny
-  python -m train --config configs/tiny.py --out runs/slow --set optim.peak_lr=1e-4 data.seed=3
-  python -m train --config configs/tiny.py --out runs/look --steps 5
+  glamm-jax train --config configs/tiny.py --out runs/tiny
+  glamm-jax train --config configs/tiny.py --out runs/slow --set optim.peak_lr=1e-4 data.seed=3
+  glamm-jax train --config configs/tiny.py --out runs/short --steps 5
 
-The same command goes on with a run that was stopped or killed, from its last whole checkpoint, to
-the same numbers as if it had not been. --steps is where to stop; the schedule of the learning rate
-is that of optim.total_steps, so a later stop is the same run. SIGTERM and Ctrl-C save, then end.
+The same command resumes a run that was stopped or killed, from its last complete checkpoint, and
+continues bit-exactly. --steps is where to stop; the learning-rate schedule still ends at
+optim.total_steps, so stopping later is the same run. SIGTERM and Ctrl-C save a checkpoint first.
 
-  python -m train --config configs/pretrain.py --plan      what it would take, and nothing is made
+  glamm-jax train --config configs/pretrain.py --plan      only print what the run would take
 
-RUN/config.json       the configuration as it was used
+RUN/config.json       the configuration that was used
 RUN/metrics.jsonl     one line a step: step, loss, ce, bce, dice, grad_norm, learning_rate, ...
-RUN/events.jsonl      started, resumed_from, saved, skipped, evaluated, stopped
-RUN/checkpoints/STEP  what training changes; python -m train.export makes a model of it
-RUN/tensorboard       tensorboard --logdir RUN; python -m train.report RUN makes a page
+RUN/events.jsonl      started, resumed_from, saved, skipped, validated, stopped
+RUN/checkpoints/STEP  what training changes; `glamm-jax export RUN --out MODEL` writes the model
+RUN/tensorboard       tensorboard --logdir RUN; `glamm-jax report RUN` writes a page
 
-Exit status: 0 done or stopped by a signal and saved, 2 something cannot be used.
+Exit status: 0 done, or stopped by a signal after saving; 2 unusable input.
 """
 
 from __future__ import annotations
@@ -27,99 +27,89 @@ from __future__ import annotations
 import argparse
 import runpy
 import sys
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import jax
+from tqdm import tqdm
 
+import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
 from glamm_jax.aot.plan import chip_of, plan
-from glamm_jax.cli.train_progress import show
+from glamm_jax.cli.program import make_parser, run_program
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.config.overrides import with_overrides
-from glamm_jax.data.batch_filling import DataError
-from glamm_jax.data.loader import StateError
-from glamm_jax.errors import ConfigError, FolderError
-from glamm_jax.evaluation.validation import make_evaluate
-from glamm_jax.text.tokenizer import TokenizerError
-from glamm_jax.training.loop import Watcher, train
+from glamm_jax.errors import ConfigError
+from glamm_jax.evaluation.validation import make_validate
+from glamm_jax.training.loop import LOSS_NAMES, MetricWriter, StepRecord, train
 from glamm_jax.training.metric_writers import TensorBoard, WeightsAndBiases
-from glamm_jax.training.placement import PlacementError
-from glamm_jax.training.run_folder import RunError
-from glamm_jax.weights.safetensors import TensorFileError
 
-UNUSABLE = (
-    *(ConfigError, DataError, FolderError, PlacementError, RunError, StateError),
-    *(TensorFileError, TokenizerError),
-)
+SPEED_WINDOW = 20  # steps that the printed speed is a mean of
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, load, train; 2 with one line when something cannot be used."""
-    options = parse(arguments)
-    try:
-        config = with_overrides(load_config(options.config), options.set)
-        if options.plan:
-            mesh = config.mesh
-            print(plan(config, (max(mesh.data, 1), mesh.fsdp, mesh.tensor)).text())
-            return 0
-        told = watchers(options, config)
-        records = train(config, options.out, options.steps, make_evaluate(config), told)
-        show(records, options.steps or config.optim.total_steps, peak_seconds(config))
-    except UNUSABLE as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 2
-    return 0
+def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax train") -> int:
+    """Train; returns the exit status."""
+    options = parse(arguments, prog)
+    return run_program("train", lambda: run(options))
 
 
-def peak_seconds(config: ExperimentConfig) -> float | None:
-    """What a step takes at the peak of the devices that are here; None where that is not known."""
-    chip = chip_of(jax.devices()[0].device_kind)
-    if chip is None:
-        return None
-    return plan(config).step_flops / (chip.peak_flops * jax.device_count())
-
-
-def watchers(options: argparse.Namespace, config: ExperimentConfig) -> list[Watcher]:
-    """Who is told what happens."""
-    found: list[Watcher] = [TensorBoard(options.out / "tensorboard")]
-    if options.wandb:
-        found.append(WeightsAndBiases(options.wandb, options.out, asdict(config)))
-    return found
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax train") -> argparse.Namespace:
+    """Parse the command line."""
+    parser = make_parser(prog, __doc__)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--out", type=Path, metavar="RUN", help="new, or a run that goes on")
-    parser.add_argument("--plan", action="store_true", help="say what it would take, and end")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="a new folder, or a run to resume")
+    parser.add_argument("--plan", action="store_true", help="print what it would take, and end")
     parser.add_argument("--steps", type=int, metavar="N", help="stop when N steps are done")
-    parser.add_argument("--wandb", metavar="PROJECT", help="tell Weights & Biases, too")
+    parser.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
+    add_overrides(parser)
+    options = parser.parse_args(arguments)
+    if options.out is None and not options.plan:
+        parser.error("give --out RUN, the folder of the run (or --plan)")
+    return options
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add `--set NAME=VALUE ...`."""
     parser.add_argument(
         "--set",
         nargs="+",
         action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="change fields of the configuration",
+        help="change fields of the configuration, such as optim.peak_lr=1e-4",
     )
-    options = parser.parse_args(arguments)
-    if options.out is None and not options.plan:
-        parser.error("--out RUN says where the run lies (or --plan what it would take)")
-    return options
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train as the parsed command line says."""
+    config = with_overrides(load_config(options.config), options.set)
+    if options.plan:
+        print(plan(config, (max(config.mesh.data, 1), config.mesh.fsdp, config.mesh.tensor)).text())
+        return
+    writers: list[MetricWriter] = [TensorBoard(options.out / "tensorboard")]
+    if options.wandb:
+        writers.append(WeightsAndBiases(options.wandb, options.out, asdict(config)))
+    records = train(config, options.out, options.steps, make_validate(config), writers)
+    show_progress(records, options.steps or config.optim.total_steps, _peak_step_seconds(config))
 
 
 def load_config(path: Path) -> ExperimentConfig:
-    """What the file's `get_config()` returns.
+    """Execute a configuration file and return what its `get_config()` returns.
 
-    Raises: ConfigError when there is no such file, no such function, or another return.
+    The file may import other modules of its own package (`configs.mixtures`), wherever the program
+    is started.
+
+    Raises:
+        ConfigError: there is no such file, no such function, or it returns something else.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
+    root = path.resolve().parent
+    while (root / "__init__.py").is_file():
+        root = root.parent
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
     get_config = runpy.run_path(str(path)).get("get_config")
     if not callable(get_config):
         raise ConfigError(f"{path}: has no function get_config()")
@@ -130,5 +120,48 @@ def load_config(path: Path) -> ExperimentConfig:
     return config
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def show_progress(
+    records: Iterable[StepRecord], num_steps: int, peak_step_seconds: float | None = None
+) -> None:
+    """Run the steps behind a progress bar with losses, images per second and input wait.
+
+    Args:
+        records: of the steps, as `train` yields them; consuming them runs the training.
+        num_steps: the last step; the bar of a resumed run begins where it resumes.
+        peak_step_seconds: time of a step at the devices' peak FLOPS; its share is shown.
+    """
+    print("initializing or loading the weights, then compiling: minutes, once", flush=True)
+    last: deque[StepRecord] = deque(maxlen=SPEED_WINDOW)
+    interval = 0.5 if sys.stderr.isatty() else 10.0  # seconds; a log file need not hold each step
+    with tqdm(total=num_steps, unit="step", mininterval=interval) as bar:
+        for record in records:
+            if not last:  # the first step of this process compiles, and may be any step
+                bar.initial, bar.n = record["step"], record["step"]
+            last.append(record)
+            bar.set_postfix_str(progress_line(last, peak_step_seconds), refresh=False)
+            bar.update()
+
+
+def progress_line(last: Iterable[StepRecord], peak_step_seconds: float | None = None) -> str:
+    """The newest losses, and the speed over the last steps (without the first, which compiles)."""
+    records = [*last]
+    losses = " ".join(f"{name} {records[-1][name]:.3f}" for name in LOSS_NAMES)
+    timed = records[1:] or records
+    seconds = sum(record["seconds"] for record in timed)
+    images = sum(sum(record["images"].values()) for record in timed)
+    input_share = sum(record["input_seconds"] for record in timed) / seconds
+    step_seconds = seconds / len(timed)
+    peak = f"  {peak_step_seconds / step_seconds:.0%} of peak" if peak_step_seconds else ""
+    skipped = "  SKIPPED" if records[-1]["skipped"] else ""
+    return (
+        f"{losses}  {images / seconds:.2f} images/s  {step_seconds:.2f} s/step  "
+        f"input {input_share:.0%}{peak}{skipped}"
+    )
+
+
+def _peak_step_seconds(config: ExperimentConfig) -> float | None:
+    """Seconds of a step at the peak FLOPS of the devices here; None for unknown devices."""
+    chip = chip_of(jax.devices()[0].device_kind)
+    if chip is None:
+        return None
+    return plan(config).step_flops / (chip.peak_flops * jax.device_count())

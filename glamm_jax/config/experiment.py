@@ -1,6 +1,7 @@
-"""What a training run is made of: the model, what it sees, how it learns. Frozen dataclasses.
+"""Configuration of a training run: model, data, optimizer, mesh, checkpoints. Frozen dataclasses.
 
-A file in `configs/` returns an `ExperimentConfig`; `glamm_jax.config.overrides` changes fields by name.
+A file in `configs/` returns an `ExperimentConfig` from `get_config()`;
+`glamm_jax.config.overrides` changes fields by their dotted names.
 """
 
 from __future__ import annotations
@@ -8,30 +9,40 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from glamm_jax.config import GLaMMConfig, LossWeights
 from glamm_jax.config.checks import require, require_choice, require_positive
-from glamm_jax.types import Capacity
+from glamm_jax.config.model import GLaMMConfig, LossWeights
+from glamm_jax.types import BatchShape
 
 Schedule = Literal["linear_decay", "constant"]
-Untouched = Literal["skip", "zero"]
-TrainedSet = Literal["released", "paper", "all_but_encoders", "everything"]
-AskedTask = Literal["gcg", "referring", "semantic", "grounding", "region", "caption", "vqa"]
-MASKED_TASKS = ("gcg", "referring", "semantic", "grounding")
+UnusedParts = Literal["skip", "zero"]
+TrainableSet = Literal["released", "paper", "all_but_encoders", "everything"]
+ConversationTask = Literal["gcg", "referring", "semantic", "grounding", "region", "caption", "vqa"]
+MASK_TASKS = ("gcg", "referring", "semantic", "grounding")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with a clipped gradient. The defaults are the released training's (trap 29).
+    """AdamW behind a clipped gradient. The defaults are those of the released training (trap 29).
 
-    muon_lr: peak rate of Muon, which then moves the matrices of transformer blocks instead of
-        Adam; None: Adam moves everything.
-    trained: which parameters learn; see `glamm_jax.training.optimizer`.
-    untouched: what becomes of a part that no example of a batch reaches. "skip" leaves it and its
-        moments alone, as torch does with a parameter without gradient; "zero" counts the step as
-        one with gradient zero, so momentum moves it on.
-    accumulate: batches of the loader that make up one step, whose gradient is that of one batch of
-        them all (the released training's 10 of 2, on each of 8 GPUs, are its 160).
-    max_skipped: steps in a row with a loss or gradient that is not finite before the run gives up.
+    Attributes:
+        peak_lr: learning rate at the end of the warm-up.
+        muon_lr: peak learning rate of Muon, which then updates the matrices of transformer blocks
+            instead of Adam; None: Adam updates everything.
+        schedule: after the warm-up, decay linearly to 0 at `total_steps`, or stay constant.
+        warmup_steps: steps of linear warm-up.
+        total_steps: length of the schedule.
+        betas: decay rates of Adam's first and second moments, each in [0, 1).
+        eps: added to the denominator of Adam.
+        weight_decay: decoupled weight decay.
+        clip_norm: largest global norm of the gradient.
+        trainable: which parameters are trained (`glamm_jax.training.parameter_groups`).
+        unused_parts: what happens to a part of the model that no example of a batch uses. "skip"
+            leaves it and its moments unchanged, as torch does with a parameter without gradient;
+            "zero" takes a step with gradient zero, so that momentum still moves it.
+        accumulation_steps: loader batches whose gradients are accumulated in one step. The result
+            is that of one batch of all of them (the released training: 10 of 2 on each of 8 GPUs).
+        max_skipped_steps: consecutive steps with a loss or gradient that is not finite before the
+            run ends with an error.
     """
 
     peak_lr: float = 3e-4
@@ -43,14 +54,14 @@ class OptimConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float = 1.0
-    trained: TrainedSet = "released"
-    untouched: Untouched = "skip"
-    accumulate: int = 1
-    max_skipped: int = 10
+    trainable: TrainableSet = "released"
+    unused_parts: UnusedParts = "skip"
+    accumulation_steps: int = 1
+    max_skipped_steps: int = 10
 
     def __post_init__(self) -> None:
         require_positive(self, "peak_lr", "total_steps", "eps", "clip_norm")
-        require_positive(self, "accumulate", "max_skipped")
+        require_positive(self, "accumulation_steps", "max_skipped_steps")
         require_choice(self, "schedule", Schedule)
         fits = 0 <= self.warmup_steps <= self.total_steps
         require(fits, self, "warmup_steps", f"must be in 0 to total_steps = {self.total_steps}")
@@ -58,28 +69,32 @@ class OptimConfig:
         require(self.weight_decay >= 0, self, "weight_decay", "must not be negative")
         if self.muon_lr is not None:
             require_positive(self, "muon_lr")
-        require_choice(self, "trained", TrainedSet)
-        require_choice(self, "untouched", Untouched)
+        require_choice(self, "trainable", TrainableSet)
+        require_choice(self, "unused_parts", UnusedParts)
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How a conversation is made of what a record says. The defaults are the released training's.
+class ConversationConfig:
+    """How a record's annotations become a conversation. Defaults: the released training's.
 
-    max_turns: classes or expressions that one conversation asks for (trap 41).
-    max_regions: regions that one conversation asks about (trap 42).
-    shuffled: draw what is asked for, and in which order; False takes the first, as they come.
-    overlaps_count: pixels that two polygons of one thing cover are 2 in its mask (trap 22).
-    bare_image: the image stands in front of the question without a sentence about it, as the
-        released weights have seen LLaVA-Instruct and the regions of refCOCO and refCOCO+.
-    questions, group_questions, answers: instead of the lists in `glamm_jax.text.questions`;
-        `{name}` and `{regions}` are filled in. Answers are those of segmentation.
+    Attributes:
+        max_turns: classes or expressions in one conversation (trap 41).
+        max_regions: regions in one conversation (trap 42).
+        shuffle: sample annotations and their order; False takes the first, in stored order.
+        count_overlaps: a pixel that two polygons of one object cover has the value 2 in its mask,
+            as in the original (trap 22); False: 1.
+        bare_image: put the image in front of the question without a sentence about it, as the
+            released weights were trained on LLaVA-Instruct and the regions of refCOCO(+).
+        questions: templates used instead of those in `glamm_jax.text.questions`; `{name}` and
+            `{regions}` are filled in.
+        group_questions: the same, for questions about several regions together.
+        answers: the same, for answers to segmentation questions.
     """
 
     max_turns: int = 3
     max_regions: int = 10
-    shuffled: bool = True
-    overlaps_count: bool = True
+    shuffle: bool = True
+    count_overlaps: bool = True
     bare_image: bool = False
     questions: tuple[str, ...] = ()
     group_questions: tuple[str, ...] = ()
@@ -90,36 +105,39 @@ class Asking:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One share of the mixture: a dataset, and what it is asked for.
+class MixtureEntry:
+    """A dataset of the mixture, and the tasks that its records are used for.
 
-    dataset: a folder of shards (`python -m convert dataset`), or `miniworld/NAME`, a world that is
-        drawn on the fly.
-    tasks: several are several conversations about one picture.
-    weight: how many records are drawn from it, relative to the other parts.
+    Attributes:
+        dataset: folder of record shards (`glamm-jax convert dataset`), or SCHEME/NAME of a
+            registered record source (`glamm_jax.data.record_sources`).
+        tasks: each gives one conversation about an image.
+        weight: sampling weight, relative to the other entries.
+        split: of the dataset.
+        conversation: how conversations are sampled.
     """
 
     dataset: str
-    tasks: tuple[AskedTask, ...]
+    tasks: tuple[ConversationTask, ...]
     weight: float = 1.0
     split: str = "train"
-    asking: Asking = field(default_factory=Asking)
+    conversation: ConversationConfig = field(default_factory=ConversationConfig)
 
     def __post_init__(self) -> None:
-        require(bool(self.dataset), self, "dataset", "name a folder, or miniworld/NAME")
-        known = bool(self.tasks) and set(self.tasks) <= set(get_args(AskedTask))
-        require(known, self, "tasks", f"choose some of {get_args(AskedTask)}")
+        require(bool(self.dataset), self, "dataset", "name a folder, or SCHEME/NAME")
+        known = bool(self.tasks) and set(self.tasks) <= set(get_args(ConversationTask))
+        require(known, self, "tasks", f"choose some of {get_args(ConversationTask)}")
         require_positive(self, "weight")
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        """Parts of a batch, beside rows and images, that it fills."""
+    def required_parts(self) -> tuple[str, ...]:
+        """Fields of `BatchShape`, besides rows and images, that its tasks need."""
         regions = ("region_images", "regions") if "region" in self.tasks else ()
-        masked = not set(self.tasks).isdisjoint(MASKED_TASKS)
-        return (*regions, *(("grounding_images", "masks") if masked else ()))
+        has_masks = not set(self.tasks).isdisjoint(MASK_TASKS)
+        return (*regions, *(("grounding_images", "masks") if has_masks else ()))
 
 
-FOUR_PICTURES = Capacity(
+DEFAULT_BATCH_SHAPE = BatchShape(
     rows=4,
     tokens=1024,
     targets=256,
@@ -133,59 +151,61 @@ FOUR_PICTURES = Capacity(
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What examples are made of, and what shapes a batch has.
+    """The training data and the shapes of its batches.
 
-    tokenizer: a folder with LLaMA's `tokenizer.model`, from the working directory.
-    image_size: side in pixels of a picture that is drawn.
-    quotas: the shapes of one shard's batch. Tokens are those of a row, an image's patches included;
-        `grounding_images` are slots of SAM, `region_images` of the region encoder: they may be
-        fewer than `images`, and then only so many examples of a batch have masks, or regions.
-    share_prefix: conversations about one picture go into one row, behind its image (exact).
-    fill_rows: a row takes further pictures while they fit (exact).
-    max_deferred: examples that may wait for a batch with room for them before one is closed.
-    shards: batches that make up the batch of a step, one after another. Fixed for a run; divided
-        among the processes, however many there are.
-    workers: processes that read and prepare, for each shard; 0 prepares in threads.
-    prefetch: batches that are made ahead.
+    Attributes:
+        mixture: the datasets.
+        tokenizer: folder with LLaMA's `tokenizer.model`, relative to the working directory.
+        seed: of the order of the examples and of everything sampled from them.
+        batch_shape: static shape of one batch slice. `tokens` counts a row's text and image
+            patches; `grounding_images` are images for SAM and `region_images` for the region
+            encoder: with fewer of them than `images`, only that many images of a batch may have
+            masks, or regions.
+        share_prefix: put conversations about one image into one row behind the image. Losses are
+            equal to those of separate rows.
+        fill_rows: put further images into a row while they fit. Losses are equal.
+        max_deferred: samples that may wait for a batch with room before a batch is closed.
+        batch_slices: slices that make up the batch of a step, one behind the other. Each is read
+            and packed by itself, so the result does not depend on the number of processes, among
+            which they are divided. Fixed for a run.
+        workers: worker processes for each slice; 0 reads in threads.
+        prefetch: batches made ahead of the device.
     """
 
-    mixture: tuple[Part, ...] = (
-        Part("miniworld/easy", ("gcg",)),
-        Part("miniworld/easy", ("referring",)),
-    )
+    mixture: tuple[MixtureEntry, ...]
     tokenizer: str = "tokenizer"
     seed: int = 0
-    image_size: int = 128
-    quotas: Capacity = field(default_factory=lambda: FOUR_PICTURES)
+    batch_shape: BatchShape = DEFAULT_BATCH_SHAPE
     share_prefix: bool = False
     fill_rows: bool = False
     max_deferred: int = 16
-    shards: int = 1
+    batch_slices: int = 1
     workers: int = 0
     prefetch: int = 1
 
     def __post_init__(self) -> None:
-        require(bool(self.mixture), self, "mixture", "name at least one part")
+        require(bool(self.mixture), self, "mixture", "name at least one dataset")
         require(bool(self.tokenizer), self, "tokenizer", "name a folder")
         require(self.seed >= 0, self, "seed", "must not be negative")
-        require_positive(self, "image_size", "max_deferred", "shards", "prefetch")
-        require_positive(self.quotas, "rows", "tokens", "targets", "images")
-        for part in self.mixture:
-            for name in part.needs:
-                message = f"tasks {part.tasks} of the mixture need some"
-                require(getattr(self.quotas, name) > 0, self.quotas, name, message)
+        require_positive(self, "max_deferred", "batch_slices", "prefetch")
+        require_positive(self.batch_shape, "rows", "tokens", "targets", "images")
+        for entry in self.mixture:
+            for name in entry.required_parts:
+                message = f"tasks {entry.tasks} of the mixture need some"
+                require(getattr(self.batch_shape, name) > 0, self.batch_shape, name, message)
         require(self.workers >= 0, self, "workers", "must not be negative")
 
 
 @dataclass(frozen=True)
-class StartConfig:
-    """What a run begins with. With nothing named, every weight is drawn from the seed.
+class InitConfig:
+    """Initial weights of a run. With nothing named, all are initialized randomly from the seed.
 
-    model: a model folder, as `convert from-torch` or `train.export` write it. Adapters that it
-        lacks are drawn: they begin as no change at all.
-    run: instead of it, a run's folder: what its latest checkpoint holds, on what it began with.
-    region_encoder: a model folder whose region encoder replaces the model's, as the released
-        training takes it from GPT4RoI.
+    Attributes:
+        model: a model folder, written by `convert from-torch` or `glamm-jax export`. LoRA adapters
+            that it lacks are added; they start without effect.
+        run: the folder of another run, instead: its latest checkpoint on its own initial weights.
+        region_encoder: a model folder whose region encoder replaces that of the model, as the
+            released training takes it from GPT4RoI.
     """
 
     model: str = ""
@@ -198,8 +218,12 @@ class StartConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How many devices share the batch (data), the batch and the weights (fsdp), and each layer's
-    width (tensor). 0 devices for data: as many as are left over.
+    """Sizes of the device mesh's axes.
+
+    Attributes:
+        data: devices that divide the batch; 0: all that the other axes leave.
+        fsdp: devices that divide the batch and the weights.
+        tensor: devices that divide the width of each layer.
     """
 
     data: int = 0
@@ -213,19 +237,20 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When a run is saved, and what stays. The end of a run and SIGTERM save, too.
+    """When checkpoints are saved and which are kept. The end of a run and SIGTERM save as well.
 
-    every: steps between two saves.
-    keep_last: the newest ones that stay.
-    keep_best: the best ones that stay besides.
-    best: what they are judged by: a loss (its mean since the last save; lower is better), or a
-        score of the periodic evaluation (higher is better).
+    Attributes:
+        every: steps between checkpoints.
+        keep_last: newest checkpoints that are kept.
+        keep_best: best checkpoints that are kept in addition.
+        best_metric: a loss ("loss", "ce", "bce", "dice": mean since the last checkpoint, lower is
+            better), or a metric of the validation (higher is better).
     """
 
     every: int = 500
     keep_last: int = 2
     keep_best: int = 0
-    best: str = "loss"
+    best_metric: str = "loss"
 
     def __post_init__(self) -> None:
         require_positive(self, "every", "keep_last")
@@ -233,48 +258,60 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """The look at held-out examples during a run.
+class ValidationConfig:
+    """Validation on held-out examples during a run.
 
-    every: steps between two looks; 0 never looks.
-    dataset, split: what is looked at, named as in the mixture.
-    examples: how many of it.
-    panels: how many of them are shown as pictures.
-    max_tokens: of an answer.
+    Attributes:
+        every: steps between validations; 0: never.
+        dataset: as in `MixtureEntry`.
+        split: of the dataset.
+        num_examples: questions that are answered.
+        num_panels: images saved of them, prediction beside reference.
+        max_tokens: longest answer.
     """
 
     every: int = 0
-    dataset: str = "miniworld/easy"
+    dataset: str = ""
     split: str = "val"
-    examples: int = 32
-    panels: int = 8
+    num_examples: int = 32
+    num_panels: int = 8
     max_tokens: int = 96
 
     def __post_init__(self) -> None:
         require(self.every >= 0, self, "every", "must not be negative")
-        require_positive(self, "examples", "max_tokens")
-        require(self.panels >= 0, self, "panels", "must not be negative")
+        require(
+            bool(self.dataset) or not self.every, self, "dataset", "name a folder, or SCHEME/NAME"
+        )
+        require_positive(self, "num_examples", "max_tokens")
+        require(self.num_panels >= 0, self, "num_panels", "must not be negative")
 
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """One training run, whole. `seed` draws the first weights and the dropout of every step."""
+    """A training run.
+
+    Attributes:
+        seed: of the initial weights and the dropout.
+    """
 
     model: GLaMMConfig
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig
     optim: OptimConfig = field(default_factory=OptimConfig)
     losses: LossWeights = field(default_factory=LossWeights)
-    start: StartConfig = field(default_factory=StartConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, self, "seed", "must not be negative")
-        adapted = self.optim.trained in ("released", "paper")
-        message = f"optim.trained = {self.optim.trained!r} trains adapters; use with_lora(model)"
-        require(not adapted or self.model.lora is not None, self.model, "lora", message)
-        room = self.model.llama.max_positions
-        message = f"a row exceeds model.llama.max_positions = {room}"
-        require(self.data.quotas.tokens <= room, self.data.quotas, "tokens", message)
+        has_adapters = self.optim.trainable in ("released", "paper")
+        message = (
+            f"optim.trainable = {self.optim.trainable!r} trains adapters; use with_lora(model)"
+        )
+        require(not has_adapters or self.model.lora is not None, self.model, "lora", message)
+        context = self.model.llama.max_positions
+        message = f"a row is longer than model.llama.max_positions = {context}"
+        shape = self.data.batch_shape
+        require(shape.tokens <= context, shape, "tokens", message)

@@ -253,7 +253,7 @@ class TokenConfig:
             require(getattr(self, each.name) >= 0, self, each.name, "must be an id")
 
     @classmethod
-    def grown_from(cls, base_vocab_size: int) -> TokenConfig:
+    def appended_to(cls, base_vocab_size: int) -> TokenConfig:
         """The seven added tokens in their order, behind a vocabulary of this size (trap 24)."""
         first = base_vocab_size
         return cls(
@@ -379,6 +379,6 @@ def tiny(base_vocab_size: int = 200, preset: Preset = "released") -> GLaMMConfig
             decoder_mlp_dim=64,
             iou_dim=32,
         ),
-        tokens=TokenConfig.grown_from(base_vocab_size),
+        tokens=TokenConfig.appended_to(base_vocab_size),
         text_projection_activation=like.text_projection_activation,
     )

@@ -19,7 +19,7 @@ from glamm_jax.data.encode import Prepared
 from glamm_jax.data.packing import Expanded, Packing, Rows
 from glamm_jax.data.sample import Sample
 from glamm_jax.errors import GLaMMError
-from glamm_jax.types import Capacity
+from glamm_jax.types import BatchShape
 
 # What samples of a batch add up to, beside rows.
 ADDED = ("images", "region_images", "regions", "grounding_images", "masks")
@@ -45,13 +45,13 @@ class Candidate(NamedTuple):
     position: int
     sample: Sample
     talks: list[Expanded]
-    need: Capacity
+    need: BatchShape
 
 
 class Room:
     """What is left of a batch that is being filled."""
 
-    def __init__(self, config: GLaMMConfig, capacity: Capacity, packing: Packing):
+    def __init__(self, config: GLaMMConfig, capacity: BatchShape, packing: Packing):
         self._config, self._capacity, self._packing = config, capacity, packing
         self.taken = Parts(Rows(packing, capacity.tokens, capacity.targets, capacity.rows))
 
@@ -83,7 +83,7 @@ class Filler:
         self,
         stream: Iterator[Read],
         config: GLaMMConfig,
-        capacity: Capacity,
+        capacity: BatchShape,
         packing: Packing,
         max_deferred: int,
     ):
@@ -126,7 +126,7 @@ class Filler:
             candidate = self.candidate(read.position, read.prepared.sample)
             over = [
                 f.name
-                for f in fields(Capacity)
+                for f in fields(BatchShape)
                 if getattr(candidate.need, f.name) > getattr(self._capacity, f.name)
             ]
             if not over:

@@ -18,7 +18,7 @@ from typing import Any
 
 import apache_beam as beam  # pyright: ignore[reportMissingImports]  # an extra
 
-from glamm_jax.data.conversion import Reading, write_shard
+from glamm_jax.data.conversion import SourceReader, write_shard
 from glamm_jax.data.split_folder import ShardReport, SplitFolder
 
 
@@ -28,7 +28,7 @@ class WriteShards(beam.PTransform):
     Raises: when it runs, what `write_shard` raises.
     """
 
-    def __init__(self, reading: Reading, target: SplitFolder):
+    def __init__(self, reading: SourceReader, target: SplitFolder):
         super().__init__()
         self._reading, self._target = reading, target
 

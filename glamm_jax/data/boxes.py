@@ -102,7 +102,7 @@ def to_pixel(
     return boxes_xyxy_unit.astype(np.float64) * np.array([width, height, width, height])
 
 
-def round_as_evaluated(boxes_xyxy_unit: Float[np.ndarray, "r 4"]) -> np.ndarray:
+def round_like_original(boxes_xyxy_unit: Float[np.ndarray, "r 4"]) -> np.ndarray:
     """bfloat16[R, 4] by way of float16, as the original's evaluation passes boxes (trap 13)."""
     return boxes_xyxy_unit.astype(np.float16).astype(ml_dtypes.bfloat16)
 

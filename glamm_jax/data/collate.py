@@ -20,7 +20,7 @@ from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.packing import FILLER, Expanded, Packing, Place, Rows, expand
 from glamm_jax.data.sample import RowError, Sample, check_sample
 from glamm_jax.errors import GLaMMError
-from glamm_jax.types import Array, Batch, Capacity
+from glamm_jax.types import Array, Batch, BatchShape
 
 UNPACKED = Packing()
 
@@ -95,11 +95,11 @@ class Parts:
         return True
 
     @property
-    def needed(self) -> Capacity:
+    def needed(self) -> BatchShape:
         """The smallest capacity that holds what was taken."""
         sizes = [sample.original_size for sample in self.grounding] or [(0, 0)]
         used = self.rows.used
-        return Capacity(
+        return BatchShape(
             rows=len(used),
             tokens=max((tokens for tokens, _, _ in used), default=0),
             targets=max((targets for _, targets, _ in used), default=0),
@@ -116,7 +116,7 @@ class Parts:
 def pack(
     samples: list[Sample],
     config: GLaMMConfig,
-    capacity: Capacity | None = None,
+    capacity: BatchShape | None = None,
     packing: Packing = UNPACKED,
 ) -> Batch:
     """One batch of these samples, as large as `capacity` or just large enough.
@@ -133,7 +133,7 @@ def pack(
     return shaped(parts, config, capacity or parts.needed)
 
 
-def shaped(parts: Parts, config: GLaMMConfig, room: Capacity) -> Batch:
+def shaped(parts: Parts, config: GLaMMConfig, room: BatchShape) -> Batch:
     """The batch of gathered samples, as large as `room`.
 
     Raises: CapacityError, as `pack`.
@@ -141,7 +141,7 @@ def shaped(parts: Parts, config: GLaMMConfig, room: Capacity) -> Batch:
     needed = parts.needed
     problems = [
         f"{f.name}: {getattr(needed, f.name)} needed, room for {getattr(room, f.name)}"
-        for f in fields(Capacity)
+        for f in fields(BatchShape)
         if getattr(needed, f.name) > getattr(room, f.name)
     ]
     if problems:
@@ -154,7 +154,7 @@ def shaped(parts: Parts, config: GLaMMConfig, room: Capacity) -> Batch:
     )
 
 
-def join(batches: Mapping[int, Batch], capacity: Capacity, patches: int) -> Batch:
+def join(batches: Mapping[int, Batch], capacity: BatchShape, patches: int) -> Batch:
     """Batches of one capacity, by their number, one behind the other.
 
     Indices count from the start of batch 0, whether it is among these or not: every process of many
@@ -194,18 +194,18 @@ def bucket(size: int, steps: int = 4) -> int:
     return -(-size // unit) * unit
 
 
-def bucketed(capacity: Capacity) -> Capacity:
+def bucketed(capacity: BatchShape) -> BatchShape:
     """Sizes rounded up to a bucket and counts to a power of two: a service compiles few shapes."""
     sizes = ("tokens", "targets", "mask_height", "mask_width")
-    return Capacity(
+    return BatchShape(
         **{
             f.name: bucket(getattr(capacity, f.name), 4 if f.name in sizes else 1)
-            for f in fields(Capacity)
+            for f in fields(BatchShape)
         }
     )
 
 
-def divisible(capacity: Capacity, by: int) -> Capacity:
+def divisible(capacity: BatchShape, by: int) -> BatchShape:
     """The counts of what is encoded, rounded up to multiples, so that devices can share them."""
     counts = ("rows", "images", "region_images", "regions", "grounding_images")
     return replace(capacity, **{name: -(-getattr(capacity, name) // by) * by for name in counts})
@@ -215,15 +215,15 @@ def fit(
     samples: list[Sample],
     config: GLaMMConfig,
     packing: Packing = UNPACKED,
-    capacity: Capacity | None = None,
-) -> Capacity:
+    capacity: BatchShape | None = None,
+) -> BatchShape:
     """The smallest capacity that holds these samples; packed rows are as long as `capacity` says,
     or as the model allows."""
     return gather(samples, config, packing, capacity).needed
 
 
 def gather(
-    samples: Sequence[Sample], config: GLaMMConfig, packing: Packing, capacity: Capacity | None
+    samples: Sequence[Sample], config: GLaMMConfig, packing: Packing, capacity: BatchShape | None
 ) -> Parts:
     """Samples, checked and expanded; packed rows are as long as `capacity` says, or as the model
     allows.
@@ -268,7 +268,7 @@ def _collect_masks(parts: Parts, sample: Sample, first: int) -> None:
         parts.masks.append(_Mask(placed.place.row, position, placed.grounding_image, mask))
 
 
-def _token_arrays(parts: Parts, room: Capacity, config: GLaMMConfig) -> dict[str, Array]:
+def _token_arrays(parts: Parts, room: BatchShape, config: GLaMMConfig) -> dict[str, Array]:
     shape, targets = (room.rows, room.tokens), (room.rows, room.targets)
     out = {
         "token_ids": np.full(shape, FILLER, np.int32),
@@ -301,7 +301,7 @@ def _token_arrays(parts: Parts, room: Capacity, config: GLaMMConfig) -> dict[str
     return out
 
 
-def _segment_arrays(parts: Parts, room: Capacity) -> dict[str, Array]:
+def _segment_arrays(parts: Parts, room: BatchShape) -> dict[str, Array]:
     """Who sees whom in packed rows; nothing where every row is one conversation."""
     if parts.rows.packing == UNPACKED:
         return {}
@@ -325,7 +325,7 @@ def _stack(
     return out
 
 
-def _image_arrays(parts: Parts, room: Capacity, config: GLaMMConfig) -> dict[str, Array]:
+def _image_arrays(parts: Parts, room: BatchShape, config: GLaMMConfig) -> dict[str, Array]:
     clip, sam = config.clip.image_size, config.sam.image_size
     region_images = np.full(room.region_images, -1, np.int32)
     region_images[: len(parts.region_images)] = parts.region_images
@@ -355,7 +355,7 @@ def _image_arrays(parts: Parts, room: Capacity, config: GLaMMConfig) -> dict[str
     }
 
 
-def _mask_arrays(parts: Parts, room: Capacity) -> dict[str, Array]:
+def _mask_arrays(parts: Parts, room: BatchShape) -> dict[str, Array]:
     rows, positions, images = (np.zeros(room.masks, np.int32) for _ in range(3))
     valid, has_truth = np.zeros(room.masks, bool), np.zeros(room.masks, bool)
     # Zeroed memory that nobody writes to costs nothing, and most of it is room to spare.

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from glamm_jax.config.experiment import AskedTask, Asking
+from glamm_jax.config.experiment import ConversationConfig, ConversationTask
 from glamm_jax.data import rle
 from glamm_jax.data.boxes import to_unit
 from glamm_jax.data.preprocess import open_image
@@ -64,7 +64,9 @@ class _Talk:
 class _Lots:
     """What is drawn for one conversation."""
 
-    def __init__(self, record: Record, task: str, asking: Asking, seed: int, epoch: int):
+    def __init__(
+        self, record: Record, task: str, asking: ConversationConfig, seed: int, epoch: int
+    ):
         self.asking, self.notes = asking, []
         name = "\0".join((str(seed), str(epoch), record.source, record.image_id, task))
         digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
@@ -72,23 +74,23 @@ class _Lots:
 
     def some(self, items: Sequence[Item], limit: int) -> list[Item]:
         """At most so many, in a drawn order."""
-        if not self.asking.shuffled:
+        if not self.asking.shuffle:
             return list(items[:limit])
         return [items[i] for i in self._rng.permutation(len(items))[:limit]]
 
     def one(self, items: Sequence[Item]) -> Item:
         """One of several."""
-        return items[0 if not self.asking.shuffled else int(self._rng.integers(len(items)))]
+        return items[0 if not self.asking.shuffle else int(self._rng.integers(len(items)))]
 
     def question(self, ours: Sequence[str], **about: Any) -> str:
         """A question of a list, about something; see `glamm_jax.text.questions.ask`."""
-        return questions.ask([self.one(self.asking.questions or ours)], 0, **about)
+        return questions.format_question([self.one(self.asking.questions or ours)], 0, **about)
 
 
 def draw_examples(
     record: Record,
-    tasks: Sequence[AskedTask],
-    asking: Asking,
+    tasks: Sequence[ConversationTask],
+    asking: ConversationConfig,
     seed: int = 0,
     epoch: int = 0,
     room: tuple[int, int] | None = None,
@@ -119,7 +121,7 @@ def draw_examples(
             image,
             tuple(talk.turns),
             _boxes(talk, size),
-            _masks(record, talk, asking.overlaps_count, room),
+            _masks(record, talk, asking.count_overlaps, room),
             task,
             *name,
         )
@@ -140,7 +142,7 @@ def _masks(
     if not talk.masks:
         return None
     size = (record.height, record.width)
-    fitted = rle.fitted_size(size, room or size)
+    fitted = rle.size_within(size, room or size)
     counts = np.zeros((len(talk.masks), *fitted), np.uint8)
     for out, links in zip(counts, talk.masks, strict=True):
         count_pixels(record, links, out, overlaps_count)
@@ -162,10 +164,10 @@ def count_pixels(
         one = np.zeros_like(out) if i else out
         region = record.regions[link.region]
         if region.mask is not None:
-            rle.paint({"size": size, "counts": region.mask}, one)
+            rle.decode_into({"size": size, "counts": region.mask}, one)
         if region.overlap is not None and overlaps_count:
             twice = np.zeros_like(out)
-            rle.paint({"size": size, "counts": region.overlap}, twice)
+            rle.decode_into({"size": size, "counts": region.overlap}, twice)
             one += twice
         if i:
             np.maximum(out, one, out=out)
@@ -293,7 +295,7 @@ def _region(record: Record, lots: _Lots) -> _Talk:
     if group is not None:
         together = boxes or [_box_of(record, link) for link in lots.some(group.links, limit)]
         ours = lots.asking.group_questions or questions.REGION_GROUP_QUESTIONS
-        question = questions.ask([lots.one(ours)], 0, num_regions=len(together))
+        question = questions.format_question([lots.one(ours)], 0, num_regions=len(together))
         talk.say(question, group.text)
     for i, each in enumerate(asked):
         question = lots.question(questions.REGION_QUESTIONS, num_regions=1, first_region=i + 1)

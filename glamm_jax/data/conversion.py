@@ -29,18 +29,18 @@ from glamm_jax.data.preprocess import ImageError, open_image
 from glamm_jax.data.record import Defect, Record, RecordError, check_record
 from glamm_jax.data.record_shards import ShardError, decode, encode
 from glamm_jax.data.sources.registry import MakeSource
-from glamm_jax.data.sources.source_files import SIZE_MISMATCH, UNREADABLE_IMAGE, SourceError, shown
+from glamm_jax.data.sources.source_files import SIZE_MISMATCH, UNREADABLE_IMAGE, SourceError, quoted
 from glamm_jax.data.split_folder import (
     VERSION,
     ConversionError,
     ShardReport,
     SplitFolder,
     dataset_name,
-    temporary,
-    writing,
+    temporary_name,
+    translate_write_errors,
 )
 
-PICTURES_PER_SHARD = 1000  # a fifth of a GB or so, and what a kill can cost a process
+IMAGES_PER_SHARD = 1000  # a fifth of a GB or so, and what a kill can cost a process
 INCONSISTENT = "inconsistent record"
 READER_FAILED = "reader failed"
 
@@ -50,7 +50,7 @@ def _nothing() -> None:
 
 
 @dataclass
-class Tally:
+class ShardStats:
     """What was met while a shard was read."""
 
     num_keys: int = 0
@@ -58,7 +58,7 @@ class Tally:
     defects: list[Defect] = field(default_factory=list)
 
 
-class Reading:
+class SourceReader:
     """A source, opened, and its records by shard. Pickled as the way to open it again.
 
     num_shards: None makes it one for every `PICTURES_PER_SHARD`.
@@ -75,21 +75,21 @@ class Reading:
         if not len(self.keys):
             raise SourceError(f"{root}: {self.source.name} has no pictures in split {split!r}")
         if len(np.unique(self._hashes)) < len(self.keys):
-            twice = [shown(key) for key, count in Counter(self.keys).items() if count > 1]
+            twice = [quoted(key) for key, count in Counter(self.keys).items() if count > 1]
             raise SourceError(f"{root}: {self.source.name} lists {', '.join(twice[:3])} twice")
         self.split = split
-        self.num_shards = num_shards or -(-len(self.keys) // PICTURES_PER_SHARD)
+        self.num_shards = num_shards or -(-len(self.keys) // IMAGES_PER_SHARD)
         self._shards = self._hashes % np.uint64(self.num_shards)
 
-    def __reduce__(self) -> tuple[type[Reading], tuple[Any, ...]]:
-        return Reading, self._way
+    def __reduce__(self) -> tuple[type[SourceReader], tuple[Any, ...]]:
+        return SourceReader, self._way
 
     def target(self, out: Path) -> SplitFolder:
         """Where this goes under `out`."""
         name = dataset_name(self.source.name)
         return SplitFolder(out / name / VERSION, name, self.split, self.num_shards)
 
-    def job(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         """What is converted, for whoever wants to go on with it."""
         keys = hashlib.sha256(np.sort(self._hashes).tobytes()).hexdigest()
         sizes = {"num_keys": len(self.keys), "num_shards": self.num_shards}
@@ -101,7 +101,7 @@ class Reading:
         return [self.keys[i] for i in places[np.argsort(self._hashes[places])]]
 
     def records(
-        self, index: int, tally: Tally, on_key: Callable[[], None] = _nothing
+        self, index: int, tally: ShardStats, on_key: Callable[[], None] = _nothing
     ) -> Iterator[bytes]:
         """The records of a shard, checked and encoded. What is wrong is tallied, never raised."""
         for key in self.shard_keys(index):
@@ -109,7 +109,7 @@ class Reading:
             try:
                 record, defects = self.source.read(key)
             except Exception as error:  # whatever a reader trips over costs one picture
-                record, defects = None, (Defect(READER_FAILED, f"{shown(key)}: {error!r}"),)
+                record, defects = None, (Defect(READER_FAILED, f"{quoted(key)}: {error!r}"),)
             tally.defects += defects
             data = None if record is None else _encoded(record, tally)
             if data is not None:
@@ -118,18 +118,18 @@ class Reading:
 
 
 def write_shard(
-    reading: Reading, target: SplitFolder, index: int, on_key: Callable[[], None] = _nothing
+    reading: SourceReader, target: SplitFolder, index: int, on_key: Callable[[], None] = _nothing
 ) -> ShardReport:
     """Write a shard and read it back, unless it is finished.
 
     Raises: ConversionError when it cannot be written, or not be read as it was written.
     """
-    with writing(target.shard(index)):
-        report = target.finished(index)
+    with translate_write_errors(target.shard_path(index)):
+        report = target.shard_report(index)
         if report is not None:
             return report
-        tally = Tally()
-        with temporary(target.shard(index)) as path:
+        tally = ShardStats()
+        with temporary_name(target.shard_path(index)) as path:
             digests = _write(path, reading.records(index, tally, on_key))
             _verify(path, digests)
             with open(path, "rb+") as stream:
@@ -143,13 +143,15 @@ def write_shard(
                 counts=dict(sorted(tally.counts.items())),
                 defects=tuple(tally.defects),
             )
-            target.seal(index, path, report)
+            target.commit_shard(index, path, report)
         return report
 
 
-def check_shard(reading: Reading, index: int, on_key: Callable[[], None] = _nothing) -> Tally:
+def check_shard(
+    reading: SourceReader, index: int, on_key: Callable[[], None] = _nothing
+) -> ShardStats:
     """Read what a shard would hold, and write nothing."""
-    tally = Tally()
+    tally = ShardStats()
     for _ in reading.records(index, tally, on_key):
         pass
     return tally
@@ -160,8 +162,8 @@ def _hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
 
 
-def _encoded(record: Record, tally: Tally) -> bytes | None:
-    where = f"{record.source} {shown(record.image_id)}"
+def _encoded(record: Record, tally: ShardStats) -> bytes | None:
+    where = f"{record.source} {quoted(record.image_id)}"
     try:
         check_record(record)
         data = encode(record)

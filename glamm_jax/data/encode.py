@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.data.preprocess import both_images, clip_image
+from glamm_jax.data.preprocess import clip_and_grounding_images, clip_image
 from glamm_jax.data.sample import Row, Sample
-from glamm_jax.text.label_spans import Encoded, LabelError, encode_turns
+from glamm_jax.text.label_spans import EncodedTurns, LabelError, encode_turns
 from glamm_jax.text.questions import with_preamble
 from glamm_jax.text.special_tokens import (
     IGNORE_ID,
@@ -25,7 +25,7 @@ from glamm_jax.text.special_tokens import (
     SEG,
 )
 from glamm_jax.text.tokenizer import Tokenizer
-from glamm_jax.types import Capacity, Example
+from glamm_jax.types import BatchShape, Example
 
 # What can happen to a conversation; counted by these names.
 TRUNCATED = "cut to the context"
@@ -45,7 +45,7 @@ class Prepared(NamedTuple):
 class Kept(NamedTuple):
     """A conversation that fits, with the boxes and masks that it still mentions."""
 
-    encoded: Encoded
+    encoded: EncodedTurns
     boxes: np.ndarray | None
     masks: np.ndarray | None
 
@@ -54,7 +54,7 @@ def prepare(
     examples: Sequence[Example],
     tokenizer: Tokenizer,
     model: GLaMMConfig,
-    room: Capacity,
+    room: BatchShape,
     bare_image: bool = False,
 ) -> Prepared:
     """One sample of conversations about one picture, which all of them hold.
@@ -90,7 +90,9 @@ def prepare(
     truth = masks[0] if len(masks) == 1 else np.concatenate(masks)
     size = truth.shape[1:]
     notes += [SMALLER_MASKS] if size != picture.shape[:2] else []
-    image, grounding = both_images(picture, model.clip.image_size, model.sam.image_size)
+    image, grounding = clip_and_grounding_images(
+        picture, model.clip.image_size, model.sam.image_size
+    )
     sample = replace(
         sample,
         image=image,
@@ -103,7 +105,7 @@ def prepare(
 
 
 def encode_example(
-    example: Example, tokenizer: Tokenizer, model: GLaMMConfig, room: Capacity, bare_image: bool
+    example: Example, tokenizer: Tokenizer, model: GLaMMConfig, room: BatchShape, bare_image: bool
 ) -> tuple[Kept | None, str]:
     """The conversation as far as it fits, or None, and what happened to it."""
     if not _counts_agree(example):
@@ -120,7 +122,7 @@ def encode_example(
     if len(encoded.ids) <= length:
         return Kept(encoded, example.boxes_xyxy_unit, example.masks), ""
     end = max(length, 0)
-    cut = Encoded(encoded.ids[:end], encoded.labels[:end])
+    cut = EncodedTurns(encoded.ids[:end], encoded.labels[:end])
     if (cut.labels == IGNORE_ID).all():
         return None, NO_ANSWER_LEFT
     boxes = _mentioned(example.boxes_xyxy_unit, cut.ids, model.tokens.region)

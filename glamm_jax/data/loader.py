@@ -37,7 +37,7 @@ from glamm_jax.data.preprocess import ImageError
 from glamm_jax.data.record import RecordError
 from glamm_jax.data.record_sources import RecordSource, open_records
 from glamm_jax.data.rle import MaskError
-from glamm_jax.environment import environment
+from glamm_jax.environment import environment_variables
 from glamm_jax.errors import GLaMMError
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.types import Batch
@@ -93,14 +93,23 @@ class Reader:
         source = part.dataset
         try:
             record = self._sources[ticket.part][ticket.record]
-            source, room = record.source, (data.quotas.mask_height, data.quotas.mask_width)
-            drawn = draw_examples(record, part.tasks, part.asking, data.seed, ticket.epoch, room)
+            source, room = (
+                record.source,
+                (data.batch_shape.mask_height, data.batch_shape.mask_width),
+            )
+            drawn = draw_examples(
+                record, part.tasks, part.conversation, data.seed, ticket.epoch, room
+            )
         except ImageError:
             return Read(position, source, Prepared(None, (UNREADABLE,)))
         except (MaskError, RecordError):
             return Read(position, source, Prepared(None, (BROKEN,)))
         sample, notes = prepare(
-            drawn.examples, self._tokenizer, self._model, data.quotas, part.asking.bare_image
+            drawn.examples,
+            self._tokenizer,
+            self._model,
+            data.batch_shape,
+            part.conversation.bare_image,
         )
         return Read(position, source, Prepared(sample, (*drawn.notes, *notes)))
 
@@ -121,10 +130,10 @@ def open_batches(
     Raises: StateError when the shards cannot be divided, TokenizerError or ConfigError when the
     tokenizer or a dataset cannot be used.
     """
-    if data.shards % num_processes or not 0 <= process < num_processes:
+    if data.batch_slices % num_processes or not 0 <= process < num_processes:
         raise StateError(
-            f"{data.shards} shards cannot be divided among {num_processes} processes (this is "
-            f"number {process}); set data.shards to a multiple of every number that may be used"
+            f"{data.batch_slices} shards cannot be divided among {num_processes} processes (this is "
+            f"number {process}); set data.batch_slices to a multiple of every number that may be used"
         )
     if not flags.FLAGS.is_parsed():  # grain asks for a flag, and we parse none
         flags.FLAGS.mark_as_parsed()
@@ -132,11 +141,11 @@ def open_batches(
     found = [
         known[part.dataset]
         if part.dataset in known
-        else open_records(part.dataset, part.split, data)
+        else open_records(part.dataset, part.split, data.seed)
         for part in data.mixture
     ]
     reader = Reader(found, data, model)
-    own = data.shards // num_processes
+    own = data.batch_slices // num_processes
     shards = {
         number: _Shard(_reads(reader, found, data, number), data, model)
         for number in range(process * own, (process + 1) * own)
@@ -165,7 +174,9 @@ def _reads(
     for number, source in enumerate(sources):
         seed = (data.seed * _LARGE_PRIME + number) % _SEEDS
         order = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
-        parts.append(order.map_with_index(_Tickets(number, len(source)))[shard :: data.shards])
+        parts.append(
+            order.map_with_index(_Tickets(number, len(source)))[shard :: data.batch_slices]
+        )
     weights = [part.weight for part in data.mixture]
     return grain.MapDataset.mix(parts, weights).map_with_index(reader)
 
@@ -195,7 +206,7 @@ class _Shard:
             self._stream = _open_stream(self._reads[self._filler.position :], self._data.workers)
             self._filler.stream = self._stream
         parts = self._filler.fill()
-        batch = shaped(parts, self._model, self._data.quotas)
+        batch = shaped(parts, self._model, self._data.batch_shape)
         return Drawn(batch, tuple(sample.name for sample in parts.samples))
 
     def state(self) -> dict[str, Any]:
@@ -224,7 +235,7 @@ class _Shard:
             self._stream = None
 
     def _new_filler(self) -> Filler:
-        quotas, deferred = self._data.quotas, self._data.max_deferred
+        quotas, deferred = self._data.batch_shape, self._data.max_deferred
         return Filler(iter(()), self._model, quotas, self._packing, deferred)
 
 
@@ -236,7 +247,7 @@ def _open_stream(reads: grain.MapDataset[Read], workers: int) -> grain.DatasetIt
     one_by_one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     processes = grain.multiprocessing.MultiprocessingOptions(workers, per_worker_buffer_size=2)
     stream = iter(reads.to_iter_dataset(one_by_one).mp_prefetch(processes))
-    with environment(**WORKER_ENVIRONMENT):
+    with environment_variables(**WORKER_ENVIRONMENT):
         stream.start_prefetch()
     return stream
 
@@ -263,7 +274,7 @@ class _BatchIterator(grain.DatasetIterator[Drawn]):
         drawn = {number: shard.draw() for number, shard in self._shards.items()}
         batches = {number: each.batch for number, each in drawn.items()}
         names = tuple(name for each in drawn.values() for name in each.names)
-        return Drawn(join(batches, self._data.quotas, self._model.clip.num_patches), names)
+        return Drawn(join(batches, self._data.batch_shape, self._model.clip.num_patches), names)
 
     def get_state(self) -> dict[str, Any]:
         shards = {str(number): shard.state() for number, shard in self._shards.items()}
@@ -290,4 +301,4 @@ class _BatchIterator(grain.DatasetIterator[Drawn]):
 def _fingerprint(data: DataConfig) -> list[Any]:
     """What the order of the examples follows from: seed, shards, and each part of the mixture."""
     parts = ([part.dataset, part.split, part.weight, *part.tasks] for part in data.mixture)
-    return [data.seed, data.shards, *parts]
+    return [data.seed, data.batch_slices, *parts]

@@ -19,12 +19,12 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from glamm_jax.data.resample import Target, resize
+from glamm_jax.data.resample import ResizeTarget, resize
 from glamm_jax.errors import GLaMMError
 
 WHITE = (255, 255, 255)
 
-Source = str | Path | bytes | io.BufferedIOBase | Image.Image | np.ndarray
+ImageSource = str | Path | bytes | io.BufferedIOBase | Image.Image | np.ndarray
 RGB = UInt8[np.ndarray, "h w 3"]
 
 
@@ -32,7 +32,7 @@ class ImageError(GLaMMError):
     """A picture that cannot be used. Names the file and says why."""
 
 
-def open_image(source: Source, background: tuple[int, int, int] | None = WHITE) -> RGB:
+def open_image(source: ImageSource, background: tuple[int, int, int] | None = WHITE) -> RGB:
     """Read a picture of any common kind as upright 8-bit RGB at its own size.
 
     Grayscale is repeated, CMYK and palettes are converted, of 16 bits the upper 8 are kept, EXIF
@@ -121,7 +121,7 @@ def grounding_image(image: RGB, size: int) -> GroundingImage:
     return GroundingImage(pixels, (target.height, target.width), (image.shape[0], image.shape[1]))
 
 
-def both_images(
+def clip_and_grounding_images(
     image: RGB, clip: int, grounding: int
 ) -> tuple[UInt8[np.ndarray, "s s 3"], GroundingImage]:
     """`clip_image` and `grounding_image` in one walk over the picture."""
@@ -131,14 +131,14 @@ def both_images(
     return cut, GroundingImage(pixels, (target.height, target.width), size)
 
 
-def _clip_target(image: RGB, size: int) -> Target:
+def _clip_target(image: RGB, size: int) -> ResizeTarget:
     height, width = clip_size(image.shape[0], image.shape[1], size)
     window = ((height - size) // 2, (width - size) // 2, size, size)
-    return Target(height, width, "bicubic", window)
+    return ResizeTarget(height, width, "bicubic", window)
 
 
-def _longest_target(image: RGB, longest: int) -> Target:
-    return Target(*grounding_size(image.shape[0], image.shape[1], longest), "bilinear")
+def _longest_target(image: RGB, longest: int) -> ResizeTarget:
+    return ResizeTarget(*grounding_size(image.shape[0], image.shape[1], longest), "bilinear")
 
 
 def _plain_jpeg(data: bytes) -> RGB | None:

@@ -88,7 +88,7 @@ class Defect(NamedTuple):
     where: str  # file, record, field
 
 
-class Found(NamedTuple):
+class ReadResult(NamedTuple):
     """What a source has under a key: a record, or none, and what was wrong on the way."""
 
     record: Record | None
@@ -96,7 +96,7 @@ class Found(NamedTuple):
 
 
 @runtime_checkable
-class Source(Protocol):
+class DatasetSource(Protocol):
     """A dataset on disk. Made anew in every process; `read` never raises for bad data."""
 
     @property
@@ -109,7 +109,7 @@ class Source(Protocol):
         """One key a picture, in an order that is the same everywhere."""
         ...
 
-    def read(self, key: str) -> Found:
+    def read(self, key: str) -> ReadResult:
         """The record under a key."""
         ...
 

@@ -86,7 +86,7 @@ def decode(data: bytes) -> Record:
         raise ShardError(f"{len(data)} bytes are no record") from error
 
 
-class Shards(Sequence[Record]):
+class RecordShards(Sequence[Record]):
     """The records of a split, in the order of its shards; a grain data source, pickled by name."""
 
     def __init__(self, folder: str | os.PathLike[str], split: str):

@@ -1,61 +1,79 @@
-"""Where records come from: shards on disk, or the mini-world, drawn as they are asked for."""
+"""Where records come from: shards on disk, or a scheme that another package registers.
+
+    records = open_records("shards/glamm_grandf/1.0.0", "train")     a folder of record shards
+    records = open_records("miniworld/easy@64", "val", seed=3)       scheme "miniworld", name "easy@64"
+
+`glamm_jax.miniworld` registers the scheme "miniworld" when it is imported.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
-from glamm_jax.config.experiment import DataConfig
 from glamm_jax.data.record import Record
 from glamm_jax.errors import ConfigError
-from glamm_jax.miniworld import WORLDS, record, scene
 
-MINIWORLD = "miniworld/"
-# What is added to the seed of scenes: no two splits have a scene in common.
-SPLIT_SEEDS = {"train": 0, "val": 1_000_003, "test": 2_000_003}
-SCENES = 1 << 20  # of an epoch of a mini-world
+PromptStyle = Literal["original", "ours"]
 
 
 @runtime_checkable
 class RecordSource(Protocol):
-    """Records by number; it is sent to worker processes."""
+    """Records by index. It is pickled to data workers."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
 
 
-class MiniWorldRecords:
-    """Scenes of a mini-world by number.
+@dataclass(frozen=True)
+class RecordScheme:
+    """A family of record sources, chosen by the part of a dataset's name before the first slash.
 
-    Raises: ConfigError listing the worlds when there is none of this name.
+    Attributes:
+        open: (name after the slash, split, seed) -> records.
+        eval_limit: images that an evaluation takes when no limit is given; None: all.
+        prompt_style: the prompts that models of this data are trained with.
     """
 
-    def __init__(self, name: str, seed: int, image_size: int):
-        if name not in WORLDS:
-            raise ConfigError(f"no mini-world {name!r}; there are {', '.join(WORLDS)}")
-        self._name, self._seed, self._image_size = name, seed, image_size
-
-    def __len__(self) -> int:
-        return SCENES
-
-    def __getitem__(self, index: int) -> Record:
-        return record(scene(self._seed, index, self._image_size, WORLDS[self._name]))
+    open: Callable[[str, str, int], RecordSource]
+    eval_limit: int | None = None
+    prompt_style: PromptStyle = "original"
 
 
-def open_records(dataset: str, split: str, data: DataConfig) -> RecordSource:
-    """The records of one part of a mixture.
+_SCHEMES: dict[str, RecordScheme] = {}
 
-    Raises: ConfigError when there is no such dataset or split.
+
+def register_scheme(prefix: str, scheme: RecordScheme) -> None:
+    """Make `open_records("PREFIX/NAME", ...)` open this scheme's records."""
+    _SCHEMES[prefix] = scheme
+
+
+def find_scheme(dataset: str) -> RecordScheme | None:
+    """The registered scheme of a dataset's name; None for a folder."""
+    prefix, slash, _ = dataset.partition("/")
+    return _SCHEMES.get(prefix) if slash else None
+
+
+def open_records(dataset: str, split: str, seed: int = 0) -> RecordSource:
+    """Open the records of one split of a dataset.
+
+    Args:
+        dataset: "SCHEME/NAME", or a folder that `glamm-jax convert dataset` wrote.
+        split: its name; of a folder also a slice, such as "train[:10%]".
+        seed: for schemes that draw their records.
+
+    Raises:
+        ConfigError: there is no such dataset or split.
     """
-    if dataset.startswith(MINIWORLD):
-        if split not in SPLIT_SEEDS:
-            raise ConfigError(f"{dataset}: no split {split!r}; there are {', '.join(SPLIT_SEEDS)}")
-        seed = data.seed + SPLIT_SEEDS[split]
-        return MiniWorldRecords(dataset.removeprefix(MINIWORLD), seed, data.image_size)
-    # TensorFlow Datasets takes seconds to import, and the mini-world needs none of it.
-    from glamm_jax.data.record_shards import ShardError, Shards
+    scheme = find_scheme(dataset)
+    if scheme is not None:
+        return scheme.open(dataset.partition("/")[2], split, seed)
+    # TensorFlow Datasets takes seconds to import, so it is imported where it is needed.
+    from glamm_jax.data.record_shards import RecordShards, ShardError
 
     try:
-        return Shards(dataset, split)
+        return RecordShards(dataset, split)
     except ShardError as error:
-        raise ConfigError(f"the mixture's {dataset!r}: {error}") from error
+        raise ConfigError(f"dataset {dataset!r}: {error}") from error

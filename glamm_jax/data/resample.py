@@ -30,7 +30,7 @@ _REACH = {"bilinear": 1.0, "bicubic": 2.0}  # in pixels of the smaller of the tw
 _STRIP = 64  # rows that are resized along the rows together; their pixels fit into L2
 
 
-class Target(NamedTuple):
+class ResizeTarget(NamedTuple):
     """A size to bring a picture to.
 
     window: top, left, height, width of the part of the result that is wanted; None for all of it.
@@ -52,7 +52,7 @@ class _Line(NamedTuple):
     weights: Int32[np.ndarray, "n k"]
 
 
-def resize(image: RGB, targets: Sequence[Target]) -> list[UInt8[np.ndarray, "_ _ 3"]]:
+def resize(image: RGB, targets: Sequence[ResizeTarget]) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     """The picture at several sizes, as Pillow's `resize` gives them.
 
     As in Pillow (13), the rows are resized first, unless a picture becomes so much less high that
@@ -69,20 +69,22 @@ def resize(image: RGB, targets: Sequence[Target]) -> list[UInt8[np.ndarray, "_ _
     return [found[each] for each in targets]
 
 
-def _columns_first(image: RGB, target: Target) -> bool:
+def _columns_first(image: RGB, target: ResizeTarget) -> bool:
     fewer_rows, fewer_columns = image.shape[0] - target.height, image.shape[1] - target.width
     return fewer_rows > max(0, 2 * fewer_columns)
 
 
-def _turned(target: Target) -> Target:
+def _turned(target: ResizeTarget) -> ResizeTarget:
     """The same of the picture whose rows are columns."""
     height, width, kind, window, canvas = target
     if window is not None:
         window = (window[1], window[0], window[3], window[2])
-    return Target(width, height, kind, window, None if canvas is None else (canvas[1], canvas[0]))
+    return ResizeTarget(
+        width, height, kind, window, None if canvas is None else (canvas[1], canvas[0])
+    )
 
 
-def _rows_first(image: RGB, targets: Sequence[Target]) -> list[UInt8[np.ndarray, "_ _ 3"]]:
+def _rows_first(image: RGB, targets: Sequence[ResizeTarget]) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     height, width = image.shape[:2]
     windows = [each.window or (0, 0, each.height, each.width) for each in targets]
     across, down = [], []

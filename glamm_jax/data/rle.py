@@ -62,7 +62,7 @@ def decode(runs: Mapping[str, Any]) -> Bool[np.ndarray, "h w"]:
     return mask.view(bool)
 
 
-def paint(runs: Mapping[str, Any], out: UInt8[np.ndarray, "h w"]) -> None:
+def decode_into(runs: Mapping[str, Any], out: UInt8[np.ndarray, "h w"]) -> None:
     """Put ones where the mask is into an array of zeros, which may be smaller than the mask.
 
     A smaller one holds what the mask is at the centres of its larger pixels. It is read from the
@@ -77,7 +77,7 @@ def paint(runs: Mapping[str, Any], out: UInt8[np.ndarray, "h w"]) -> None:
     _paint(ends, out)
 
 
-def intervals(runs: Mapping[str, Any]) -> tuple[tuple[int, int], Int[np.ndarray, "n"]]:
+def run_ends(runs: Mapping[str, Any]) -> tuple[tuple[int, int], Int[np.ndarray, "n"]]:
     """Height and width, and where the runs end, counted down the columns.
 
     The mask is ends[0] to ends[1], ends[2] to ends[3], and so on.
@@ -88,14 +88,14 @@ def intervals(runs: Mapping[str, Any]) -> tuple[tuple[int, int], Int[np.ndarray,
     return (height, width), np.cumsum(counts)
 
 
-def fitted_size(size: tuple[int, int], room: tuple[int, int]) -> tuple[int, int]:
+def size_within(size: tuple[int, int], room: tuple[int, int]) -> tuple[int, int]:
     """The largest height and width in the proportions of `size` that `room` holds."""
     (height, width), (rows, columns) = size, room
     scale = min(rows / height, columns / width)
     return size if scale >= 1 else (max(1, int(height * scale)), max(1, int(width * scale)))
 
 
-def centres(size: int, new_size: int) -> Int[np.ndarray, "n"]:
+def sample_centres(size: int, new_size: int) -> Int[np.ndarray, "n"]:
     """The pixels of a line at the centres of `new_size` larger ones."""
     return (np.arange(new_size) * 2 + 1) * size // (2 * new_size)
 
@@ -105,7 +105,7 @@ def _ends_at_centres(
 ) -> Int[np.ndarray, "n"]:
     """Where runs end, counted in the pixels that are read alone, down the columns as before."""
     column, row = np.divmod(ends, size[0])
-    rows, columns = (centres(old, new) for old, new in zip(size, new_size, strict=True))
+    rows, columns = (sample_centres(old, new) for old, new in zip(size, new_size, strict=True))
     before = np.searchsorted(columns, column)
     read = np.append(columns, -1)[before] == column
     return before * new_size[0] + np.where(read, np.searchsorted(rows, row), 0)

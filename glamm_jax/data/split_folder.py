@@ -78,7 +78,7 @@ class SplitFolder:
     split: str
     num_shards: int
 
-    def shard(self, index: int) -> Path:
+    def shard_path(self, index: int) -> Path:
         """The file of a shard."""
         names = tfds.core.ShardedFileTemplate(
             data_dir=epath.Path(self.folder),
@@ -88,7 +88,7 @@ class SplitFolder:
         )
         return Path(names.sharded_filepath(shard_index=index, num_shards=self.num_shards))
 
-    def report(self, index: int) -> Path:
+    def report_path(self, index: int) -> Path:
         """The file that says what went into a shard."""
         return self._reports / f"{index:05d}-of-{self.num_shards:05d}.json"
 
@@ -106,7 +106,7 @@ class SplitFolder:
         if not re.fullmatch(r"[\w-]+", self.split):
             raise ConversionError(f"split {self.split!r}: TFDS takes letters, digits, - and _")
         manifest = self._reports / "job.json"
-        with writing(self.folder):
+        with translate_write_errors(self.folder):
             if overwrite:
                 self._clear()
             self._reports.mkdir(parents=True, exist_ok=True)
@@ -124,27 +124,27 @@ class SplitFolder:
                     "choose another --out, or give --overwrite"
                 )
 
-    def finished(self, index: int) -> ShardReport | None:
+    def shard_report(self, index: int) -> ShardReport | None:
         """The report of a shard that is whole; None where it has to be written (anew)."""
-        found = _read_json(self.report(index))
-        path = self.shard(index)
+        found = _read_json(self.report_path(index))
+        path = self.shard_path(index)
         if found is None or not path.is_file() or path.stat().st_size != found["num_bytes"]:
             return None
         found["defects"] = tuple(Defect(*defect) for defect in found["defects"])
         return ShardReport(**found)
 
-    def seal(self, index: int, written: Path, report: ShardReport) -> None:
+    def commit_shard(self, index: int, written: Path, report: ShardReport) -> None:
         """Give a shard its name. Killed between the two steps, it is simply not finished."""
-        _write_json(self.report(index), asdict(report))
-        os.replace(written, self.shard(index))
+        _write_json(self.report_path(index), asdict(report))
+        os.replace(written, self.shard_path(index))
 
-    def add_up(self, num_keys: int) -> SplitReport:
+    def summarize(self, num_keys: int) -> SplitReport:
         """The sum of all shards; writes the file of defects.
 
         Raises: ConversionError when shards are missing or do not account for every key.
         """
-        with writing(self.folder):
-            reports = [self.finished(index) for index in range(self.num_shards)]
+        with translate_write_errors(self.folder):
+            reports = [self.shard_report(index) for index in range(self.num_shards)]
         whole = [report for report in reports if report is not None]
         if len(whole) < len(reports) or sum(report.num_keys for report in whole) != num_keys:
             raise ConversionError(
@@ -154,7 +154,7 @@ class SplitFolder:
         defects = [defect for report in whole for defect in report.defects]
         kinds = dict(Counter(defect.kind for defect in defects).most_common())
         named = {kind: [x.where for x in defects if x.kind == kind] for kind in kinds}
-        with writing(self.defects_file):
+        with translate_write_errors(self.defects_file):
             _write_json(self.defects_file, {"counts": kinds, "defects": named})
         return SplitReport(
             num_keys=num_keys,
@@ -170,7 +170,7 @@ class SplitFolder:
         Raises: ConversionError when that cannot be written.
         """
         lengths = {"shard_lengths": report.shard_lengths, "num_bytes": report.num_bytes}
-        with writing(self.folder):
+        with translate_write_errors(self.folder):
             _write_json(self._summary, lengths | {"counts": report.counts})
             self._describe()
 
@@ -223,7 +223,7 @@ def dataset_name(source: str) -> str:
 
 
 @contextmanager
-def temporary(path: Path) -> Iterator[Path]:
+def temporary_name(path: Path) -> Iterator[Path]:
     """A name beside `path`, unique among processes and hosts; what is left there is removed."""
     name = path.with_name(f"{path.name}{TEMPORARY}{uuid.uuid4().hex}")
     try:
@@ -233,7 +233,7 @@ def temporary(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def translate_write_errors(path: Path) -> Iterator[None]:
     """Say what a file system refuses, and what helps.
 
     Raises: ConversionError for OSError, and for the RuntimeError that ArrayRecord makes of it.
@@ -249,7 +249,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """A small file, all of it or nothing."""
-    with temporary(path) as name:
+    with temporary_name(path) as name:
         with open(name, "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()

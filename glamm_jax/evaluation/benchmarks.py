@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from glamm_jax.evaluation import original_files, record_items
 from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.evaluation.original_files import ReadFiles
-from glamm_jax.evaluation.record_items import MakeItems, Wording
+from glamm_jax.evaluation.record_items import MakeItems, PromptTemplate
 from glamm_jax.evaluation.scoring import (
-    Judges,
+    TextScorers,
     score_conversation,
     score_grounded_captions,
     score_grounded_phrases,
     score_referring,
     score_texts,
 )
-from glamm_jax.metrics.result import Mode, Scored
+from glamm_jax.metrics.result import MetricResult, Mode
 from glamm_jax.text import questions
 
-Score = Callable[[Sequence[Item], Mapping[str, Prediction], Mode, Judges], Scored]
+Score = Callable[[Sequence[Item], Mapping[str, Prediction], Mode, TextScorers], MetricResult]
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Benchmark:
     num_regions: int = 0
     captions: bool = False
 
-    def wording(self, question: str = "original", seed: int = 0) -> Wording:
+    def wording(self, question: str = "original", seed: int = 0) -> PromptTemplate:
         """How it asks: "original", "ours", or a question of one's own.
 
         Raises: WordingError when that cannot be asked.
         """
         known = {"original": self.original, "ours": self.ours}
-        wording = Wording(known.get(question, question), seed=seed)
-        record_items.check_wording(wording, self.num_regions)
+        wording = PromptTemplate(known.get(question, question), seed=seed)
+        record_items.check_prompt_template(wording, self.num_regions)
         return wording
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.item_scores import column_of, values_of
 from glamm_jax.evaluation.scores import RunScores
-from glamm_jax.metrics.result import MODES, Mode, Scored
+from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.report.text_table import text_table
 
 DRAWS, SEED = 2000, 0
@@ -108,7 +108,7 @@ def as_text(found: Sequence[Difference]) -> str:
     )
 
 
-def changes(one: Scored, other: Scored, figure: str) -> dict[str, tuple[float, float]]:
+def changes(one: MetricResult, other: MetricResult, figure: str) -> dict[str, tuple[float, float]]:
     """Item id -> its value in both runs, those that differ, the greatest change first."""
     before, after = values_of(one, figure), values_of(other, figure)
     both = {name: (before[name], after[name]) for name in before if name in after}
@@ -118,9 +118,11 @@ def changes(one: Scored, other: Scored, figure: str) -> dict[str, tuple[float, f
     }
 
 
-def _of_mode(mode: Mode, one: Scored, other: Scored, draws: int, seed: int) -> list[Difference]:
+def _of_mode(
+    mode: Mode, one: MetricResult, other: MetricResult, draws: int, seed: int
+) -> list[Difference]:
     """Differences of one mode; the items are drawn once for all figures."""
-    items = [name for name in one.each if name in other.each]
+    items = [name for name in one.per_item if name in other.per_item]
     figures = [figure for figure in one.scores if figure in other.scores]
     kinds: dict[str, Of] = {figure: _kind(one, other, figure) for figure in figures}
     bounded = [figure for figure in figures if kinds[figure] != NONE and items]
@@ -138,7 +140,7 @@ def _of_mode(mode: Mode, one: Scored, other: Scored, draws: int, seed: int) -> l
     return found
 
 
-def _kind(one: Scored, other: Scored, figure: str) -> Of:
+def _kind(one: MetricResult, other: MetricResult, figure: str) -> Of:
     """What can be drawn of a figure, in both runs."""
     if figure in one.ratios:
         return RATIO if one.ratios[figure] == other.ratios.get(figure) else NONE
@@ -149,10 +151,10 @@ def _kind(one: Scored, other: Scored, figure: str) -> Of:
 
 
 def _parts(
-    scored: Scored, items: Sequence[str], figures: Sequence[str]
+    scored: MetricResult, items: Sequence[str], figures: Sequence[str]
 ) -> Float[np.ndarray, "items figures 2"]:
     """What each item adds above and below the line of each figure; of a mean, its value and 1."""
-    rows = [scored.each[name] for name in items]
+    rows = [scored.per_item[name] for name in items]
     parts = np.ones((len(items), len(figures), 2))
     for place, figure in enumerate(figures):
         columns = scored.ratios.get(figure) or (column_of(scored, figure),)

@@ -10,27 +10,27 @@ from typing import Any
 
 from glamm_jax.evaluation.compare import LEVEL, changes, comparison_table, differences
 from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.item_cards import Pictures, cards_of, common_question
+from glamm_jax.evaluation.item_cards import LoadImage, cards_of, common_question
 from glamm_jax.evaluation.item_scores import ranked
 from glamm_jax.evaluation.scores import RunScores
 from glamm_jax.report.html_page import Card, Page
-from glamm_jax.training.run_folder import dotted
+from glamm_jax.training.run_folder import flatten_config
 
 SHOWN = 8  # items of each direction
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedRun:
     """One of the two runs: its folder's name, scores, config.json, and what was said to each id."""
 
     name: str
     scores: RunScores
     config: Mapping[str, Any]
-    said: Mapping[str, Prediction]
+    predictions: Mapping[str, Prediction]
 
 
 def write_comparison(
-    path: Path, one: Side, other: Side, items: Mapping[str, Item], pictures: Pictures
+    path: Path, one: ComparedRun, other: ComparedRun, items: Mapping[str, Item], pictures: LoadImage
 ) -> None:
     """Write the page, all or nothing.
 
@@ -56,7 +56,7 @@ def write_comparison(
 
 def _differing(page: Page, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     """The lines of their configurations that are not the same."""
-    before, after = dotted(dict(one)), dotted(dict(other))
+    before, after = flatten_config(dict(one)), flatten_config(dict(other))
     rows = [
         (name, *(json.dumps(x[name]) if name in x else "" for x in (before, after)))
         for name in dict.fromkeys((*before, *after))
@@ -70,7 +70,10 @@ def _differing(page: Page, one: Mapping[str, Any], other: Mapping[str, Any]) -> 
 
 
 def _changed(
-    page: Page, sides: tuple[Side, Side], items: Mapping[str, Item], pictures: Pictures
+    page: Page,
+    sides: tuple[ComparedRun, ComparedRun],
+    items: Mapping[str, Item],
+    pictures: LoadImage,
 ) -> None:
     """How far items moved, and those that moved most."""
     one, other = (side.scores.modes for side in sides)
@@ -101,17 +104,17 @@ def _changed(
 
 def _cards(
     name: str,
-    sides: tuple[Side, Side],
+    sides: tuple[ComparedRun, ComparedRun],
     titles: tuple[str, str],
     items: Mapping[str, Item],
-    pictures: Pictures,
+    pictures: LoadImage,
     *,
     asks: bool,
 ) -> list[Card]:
     """What both said, and, where the item is known, what is true."""
     item = items.get(name, Item(name, name, -1, ""))
     pairs = [
-        cards_of(item, side.said.get(name), pictures, title, asks and name in items)
+        cards_of(item, side.predictions.get(name), pictures, title, asks and name in items)
         for side, title in zip(sides, titles, strict=True)
     ]
     return [*(said for said, _ in pairs), *(truth for _, truth in pairs[:1] if name in items)]

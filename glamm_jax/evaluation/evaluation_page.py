@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.item_cards import Pictures, cards_of, common_question
+from glamm_jax.evaluation.item_cards import LoadImage, cards_of, common_question
 from glamm_jax.evaluation.item_scores import ranked, values_of
 from glamm_jax.evaluation.published import paper_table, rows
 from glamm_jax.evaluation.scoring import FREE
 from glamm_jax.metrics.captions import ALL_NAMES as CAPTION_FIGURES
-from glamm_jax.metrics.result import MODES, Mode, Scored
+from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.report.html_page import Page
-from glamm_jax.training.run_folder import dotted
+from glamm_jax.training.run_folder import flatten_config
 
 SHOWN = 8  # of the best, of the worst, and of those with problems
 # How the modes differ, in short; docs/metrics.md has all.
@@ -61,8 +61,8 @@ def write_report(
     config: Mapping[str, Any],
     items: Sequence[Item],
     predictions: Sequence[Prediction],
-    scored_by_mode: Mapping[Mode, Scored],
-    pictures: Pictures,
+    scored_by_mode: Mapping[Mode, MetricResult],
+    pictures: LoadImage,
 ) -> None:
     """Write the page, all or nothing.
 
@@ -92,7 +92,8 @@ def write_report(
         page.kinds(scored.notes)
     page.section("Configuration")
     lines = [
-        f"{name} = {json.dumps(value, default=str)}" for name, value in dotted(dict(config)).items()
+        f"{name} = {json.dumps(value, default=str)}"
+        for name, value in flatten_config(dict(config)).items()
     ]
     page.folded("config.json", lines)
     page.save(path)
@@ -106,11 +107,13 @@ def _facts(items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str
         "answers": len(predictions),
         "without an answer": sum(item.id not in answered for item in items),
         "masks said": sum(len(prediction.masks) for prediction in predictions),
-        "true masks": sum(len(item.true_masks) for item in items),
+        "true masks": sum(len(item.reference_masks) for item in items),
     }
 
 
-def _scores(page: Page, benchmark: str, split: str, scored_by_mode: Mapping[Mode, Scored]) -> None:
+def _scores(
+    page: Page, benchmark: str, split: str, scored_by_mode: Mapping[Mode, MetricResult]
+) -> None:
     """Beside the paper's rows, then mode beside mode, and why they differ where they do."""
     figures: dict[str, Mapping[str, float]] = {m: x.scores for m, x in scored_by_mode.items()}
     if rows(benchmark, split) or len(figures) < len(MODES):
@@ -141,7 +144,7 @@ def _both_modes(
 def _distributions(
     items: Sequence[Item],
     predictions: Sequence[Prediction],
-    scored_by_mode: Mapping[Mode, Scored],
+    scored_by_mode: Mapping[Mode, MetricResult],
 ) -> dict[str, list[float]]:
     """Values of items, one drawing where the modes agree on all of them; lengths and counts."""
     found: dict[str, list[float]] = {}
@@ -152,7 +155,7 @@ def _distributions(
         for mode, values in own.items():
             found[f"{figure}, {mode}".removesuffix(", ")] = [*values.values()]
     masks_said = [float(len(prediction.masks)) for prediction in predictions]
-    masks_true = [float(len(item.true_masks)) for item in items]
+    masks_true = [float(len(item.reference_masks)) for item in items]
     found["words of an answer"] = [float(len(x.text.split())) for x in predictions]
     if any(masks_said) or any(masks_true):
         found |= {"masks of an answer": masks_said, "true masks of an item": masks_true}
@@ -166,7 +169,7 @@ Shown = tuple[str, list[Item], Mapping[str, str]]
 def _chosen(
     items: Sequence[Item],
     troubled: Sequence[str],
-    scored_by_mode: Mapping[Mode, Scored],
+    scored_by_mode: Mapping[Mode, MetricResult],
 ) -> list[Shown]:
     """Sections of items, each with the value of every item in words; no item is in two of them."""
     by_id = {item.id: item for item in items}
@@ -193,7 +196,7 @@ def _show(
     items: Sequence[Item],
     said: Mapping[str, Prediction],
     values: Mapping[str, str],
-    pictures: Pictures,
+    pictures: LoadImage,
 ) -> None:
     """Cards two by two where there are masks; where there are words alone both stand on one."""
     question = common_question(items)

@@ -28,25 +28,25 @@ from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.benchmarks import Benchmark
 from glamm_jax.evaluation.evaluation_page import write_report
 from glamm_jax.evaluation.item import Prediction
-from glamm_jax.evaluation.item_cards import pictures_of
-from glamm_jax.evaluation.items import Data, Questions, open_questions
+from glamm_jax.evaluation.item_cards import image_loader
+from glamm_jax.evaluation.items import EvaluationData, ItemSet, open_items
 from glamm_jax.evaluation.prediction_files import (
     PREDICTIONS,
-    Read,
+    ReadPredictions,
     read_predictions,
     write_captions,
     write_gcg_folder,
     write_lines,
 )
-from glamm_jax.evaluation.runner import ask_all
+from glamm_jax.evaluation.runner import predict_all
 from glamm_jax.evaluation.scores import SCORES, RunScores, save_scores
-from glamm_jax.evaluation.scoring import Judges
-from glamm_jax.files import write_whole
+from glamm_jax.evaluation.scoring import TextScorers
+from glamm_jax.files import write_atomic
 from glamm_jax.inference.chat import Assistant
-from glamm_jax.metrics.result import MODES, Mode, Scored
+from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.training.initialization import fingerprint
-from glamm_jax.training.run_folder import changes, dotted
+from glamm_jax.training.run_folder import changed_fields, flatten_config
 
 CONFIG, ORIGINAL, REPORT = "config.json", "predictions", "report.html"
 # What a run may change when it goes on: where it is computed, and where its files are; hashes say
@@ -69,7 +69,7 @@ class EvaluationError(GLaMMError):
 
 
 @dataclass(frozen=True)
-class Asking:
+class GenerationConfig:
     """How a model is asked. question: "original", "ours", or one's own; see `Benchmark`."""
 
     question: str = "original"
@@ -78,18 +78,24 @@ class Asking:
     seed: int = 0
 
 
-class Run:
+class EvaluationRun:
     """A benchmark on some data, in a folder.
 
     Raises: QuestionsError, WordingError, EvaluationError when they cannot be used.
     """
 
-    def __init__(self, benchmark: Benchmark, data: Data, out: Path, asking: Asking = Asking()):
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        data: EvaluationData,
+        out: Path,
+        asking: GenerationConfig = GenerationConfig(),
+    ):
         self.benchmark, self.data, self.out, self.asking = benchmark, data, out, asking
         self.wording = benchmark.wording(asking.question, asking.seed)
         if out.exists() and not (out / CONFIG).is_file() and (out.is_file() or any(out.iterdir())):
             raise EvaluationError(f"{out}: holds files, but no evaluation; choose a new folder")
-        self.questions: Questions = open_questions(benchmark, data, self.wording)
+        self.questions: ItemSet = open_items(benchmark, data, self.wording)
         self.config: dict[str, Any] = {
             "benchmark": benchmark.name,
             "split": self.title,
@@ -106,7 +112,7 @@ class Run:
         """The split as the paper's tables call it, with the name of the data before it."""
         return "/".join(filter(None, (self.questions.name, self.data.split)))
 
-    def ask(self, assistant: Assistant, model: str = "") -> dict[str, Prediction]:
+    def predict(self, assistant: Assistant, model: str = "") -> dict[str, Prediction]:
         """The model's predictions by item; in processes but the first, none.
 
         Raises: EvaluationError naming what differs from the run that is in the folder.
@@ -123,12 +129,12 @@ class Run:
             platform=jax.devices()[0].device_kind,
         )
         found = self.questions
-        said = ask_all(
+        said = predict_all(
             assistant, found.records, found.items, self.out, asking.batch_size, asking.max_tokens
         )
         return {each.id: each for each in said}
 
-    def read(self, predictions: Path) -> Read:
+    def read_predictions(self, predictions: Path) -> ReadPredictions:
         """Predictions that were made elsewhere.
 
         Raises: EvaluationError, as `ask`; PredictionError when there are none.
@@ -141,7 +147,7 @@ class Run:
     def score(
         self,
         said: Mapping[str, Prediction],
-        judges: Judges,
+        judges: TextScorers,
         irregular: Mapping[str, Sequence[str]] = {},
     ) -> RunScores:
         """Both modes; written to the folder, with a page and the predictions as the original's.
@@ -153,8 +159,8 @@ class Run:
         notes |= {f"left out: {kind}": where for kind, where in left_out.items()}
         failed = tuple(each.id for each in said.values() if each.finish == "failed")
         notes |= {"could not be asked": failed} if failed else {}
-        modes: dict[Mode, Scored] = {
-            mode: self.benchmark.score(items, said, mode, judges) | Scored({}, notes=notes)
+        modes: dict[Mode, MetricResult] = {
+            mode: self.benchmark.score(items, said, mode, judges) | MetricResult({}, notes=notes)
             for mode in MODES
         }
         counts = {"items": len(items), "predictions": len(said), "failed": len(failed)}
@@ -168,7 +174,7 @@ class Run:
         )
         self._write_original(said)
         save_scores(self.out / SCORES, scores)
-        pictures = pictures_of(self.questions.records)
+        pictures = image_loader(self.questions.records)
         write_report(self.out / REPORT, self.config, items, [*said.values()], modes, pictures)
         return scores
 
@@ -185,15 +191,15 @@ class Run:
         told = self.out / CONFIG
         if not told.is_file():
             if jax.process_index() == 0:
-                write_whole(told, json.dumps(self.config, indent=1) + "\n")
+                write_atomic(told, json.dumps(self.config, indent=1) + "\n")
             return
         try:
-            old = dotted(json.loads(told.read_text(encoding="utf-8")))
+            old = flatten_config(json.loads(told.read_text(encoding="utf-8")))
         except ValueError as error:
             raise EvaluationError(f"{told}: cannot be read: {error}") from error
-        new = dotted(json.loads(json.dumps(self.config)))
+        new = flatten_config(json.loads(json.dumps(self.config)))
         differing = [
-            f"{name} was {was!r}, now {now!r}" for name, was, now in changes(old, new, FREE)
+            f"{name} was {was!r}, now {now!r}" for name, was, now in changed_fields(old, new, FREE)
         ]
         if differing:
             raise EvaluationError(

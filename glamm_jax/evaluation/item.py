@@ -40,11 +40,11 @@ class Item:
     prompt: str
     history: tuple[tuple[str, str], ...] = ()
     regions: tuple[tuple[float, float, float, float], ...] = ()
-    true_texts: tuple[str, ...] = ()
-    true_phrases: tuple[str, ...] = ()
-    true_masks: tuple[RunLengths, ...] = ()
-    true_twice: tuple[RunLengths | None, ...] = ()
-    about: Mapping[str, str] = field(default_factory=dict)
+    reference_texts: tuple[str, ...] = ()
+    reference_phrases: tuple[str, ...] = ()
+    reference_masks: tuple[RunLengths, ...] = ()
+    reference_overlaps: tuple[RunLengths | None, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
     max_tokens: int | None = None
 
 

@@ -12,7 +12,7 @@ from glamm_jax.data import rle
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.data.record_sources import RecordSource
 from glamm_jax.evaluation.item import Item, Prediction, RunLengths
-from glamm_jax.report.html_page import Box, Card, Line, Mark
+from glamm_jax.report.html_page import Box, Card, TextLine, TextMark
 
 SIDE = 320  # pixels of a picture: a page holds some dozens of them
 MAX_TEXTS = 5  # true texts of an item
@@ -20,10 +20,10 @@ NO_PICTURE = 128  # grey, in its place
 ASKS, SAYS, TRUE, ODD = "asked", "said", "true", "odd"
 
 Picture = UInt8[np.ndarray, "h w 3"]
-Pictures = Callable[[Item], Picture]
+LoadImage = Callable[[Item], Picture]
 
 
-def pictures_of(records: RecordSource) -> Pictures:
+def image_loader(records: RecordSource) -> LoadImage:
     """The upright pictures of items that were made from these records."""
     return lambda item: open_image(records[item.record].image)
 
@@ -35,7 +35,7 @@ def common_question(items: Iterable[Item]) -> str:
 
 
 def cards_of(
-    item: Item, said: Prediction | None, pictures: Pictures, title: str, asks: bool
+    item: Item, said: Prediction | None, pictures: LoadImage, title: str, asks: bool
 ) -> tuple[Card, Card]:
     """What was said and what is true, each a picture with masks and words.
 
@@ -44,7 +44,7 @@ def cards_of(
     asks: whether the question is shown.
     """
     image, scale, trouble = _small(item, pictures)
-    true = [_fitted(mask, image) for mask in item.true_masks]
+    true = [_fitted(mask, image) for mask in item.reference_masks]
     own = [_fitted(mask, image) for mask in said.masks] if said else []
     colours = _paired(own, true)
     coloured: list[Bool[np.ndarray, "h w"] | None] = [None] * max([0, *(c + 1 for c in colours)])
@@ -54,20 +54,24 @@ def cards_of(
         (x0 * scale, y0 * scale, x1 * scale, y1 * scale) for x0, y0, x1, y1 in item.regions
     ]
     of_phrases = _colours_of_phrases(said, colours) if said else []
-    question = [Line(item.prompt, speaker=ASKS, is_question=True)] if asks else []
+    question = [TextLine(item.prompt, speaker=ASKS, is_question=True)] if asks else []
     problems = [*(said.problems if said else ()), *trouble]
-    lines = [*question, _said(said, of_phrases), *(Line(each, speaker=ODD) for each in problems)]
+    lines = [
+        *question,
+        _said(said, of_phrases),
+        *(TextLine(each, speaker=ODD) for each in problems),
+    ]
     truth = [
-        Line(text, _marks(text, item.true_phrases, range(len(true))), TRUE)
-        for text in item.true_texts[:MAX_TEXTS]
-    ] or [_listed(item.true_phrases)]
+        TextLine(text, _marks(text, item.reference_phrases, range(len(true))), TRUE)
+        for text in item.reference_texts[:MAX_TEXTS]
+    ] or [_listed(item.reference_phrases)]
     return (
         Card(image, lines, coloured, [None] * len(coloured) + boxes, title),
         Card(image, truth, true, [None] * len(true) + boxes, TRUE),
     )
 
 
-def _small(item: Item, pictures: Pictures) -> tuple[Picture, float, list[str]]:
+def _small(item: Item, pictures: LoadImage) -> tuple[Picture, float, list[str]]:
     """The picture, at most `SIDE` long, how much smaller it is, and why there is none."""
     try:
         image = pictures(item)
@@ -115,29 +119,29 @@ def _colours_of_phrases(said: Prediction, colours: Sequence[int]) -> list[int | 
     return found
 
 
-def _said(said: Prediction | None, colours: Sequence[int | None]) -> Line:
+def _said(said: Prediction | None, colours: Sequence[int | None]) -> TextLine:
     if said is None:
-        return Line("", speaker=SAYS, note="no prediction")
+        return TextLine("", speaker=SAYS, note="no prediction")
     note = "" if said.finish == "end" else f"ended by: {said.finish}"
-    return Line(said.text, _marks(said.text, said.phrases, colours), SAYS, note)
+    return TextLine(said.text, _marks(said.text, said.phrases, colours), SAYS, note)
 
 
-def _marks(text: str, phrases: Sequence[str], colours: Sequence[int | None]) -> list[Mark]:
+def _marks(text: str, phrases: Sequence[str], colours: Sequence[int | None]) -> list[TextMark]:
     """Phrases where they stand in the text, one after the other; those without colour stay bare."""
     marks, done = [], 0
     for phrase, colour in zip(phrases, colours, strict=True):
         start = text.lower().find(phrase.lower(), done)
         if phrase and start >= 0:
             done = start + len(phrase)
-            marks += [] if colour is None else [Mark(start, done, colour)]
+            marks += [] if colour is None else [TextMark(start, done, colour)]
     return marks
 
 
-def _listed(phrases: Sequence[str]) -> Line:
+def _listed(phrases: Sequence[str]) -> TextLine:
     """True phrases that stand in no text."""
     text, marks = "", []
     for colour, phrase in enumerate(phrases):
         text += " · " if text else ""
-        marks.append(Mark(len(text), len(text) + len(phrase), colour))
+        marks.append(TextMark(len(text), len(text) + len(phrase), colour))
         text += phrase
-    return Line(text, marks, TRUE)
+    return TextLine(text, marks, TRUE)

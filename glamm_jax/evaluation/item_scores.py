@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from glamm_jax.metrics.result import MODES, Mode, Scored
+from glamm_jax.metrics.result import MODES, MetricResult, Mode
 
 # By which items are ranked, the first that has a value of every item.
 RANKING = ("mIoU", "gIoU", "CIDEr", "METEOR", "relative score", "recall", "cIoU")
@@ -21,7 +21,7 @@ class Ranking(NamedTuple):
     values: Mapping[str, float]
 
 
-def values_of(scored: Scored, figure: str) -> dict[str, float]:
+def values_of(scored: MetricResult, figure: str) -> dict[str, float]:
     """Item id -> its own value of a figure: its column, or the ratio of its columns.
 
     Of a figure that is formed over all items at once (METEOR), what the item scores alone. Items
@@ -31,25 +31,25 @@ def values_of(scored: Scored, figure: str) -> dict[str, float]:
         above, below = scored.ratios[figure]
         found = {
             name: row[above] / row[below]
-            for name, row in scored.each.items()
+            for name, row in scored.per_item.items()
             if row.get(below) and above in row
         }
     else:
         column = column_of(scored, figure)
-        found = {name: row[column] for name, row in scored.each.items() if column in row}
+        found = {name: row[column] for name, row in scored.per_item.items() if column in row}
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def column_of(scored: Scored, figure: str) -> str:
+def column_of(scored: MetricResult, figure: str) -> str:
     """The column of items' own values: the figure's, else what items score alone; "" for none."""
-    present = {column for row in scored.each.values() for column in row}
+    present = {column for row in scored.per_item.values() for column in row}
     return next((name for name in (figure, f"{figure}{ALONE}") if name in present), "")
 
 
-def ranked(scored_by_mode: Mapping[Mode, Scored]) -> Ranking | None:
+def ranked(scored_by_mode: Mapping[Mode, MetricResult]) -> Ranking | None:
     """By what items are told apart, by definition rather than as the original counts; or None."""
     for mode in reversed(MODES):
-        scored = scored_by_mode.get(mode, Scored({}))
+        scored = scored_by_mode.get(mode, MetricResult({}))
         for figure in sorted(scored.scores, key=_preference):
             if values := values_of(scored, figure):
                 return Ranking(mode, figure, values)

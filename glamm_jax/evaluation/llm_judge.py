@@ -28,8 +28,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 from glamm_jax.errors import GLaMMError
-from glamm_jax.files import write_whole
-from glamm_jax.metrics.result import Mode, Scored
+from glamm_jax.files import write_atomic
+from glamm_jax.metrics.result import MetricResult, Mode
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 TEMPERATURE, MAX_TOKENS = 0.2, 1024
@@ -69,7 +69,7 @@ class JudgeError(GLaMMError):
 
 
 @dataclass(frozen=True)
-class Case:
+class ReviewCase:
     """A question with two answers to it; context describes the picture in words."""
 
     id: str
@@ -105,7 +105,7 @@ class Review:
 
 
 @dataclass(frozen=True)
-class Judge:
+class LLMJudge:
     """An endpoint and a model of it.
 
     url: what comes before `/chat/completions`. timeout, wait: seconds; `wait` doubles with every
@@ -125,7 +125,7 @@ class Judge:
         if not self.url.startswith(("http://", "https://")):
             raise JudgeError(f"{self.url!r} is no address of a judge; say http://HOST:PORT/v1")
 
-    def ask(self, request: str) -> str:
+    def complete(self, request: str) -> str:
         """The reply to a request.
 
         Raises: JudgeError when it is refused, or when no attempt is answered.
@@ -175,10 +175,10 @@ class Judge:
 
 
 def review_all(
-    cases: Sequence[Case],
-    judge: Judge,
+    cases: Sequence[ReviewCase],
+    judge: LLMJudge,
     path: Path,
-    watch: Callable[[Sequence[Case]], Iterable[Case]] = lambda cases: cases,
+    watch: Callable[[Sequence[ReviewCase]], Iterable[ReviewCase]] = lambda cases: cases,
 ) -> list[Review]:
     """A review of every case, in their order; `path` holds those of this and earlier runs.
 
@@ -194,7 +194,7 @@ def review_all(
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
         for case in watch(left):
-            review = Review(case.id, judge.ask(case.request))
+            review = Review(case.id, judge.complete(case.request))
             line = {"key": keys[case.id], "judge": judge.model, "id": case.id, "text": review.text}
             stream.write(json.dumps(line) + "\n")
             stream.flush()
@@ -202,7 +202,9 @@ def review_all(
     return [done[keys[case.id]] for case in cases]
 
 
-def score_reviews(cases: Sequence[Case], reviews: Sequence[Review], mode: Mode) -> Scored:
+def score_reviews(
+    cases: Sequence[ReviewCase], reviews: Sequence[Review], mode: Mode
+) -> MetricResult:
     """Sum of our scores over the sum of the reference's: of all, and of each category.
 
     compat: a malformed review counts -1 for both, as in LLaVA's script. strict: it is left out, and
@@ -230,10 +232,10 @@ def score_reviews(cases: Sequence[Case], reviews: Sequence[Review], mode: Mode) 
         category: (f"ours, {category}", f"reference, {category}") for category in categories
     }
     scores = {figure: _ratio(each, *columns) for figure, columns in ratios.items()}
-    return Scored(scores, each, ratios, {kind: tuple(ids) for kind, ids in notes.items()})
+    return MetricResult(scores, each, ratios, {kind: tuple(ids) for kind, ids in notes.items()})
 
 
-def _key(case: Case, model: str) -> str:
+def _key(case: ReviewCase, model: str) -> str:
     told = json.dumps([model, case.id, case.request])
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
@@ -245,7 +247,7 @@ def _read(path: Path) -> dict[str, Review]:
     text = path.read_text(encoding="utf-8")
     whole, end, _ = text.rpartition("\n")
     if whole + end != text:
-        write_whole(path, whole + end)
+        write_atomic(path, whole + end)
     done = {}
     for number, line in enumerate(whole.splitlines(), start=1):
         try:

@@ -23,19 +23,19 @@ import numpy as np
 from glamm_jax.data import rle
 from glamm_jax.data.record import Record, RecordError
 from glamm_jax.data.sources.coco_file import CocoFile, read_coco
-from glamm_jax.data.sources.mask_annotations import read_shape
+from glamm_jax.data.sources.mask_annotations import read_mask
 from glamm_jax.data.sources.source_files import (
     BAD_MASK,
-    Notes,
+    DefectLog,
     SourceError,
     as_id,
     as_list,
     as_numbers,
+    quoted,
     read_json,
-    shown,
 )
 from glamm_jax.evaluation.item import Item, RunLengths
-from glamm_jax.evaluation.record_items import Wording
+from glamm_jax.evaluation.record_items import PromptTemplate
 
 CAPTIONS, MASKS = "{}_gcg_coco_caption_gt.json", "{}_gcg_coco_mask_gt.json"
 GCG_PLACES = ("", "GranDf/annotations/val_test", "annotations/val_test", "val_test")
@@ -47,7 +47,7 @@ PICTURE_PLACES = (
 )
 
 
-class PictureFiles:
+class ImageFiles:
     """Pictures by number, as records without annotations."""
 
     def __init__(self, folder: Path, names: Sequence[str], ids: Sequence[str]):
@@ -72,27 +72,27 @@ class PictureFiles:
 
 
 @dataclass
-class Found:
+class AnnotatedImages:
     """Pictures, items about them, and what could not be read: kind -> places.
 
     name: of the data, as the paper's tables call it.
     """
 
-    records: PictureFiles
+    records: ImageFiles
     name: str = ""
     items: list[Item] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
 
-    def note(self, notes: Notes) -> None:
+    def note(self, notes: DefectLog) -> None:
         """Take over the defects of one picture."""
         for kind, where in notes.defects:
             self.notes.setdefault(kind, []).append(where)
 
 
-ReadFiles = Callable[[Path, str, Path | None, Wording], Found]
+ReadFiles = Callable[[Path, str, Path | None, PromptTemplate], AnnotatedImages]
 
 
-def gcg(data: Path, split: str, images: Path | None, wording: Wording) -> Found:
+def gcg(data: Path, split: str, images: Path | None, wording: PromptTemplate) -> AnnotatedImages:
     """Grounded captions as the original judges them: labels and masks by their position.
 
     Raises: SourceError when a file is missing or not in COCO's layout.
@@ -106,7 +106,7 @@ def gcg(data: Path, split: str, images: Path | None, wording: Wording) -> Found:
     found = _pictures(captions, base, images)
     for number, entry in enumerate(captions.images):
         identity = as_id(entry.get("id")) or ""
-        notes = Notes(f"picture {identity}")
+        notes = DefectLog(f"picture {identity}")
         told = captions.annotations.get(identity, [])
         labels = as_list(told[0].get("labels"), notes, "labels") if told else []
         found.items.append(
@@ -114,17 +114,21 @@ def gcg(data: Path, split: str, images: Path | None, wording: Wording) -> Found:
                 identity,
                 identity,
                 number,
-                wording.ask(),
-                true_texts=tuple(str(each.get("caption", "")) for each in told),
-                true_phrases=tuple(map(str, labels)),
-                true_masks=tuple(_mask(each, entry, notes) for each in masks.get(identity, [])),
+                wording.format(),
+                reference_texts=tuple(str(each.get("caption", "")) for each in told),
+                reference_phrases=tuple(map(str, labels)),
+                reference_masks=tuple(
+                    _mask(each, entry, notes) for each in masks.get(identity, [])
+                ),
             )
         )
         found.note(notes)
     return found
 
 
-def region_captions(data: Path, split: str, images: Path | None, wording: Wording) -> Found:
+def region_captions(
+    data: Path, split: str, images: Path | None, wording: PromptTemplate
+) -> AnnotatedImages:
     """Descriptions of boxes. `split` chooses among the files of a folder.
 
     Source: eval/ddp.py:8, where the annotation with the picture's id has the box (trap 49).
@@ -137,24 +141,26 @@ def region_captions(data: Path, split: str, images: Path | None, wording: Wordin
     found.name = _known_name(file)
     for number, entry in enumerate(told.images):
         identity = as_id(entry.get("id")) or ""
-        notes = Notes(f"picture {identity}")
+        notes = DefectLog(f"picture {identity}")
         said = told.annotations.get(identity, [])
         named = next((each for each in said if as_id(each.get("id")) == identity), None)
         numbers = as_numbers(named.get("bbox"), 4) if named else None
         if numbers is None:
-            notes.add("no bbox of an annotation with the picture's id", shown(said))
+            notes.add("no bbox of an annotation with the picture's id", quoted(said))
         else:
             x, y, width, height = numbers
             texts = tuple(str(each.get("caption", "")) for each in said)
-            prompt, box = wording.ask(num_regions=1), (x, y, x + width, y + height)
+            prompt, box = wording.format(num_regions=1), (x, y, x + width, y + height)
             found.items.append(
-                Item(identity, identity, number, prompt, regions=(box,), true_texts=texts)
+                Item(identity, identity, number, prompt, regions=(box,), reference_texts=texts)
             )
         found.note(notes)
     return found
 
 
-def image_captions(data: Path, split: str, images: Path | None, wording: Wording) -> Found:
+def image_captions(
+    data: Path, split: str, images: Path | None, wording: PromptTemplate
+) -> AnnotatedImages:
     """Captions of whole pictures, of COCO's layout or Karpathy's.
 
     Raises: SourceError when there is no such file, or it has another layout.
@@ -171,7 +177,7 @@ def image_captions(data: Path, split: str, images: Path | None, wording: Wording
         identity = as_id(entry.get("id")) or ""
         texts = tuple(str(x.get("caption", "")) for x in told.annotations.get(identity, []))
         if texts:
-            item = Item(identity, identity, number, wording.ask(), true_texts=texts)
+            item = Item(identity, identity, number, wording.format(), reference_texts=texts)
             found.items.append(item)
         else:
             found.notes.setdefault("no caption", []).append(f"picture {identity}")
@@ -194,7 +200,9 @@ def _karpathy(file: Path, fields: Mapping[str, Any], split: str) -> CocoFile:
     return CocoFile(images, said, {}, [])
 
 
-def llava_bench(data: Path, split: str, images: Path | None, wording: Wording) -> Found:
+def llava_bench(
+    data: Path, split: str, images: Path | None, wording: PromptTemplate
+) -> AnnotatedImages:
     """Questions with the picture's description, which a judge is told, and GPT-4's answers.
 
     Raises: SourceError naming the file that is missing or broken.
@@ -204,13 +212,15 @@ def llava_bench(data: Path, split: str, images: Path | None, wording: Wording) -
         context = {each["image"]: each["caption"] for each in contexts}
         answer = {str(each["question_id"]): each["text"] for each in answers}
         names = list(dict.fromkeys(each["image"] for each in questions))
-        found = Found(PictureFiles(images or data / "images", names, names))
+        found = AnnotatedImages(ImageFiles(images or data / "images", names, names))
         for each in questions:
             identity, name = str(each["question_id"]), each["image"]
             about = {"category": each["category"], "context": context.get(name, "")}
             true = (answer[identity],) if identity in answer else ()
             number, asked = names.index(name), each["text"]
-            found.items.append(Item(identity, name, number, asked, true_texts=true, about=about))
+            found.items.append(
+                Item(identity, name, number, asked, reference_texts=true, metadata=about)
+            )
     except (KeyError, TypeError, AttributeError) as error:
         raise SourceError(f"{data}: not LLaVA-Bench: {error!r}") from error
     return found
@@ -257,14 +267,14 @@ def _known_name(file: Path) -> str:
     return next((name for part, name in known.items() if part in place), file.stem)
 
 
-def _pictures(told: CocoFile, base: Path, images: Path | None) -> Found:
+def _pictures(told: CocoFile, base: Path, images: Path | None) -> AnnotatedImages:
     """Where the pictures of a file lie.
 
     Raises: SourceError when an entry has no id, or the pictures are nowhere.
     """
     for i, entry in enumerate(told.images):
         if not isinstance(entry, dict) or as_id(entry.get("id")) is None:
-            raise SourceError(f"{base}: picture {i} of the annotations has no id: {shown(entry)}")
+            raise SourceError(f"{base}: picture {i} of the annotations has no id: {quoted(entry)}")
     if told.strays:
         kind, where = next(iter(told.strays.values()))
         raise SourceError(
@@ -272,8 +282,8 @@ def _pictures(told: CocoFile, base: Path, images: Path | None) -> Found:
         )
     # Without a file name the id is one, as the original writes its predictions.
     names = [str(e.get("file_name") or f"{as_id(e.get('id'))}.jpg") for e in told.images]
-    return Found(
-        PictureFiles(
+    return AnnotatedImages(
+        ImageFiles(
             images or _folder_of(names, base), names, [as_id(e["id"]) or "" for e in told.images]
         )
     )
@@ -295,7 +305,7 @@ def _folder_of(names: Sequence[str], base: Path) -> Path:
     return places[counts.index(max(counts))]
 
 
-def _mask(annotation: Mapping[str, Any], image: Mapping[str, Any], notes: Notes) -> RunLengths:
+def _mask(annotation: Mapping[str, Any], image: Mapping[str, Any], notes: DefectLog) -> RunLengths:
     """A true mask; an empty one and a note where it is broken, so that positions stay."""
     sizes = image.get("height"), image.get("width")
     height, width = (x if isinstance(x, int) and x > 0 else 0 for x in sizes)
@@ -304,9 +314,9 @@ def _mask(annotation: Mapping[str, Any], image: Mapping[str, Any], notes: Notes)
         try:  # as it is, also where its size is another than the picture's
             return rle.compress(parts)
         except rle.MaskError as error:
-            notes.add(BAD_MASK, f"mask {shown(annotation.get('id'))}: {error}")
+            notes.add(BAD_MASK, f"mask {quoted(annotation.get('id'))}: {error}")
             return rle.encode(np.zeros((height, width), bool))
-    shape = read_shape(parts, height, width, notes, f"mask {shown(annotation.get('id'))}")
+    shape = read_mask(parts, height, width, notes, f"mask {quoted(annotation.get('id'))}")
     if shape is None:
         return rle.encode(np.zeros((height, width), bool))
     return {"size": [height, width], "counts": shape.mask.decode("ascii")}

@@ -29,7 +29,7 @@ from glamm_jax.inference.chat import Assistant, PreparedQuestions, Question
 from glamm_jax.text.answer_parser import ParsedAnswer, parse_answer
 from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.questions import MAX_NEW_TOKENS
-from glamm_jax.types import Capacity
+from glamm_jax.types import BatchShape
 
 FAILED = "failed"
 AHEAD = 2  # batches that are prepared while one is answered
@@ -52,7 +52,7 @@ class _Answered(NamedTuple):
     failed: list[Prediction]
 
 
-def ask(
+def predict(
     assistant: Assistant,
     records: RecordSource,
     items: Iterable[Item],
@@ -136,9 +136,9 @@ def _prepare(
         else:
             asked.append(item)
             questions.append(question)
-    room = Capacity(rows=rows, images=rows)
+    room = BatchShape(rows=rows, images=rows)
     if any(len(question.regions) for question in questions):
-        room = room.union(Capacity(region_images=rows, regions=rows))
+        room = room.union(BatchShape(region_images=rows, regions=rows))
     prepared = assistant.prepare(questions, room) if questions else []
     return _Batch(asked, prepared, failed)
 
@@ -184,7 +184,7 @@ def _by_seg(parsed: ParsedAnswer, groundings: list[Grounding]) -> list[Grounding
 
     Where a [SEG] lacks its mask, it is one of the last.
     """
-    starts = list(parsed.seg_places)
+    starts = list(parsed.seg_positions)
     for phrase in parsed.phrases:
         for seg in phrase.segs:
             starts[seg] = phrase.start

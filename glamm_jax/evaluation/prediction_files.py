@@ -28,7 +28,7 @@ from typing import Any
 from glamm_jax.data import rle
 from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.item import Item, Prediction, RunLengths
-from glamm_jax.files import write_whole
+from glamm_jax.files import write_atomic
 from glamm_jax.metrics.gcg import owners_by_number
 from glamm_jax.text.answer_parser import PHRASE, last_answer, parse_answer
 
@@ -42,7 +42,7 @@ class PredictionError(GLaMMError):
 
 
 @dataclass
-class Read:
+class ReadPredictions:
     """Predictions by the id of their item, and what was irregular: kind -> ids or file names."""
 
     predictions: dict[str, Prediction] = field(default_factory=dict)
@@ -111,7 +111,7 @@ def read_lines(path: Path) -> tuple[list[Prediction], bool]:
 
 def write_lines(path: Path, predictions: Iterable[Prediction]) -> None:
     """Write all of them, or nothing."""
-    write_whole(path, "".join(map(to_line, predictions)))
+    write_atomic(path, "".join(map(to_line, predictions)))
 
 
 # ----------------------------------------------------------------------- the original's layouts
@@ -135,7 +135,7 @@ def write_gcg_folder(folder: Path, predictions: Iterable[Prediction]) -> None:
         caption, phrases = original_words(each)
         said = {"image_id": each.image_id, "caption": caption, "phrases": list(phrases)}
         shown = {**said, "pred_masks": [dict(mask) for mask in each.masks]}
-        write_whole(folder / f"{each.image_id}.json", json.dumps(shown))
+        write_atomic(folder / f"{each.image_id}.json", json.dumps(shown))
 
 
 def write_captions(path: Path, predictions: Iterable[Prediction]) -> None:
@@ -147,7 +147,7 @@ def write_captions(path: Path, predictions: Iterable[Prediction]) -> None:
         {"image_id": _number(each.image_id), "caption": original_words(each)[0]}
         for each in predictions
     ]
-    write_whole(path, json.dumps(said, indent=2))
+    write_atomic(path, json.dumps(said, indent=2))
 
 
 def _number(identity: str) -> int | str:
@@ -157,7 +157,7 @@ def _number(identity: str) -> int | str:
 # -------------------------------------------------------------------------------- reading
 
 
-def read_predictions(path: Path, items: Sequence[Item]) -> Read:
+def read_predictions(path: Path, items: Sequence[Item]) -> ReadPredictions:
     """The predictions for these items: of a run of ours (its folder or its file), or of the
     original.
 
@@ -173,7 +173,7 @@ def read_predictions(path: Path, items: Sequence[Item]) -> Read:
         files = [path]
     else:
         raise PredictionError(f"{path}: no such file or folder")
-    known, read = {item.id: item for item in items}, Read()
+    known, read = {item.id: item for item in items}, ReadPredictions()
     of_picture = {item.image_id: item.id for item in reversed(items)}
     for file in files:
         if file.suffix == ".jsonl":
@@ -187,7 +187,7 @@ def read_predictions(path: Path, items: Sequence[Item]) -> Read:
     return read
 
 
-def _read_ours(path: Path, known: Mapping[str, Item], read: Read) -> None:
+def _read_ours(path: Path, known: Mapping[str, Item], read: ReadPredictions) -> None:
     found, torn = read_lines(path)
     for prediction in found:
         read.add(prediction, known)
@@ -195,7 +195,9 @@ def _read_ours(path: Path, known: Mapping[str, Item], read: Read) -> None:
         read.note(UNREADABLE, f"the last line of {path.name}")
 
 
-def _read_original(path: Path, of_picture: Mapping[str, str], read: Read) -> Iterator[Prediction]:
+def _read_original(
+    path: Path, of_picture: Mapping[str, str], read: ReadPredictions
+) -> Iterator[Prediction]:
     """The predictions of one file, whose pictures' ids become those of items."""
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
@@ -221,7 +223,7 @@ def _unwrapped(told: Any, name: str) -> Any:
     return told | {"image_id": name} if isinstance(told, dict) else told
 
 
-def _original_prediction(entry: Any, read: Read) -> Prediction | None:
+def _original_prediction(entry: Any, read: ReadPredictions) -> Prediction | None:
     try:
         name, caption = str(entry["image_id"]), entry["caption"]
         phrases, masks = entry.get("phrases", []), entry.get("pred_masks", [])
@@ -241,7 +243,7 @@ def _original_prediction(entry: Any, read: Read) -> Prediction | None:
     )
 
 
-def _sound_mask(mask: Any, name: str, read: Read) -> RunLengths:
+def _sound_mask(mask: Any, name: str, read: ReadPredictions) -> RunLengths:
     """The mask; an empty one, which has no pixel at all, where its run lengths are broken."""
     try:
         rle.decode(mask)

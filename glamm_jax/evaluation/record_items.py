@@ -25,12 +25,12 @@ FORCED = "/forced"  # ends the id of a conversation whose answers are given
 LAST_WORD = "Is that all?"
 
 
-class WordingError(GLaMMError):
+class PromptTemplateError(GLaMMError):
     """A question that cannot be asked. Says what is wrong with it."""
 
 
 @dataclass(frozen=True)
-class Wording:
+class PromptTemplate:
     """How a benchmark asks.
 
     question: `{name}` becomes an expression or a caption with its phrases marked, `{regions}` the
@@ -43,24 +43,24 @@ class Wording:
     answer: str = f"Sure, it is {SEG}."
     seed: int = 0
 
-    def ask(self, name: str = "", num_regions: int = 0) -> str:
+    def format(self, name: str = "", num_regions: int = 0) -> str:
         """The question about something.
 
         Raises: WordingError when its braces name something else.
         """
         try:
-            return questions.ask([self.question], 0, name=name, num_regions=num_regions)
+            return questions.format_question([self.question], 0, name=name, num_regions=num_regions)
         except (KeyError, ValueError, IndexError) as error:
-            raise WordingError(
+            raise PromptTemplateError(
                 f"the question {self.question!r} has braces around something else than name or "
                 "regions; write them twice where they are meant"
             ) from error
 
 
-MakeItems = Callable[[Record, int, Wording], Iterator[Item]]
+MakeItems = Callable[[Record, int, PromptTemplate], Iterator[Item]]
 
 
-def grounded_caption(record: Record, number: int, wording: Wording) -> Iterator[Item]:
+def grounded_caption(record: Record, number: int, wording: PromptTemplate) -> Iterator[Item]:
     """A caption with masks: the first that the record has, its phrases from left to right."""
     for caption in _said(record, "gcg")[:1]:
         spans = phrase_spans(caption, [])
@@ -68,14 +68,14 @@ def grounded_caption(record: Record, number: int, wording: Wording) -> Iterator[
             record.image_id,
             record.image_id,
             number,
-            wording.ask(),
-            true_texts=(caption.text,),
-            true_phrases=tuple(caption.text[start:end] for start, end in spans),
-            true_masks=tuple(union(record, links) for links in spans.values()),
+            wording.format(),
+            reference_texts=(caption.text,),
+            reference_phrases=tuple(caption.text[start:end] for start, end in spans),
+            reference_masks=tuple(union(record, links) for links in spans.values()),
         )
 
 
-def grounded_phrases(record: Record, number: int, wording: Wording) -> Iterator[Item]:
+def grounded_phrases(record: Record, number: int, wording: PromptTemplate) -> Iterator[Item]:
     """The caption is given with its phrases marked, and the masks are asked for."""
     for caption in _said(record, "gcg")[:1]:
         spans = phrase_spans(caption, [])
@@ -84,13 +84,13 @@ def grounded_phrases(record: Record, number: int, wording: Wording) -> Iterator[
                 record.image_id,
                 record.image_id,
                 number,
-                wording.ask(mark_phrases(caption.text, spans)),
-                true_phrases=tuple(caption.text[start:end] for start, end in spans),
-                true_masks=tuple(union(record, links) for links in spans.values()),
+                wording.format(mark_phrases(caption.text, spans)),
+                reference_phrases=tuple(caption.text[start:end] for start, end in spans),
+                reference_masks=tuple(union(record, links) for links in spans.values()),
             )
 
 
-def referring(record: Record, number: int, wording: Wording) -> Iterator[Item]:
+def referring(record: Record, number: int, wording: PromptTemplate) -> Iterator[Item]:
     """Every sentence by itself, and up to three of them in one conversation with known answers.
 
     Source: dataset/segm_datasets/RefCOCO_Segm_ds.py (inference=True). Differs: its three sentences
@@ -98,7 +98,7 @@ def referring(record: Record, number: int, wording: Wording) -> Iterator[Item]:
     """
     said = [each for each in _said(record, "referring") if _has_masks(record, each)]
     names = [each.text.strip().lower() for each in said]
-    prompts = [wording.ask(name) for name in names]
+    prompts = [wording.format(name) for name in names]
     truths = [union(record, each.links) for each in said]
     twice = [_covered_twice(record, each.links) for each in said]
     for k, (prompt, name, truth) in enumerate(zip(prompts, names, truths, strict=True)):
@@ -108,9 +108,9 @@ def referring(record: Record, number: int, wording: Wording) -> Iterator[Item]:
             record.image_id,
             number,
             prompt,
-            true_phrases=(name,),
-            true_masks=(truth,),
-            true_twice=(twice[k],) if twice[k] else (),
+            reference_phrases=(name,),
+            reference_masks=(truth,),
+            reference_overlaps=(twice[k],) if twice[k] else (),
         )
     if said:
         drawn = _draw(len(said), wording.seed, record.image_id)
@@ -120,39 +120,41 @@ def referring(record: Record, number: int, wording: Wording) -> Iterator[Item]:
             number,
             LAST_WORD,
             history=tuple((prompts[k], wording.answer) for k in drawn),
-            true_phrases=tuple(names[k] for k in drawn),
-            true_masks=tuple(truths[k] for k in drawn),
-            true_twice=tuple(twice[k] for k in drawn) if any(twice[k] for k in drawn) else (),
+            reference_phrases=tuple(names[k] for k in drawn),
+            reference_masks=tuple(truths[k] for k in drawn),
+            reference_overlaps=tuple(twice[k] for k in drawn)
+            if any(twice[k] for k in drawn)
+            else (),
             max_tokens=1,
         )
 
 
-def region(record: Record, number: int, wording: Wording) -> Iterator[Item]:
+def region(record: Record, number: int, wording: PromptTemplate) -> Iterator[Item]:
     """Every description of one box."""
     for k, each in enumerate(_said(record, "region")):
         boxes = [record.regions[link.region].box_xyxy_pixel for link in each.links]
         if len(boxes) == 1 and boxes[0] is not None:
             identity = f"{record.image_id}/{k}"
-            prompt = wording.ask(num_regions=1)
+            prompt = wording.format(num_regions=1)
             yield Item(
                 identity,
                 identity,
                 number,
                 prompt,
                 regions=(boxes[0],),
-                true_texts=(each.text,),
+                reference_texts=(each.text,),
             )
 
 
-def caption(record: Record, number: int, wording: Wording) -> Iterator[Item]:
+def caption(record: Record, number: int, wording: PromptTemplate) -> Iterator[Item]:
     """A description of the picture; all that are known are right."""
     texts = tuple(each.text for each in _said(record, "caption"))
     if texts:
         name = record.image_id
-        yield Item(name, name, number, wording.ask(), true_texts=texts)
+        yield Item(name, name, number, wording.format(), reference_texts=texts)
 
 
-def conversation(record: Record, number: int, wording: Wording) -> Iterator[Item]:
+def conversation(record: Record, number: int, wording: PromptTemplate) -> Iterator[Item]:
     """Every question of a recorded conversation, after the known answers to those before it."""
     for k, each in enumerate(_said(record, "vqa")):
         pairs = [*zip(each.turns[::2], each.turns[1::2], strict=True)]
@@ -164,7 +166,7 @@ def conversation(record: Record, number: int, wording: Wording) -> Iterator[Item
                 number,
                 asked,
                 history=tuple(pairs[:turn]),
-                true_texts=(answer,),
+                reference_texts=(answer,),
             )
 
 
@@ -187,11 +189,11 @@ def _covered_twice(record: Record, links: Sequence[Link]) -> RunLengths | None:
     return rle.encode(counts > 1)
 
 
-def check_wording(wording: Wording, num_regions: int) -> None:
+def check_prompt_template(wording: PromptTemplate, num_regions: int) -> None:
     """Raises: WordingError for unknown braces, or another number of `<bbox>` than of regions."""
-    found = wording.ask("a name", num_regions).count(REGION)
+    found = wording.format("a name", num_regions).count(REGION)
     if found != num_regions:
-        raise WordingError(
+        raise PromptTemplateError(
             f"the question {wording.question!r} speaks of {found} regions, and is asked with "
             f"{num_regions}: write {{regions}} or {REGION} once for each"
         )

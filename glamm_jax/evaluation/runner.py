@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from glamm_jax.data.record_sources import RecordSource
 from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.predict import ask
+from glamm_jax.evaluation.predict import predict
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, read_lines, to_line, write_lines
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.text.questions import MAX_NEW_TOKENS
@@ -34,19 +34,19 @@ PARTS = "parts"
 POLL = 0.5  # seconds between two looks at what the other processes have
 
 
-class Share(NamedTuple):
+class ProcessShare(NamedTuple):
     """Process `index` of `count`."""
 
     index: int
     count: int
 
     @classmethod
-    def here(cls) -> Share:
+    def here(cls) -> ProcessShare:
         """That of this process."""
         return cls(jax.process_index(), jax.process_count())
 
 
-def ask_all(
+def predict_all(
     assistant: Assistant,
     records: RecordSource,
     items: Sequence[Item],
@@ -58,7 +58,7 @@ def ask_all(
 
     Raises: PredictionError when a file of an earlier run holds something else.
     """
-    share = Share.here()
+    share = ProcessShare.here()
     done = finished(out)
     own = [item for item in items if item.record % share.count == share.index]
     left = [item for item in own if item.id not in done]
@@ -72,7 +72,7 @@ def ask_all(
             _bar(len(own), len(own) - len(left), share) as bar,
             part.open("a", encoding="utf-8") as file,
         ):
-            for prediction in ask(assistant, records, left, batch_size, max_tokens):
+            for prediction in predict(assistant, records, left, batch_size, max_tokens):
                 file.write(to_line(prediction))
                 file.flush()
                 bar.update()
@@ -126,7 +126,7 @@ def _without_torn_line(part: Path) -> bool:
     return True
 
 
-def _bar(total: int, done: int, share: Share) -> tqdm:
+def _bar(total: int, done: int, share: ProcessShare) -> tqdm:
     """Items a second, and when the first process will have done its share."""
     every = 0.5 if sys.stderr.isatty() else 10.0  # seconds; a file need not hold each step
     return tqdm(total=total, initial=done, unit="item", mininterval=every, disable=share.index > 0)

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.errors import GLaMMError
-from glamm_jax.files import write_whole
-from glamm_jax.metrics.result import MODES, Mode, Scored
+from glamm_jax.files import write_atomic
+from glamm_jax.metrics.result import MODES, MetricResult, Mode
 
 SCORES = "scores.json"  # its name in the folder of a run
 
@@ -46,7 +46,7 @@ class RunScores:
 
     benchmark: str
     split: str
-    modes: Mapping[Mode, Scored]
+    modes: Mapping[Mode, MetricResult]
     data_hash: str = ""
     similarity: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -65,14 +65,14 @@ def save_scores(path: Path, scores: RunScores) -> None:
         "ratios": {mode: dict(scored.ratios) for mode, scored in modes.items()},
         "notes": {mode: dict(scored.notes) for mode, scored in modes.items()},
     }
-    ids = dict.fromkeys(name for scored in modes.values() for name in scored.each)
+    ids = dict.fromkeys(name for scored in modes.values() for name in scored.per_item)
     lines = []
     for name in ids:
-        own = {mode: x.each[name] for mode, x in modes.items() if name in x.each}
+        own = {mode: x.per_item[name] for mode, x in modes.items() if name in x.per_item}
         columns = {mode: _plain(values) for mode, values in own.items()}
         lines.append(f"    {json.dumps(name)}: {json.dumps(columns, allow_nan=False)}")
     top = json.dumps(head, indent=2, allow_nan=False).removesuffix("\n}")
-    write_whole(path, f'{top},\n  "each": {{\n' + ",\n".join(lines) + "\n  }\n}\n")
+    write_atomic(path, f'{top},\n  "each": {{\n' + ",\n".join(lines) + "\n  }\n}\n")
 
 
 def load_scores(path: Path) -> RunScores:
@@ -82,7 +82,7 @@ def load_scores(path: Path) -> RunScores:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        modes: dict[Mode, Scored] = {
+        modes: dict[Mode, MetricResult] = {
             mode: _scored(found, mode) for mode in MODES if mode in found["modes"]
         }
         return RunScores(
@@ -101,11 +101,11 @@ def load_scores(path: Path) -> RunScores:
         raise ScoresError(f"{path}: not a file of scores: {error!r}") from error
 
 
-def _scored(found: Mapping[str, Any], mode: Mode) -> Scored:
+def _scored(found: Mapping[str, Any], mode: Mode) -> MetricResult:
     each = found["each"].items()
-    return Scored(
+    return MetricResult(
         scores=_numbers(found["modes"][mode]),
-        each={name: _numbers(columns[mode]) for name, columns in each if mode in columns},
+        per_item={name: _numbers(columns[mode]) for name, columns in each if mode in columns},
         ratios={key: (above, below) for key, (above, below) in found["ratios"][mode].items()},
         notes={kind: tuple(names) for kind, names in found["notes"][mode].items()},
     )

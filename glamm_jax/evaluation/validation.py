@@ -21,15 +21,15 @@ from glamm_jax.data.preprocess import open_image
 from glamm_jax.data.record_sources import RecordSource, open_records
 from glamm_jax.evaluation.benchmarks import BENCHMARKS, Benchmark
 from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.predict import ask
-from glamm_jax.evaluation.scoring import Judges
+from glamm_jax.evaluation.predict import predict
+from glamm_jax.evaluation.scoring import TextScorers
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import current_mesh
-from glamm_jax.report.mask_overlay import Layer, Passage, paint
+from glamm_jax.report.mask_overlay import ColouredText, MaskLayer, draw_overlay
 from glamm_jax.text.answer_parser import parse_answer
 from glamm_jax.text.tokenizer import load_tokenizer
-from glamm_jax.training.loop import Evaluate, Evaluation
+from glamm_jax.training.loop import Validate, ValidationResult
 
 LOOKED_AT = tuple(BENCHMARKS[name] for name in ("gcg", "refseg", "region_caption"))
 ROWS = 16  # of a batch
@@ -42,26 +42,26 @@ class Asked(NamedTuple):
     item: Item
 
 
-def make_evaluate(config: ExperimentConfig) -> Evaluate | None:
+def make_validate(config: ExperimentConfig) -> Validate | None:
     """What looks at the examples that `config.evaluation` names; None where it never does.
 
     Raises: ConfigError or TokenizerError when they or the tokenizer cannot be used.
     """
-    look = config.evaluation
+    look = config.validation
     if not look.every:
         return None
-    records = open_records(look.dataset, look.split, config.data)
+    records = open_records(look.dataset, look.split, config.data.seed)
     tokenizer = load_tokenizer(config.data.tokenizer, config.model.tokens)
-    asked = [*islice(_asked(records), look.examples)]
+    asked = [*islice(_asked(records), look.num_examples)]
 
-    def evaluate(model: GLaMM, step: int) -> Evaluation:
+    def evaluate(model: GLaMM, step: int) -> ValidationResult:
         assistant = Assistant(model, tokenizer, current_mesh())
         items = [each.item for each in asked]
-        told = ask(assistant, records, items, min(ROWS, len(items)), look.max_tokens)
+        told = predict(assistant, records, items, min(ROWS, len(items)), look.max_tokens)
         said = {prediction.id: prediction for prediction in told}
-        shown = (each.item for each in asked[: look.panels])
+        shown = (each.item for each in asked[: look.num_panels])
         panels = [panel(open_image(records[x.record].image), x, said[x.id]) for x in shown]
-        return Evaluation(dict(scores(asked, said)), panels)
+        return ValidationResult(dict(scores(asked, said)), panels)
 
     return evaluate
 
@@ -81,7 +81,9 @@ def scores(asked: Sequence[Asked], said: dict[str, Prediction]) -> Iterator[tupl
         items = [each.item for each in asked if each.benchmark is benchmark]
         own = {item.id: said[item.id] for item in items}
         if items:
-            for figure, value in benchmark.score(items, own, "strict", Judges()).scores.items():
+            for figure, value in benchmark.score(
+                items, own, "strict", TextScorers()
+            ).scores.items():
                 yield f"{benchmark.name}/{figure}", value
 
 
@@ -89,39 +91,41 @@ def panel(
     image: UInt8[np.ndarray, "h w 3"], item: Item, said: Prediction
 ) -> UInt8[np.ndarray, "h w 3"]:
     """What was answered beside what is true, each with its masks in the colours of its words."""
-    asked = Passage(parse_answer(item.prompt).text)
+    asked = ColouredText(parse_answer(item.prompt).text)
     boxes = np.array(item.regions) if item.regions else None
     told = (_spoken("Answer: ", *_said(said)), _spoken("Truth: ", *_true(item)))
-    sides = [paint(image, [asked, passage], boxes) for passage in told]
+    sides = [draw_overlay(image, [asked, passage], boxes) for passage in told]
     return _beside([np.asarray(side.convert("RGB")) for side in sides])
 
 
-def _said(said: Prediction) -> tuple[str, list[Layer]]:
+def _said(said: Prediction) -> tuple[str, list[MaskLayer]]:
     phrases = parse_answer(said.raw).phrases
     layers = []
     for mask, owner in zip(said.masks, said.phrase_of, strict=True):
         place = (phrases[owner].start, phrases[owner].end) if owner >= 0 else (0, 0)
-        layers.append(Layer(said.phrases[owner] if owner >= 0 else "", rle.decode(mask), *place))
+        layers.append(
+            MaskLayer(said.phrases[owner] if owner >= 0 else "", rle.decode(mask), *place)
+        )
     return said.text, layers
 
 
-def _true(item: Item) -> tuple[str, list[Layer]]:
-    text = item.true_texts[0] if item.true_texts else ", ".join(item.true_phrases)
+def _true(item: Item) -> tuple[str, list[MaskLayer]]:
+    text = item.reference_texts[0] if item.reference_texts else ", ".join(item.reference_phrases)
     layers, end = [], 0
-    for phrase, mask in zip(item.true_phrases, item.true_masks, strict=True):
+    for phrase, mask in zip(item.reference_phrases, item.reference_masks, strict=True):
         start = text.index(phrase, end)
         end = start + len(phrase)
-        layers.append(Layer(phrase, rle.decode(mask), start, end))
+        layers.append(MaskLayer(phrase, rle.decode(mask), start, end))
     return text, layers
 
 
-def _spoken(who: str, text: str, layers: Sequence[Layer]) -> Passage:
+def _spoken(who: str, text: str, layers: Sequence[MaskLayer]) -> ColouredText:
     """Words with who says them in front; a layer without words has its place nowhere."""
     moved = [
         replace(each, start=each.start + len(who), end=each.end + len(who)) if each.end else each
         for each in layers
     ]
-    return Passage(who + text, moved)
+    return ColouredText(who + text, moved)
 
 
 def _beside(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "h w 3"]:

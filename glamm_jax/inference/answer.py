@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from glamm_jax.data import rle
-from glamm_jax.files import write_whole
-from glamm_jax.report.mask_overlay import Layer, Passage, paint
+from glamm_jax.files import write_atomic
+from glamm_jax.report.mask_overlay import ColouredText, MaskLayer, draw_overlay
 from glamm_jax.text.answer_parser import match_masks, parse_answer
 
 Finish = Literal["end", "length", "stopped"]
@@ -71,17 +71,17 @@ class GroundedText:
     text: str
     groundings: tuple[Grounding, ...]
 
-    def passage(self) -> Passage:
+    def passage(self) -> ColouredText:
         """For the painter: masks of one phrase become one layer, so that they share a colour."""
-        layers: dict[tuple[int, int, str], Layer] = {}
+        layers: dict[tuple[int, int, str], MaskLayer] = {}
         seen = [(each, each.mask) for each in self.groundings if each.mask is not None]
         for number, (each, mask) in enumerate(seen, start=1):
             name = each.phrase or f"[SEG] {number}"
             key = (each.start, each.end, name)
             if key in layers:
                 mask = mask | layers[key].mask
-            layers[key] = Layer(name, mask, each.start, each.end)
-        return Passage(self.text, tuple(layers.values()))
+            layers[key] = MaskLayer(name, mask, each.start, each.end)
+        return ColouredText(self.text, tuple(layers.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,20 +130,20 @@ class Answer(GroundedText):
 
     def save(self, path: str | Path) -> None:
         """Write the JSON; `path` is never seen half written."""
-        write_whole(Path(path), json.dumps(self.to_json(), indent=1))
+        write_atomic(Path(path), json.dumps(self.to_json(), indent=1))
 
     def picture(self) -> Image.Image:
         """The image with masks and boxes, below it question and answer, phrases in colour."""
-        return paint(self.image, [self.question.passage(), self.passage()], self.regions)
+        return draw_overlay(self.image, [self.question.passage(), self.passage()], self.regions)
 
     def save_picture(self, path: str | Path) -> None:
         """Write the picture as PNG; `path` is never seen half written."""
         png = io.BytesIO()
         self.picture().save(png, format="PNG")
-        write_whole(Path(path), png.getvalue())
+        write_atomic(Path(path), png.getvalue())
 
 
-def ground(raw: str, masks: Sequence[ScoredMask]) -> tuple[GroundedText, tuple[str, ...]]:
+def attach_masks(raw: str, masks: Sequence[ScoredMask]) -> tuple[GroundedText, tuple[str, ...]]:
     """A text whose [SEG]s have these masks, in their order, and what is malformed in it."""
     parsed = parse_answer(raw)
     places, missing = match_masks(parsed, len(masks))
@@ -153,8 +153,8 @@ def ground(raw: str, masks: Sequence[ScoredMask]) -> tuple[GroundedText, tuple[s
         for phrase in parsed.phrases
         for seg in phrase.segs or (None,)
     ]
-    for seg in parsed.loose_segs:
-        found.append((parsed.seg_places[seg], parsed.seg_places[seg], seg))
+    for seg in parsed.unassigned_segs:
+        found.append((parsed.seg_positions[seg], parsed.seg_positions[seg], seg))
     found.sort(key=lambda each: (each[0], each[2] is None, each[2]))
     groundings = []
     for start, end, seg in found:
@@ -164,14 +164,14 @@ def ground(raw: str, masks: Sequence[ScoredMask]) -> tuple[GroundedText, tuple[s
     return GroundedText(raw, parsed.text, tuple(groundings)), (*parsed.problems, *missing)
 
 
-def ground_turns(
+def attach_masks_to_turns(
     turns: Sequence[str], masks: Sequence[ScoredMask]
 ) -> list[tuple[GroundedText, tuple[str, ...]]]:
     """`ground` for each turn of a prompt: every turn takes as many masks as it has [SEG]s."""
     grounded, first = [], 0
     for turn in turns:
         end = first + parse_answer(turn).num_segs
-        grounded.append(ground(turn, masks[first:end]))
+        grounded.append(attach_masks(turn, masks[first:end]))
         first = end
     return grounded
 

@@ -28,28 +28,34 @@ from glamm_jax.data.boxes import BoxError, check_boxes, to_unit
 from glamm_jax.data.collate import bucketed, divisible, fit, pack
 from glamm_jax.data.preprocess import (
     ImageError,
-    Source,
+    ImageSource,
     clip_image,
     grounding_image,
     open_image,
 )
 from glamm_jax.data.sample import Row, Sample
 from glamm_jax.errors import FolderError, GLaMMError
-from glamm_jax.inference.answer import Answer, Finish, ScoredMask, ground, ground_turns
+from glamm_jax.inference.answer import (
+    Answer,
+    Finish,
+    ScoredMask,
+    attach_masks,
+    attach_masks_to_turns,
+)
 from glamm_jax.inference.generate import DecodeState, Generator
 from glamm_jax.inference.sampling import Sampling
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.parallel import batch_places, on_host, use_mesh
-from glamm_jax.text.answer_parser import parse_answer, settled_text
+from glamm_jax.parallel import num_batch_shards, to_host, use_mesh
+from glamm_jax.text.answer_parser import parse_answer, stable_text
 from glamm_jax.text.prompt import Prompt, PromptError, build_prompt
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
-from glamm_jax.types import Batch, Capacity
+from glamm_jax.types import Batch, BatchShape
 from glamm_jax.weights.folder import ModelFolder
 
-NO_ROOM = Capacity()
+NO_ROOM = BatchShape()
 SLICE = 8  # tokens between two looks at what has been written
 
 
@@ -74,7 +80,7 @@ class Question:
     Raises: QuestionError, SamplingError when one of these numbers is out of its range.
     """
 
-    image: Source
+    image: ImageSource
     prompt: str
     regions: Any = ()
     history: Sequence[tuple[str, str]] = ()
@@ -131,7 +137,7 @@ class Assistant:
 
     def chat(
         self,
-        image: Source,
+        image: ImageSource,
         prompt: str,
         *,
         regions: Any = (),
@@ -173,7 +179,7 @@ class Assistant:
         return self.answer(self.prepare(questions), on_text)
 
     def prepare(
-        self, questions: Sequence[Question], room: Capacity = NO_ROOM
+        self, questions: Sequence[Question], room: BatchShape = NO_ROOM
     ) -> list[PreparedQuestions]:
         """The first half of `chat_many`, which needs no device: pictures opened and resized.
 
@@ -229,11 +235,11 @@ class Assistant:
         limit = min(question.max_tokens, prompt.room)
         return _Row(number, question, image, boxes, prompt, limit)
 
-    def _prepared(self, rows: list[_Row], room: Capacity) -> PreparedQuestions:
+    def _prepared(self, rows: list[_Row], room: BatchShape) -> PreparedQuestions:
         samples, ordered = self._samples(rows)
         capacity = bucketed(fit(samples, self.config).union(room))
         with _on(self.mesh):
-            capacity = divisible(capacity, batch_places())
+            capacity = divisible(capacity, num_batch_shards())
         return PreparedQuestions(pack(samples, self.config, capacity), ordered)
 
     def _batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
@@ -313,7 +319,7 @@ class Assistant:
         if on_text is None:
             return
         written, _ = self._decoded(row.ids)
-        text = parse_answer(written).text if row.finish else settled_text(written)
+        text = parse_answer(written).text if row.finish else stable_text(written)
         piece, row.sent = text[len(row.sent) :], max(row.sent, text, key=len)
         if piece and on_text(row.number, piece) is False:
             row.finish = row.finish or "stopped"
@@ -327,7 +333,7 @@ class Assistant:
     def _finish(self, batch: Batch, decoding: DecodeState, rows: list[_Row]) -> dict[int, Answer]:
         """The answers by the number of their question, each with its masks."""
         found = self.generator.finish(batch, decoding)
-        masks, scores = on_host(found.masks), on_host(found.iou).astype(np.float32)
+        masks, scores = to_host(found.masks), to_host(found.iou).astype(np.float32)
         answers = {}
         for place, row in enumerate(rows):
             height, width = row.image.shape[:2]
@@ -344,9 +350,9 @@ class Assistant:
     def _put_together(self, row: _Row, asked: list[ScoredMask], said: list[ScoredMask]) -> Answer:
         assert row.finish is not None
         turns = [turn for pair in row.question.history for turn in pair]
-        *history, question = ground_turns([*turns, row.question.prompt], asked)
+        *history, question = attach_masks_to_turns([*turns, row.question.prompt], asked)
         written, unknown = self._decoded(row.ids)
-        answer, problems = ground(written, said)
+        answer, problems = attach_masks(written, said)
         return Answer(
             answer.raw,
             answer.text,
@@ -383,7 +389,7 @@ def _on(mesh: Mesh | None) -> AbstractContextManager:
     return nullcontext() if mesh is None else use_mesh(mesh)
 
 
-def _open(source: Source) -> np.ndarray:
+def _open(source: ImageSource) -> np.ndarray:
     if source is None:
         raise ImageError("no image: every question is about a picture, so give one")
     return open_image(source)

@@ -16,7 +16,7 @@ CPU_OPTIONS: dict[str, str | bool] = {
 }
 
 
-class Program:
+class CompiledFunction:
     """A pure function, jitted with these options of `jax.jit`.
 
     Nothing happens before the first call, so importing a module of programs wakes no device.

@@ -28,12 +28,12 @@ from jaxtyping import Array, Bool, Float, Int
 from glamm_jax.config import GLaMMConfig, TokenConfig
 from glamm_jax.data.collate import bucket
 from glamm_jax.errors import GLaMMError
-from glamm_jax.inference.compiled import Program
+from glamm_jax.inference.compiled import CompiledFunction
 from glamm_jax.inference.sampling import Sampling, choose
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.models.llama import KVCache, write_slice
 from glamm_jax.nn.resize import postprocess_masks
-from glamm_jax.parallel import batch_places, constrain, on_host, spread
+from glamm_jax.parallel import constrain, num_batch_shards, shard_batch_axis, to_host
 from glamm_jax.types import Batch
 
 
@@ -69,7 +69,7 @@ class SegMasks(NamedTuple):
         """The masks of one row in the size of its image, on the host."""
         mine = np.flatnonzero(self.rows == row)
         height, width = self.sizes[mine[0]] if len(mine) else (0, 0)
-        return on_host(self.masks)[mine, :height, :width]
+        return to_host(self.masks)[mine, :height, :width]
 
 
 class _Limits(NamedTuple):
@@ -128,7 +128,9 @@ class Generator:
         if sampling is None:
             sampling = Sampling.of(len(lengths))
         sampling.check_rows(len(lengths))
-        read = _EMPTY._replace(**{name: spread(getattr(batch, name)) for name in _READ_BY_PREFILL})
+        read = _EMPTY._replace(
+            **{name: shard_batch_axis(getattr(batch, name)) for name in _READ_BY_PREFILL}
+        )
         inputs = (jnp.asarray(lengths), sampling, self._limits(room))
         return _prefill(self.graph, self.state, read, *inputs, num_tokens=bucket(room))
 
@@ -161,9 +163,9 @@ class Generator:
         padded = _Segs(*(_pad(x, room) for x in segs))
         needed, mask_image = np.unique(padded.images, return_inverse=True)
         needed = _pad(needed, _room(len(needed)))
-        parts = {name: spread(getattr(batch, name)[needed]) for name in _READ_BY_MASKS}
+        parts = {name: shard_batch_axis(getattr(batch, name)[needed]) for name in _READ_BY_MASKS}
         read = _EMPTY._replace(**parts, mask_image=mask_image.astype(np.int32))
-        emitting = spread(_emitting(state, padded))
+        emitting = shard_batch_axis(_emitting(state, padded))
         masks, iou, logits = _masks(
             self.graph, self.state, read, emitting, size=size, with_logits=with_logits
         )
@@ -173,8 +175,8 @@ class Generator:
     def answers(self, state: DecodeState) -> list[list[int]]:
         """The generated ids of each row, its end token included; none for a spare row."""
         out = []
-        tokens = on_host(state.tokens)[:, : int(state.count)]
-        for row, length in zip(tokens, on_host(state.lengths), strict=True):
+        tokens = to_host(state.tokens)[:, : int(state.count)]
+        for row, length in zip(tokens, to_host(state.lengths), strict=True):
             ends = np.flatnonzero(row == self.tokens.eos)
             end = ends[0] + 1 if len(ends) else len(row)
             out.append(row[: end if length else 0].tolist())
@@ -203,7 +205,7 @@ class Generator:
 # -------------------------------------------------------------------- the programs, pure
 
 
-@partial(Program, static_argnames=("graph", "num_tokens"))
+@partial(CompiledFunction, static_argnames=("graph", "num_tokens"))
 def _prefill(
     graph: nnx.GraphDef,
     weights: nnx.State,
@@ -237,7 +239,7 @@ def _prefill(
     return _choose(model, empty, last, limits.eos)
 
 
-@partial(Program, static_argnames="graph", donate_argnames="state")
+@partial(CompiledFunction, static_argnames="graph", donate_argnames="state")
 def _decode(
     graph: nnx.GraphDef, weights: nnx.State, state: DecodeState, limits: _Limits
 ) -> DecodeState:
@@ -271,7 +273,7 @@ def _choose(
     )
 
 
-@partial(Program, static_argnames=("graph", "size", "with_logits"))
+@partial(CompiledFunction, static_argnames=("graph", "size", "with_logits"))
 def _masks(
     graph: nnx.GraphDef,
     weights: nnx.State,
@@ -294,7 +296,7 @@ def _masks(
 
 def _room(count: int) -> int:
     """A number of few, which the devices that share a batch divide among them."""
-    places = batch_places()
+    places = num_batch_shards()
     return -(-bucket(count, 1) // places) * places
 
 

@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from glamm_jax.data import rle
-from glamm_jax.metrics.iou import Runs
+from glamm_jax.metrics.iou import MaskRuns
 
 COCO_STATS = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
@@ -39,8 +39,8 @@ RANKED = {
 class ImageMasks(NamedTuple):
     """An image's true masks, those said, and how sure of each the model is (larger is surer)."""
 
-    true: Sequence[Runs]
-    said: Sequence[Runs]
+    reference: Sequence[MaskRuns]
+    predicted: Sequence[MaskRuns]
     scores: Sequence[float]
 
 
@@ -104,7 +104,7 @@ def _evaluated(images: Sequence[ImageMasks]) -> COCOeval:
     """COCO's evaluator after matching. Images and masks are numbered in their order."""
     sides = []
     with redirect_stdout(io.StringIO()):
-        for name in ("true", "said"):
+        for name in ("reference", "predicted"):
             side: Any = COCO()
             side.dataset = {
                 "images": [{"id": i, "height": 0, "width": 0} for i in range(len(images))],
@@ -123,7 +123,7 @@ def _annotations(images: Sequence[ImageMasks], side: str) -> Iterator[dict[str, 
     ids = count(1)  # an id of 0 would read as "no match"
     for i, image in enumerate(images):
         masks = getattr(image, side)
-        scores = image.scores if side == "said" else [1.0] * len(masks)
+        scores = image.scores if side == "predicted" else [1.0] * len(masks)
         for mask, score in zip(masks, scores, strict=True):
             runs = {"size": list(mask.size), "counts": np.diff(mask.ends, prepend=0)}
             yield {

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.metrics.java import INSTALL, find_java, java_on_path
-from glamm_jax.metrics.result import MetricError, Mode, Notes, Scored
+from glamm_jax.metrics.result import Irregularities, MetricError, MetricResult, Mode
 
 BLEU = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4")
 # SPICE is asked for by name: it wants CoreNLP, which pycocoevalcap does not bring.
@@ -36,8 +36,8 @@ CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 Tokens = dict[str, list[str]]
 # The figure of all items, and that of each: floats, or numpy's.
-Figure = tuple[Any, Any]
-Figures = dict[str, Figure]
+CaptionMetric = tuple[Any, Any]
+CaptionMetrics = dict[str, CaptionMetric]
 
 
 def check_java(names: Sequence[str] = NAMES) -> None:
@@ -116,7 +116,7 @@ def score_captions(
     *,
     mode: Mode,
     meteor: Any = None,
-) -> Scored:
+) -> MetricResult:
     """These figures of all items of `true`; without any item there is no figure.
 
     Args:
@@ -128,8 +128,8 @@ def score_captions(
     Raises: MetricError as `check_java`, or when an item has no true caption.
     """
     check_java(names)
-    notes = Notes()
-    notes.add_strangers(said, true)
+    notes = Irregularities()
+    notes.add_unknown(said, true)
     scored = {name: said.get(name, "") for name in true if name in said or mode == "strict"}
     for name in scored:
         if not true[name]:
@@ -138,7 +138,7 @@ def score_captions(
         texts = (scored[name], *true[name])
         notes.add_if(any(len(text.splitlines()) > 1 for text in texts), "line break", name)
     if not scored or not names:
-        return Scored({}, notes=notes.found())
+        return MetricResult({}, notes=notes.as_dict())
     if len(scored) == 1 and "CIDEr" in names:
         # It weighs words by how few items have them.
         notes.add("CIDEr of a single item is 0", scored)
@@ -152,17 +152,17 @@ def score_captions(
         }
         for i, item in enumerate(scored)
     }
-    return Scored(
-        {name: float(value) for name, (value, _) in figures.items()}, each, {}, notes.found()
+    return MetricResult(
+        {name: float(value) for name, (value, _) in figures.items()}, each, {}, notes.as_dict()
     )
 
 
-def _figures(true: Tokens, said: Tokens, names: Sequence[str], meteor: Any) -> Figures:
+def _figures(true: Tokens, said: Tokens, names: Sequence[str], meteor: Any) -> CaptionMetrics:
     """What was asked for, in that order."""
-    known: Figures = {}
+    known: CaptionMetrics = {}
     if set(names) & set(BLEU):
         known |= _bleu(true, said)
-    others: dict[str, Callable[[Tokens, Tokens], Figure]] = {
+    others: dict[str, Callable[[Tokens, Tokens], CaptionMetric]] = {
         "METEOR": lambda true, said: _meteor(true, said, meteor),
         "ROUGE_L": _rouge,
         "CIDEr": _cider,
@@ -172,14 +172,14 @@ def _figures(true: Tokens, said: Tokens, names: Sequence[str], meteor: Any) -> F
     return {name: known[name] for name in names}
 
 
-def _bleu(true: Tokens, said: Tokens) -> Figures:
+def _bleu(true: Tokens, said: Tokens) -> CaptionMetrics:
     from pycocoevalcap.bleu.bleu import Bleu
 
     figures, each = Bleu(len(BLEU)).compute_score(true, said, verbose=0)
     return dict(zip(BLEU, zip(figures, each, strict=True), strict=True))
 
 
-def _meteor(true: Tokens, said: Tokens, running: Any) -> Figure:
+def _meteor(true: Tokens, said: Tokens, running: Any) -> CaptionMetric:
     if running is None:
         with running_meteor() as meteor:
             return _meteor(true, said, meteor)
@@ -194,19 +194,19 @@ def _meteor(true: Tokens, said: Tokens, running: Any) -> Figure:
         raise MetricError(f"METEOR failed: {message or error}") from error
 
 
-def _rouge(true: Tokens, said: Tokens) -> Figure:
+def _rouge(true: Tokens, said: Tokens) -> CaptionMetric:
     from pycocoevalcap.rouge.rouge import Rouge
 
     return Rouge().compute_score(true, said)
 
 
-def _cider(true: Tokens, said: Tokens) -> Figure:
+def _cider(true: Tokens, said: Tokens) -> CaptionMetric:
     from pycocoevalcap.cider.cider import Cider
 
     return Cider().compute_score(true, said)
 
 
-def _spice(true: Tokens, said: Tokens) -> Figure:
+def _spice(true: Tokens, said: Tokens) -> CaptionMetric:
     from pycocoevalcap.spice.spice import Spice
 
     with java_on_path():

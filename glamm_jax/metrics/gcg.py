@@ -29,8 +29,8 @@ from scipy.optimize import linear_sum_assignment
 
 from glamm_jax.data.rle import MaskError
 from glamm_jax.metrics.average_precision import ImageMasks, coco_stats, ranked_precision
-from glamm_jax.metrics.iou import Runs, pairwise_iou, read_runs
-from glamm_jax.metrics.result import MetricError, Mode, Notes, Scored
+from glamm_jax.metrics.iou import MaskRuns, pairwise_iou, read_runs
+from glamm_jax.metrics.result import Irregularities, MetricError, MetricResult, Mode
 from glamm_jax.metrics.similarity import Similarity
 
 IOU_THRESHOLD = TEXT_THRESHOLD = 0.5
@@ -60,19 +60,19 @@ def owners_by_number(num_phrases: int, num_masks: int) -> tuple[int, ...]:
     return tuple(i if i < num_phrases else -1 for i in range(num_masks))
 
 
-class ReadImage(NamedTuple):
+class ImagePair(NamedTuple):
     """An image with its masks as checked runs."""
 
     name: str
-    said: GroundedCaption
-    true: GroundedCaption
-    said_runs: list[Runs]
-    true_runs: list[Runs]
+    predicted: GroundedCaption
+    reference: GroundedCaption
+    predicted_runs: list[MaskRuns]
+    reference_runs: list[MaskRuns]
 
     @property
     def one_size(self) -> bool:
         """Whether all masks can be compared with each other."""
-        return len({each.size for each in (*self.said_runs, *self.true_runs)}) <= 1
+        return len({each.size for each in (*self.predicted_runs, *self.reference_runs)}) <= 1
 
 
 def score_gcg(
@@ -80,7 +80,7 @@ def score_gcg(
     true: Mapping[str, GroundedCaption],
     similarity: Similarity,
     mode: Mode,
-) -> Scored:
+) -> MetricResult:
     """AP, mIoU and recall of all images of `true`; words alone are for `score_captions`.
 
     An image without a prediction counts as one without phrases and masks (the original stops
@@ -90,16 +90,17 @@ def score_gcg(
 
     Raises: MetricError naming image and mask when run lengths are broken or fields disagree.
     """
-    notes = Notes()
-    notes.add_strangers(said, true)
+    notes = Irregularities()
+    notes.add_unknown(said, true)
     images = [
-        note_image(name, said.get(name, NOTHING), truth, notes) for name, truth in true.items()
+        record_irregularities(name, said.get(name, NOTHING), truth, notes)
+        for name, truth in true.items()
     ]
     scores, each = (_compat if mode == "compat" else _strict)(images, similarity)
-    return Scored(scores, each, RATIOS, notes.found())
+    return MetricResult(scores, each, RATIOS, notes.as_dict())
 
 
-def read_image(name: str, said: GroundedCaption, true: GroundedCaption) -> ReadImage:
+def read_pair(name: str, said: GroundedCaption, true: GroundedCaption) -> ImagePair:
     """Check what was said about an image, and the truth.
 
     Raises: MetricError naming image and mask.
@@ -112,17 +113,21 @@ def read_image(name: str, said: GroundedCaption, true: GroundedCaption) -> ReadI
         if len(caption.scores) not in (0, len(caption.masks)):
             raise MetricError(f"{name}: {side} has not as many scores as masks")
     runs = (_read_masks(name, said, "the prediction"), _read_masks(name, true, "the truth"))
-    return ReadImage(name, said, true, *runs)
+    return ImagePair(name, said, true, *runs)
 
 
-def note_image(name: str, said: GroundedCaption, true: GroundedCaption, notes: Notes) -> ReadImage:
+def record_irregularities(
+    name: str, said: GroundedCaption, true: GroundedCaption, notes: Irregularities
+) -> ImagePair:
     """An image as `read_image` gives it, and a note of everything irregular about it."""
-    image = read_image(name, said, true)
-    sizes = {each.size for each in image.true_runs} or {each.size for each in image.said_runs[:1]}
-    others = {each.size for each in image.said_runs} - sizes
+    image = read_pair(name, said, true)
+    sizes = {each.size for each in image.reference_runs} or {
+        each.size for each in image.predicted_runs[:1]
+    }
+    others = {each.size for each in image.predicted_runs} - sizes
     notes.add_if(others or len(sizes) > 1, "sizes disagree", name)
-    notes.add_if(any(not each.area for each in image.said_runs), "empty mask said", name)
-    notes.add_if(any(not each.area for each in image.true_runs), "empty true mask", name)
+    notes.add_if(any(not each.area for each in image.predicted_runs), "empty mask said", name)
+    notes.add_if(any(not each.area for each in image.reference_runs), "empty true mask", name)
     notes.add_if(not true.masks, "no true mask", name)
     notes.add_if(len(said.phrases) > len(said.masks), "more phrases than masks", name)
     notes.add_if(len(said.phrases) < len(said.masks), "fewer phrases than masks", name)
@@ -144,7 +149,7 @@ def greedy_iou(table: Float[np.ndarray, "said true"]) -> float:
     return float(np.mean(found)) if found else 0.0
 
 
-def greedy_matches(image: ReadImage, similarity: Similarity) -> list[tuple[int, int]]:
+def greedy_matches(image: ImagePair, similarity: Similarity) -> list[tuple[int, int]]:
     """compat: (true, said) numbers of the masks that count as found, in the order of finding.
 
     The search ends at the first best pair that fails (trap 46). There is no match at all where the
@@ -153,8 +158,8 @@ def greedy_matches(image: ReadImage, similarity: Similarity) -> list[tuple[int, 
     """
     if not image.one_size:
         return []
-    ious = pairwise_iou(image.true_runs, image.said_runs, both_empty=np.nan)
-    similar = similarity(image.true.phrases, image.said.phrases)
+    ious = pairwise_iou(image.reference_runs, image.predicted_runs, both_empty=np.nan)
+    similar = similarity(image.reference.phrases, image.predicted.phrases)
     matches = []
     while ious.size:
         true, said = map(int, np.unravel_index(np.argmax(ious), ious.shape))
@@ -170,51 +175,59 @@ def greedy_matches(image: ReadImage, similarity: Similarity) -> list[tuple[int, 
 
 
 def _compat(
-    images: Sequence[ReadImage], similarity: Similarity
+    images: Sequence[ImagePair], similarity: Similarity
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     each = {}
     for image in images:
-        table = pairwise_iou(image.said_runs, image.true_runs, both_empty=np.nan, unequal=0.0)
+        table = pairwise_iou(
+            image.predicted_runs, image.reference_runs, both_empty=np.nan, unequal=0.0
+        )
         each[image.name] = {
             "mIoU": greedy_iou(table),
             "recall_matches": len(greedy_matches(image, similarity)),
-            "recall_true": len(image.true.phrases),
+            "recall_true": len(image.reference.phrases),
         }
     # COCO's evaluator looks at images in the order of their ids.
     ordered = sorted(images, key=lambda image: image.name)
     stats = coco_stats(
-        [ImageMasks(one.true_runs, one.said_runs, [1.0] * len(one.said_runs)) for one in ordered]
+        [
+            ImageMasks(one.reference_runs, one.predicted_runs, [1.0] * len(one.predicted_runs))
+            for one in ordered
+        ]
     )
     return {**stats, **_summed(each, empty=0.0)}, each
 
 
 def _strict(
-    images: Sequence[ReadImage], similarity: Similarity
+    images: Sequence[ImagePair], similarity: Similarity
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     each = {}
     for image in images:
-        if not image.true_runs:
+        if not image.reference_runs:
             continue
-        ious = pairwise_iou(image.true_runs, image.said_runs, unequal=0.0)
+        ious = pairwise_iou(image.reference_runs, image.predicted_runs, unequal=0.0)
         found = (ious > IOU_THRESHOLD) & (_of_masks(image, similarity) > TEXT_THRESHOLD)
         each[image.name] = {
-            "mIoU": _best_sum(ious) / len(image.true_runs),
+            "mIoU": _best_sum(ious) / len(image.reference_runs),
             "recall_matches": _best_sum(found.astype(np.float64)),
-            "recall_true": len(image.true_runs),
+            "recall_true": len(image.reference_runs),
         }
     ranked = ranked_precision(
-        [ImageMasks(one.true_runs, one.said_runs, _scores(one.said)) for one in images]
+        [
+            ImageMasks(one.reference_runs, one.predicted_runs, _scores(one.predicted))
+            for one in images
+        ]
     )
     return {**ranked, **_summed(each, empty=None)}, each
 
 
-def _of_masks(image: ReadImage, similarity: Similarity) -> Float[np.ndarray, "true said"]:
+def _of_masks(image: ImagePair, similarity: Similarity) -> Float[np.ndarray, "true said"]:
     """How alike the phrases of every two masks are; 0 where one has no phrase."""
     # One row and column of zeros behind the phrases: where -1 leads.
-    padded = np.zeros((len(image.true.phrases) + 1, len(image.said.phrases) + 1))
-    if image.true.phrases and image.said.phrases:
-        padded[:-1, :-1] = similarity(image.true.phrases, image.said.phrases)
-    rows, columns = (np.array(one.phrase_of, int) for one in (image.true, image.said))
+    padded = np.zeros((len(image.reference.phrases) + 1, len(image.predicted.phrases) + 1))
+    if image.reference.phrases and image.predicted.phrases:
+        padded[:-1, :-1] = similarity(image.reference.phrases, image.predicted.phrases)
+    rows, columns = (np.array(one.phrase_of, int) for one in (image.reference, image.predicted))
     return padded[np.ix_(rows, columns)]
 
 
@@ -241,7 +254,7 @@ def _scores(said: GroundedCaption) -> list[float]:
     return [score if np.isfinite(score) else -np.inf for score in known]
 
 
-def _read_masks(name: str, caption: GroundedCaption, side: str) -> list[Runs]:
+def _read_masks(name: str, caption: GroundedCaption, side: str) -> list[MaskRuns]:
     runs = []
     for i, mask in enumerate(caption.masks):
         try:

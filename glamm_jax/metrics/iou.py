@@ -45,7 +45,7 @@ def mean_iou(pairs: Iterable[tuple[Mask | None, Mask]]) -> float:
     return float(np.mean(each))
 
 
-class Runs(NamedTuple):
+class MaskRuns(NamedTuple):
     """A mask as the ends of its runs, down the columns.
 
     It holds the pixels from ends[0] to ends[1], from ends[2] to ends[3], and so on.
@@ -56,18 +56,18 @@ class Runs(NamedTuple):
     area: int
 
 
-def read_runs(mask: Mask) -> Runs:
+def read_runs(mask: Mask) -> MaskRuns:
     """The runs of a mask, checked.
 
     Raises: MaskError when run lengths are broken.
     """
     runs = rle.encode(mask != 0) if isinstance(mask, np.ndarray) else mask
-    size, ends = rle.intervals(runs)
+    size, ends = rle.run_ends(runs)
     area = int((ends[1::2] - ends[: ends.size // 2 * 2 : 2]).sum())
-    return Runs(size, ends, area)
+    return MaskRuns(size, ends, area)
 
 
-def shared_pixels(one: Runs, other: Runs) -> int:
+def shared_pixels(one: MaskRuns, other: MaskRuns) -> int:
     """How many pixels both masks hold.
 
     Raises: ValueError when they differ in size.
@@ -77,7 +77,7 @@ def shared_pixels(one: Runs, other: Runs) -> int:
     return int(_shared(one.ends, other.ends))
 
 
-def without(mask: Runs, hidden: Runs) -> Runs:
+def without(mask: MaskRuns, hidden: MaskRuns) -> MaskRuns:
     """The pixels of a mask that the other does not hide.
 
     Raises: ValueError when they differ in size.
@@ -88,8 +88,8 @@ def without(mask: Runs, hidden: Runs) -> Runs:
 
 
 def pairwise_iou(
-    some: Sequence[Runs],
-    others: Sequence[Runs],
+    some: Sequence[MaskRuns],
+    others: Sequence[MaskRuns],
     *,
     both_empty: float = 1.0,
     unequal: float | None = None,
@@ -115,7 +115,7 @@ def pairwise_iou(
     return table
 
 
-def _painted(mask: Runs) -> Bool[np.ndarray, "h w"]:
+def _painted(mask: MaskRuns) -> Bool[np.ndarray, "h w"]:
     counts = np.diff(mask.ends, prepend=0)
     return rle.decode({"size": list(mask.size), "counts": counts})
 

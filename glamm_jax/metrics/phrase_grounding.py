@@ -14,17 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from glamm_jax.metrics.gcg import IOU_THRESHOLD, NOTHING, GroundedCaption, ReadImage, note_image
+from glamm_jax.metrics.gcg import (
+    IOU_THRESHOLD,
+    NOTHING,
+    GroundedCaption,
+    ImagePair,
+    record_irregularities,
+)
 from glamm_jax.metrics.iou import pairwise_iou
 from glamm_jax.metrics.phrase_matching import match_phrases
-from glamm_jax.metrics.result import Mode, Notes, Scored
+from glamm_jax.metrics.result import Irregularities, MetricResult, Mode
 
 RATIOS = {"mIoU": ("IoU_sum", "phrases"), "recall": ("recall_matches", "recall_true")}
 
 
 def score_grounding(
     said: Mapping[str, GroundedCaption], true: Mapping[str, GroundedCaption], mode: Mode
-) -> Scored:
+) -> MetricResult:
     """mIoU over all phrases and recall at 0.5, of all items of `true`.
 
     An item without a prediction has no masks; predictions of other items are left out. A mask of
@@ -32,16 +38,19 @@ def score_grounding(
 
     Raises: MetricError naming item and mask when run lengths are broken or fields disagree.
     """
-    notes = Notes()
-    notes.add_strangers(said, true)
+    notes = Irregularities()
+    notes.add_unknown(said, true)
     each: dict[str, dict[str, float]] = {}
     for name, truth in true.items():
-        image = note_image(name, said.get(name, NOTHING), truth, notes)
-        if not image.true_runs:
+        image = record_irregularities(name, said.get(name, NOTHING), truth, notes)
+        if not image.reference_runs:
             continue
         answers = _by_order(image) if mode == "compat" else _by_words(image)
         table = pairwise_iou(
-            image.true_runs, image.said_runs, both_empty=float(mode == "strict"), unequal=0.0
+            image.reference_runs,
+            image.predicted_runs,
+            both_empty=float(mode == "strict"),
+            unequal=0.0,
         )
         ious = [float(table[i, k]) for i, k in enumerate(answers) if k is not None]
         each[name] = {
@@ -55,18 +64,18 @@ def score_grounding(
         total = sum(columns[below] for columns in each.values())
         if total or mode == "compat":
             scores[figure] = sum(columns[above] for columns in each.values()) / (total or 1)
-    return Scored(scores, each, RATIOS, notes.found())
+    return MetricResult(scores, each, RATIOS, notes.as_dict())
 
 
-def _by_order(image: ReadImage) -> list[int | None]:
+def _by_order(image: ImagePair) -> list[int | None]:
     """For each true mask the number of the one said."""
-    num_said = len(image.said_runs)
-    return [i if i < num_said else None for i in range(len(image.true_runs))]
+    num_said = len(image.predicted_runs)
+    return [i if i < num_said else None for i in range(len(image.reference_runs))]
 
 
-def _by_words(image: ReadImage) -> list[int | None]:
+def _by_words(image: ImagePair) -> list[int | None]:
     """For each true mask the number of the first one behind the phrase with its words."""
-    said, true = image.said, image.true
+    said, true = image.predicted, image.reference
     phrases = match_phrases(said.phrases, true.phrases)
     first: dict[int, int] = {}
     for i, number in enumerate(said.phrase_of):

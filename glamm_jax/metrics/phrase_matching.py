@@ -20,20 +20,24 @@ class PhraseScores(NamedTuple):
     Sums over captions give the scores of all: `sum_scores`.
     """
 
-    said: int  # phrases of the answer
-    true: int  # phrases of the truth
-    right: int  # true phrases that the answer names
-    iou: float  # sum over ALL true phrases of the IoU of their masks; 0 where one is not named
+    num_predicted: int  # phrases of the answer
+    num_reference: int  # phrases of the truth
+    num_correct: int  # true phrases that the answer names
+    iou_sum: float  # sum over ALL true phrases of the IoU of their masks; 0 where one is not named
 
     @property
     def recall(self) -> float:
         """Share of the true phrases that are named."""
-        return self.right / self.true if self.true else 1.0
+        return self.num_correct / self.num_reference if self.num_reference else 1.0
 
     @property
     def precision(self) -> float:
         """Share of the phrases said that are true."""
-        return self.right / self.said if self.said else float(not self.true)
+        return (
+            self.num_correct / self.num_predicted
+            if self.num_predicted
+            else float(not self.num_reference)
+        )
 
     @property
     def phrases_right(self) -> float:
@@ -43,10 +47,10 @@ class PhraseScores(NamedTuple):
     @property
     def mask_iou(self) -> float:
         """Mean IoU over all true phrases."""
-        return self.iou / self.true if self.true else 1.0
+        return self.iou_sum / self.num_reference if self.num_reference else 1.0
 
 
-def words(phrase: str) -> tuple[str, ...]:
+def content_words(phrase: str) -> tuple[str, ...]:
     """The words of a phrase in lower case, without punctuation and articles in front."""
     found = re.findall(r"[a-z0-9]+", phrase.lower())
     while found and found[0] in ARTICLES:
@@ -56,11 +60,11 @@ def words(phrase: str) -> tuple[str, ...]:
 
 def match_phrases(said: Sequence[str], true: Sequence[str]) -> list[int | None]:
     """For each true phrase the number of the one said with the same words; each is used once."""
-    left = [words(phrase) for phrase in said]
+    left = [content_words(phrase) for phrase in said]
     found: list[int | None] = []
     free = set(range(len(left)))
     for phrase in true:
-        match = next((i for i in sorted(free) if left[i] == words(phrase)), None)
+        match = next((i for i in sorted(free) if left[i] == content_words(phrase)), None)
         free.discard(-1 if match is None else match)
         found.append(match)
     return found
@@ -84,8 +88,8 @@ def score_phrases(
 def sum_scores(scores: Sequence[PhraseScores]) -> PhraseScores:
     """The scores of many captions together: every phrase counts the same."""
     return PhraseScores(
-        sum(each.said for each in scores),
-        sum(each.true for each in scores),
-        sum(each.right for each in scores),
-        float(sum(each.iou for each in scores)),
+        sum(each.num_predicted for each in scores),
+        sum(each.num_reference for each in scores),
+        sum(each.num_correct for each in scores),
+        float(sum(each.iou_sum for each in scores)),
     )

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from glamm_jax.metrics.iou import read_runs, shared_pixels, without
-from glamm_jax.metrics.result import MetricError, Mode, Notes, Scored
+from glamm_jax.metrics.result import Irregularities, MetricError, MetricResult, Mode
 
 RATIOS = {"cIoU": ("intersection", "union"), "gIoU": ("IoU_sum", "masks")}
 RunLengths = Mapping[str, Any]
@@ -40,7 +40,7 @@ def score_refseg(
     true: Mapping[str, Sequence[RunLengths]],
     mode: Mode,
     ignored: Mapping[str, Sequence[RunLengths]] | None = None,
-) -> Scored:
+) -> MetricResult:
     """cIoU and gIoU of all items of `true`.
 
     Args:
@@ -53,8 +53,8 @@ def score_refseg(
 
     Raises: MetricError naming item and mask when run lengths are broken.
     """
-    notes = Notes()
-    notes.add_strangers(said, true)
+    notes = Irregularities()
+    notes.add_unknown(said, true)
     each = {}
     for name, truths in true.items():
         masks = said.get(name, ())
@@ -71,11 +71,11 @@ def score_refseg(
             each[name] = _compat(counts[: len(masks)], len(truths))
         elif truths:
             each[name] = _strict(counts)
-    return Scored(_figures(list(each.values()), mode), each, RATIOS, notes.found())
+    return MetricResult(_figures(list(each.values()), mode), each, RATIOS, notes.as_dict())
 
 
 def _pixels(
-    name: str, masks: tuple[RunLengths | None, RunLengths, RunLengths | None], notes: Notes
+    name: str, masks: tuple[RunLengths | None, RunLengths, RunLengths | None], notes: Irregularities
 ) -> tuple[int, int]:
     """Pixels of both, and of either: of an answer and a truth, without ignored ones."""
     try:
@@ -132,7 +132,10 @@ def _figures(each: Sequence[Mapping[str, float]], mode: Mode) -> dict[str, float
 
 
 def _note(
-    name: str, masks: Sequence[RunLengths | None], truths: Sequence[RunLengths], notes: Notes
+    name: str,
+    masks: Sequence[RunLengths | None],
+    truths: Sequence[RunLengths],
+    notes: Irregularities,
 ) -> None:
     notes.add_if(not truths, "no true mask", name)
     notes.add_if(len(masks) > len(truths), "more masks than expressions", name)

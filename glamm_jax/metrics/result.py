@@ -17,7 +17,7 @@ class MetricError(GLaMMError):
     """Something cannot be scored. Says what, and what to do about it."""
 
 
-class Notes:
+class Irregularities:
     """Irregularities by kind, each with the ids of its items in the order of their coming."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Notes:
         if irregular:
             self.add(kind, (name,))
 
-    def add_strangers(self, said: Mapping[str, object], true: Mapping[str, object]) -> None:
+    def add_unknown(self, said: Mapping[str, object], true: Mapping[str, object]) -> None:
         """Compare the ids of predictions and truth, and see whether there is a truth at all."""
         unknown = [name for name in said if name not in true]
         missing = [name for name in true if name not in said]
@@ -42,13 +42,13 @@ class Notes:
         if not true:
             self.add("empty split")
 
-    def found(self) -> dict[str, tuple[str, ...]]:
+    def as_dict(self) -> dict[str, tuple[str, ...]]:
         """As `Scored.notes` wants them."""
         return {kind: tuple(ids) for kind, ids in self._ids.items()}
 
 
 @dataclass(frozen=True)
-class Scored:
+class MetricResult:
     """The outcome of one metric, or of several joined by `|`.
 
     scores: figures of all items; shares, as a rule in 0 to 1 (CIDEr reaches 10).
@@ -60,16 +60,18 @@ class Scored:
     """
 
     scores: Mapping[str, float]
-    each: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    per_item: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def __or__(self, other: Scored) -> Scored:
+    def __or__(self, other: MetricResult) -> MetricResult:
         """Both outcomes side by side; figures, columns and notes of the other come second."""
-        ids = dict.fromkeys((*self.each, *other.each))
-        each = {name: {**self.each.get(name, {}), **other.each.get(name, {})} for name in ids}
+        ids = dict.fromkeys((*self.per_item, *other.per_item))
+        each = {
+            name: {**self.per_item.get(name, {}), **other.per_item.get(name, {})} for name in ids
+        }
         notes = dict(self.notes)
         for kind, names in other.notes.items():
             notes[kind] = tuple(dict.fromkeys((*notes.get(kind, ()), *names)))
         scores, ratios = {**self.scores, **other.scores}, {**self.ratios, **other.ratios}
-        return Scored(scores, each, ratios, notes)
+        return MetricResult(scores, each, ratios, notes)

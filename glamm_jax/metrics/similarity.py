@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from glamm_jax.metrics.phrase_matching import words
+from glamm_jax.metrics.phrase_matching import content_words
 
 
 @runtime_checkable
@@ -38,8 +38,8 @@ class WordSimilarity:
         self, some: Sequence[str], others: Sequence[str]
     ) -> Float[np.ndarray, "some others"]:
         """Similarity of each of some phrases with each of the others."""
-        rows = [Counter(words(phrase)) for phrase in some]
-        columns = [Counter(words(phrase)) for phrase in others]
+        rows = [Counter(content_words(phrase)) for phrase in some]
+        columns = [Counter(content_words(phrase)) for phrase in others]
         table = np.ones((len(rows), len(columns)))
         for i, one in enumerate(rows):
             for j, other in enumerate(columns):
@@ -48,7 +48,7 @@ class WordSimilarity:
         return table
 
 
-class Cached:
+class CachedSimilarity:
     """A similarity that is asked once for every pair of phrases."""
 
     def __init__(self, similarity: Similarity):

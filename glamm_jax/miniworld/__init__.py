@@ -14,6 +14,7 @@ expressions, captions, questions: what can be said. annotations: records of it.
 """
 
 from glamm_jax.miniworld.annotations import record
+from glamm_jax.miniworld.records import MiniWorldRecords, open_miniworld
 from glamm_jax.miniworld.scene import Scene, SceneError, scene
 from glamm_jax.miniworld.world import EASY, FULL, WORLDS, World, extended, held_out
 
@@ -21,11 +22,13 @@ __all__ = [
     "EASY",
     "FULL",
     "WORLDS",
+    "MiniWorldRecords",
     "Scene",
     "SceneError",
     "World",
     "extended",
     "held_out",
+    "open_miniworld",
     "record",
     "scene",
 ]

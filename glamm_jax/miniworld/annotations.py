@@ -23,8 +23,8 @@ from glamm_jax.miniworld.expressions import (
     rich_expression,
     simple_expression,
 )
-from glamm_jax.miniworld.questions import conversation
 from glamm_jax.miniworld.scene import Scene
+from glamm_jax.miniworld.vqa import conversation
 
 NAME = "miniworld"
 JPEG_QUALITY = 92

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from glamm_jax.data import rle
-from glamm_jax.files import new_folder
+from glamm_jax.files import atomic_folder
 from glamm_jax.miniworld.annotations import (
     all_mentions,
     bounds,
@@ -49,7 +49,7 @@ def write_grand(folder: Path | str, scenes: Iterable[Scene]) -> None:
 
     Raises: FolderError when the folder exists or cannot be written.
     """
-    with new_folder(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         data = unfinished / "GranD_Data"
         (data / "annotations").mkdir(parents=True)
         for part, group in groupby(enumerate(scenes), lambda item: item[0] // SCENES_A_PART):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from glamm_jax.data import rle
-from glamm_jax.files import new_folder
+from glamm_jax.files import atomic_folder
 from glamm_jax.miniworld.annotations import mask_of, mask_of_all, words_lots
 from glamm_jax.miniworld.captions import Caption, dense_caption
 from glamm_jax.miniworld.folders import (
@@ -30,7 +30,7 @@ def write_grandf(folder: Path | str, splits: Splits) -> None:
 
     Raises: FolderError when the folder exists or cannot be written.
     """
-    with new_folder(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         base = unfinished / "GranDf"
         for split, scenes in splits.items():
             if split == "train":

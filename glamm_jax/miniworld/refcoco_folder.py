@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
-from glamm_jax.files import new_folder
+from glamm_jax.files import atomic_folder
 from glamm_jax.miniworld.annotations import expressions, mask_of, words_lots
 from glamm_jax.miniworld.captions import Mention
 from glamm_jax.miniworld.folders import (
@@ -35,7 +35,7 @@ def write_refcoco(folder: Path | str, splits: Splits) -> None:
     images: list[Fields] = []
     annotations: list[Fields] = []
     refs: list[Fields] = []
-    with new_folder(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         base = unfinished / "Refer_Segm"
         for split, scenes in splits.items():
             for one in scenes:

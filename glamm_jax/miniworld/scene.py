@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from glamm_jax.errors import GLaMMError
+from glamm_jax.data.record import RecordError
 from glamm_jax.miniworld.layout import Plan, Thing, draw_plan
 from glamm_jax.miniworld.painting import Painting, paint
 from glamm_jax.miniworld.world import FULL, PLACES, World
@@ -22,7 +22,7 @@ ATTEMPTS = 100  # at a scene whose things can all be seen
 MIN_PIXELS = 8  # of a thing, and of a part
 
 
-class SceneError(GLaMMError):
+class SceneError(RecordError):
     """A world that has no room for its things, or a picture that is too small for them."""
 
 

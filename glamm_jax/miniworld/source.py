@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from glamm_jax.data.record import Defect, Found
+from glamm_jax.data.record import Defect, ReadResult
 from glamm_jax.miniworld.annotations import NAME, record
 from glamm_jax.miniworld.scene import SceneError, scene
 from glamm_jax.miniworld.world import FULL, World
@@ -40,11 +40,11 @@ class MiniWorld:
     def keys(self) -> Sequence[str]:
         return self._keys
 
-    def read(self, key: str) -> Found:
+    def read(self, key: str) -> ReadResult:
         """The record of a scene; none where the world has no room for its things."""
         number = int(key.rpartition("-")[2])
         try:
             one = scene(self._seed, number, self._size, self._world)
         except SceneError as error:
-            return Found(None, (Defect(NO_ROOM, str(error)),))
-        return Found(record(one, self.split))
+            return ReadResult(None, (Defect(NO_ROOM, str(error)),))
+        return ReadResult(record(one, self.split))

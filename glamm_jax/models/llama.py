@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glamm_jax.config import PROJECTIONS, LlamaConfig, LoRAConfig
 from glamm_jax.nn.attention import Segments, attend_one, attention
-from glamm_jax.nn.layer_stack import scan_blocks, step_blocks
+from glamm_jax.nn.layer_stack import decode_blocks, scan_blocks
 from glamm_jax.nn.linear import Embedding, Linear
 from glamm_jax.nn.lora import attach
 from glamm_jax.nn.norm import RMSNorm
@@ -59,19 +59,19 @@ def write_slice(x: Array, part: Array, start: tuple) -> Array:
     return jax.lax.bitcast_convert_type(written, x.dtype)
 
 
-class Recording:
+class RecordingAttention:
     """An `Attend` that remembers the keys and values it was given."""
 
     def __init__(self, attend: Attend):
         self.attend = attend
 
     def __call__(self, q: Array, k: Array, v: Array) -> Array:
-        self.seen = (k, v)
+        self.keys_values = (k, v)
         return self.attend(q, k, v)
 
     def heads_first(self) -> tuple[Float[Array, "1 b n t k"], Float[Array, "1 b n t k"]]:
         """Keys and values as one layer of a `KVCache`."""
-        keys, values = (x.transpose(0, 2, 1, 3)[None] for x in self.seen)
+        keys, values = (x.transpose(0, 2, 1, 3)[None] for x in self.keys_values)
         return keys, values
 
 
@@ -185,7 +185,7 @@ class Llama(nnx.Module):
 
         def layer(block: LlamaBlock, carry: tuple, index: Int[Array, ""]) -> tuple:
             x, keys, values = carry
-            attend = Recording(partial(attention, causal=True, key_valid=token_valid))
+            attend = RecordingAttention(partial(attention, causal=True, key_valid=token_valid))
             x = block(x, rotary, attend)
             k, v = attend.heads_first()
             start = (index, 0, 0, 0, 0)
@@ -212,7 +212,9 @@ class Llama(nnx.Module):
 
         def layer(block: LlamaBlock, carry: tuple, item: tuple) -> tuple:
             (x, new_keys, new_values), (index, keys, values) = carry, item
-            attend = Recording(partial(attend_one, keys=keys, values=values, key_valid=cache.valid))
+            attend = RecordingAttention(
+                partial(attend_one, keys=keys, values=values, key_valid=cache.valid)
+            )
             x = block(x, rotary, attend)
             k, v = attend.heads_first()
             start = (index, 0, 0, 0, 0)
@@ -220,7 +222,7 @@ class Llama(nnx.Module):
 
         new = jnp.zeros_like(cache.keys[:, :, :, :1])
         per_layer = (jnp.arange(self.config.num_layers), cache.keys, cache.values)
-        x, new_keys, new_values = step_blocks(layer, self.layers, (x, new, new), per_layer)
+        x, new_keys, new_values = decode_blocks(layer, self.layers, (x, new, new), per_layer)
         keys = write_slice(cache.keys, new_keys, (0, 0, 0, slot, 0))
         values = write_slice(cache.values, new_values, (0, 0, 0, slot, 0))
         return self.norm(x), KVCache(keys, values, cache.valid.at[:, slot].set(True))

@@ -11,15 +11,15 @@ from flax import nnx
 
 from glamm_jax.config import Remat
 from glamm_jax.nn.linear import Linear
-from glamm_jax.parallel import is_divided, platform
+from glamm_jax.parallel import is_sharded, platform
 
-FEW_BLOCKS = 4
+MAX_UNROLLED_BLOCKS = 4
 
 Carry = TypeVar("Carry")
 Blocks = TypeVar("Blocks", bound=nnx.Module)
 
 
-def rematerialise(body: Callable, remat: Remat, *, in_loop: bool = True) -> Callable:
+def checkpoint_activations(body: Callable, remat: Remat, *, in_loop: bool = True) -> Callable:
     """What the backward pass keeps of a layer: all, the matrix products' results, its input.
 
     Outside of a loop XLA would find that the forward pass has computed the same, and keep that.
@@ -49,14 +49,14 @@ def scan_blocks(
     """
     graph, state = nnx.split(blocks)
     count = jax.tree.leaves(state)[0].shape[0]
-    on_cpu = platform() == "cpu" and not is_divided()
+    on_cpu = platform() == "cpu" and not is_sharded()
 
     def body(carry: Carry, item: tuple) -> tuple[Carry, None]:
         state, layer = item
         return apply(nnx.merge(graph, state), carry, layer), None
 
-    unroll = unroll or (on_cpu and count <= FEW_BLOCKS)
-    body = rematerialise(body, remat, in_loop=not unroll)
+    unroll = unroll or (on_cpu and count <= MAX_UNROLLED_BLOCKS)
+    body = checkpoint_activations(body, remat, in_loop=not unroll)
     if not unroll:
         return jax.lax.scan(body, carry, (state, per_layer))[0]
     for i in range(count):
@@ -64,7 +64,7 @@ def scan_blocks(
     return carry
 
 
-def step_blocks(
+def decode_blocks(
     apply: Callable[..., Carry], blocks: nnx.Module, carry: Carry, per_layer: Any
 ) -> Carry:
     """`scan_blocks` for a token a row, where reading the weights is all the work.
@@ -72,7 +72,7 @@ def step_blocks(
     On the CPU every dense layer, one of `glamm_jax.nn.linear.Linear`, keeps the stack of kernels
     and is told its place in it; see `linear_of_layer`.
     """
-    if platform() != "cpu" or is_divided():
+    if platform() != "cpu" or is_sharded():
         return scan_blocks(apply, blocks, carry, per_layer)
     graph, state = nnx.split(blocks)
     kernels, rest = nnx.split_state(state, lambda path, _: path[-1] == "kernel", ...)

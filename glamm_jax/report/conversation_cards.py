@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from glamm_jax.data.boxes import to_pixel
-from glamm_jax.report.html_page import Box, Card, Line, Mark
+from glamm_jax.report.html_page import Box, Card, TextLine, TextMark
 from glamm_jax.text.questions import SEGMENTATION_QUESTIONS
 from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, REGION, SEG
 from glamm_jax.types import Example
@@ -39,7 +39,7 @@ def card_of(example: Example, note: str = "") -> Card:
     height, width = example.image.shape[:2]
     return Card(
         image=example.image,
-        lines=[*lines, Line("", note=note)] if note else lines,
+        lines=[*lines, TextLine("", note=note)] if note else lines,
         masks=masks,
         boxes_xyxy_pixel=[None] * len(masks) + distinct,
         title=f"{example.id} ({width} x {height})",
@@ -52,14 +52,14 @@ class _Painter:
     def __init__(self, num_masks: int, colours_of_boxes: list[int]):
         self._num_masks, self._masks, self._boxes = num_masks, 0, iter(colours_of_boxes)
 
-    def line(self, turn: str, speaker: str) -> Line:
+    def line(self, turn: str, speaker: str) -> TextLine:
         """A turn without the marks of its phrases, which are shown by colour."""
         text, done, marks, phrases = "", 0, [], self._masks
         for found in TOKENS.finditer(turn):
             text += turn[done : found.start()]
             done = found.end()
             if found["phrase"] is not None:
-                marks.append(Mark(len(text), len(text) + len(found["phrase"]), phrases))
+                marks.append(TextMark(len(text), len(text) + len(found["phrase"]), phrases))
                 text, phrases = text + found["phrase"], phrases + 1
                 continue
             if found["seg"]:
@@ -69,19 +69,19 @@ class _Painter:
                 colour = next(self._boxes, 0)
             token, name = found["seg"] or found["region"], found["name"] or ""
             if name:
-                marks.append(Mark(len(text), len(text) + len(name.rstrip()), colour))
+                marks.append(TextMark(len(text), len(text) + len(name.rstrip()), colour))
             text += name
-            marks.append(Mark(len(text), len(text) + len(token), colour, is_token=True))
+            marks.append(TextMark(len(text), len(text) + len(token), colour, is_token=True))
             text += token
         text += turn[done:]
         marks = marks or self._asked_for(text)
-        return Line(text, marks, speaker, is_question=speaker == ASKS)
+        return TextLine(text, marks, speaker, is_question=speaker == ASKS)
 
-    def _asked_for(self, question: str) -> list[Mark]:
+    def _asked_for(self, question: str) -> list[TextMark]:
         """The name in a question to which the next [SEG] is the answer."""
         found = [naming.fullmatch(question) for naming in NAMING]
         spans = [each.span(1) for each in found if each and self._masks < self._num_masks]
-        return [Mark(*span, self._masks) for span in spans[:1]]
+        return [TextMark(*span, self._masks) for span in spans[:1]]
 
 
 def _boxes_xyxy_pixel(example: Example) -> list[Box]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.config.experiment import AskedTask, Asking
+from glamm_jax.config.experiment import ConversationConfig, ConversationTask
 from glamm_jax.data import rle
 from glamm_jax.data.conversation_sampler import NOTHING, draw_examples
 from glamm_jax.data.encode import encode_example
@@ -22,15 +22,15 @@ from glamm_jax.data.record import Record
 from glamm_jax.data.record_shards import ShardError
 from glamm_jax.data.record_sources import RecordSource
 from glamm_jax.report.conversation_cards import card_of
-from glamm_jax.report.html_page import Card, Mark, Page
+from glamm_jax.report.html_page import Card, Page, TextMark
 from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import Tokenizer
-from glamm_jax.types import Capacity, Example
+from glamm_jax.types import BatchShape, Example
 
 UNREADABLE = "unreadable record"
 NO_PICTURE = "unreadable picture"
 NO_MASKS = "unreadable mask"
-ASKED_TASKS: tuple[AskedTask, ...] = get_args(AskedTask)
+ASKED_TASKS: tuple[ConversationTask, ...] = get_args(ConversationTask)
 TITLES: dict[str, str] = {
     "gcg": "Grounded captions",
     "referring": "Referring expressions",
@@ -44,11 +44,11 @@ LEGEND = (
     "A dog [SEG] has the colour of its mask, region1 <bbox> that of its box. Behind each [SEG] the "
     "model puts a mask; <bbox> is where it is shown a region."
 )
-Watch = Callable[[Sequence[int], str], Iterable[int]]
+ProgressBar = Callable[[Sequence[int], str], Iterable[int]]
 
 
 @dataclass(frozen=True)
-class Collection:
+class RecordCollection:
     """Records of one split. limit: so many are looked at, spread evenly over all.
 
     defects: kind -> where, of everything that was dropped or put right when they were made.
@@ -68,21 +68,21 @@ class Collection:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class ConversationSampling:
     """How conversations are drawn and cut: of a training, its tokenizer, its model and its room."""
 
     tokenizer: Tokenizer
     model: GLaMMConfig
-    room: Capacity
-    asking: Asking = field(default_factory=Asking)
+    room: BatchShape
+    asking: ConversationConfig = field(default_factory=ConversationConfig)
 
 
 def page_of(
     title: str,
-    collections: Sequence[Collection],
+    collections: Sequence[RecordCollection],
     samples: int,
-    drawing: Drawing,
-    watch: Watch = lambda numbers, name: numbers,
+    drawing: ConversationSampling,
+    watch: ProgressBar = lambda numbers, name: numbers,
 ) -> Page:
     """The page; `samples` conversations of each task of each collection.
 
@@ -110,7 +110,9 @@ def page_of(
 class _Look:
     """What a pass over some records of a collection finds."""
 
-    def __init__(self, collection: Collection, drawing: Drawing, numbers: Iterable[int]):
+    def __init__(
+        self, collection: RecordCollection, drawing: ConversationSampling, numbers: Iterable[int]
+    ):
         self.collection = collection
         self.numbers: dict[str, list[float]] = {
             **{f"{title}: tokens": [] for title in TITLES.values()},
@@ -134,7 +136,7 @@ class _Look:
                 self.notes.pop(f"{task}: {NOTHING}", None)
 
     @property
-    def tasks(self) -> list[AskedTask]:
+    def tasks(self) -> list[ConversationTask]:
         """Those that something was drawn for."""
         return [task for task in ASKED_TASKS if self._drawn[task]]
 
@@ -149,14 +151,14 @@ class _Look:
         said = {TITLES[task].lower(): self.drawn(task) for task in self.tasks}
         return {"pictures": size, **looked_at, **said, **self._counts}
 
-    def cards(self, task: AskedTask, samples: int) -> list[Card]:
+    def cards(self, task: ConversationTask, samples: int) -> list[Card]:
         """Conversations of a task, spread evenly over all that were drawn."""
         numbers = self._drawn[task]
         step = max(len(numbers) / samples, 1)
         chosen = [numbers[int(i * step)] for i in range(min(samples, len(numbers)))]
         return [self._card(self.collection.records[number], task) for number in chosen]
 
-    def _card(self, record: Record, task: AskedTask) -> Card:
+    def _card(self, record: Record, task: ConversationTask) -> Card:
         (example,) = draw_examples(record, (task,), self._drawing.asking).examples
         length, learned, note = self._length(example)
         return card_of(
@@ -238,7 +240,7 @@ def _explain(page: Page) -> None:
         ("<bbox>", 1, True),
     ):
         start = LEGEND.index(words)
-        marks.append(Mark(start, start + len(words), colour, is_token))
+        marks.append(TextMark(start, start + len(words), colour, is_token))
     page.paragraph(LEGEND, marks)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from glamm_jax.files import write_whole
+from glamm_jax.files import write_atomic
 from glamm_jax.report.curves import Curve, curves_svg
 from glamm_jax.report.histogram import histogram_svg
 from glamm_jax.report.mask_overlay import colour_of, overlay
@@ -35,7 +35,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Mark:
+class TextMark:
     """Words [start, end) of a line that have the colour of this number; a token is in capsules."""
 
     start: int
@@ -45,14 +45,14 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Line:
+class TextLine:
     """A text with its marks, in order.
 
     speaker: who says it. note: small print behind it. is_question: shown softly.
     """
 
     text: str
-    marks: Sequence[Mark] = ()
+    marks: Sequence[TextMark] = ()
     speaker: str = ""
     note: str = ""
     is_question: bool = False
@@ -66,7 +66,7 @@ class Card:
     """
 
     image: UInt8[np.ndarray, "h w 3"]
-    lines: Sequence[Line]
+    lines: Sequence[TextLine]
     masks: Sequence[Bool[np.ndarray, "h w"] | None] = ()
     boxes_xyxy_pixel: Sequence[Box | None] = ()
     title: str = ""
@@ -94,9 +94,9 @@ class Page:
         tiles = (f"<div><b>{number:,}</b>{_text(name)}</div>" for name, number in facts.items())
         self._body.append(f'<div class="facts">{"".join(tiles)}</div>')
 
-    def paragraph(self, text: str, marks: Sequence[Mark] = ()) -> None:
+    def paragraph(self, text: str, marks: Sequence[TextMark] = ()) -> None:
         """Words, some of them marked."""
-        self._body.append(_line(Line(text, marks)))
+        self._body.append(_line(TextLine(text, marks)))
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Numbers stand to the right."""
@@ -165,7 +165,7 @@ class Page:
 
     def save(self, path: Path) -> None:
         """Write it, all or nothing."""
-        write_whole(path, self.html())
+        write_atomic(path, self.html())
 
 
 def _text(value: object) -> str:
@@ -186,7 +186,7 @@ def _card(card: Card) -> str:
     return f'<article>{_pictures(card)}<div class="said">{title}{lines}</div></article>'
 
 
-def _line(line: Line) -> str:
+def _line(line: TextLine) -> str:
     """A text whose marks do not overlap; what is out of order or beyond its end is not marked."""
     pieces, done = [], 0
     for mark in line.marks:
@@ -204,7 +204,7 @@ def _line(line: Line) -> str:
     return f'<p class="{kind}"><b>{_text(line.speaker)}</b><span>{said}</span></p>'
 
 
-def _marked(words: str, mark: Mark) -> str:
+def _marked(words: str, mark: TextMark) -> str:
     kind = ' class="token"' if mark.is_token else ""
     return f'<mark{kind} style="--c:{_hex(mark.colour)}">{words}</mark>'
 

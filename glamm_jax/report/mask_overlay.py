@@ -40,7 +40,7 @@ MIN_WIDTH = 480
 
 
 @dataclass(frozen=True)
-class Layer:
+class MaskLayer:
     """One mask and the phrase it belongs to; start and end are its place in the text, if any."""
 
     phrase: str
@@ -50,11 +50,11 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Passage:
+class ColouredText:
     """Words below the picture, and the masks that they speak of."""
 
     text: str
-    layers: Sequence[Layer] = ()
+    layers: Sequence[MaskLayer] = ()
 
 
 def colour_of(index: int) -> Colour:
@@ -81,9 +81,9 @@ def overlay(
     return np.clip(out.round(), 0, 255).astype(np.uint8)
 
 
-def paint(
+def draw_overlay(
     image: UInt8[np.ndarray, "h w 3"],
-    passages: Sequence[Passage],
+    passages: Sequence[ColouredText],
     boxes_xyxy_pixel: Float[np.ndarray, "r 4"] | None = None,
 ) -> Image.Image:
     """The picture with its masks and numbered boxes, and below it one passage after the other.
@@ -115,7 +115,7 @@ def _outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     return mask & ~inner
 
 
-def _words(passage: Passage, first: int) -> list[_Word]:
+def _words(passage: ColouredText, first: int) -> list[_Word]:
     """Words of the text, each with the layer whose phrase it stands in, then the other phrases."""
     words: list[_Word] = []
     place = 0

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from glamm_jax.files import new_folder
+from glamm_jax.errors import GLaMMError
+from glamm_jax.files import atomic_folder
 from glamm_jax.testing import golden_weights
 from glamm_jax.weights.folder import copy_tokenizer
-from glamm_jax.weights.rules import Shapes, Table
+from glamm_jax.weights.rules import Shapes, WeightTable
 from glamm_jax.weights.safetensors import SHARD_BYTES, TensorInfo, TensorWriter
 from glamm_jax.weights.tensor_sources import nbytes_of
 from glamm_jax.weights.transfer import convert_dtype, in_threads
-from tools.parity.report import GoldenError
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -37,7 +37,7 @@ class GoldenSource:
     def __init__(
         self,
         shapes: Shapes,
-        table: Table,
+        table: WeightTable,
         *,
         dtype: Callable[[str], np.dtype] = lambda name: FLOAT32,
         prefix: str = "",
@@ -46,7 +46,7 @@ class GoldenSource:
         self._prefix, self._salt = prefix, salt
         self._computed = {
             name: unread.value
-            for name, unread in table.unread_names().items()
+            for name, unread in table.unmapped_by_name().items()
             if unread.value is not None and name in shapes
         }
         self.infos: Mapping[str, TensorInfo] = {
@@ -64,7 +64,7 @@ class GoldenSource:
         info = self.infos[name]
         drawn = golden_weights.tensor(self._prefix + name, info.shape, self._salt)
         if drawn is None:
-            raise GoldenError(f"{name}: computed by models, but no table says how")
+            raise GLaMMError(f"{name}: computed by models, but no table says how")
         return convert_dtype(drawn, info.dtype)
 
 
@@ -81,7 +81,7 @@ def write_checkpoint(
 
     Raises: FolderError when it exists, does not fit or cannot be written.
     """
-    with new_folder(folder, nbytes_of(source)) as target:
+    with atomic_folder(folder, nbytes_of(source)) as target:
 
         def write(name: str) -> None:
             writer.write(name, source.read(name))

@@ -46,14 +46,14 @@ class ParsedAnswer:
 
     text: str
     phrases: tuple[Phrase, ...]
-    seg_places: tuple[int, ...]
-    loose_segs: tuple[int, ...] = ()
+    seg_positions: tuple[int, ...]
+    unassigned_segs: tuple[int, ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
     def num_segs(self) -> int:
         """Number of [SEG] in the answer."""
-        return len(self.seg_places)
+        return len(self.seg_positions)
 
 
 def last_answer(decoded: str) -> str:
@@ -81,7 +81,7 @@ def parse_answer(written: str) -> ParsedAnswer:
     return ParsedAnswer(text, tuple(phrases), seg_places, loose, tuple(problems))
 
 
-def settled_text(written: str) -> str:
+def stable_text(written: str) -> str:
     """How much of the clean text is certain while an answer is still being written.
 
     Held back are the last word (the next token may finish it, or close up to it) and all behind an

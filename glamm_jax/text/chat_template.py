@@ -24,7 +24,7 @@ class TemplateError(GLaMMError):
 
 
 @dataclass(frozen=True)
-class Template:
+class ChatTemplate:
     """A system line, the names of the two speakers, and what stands between turns.
 
     `separator` follows a user's turn and `second_separator` an assistant's; the styles that use
@@ -147,32 +147,32 @@ _MPT_CHAT = (
 )
 
 
-def _single(system: str, version: str = "Unknown") -> Template:
-    return Template(system, ("Human", "Assistant"), "single", "###", version=version)
+def _single(system: str, version: str = "Unknown") -> ChatTemplate:
+    return ChatTemplate(system, ("Human", "Assistant"), "single", "###", version=version)
 
 
-def _two(system: str, version: str = "v1") -> Template:
-    return Template(system, ("USER", "ASSISTANT"), "two", " ", "</s>", version)
+def _two(system: str, version: str = "v1") -> ChatTemplate:
+    return ChatTemplate(system, ("USER", "ASSISTANT"), "two", " ", "</s>", version)
 
 
-def _llama_2(system: str) -> Template:
-    return Template(system, ("USER", "ASSISTANT"), "llama_2", "<s>", "</s>", "llama_v2")
+def _llama_2(system: str) -> ChatTemplate:
+    return ChatTemplate(system, ("USER", "ASSISTANT"), "llama_2", "<s>", "</s>", "llama_v2")
 
 
-TEMPLATES: dict[str, Template] = {
+TEMPLATES: dict[str, ChatTemplate] = {
     "default": _single(_HUMAN_CHAT),
     "v0": _single(_HUMAN_CHAT),
     "v1": _two(_USER_CHAT),
     "vicuna_v1": _two(_USER_CHAT),
     "llama_2": _llama_2(_LLAMA_2_CHAT),
-    "plain": Template("", ("", ""), "plain", "\n"),
-    "v0_plain": Template("", ("", ""), "plain", "\n"),
+    "plain": ChatTemplate("", ("", ""), "plain", "\n"),
+    "v0_plain": ChatTemplate("", ("", ""), "plain", "\n"),
     "llava_v0": _single(_HUMAN_CHAT),
     "v0_mmtag": _single(_TAGGED_CHAT, "v0_mmtag"),
     "llava_v1": _two(_HUMAN_CHAT),
     "v1_mmtag": _two(_TAGGED_CHAT, "v1_mmtag"),
     "llava_llama_2": _llama_2(_VISION_CHAT),
-    "mpt": Template(
+    "mpt": ChatTemplate(
         _MPT_CHAT,
         ("<|im_start|>user\n", "<|im_start|>assistant\n"),
         "mpt",
@@ -184,7 +184,7 @@ TEMPLATES: dict[str, Template] = {
 RELEASED_TEMPLATE = TEMPLATES["llava_v1"]
 
 
-def template(name: str) -> Template:
+def chat_template(name: str) -> ChatTemplate:
     """The template of this name.
 
     Raises: TemplateError listing the names when there is none.

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from glamm_jax.errors import GLaMMError
-from glamm_jax.text.chat_template import RELEASED_TEMPLATE, Template
+from glamm_jax.text.chat_template import RELEASED_TEMPLATE, ChatTemplate
 from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import Tokenizer
 
@@ -24,7 +24,7 @@ class LabelError(GLaMMError):
     """A conversation that cannot be learned from. Says what is wrong with it."""
 
 
-class Encoded(NamedTuple):
+class EncodedTurns(NamedTuple):
     """A conversation as ids (one -200 per image) and the ids to learn (-100 elsewhere)."""
 
     ids: Int[np.ndarray, "t"]
@@ -32,8 +32,8 @@ class Encoded(NamedTuple):
 
 
 def encode_turns(
-    turns: Sequence[str], tokenizer: Tokenizer, template: Template = RELEASED_TEMPLATE
-) -> Encoded:
+    turns: Sequence[str], tokenizer: Tokenizer, template: ChatTemplate = RELEASED_TEMPLATE
+) -> EncodedTurns:
     """Turns that alternate, the user first, all answered, as ids and labels.
 
     Questions and answers are encoded one by one, so it is known which ids are an answer's. The ids
@@ -61,7 +61,7 @@ def encode_turns(
         labels += [IGNORE_ID] * len(question) + answer
     if tokenizer.pad in ids:
         raise LabelError(f"the text holds a character that the tokenizer does not know: {turns}")
-    return Encoded(np.array(ids, np.int32), np.array(labels, np.int32))
+    return EncodedTurns(np.array(ids, np.int32), np.array(labels, np.int32))
 
 
 def _refuse_control_tokens(turn: str, tokenizer: Tokenizer) -> None:

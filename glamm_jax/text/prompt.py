@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from glamm_jax.config import CLIPConfig, LlamaConfig
 from glamm_jax.errors import GLaMMError
-from glamm_jax.text.chat_template import RELEASED_TEMPLATE, Template
+from glamm_jax.text.chat_template import RELEASED_TEMPLATE, ChatTemplate
 from glamm_jax.text.questions import with_preamble
 from glamm_jax.text.special_tokens import (
     IMAGE_END,
@@ -60,7 +60,7 @@ def build_prompt(
     num_regions: int = 0,
     num_image_tokens: int = CLIPConfig().num_patches,
     context: int = LlamaConfig().max_positions,
-    template: Template = RELEASED_TEMPLATE,
+    template: ChatTemplate = RELEASED_TEMPLATE,
 ) -> Prompt:
     """The prompt of a question about an image, after earlier (question, answer) pairs if any.
 

@@ -97,7 +97,7 @@ def name_regions(num_regions: int) -> str:
     return "".join(f"region{i + 1} {REGION}," for i in range(num_regions))
 
 
-def ask(
+def format_question(
     questions: Sequence[str], draw: int, name: str = "", num_regions: int = 0, first_region: int = 1
 ) -> str:
     """The `draw`-th paraphrase (modulo their number) about a named thing or about regions.

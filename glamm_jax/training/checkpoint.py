@@ -32,7 +32,7 @@ _TRAINABLE, _VALUE = "trainable/", "/value"  # around the path of a trained leaf
 LOSSES = ("loss", "ce", "bce", "dice")  # of these, less is better
 
 
-class Restored(NamedTuple):
+class RestoredState(NamedTuple):
     """Where a run goes on."""
 
     state: TrainState
@@ -93,7 +93,7 @@ class Checkpoints:
         except OSError as error:
             raise self._failed(error) from error
 
-    def restore(self, step: int, state: TrainState, base: str) -> Restored:
+    def restore(self, step: int, state: TrainState, base: str) -> RestoredState:
         """A checkpoint, on the mesh and in the place of a state of the same model.
 
         Raises: RunError when it is of another model, or its other weights are not these.
@@ -115,11 +115,11 @@ class Checkpoints:
         if found["about"]["base"] != base:
             raise RunError(
                 f"{where}: was trained on other weights than the run now begins with; name the "
-                "model that it began with in start.model"
+                "model that it began with in init.model"
             )
         structure = jax.tree.structure(state)
         values = [found["state"][name] for name in names]
-        return Restored(jax.tree.unflatten(structure, values), found["data"])
+        return RestoredState(jax.tree.unflatten(structure, values), found["data"])
 
     def wait(self) -> None:
         """Until all that was begun is written.
@@ -142,7 +142,7 @@ class Checkpoints:
         )
 
 
-def trained_leaves(run: Path, step: int | None = None) -> tuple[dict[str, np.ndarray], str]:
+def load_trained_leaves(run: Path, step: int | None = None) -> tuple[dict[str, np.ndarray], str]:
     """{leaf: value} of what a run has trained, from its latest checkpoint or that of a step; and
     the fingerprint of all other weights.
 
@@ -172,9 +172,9 @@ def trained_leaves(run: Path, step: int | None = None) -> tuple[dict[str, np.nda
 
 def _best(config: CheckpointConfig) -> BestN:
     """Keeps the best by the name in the configuration."""
-    sign = -1 if config.best in LOSSES else 1
+    sign = -1 if config.best_metric in LOSSES else 1
     return BestN(
-        get_metric_fn=lambda scores: sign * scores.get(config.best, -np.inf),
+        get_metric_fn=lambda scores: sign * scores.get(config.best_metric, -np.inf),
         n=config.keep_best,
         keep_checkpoints_without_metrics=False,
     )

@@ -1,7 +1,7 @@
 """What a run begins with: weights drawn from the seed, or read from folders, and their fingerprint.
 
 model = first_model(config)               on the current mesh
-base_of(model, config.optim.trained)      names the weights that a checkpoint does not hold
+base_of(model, config.optim.trainable)      names the weights that a checkpoint does not hold
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from flax import nnx
 from jaxtyping import Array, UInt32
 
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.config.experiment import ExperimentConfig, TrainedSet
+from glamm_jax.config.experiment import ExperimentConfig, TrainableSet
 from glamm_jax.errors import ConfigError
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import current_mesh, shardings
-from glamm_jax.training.checkpoint import trained_leaves
-from glamm_jax.training.optimizer import is_trained
-from glamm_jax.training.run_folder import RunError, dotted, read_run_config
-from glamm_jax.weights.flat_state import flatten
+from glamm_jax.training.checkpoint import load_trained_leaves
+from glamm_jax.training.optimizer import trainable_filter
+from glamm_jax.training.run_folder import RunError, flatten_config, read_run_config
+from glamm_jax.weights.flat_state import flatten_state
 from glamm_jax.weights.folder import ModelFolder
 
 # A model may be trained in another dtype than it was written in, and with new adapters, and keep
@@ -38,42 +38,42 @@ ODD = (0x9E3779B1, 0x85EBCA77)  # multipliers that mix all bits
 _REGION_ENCODER = "region_encoder."
 
 
-def first_model(config: ExperimentConfig) -> GLaMM:
-    """The model before the first step, on the current mesh, as `config.start` says.
+def initial_model(config: ExperimentConfig) -> GLaMM:
+    """The model before the first step, on the current mesh, as `config.init` says.
 
     Raises: ConfigError when a folder's model is another one; FolderError, TensorFileError or
     RunError when a folder cannot be read.
     """
-    start = config.start
-    if start.model:
-        folder, held = _open(start.model)
+    init = config.init
+    if init.model:
+        folder, held = _open(init.model)
         state = folder.fill(abstract_model(held)[1])
-        model = _completed(config, held, state, start.model)
-    elif start.run:
-        run, trained = trained_model(Path(start.run))
-        model = _completed(config, run.model, nnx.state(trained), start.run)
+        model = _completed(config, held, state, init.model)
+    elif init.run:
+        run, trained = load_trained_model(Path(init.run))
+        model = _completed(config, run.model, nnx.state(trained), init.run)
     else:
-        model = draw_model(config.model, config.seed)
-    if start.region_encoder:
-        _take(model, _open(start.region_encoder)[0], _REGION_ENCODER)
+        model = random_model(config.model, config.seed)
+    if init.region_encoder:
+        _take(model, _open(init.region_encoder)[0], _REGION_ENCODER)
     return model
 
 
-def trained_model(run: Path, step: int | None = None) -> tuple[ExperimentConfig, GLaMM]:
+def load_trained_model(run: Path, step: int | None = None) -> tuple[ExperimentConfig, GLaMM]:
     """A run's configuration and its model, from its latest checkpoint or that of a step.
 
     Raises: ConfigError or RunError when the run, or what it began with, is not there any more.
     """
     config = read_run_config(run)
-    leaves, base = trained_leaves(run, step)
-    model = first_model(config)
-    if base_of(model, config.optim.trained) != base:
-        raise RunError(f"{run}: {config.start} is not what the run has begun with")
+    leaves, base = load_trained_leaves(run, step)
+    model = initial_model(config)
+    if frozen_fingerprint(model, config.optim.trainable) != base:
+        raise RunError(f"{run}: {config.init} is not what the run has begun with")
     _update(model, leaves)
     return config, model
 
 
-def draw_model(config: GLaMMConfig, seed: int) -> GLaMM:
+def random_model(config: GLaMMConfig, seed: int) -> GLaMM:
     """The whole model with first weights that follow from the seed, and from the kind of device.
 
     One program draws all of them, with the device's own generator: leaf by leaf, or with jax's,
@@ -82,9 +82,9 @@ def draw_model(config: GLaMMConfig, seed: int) -> GLaMM:
     return nnx.merge(abstract_model(config)[0], _drawn(config, seed, ...))
 
 
-def base_of(model: GLaMM, trained: TrainedSet) -> str:
+def frozen_fingerprint(model: GLaMM, trained: TrainableSet) -> str:
     """The fingerprint of what a run on this model does not train, and so does not save."""
-    _, _, frozen = nnx.split(model, is_trained(trained), ...)
+    _, _, frozen = nnx.split(model, trainable_filter(trained), ...)
     return fingerprint(frozen)
 
 
@@ -93,7 +93,7 @@ def fingerprint(state: nnx.State) -> str:
 
     It does not depend on the mesh or on the number of processes: integers are summed modulo 2**32.
     """
-    leaves = flatten(state)
+    leaves = flatten_state(state)
     sums = jax.tree.map(np.asarray, _sums(leaves))
     told = hashlib.sha256()
     for name, value in sorted(leaves.items()):
@@ -144,7 +144,7 @@ def _completed(config: ExperimentConfig, held: GLaMMConfig, state: nnx.State, wh
 
 def _take(model: GLaMM, folder: ModelFolder, start: str) -> None:
     """Replace the leaves whose paths begin so by those of another folder's model."""
-    names = [name for name in flatten(nnx.state(model)) if name.startswith(start)]
+    names = [name for name in flatten_state(nnx.state(model)) if name.startswith(start)]
     held = folder.leaves
     wrong = [name for name in names if name not in held]
     if wrong:
@@ -176,7 +176,7 @@ def _check_same(wanted: GLaMMConfig, held: GLaMMConfig, where: str) -> None:
 
 def _fields(config: GLaMMConfig) -> dict[str, Any]:
     """{dotted name: value} of what the weights follow from."""
-    fields = dotted(asdict(config))
+    fields = flatten_config(asdict(config))
     return {
         name: value
         for name, value in fields.items()

@@ -3,7 +3,7 @@
 1. The number of steps, the tokenizer and its ids, and the mixture's datasets are checked.
 2. The folder of the run is claimed; its `config.json` says all that the run follows from. A run
    that is there already goes on, if it follows from the same.
-3. On the mesh, the model is made as `config.start` says, and split into what is trained and what is
+3. On the mesh, the model is made as `config.init` says, and split into what is trained and what is
    frozen.
 4. What decides where it goes on: the latest whole checkpoint of this folder, else step 0. The
    checkpoint has the trained leaves, the optimizer and the position of the data; `metrics.jsonl`
@@ -34,19 +34,19 @@ from glamm_jax.data.loader import Batches, Drawn, open_batches
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.training.checkpoint import Checkpoints
-from glamm_jax.training.initialization import base_of, first_model
-from glamm_jax.training.optimizer import is_trained, make_optimizer
-from glamm_jax.training.placement import batch_share, place, place_batch
+from glamm_jax.training.initialization import frozen_fingerprint, initial_model
+from glamm_jax.training.optimizer import make_optimizer, trainable_filter
+from glamm_jax.training.placement import place_batch, place_split, process_slice
 from glamm_jax.training.run_folder import RunError, RunFolder
-from glamm_jax.training.state import Split, TrainState, split_model
+from glamm_jax.training.state import ModelSplit, TrainState, split_model
 from glamm_jax.training.step import Metrics, Step, make_step, stack_batches
-from glamm_jax.training.stop_signal import Stop
+from glamm_jax.training.stop_signal import StopSignal
 
-Record = dict[str, Any]
-SHOWN = ("loss", "ce", "bce", "dice")
+StepRecord = dict[str, Any]
+LOSS_NAMES = ("loss", "ce", "bce", "dice")
 
 
-class Evaluation(NamedTuple):
+class ValidationResult(NamedTuple):
     """What a look at held-out examples says."""
 
     scores: dict[str, float]  # higher is better
@@ -54,18 +54,18 @@ class Evaluation(NamedTuple):
 
 
 # Called with the model and the number of steps that it has learned.
-Evaluate = Callable[[GLaMM, int], Evaluation]
+Validate = Callable[[GLaMM, int], ValidationResult]
 
 
 @runtime_checkable
-class Watcher(Protocol):
+class MetricWriter(Protocol):
     """Is told what happens, by the first process."""
 
-    def step(self, record: Record) -> None:
+    def step(self, record: StepRecord) -> None:
         """A step is done."""
         ...
 
-    def evaluation(self, step: int, found: Evaluation) -> None:
+    def validation(self, step: int, found: ValidationResult) -> None:
         """Held-out examples were looked at after so many steps."""
         ...
 
@@ -78,9 +78,9 @@ def train(
     config: ExperimentConfig,
     folder: Path,
     num_steps: int | None = None,
-    evaluate: Evaluate | None = None,
-    watchers: Sequence[Watcher] = (),
-) -> Iterator[Record]:
+    evaluate: Validate | None = None,
+    watchers: Sequence[MetricWriter] = (),
+) -> Iterator[StepRecord]:
     """Run until `num_steps` are done (all, without a number), as the records are asked for.
 
     A record is a line of `metrics.jsonl`: step, the losses, the norm of the gradient and that of
@@ -97,7 +97,7 @@ def train(
         raise RunError(f"{num_steps} steps asked for, optim.total_steps = {total}; 1 to {total}")
     mesh = _mesh(config)
     with use_mesh(mesh):
-        share = batch_share()
+        share = process_slice()
     batches = open_batches(config.data, config.model, share.index, share.count)
     run_folder = RunFolder(folder)
     run_folder.claim(config)
@@ -114,8 +114,8 @@ class _Run:
         mesh: jax.sharding.Mesh,
         folder: RunFolder,
         batches: Batches,
-        evaluate: Evaluate | None,
-        watchers: Sequence[Watcher],
+        evaluate: Validate | None,
+        watchers: Sequence[MetricWriter],
     ):
         self.config, self.mesh, self.folder, self.batches = config, mesh, folder, batches
         self.evaluate = evaluate
@@ -124,18 +124,21 @@ class _Run:
         self.since_save: list[float] = []
         self.scores: dict[str, float] = {}
 
-    def records(self, num_steps: int) -> Iterator[Record]:
+    def records(self, num_steps: int) -> Iterator[StepRecord]:
         """What `train` yields."""
         config = self.config
         with ExitStack() as stack:
             for each in (self.folder, self.batches, *self.watchers):
                 stack.enter_context(closing(each))
             stack.enter_context(use_mesh(self.mesh))
-            stop = stack.enter_context(Stop())
-            model = first_model(config)
-            self.base = base_of(model, config.optim.trained)
-            optimizer, trained = make_optimizer(config.optim), is_trained(config.optim.trained)
-            split = place(split_model(model, trained, optimizer, config.model.compute_dtype))
+            stop = stack.enter_context(StopSignal())
+            model = initial_model(config)
+            self.base = frozen_fingerprint(model, config.optim.trainable)
+            optimizer, trained = (
+                make_optimizer(config.optim),
+                trainable_filter(config.optim.trainable),
+            )
+            split = place_split(split_model(model, trained, optimizer, config.model.compute_dtype))
             del model
             self.checkpoints = stack.enter_context(
                 closing(Checkpoints(self.folder.checkpoints, config.checkpoint))
@@ -150,23 +153,25 @@ class _Run:
         latest = self.checkpoints.latest
         if latest is None:
             self.checkpoints.check_room(state)
-            self.folder.rewind(0)
+            self.folder.discard_steps_from(0)
             self.folder.event("started", 0, processes=jax.process_count(), **facts)
             return state
         restored = self.checkpoints.restore(latest, state, self.base)
         self.batches.set_state(restored.data)
         done = int(restored.state.step)
-        self.folder.describe(self.config)
-        self.folder.rewind(done)
+        self.folder.write_config(self.config)
+        self.folder.discard_steps_from(done)
         self.folder.event("resumed_from", done, processes=jax.process_count(), **facts)
         return restored.state
 
-    def _steps(self, split: Split, step: Step, num_steps: int, stop: Stop) -> Iterator[Record]:
+    def _steps(
+        self, split: ModelSplit, step: Step, num_steps: int, stop: StopSignal
+    ) -> Iterator[StepRecord]:
         state, done = split.state, int(split.state.step)
         every = self.config.checkpoint.every
         while done < num_steps:
             began = time.perf_counter()
-            drawn = [next(self.batches) for _ in range(self.config.optim.accumulate)]
+            drawn = [next(self.batches) for _ in range(self.config.optim.accumulation_steps)]
             waited = time.perf_counter() - began
             batch = stack_batches([each.batch for each in drawn])
             batch = place_batch(batch, stacked=len(drawn) > 1)
@@ -177,7 +182,7 @@ class _Run:
             done += 1
             self._tell(record, drawn)
             self._look(split, state, done)
-            asked = stop.asked(done)
+            asked = stop.received(done)
             if done % every == 0 or done == num_steps or asked:
                 self._save(state, done)
             yield record
@@ -186,7 +191,7 @@ class _Run:
                 break
         self.checkpoints.wait()
 
-    def _tell(self, record: Record, drawn: Sequence[Drawn]) -> None:
+    def _tell(self, record: StepRecord, drawn: Sequence[Drawn]) -> None:
         """Write the line; count and name a step that was skipped."""
         self.folder.metrics(record)
         for watcher in self.watchers:
@@ -198,16 +203,16 @@ class _Run:
         self.skipped += 1
         records = [name for each in drawn for name in each.names]
         self.folder.event("skipped", record["step"], loss=record["loss"], records=records)
-        if self.skipped >= self.config.optim.max_skipped:
+        if self.skipped >= self.config.optim.max_skipped_steps:
             raise RunError(
                 f"{self.skipped} steps in a row had a loss or gradient that is not finite, the "
                 f"last is step {record['step']}. events.jsonl names their records; a lower "
                 "optim.peak_lr, or a look at the data, may help"
             )
 
-    def _look(self, split: Split, state: TrainState, done: int) -> None:
+    def _look(self, split: ModelSplit, state: TrainState, done: int) -> None:
         """Evaluate, when it is due."""
-        every = self.config.evaluation.every
+        every = self.config.validation.every
         if self.evaluate is None or not every or done % every:
             return
         model = nnx.merge(split.graphdef, state.trainable, split.frozen, copy=True)
@@ -216,7 +221,7 @@ class _Run:
         self.folder.event("evaluated", done, scores=found.scores)
         self.folder.panels(done, found.panels)
         for watcher in self.watchers:
-            watcher.evaluation(done, found)
+            watcher.validation(done, found)
 
     def _save(self, state: TrainState, done: int) -> None:
         """Begin to write a checkpoint."""
@@ -242,7 +247,7 @@ def _mesh(config: ExperimentConfig) -> jax.sharding.Mesh:
     return make_mesh(mesh.data or rest, mesh.fsdp, mesh.tensor)
 
 
-def _record(number: int, metrics: Metrics, drawn: Sequence[Drawn]) -> Record:
+def _record(number: int, metrics: Metrics, drawn: Sequence[Drawn]) -> StepRecord:
     """A step in numbers."""
     values: Mapping[str, Any] = jax.tree.map(float, metrics)._asdict()
     sources = Counter(name.split(" ")[0] for each in drawn for name in each.names)
@@ -250,5 +255,5 @@ def _record(number: int, metrics: Metrics, drawn: Sequence[Drawn]) -> Record:
         "step": number,
         **values,
         "skipped": bool(values["skipped"]),
-        "pictures": dict(sorted(sources.items())),
+        "images": dict(sorted(sources.items())),
     }

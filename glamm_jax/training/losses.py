@@ -21,16 +21,16 @@ DICE_EPS = 1e-6
 COUNT_EPS = 1e-8
 
 
-class Counts(NamedTuple):
+class LossCounts(NamedTuple):
     """What the losses of a step are divided by."""
 
     targets: Num[Array, ""]
     masks: Num[Array, ""]
 
 
-def count(batch: Batch) -> Counts:
+def loss_counts(batch: Batch) -> LossCounts:
     """Targets and masks of a batch, or of a stack of batches together."""
-    return Counts(batch.target_valid.sum(), batch.mask_has_truth.sum())
+    return LossCounts(batch.target_valid.sum(), batch.mask_has_truth.sum())
 
 
 def losses(
@@ -38,14 +38,14 @@ def losses(
     batch: Batch,
     output: Output,
     weights: LossWeights,
-    counts: Counts | None = None,
+    counts: LossCounts | None = None,
 ) -> Losses:
     """The weighted losses of a batch, float32 scalars.
 
     Args:
         counts: of all batches of the step, of which this is one: then its share of their losses.
     """
-    counts = counts or count(batch)
+    counts = counts or loss_counts(batch)
     at_targets = jnp.take_along_axis(output.hidden, batch.target_positions[..., None], axis=1)
     logits = model.llama.logits(at_targets)
     ce = weights.ce * cross_entropy(logits, batch.target_ids, batch.target_valid, counts.targets)

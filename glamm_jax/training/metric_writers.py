@@ -18,7 +18,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from glamm_jax.errors import ConfigError
-from glamm_jax.training.loop import SHOWN, Evaluation, Record
+from glamm_jax.training.loop import LOSS_NAMES, StepRecord, ValidationResult
 
 
 class Scalars:
@@ -27,19 +27,19 @@ class Scalars:
     def __init__(self) -> None:
         self._pictures: Counter[str] = Counter()
 
-    def of(self, record: Record) -> dict[str, float]:
+    def of(self, record: StepRecord) -> dict[str, float]:
         """{name: value}."""
-        self._pictures.update(record["pictures"])
+        self._pictures.update(record["images"])
         total = max(self._pictures.total(), 1)
         return {
-            **{f"loss/{name}": record[name] for name in SHOWN},
+            **{f"loss/{name}": record[name] for name in LOSS_NAMES},
             "optim/learning_rate": record["learning_rate"],
             "optim/skipped": float(record["skipped"]),
             "grad_norm/all": record["grad_norm"],
             **{f"grad_norm/{part}": value for part, value in record["grad_norms"].items()},
             "time/seconds": record["seconds"],
             "time/input_seconds": record["input_seconds"],
-            "time/pictures_per_second": sum(record["pictures"].values()) / record["seconds"],
+            "time/images_per_second": sum(record["images"].values()) / record["seconds"],
             **{f"mixture/{name}": n / total for name, n in sorted(self._pictures.items())},
         }
 
@@ -54,12 +54,12 @@ class TensorBoard:
     def _writer(self) -> SummaryWriter:
         return SummaryWriter(str(self._folder))  # makes files, so not before the run has begun
 
-    def step(self, record: Record) -> None:
+    def step(self, record: StepRecord) -> None:
         """Write the numbers of a step."""
         for name, value in self._scalars.of(record).items():
             self._writer.add_scalar(name, value, record["step"])
 
-    def evaluation(self, step: int, found: Evaluation) -> None:
+    def validation(self, step: int, found: ValidationResult) -> None:
         """Write scores and panels."""
         for name, value in found.scores.items():
             self._writer.add_scalar(f"evaluation/{name}", value, step)
@@ -91,11 +91,11 @@ class WeightsAndBiases:
     def _run(self) -> Any:
         return self._wandb.init(**self._options, config=self._config, resume="allow")
 
-    def step(self, record: Record) -> None:
+    def step(self, record: StepRecord) -> None:
         """Send the numbers of a step."""
         self._run.log(self._scalars.of(record), step=record["step"])
 
-    def evaluation(self, step: int, found: Evaluation) -> None:
+    def validation(self, step: int, found: ValidationResult) -> None:
         """Send scores and panels, with those of the step before."""
         scores = {f"evaluation/{name}": value for name, value in found.scores.items()}
         panels = {f"panels/{i}": self._wandb.Image(panel) for i, panel in enumerate(found.panels)}

@@ -3,7 +3,7 @@
 The rule knows *parts*. A part is a set of parameters that an example reaches together or not at
 all: a batch without boxes says nothing about the region encoder. torch does not touch a parameter
 without gradient, nor its moments, nor its own count of steps, which the bias correction reads;
-`optim.untouched = "skip"` does the same by the part, decided from the batch's validity masks.
+`optim.unused_parts = "skip"` does the same by the part, decided from the batch's validity masks.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.config.experiment import OptimConfig, TrainedSet
+from glamm_jax.config.experiment import OptimConfig, TrainableSet
 from glamm_jax.types import Batch
-from glamm_jax.weights.flat_state import fill, flatten
+from glamm_jax.weights.flat_state import fill_state, flatten_state
 
 _HEADS = ("region_encoder.", "text_projection.", "sam.mask_decoder.")
 # Starts of the leaf paths that are trained; "lora" stands for every adapter, "" is every path.
-TRAINED: dict[TrainedSet, tuple[str, ...]] = {
+TRAINED: dict[TrainableSet, tuple[str, ...]] = {
     "released": (*_HEADS, "llama.embed_tokens.", "llama.lm_head.", "lora"),
     "paper": (*_HEADS, "projector.", "lora"),
     "all_but_encoders": (*_HEADS, "projector.", "llama."),
@@ -58,7 +58,7 @@ BLOCKS = (
 STACKED = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
 
 
-def is_trained(name: TrainedSet) -> Callable[[tuple, nnx.Variable], bool]:
+def trainable_filter(name: TrainableSet) -> Callable[[tuple, nnx.Variable], bool]:
     """A filter for `nnx.split`: true for the parameters of a named set, never for constants.
 
     released, paper: adapters on the decoder, region encoder, L-P, pixel decoder; and embeddings
@@ -81,7 +81,7 @@ def part_of(leaf: str) -> str:
     return next(part for start, part in PARTS.items() if leaf.startswith(start))
 
 
-def touched_parts(batch: Batch, config: GLaMMConfig) -> dict[str, Bool[Array, ""]]:
+def used_parts(batch: Batch, config: GLaMMConfig) -> dict[str, Bool[Array, ""]]:
     """Which parts this batch's losses depend on. Padding up to the capacity does not count."""
     images, regions = jnp.any(batch.image_source >= 0), jnp.any(batch.region_source >= 0)
     words, masks = jnp.any(batch.target_valid), jnp.any(batch.mask_has_truth)
@@ -126,7 +126,7 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs
     )
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        skip_untouched(rule) if config.untouched == "skip" else _by_leaf(rule),
+        skip_unused_parts(rule) if config.unused_parts == "skip" else _by_leaf(rule),
         optax.scale_by_learning_rate(learning_rate(config)),
     )
     return optax.with_extra_args_support(chain)
@@ -168,17 +168,17 @@ def _by_leaf(inner: optax.GradientTransformation) -> optax.GradientTransformatio
     """`inner`, which sees {leaf path: value}, on the state of a model."""
 
     def init(params: Any) -> Any:
-        return inner.init(flatten(params))
+        return inner.init(flatten_state(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         moves: Any
-        moves, state = inner.update(flatten(updates), state, flatten(params))
-        return fill(updates, moves), state
+        moves, state = inner.update(flatten_state(updates), state, flatten_state(params))
+        return fill_state(updates, moves), state
 
     return optax.GradientTransformation(init, update)
 
 
-def skip_untouched(
+def skip_unused_parts(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """`inner` on each part by itself; an untouched part neither moves nor changes its state."""
@@ -196,7 +196,7 @@ def skip_untouched(
             choose = partial(jnp.where, touched[part])
             moves |= jax.tree.map(lambda x, choose=choose: choose(x, 0), moved)
             states[part] = jax.tree.map(choose, new, old)
-        return fill(updates, moves), states
+        return fill_state(updates, moves), states
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -209,6 +209,6 @@ def norms_by_part(gradients: nnx.State) -> dict[str, Array]:
 def _by_part(state: nnx.State) -> dict[str, dict[str, Array]]:
     """{part: {leaf: value}}."""
     parts: dict[str, dict[str, Array]] = {}
-    for leaf, value in flatten(state).items():
+    for leaf, value in flatten_state(state).items():
         parts.setdefault(part_of(leaf), {})[leaf] = value
     return parts

@@ -23,11 +23,11 @@ from flax import nnx
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.errors import GLaMMError
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.parallel import current_mesh, is_placed, sharding, shardings
-from glamm_jax.training.optimizer import is_trained, make_optimizer
-from glamm_jax.training.state import Split, TrainState, split_model
+from glamm_jax.parallel import current_mesh, has_mesh, sharding, shardings
+from glamm_jax.training.optimizer import make_optimizer, trainable_filter
+from glamm_jax.training.state import ModelSplit, TrainState, split_model
 from glamm_jax.types import Batch
-from glamm_jax.weights.flat_state import flatten
+from glamm_jax.weights.flat_state import flatten_state
 
 # The quota behind the first axis of an array of the batch; rows behind all others.
 _QUOTAS = {
@@ -50,7 +50,7 @@ class PlacementError(GLaMMError):
     """A batch, or the processes, do not fit the mesh. Says what to change."""
 
 
-class Share(NamedTuple):
+class BatchSlice(NamedTuple):
     """Number `index` of `count` equal pieces of every step's batch."""
 
     index: int
@@ -66,7 +66,7 @@ def state_shardings(state: TrainState) -> TrainState:
     The optimizer names its moments by the parameter, or keeps the parameter's variable; everything
     else it has is a number, which is everywhere.
     """
-    parameters = flatten(shardings(state.trainable))
+    parameters = flatten_state(shardings(state.trainable))
     everywhere: Any = sharding((), ())
 
     def place(path: tuple, leaf: Any) -> Any:
@@ -81,33 +81,33 @@ def state_shardings(state: TrainState) -> TrainState:
     return TrainState(everywhere, shardings(state.trainable), opt_state)
 
 
-def kept_in_place(state: TrainState) -> TrainState:
+def keep_sharding(state: TrainState) -> TrainState:
     """Inside a step: the new state where the old one was, so that its memory can be reused."""
     if current_mesh() is None:
         return state
     return jax.lax.with_sharding_constraint(state, state_shardings(state))
 
 
-def place(split: Split) -> Split:
+def place_split(split: ModelSplit) -> ModelSplit:
     """Every array of a start in its place; what is there already stays. Without a mesh, as it is.
 
     Several processes must hold the same values.
     """
     if current_mesh() is None:
         return split
-    places = Split(split.graphdef, shardings(split.frozen), state_shardings(split.state))
+    places = ModelSplit(split.graphdef, shardings(split.frozen), state_shardings(split.state))
     return split._replace(
         frozen=jax.device_put(split.frozen, places.frozen),
         state=jax.device_put(split.state, places.state),
     )
 
 
-def abstract_split(config: ExperimentConfig) -> Split:
+def abstract_split(config: ExperimentConfig) -> ModelSplit:
     """A training's start as shapes and dtypes, and where each lives on the mesh. Nothing is made.
 
     The mesh may be abstract, too.
     """
-    trained, optimizer = is_trained(config.optim.trained), make_optimizer(config.optim)
+    trained, optimizer = trainable_filter(config.optim.trainable), make_optimizer(config.optim)
     graphdef, model = abstract_model(config.model)
 
     def take_apart(state: nnx.State) -> tuple[nnx.State, TrainState]:
@@ -116,10 +116,10 @@ def abstract_split(config: ExperimentConfig) -> Split:
         return split.frozen, split.state
 
     frozen, state = jax.eval_shape(take_apart, model)
-    if is_placed():
+    if has_mesh():
         places = shardings(frozen), state_shardings(state)
         frozen, state = jax.tree.map(_at, (frozen, state), places)
-    return Split(graphdef, frozen, state)
+    return ModelSplit(graphdef, frozen, state)
 
 
 def _at(leaf: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
@@ -146,7 +146,7 @@ def gathered_stacks(program: str, frozen: nnx.State) -> list[str]:
 # ------------------------------------------------------------------------ batches
 
 
-def batch_share() -> Share:
+def process_slice() -> BatchSlice:
     """The piece of every step's batch that this process makes: that of its devices.
 
     Processes whose devices differ in `tensor` alone make the same piece.
@@ -155,7 +155,7 @@ def batch_share() -> Share:
     """
     mesh = current_mesh()
     if mesh is None:
-        return Share(0, 1)
+        return BatchSlice(0, 1)
     rows = mesh.devices.reshape(-1, mesh.devices.shape[-1])
     places: dict[int, list[int]] = {}
     for place, row in enumerate(rows):
@@ -170,7 +170,7 @@ def batch_share() -> Share:
                 f"process {jax.process_index()} the places {mine}: each must hold one block of the "
                 "same size; make the mesh with `make_mesh`, of all devices"
             )
-    return Share(mine[0] // size, len(rows) // size)
+    return BatchSlice(mine[0] // size, len(rows) // size)
 
 
 def place_batch(batch: Batch, *, stacked: bool = False) -> Batch:
@@ -185,7 +185,7 @@ def place_batch(batch: Batch, *, stacked: bool = False) -> Batch:
     """
     if current_mesh() is None:
         return batch
-    count = batch_share().count
+    count = process_slice().count
     named = batch._asdict().items()
     return Batch(*(None if x is None else _place(name, x, count, stacked) for name, x in named))
 
@@ -211,7 +211,7 @@ def _place(name: str, local: np.ndarray, count: int, stacked: bool) -> jax.Array
         data, fsdp = sizes["data"], sizes["fsdp"]
         raise PlacementError(
             f"{name}: the {shape[axis]} of a step's batch cannot be divided among {data} x {fsdp} "
-            f"devices (data x fsdp), which several processes need: make data.shards times "
-            f"data.quotas.{_QUOTAS.get(name, 'rows')} a multiple of {data * fsdp}"
+            f"devices (data x fsdp), which several processes need: make data.batch_slices times "
+            f"data.batch_shape.{_QUOTAS.get(name, 'rows')} a multiple of {data * fsdp}"
         )
     return jax.make_array_from_process_local_data(where, local, shape)

@@ -25,13 +25,20 @@ from PIL import Image
 
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.errors import ConfigError, GLaMMError
-from glamm_jax.files import write_whole
+from glamm_jax.files import write_atomic
 from glamm_jax.weights.config_file import config_from
 
 CONFIG, METRICS, EVENTS = "config.json", "metrics.jsonl", "events.jsonl"
 CHECKPOINTS, PANELS = "checkpoints", "panels"
 # What a run may change when it goes on: where and how it is computed and watched, not what.
-FREE = ("mesh.", "checkpoint.", "evaluation.", "data.workers", "data.prefetch", "start.")
+CHANGEABLE_FIELDS = (
+    "mesh.",
+    "checkpoint.",
+    "evaluation.",
+    "data.workers",
+    "data.prefetch",
+    "start.",
+)
 
 
 class RunError(GLaMMError):
@@ -63,14 +70,14 @@ class RunFolder:
         if self.writes and self.path.is_dir() and any(self.path.iterdir()):
             raise RunError(f"{self.path}: holds files, but no run; choose a new folder")
         try:
-            self.describe(config)
+            self.write_config(config)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be made: {error.strerror}") from error
 
-    def describe(self, config: ExperimentConfig) -> None:
+    def write_config(self, config: ExperimentConfig) -> None:
         """Write config.json: what the run follows from, and where it is computed now."""
         if self.writes:
-            write_whole(self.path / CONFIG, json.dumps(asdict(config), indent=1) + "\n")
+            write_atomic(self.path / CONFIG, json.dumps(asdict(config), indent=1) + "\n")
 
     def metrics(self, record: Mapping[str, Any]) -> None:
         """Add a line about a step."""
@@ -86,14 +93,14 @@ class RunFolder:
         for number, pixels in enumerate(pictures if self.writes else ()):
             stream = io.BytesIO()
             Image.fromarray(pixels).save(stream, "PNG")
-            write_whole(self.path / PANELS / str(step) / f"{number}.png", stream.getvalue())
+            write_atomic(self.path / PANELS / str(step) / f"{number}.png", stream.getvalue())
 
-    def rewind(self, step: int) -> None:
+    def discard_steps_from(self, step: int) -> None:
         """Forget the lines of steps from this one on: they are done again."""
         path = self.path / METRICS
         if self.writes and path.exists():
             kept = [line for line in read_lines(path) if line["step"] < step]
-            write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+            write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def close(self) -> None:
         """Close the files."""
@@ -110,8 +117,14 @@ class RunFolder:
         self._open[name].flush()
 
     def _check_same(self, config: ExperimentConfig, told: Path) -> None:
-        old, new = dotted(_read_json(told)), dotted(json.loads(json.dumps(asdict(config))))
-        differing = [f"{name} was {was}, now {now}" for name, was, now in changes(old, new, FREE)]
+        old, new = (
+            flatten_config(_read_json(told)),
+            flatten_config(json.loads(json.dumps(asdict(config)))),
+        )
+        differing = [
+            f"{name} was {was}, now {now}"
+            for name, was, now in changed_fields(old, new, CHANGEABLE_FIELDS)
+        ]
         if differing:
             raise RunError(
                 f"{self.path}: holds a run with another configuration: {'; '.join(differing)}. "
@@ -142,7 +155,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 raise RunError(f"{path}: line {number + 1} is not JSON") from error
 
 
-def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_config(value: Any, prefix: str = "") -> dict[str, Any]:
     """{dotted name: value} of a configuration in JSON's form; lists of objects by their places."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         value = {str(number): item for number, item in enumerate(value)}
@@ -151,11 +164,11 @@ def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
     return {
         name: inner
         for key, item in value.items()
-        for name, inner in dotted(item, f"{prefix}{key}.").items()
+        for name, inner in flatten_config(item, f"{prefix}{key}.").items()
     }
 
 
-def changes(
+def changed_fields(
     old: Mapping[str, Any], new: Mapping[str, Any], free: tuple[str, ...]
 ) -> Iterator[tuple[str, Any, Any]]:
     """(dotted name, old value, new value) of what differs, but for names that begin with `free`."""

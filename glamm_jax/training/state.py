@@ -21,7 +21,7 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
-class Split(NamedTuple):
+class ModelSplit(NamedTuple):
     """A model taken apart: `nnx.merge(graphdef, state.trainable, frozen)` is whole again."""
 
     graphdef: nnx.GraphDef
@@ -34,7 +34,7 @@ def split_model(
     trained: Callable[[tuple, Any], bool],
     optimizer: optax.GradientTransformation,
     frozen_dtype: DType | None = None,
-) -> Split:
+) -> ModelSplit:
     """The model before its first step. A step that donates the state takes the model's arrays.
 
     Args:
@@ -45,7 +45,7 @@ def split_model(
     trainable = _cast(trainable, "float32")
     frozen = _cast(frozen, frozen_dtype) if frozen_dtype else frozen
     state = TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
-    return Split(graphdef, frozen, state)
+    return ModelSplit(graphdef, frozen, state)
 
 
 def _cast(state: nnx.State, dtype: DType) -> nnx.State:

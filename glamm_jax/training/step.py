@@ -15,9 +15,9 @@ from jaxtyping import Array, Bool, Float
 
 from glamm_jax.config import GLaMMConfig, LossWeights
 from glamm_jax.config.experiment import OptimConfig
-from glamm_jax.training.losses import count, losses
-from glamm_jax.training.optimizer import learning_rate, make_optimizer, norms_by_part, touched_parts
-from glamm_jax.training.placement import kept_in_place
+from glamm_jax.training.losses import loss_counts, losses
+from glamm_jax.training.optimizer import learning_rate, make_optimizer, norms_by_part, used_parts
+from glamm_jax.training.placement import keep_sharding
 from glamm_jax.training.state import TrainState
 from glamm_jax.types import Batch, Losses
 
@@ -46,7 +46,7 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
     frozen weight none is ever formed. `seed` and the number of the step give the dropout's key.
     Compiled under a mesh, the state leaves where it came in.
 
-    With `optim.accumulate` > 1 the batch is a stack of so many (`stack_batches`), one forward and
+    With `optim.accumulation_steps` > 1 the batch is a stack of so many (`stack_batches`), one forward and
     backward each; each is divided by what all of them hold, so the sum is that of one big batch.
     A step whose loss or gradient is not finite leaves all but the count of steps as it was.
     """
@@ -56,7 +56,7 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
         graphdef: nnx.GraphDef, frozen: nnx.State, state: TrainState, batch: Batch
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        counts = count(batch)
+        counts = loss_counts(batch)
 
         def gradients(batch: Batch, key: Array) -> tuple[nnx.State, Losses]:
             def loss(trainable: nnx.State) -> tuple[Float[Array, ""], Losses]:
@@ -66,12 +66,12 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
 
             return jax.grad(loss, has_aux=True)(state.trainable)
 
-        if optim.accumulate == 1:
+        if optim.accumulation_steps == 1:
             grads, parts = gradients(batch, key)
         else:
-            grads, parts = _summed(gradients, batch, key, optim.accumulate)
+            grads, parts = _summed(gradients, batch, key, optim.accumulation_steps)
         updates, opt_state = optimizer.update(
-            grads, state.opt_state, state.trainable, touched=touched_parts(batch, config)
+            grads, state.opt_state, state.trainable, touched=used_parts(batch, config)
         )
         norm, rate = optax.tree.norm(grads), jnp.asarray(schedule(state.step))
         finite = jnp.isfinite(parts.total) & jnp.isfinite(norm)
@@ -85,7 +85,7 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
             *(parts.total, parts.ce, parts.bce, parts.dice),
             *(norm, norms_by_part(grads), rate, ~finite),
         )
-        return kept_in_place(TrainState(state.step + 1, *learned)), metrics
+        return keep_sharding(TrainState(state.step + 1, *learned)), metrics
 
     return jax.jit(step, static_argnums=0, donate_argnums=2)
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
-class Stop:
+class StopSignal:
     """Remembers the first signal; a second Ctrl-C ends the program at once.
 
     with Stop() as stop:
@@ -23,7 +23,7 @@ class Stop:
         self._signal = ""
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> StopSignal:
         # Python lets the main thread alone handle signals.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -34,7 +34,7 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def asked(self, step: int) -> str:
+    def received(self, step: int) -> str:
         """The signal's name, in all processes after the same step; "" while there was none."""
         if jax.process_count() == 1:
             return self._signal

@@ -9,9 +9,7 @@ The page is one file that needs nothing else; it can be made while the run goes 
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,7 +26,7 @@ from glamm_jax.training.run_folder import (
     METRICS,
     PANELS,
     RunError,
-    dotted,
+    flatten_config,
     read_lines,
 )
 
@@ -44,26 +42,6 @@ DRAWN = {
     "Seconds of it waiting for the batch": "input_seconds",
 }
 SHOWN_EVENTS = 200
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page; 2 when a folder holds no run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=Path, metavar="PAGE", help="default: RUN/report.html")
-    options = parser.parse_args(arguments)
-    out = options.out or options.runs[0] / "report.html"
-    try:
-        page_of(options.runs).save(out)
-    except (OSError, RunError) as error:
-        print(f"train.report: {error}", file=sys.stderr)
-        return 2
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
-    return 0
 
 
 def page_of(runs: Sequence[Path]) -> Page:
@@ -95,7 +73,7 @@ def page_of(runs: Sequence[Path]) -> Page:
         _panels(page, runs[0])
         _what_happened(page, told)
         page.section("Configuration")
-        config = dotted(json.loads((runs[0] / CONFIG).read_text(encoding="utf-8")))
+        config = flatten_config(json.loads((runs[0] / CONFIG).read_text(encoding="utf-8")))
         page.folded(CONFIG, [f"{name} = {json.dumps(value)}" for name, value in config.items()])
     return page
 
@@ -125,7 +103,7 @@ def _tell(page: Page, lines: Sequence[Record], events: Sequence[Record]) -> None
     """The run in numbers."""
     pictures: Counter[str] = Counter()
     for line in lines:
-        pictures.update(line["pictures"])
+        pictures.update(line["images"])
     happened = Counter(event["event"] for event in events)
     page.facts(
         {
@@ -192,7 +170,3 @@ def _what_happened(page: Page, events: Sequence[Record]) -> None:
         for event in map(dict, events[-SHOWN_EVENTS:])
     ]
     page.table(("time", "step", "", ""), rows)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

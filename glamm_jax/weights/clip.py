@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from glamm_jax.config import CLIPConfig
-from glamm_jax.weights.rules import Rule, Table, Unread
+from glamm_jax.weights.rules import UnmappedTensor, WeightRule, WeightTable
 
 # torch name within a layer -> leaf within the stacked block, transform
 _NORMS = {"layer_norm1": "norm1", "layer_norm2": "norm2"}
@@ -20,36 +20,36 @@ _LINEARS = {
 _UNREAD = "above the last hidden state that anybody reads"
 
 
-def clip_table(config: CLIPConfig) -> Table:
+def clip_table(config: CLIPConfig) -> WeightTable:
     """Every tensor of a CLIPVisionModel; layers above `config.depth` are carried through."""
     layers = tuple(range(config.depth))
     above = tuple(range(config.depth, config.num_layers))
     prefix = "encoder.layers.{layer}."
     rules = [
-        Rule("embeddings.class_embedding", "class_embedding"),
-        Rule("embeddings.patch_embedding.weight", "patch_embedding.kernel", "conv"),
-        Rule("embeddings.position_embedding.weight", "position_embedding"),
-        Rule("pre_layrnorm.weight", "pre_norm.scale"),
-        Rule("pre_layrnorm.bias", "pre_norm.bias"),
+        WeightRule("embeddings.class_embedding", "class_embedding"),
+        WeightRule("embeddings.patch_embedding.weight", "patch_embedding.kernel", "conv"),
+        WeightRule("embeddings.position_embedding.weight", "position_embedding"),
+        WeightRule("pre_layrnorm.weight", "pre_norm.scale"),
+        WeightRule("pre_layrnorm.bias", "pre_norm.bias"),
     ]
     unread = [
-        Unread(
+        UnmappedTensor(
             "embeddings.position_ids",
             "recomputed",
             "0..number of positions - 1",
             value=lambda: np.arange(config.num_patches + 1, dtype=np.int64)[None],
         ),
-        Unread("post_layernorm.weight", "carried", "the pooled output is read by nobody"),
-        Unread("post_layernorm.bias", "carried", "the pooled output is read by nobody"),
+        UnmappedTensor("post_layernorm.weight", "carried", "the pooled output is read by nobody"),
+        UnmappedTensor("post_layernorm.bias", "carried", "the pooled output is read by nobody"),
     ]
     for torch, ours in _NORMS.items():
-        rules.append(Rule(f"{prefix}{torch}.weight", f"layers.{ours}.scale", layers=layers))
-        rules.append(Rule(f"{prefix}{torch}.bias", f"layers.{ours}.bias", layers=layers))
+        rules.append(WeightRule(f"{prefix}{torch}.weight", f"layers.{ours}.scale", layers=layers))
+        rules.append(WeightRule(f"{prefix}{torch}.bias", f"layers.{ours}.bias", layers=layers))
     for torch, ours in _LINEARS.items():
         kernel = f"layers.{ours}.kernel"
-        rules.append(Rule(f"{prefix}{torch}.weight", kernel, "linear", layers))
-        rules.append(Rule(f"{prefix}{torch}.bias", f"layers.{ours}.bias", layers=layers))
+        rules.append(WeightRule(f"{prefix}{torch}.weight", kernel, "linear", layers))
+        rules.append(WeightRule(f"{prefix}{torch}.bias", f"layers.{ours}.bias", layers=layers))
     for torch in (*_NORMS, *_LINEARS):
         for kind in ("weight", "bias"):
-            unread.append(Unread(f"{prefix}{torch}.{kind}", "carried", _UNREAD, above))
-    return Table(tuple(rules), tuple(unread)).under(tensor="vision_model.")
+            unread.append(UnmappedTensor(f"{prefix}{torch}.{kind}", "carried", _UNREAD, above))
+    return WeightTable(tuple(rules), tuple(unread)).under(tensor="vision_model.")

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 
-def flatten(state: nnx.State) -> dict[str, Any]:
+def flatten_state(state: nnx.State) -> dict[str, Any]:
     """{dotted path: value} of every variable."""
     return {
         ".".join(map(str, path)): variable.get_value()
@@ -19,12 +19,12 @@ def flatten(state: nnx.State) -> dict[str, Any]:
     }
 
 
-def shapes(state: nnx.State) -> dict[str, tuple[int, ...]]:
+def state_shapes(state: nnx.State) -> dict[str, tuple[int, ...]]:
     """{dotted path: shape} of every variable, concrete or abstract."""
-    return {path: tuple(value.shape) for path, value in flatten(state).items()}
+    return {path: tuple(value.shape) for path, value in flatten_state(state).items()}
 
 
-def fill(
+def fill_state(
     state: nnx.State, leaves: Mapping[str, np.ndarray | jax.Array], dtype: Any = None
 ) -> nnx.State:
     """The same state with these values, cast to `dtype` or kept in their own.

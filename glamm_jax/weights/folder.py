@@ -25,11 +25,11 @@ from flax import nnx
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.errors import FolderError
-from glamm_jax.files import new_folder
+from glamm_jax.files import atomic_folder
 from glamm_jax.parallel import current_mesh, sharding
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.config_file import AnyConfig, read_config, write_config
-from glamm_jax.weights.flat_state import flatten, shapes
+from glamm_jax.weights.flat_state import flatten_state, state_shapes
 from glamm_jax.weights.rules import Shapes
 from glamm_jax.weights.safetensors import TensorInfo, map_tensor, read_folder
 from glamm_jax.weights.tables import table_of
@@ -83,7 +83,7 @@ class ModelFolder:
 
         Raises: FolderError listing leaves that are missing, unknown or of another shape.
         """
-        self._check(shapes(state))
+        self._check(state_shapes(state))
         # The largest first, while there is most room: a leaf being cast exists twice.
         order = sorted(self.leaves, key=lambda name: -self.infos[name].nbytes)
         flat = {".".join(map(str, path)): (path, v) for path, v in nnx.to_flat_state(state)}
@@ -130,11 +130,11 @@ def write_model(
 
     Raises: FolderError when the folder exists, does not fit or cannot be written.
     """
-    leaves = _Leaves(flatten(nnx.state(model)))
+    leaves = _Leaves(flatten_state(nnx.state(model)))
     record = {"tensors": default_record(table_of(config), leaves), "described": {}}
-    with new_folder(path, nbytes_of(leaves)) as folder:
+    with atomic_folder(path, nbytes_of(leaves)) as folder:
         copy_leaves(leaves, folder, on_tensor=on_tensor)
-        seal(folder, config, record, tokenizer)
+        finish_folder(folder, config, record, tokenizer)
 
 
 class _Leaves:
@@ -153,7 +153,9 @@ class _Leaves:
         return np.asarray(array if position is None else array[position])
 
 
-def seal(folder: Path, config: AnyConfig, record: dict[str, Any], tokenizer: Path | None) -> None:
+def finish_folder(
+    folder: Path, config: AnyConfig, record: dict[str, Any], tokenizer: Path | None
+) -> None:
     """Finish a folder whose safetensors files are written: tokenizer, source.json, config.json."""
     if tokenizer is not None:
         copy_tokenizer(tokenizer, folder)

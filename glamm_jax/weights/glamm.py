@@ -6,7 +6,7 @@ from glamm_jax.config import GLaMMConfig
 from glamm_jax.weights.clip import clip_table
 from glamm_jax.weights.llama import llama_table
 from glamm_jax.weights.region import region_table
-from glamm_jax.weights.rules import Rule, Table
+from glamm_jax.weights.rules import WeightRule, WeightTable
 from glamm_jax.weights.sam import sam_table
 
 CLIP_PREFIX = "model.vision_tower.vision_tower."
@@ -14,16 +14,16 @@ SAM_PREFIX = "model.grounding_encoder."
 REGION_PREFIX = "model.region_encoder."
 
 
-def two_layer_mlp(tensor: str) -> Table:
+def two_layer_mlp(tensor: str) -> WeightTable:
     """nn.Sequential(Linear, activation, Linear) to our MLP."""
     rules = []
     for torch, ours in ((0, 0), (2, 1)):
-        rules.append(Rule(f"{tensor}.{torch}.weight", f"layers.{ours}.kernel", "linear"))
-        rules.append(Rule(f"{tensor}.{torch}.bias", f"layers.{ours}.bias"))
-    return Table(tuple(rules))
+        rules.append(WeightRule(f"{tensor}.{torch}.weight", f"layers.{ours}.kernel", "linear"))
+        rules.append(WeightRule(f"{tensor}.{torch}.bias", f"layers.{ours}.bias"))
+    return WeightTable(tuple(rules))
 
 
-def glamm_table(config: GLaMMConfig) -> Table:
+def glamm_table(config: GLaMMConfig) -> WeightTable:
     """Every tensor of GLaMMForCausalLM with its vision tower and, if configured, its adapters."""
     regions = region_table(config.region, len(config.clip.region_layers))
     return (

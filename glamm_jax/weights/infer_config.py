@@ -224,7 +224,7 @@ def glamm_config(
         region=region_config(region),
         sam=sam_config(sam),
         lora=lora_config(tensors, adapter or {}),
-        tokens=tokens or TokenConfig.grown_from(llama.vocab_size - 7),
+        tokens=tokens or TokenConfig.appended_to(llama.vocab_size - 7),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from glamm_jax.config import PROJECTIONS, LlamaConfig, LoRAConfig
-from glamm_jax.weights.rules import Rule, Table, Unread
+from glamm_jax.weights.rules import UnmappedTensor, WeightRule, WeightTable
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -19,16 +19,16 @@ def rotary_frequencies(head_dim: int, theta: float) -> np.ndarray:
     return np.float32(1) / np.power(theta, exponents.astype(np.float64)).astype(np.float32)
 
 
-def llama_table(config: LlamaConfig, lora: LoRAConfig | None = None) -> Table:
+def llama_table(config: LlamaConfig, lora: LoRAConfig | None = None) -> WeightTable:
     """Every tensor of a LlamaForCausalLM; adapters as peft's injected names (trap 28)."""
     layers = tuple(range(config.num_layers))
     prefix = "model.layers.{layer}."
     rules = [
-        Rule("model.embed_tokens.weight", "embed_tokens.table"),
-        Rule("model.norm.weight", "norm.scale"),
-        Rule("lm_head.weight", "lm_head.kernel", "linear"),
-        Rule(f"{prefix}input_layernorm.weight", "layers.input_norm.scale", layers=layers),
-        Rule(
+        WeightRule("model.embed_tokens.weight", "embed_tokens.table"),
+        WeightRule("model.norm.weight", "norm.scale"),
+        WeightRule("lm_head.weight", "lm_head.kernel", "linear"),
+        WeightRule(f"{prefix}input_layernorm.weight", "layers.input_norm.scale", layers=layers),
+        WeightRule(
             f"{prefix}post_attention_layernorm.weight",
             "layers.post_attention_norm.scale",
             layers=layers,
@@ -37,16 +37,16 @@ def llama_table(config: LlamaConfig, lora: LoRAConfig | None = None) -> Table:
     for name in PROJECTIONS:
         tensor = prefix + ("self_attn." if name in _ATTENTION else "mlp.") + name
         leaf = f"layers.{name}"
-        rules.append(Rule(f"{tensor}.weight", f"{leaf}.kernel", "linear", layers))
+        rules.append(WeightRule(f"{tensor}.weight", f"{leaf}.kernel", "linear", layers))
         if lora is not None and name in lora.targets:
             for matrix in ("A", "B"):
                 adapter = f"{tensor}.lora_{matrix}.default.weight"
-                rules.append(Rule(adapter, f"{leaf}.lora.{matrix.lower()}", "linear", layers))
-    rotary = Unread(
+                rules.append(WeightRule(adapter, f"{leaf}.lora.{matrix.lower()}", "linear", layers))
+    rotary = UnmappedTensor(
         f"{prefix}self_attn.rotary_emb.inv_freq",
         "recomputed",
         "theta^(-2i/width)",
         layers,
         lambda: rotary_frequencies(config.head_dim, config.rope_theta),
     )
-    return Table(tuple(rules), (rotary,))
+    return WeightTable(tuple(rules), (rotary,))

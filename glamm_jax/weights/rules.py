@@ -23,7 +23,7 @@ from glamm_jax.errors import GLaMMError
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
-Fate = Literal["converted", "recomputed", "carried", "dropped"]
+Disposition = Literal["converted", "recomputed", "carried", "dropped"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class WeightsError(GLaMMError):
 
 
 @dataclass(frozen=True)
-class Rule:
+class WeightRule:
     """One line of a table."""
 
     tensor: str
@@ -69,13 +69,13 @@ class Rule:
     transform: str = "same"
     layers: tuple[int, ...] = ()
 
-    def entries(self) -> list[Entry]:
+    def mappings(self) -> list[TensorMapping]:
         """One entry a tensor."""
         if "{layer}" not in self.tensor:
-            return [Entry(self.tensor, self.leaf, None, self.transform)]
+            return [TensorMapping(self.tensor, self.leaf, None, self.transform)]
         stacked = "{layer}" not in self.leaf
         return [
-            Entry(
+            TensorMapping(
                 self.tensor.replace("{layer}", str(layer)),
                 self.leaf.replace("{layer}", str(position)),
                 position if stacked else None,
@@ -86,7 +86,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorMapping:
     """A rule for one tensor: its leaf, and its position in that leaf if the leaf is a stack."""
 
     tensor: str
@@ -96,7 +96,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Unread:
+class UnmappedTensor:
     """Tensors that no leaf comes from. `kind` says what becomes of them.
 
     recomputed: a function of the configuration: `value` is checked on import, written on export.
@@ -105,7 +105,7 @@ class Unread:
     """
 
     tensor: str
-    kind: Fate
+    kind: Disposition
     reason: str
     layers: tuple[int, ...] = ()
     value: Callable[[], np.ndarray] | None = None
@@ -117,43 +117,43 @@ class Unread:
 
 
 @dataclass(frozen=True)
-class Table:
+class WeightTable:
     """Everything known about one family of checkpoints.
 
     `rules` must all be there; what is `unread` may be absent: other versions do not save it.
     """
 
-    rules: tuple[Rule, ...]
-    unread: tuple[Unread, ...] = field(default=())
+    rules: tuple[WeightRule, ...]
+    unmapped: tuple[UnmappedTensor, ...] = field(default=())
 
-    def __add__(self, other: Table) -> Table:
-        return Table(self.rules + other.rules, self.unread + other.unread)
+    def __add__(self, other: WeightTable) -> WeightTable:
+        return WeightTable(self.rules + other.rules, self.unmapped + other.unmapped)
 
-    def under(self, tensor: str = "", leaf: str = "") -> Table:
+    def under(self, tensor: str = "", leaf: str = "") -> WeightTable:
         """The same table with prefixes on both sides."""
-        return Table(
+        return WeightTable(
             tuple(replace(r, tensor=tensor + r.tensor, leaf=leaf + r.leaf) for r in self.rules),
-            tuple(replace(u, tensor=tensor + u.tensor) for u in self.unread),
+            tuple(replace(u, tensor=tensor + u.tensor) for u in self.unmapped),
         )
 
-    def entries(self) -> list[Entry]:
-        return [entry for rule in self.rules for entry in rule.entries()]
+    def mappings(self) -> list[TensorMapping]:
+        return [entry for rule in self.rules for entry in rule.mappings()]
 
-    def unread_names(self) -> dict[str, Unread]:
-        return {name: unread for unread in self.unread for name in unread.names()}
+    def unmapped_by_name(self) -> dict[str, UnmappedTensor]:
+        return {name: unread for unread in self.unmapped for name in unread.names()}
 
 
-def tensor_shapes(table: Table, leaves: Shapes) -> dict[str, Shape]:
+def tensor_shapes(table: WeightTable, leaves: Shapes) -> dict[str, Shape]:
     """Shape of every torch tensor that the table's rules name, from the leaves' shapes alone."""
     out = {}
-    for entry in table.entries():
+    for entry in table.mappings():
         shape = leaves[entry.leaf] if entry.position is None else leaves[entry.leaf][1:]
         empty = np.broadcast_to(np.int8(0), shape)  # takes no memory
         out[entry.tensor] = TRANSFORMS[entry.transform].dump(empty).shape
     return out
 
 
-def check(table: Table, tensors: Shapes, leaves: Shapes) -> None:
+def check(table: WeightTable, tensors: Shapes, leaves: Shapes) -> None:
     """Refuse tensors that are not exactly those of the table, or do not fill exactly these leaves.
 
     Args:
@@ -166,16 +166,16 @@ def check(table: Table, tensors: Shapes, leaves: Shapes) -> None:
         raise WeightsError("\n".join([f"problems with the weights ({len(problems)}):", *problems]))
 
 
-def find_problems(table: Table, tensors: Shapes, leaves: Shapes) -> list[str]:
+def find_problems(table: WeightTable, tensors: Shapes, leaves: Shapes) -> list[str]:
     """What `check` refuses, one sentence each, in the order of the table."""
-    entries, unread = table.entries(), table.unread_names()
+    entries, unread = table.mappings(), table.unmapped_by_name()
     problems = [f"missing tensor {e.tensor}" for e in entries if e.tensor not in tensors]
     known = {entry.tensor for entry in entries} | set(unread)
     problems += [f"unknown tensor {name}" for name in sorted(set(tensors) - known)]
     problems += [f"no such leaf {e.leaf} (for {e.tensor})" for e in entries if e.leaf not in leaves]
     problems += _misfilled(entries, leaves)
-    placeable = tuple(r for r in table.rules if all(e.leaf in leaves for e in r.entries()))
-    wanted = tensor_shapes(Table(placeable), leaves)
+    placeable = tuple(r for r in table.rules if all(e.leaf in leaves for e in r.mappings()))
+    wanted = tensor_shapes(WeightTable(placeable), leaves)
     for name, unused in unread.items():
         if unused.value is not None and name in tensors:
             wanted[name] = unused.value().shape
@@ -187,7 +187,7 @@ def find_problems(table: Table, tensors: Shapes, leaves: Shapes) -> list[str]:
     return problems
 
 
-def _misfilled(entries: list[Entry], leaves: Shapes) -> list[str]:
+def _misfilled(entries: list[TensorMapping], leaves: Shapes) -> list[str]:
     """Leaves that are not filled whole and once."""
     places: dict[str, list[int | None]] = {}
     for entry in entries:
@@ -203,7 +203,7 @@ def _misfilled(entries: list[Entry], leaves: Shapes) -> list[str]:
 
 
 def load(
-    table: Table, tensors: Shapes, read: Callable[[str], np.ndarray], leaves: Shapes
+    table: WeightTable, tensors: Shapes, read: Callable[[str], np.ndarray], leaves: Shapes
 ) -> dict[str, np.ndarray]:
     """Every leaf in memory, filled once; `read` gives a tensor by name, in torch's layout.
 
@@ -211,7 +211,7 @@ def load(
     """
     check(table, tensors, leaves)
     out: dict[str, np.ndarray] = {}
-    for entry in table.entries():
+    for entry in table.mappings():
         tensor, shape = read(entry.tensor), leaves[entry.leaf]
         transform = TRANSFORMS[entry.transform]
         if entry.position is None:
@@ -222,10 +222,10 @@ def load(
     return out
 
 
-def dump(table: Table, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def dump(table: WeightTable, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The torch tensors that these leaves came from, in torch's layout."""
     out = {}
-    for entry in table.entries():
+    for entry in table.mappings():
         if entry.leaf not in leaves:
             raise WeightsError(f"leaf {entry.leaf} is missing (for {entry.tensor})")
         array = leaves[entry.leaf]

@@ -66,26 +66,26 @@ class TensorInfo(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorLocation:
     """Where a tensor's bytes lie."""
 
     path: Path
     offset: int
     info: TensorInfo
 
-    def layer(self, position: int) -> Place:
+    def layer(self, position: int) -> TensorLocation:
         """One entry of the leading axis."""
         info = self.info._replace(shape=self.info.shape[1:])
-        return Place(self.path, self.offset + position * info.nbytes, info)
+        return TensorLocation(self.path, self.offset + position * info.nbytes, info)
 
 
-def read_header(path: Path) -> dict[str, Place]:
+def read_header(path: Path) -> dict[str, TensorLocation]:
     """Every tensor of a file, in the order of its bytes; nothing of them is read.
 
     Raises: TensorFileError when the file is absent, truncated or contradicts itself.
     """
     header, start, size = _header(path)
-    places: dict[str, Place] = {}
+    places: dict[str, TensorLocation] = {}
     spans = []
     for name, entry in header.items():
         if name == "__metadata__":
@@ -97,7 +97,7 @@ def read_header(path: Path) -> dict[str, Place]:
                 f"of {info.dtype}, which needs {info.nbytes}"
             )
         spans.append((begin, end, name))
-        places[name] = Place(path, start + begin, info)
+        places[name] = TensorLocation(path, start + begin, info)
     spans.sort()
     reached = 0
     for begin, end, name in spans:
@@ -151,7 +151,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
     return TensorInfo(dtype, shape), begin, end
 
 
-def read_folder(folder: Path) -> dict[str, Place]:
+def read_folder(folder: Path) -> dict[str, TensorLocation]:
     """Every tensor of a folder: by its index if there is one, else its only file.
 
     Raises: TensorFileError when the index and the files do not agree, or a file cannot be used.
@@ -160,7 +160,7 @@ def read_folder(folder: Path) -> dict[str, Place]:
     if not index.is_file():
         return read_header(folder / SINGLE)
     weight_map = read_index(index)
-    places: dict[str, Place] = {}
+    places: dict[str, TensorLocation] = {}
     for shard in sorted(set(weight_map.values())):
         if not (folder / shard).is_file():
             raise TensorFileError(f"{index} names {shard}, which is not in the folder")
@@ -192,7 +192,7 @@ def read_index(path: Path) -> dict[str, str]:
     return dict(pairs)
 
 
-def map_tensor(place: Place, *, ahead: bool = True) -> np.ndarray:
+def map_tensor(place: TensorLocation, *, ahead: bool = True) -> np.ndarray:
     """One tensor as a read-only map of its file.
 
     Args:
@@ -235,7 +235,7 @@ class TensorWriter:
         if len(shards) > 1:
             count = len(shards)
             names = [f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, TensorLocation] = {}
         self._left = {name: info.nbytes for name, info in self.infos.items()}
         self._lock, self._unflushed = threading.Lock(), 0
         self._files: dict[Path, int] = {}
@@ -290,7 +290,7 @@ class TensorWriter:
         start = 8 + len(header)
         for name in names:
             offset = start + entries[name]["data_offsets"][0]
-            self._places[name] = Place(path, offset, self.infos[name])
+            self._places[name] = TensorLocation(path, offset, self.infos[name])
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         self._files[path] = file
         os.write(file, len(header).to_bytes(8, "little") + header)

@@ -5,38 +5,38 @@ from __future__ import annotations
 import numpy as np
 
 from glamm_jax.config import RGB, SAMConfig
-from glamm_jax.weights.rules import Rule, Table, Unread
+from glamm_jax.weights.rules import UnmappedTensor, WeightRule, WeightTable
 
 
-def linear_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> tuple[Rule, ...]:
+def linear_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> tuple[WeightRule, ...]:
     """Weight and bias of a dense layer."""
     return (
-        Rule(f"{tensor}.weight", f"{leaf}.kernel", "linear", layers),
-        Rule(f"{tensor}.bias", f"{leaf}.bias", "same", layers),
+        WeightRule(f"{tensor}.weight", f"{leaf}.kernel", "linear", layers),
+        WeightRule(f"{tensor}.bias", f"{leaf}.bias", "same", layers),
     )
 
 
-def norm_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> tuple[Rule, ...]:
+def norm_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> tuple[WeightRule, ...]:
     """Gain and bias of a layer norm."""
     return (
-        Rule(f"{tensor}.weight", f"{leaf}.scale", "same", layers),
-        Rule(f"{tensor}.bias", f"{leaf}.bias", "same", layers),
+        WeightRule(f"{tensor}.weight", f"{leaf}.scale", "same", layers),
+        WeightRule(f"{tensor}.bias", f"{leaf}.bias", "same", layers),
     )
 
 
-def conv_rules(tensor: str, leaf: str, transform: str) -> tuple[Rule, ...]:
+def conv_rules(tensor: str, leaf: str, transform: str) -> tuple[WeightRule, ...]:
     """Kernel and bias of a convolution of some layout."""
     return (
-        Rule(f"{tensor}.weight", f"{leaf}.kernel", transform),
-        Rule(f"{tensor}.bias", f"{leaf}.bias"),
+        WeightRule(f"{tensor}.weight", f"{leaf}.kernel", transform),
+        WeightRule(f"{tensor}.bias", f"{leaf}.bias"),
     )
 
 
-def _block_rules(stack: str, layers: tuple[int, ...]) -> tuple[Rule, ...]:
+def _block_rules(stack: str, layers: tuple[int, ...]) -> tuple[WeightRule, ...]:
     """The ViT blocks of one kind, numbered `layers` in the checkpoint, as one stack."""
     block = "blocks.{layer}"
     tables = [
-        Rule(f"{block}.attn.{name}", f"{stack}.attention.{name}", "same", layers)
+        WeightRule(f"{block}.attn.{name}", f"{stack}.attention.{name}", "same", layers)
         for name in ("rel_pos_h", "rel_pos_w")
     ]
     return (
@@ -50,32 +50,32 @@ def _block_rules(stack: str, layers: tuple[int, ...]) -> tuple[Rule, ...]:
     )
 
 
-def image_encoder_table(config: SAMConfig) -> Table:
+def image_encoder_table(config: SAMConfig) -> WeightTable:
     """`image_encoder.*` relative to it; leaves relative to `ImageEncoder`."""
     rules = [
-        Rule("pos_embed", "pos_embed", "squeeze"),
+        WeightRule("pos_embed", "pos_embed", "squeeze"),
         *conv_rules("patch_embed.proj", "patch_embed", "conv"),
-        Rule("neck.0.weight", "neck.reduce.kernel", "conv1x1"),
+        WeightRule("neck.0.weight", "neck.reduce.kernel", "conv1x1"),
         *norm_rules("neck.1", "neck.norm1"),
-        Rule("neck.2.weight", "neck.mix.kernel", "conv"),
+        WeightRule("neck.2.weight", "neck.mix.kernel", "conv"),
         *norm_rules("neck.3", "neck.norm2"),
     ]
     if config.window_blocks:
         rules += _block_rules("window_blocks", config.window_blocks)
     if config.global_blocks:
         rules += _block_rules("global_blocks", config.global_blocks)
-    return Table(tuple(rules))
+    return WeightTable(tuple(rules))
 
 
-def prompt_encoder_table() -> Table:
+def prompt_encoder_table() -> WeightTable:
     """`prompt_encoder.*` relative to it; leaves relative to `PromptEncoder`."""
     points = tuple(range(4))
-    return Table(
+    return WeightTable(
         (
-            Rule("pe_layer.positional_encoding_gaussian_matrix", "frequencies"),
-            Rule("point_embeddings.{layer}.weight", "point_embeddings", "squeeze", points),
-            Rule("not_a_point_embed.weight", "not_a_point", "squeeze"),
-            Rule("no_mask_embed.weight", "no_mask", "squeeze"),
+            WeightRule("pe_layer.positional_encoding_gaussian_matrix", "frequencies"),
+            WeightRule("point_embeddings.{layer}.weight", "point_embeddings", "squeeze", points),
+            WeightRule("not_a_point_embed.weight", "not_a_point", "squeeze"),
+            WeightRule("no_mask_embed.weight", "no_mask", "squeeze"),
             *conv_rules("mask_downscaling.0", "mask_embedding.conv1", "conv"),
             *norm_rules("mask_downscaling.1", "mask_embedding.norm1"),
             *conv_rules("mask_downscaling.3", "mask_embedding.conv2", "conv"),
@@ -85,15 +85,15 @@ def prompt_encoder_table() -> Table:
     )
 
 
-def _attention_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> list[Rule]:
+def _attention_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> list[WeightRule]:
     names = ("q_proj", "k_proj", "v_proj", "out_proj")
-    rules: list[Rule] = []
+    rules: list[WeightRule] = []
     for name in names:
         rules += linear_rules(f"{tensor}.{name}", f"{leaf}.{name}", layers)
     return rules
 
 
-def _two_way_rules(layers: tuple[int, ...]) -> list[Rule]:
+def _two_way_rules(layers: tuple[int, ...]) -> list[WeightRule]:
     tensor, leaf = "layers.{layer}", "layers.{layer}"
     rules = [
         *_attention_rules(f"{tensor}.self_attn", f"{leaf}.self_attention", layers),
@@ -107,9 +107,9 @@ def _two_way_rules(layers: tuple[int, ...]) -> list[Rule]:
     return rules
 
 
-def mask_decoder_table(config: SAMConfig) -> Table:
+def mask_decoder_table(config: SAMConfig) -> WeightTable:
     """`mask_decoder.*` relative to it; leaves relative to `MaskDecoder`."""
-    transformer = Table(
+    transformer = WeightTable(
         (
             *_two_way_rules(tuple(range(config.decoder_layers))),
             *_attention_rules("final_attn_token_to_image", "final_attention"),
@@ -117,8 +117,8 @@ def mask_decoder_table(config: SAMConfig) -> Table:
         )
     )
     rules = [
-        Rule("iou_token.weight", "iou_token"),
-        Rule("mask_tokens.weight", "mask_tokens"),
+        WeightRule("iou_token.weight", "iou_token"),
+        WeightRule("mask_tokens.weight", "mask_tokens"),
         *conv_rules("output_upscaling.0", "upscaling.conv1", "conv_transposed"),
         *norm_rules("output_upscaling.1", "upscaling.norm"),
         *conv_rules("output_upscaling.3", "upscaling.conv2", "conv_transposed"),
@@ -129,7 +129,7 @@ def mask_decoder_table(config: SAMConfig) -> Table:
         rules += linear_rules(tensor, f"hypernetworks.layers.{i}", tokens)
     for i in range(config.iou_layers):
         rules += linear_rules(f"iou_prediction_head.layers.{i}", f"iou_head.layers.{i}")
-    return Table(tuple(rules)) + transformer.under("transformer.", "transformer.")
+    return WeightTable(tuple(rules)) + transformer.under("transformer.", "transformer.")
 
 
 def _plane(levels: RGB) -> np.ndarray:
@@ -137,7 +137,7 @@ def _plane(levels: RGB) -> np.ndarray:
     return np.asarray(levels, np.float32).reshape(3, 1, 1)
 
 
-def sam_table(config: SAMConfig) -> Table:
+def sam_table(config: SAMConfig) -> WeightTable:
     """Every tensor of a Segment Anything checkpoint; leaves relative to `SAM`."""
     mean, std = (lambda: _plane(config.pixel_mean)), (lambda: _plane(config.pixel_std))
     constant = "the preprocessing's constant, rarely saved"
@@ -145,11 +145,11 @@ def sam_table(config: SAMConfig) -> Table:
         image_encoder_table(config).under("image_encoder.", "encoder.")
         + prompt_encoder_table().under("prompt_encoder.", "prompt_encoder.")
         + mask_decoder_table(config).under("mask_decoder.", "mask_decoder.")
-        + Table(
+        + WeightTable(
             (),
             (
-                Unread("pixel_mean", "recomputed", constant, value=mean),
-                Unread("pixel_std", "recomputed", constant, value=std),
+                UnmappedTensor("pixel_mean", "recomputed", constant, value=mean),
+                UnmappedTensor("pixel_std", "recomputed", constant, value=std),
             ),
         )
     )

@@ -7,11 +7,11 @@ from glamm_jax.weights.clip import clip_table
 from glamm_jax.weights.config_file import AnyConfig
 from glamm_jax.weights.glamm import glamm_table
 from glamm_jax.weights.llama import llama_table
-from glamm_jax.weights.rules import Table
+from glamm_jax.weights.rules import WeightTable
 from glamm_jax.weights.sam import sam_table
 
 
-def table_of(config: AnyConfig) -> Table:
+def table_of(config: AnyConfig) -> WeightTable:
     """Torch names on one side, the leaves of `abstract_model(config)` on the other."""
     if isinstance(config, GLaMMConfig):
         return glamm_table(config)

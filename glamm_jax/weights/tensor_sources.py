@@ -87,7 +87,7 @@ class RenamedSource:
         return self._source.read(self._names[name])
 
 
-class GrownSource:
+class ResizedVocabularySource:
     """Another source whose vocabulary has more rows: small noise behind the ones it knows.
 
     Source: resize_token_embeddings of transformers, whose new rows are normal with 0.02.

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from glamm_jax.weights.safetensors import Place, TensorFileError, TensorInfo, map_tensor
+from glamm_jax.weights.safetensors import TensorFileError, TensorInfo, TensorLocation, map_tensor
 
 # Checkpoints of whole trainings wrap the weights once.
 _WRAPPERS = ("module", "state_dict", "model")
@@ -29,7 +29,7 @@ class PickledSource:
 
     def __init__(self, path: Path):
         self._path = path
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, TensorLocation] = {}
         self._arrays: dict[str, np.ndarray] = {}
         self.infos: dict[str, TensorInfo] = {}
         for name, tensor in _state_dict(path).items():
@@ -48,7 +48,7 @@ class PickledSource:
             self._arrays[name] = _to_numpy(_loaded(self._path)[name])
         else:
             offset = start + tensor.storage_offset() * info.dtype.itemsize
-            self._places[name] = Place(self._path, offset, info)
+            self._places[name] = TensorLocation(self._path, offset, info)
 
 
 def _state_dict(path: Path) -> Mapping[str, Any]:

@@ -19,11 +19,11 @@ import numpy as np
 
 from glamm_jax.weights.rules import (
     TRANSFORMS,
-    Entry,
     Shapes,
-    Table,
-    Unread,
+    TensorMapping,
+    UnmappedTensor,
     WeightsError,
+    WeightTable,
     find_problems,
     tensor_shapes,
 )
@@ -36,7 +36,7 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # A recomputed buffer may differ from ours by the rounding of another machine's power function.
 ROUNDING = {2: 1e-2, 4: 1e-5, 8: 1e-5}
 
-Record = dict[str, str]  # torch name -> stored dtype, as safetensors calls it
+StoredDtypes = dict[str, str]  # torch name -> stored dtype, as safetensors calls it
 OnTensor = Callable[[str, int], None]  # called with each name and its bytes, for a progress bar
 
 
@@ -45,13 +45,13 @@ def _silent(name: str, nbytes: int) -> None:
 
 
 def import_tensors(
-    table: Table,
+    table: WeightTable,
     source: TensorSource,
     leaves: Shapes,
     folder: Path,
     *,
     on_tensor: OnTensor = _silent,
-) -> Record:
+) -> StoredDtypes:
     """Write the safetensors files of a model folder from torch's tensors.
 
     Raises: WeightsError listing all that is missing, unknown, misshapen or not as recomputed,
@@ -59,7 +59,7 @@ def import_tensors(
     """
     shapes = shapes_of(source)
     problems = find_problems(table, shapes, leaves)
-    known = {name: u for name, u in table.unread_names().items() if name in source.infos}
+    known = {name: u for name, u in table.unmapped_by_name().items() if name in source.infos}
     carried = {name for name, unread in known.items() if unread.kind == "carried"}
     for name, unread in known.items():
         if unread.value is not None and unread.value().shape == shapes[name]:
@@ -71,7 +71,7 @@ def import_tensors(
     infos = _leaf_infos(table, source, leaves)
     infos |= {CARRIED + name: source.infos[name] for name in source.infos if name in carried}
 
-    def place(entry: Entry) -> None:
+    def place(entry: TensorMapping) -> None:
         tensor = source.read(entry.tensor)
         target = leaves[entry.leaf] if entry.position is None else leaves[entry.leaf][1:]
         array = TRANSFORMS[entry.transform].load(tensor, target)
@@ -85,16 +85,16 @@ def import_tensors(
         on_tensor(name, tensor.nbytes)
 
     with TensorWriter(folder, infos) as writer:
-        in_threads(place, table.entries())
+        in_threads(place, table.mappings())
         in_threads(carry, sorted(carried))
     returning = {name for name in known if known[name].kind != "dropped"}
-    returning |= {entry.tensor for entry in table.entries()}
+    returning |= {entry.tensor for entry in table.mappings()}
     return {name: NAMES[info.dtype] for name, info in source.infos.items() if name in returning}
 
 
 def export_tensors(
-    table: Table,
-    record: Record,
+    table: WeightTable,
+    record: StoredDtypes,
     leaves: LeafSource,
     folder: Path,
     *,
@@ -109,8 +109,8 @@ def export_tensors(
 
     Raises: WeightsError naming tensors of the record that the table does not know.
     """
-    entries = {entry.tensor: entry for entry in table.entries()}
-    unread = table.unread_names()
+    entries = {entry.tensor: entry for entry in table.mappings()}
+    unread = table.unmapped_by_name()
     if unknown := [name for name in record if name not in entries and name not in unread]:
         raise WeightsError(f"tensors that nothing gives back: {', '.join(unknown)}")
     shapes = tensor_shapes(table, shapes_of(leaves))
@@ -153,10 +153,10 @@ def copy_leaves(leaves: LeafSource, folder: Path, *, on_tensor: OnTensor = _sile
         in_threads(copy, leaves.infos)
 
 
-def default_record(table: Table, leaves: LeafSource) -> Record:
+def default_record(table: WeightTable, leaves: LeafSource) -> StoredDtypes:
     """The record of a model that came from no checkpoint: what the original would have saved."""
-    record = {entry.tensor: NAMES[leaves.infos[entry.leaf].dtype] for entry in table.entries()}
-    for name, unread in table.unread_names().items():
+    record = {entry.tensor: NAMES[leaves.infos[entry.leaf].dtype] for entry in table.mappings()}
+    for name, unread in table.unmapped_by_name().items():
         if unread.value is not None and "pixel_" not in name:  # those it does not save (trap 27)
             record[name] = NAMES[unread.value().dtype]
     return record
@@ -201,15 +201,17 @@ def common_dtype(dtypes: Iterable[np.dtype]) -> np.dtype:
     return np.dtype(np.float64 if np.dtype(np.float64) in kinds else np.float32)
 
 
-def _leaf_infos(table: Table, source: TensorSource, leaves: Shapes) -> dict[str, TensorInfo]:
+def _leaf_infos(table: WeightTable, source: TensorSource, leaves: Shapes) -> dict[str, TensorInfo]:
     """Dtype and shape of every leaf, in the model's order."""
     dtypes: dict[str, list[np.dtype]] = {}
-    for entry in table.entries():
+    for entry in table.mappings():
         dtypes.setdefault(entry.leaf, []).append(source.infos[entry.tensor].dtype)
     return {leaf: TensorInfo(common_dtype(dtypes[leaf]), shape) for leaf, shape in leaves.items()}
 
 
-def _compare_recomputed(name: str, unread: Unread, tensor: np.ndarray) -> tuple[str | None, bool]:
+def _compare_recomputed(
+    name: str, unread: UnmappedTensor, tensor: np.ndarray
+) -> tuple[str | None, bool]:
     """(what is wrong with a buffer that we compute ourselves, whether it is ours to the bit)."""
     assert unread.value is not None
     ours = convert_dtype(unread.value(), tensor.dtype)
@@ -225,7 +227,7 @@ def _compare_recomputed(name: str, unread: Unread, tensor: np.ndarray) -> tuple[
     return None if close else problem, False
 
 
-def _unread_shape(name: str, unread: Unread, leaves: LeafSource) -> tuple[int, ...]:
+def _unread_shape(name: str, unread: UnmappedTensor, leaves: LeafSource) -> tuple[int, ...]:
     if CARRIED + name in leaves.infos:
         return leaves.infos[CARRIED + name].shape
     if unread.value is None:

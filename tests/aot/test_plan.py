@@ -8,23 +8,23 @@ import pytest
 
 from glamm_jax.aot.plan import CHIPS, GIB, Plan, plan
 from glamm_jax.config import paper, released, with_lora
-from glamm_jax.config.experiment import DataConfig, ExperimentConfig, OptimConfig, Part
-from glamm_jax.types import Capacity
+from glamm_jax.config.experiment import DataConfig, ExperimentConfig, MixtureEntry, OptimConfig
+from glamm_jax.types import BatchShape
 from tests.small_experiment import get_config
 
 # A GCG sample of the anchors: 775 tokens, all of them supervised, three masks.
-GCG = Capacity(1, 775, 775, 1, 0, 0, 1, 3, 0, 0)
+GCG = BatchShape(1, 775, 775, 1, 0, 0, 1, 3, 0, 0)
 # A region sample: 675 tokens, one box, no SAM.
-REGION = Capacity(1, 675, 675, 1, 1, 1)
+REGION = BatchShape(1, 675, 675, 1, 1, 1)
 
 
-def data(quotas: Capacity, shards: int = 1) -> DataConfig:
+def data(quotas: BatchShape, shards: int = 1) -> DataConfig:
     """A mixture that needs no more than the quotas have."""
     task = "region" if quotas.regions else "gcg"
-    return DataConfig((Part("anything", (task,)),), quotas=quotas, shards=shards)
+    return DataConfig((MixtureEntry("anything", (task,)),), batch_shape=quotas, batch_slices=shards)
 
 
-def full_size(quotas: Capacity, shards: int = 1) -> ExperimentConfig:
+def full_size(quotas: BatchShape, shards: int = 1) -> ExperimentConfig:
     model = replace(with_lora(released()), compute_dtype="bfloat16")
     return ExperimentConfig(model, data(quotas, shards))
 
@@ -47,7 +47,7 @@ def test_operations_of_a_gcg_sample_are_those_of_the_anchors(eight: Plan) -> Non
     assert eight.step_flops / 8 == pytest.approx(27.56e12, rel=1e-3)
     forward = sum(part.forward for part in eight.parts.values())
     assert forward / 8 == pytest.approx(16.77e12, rel=1e-3)
-    again = sum(part.again for part in eight.parts.values())
+    again = sum(part.recomputed for part in eight.parts.values())
     assert again / 8 == pytest.approx((37.76 - 27.56) * 1e12, rel=2e-3)
     # 7.15 samples a second and chip at the peak of v5e, half of it here.
     assert 1 / eight.step_seconds(CHIPS["v5e"]) == pytest.approx(7.15 / 2, rel=2e-3)
@@ -81,7 +81,7 @@ def test_the_text_names_parts_and_chips_and_what_does_not_fit(eight: Plan) -> No
 def test_the_trained_set_decides_what_is_formed_backward() -> None:
     config = get_config()
     released_set = plan(config)
-    everything = plan(replace(config, optim=OptimConfig(trained="everything")))
+    everything = plan(replace(config, optim=OptimConfig(trainable="everything")))
     for name in ("CLIP", "SAM encoder", "V-L projector"):
         assert released_set.parts[name].backward == 0 < everything.parts[name].backward
     llama = "LLaMA"
@@ -92,7 +92,7 @@ def test_the_trained_set_decides_what_is_formed_backward() -> None:
 def test_regions_of_the_paper_go_through_the_shared_projector() -> None:
     quotas = replace(REGION, tokens=512)
     model = with_lora(paper(), "paper")
-    found = plan(ExperimentConfig(model, data(quotas), OptimConfig(trained="paper")))
+    found = plan(ExperimentConfig(model, data(quotas), OptimConfig(trainable="paper")))
     own = plan(full_size(quotas))
     assert found.parts["V-L projector"].backward > own.parts["V-L projector"].backward == 0
     assert found.parts["embeddings"].trained == 0

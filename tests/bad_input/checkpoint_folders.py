@@ -16,9 +16,9 @@ import numpy as np
 import safetensors.numpy
 
 from glamm_jax.cli.convert.assemble import Request, assemble
-from glamm_jax.files import new_folder
+from glamm_jax.files import atomic_folder
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.weights.flat_state import shapes
+from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.folder import ModelFolder
 from glamm_jax.weights.safetensors import TensorInfo, TensorWriter
 from glamm_jax.weights.tables import table_of
@@ -67,7 +67,7 @@ def _checkpoint(
 def _converted(folder: Path, request: Request) -> str:
     """What the program does, up to the first byte of weights."""
     assembly = assemble(request)
-    leaves = shapes(abstract_model(assembly.config)[1])
+    leaves = state_shapes(abstract_model(assembly.config)[1])
     out = folder / "out"
     out.mkdir()
     import_tensors(table_of(assembly.config), assembly.tensors, leaves, out)
@@ -93,7 +93,7 @@ def _writing(number: int) -> Callable[[Path], str]:
         failure = OSError(number, os.strerror(number))
         with (
             mock.patch("os.posix_fallocate", side_effect=failure),
-            new_folder(folder / "model", 0) as partial,
+            atomic_folder(folder / "model", 0) as partial,
             TensorWriter(partial, {"a": TensorInfo(BFLOAT16, (4,))}),
         ):
             pass
@@ -106,14 +106,14 @@ def _small_disk(folder: Path) -> str:
     usage = namedtuple("usage", "total used free")(10**12, 10**12 - 10**9, 10**9)
     with (
         mock.patch("shutil.disk_usage", return_value=usage),
-        new_folder(folder / "model", 16_700_000_000),
+        atomic_folder(folder / "model", 16_700_000_000),
     ):
         return "written"
 
 
 def _forbidden(folder: Path) -> str:
     failure = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    with mock.patch("pathlib.Path.mkdir", side_effect=failure), new_folder(folder / "model", 0):
+    with mock.patch("pathlib.Path.mkdir", side_effect=failure), atomic_folder(folder / "model", 0):
         return "written"
 
 
@@ -125,7 +125,7 @@ def _killed(folder: Path) -> str:
 
 def _existing(folder: Path) -> str:
     (folder / "model").mkdir()
-    with new_folder(folder / "model", 0):
+    with atomic_folder(folder / "model", 0):
         return "written"
 
 

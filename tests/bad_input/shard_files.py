@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.data.conversion import Reading, write_shard
-from glamm_jax.data.record_shards import Shards, decode
+from glamm_jax.data.conversion import SourceReader, write_shard
+from glamm_jax.data.record_shards import RecordShards, decode
 from glamm_jax.data.sources.jsonl import JsonlSource
 from glamm_jax.data.split_folder import SplitFolder
 from tests.bad_input.case import Case
@@ -38,11 +38,11 @@ def _line(line: dict[str, Any] | bytes, picture: bytes | None = None) -> Callabl
 
 def _converted(folder: Path) -> SplitFolder:
     """Three pictures in one shard, published."""
-    reading = Reading(plain(3), folder, "train", 1)
+    reading = SourceReader(plain(3), folder, "train", 1)
     target = reading.target(folder)
-    target.begin(reading.job())
+    target.begin(reading.description())
     write_shard(reading, target, 0)
-    target.publish(target.add_up(3))
+    target.publish(target.summarize(3))
     return target
 
 
@@ -52,13 +52,13 @@ def _damaged(damage: Callable[[SplitFolder], Any], split: str = "train") -> Call
     def run(folder: Path) -> str:
         target = _converted(folder)
         damage(target)
-        return Shards(target.folder, split)[0].image_id
+        return RecordShards(target.folder, split)[0].image_id
 
     return run
 
 
 def _cut(target: SplitFolder) -> None:
-    os.truncate(target.shard(0), target.shard(0).stat().st_size // 2)
+    os.truncate(target.shard_path(0), target.shard_path(0).stat().st_size // 2)
 
 
 _CAPTIONS: dict[str, Any] = {"captions": ["A dog."]}
@@ -131,7 +131,7 @@ CASES: tuple[Case, ...] = (
     Case(
         _SHARDS,
         "a file that is gone",
-        _damaged(lambda x: x.shard(0).unlink()),
+        _damaged(lambda x: x.shard_path(0).unlink()),
         "ShardError: glamm_plain/1.0.0/glamm_plain-train.array_record-00000-of-00001: record "
         "0 of train: open() failed: No such file or directory; opening "
         "glamm_plain/1.0.0/glamm_plain-train.array_record-00000-of-00001; delete the file and"

@@ -13,14 +13,14 @@ import configs
 from configs.tiny import get_config
 from glamm_jax.config import tiny, with_lora
 from glamm_jax.config.experiment import (
-    Asking,
     CheckpointConfig,
+    ConversationConfig,
     DataConfig,
-    EvaluationConfig,
     ExperimentConfig,
     MeshConfig,
+    MixtureEntry,
     OptimConfig,
-    Part,
+    ValidationConfig,
 )
 from glamm_jax.config.overrides import with_overrides
 from glamm_jax.data.sources.registry import datasets
@@ -57,11 +57,14 @@ def test_recipes_name_datasets_that_can_be_converted_and_steps_of_160(name: str)
     config = import_module(f"configs.{name}").get_config()
     known = {f"shards/{dataset_name(name)}/1.0.0" for name in datasets()}
     assert {part.dataset for part in config.data.mixture} <= known
-    pictures = config.data.quotas.images * config.data.shards * config.optim.accumulate
+    pictures = (
+        config.data.batch_shape.images * config.data.batch_slices * config.optim.accumulation_steps
+    )
     assert pictures == 160
     assert sum(part.weight for part in config.data.mixture) == pytest.approx(1, abs=1e-4)
 
 
+MIXTURE = (MixtureEntry("shards", ("caption",)),)
 BAD_FIELDS = [
     (OptimConfig, "peak_lr", 0.0),
     (OptimConfig, "schedule", "cosine"),
@@ -70,24 +73,24 @@ BAD_FIELDS = [
     (OptimConfig, "betas", (0.9, 1.0)),
     (OptimConfig, "weight_decay", -0.1),
     (OptimConfig, "clip_norm", 0.0),
-    (OptimConfig, "trained", "some"),
-    (OptimConfig, "untouched", "move"),
-    (OptimConfig, "accumulate", 0),
-    (OptimConfig, "max_skipped", 0),
+    (OptimConfig, "trainable", "some"),
+    (OptimConfig, "unused_parts", "move"),
+    (OptimConfig, "accumulation_steps", 0),
+    (OptimConfig, "max_skipped_steps", 0),
     (MeshConfig, "data", -1),
     (MeshConfig, "fsdp", 0),
     (CheckpointConfig, "every", 0),
     (CheckpointConfig, "keep_last", 0),
     (CheckpointConfig, "keep_best", -1),
-    (EvaluationConfig, "every", -1),
-    (EvaluationConfig, "examples", 0),
-    (EvaluationConfig, "panels", -1),
+    (ValidationConfig, "every", -1),
+    (ValidationConfig, "num_examples", 0),
+    (ValidationConfig, "num_panels", -1),
     (DataConfig, "tokenizer", ""),
     (DataConfig, "seed", -1),
-    (DataConfig, "shards", 0),
+    (DataConfig, "batch_slices", 0),
     (DataConfig, "workers", -1),
     (DataConfig, "mixture", ()),
-    (Asking, "max_turns", 0),
+    (ConversationConfig, "max_turns", 0),
 ]
 
 
@@ -95,32 +98,34 @@ BAD_FIELDS = [
 @pytest.mark.parametrize(("owner", "field", "value"), BAD_FIELDS)
 def test_a_bad_field_is_named_with_its_value(owner: type, field: str, value: object) -> None:
     with pytest.raises(ConfigError) as error:
-        owner(**{field: value})
+        owner(**{"mixture": MIXTURE} | {field: value} if owner is DataConfig else {field: value})
     assert str(error.value).startswith(f"{owner.__name__}.{field} = {value!r}: ")
 
 
 def test_parts_that_do_not_fit_each_other_are_named(config: ExperimentConfig) -> None:
-    adapted = replace(config.optim, trained="released")
+    adapted = replace(config.optim, trainable="released")
     with pytest.raises(ConfigError, match=r"GLaMMConfig\.lora = None: .*with_lora"):
         replace(config, optim=adapted)
     assert replace(config, model=with_lora(tiny(800)), optim=adapted).model.lora is not None
-    long = replace(config.data.quotas, tokens=2049)
-    with pytest.raises(ConfigError, match=r"Capacity\.tokens = 2049: .* = 2048"):
-        replace(config, data=replace(config.data, quotas=long))
+    long = replace(config.data.batch_shape, tokens=2049)
+    with pytest.raises(ConfigError, match=r"BatchShape\.tokens = 2049: .* = 2048"):
+        replace(config, data=replace(config.data, batch_shape=long))
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_quotas_that_cannot_hold_a_task_of_the_mixture_are_named(config: ExperimentConfig) -> None:
-    regions = Part("miniworld/easy", ("caption", "region"))
-    with pytest.raises(ConfigError, match=r"Capacity\.region_images = 0: .*'region'\) of the mix"):
+    regions = MixtureEntry("miniworld/easy", ("caption", "region"))
+    with pytest.raises(
+        ConfigError, match=r"BatchShape\.region_images = 0: .*'region'\) of the mix"
+    ):
         replace(config.data, mixture=(regions,))
-    blind = replace(config.data.quotas, grounding_images=0)
-    with pytest.raises(ConfigError, match=r"Capacity\.grounding_images = 0: tasks \('gcg',\)"):
-        replace(config.data, quotas=blind)
-    with pytest.raises(ConfigError, match=r"Part\.tasks = \('gcd',\): choose some of"):
-        Part("miniworld/easy", ("gcd",))
-    with pytest.raises(ConfigError, match=r"Part\.weight = 0: must be positive"):
-        Part("miniworld/easy", ("gcg",), weight=0)
+    blind = replace(config.data.batch_shape, grounding_images=0)
+    with pytest.raises(ConfigError, match=r"BatchShape\.grounding_images = 0: tasks \('gcg',\)"):
+        replace(config.data, batch_shape=blind)
+    with pytest.raises(ConfigError, match=r"MixtureEntry\.tasks = \('gcd',\): choose some of"):
+        MixtureEntry("miniworld/easy", ("gcd",))
+    with pytest.raises(ConfigError, match=r"MixtureEntry\.weight = 0: must be positive"):
+        MixtureEntry("miniworld/easy", ("gcg",), weight=0)
 
 
 @pytest.mark.parametrize(
@@ -129,13 +134,13 @@ def test_quotas_that_cannot_hold_a_task_of_the_mixture_are_named(config: Experim
         ("optim.peak_lr=1e-4", 1e-4),
         ("optim.total_steps = 70", 70),
         ("optim.betas=0.8,0.99", (0.8, 0.99)),
-        ("optim.untouched=zero", "zero"),
+        ("optim.unused_parts=zero", "zero"),
         ("data.tokenizer=some/folder", "some/folder"),
         ("model.sam.global_blocks=2,3", (2, 3)),
         ("model.region.box_scale=none", None),
         ("model.region.box_scale=336", 336.0),
         ("data.mixture.0.dataset=shards/mine/1.0.0", "shards/mine/1.0.0"),
-        ("data.mixture.0.asking.max_turns=7", 7),
+        ("data.mixture.0.conversation.max_turns=7", 7),
         ("seed=3", 3),
     ],
 )
@@ -173,7 +178,7 @@ def test_overrides_are_checked_together_and_touch_nothing_else(config: Experimen
         ("phlogiston=1", "no configuration field 'phlogiston'$"),
         ("optim.peak_lr", "write name=value"),
         ("optim.total_steps=1.5", "optim.total_steps=1.5: not int"),
-        ("optim.untouched=move", r"choose from \('skip', 'zero'\)"),
+        ("optim.unused_parts=move", r"choose from \('skip', 'zero'\)"),
         ("optim.betas=0.9", "optim.betas=0.9: 2 values"),
         ("model.lora=8", "model.lora=8: not LoRAConfig; it cannot be set"),
     ],

@@ -10,7 +10,16 @@ from typing import Any
 from hypothesis import strategies as st
 from PIL import Image
 
-from glamm_jax.data.record import TASKS, Annotation, Defect, Found, Link, Record, Region, Source
+from glamm_jax.data.record import (
+    TASKS,
+    Annotation,
+    DatasetSource,
+    Defect,
+    Link,
+    ReadResult,
+    Record,
+    Region,
+)
 
 # Whatever UTF-8 can hold: every plane, no halves of characters.
 texts = st.text(st.characters(codec="utf-8"), max_size=30)
@@ -74,21 +83,21 @@ class PlainSource:
     def __init__(self, keys: Sequence[str], split: str, oddities: dict[str, Any]):
         self.keys, self._split, self._oddities = keys, split, oddities
 
-    def read(self, key: str) -> Found:
+    def read(self, key: str) -> ReadResult:
         """The picture of a key."""
         odd = self._oddities.get(key)
         if isinstance(odd, Exception):
             raise odd
         if isinstance(odd, Record):
-            return Found(odd, (Defect("odd", key),))
-        return Found(plain_record(key, self._split))
+            return ReadResult(odd, (Defect("odd", key),))
+        return ReadResult(plain_record(key, self._split))
 
 
 def plain(num: int = 20, reverse: bool = False, **oddities: Any) -> Any:
     """What makes a source of so many pictures."""
     keys = [f"p{i}" for i in range(num)]
 
-    def make_source(root: Path, split: str) -> Source:
+    def make_source(root: Path, split: str) -> DatasetSource:
         return PlainSource(keys[::-1] if reverse else keys, split, oddities)
 
     return make_source

@@ -17,7 +17,7 @@ def test_unit_boxes_are_shares_of_the_original_size():
 
 
 def test_evaluated_boxes_are_rounded_twice():
-    rounded = boxes.round_as_evaluated(np.array([[0.7111, 0.0, 1.0, 1.0]], np.float32))
+    rounded = boxes.round_like_original(np.array([[0.7111, 0.0, 1.0, 1.0]], np.float32))
     assert rounded.dtype == ml_dtypes.bfloat16
     assert float(rounded[0, 0]) == 0.7109375
 
@@ -25,7 +25,7 @@ def test_evaluated_boxes_are_rounded_twice():
 def test_rounding_passes_through_float16():
     # 1 + 2^-8 + 2^-12 rounds up in bfloat16; float16 drops the last bit, and the tie goes down.
     value = np.array([[1 + 2**-8 + 2**-12, 0, 2, 2]])
-    assert float(boxes.round_as_evaluated(value)[0, 0]) == 1.0
+    assert float(boxes.round_like_original(value)[0, 0]) == 1.0
     assert float(value.astype(ml_dtypes.bfloat16)[0, 0]) == 1 + 2**-7
 
 

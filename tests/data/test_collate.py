@@ -18,7 +18,7 @@ from glamm_jax.data.collate import (
 from glamm_jax.data.packing import expand
 from glamm_jax.data.sample import Row, RowError, Sample
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
-from glamm_jax.types import Capacity
+from glamm_jax.types import BatchShape
 
 
 def row(*ids: int, learned: int = 0) -> Row:
@@ -198,7 +198,7 @@ def test_a_sample_that_contradicts_itself_is_named(
 
 
 def test_an_empty_batch_has_the_shapes_of_its_capacity(tiny_config: GLaMMConfig) -> None:
-    batch = pack([], tiny_config, Capacity(rows=2, tokens=9, images=1, masks=3))
+    batch = pack([], tiny_config, BatchShape(rows=2, tokens=9, images=1, masks=3))
     assert batch.token_ids.shape == (2, 9)
     assert not batch.token_valid.any()
     assert not batch.mask_valid.any()
@@ -209,8 +209,8 @@ def test_sizes_are_rounded_up_to_four_a_doubling_and_counts_to_powers_of_two() -
         *(0, 1, 7, 10, 16, 20, 512, 512, 640, 640)
     ]
     assert [bucket(count, 1) for count in (0, 1, 2, 3, 5, 8, 9)] == [0, 1, 2, 4, 8, 8, 16]
-    rounded = bucketed(Capacity(rows=3, tokens=641, masks=5, mask_height=427, mask_width=640))
-    assert rounded == Capacity(rows=4, tokens=768, masks=8, mask_height=448, mask_width=640)
+    rounded = bucketed(BatchShape(rows=3, tokens=641, masks=5, mask_height=427, mask_width=640))
+    assert rounded == BatchShape(rows=4, tokens=768, masks=8, mask_height=448, mask_width=640)
 
 
 def test_what_fits_fits_its_bucket(tiny_config: GLaMMConfig) -> None:

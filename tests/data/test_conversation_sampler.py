@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glamm_jax.config import tiny
-from glamm_jax.config.experiment import AskedTask, Asking
+from glamm_jax.config.experiment import ConversationConfig, ConversationTask
 from glamm_jax.data import rle
 from glamm_jax.data.collate import pack
 from glamm_jax.data.conversation_sampler import NO_BOX, NO_MASK, NOTHING, OVERLAPPING, draw_examples
@@ -22,13 +22,13 @@ from glamm_jax.data.record import TASKS, Annotation, Link, Record, Region, check
 from glamm_jax.text import questions
 from glamm_jax.text.special_tokens import REGION, SEG
 from glamm_jax.text.tokenizer import load_tokenizer
-from glamm_jax.types import Capacity, Example
+from glamm_jax.types import BatchShape, Example
 from tests.small_experiment import TOKENIZER
 
 HEIGHT, WIDTH = 12, 20
-AS_IT_COMES = Asking(shuffled=False)
+AS_IT_COMES = ConversationConfig(shuffle=False)
 MODEL = tiny(base_vocab_size=800)
-ROOM = Capacity(tokens=600, targets=400, mask_height=HEIGHT, mask_width=WIDTH)
+ROOM = BatchShape(tokens=600, targets=400, mask_height=HEIGHT, mask_width=WIDTH)
 
 
 def runs(mask: np.ndarray) -> bytes:
@@ -58,7 +58,9 @@ def record_of(*annotations: Annotation) -> Record:
     return Record(picture(), "a", "test", "train", HEIGHT, WIDTH, tuple(made), annotations)
 
 
-def one(record: Record, task: Any, asking: Asking = AS_IT_COMES, **lots: int) -> Example:
+def one(
+    record: Record, task: Any, asking: ConversationConfig = AS_IT_COMES, **lots: int
+) -> Example:
     (example,) = draw_examples(record, (task,), asking, **lots).examples
     return example
 
@@ -84,7 +86,7 @@ def test_trap_41_at_most_three_are_asked_for_a_turn_and_a_mask_each(task: Any) -
 def test_trap_22_pixels_of_two_polygons_count_two_or_one() -> None:
     record = record_of(Annotation("referring", "it", (Link(1),)))
     for counted, sums in ((True, 5 + 2), (False, 5)):
-        example = one(record, "referring", replace(AS_IT_COMES, overlaps_count=counted))
+        example = one(record, "referring", replace(AS_IT_COMES, count_overlaps=counted))
         assert example.masks is not None
         assert example.masks.sum() == sums * HEIGHT
 
@@ -190,7 +192,7 @@ def test_what_a_record_cannot_be_asked_is_said() -> None:
 
 def test_lots_follow_from_seed_epoch_record_and_task_and_from_nothing_else() -> None:
     said = [Annotation("referring", f"thing {i}", (Link(i % 4),)) for i in range(9)]
-    record, asking = record_of(*said), Asking()
+    record, asking = record_of(*said), ConversationConfig()
     first = one(record, "referring", asking)
     again = draw_examples(record, ("gcg", "referring"), asking).examples[0]
     assert again.turns == first.turns
@@ -206,7 +208,7 @@ def test_lots_follow_from_seed_epoch_record_and_task_and_from_nothing_else() -> 
 
 
 def test_other_questions_and_answers_take_the_place_of_ours() -> None:
-    asking = Asking(questions=("Where is {name}?",), answers=("Here: [SEG]",))
+    asking = ConversationConfig(questions=("Where is {name}?",), answers=("Here: [SEG]",))
     example = one(record_of(Annotation("referring", "it", (Link(0),))), "referring", asking)
     assert example.turns == ("Where is it?", "Here: [SEG]")
 
@@ -240,12 +242,12 @@ def said_of(task: Any, texts: tuple[str, str], places: list[tuple[int, int, int]
 def test_whatever_a_record_says_is_prepared_or_its_loss_is_said(said, epoch):
     record = record_of(*(said_of(*each) for each in said))
     check_record(record)
-    drawn = draw_examples(record, get_args(AskedTask), Asking(), epoch=epoch)
+    drawn = draw_examples(record, get_args(ConversationTask), ConversationConfig(), epoch=epoch)
     sample, notes = prepare(drawn.examples, load_tokenizer(TOKENIZER), MODEL, ROOM)
     rows = len(sample.rows) if sample else 0
     lost = sum(": dropped: " in note for note in notes)
     assert rows + lost == len(drawn.examples)
     unasked = {note.partition(":")[0] for note in drawn.notes if note.endswith(NOTHING)}
-    assert unasked == {*get_args(AskedTask)} - {example.task for example in drawn.examples}
+    assert unasked == {*get_args(ConversationTask)} - {example.task for example in drawn.examples}
     if sample:
         pack([sample], MODEL)

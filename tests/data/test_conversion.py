@@ -16,9 +16,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from glamm_jax.data import conversion, split_folder
-from glamm_jax.data.conversion import Reading, Tally, check_shard, write_shard
+from glamm_jax.data.conversion import ShardStats, SourceReader, check_shard, write_shard
 from glamm_jax.data.record import Record, Region
-from glamm_jax.data.record_shards import ShardError, Shards
+from glamm_jax.data.record_shards import RecordShards, ShardError
 from glamm_jax.data.sources.source_files import SourceError
 from glamm_jax.data.split_folder import ConversionError, SplitFolder, SplitReport, dataset_name
 from tests.data.records import jpeg, plain, plain_record
@@ -32,12 +32,12 @@ def write(
     make_source: Any, out: Path, num_shards: int = 4, split: str = "train", **begin: Any
 ) -> SplitReport:
     """Convert in this process."""
-    reading = Reading(make_source, ROOT, split, num_shards)
+    reading = SourceReader(make_source, ROOT, split, num_shards)
     target = reading.target(out)
-    target.begin(reading.job(), **begin)
+    target.begin(reading.description(), **begin)
     for index in range(num_shards):
         write_shard(reading, target, index)
-    report = target.add_up(len(reading.keys))
+    report = target.summarize(len(reading.keys))
     target.publish(report)
     return report
 
@@ -47,7 +47,7 @@ def folder_of(out: Path) -> Path:
 
 
 def shard_of(out: Path, index: int, split: str = "train") -> Path:
-    return SplitFolder(folder_of(out), "glamm_plain", split, 4).shard(index)
+    return SplitFolder(folder_of(out), "glamm_plain", split, 4).shard_path(index)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -74,7 +74,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 def test_shards_hold_every_record_once(tmp_path: Path) -> None:
     report = write(plain(20), tmp_path)
-    shards = Shards(folder_of(tmp_path), "train")
+    shards = RecordShards(folder_of(tmp_path), "train")
     assert sorted(shards, key=lambda x: x.image_id) == sorted(
         (plain_record(f"p{i}") for i in range(20)), key=lambda x: x.image_id
     )
@@ -100,15 +100,15 @@ def test_a_picture_keeps_its_shard_when_others_come_and_go(tmp_path: Path) -> No
     write(plain(20), tmp_path / "few")
     write(plain(30), tmp_path / "many")
     for i in range(4):
-        few = Shards(folder_of(tmp_path / "few"), f"train[{i}shard]")
-        many = Shards(folder_of(tmp_path / "many"), f"train[{i}shard]")
+        few = RecordShards(folder_of(tmp_path / "few"), f"train[{i}shard]")
+        many = RecordShards(folder_of(tmp_path / "many"), f"train[{i}shard]")
         names = [record.image_id for record in many]
         assert [name for name in names if int(name[1:]) < 20] == [x.image_id for x in few]
 
 
 def test_tfds_opens_them_by_name_and_by_folder(tmp_path: Path) -> None:
     write(plain(20), tmp_path)
-    ours = [record.image_id for record in Shards(folder_of(tmp_path), "train")]
+    ours = [record.image_id for record in RecordShards(folder_of(tmp_path), "train")]
     by_name = tfds.data_source("glamm_plain", split="train", data_dir=tmp_path)
     builder = tfds.builder_from_directory(folder_of(tmp_path))
     assert builder.info.splits["train"].num_examples == 20
@@ -119,11 +119,11 @@ def test_tfds_opens_them_by_name_and_by_folder(tmp_path: Path) -> None:
 
 def test_slices_shards_and_single_records_can_be_asked_for(tmp_path: Path) -> None:
     write(plain(20), tmp_path)
-    shards = Shards(folder_of(tmp_path), "train")
+    shards = RecordShards(folder_of(tmp_path), "train")
     names = [record.image_id for record in shards]
     assert [x.image_id for x in shards[2:5]] == names[2:5]
     assert shards[-1].image_id == names[-1]
-    assert [x.image_id for x in Shards(folder_of(tmp_path), "train[:50%]")] == names[:10]
+    assert [x.image_id for x in RecordShards(folder_of(tmp_path), "train[:50%]")] == names[:10]
     assert pickle.loads(pickle.dumps(shards))[3] == shards[3]
     with pytest.raises(IndexError, match="record 20 of 20"):
         shards[20]
@@ -132,7 +132,7 @@ def test_slices_shards_and_single_records_can_be_asked_for(tmp_path: Path) -> No
 def test_shards_without_records_do_no_harm(tmp_path: Path) -> None:
     report = write(plain(2), tmp_path)
     assert report.shard_lengths == (1, 1, 0, 0)
-    assert len(Shards(folder_of(tmp_path), "train")) == 2
+    assert len(RecordShards(folder_of(tmp_path), "train")) == 2
     assert len(tfds.data_source("glamm_plain", split="train", data_dir=tmp_path)) == 2
 
 
@@ -142,10 +142,10 @@ def test_two_splits_share_a_folder_and_leave_each_other_alone(tmp_path: Path) ->
     write(plain(5), tmp_path, split="val")
     write(plain(6), tmp_path, split="val", overwrite=True)
     folder = folder_of(tmp_path)
-    assert len(Shards(folder, "train")) == 8
-    assert [x.split for x in Shards(folder, "val")] == ["val"] * 6
+    assert len(RecordShards(folder, "train")) == 8
+    assert [x.split for x in RecordShards(folder, "val")] == ["val"] * 6
     with pytest.raises(ShardError, match="no split 'test'; there are train, val"):
-        Shards(folder, "test")
+        RecordShards(folder, "test")
     after = files(tmp_path)
     info = f"glamm_plain/1.0.0/{INFO}"
     assert {k: v for k, v in after.items() if "val" not in k and k != info} == {
@@ -187,7 +187,7 @@ def test_a_bad_picture_is_counted_and_named_and_costs_no_other(
     (place,) = report.defects[kind]
     assert where in place
     assert sum(report.shard_lengths) == 19
-    assert {x.image_id for x in Shards(folder_of(tmp_path), "train")} == {
+    assert {x.image_id for x in RecordShards(folder_of(tmp_path), "train")} == {
         f"p{i}" for i in range(20) if i != 3
     }
     named = json.loads((folder_of(tmp_path) / "defects-train.json").read_text())
@@ -204,7 +204,7 @@ def test_defects_of_a_record_that_is_kept_are_named_too(tmp_path: Path) -> None:
 def test_checking_finds_what_writing_finds(tmp_path: Path) -> None:
     make_source = plain(20, p3=_odd(height=7), p4=OSError())
     report = write(make_source, tmp_path, num_shards=1)
-    tally = check_shard(Reading(make_source, ROOT, "train", 1), 0)
+    tally = check_shard(SourceReader(make_source, ROOT, "train", 1), 0)
     assert tally.counts == report.counts
     assert tally.num_keys == 20
     assert sorted(defect.kind for defect in tally.defects) == sorted(report.defects)
@@ -217,13 +217,13 @@ def test_an_empty_source_and_one_with_doubles_are_refused(keys: list[str], messa
     source = plain(1)(ROOT, "train")
     source.keys = keys
     with pytest.raises(SourceError, match=message):
-        Reading(lambda root, split: source, ROOT, "train")
+        SourceReader(lambda root, split: source, ROOT, "train")
 
 
 def test_a_reading_is_pickled_as_the_way_to_open_it() -> None:
-    reading = Reading(_plain_source, ROOT, "train", 3)
+    reading = SourceReader(_plain_source, ROOT, "train", 3)
     again = pickle.loads(pickle.dumps(reading))
-    assert list(again.records(1, Tally())) == list(reading.records(1, Tally()))
+    assert list(again.records(1, ShardStats())) == list(reading.records(1, ShardStats()))
 
 
 def _plain_source(root: Path, split: str) -> Any:
@@ -268,7 +268,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_that_looks_finished(
     assert not list(tmp_path.rglob("*.tmp-*"))
     assert not list(tmp_path.rglob("*.array_record-*"))
     with pytest.raises(ShardError, match=f"no {INFO}"):
-        Shards(folder_of(tmp_path), "train")
+        RecordShards(folder_of(tmp_path), "train")
     write(plain(), tmp_path)
     assert files(tmp_path) == undisturbed
 
@@ -280,12 +280,12 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 
 
 def test_unfinished_shards_are_not_published(tmp_path: Path) -> None:
-    reading = Reading(plain(), ROOT, "train", 4)
+    reading = SourceReader(plain(), ROOT, "train", 4)
     target = reading.target(tmp_path)
-    target.begin(reading.job())
+    target.begin(reading.description())
     write_shard(reading, target, 0)
     with pytest.raises(ConversionError, match="1 of 4 shards are finished, with 10 of 20 keys"):
-        target.add_up(20)
+        target.summarize(20)
     assert not (folder_of(tmp_path) / INFO).exists()
 
 
@@ -306,7 +306,7 @@ def test_an_array_record_cut_in_the_middle_is_named_and_written_anew(
     shard = shard_of(tmp_path, 1)
     cut(shard)
     untouched = shard_of(tmp_path, 0).stat().st_mtime_ns
-    shards = Shards(folder_of(tmp_path), "train")
+    shards = RecordShards(folder_of(tmp_path), "train")
     first = LENGTHS[0]
     assert shards[first - 1].source == "plain"
     with pytest.raises(ShardError, match=rf"{shard.name}: record {first} of train.*again"):
@@ -320,17 +320,17 @@ def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
     write(plain(), tmp_path)
     shard_of(tmp_path, 0).unlink()
     with pytest.raises(ShardError, match=r"record 0 of train.*conversion again"):
-        Shards(folder_of(tmp_path), "train")[0]
+        RecordShards(folder_of(tmp_path), "train")[0]
 
 
 def test_a_turned_bit_is_noticed(tmp_path: Path) -> None:
     write(plain(1), tmp_path, num_shards=1)
-    shard = SplitFolder(folder_of(tmp_path), "glamm_plain", "train", 1).shard(0)
+    shard = SplitFolder(folder_of(tmp_path), "glamm_plain", "train", 1).shard_path(0)
     data = bytearray(shard.read_bytes())
     data[300] ^= 1  # behind the headers of the file and of its first chunk
     shard.write_bytes(data)
     with pytest.raises(ShardError, match=f"{shard.name}: record 0 of train"):
-        Shards(folder_of(tmp_path), "train")[0]
+        RecordShards(folder_of(tmp_path), "train")[0]
 
 
 def test_what_reads_back_otherwise_than_it_was_written_stops_the_conversion(
@@ -354,7 +354,7 @@ def test_something_else_is_not_mixed_in(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="num_shards 4, now 3"):
         write(plain(20), tmp_path, num_shards=3)
     write(plain(21), tmp_path, num_shards=3, overwrite=True)
-    assert len(Shards(folder_of(tmp_path), "train")) == 21
+    assert len(RecordShards(folder_of(tmp_path), "train")) == 21
     assert len(list(tmp_path.rglob("*.array_record-*"))) == 3
 
 

@@ -19,9 +19,9 @@ from glamm_jax.data.encode import (
 )
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
-from glamm_jax.types import Capacity, Example
+from glamm_jax.types import BatchShape, Example
 
-ROOM = Capacity(rows=4, tokens=900, targets=100, images=4, mask_height=40, mask_width=40)
+ROOM = BatchShape(rows=4, tokens=900, targets=100, images=4, mask_height=40, mask_width=40)
 IMAGE = np.zeros((20, 30, 3), np.uint8)
 
 
@@ -83,19 +83,19 @@ def test_trap_32_a_long_conversation_is_cut_and_takes_its_masks_along(
     assert whole is not None
     length = len(whole.rows[0].token_ids) - 4  # right before the second [SEG]
     patches = config.clip.num_patches
-    room = Capacity(tokens=length - 1 + patches, targets=99, mask_height=40, mask_width=40)
+    room = BatchShape(tokens=length - 1 + patches, targets=99, mask_height=40, mask_width=40)
     sample, notes = prepare([made], tokenizer, config, room)
     assert notes == (f"task: {TRUNCATED}",)
     assert sample is not None
     np.testing.assert_array_equal(sample.rows[0].token_ids, whole.rows[0].token_ids[:length])
     assert sample.masks is not None
     assert len(sample.masks) == 1
-    short = Capacity(tokens=60 + patches, targets=99, mask_height=40, mask_width=40)
+    short = BatchShape(tokens=60 + patches, targets=99, mask_height=40, mask_width=40)
     assert prepare([made], tokenizer, config, short) == (None, (f"task: {NO_ANSWER_LEFT}",))
 
 
 def test_more_targets_than_a_row_has_are_cut(config: GLaMMConfig, tokenizer: Tokenizer) -> None:
-    room = Capacity(tokens=900, targets=8, mask_height=40, mask_width=40)
+    room = BatchShape(tokens=900, targets=8, mask_height=40, mask_width=40)
     sample, notes = prepare([example(*SEGMENT, masks=2)], tokenizer, config, room)
     assert notes == (f"task: {TRUNCATED}",)
     assert sample is not None

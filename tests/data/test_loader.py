@@ -17,7 +17,13 @@ import jax
 import numpy as np
 import pytest
 
-from glamm_jax.config.experiment import MASKED_TASKS, AskedTask, Asking, DataConfig, Part
+from glamm_jax.config.experiment import (
+    MASK_TASKS,
+    ConversationConfig,
+    ConversationTask,
+    DataConfig,
+    MixtureEntry,
+)
 from glamm_jax.data import batch_filling
 from glamm_jax.data.batch_filling import DataError
 from glamm_jax.data.loader import (
@@ -33,13 +39,13 @@ from glamm_jax.data.record_shards import ShardError
 from glamm_jax.errors import ConfigError
 from glamm_jax.miniworld import EASY, record, scene
 from glamm_jax.text.tokenizer import TokenizerError, load_tokenizer
-from glamm_jax.types import Batch, Capacity
+from glamm_jax.types import Batch, BatchShape
 from tests.small_experiment import TOKENIZER, get_config
 
 MODEL = get_config().model
 SIDE = 32
 NUM_RECORDS = 12
-ROOM = Capacity(
+ROOM = BatchShape(
     rows=6,
     tokens=240,
     targets=160,
@@ -51,16 +57,15 @@ ROOM = Capacity(
     mask_height=SIDE,
     mask_width=SIDE,
 )
-ALONE = Asking(max_turns=1, max_regions=1)
+ALONE = ConversationConfig(max_turns=1, max_regions=1)
 DATA = DataConfig(
     mixture=(
-        Part("world", ("referring",), weight=1.2, asking=ALONE),
-        Part("world", ("region",), asking=ALONE),
-        Part("world", ("caption",)),
+        MixtureEntry("world", ("referring",), weight=1.2, conversation=ALONE),
+        MixtureEntry("world", ("region",), conversation=ALONE),
+        MixtureEntry("world", ("caption",)),
     ),
     tokenizer=str(TOKENIZER),
-    image_size=SIDE,
-    quotas=ROOM,
+    batch_shape=ROOM,
     max_deferred=4,
 )
 LABELLED = ("caption", "region", "referring")
@@ -180,7 +185,7 @@ def test_a_restored_state_goes_on_at_the_very_example() -> None:
 
 
 def test_any_number_of_hosts_makes_the_same_batches_and_takes_over_from_any_other() -> None:
-    data = replace(DATA, shards=4)
+    data = replace(DATA, batch_slices=4)
     with opened(data) as batches:
         whole = take(batches, 4)
     with opened(data, 0, 2) as first, opened(data, 1, 2) as second:
@@ -200,7 +205,7 @@ def test_any_number_of_hosts_makes_the_same_batches_and_takes_over_from_any_othe
 
 def test_joined_shards_point_at_their_own_slots() -> None:
     """The second shard's rows, images and slots lie behind the first's in every index."""
-    with opened(replace(DATA, shards=2)) as batches:
+    with opened(replace(DATA, batch_slices=2)) as batches:
         batch = next(batches).batch
     assert batch.token_ids.shape[0] == 2 * ROOM.rows
     for row in range(2 * ROOM.rows):
@@ -239,7 +244,7 @@ def test_workers_make_the_same_batches_and_never_initialise_a_jax_backend() -> N
         batches.set_state(state)  # of threads, restored in worker processes
         for one in later:
             assert_same(next(batches).batch, one)
-    watched = replace(data, mixture=(Part("world", ("caption",)),))
+    watched = replace(data, mixture=(MixtureEntry("world", ("caption",)),))
     with opened(watched, world=Witness()) as batches:
         batch = next(batches).batch
     tokenizer = load_tokenizer(TOKENIZER)
@@ -251,10 +256,10 @@ def test_workers_make_the_same_batches_and_never_initialise_a_jax_backend() -> N
 
 
 def test_several_tasks_of_a_part_are_conversations_about_one_picture() -> None:
-    tasks: tuple[AskedTask, ...] = ("gcg", "region", "caption")
+    tasks: tuple[ConversationTask, ...] = ("gcg", "region", "caption")
     many = {"grounding_images": 6, "region_images": 6, "regions": 60, "masks": 40}
     quotas = replace(ROOM, tokens=720, targets=400, **many)
-    data = replace(DATA, mixture=(Part("world", tasks),), quotas=quotas)
+    data = replace(DATA, mixture=(MixtureEntry("world", tasks),), batch_shape=quotas)
     with opened(data) as batches:
         apart = next(batches).batch
     with opened(replace(data, share_prefix=True)) as batches:
@@ -272,8 +277,8 @@ def test_several_tasks_of_a_part_are_conversations_about_one_picture() -> None:
 def test_what_never_fits_is_left_out_and_counted_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     data = replace(
         DATA,
-        mixture=(Part("world", ("gcg",)), Part("world", ("caption",))),
-        quotas=replace(ROOM, masks=2),
+        mixture=(MixtureEntry("world", ("gcg",)), MixtureEntry("world", ("caption",))),
+        batch_shape=replace(ROOM, masks=2),
     )
     with opened(data) as batches:
         made = take(batches, 4)
@@ -282,7 +287,7 @@ def test_what_never_fits_is_left_out_and_counted_by_name(monkeypatch: pytest.Mon
     assert all(batch.mask_valid.sum() in (0, 2) for batch in made)
     monkeypatch.setattr(batch_filling, "PATIENCE", 30)
     with (
-        opened(replace(data, quotas=replace(ROOM, tokens=60))) as batches,
+        opened(replace(data, batch_shape=replace(ROOM, tokens=60))) as batches,
         pytest.raises(DataError, match=r"30 records gave nothing .* no answer fits"),
     ):
         next(batches)
@@ -322,7 +327,7 @@ class Damaged(World):
 def test_what_cannot_be_read_is_counted_and_the_others_are_trained_on(
     damage: Callable[[Record], Record], counted: str
 ) -> None:
-    data = replace(DATA, mixture=(Part("world", ("referring",), asking=ALONE),))
+    data = replace(DATA, mixture=(MixtureEntry("world", ("referring",), conversation=ALONE),))
     with opened(data, world=Damaged(damage)) as batches:
         found = seen(take(batches, 4))
         counts = batches.get_state()["shards"]["0"]["counts"]
@@ -330,19 +335,21 @@ def test_what_cannot_be_read_is_counted_and_the_others_are_trained_on(
     assert {int(each.split()[1]) % 2 for each in found} == {0}
 
 
-@pytest.mark.parametrize("task", get_args(AskedTask))
-def test_trap_39_every_task_can_be_a_part_of_the_mixture(task: AskedTask) -> None:
+@pytest.mark.parametrize("task", get_args(ConversationTask))
+def test_trap_39_every_task_can_be_a_part_of_the_mixture(task: ConversationTask) -> None:
     """Semantic segmentation, too, which the original's fine-tuning cannot open."""
     quotas = replace(ROOM, tokens=400, targets=300, masks=24)
-    with opened(replace(DATA, mixture=(Part("world", (task,)),), quotas=quotas)) as batches:
+    with opened(
+        replace(DATA, mixture=(MixtureEntry("world", (task,)),), batch_shape=quotas)
+    ) as batches:
         batch = next(batches).batch
     assert batch.target_valid.any()
-    assert batch.mask_valid.any() == (task in MASKED_TASKS)
+    assert batch.mask_valid.any() == (task in MASK_TASKS)
     assert (batch.region_source >= 0).any() == (task == "region")
 
 
 def test_shards_on_disk_and_the_mini_world_are_found_by_name(tmp_path: Path) -> None:
-    drawn = replace(DATA, mixture=(Part("miniworld/easy", ("gcg",)),))
+    drawn = replace(DATA, mixture=(MixtureEntry("miniworld/easy", ("gcg",)),))
     with closing(open_batches(drawn, MODEL)) as batches:
         assert next(batches).batch.token_valid.any(1).sum() == 2
     for name, message in (
@@ -350,7 +357,7 @@ def test_shards_on_disk_and_the_mini_world_are_found_by_name(tmp_path: Path) -> 
         (str(tmp_path), "no dataset_info.json"),
     ):
         with pytest.raises(ConfigError, match=message):
-            open_batches(replace(DATA, mixture=(Part(name, ("gcg",)),)), MODEL)
+            open_batches(replace(DATA, mixture=(MixtureEntry(name, ("gcg",)),)), MODEL)
 
 
 def test_what_does_not_belong_together_is_said() -> None:
@@ -360,7 +367,7 @@ def test_what_does_not_belong_together_is_said() -> None:
         open_batches(DATA, MODEL, 0, 2, SOURCES)
     with opened(replace(DATA, seed=5)) as batches, pytest.raises(StateError, match="another mixt"):
         batches.set_state(state)
-    two = replace(DATA, shards=2)
+    two = replace(DATA, batch_slices=2)
     with opened(two, 1, 2) as batches:
         own = batches.get_state()
     with opened(two) as batches, pytest.raises(StateError, match=r"no shards \[0\]"):

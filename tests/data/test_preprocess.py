@@ -38,7 +38,7 @@ def test_resized_pictures_are_the_recorded_ones_without_error(path):
 
 def test_both_pictures_are_those_made_one_by_one():
     image = _picture(97, 131)
-    clip, grounding = preprocess.both_images(image, 48, 64)
+    clip, grounding = preprocess.clip_and_grounding_images(image, 48, 64)
     np.testing.assert_array_equal(clip, preprocess.clip_image(image, 48))
     alone = preprocess.grounding_image(image, 64)
     np.testing.assert_array_equal(grounding.pixels, alone.pixels)

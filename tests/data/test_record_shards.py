@@ -115,7 +115,7 @@ def test_damaged_bytes_are_refused_or_give_a_record(data: st.DataObject) -> None
 def test_reading_and_writing_wake_neither_tensorflow_nor_jax() -> None:
     code = (
         "import sys, glamm_jax.data.conversion as c; from tests.data.records import plain; "
-        "from pathlib import Path; r = c.Reading(plain(3), Path(), 'train'); "
+        "from pathlib import Path; r = c.SourceReader(plain(3), Path(), 'train'); "
         "[c.decode(x) for x in r.records(0, c.Tally())]; "
         "sys.exit(str([m for m in ('tensorflow', 'jax', 'flax', 'torch') if m in sys.modules]))"
     )

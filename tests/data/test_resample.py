@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from glamm_jax.data.resample import Filter, Target, resize
+from glamm_jax.data.resample import Filter, ResizeTarget, resize
 
 PILLOWS: dict[Filter, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -22,7 +22,7 @@ def picture(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def by_pillow(image: np.ndarray, target: Target) -> np.ndarray:
+def by_pillow(image: np.ndarray, target: ResizeTarget) -> np.ndarray:
     size = (target.width, target.height)
     return np.asarray(Image.fromarray(image).resize(size, PILLOWS[target.filter]))
 
@@ -30,14 +30,18 @@ def by_pillow(image: np.ndarray, target: Target) -> np.ndarray:
 @settings(max_examples=150)
 @given(sides, sides, sides, sides, filters)
 def test_every_size_is_pillows(height, width, new_height, new_width, kind):
-    image, target = picture(height, width), Target(new_height, new_width, kind)
+    image, target = picture(height, width), ResizeTarget(new_height, new_width, kind)
     np.testing.assert_array_equal(resize(image, [target])[0], by_pillow(image, target))
 
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (150, 64), (97, 300)])
 def test_sizes_made_together_are_those_made_alone(size):
     image = picture(*size)
-    targets = [Target(112, 48, "bicubic"), Target(200, 128, "bilinear"), Target(70, 48, "bicubic")]
+    targets = [
+        ResizeTarget(112, 48, "bicubic"),
+        ResizeTarget(200, 128, "bilinear"),
+        ResizeTarget(70, 48, "bicubic"),
+    ]
     for target, made in zip(targets, resize(image, targets), strict=True):
         np.testing.assert_array_equal(made, by_pillow(image, target))
 
@@ -45,8 +49,8 @@ def test_sizes_made_together_are_those_made_alone(size):
 @pytest.mark.parametrize("size", [(40, 90), (90, 20)])  # the columns of the second go first
 def test_a_window_is_cut_out_and_a_canvas_is_filled_up(size):
     image, window = picture(*size), (3, 5, 20, 10)
-    whole = by_pillow(image, Target(30, 18, "bicubic"))
-    target = Target(30, 18, "bicubic", window, canvas=(24, 16))
+    whole = by_pillow(image, ResizeTarget(30, 18, "bicubic"))
+    target = ResizeTarget(30, 18, "bicubic", window, canvas=(24, 16))
     (made,) = resize(image, [target])
     assert made.shape == (24, 16, 3)
     np.testing.assert_array_equal(made[:20, :10], whole[3:23, 5:15])
@@ -57,7 +61,7 @@ def test_a_window_is_cut_out_and_a_canvas_is_filled_up(size):
 def test_windows_at_both_ends_of_a_high_picture():
     image = picture(500, 70)
     upper, lower = (0, 4, 6, 20), (190, 0, 10, 28)
-    targets = [Target(200, 28, "bicubic", window) for window in (upper, lower)]
+    targets = [ResizeTarget(200, 28, "bicubic", window) for window in (upper, lower)]
     whole = by_pillow(image, targets[0]._replace(window=None))
     for (top, left, rows, count), made in zip((upper, lower), resize(image, targets), strict=True):
         np.testing.assert_array_equal(made, whole[top : top + rows, left : left + count])
@@ -65,6 +69,6 @@ def test_windows_at_both_ends_of_a_high_picture():
 
 def test_pixels_may_lie_apart():
     wide = np.dstack([picture(30, 50), np.full((30, 50), 7, np.uint8)])
-    target = Target(20, 30, "bilinear")
+    target = ResizeTarget(20, 30, "bilinear")
     made = resize(wide[:, :, :3], [target])[0]
     np.testing.assert_array_equal(made, by_pillow(wide[:, :, :3].copy(), target))

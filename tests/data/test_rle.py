@@ -44,16 +44,18 @@ def test_a_large_mask_with_long_runs_survives():
 def test_a_smaller_mask_is_read_at_the_centres_of_its_pixels(mask, data):
     size = tuple(data.draw(st.integers(1, side)) for side in mask.shape)
     found = np.zeros(size, np.uint8)
-    rle.paint(rle.encode(mask), found)
-    rows, columns = (rle.centres(old, new) for old, new in zip(mask.shape, size, strict=True))
+    rle.decode_into(rle.encode(mask), found)
+    rows, columns = (
+        rle.sample_centres(old, new) for old, new in zip(mask.shape, size, strict=True)
+    )
     np.testing.assert_array_equal(found, mask[rows[:, None], columns])
 
 
 def test_centres_lie_in_the_middle_and_sizes_keep_their_proportions():
-    assert rle.centres(9, 3).tolist() == [1, 4, 7]
-    assert rle.fitted_size((100, 60), (40, 40)) == (40, 24)
-    assert rle.fitted_size((30, 40), (40, 40)) == (30, 40)
-    assert rle.fitted_size((1, 1000), (10, 10)) == (1, 10)
+    assert rle.sample_centres(9, 3).tolist() == [1, 4, 7]
+    assert rle.size_within((100, 60), (40, 40)) == (40, 24)
+    assert rle.size_within((30, 40), (40, 40)) == (30, 40)
+    assert rle.size_within((1, 1000), (10, 10)) == (1, 10)
 
 
 def test_recorded_masks_have_the_recorded_runs(goldens):

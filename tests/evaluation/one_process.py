@@ -29,15 +29,15 @@ def main() -> None:
     from tests.evaluation.conftest import MODEL, miniworld
 
     asked: list[str] = []
-    original = runner.ask
+    original = runner.predict
 
     def watched(assistant: Any, records: Any, items: Any, *sizes: int) -> Any:
         asked.extend(item.id for item in items)
         return original(assistant, records, items, *sizes)
 
-    runner.ask = watched
+    runner.predict = watched
     found = miniworld("refseg", 2)
-    runner.ask_all(load(MODEL), found.records, found.items, options.out, 8, 8)
+    runner.predict_all(load(MODEL), found.records, found.items, options.out, 8, 8)
     (options.out / f"asked-{options.process}.json").write_text(json.dumps(asked))
 
 

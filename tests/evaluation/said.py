@@ -10,7 +10,7 @@ from glamm_jax.data import rle
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.metrics.iou import iou
-from glamm_jax.metrics.result import Scored
+from glamm_jax.metrics.result import MetricResult
 from glamm_jax.miniworld import FULL, record, scene
 
 SIZE = 96
@@ -32,11 +32,11 @@ def right_answer(item: Item) -> Prediction:
     return Prediction(
         item.id,
         item.image_id,
-        item.true_texts[0],
-        phrases=item.true_phrases,
-        masks=item.true_masks,
-        phrase_of=tuple(range(len(item.true_masks))),
-        scores=(0.9,) * len(item.true_masks),
+        item.reference_texts[0],
+        phrases=item.reference_phrases,
+        masks=item.reference_masks,
+        phrase_of=tuple(range(len(item.reference_masks))),
+        scores=(0.9,) * len(item.reference_masks),
     )
 
 
@@ -53,13 +53,13 @@ def shifted_answer(item: Item, pixels: int) -> Prediction:
     )
 
 
-def scored_of(items: list[Item], predictions: list[Prediction]) -> Scored:
+def scored_of(items: list[Item], predictions: list[Prediction]) -> MetricResult:
     """Figures of three kinds: a mean, a ratio of sums, and one of the whole."""
     each: dict[str, dict[str, float]] = {}
     for item, said in zip(items, predictions, strict=True):
         pairs = [
             (said.masks[i] if i < len(said.masks) else None, mask)
-            for i, mask in enumerate(item.true_masks)
+            for i, mask in enumerate(item.reference_masks)
         ]
         found = [iou(*pair) for pair in pairs]
         each[item.id] = {
@@ -69,7 +69,7 @@ def scored_of(items: list[Item], predictions: list[Prediction]) -> Scored:
         }
     columns = {key: [row[key] for row in each.values()] for key in ("mIoU", "matches", "phrases")}
     recall = sum(columns["matches"]) / sum(columns["phrases"])
-    return Scored(
+    return MetricResult(
         {"mIoU": float(np.mean(columns["mIoU"])), "recall": recall, "AP50": recall / 2},
         each,
         {"recall": ("matches", "phrases")},
@@ -89,9 +89,9 @@ def _item(number: int) -> Item:
         image_id=f"scene {number}",
         record=number,
         prompt=PROMPT,
-        true_texts=(annotation.text,),
-        true_phrases=tuple(links.values()),
-        true_masks=tuple(
+        reference_texts=(annotation.text,),
+        reference_phrases=tuple(links.values()),
+        reference_masks=tuple(
             {"size": size, "counts": (drawn.regions[region].mask or b"").decode()}
             for region in links
         ),

@@ -22,12 +22,12 @@ from glamm_jax.evaluation.compare import (
     differences,
 )
 from glamm_jax.evaluation.scores import RunScores
-from glamm_jax.metrics.result import Scored
+from glamm_jax.metrics.result import MetricResult
 
 RATIOS = {"recall": ("matches", "phrases")}
 
 
-def _scored(shift: float, number: int = 60, seed: int = 0) -> Scored:
+def _scored(shift: float, number: int = 60, seed: int = 0) -> MetricResult:
     """Items with a mean, a ratio, a figure of all items at once, and one without columns."""
     random = np.random.default_rng(seed)
     noise = random.normal(size=number)
@@ -43,28 +43,31 @@ def _scored(shift: float, number: int = 60, seed: int = 0) -> Scored:
     }
     mean = float(np.mean([row["mIoU"] for row in each.values()]))
     recall = sum(row["matches"] for row in each.values()) / float(phrases.sum())
-    return Scored(
+    return MetricResult(
         {"mIoU": mean, "recall": recall, "METEOR": 0.3 + shift, "AP50": 0.4 + shift}, each, RATIOS
     )
 
 
-def _run(scored: Scored) -> RunScores:
+def _run(scored: MetricResult) -> RunScores:
     return RunScores("gcg", "val", {"compat": scored}, data_hash="8c1f")
 
 
-def _by_figure(one: Scored, other: Scored, draws: int = 400) -> dict[str, Difference]:
+def _by_figure(one: MetricResult, other: MetricResult, draws: int = 400) -> dict[str, Difference]:
     return {each.figure: each for each in differences(_run(one), _run(other), draws)}
 
 
 def _reference(
-    one: Scored, other: Scored, figure: Callable[[list[dict[str, float]]], float], draws: int
+    one: MetricResult,
+    other: MetricResult,
+    figure: Callable[[list[dict[str, float]]], float],
+    draws: int,
 ) -> tuple[float, float]:
     """The textbook's loop: draw items, form the figure of both runs, subtract."""
-    names, random = list(one.each), np.random.default_rng(0)
+    names, random = list(one.per_item), np.random.default_rng(0)
     found = []
     for _ in range(draws):
         drawn = [names[i] for i in random.integers(0, len(names), len(names))]
-        before, after = ([dict(x.each[name]) for name in drawn] for x in (one, other))
+        before, after = ([dict(x.per_item[name]) for name in drawn] for x in (one, other))
         found.append(figure(after) - figure(before))
     low, high = np.quantile(found, (0.025, 0.975))
     return float(low), float(high)
@@ -83,9 +86,9 @@ def test_intervals_are_those_of_drawing_item_by_item() -> None:
     random = np.random.default_rng(5)
     noisy = {
         name: {**row, "mIoU": row["mIoU"] + random.normal() / 20}
-        for name, row in other.each.items()
+        for name, row in other.per_item.items()
     }
-    other = replace(other, each=noisy)
+    other = replace(other, per_item=noisy)
     found = _by_figure(one, other)
     for figure, of, rule in (
         ("mIoU", MEAN, _mean_of("mIoU")),
@@ -127,7 +130,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     for seed in range(60):
         random = np.random.default_rng(seed + 100)
         one, other = (
-            Scored({"mIoU": 0.0}, {f"{i}": {"mIoU": float(x)} for i, x in enumerate(column)})
+            MetricResult({"mIoU": 0.0}, {f"{i}": {"mIoU": float(x)} for i, x in enumerate(column)})
             for column in random.normal((0.0, 0.3), 1.0, (80, 2)).T
         )
         found = _by_figure(one, other)["mIoU"]
@@ -139,25 +142,25 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 def test_only_common_items_are_drawn() -> None:
     one, other = _scored(0.0), _scored(0.02)
-    fewer = {name: row for name, row in other.each.items() if int(name) >= 20}
-    found = _by_figure(one, replace(other, each=fewer))
+    fewer = {name: row for name, row in other.per_item.items() if int(name) >= 20}
+    found = _by_figure(one, replace(other, per_item=fewer))
     assert found["mIoU"].num_items == 40
-    cut = {name: row for name, row in one.each.items() if int(name) >= 20}
-    low, high = _reference(replace(one, each=cut), replace(other, each=fewer), _recall, 400)
+    cut = {name: row for name, row in one.per_item.items() if int(name) >= 20}
+    low, high = _reference(replace(one, per_item=cut), replace(other, per_item=fewer), _recall, 400)
     assert found["recall"].low == pytest.approx(low, abs=1e-12)
     assert found["recall"].high == pytest.approx(high, abs=1e-12)
 
 
 def test_runs_without_common_items_or_with_nothing_below_the_line_have_no_interval() -> None:
     one, other = _scored(0.0), _scored(0.02)
-    apart = {f"other {name}": row for name, row in other.each.items()}
-    found = _by_figure(one, replace(other, each=apart))
+    apart = {f"other {name}": row for name, row in other.per_item.items()}
+    found = _by_figure(one, replace(other, per_item=apart))
     assert {each.of for each in found.values()} == {NONE}
-    nothing = {name: {**row, "phrases": 0.0} for name, row in one.each.items()}
-    found = _by_figure(replace(one, each=nothing), replace(other, each=nothing))
+    nothing = {name: {**row, "phrases": 0.0} for name, row in one.per_item.items()}
+    found = _by_figure(replace(one, per_item=nothing), replace(other, per_item=nothing))
     assert (found["recall"].of, found["recall"].low) == (NONE, None)
-    gone = {name: {"mIoU": math.nan} for name in one.each}
-    assert _by_figure(replace(one, each=gone), replace(one, each=gone))["mIoU"].of == NONE
+    gone = {name: {"mIoU": math.nan} for name in one.per_item}
+    assert _by_figure(replace(one, per_item=gone), replace(one, per_item=gone))["mIoU"].of == NONE
 
 
 @pytest.mark.parametrize(
@@ -186,6 +189,8 @@ def test_the_table_says_what_its_intervals_are_of() -> None:
 
 
 def test_items_that_changed_most_come_first() -> None:
-    one = Scored({"mIoU": 0.0}, {"a": {"mIoU": 0.5}, "b": {"mIoU": 0.5}, "c": {"mIoU": 0.5}})
-    other = Scored({"mIoU": 0.0}, {"a": {"mIoU": 0.6}, "b": {"mIoU": 0.1}, "c": {"mIoU": 0.5}})
+    one = MetricResult({"mIoU": 0.0}, {"a": {"mIoU": 0.5}, "b": {"mIoU": 0.5}, "c": {"mIoU": 0.5}})
+    other = MetricResult(
+        {"mIoU": 0.0}, {"a": {"mIoU": 0.6}, "b": {"mIoU": 0.1}, "c": {"mIoU": 0.5}}
+    )
     assert list(changes(one, other, "mIoU").items()) == [("b", (0.5, 0.1)), ("a", (0.5, 0.6))]

@@ -13,7 +13,7 @@ import pytest
 from glamm_jax.cli.compare import main
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.items import Data, Questions, open_questions
+from glamm_jax.evaluation.items import EvaluationData, ItemSet, open_items
 from glamm_jax.evaluation.prediction_files import write_lines
 from glamm_jax.evaluation.scores import RunScores, load_scores, save_scores
 from tests.evaluation.said import right_answer, scored_of, shifted_answer
@@ -22,13 +22,13 @@ DATA = {"path": "miniworld/easy", "split": "test", "dataset": "", "limit": "4", 
 
 
 @pytest.fixture(scope="module")
-def asked() -> Questions:
+def asked() -> ItemSet:
     benchmark = BENCHMARKS["gcg"]
-    data = Data("miniworld/easy", "test", limit=4, size=64)
-    return open_questions(benchmark, data, benchmark.wording("ours"))
+    data = EvaluationData("miniworld/easy@64", "test", limit=4)
+    return open_items(benchmark, data, benchmark.wording("ours"))
 
 
-def _write(folder: Path, asked: Questions, said: list[Prediction], question: str = "ours") -> None:
+def _write(folder: Path, asked: ItemSet, said: list[Prediction], question: str = "ours") -> None:
     """What `python -m eval` leaves of such a run, as far as comparing reads it."""
     scored = scored_of([*asked.items], said)
     scores = RunScores("gcg", "miniworld/test", {"compat": scored, "strict": scored}, asked.hash)
@@ -45,7 +45,7 @@ def _write(folder: Path, asked: Questions, said: list[Prediction], question: str
 
 
 @pytest.fixture
-def runs(tmp_path: Path, asked: Questions) -> tuple[Path, Path]:
+def runs(tmp_path: Path, asked: ItemSet) -> tuple[Path, Path]:
     before, after = tmp_path / "before", tmp_path / "after"
     _write(before, asked, [shifted_answer(item, 4) for item in asked.items])
     _write(after, asked, [right_answer(item) for item in asked.items])
@@ -68,7 +68,7 @@ def test_the_table_is_printed(runs: tuple[Path, Path], capsys: pytest.CaptureFix
 
 
 def test_the_page_shows_what_changed_with_pictures_and_truth(
-    runs: tuple[Path, Path], asked: Questions, capsys: pytest.CaptureFixture[str]
+    runs: tuple[Path, Path], asked: ItemSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = runs[0].parent / "page.html"
     assert main([*map(str, runs), "--out", str(page)]) == 0

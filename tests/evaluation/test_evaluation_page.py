@@ -16,7 +16,7 @@ from glamm_jax.evaluation.evaluation_page import SHOWN, write_report
 from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.evaluation.item_cards import SIDE, cards_of
 from glamm_jax.evaluation.item_scores import ranked, values_of
-from glamm_jax.metrics.result import Mode, Scored
+from glamm_jax.metrics.result import MetricResult, Mode
 from glamm_jax.report.html_page import Card
 from tests.evaluation.said import items_of, picture_of, right_answer, scored_of, shifted_answer
 
@@ -42,7 +42,7 @@ def _page(
     folder: Path,
     items: Sequence[Item],
     predictions: Sequence[Prediction],
-    scored: dict[Mode, Scored],
+    scored: dict[Mode, MetricResult],
     config: Any = CONFIG,
 ) -> str:
     write_report(folder / "report.html", config, items, predictions, scored, picture_of)
@@ -87,7 +87,7 @@ def test_a_large_run_shows_few_items(tmp_path: Path, items: list[Item]) -> None:
     many = [replace(items[i % 5], id=f"item {i}") for i in range(60)]
     said = [right_answer(item) for item in many]
     each = {item.id: {"mIoU": i / 60} for i, item in enumerate(many)}
-    page = _page(tmp_path, many, said, {"strict": Scored({"mIoU": 0.5}, each)})
+    page = _page(tmp_path, many, said, {"strict": MetricResult({"mIoU": 0.5}, each)})
     titles = re.findall(r"<h3>(item \d+) ", page)
     worst = [f"item {i}" for i in range(SHOWN)]
     assert titles == worst + [f"item {i}" for i in range(59, 59 - SHOWN, -1)]
@@ -115,9 +115,9 @@ def test_what_is_irregular_is_counted_by_kind_and_named(
 
 
 def test_a_run_without_items_or_figures_is_a_page_too(tmp_path: Path, items: list[Item]) -> None:
-    nothing = _words(_page(tmp_path, [], [], {"compat": Scored({})}, {}))
+    nothing = _words(_page(tmp_path, [], [], {"compat": MetricResult({})}, {}))
     assert re.search(r"\b0\s+questions", nothing)
-    only = _page(tmp_path, items, [], {"compat": Scored({"AP": 0.5})})
+    only = _page(tmp_path, items, [], {"compat": MetricResult({"AP": 0.5})})
     assert _words(only).count("no prediction") == len(items)
     assert re.search(r"\b5\s+without an answer", _words(only))
 
@@ -141,16 +141,16 @@ def test_the_same_thing_has_the_same_colour_in_any_order(items: list[Item]) -> N
     )
     said, true = _cards(item, shuffled)
     told = _phrases(true, "true")  # two things may share a phrase, which has one colour
-    assert len(told) == len({*item.true_phrases}) > 3
-    assert told.items() <= dict(enumerate(item.true_phrases)).items()
+    assert len(told) == len({*item.reference_phrases}) > 3
+    assert told.items() <= dict(enumerate(item.reference_phrases)).items()
     assert set(_phrases(said, "said").values()) == set(told.values())
     for one, other in zip(said.masks, true.masks, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_a_mask_that_is_nowhere_true_has_a_colour_of_its_own(items: list[Item]) -> None:
-    item = replace(items[0], true_masks=items[0].true_masks[:1], true_phrases=("the thing",))
-    far = rle.encode(~rle.decode(item.true_masks[0]))
+    item = replace(items[0], true_masks=items[0].reference_masks[:1], true_phrases=("the thing",))
+    far = rle.encode(~rle.decode(item.reference_masks[0]))
     answer = Prediction(
         item.id, "", "a far thing", phrases=("far thing",), masks=(far,), phrase_of=(0,)
     )
@@ -163,7 +163,12 @@ def test_large_pictures_are_small_with_their_masks_and_boxes() -> None:
     mask = np.zeros((1500, 3000), bool)
     mask[:, 1500:] = True
     item = Item(
-        "x", "x", 0, "?", regions=((300.0, 0.0, 600.0, 1500.0),), true_masks=(rle.encode(mask),)
+        "x",
+        "x",
+        0,
+        "?",
+        regions=((300.0, 0.0, 600.0, 1500.0),),
+        reference_masks=(rle.encode(mask),),
     )
     image = np.zeros((1500, 3000, 3), np.uint8)
     said, true = cards_of(item, None, lambda _: image, "", asks=True)
@@ -195,22 +200,24 @@ def test_an_items_own_value_is_its_column_or_the_ratio_of_its_columns() -> None:
         "b": {"mIoU": float("nan"), "hit": 0.0, "of": 0.0},
         "c": {},
     }
-    scored = Scored({"AP": 0.1, "recall": 0.5, "mIoU": 0.5}, each, {"recall": ("hit", "of")})
+    scored = MetricResult({"AP": 0.1, "recall": 0.5, "mIoU": 0.5}, each, {"recall": ("hit", "of")})
     assert values_of(scored, "recall") == {"a": 0.5}
     assert values_of(scored, "mIoU") == {"a": 0.5}
     assert values_of(scored, "AP") == {}
-    assert values_of(Scored({"METEOR": 0.1}, {"a": {"METEOR_alone": 0.3}}), "METEOR") == {"a": 0.3}
+    assert values_of(MetricResult({"METEOR": 0.1}, {"a": {"METEOR_alone": 0.3}}), "METEOR") == {
+        "a": 0.3
+    }
 
 
 def test_items_are_ranked_by_the_definition_and_the_first_figure_that_tells_them_apart() -> None:
     each = {"a": {"mIoU": 0.5, "CIDEr": 3.0}}
-    compat = Scored({"AP": 0.1, "CIDEr": 3.0, "mIoU": 0.5}, each)
-    strict = Scored({"AP": 0.1, "CIDEr": 2.0}, {"a": {"CIDEr": 2.0}})
+    compat = MetricResult({"AP": 0.1, "CIDEr": 3.0, "mIoU": 0.5}, each)
+    strict = MetricResult({"AP": 0.1, "CIDEr": 2.0}, {"a": {"CIDEr": 2.0}})
     assert ranked({"compat": compat}) == ("compat", "mIoU", {"a": 0.5})
     assert ranked({"compat": compat, "strict": strict}) == ("strict", "CIDEr", {"a": 2.0})
-    assert ranked({"compat": compat, "strict": Scored({"AP": 0.1})}) == (
+    assert ranked({"compat": compat, "strict": MetricResult({"AP": 0.1})}) == (
         "compat",
         "mIoU",
         {"a": 0.5},
     )
-    assert ranked({"strict": Scored({"AP": 0.1})}) is None
+    assert ranked({"strict": MetricResult({"AP": 0.1})}) is None

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.items import Data, Questions, QuestionsError, open_questions
+from glamm_jax.evaluation.items import EvaluationData, ItemsError, ItemSet, open_items
 from tests.evaluation.conftest import miniworld
 
 
-def opened(benchmark: str, path: Path | str, split: str, **other: Any) -> Questions:
+def opened(benchmark: str, path: Path | str, split: str, **other: Any) -> ItemSet:
     asked = BENCHMARKS[benchmark]
-    return open_questions(asked, Data(str(path), split, **other), asked.wording())
+    return open_items(asked, EvaluationData(str(path), split, **other), asked.wording())
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -48,7 +48,7 @@ def test_datasets_are_asked_as_they_came(
 ) -> None:
     found = opened(benchmark, goldens / "fixtures" / "data", split, dataset=dataset)
     assert found.items
-    assert all(len(item.true_texts) >= min(texts, 1) for item in found.items)
+    assert all(len(item.reference_texts) >= min(texts, 1) for item in found.items)
     assert found.name == {"refcocog_regions": "refcocog", "grandf_ha": ""}.get(dataset, dataset)
 
 
@@ -70,7 +70,7 @@ def test_what_is_missing_is_named(
     tmp_path: Path, benchmark: str, path: str, other: dict, problem: str
 ) -> None:
     where = path if path.startswith("miniworld") else tmp_path / path
-    with pytest.raises(QuestionsError, match=problem):
+    with pytest.raises(ItemsError, match=problem):
         opened(benchmark, where, "val", **other)
 
 
@@ -81,7 +81,5 @@ def test_a_split_without_anything_to_ask_is_an_error_that_says_what_was_left_out
     shutil.copytree(goldens / "fixtures" / "data" / "Refer_Segm", data)
     for picture in data.rglob("*.jpg"):
         picture.unlink()
-    with pytest.raises(
-        QuestionsError, match=r"nothing in split 'val' for refseg \(left out: \d+ no"
-    ):
+    with pytest.raises(ItemsError, match=r"nothing in split 'val' for refseg \(left out: \d+ no"):
         opened("refseg", tmp_path, "val", dataset="refcoco")

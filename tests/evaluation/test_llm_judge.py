@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 
 from glamm_jax.evaluation.llm_judge import (
-    Case,
-    Judge,
     JudgeError,
+    LLMJudge,
     Review,
+    ReviewCase,
     review_all,
     score_reviews,
 )
 
 CASES = [
-    Case(f"{i}", "conv", f"question {i}?", "a tower", f"reference {i}", f"answer {i}")
+    ReviewCase(f"{i}", "conv", f"question {i}?", "a tower", f"reference {i}", f"answer {i}")
     for i in range(4)
 ]
 
@@ -85,9 +85,9 @@ def judge_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     servers: list[FakeJudge] = []
 
-    def make(*replies: Any, **options: Any) -> tuple[Judge, FakeJudge]:
+    def make(*replies: Any, **options: Any) -> tuple[LLMJudge, FakeJudge]:
         servers.append(FakeJudge(*replies))
-        made = Judge(servers[-1].url, "fake", wait=0.001, **options)
+        made = LLMJudge(servers[-1].url, "fake", wait=0.001, **options)
         return made, servers[-1]
 
     yield make
@@ -156,12 +156,12 @@ def test_a_server_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     server = FakeJudge("8 7")
     server.close()
     with pytest.raises(JudgeError, match=r"no answer in 2 attempts.*URLError"):
-        Judge(server.url, "fake", wait=0.001, attempts=2).ask("x")
+        LLMJudge(server.url, "fake", wait=0.001, attempts=2).complete("x")
 
 
 def test_an_address_that_is_none_is_said_at_once() -> None:
     with pytest.raises(JudgeError, match="'localhost:8000' is no address"):
-        Judge("localhost:8000", "fake")
+        LLMJudge("localhost:8000", "fake")
 
 
 def test_reviews_go_on_where_they_stopped(judge_of: Any, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_only_two_numbers_on_the_first_line_are_scores(text: str, scores: Any) -
 
 
 JUDGED = [
-    Case(f"{i}", category, "?", "a tower", "reference", answer)
+    ReviewCase(f"{i}", category, "?", "a tower", "reference", answer)
     for i, (category, answer) in enumerate(
         [("conv", "x"), ("conv", "x"), ("detail", ""), ("complex", "x")]
     )
@@ -240,8 +240,8 @@ def test_a_score_is_the_sum_of_ours_over_the_sum_of_the_references() -> None:
         "complex": 10 / 8,
     }
     above, below = scored.ratios["conv"]
-    assert [row.get(above) for row in scored.each.values()] == [5, 5, None, None]
-    assert [row.get(below) for row in scored.each.values()] == [10, 5, None, None]
+    assert [row.get(above) for row in scored.per_item.values()] == [5, 5, None, None]
+    assert [row.get(below) for row in scored.per_item.values()] == [10, 5, None, None]
     assert scored.notes == {"missing prediction": ("2",)}
 
 

@@ -13,7 +13,7 @@ from glamm_jax.data import rle
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.data.record import RecordError
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.items import Data, Questions, QuestionsError, open_questions
+from glamm_jax.evaluation.items import EvaluationData, ItemsError, ItemSet, open_items
 from glamm_jax.miniworld import EASY, scene
 from glamm_jax.miniworld.annotations import jpeg
 from glamm_jax.miniworld.grandf_folder import write_grandf
@@ -21,9 +21,9 @@ from glamm_jax.miniworld.grandf_folder import write_grandf
 SCENES = [scene(1, i, 64, EASY) for i in range(3)]
 
 
-def opened(benchmark: str, path: Path, split: str = "val", images: Path | None = None) -> Questions:
+def opened(benchmark: str, path: Path, split: str = "val", images: Path | None = None) -> ItemSet:
     asked = BENCHMARKS[benchmark]
-    return open_questions(asked, Data(str(path), split, images=images), asked.wording())
+    return open_items(asked, EvaluationData(str(path), split, images=images), asked.wording())
 
 
 def write(path: Path, value: Any) -> Path:
@@ -48,7 +48,7 @@ def test_grounded_captions_are_read_as_the_original_judges_them(tmp_path: Path) 
         found = opened("gcg", place)
         assert [item.id for item in found.items] == ["sa_0", "sa_1", "sa_2"]
         for one, item in zip(SCENES, found.items, strict=True):
-            assert len(item.true_phrases) == len(item.true_masks) >= len(one.things)
+            assert len(item.reference_phrases) == len(item.reference_masks) >= len(one.things)
             assert open_image(found.records[item.record].image).shape == (64, 64, 3)
         assert found.name == ""
 
@@ -62,9 +62,9 @@ def test_positions_stay_where_masks_are_broken_or_labels_missing(tmp_path: Path)
     write(base / "val_gcg_coco_mask_gt.json", told)
     found = opened("gcg", base)
     first = found.items[0]
-    assert len(first.true_masks) == count
-    assert not rle.decode(first.true_masks[0]).any()
-    assert np.all([rle.decode(mask).any() for mask in first.true_masks[1:]])
+    assert len(first.reference_masks) == count
+    assert not rle.decode(first.reference_masks[0]).any()
+    assert np.all([rle.decode(mask).any() for mask in first.reference_masks[1:]])
     assert [*found.notes] == ["bad mask"]
 
 
@@ -88,7 +88,7 @@ def test_regions_are_asked_by_the_box_of_the_annotation_with_the_pictures_id(
     for path in (file, tmp_path):
         found = opened("region_caption", path)
         [item] = found.items
-        assert (item.id, item.regions, item.true_texts) == (
+        assert (item.id, item.regions, item.reference_texts) == (
             "1", ((5.0, 6.0, 25.0, 36.0),), ("a red star",)
         )  # fmt: skip
         assert [len(where) for where in found.notes.values()] == [1]
@@ -101,7 +101,7 @@ def test_captions_come_in_two_layouts(tmp_path: Path, pictures: Path) -> None:
         "annotations": [{"id": i, "image_id": 4, "caption": text} for i, text in enumerate("ab")],
     }
     [item] = opened("image_caption", write(tmp_path / "nocaps_val.json", coco)).items
-    assert (item.id, item.true_texts) == ("4", ("a", "b"))
+    assert (item.id, item.reference_texts) == ("4", ("a", "b"))
     karpathy = {
         "images": [
             {"imgid": i, "filename": f"{i}.jpg", "split": split, "sentences": [{"raw": "a dog"}]}
@@ -110,10 +110,10 @@ def test_captions_come_in_two_layouts(tmp_path: Path, pictures: Path) -> None:
     }
     file = write(tmp_path / "dataset_flickr30k.json", karpathy)
     found = opened("image_caption", file, "test")
-    assert [(item.id, item.true_texts) for item in found.items] == [("1", ("a dog",))]
+    assert [(item.id, item.reference_texts) for item in found.items] == [("1", ("a dog",))]
     assert found.name == "flickr30k"
     assert open_image(found.records[0].image).shape == (64, 64, 3)
-    with pytest.raises(QuestionsError, match="no picture of split 'testA'"):
+    with pytest.raises(ItemsError, match="no picture of split 'testA'"):
         opened("image_caption", file, "testA")
 
 
@@ -126,15 +126,15 @@ def test_llava_bench_comes_with_what_its_judge_is_told(tmp_path: Path, pictures:
     for name, line in lines.items():
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
     [item] = opened("conversation", tmp_path).items
-    assert (item.id, item.prompt, item.true_texts) == ("0", "What?", ("A star.",))
-    assert item.about == {"category": "conv", "context": "A meadow."}
+    assert (item.id, item.prompt, item.reference_texts) == ("0", "What?", ("A star.",))
+    assert item.metadata == {"category": "conv", "context": "A meadow."}
     (tmp_path / "context.jsonl").write_text("{")
-    with pytest.raises(QuestionsError, match=r"context.jsonl: line 1 is no JSON"):
+    with pytest.raises(ItemsError, match=r"context.jsonl: line 1 is no JSON"):
         opened("conversation", tmp_path)
 
 
 def test_pictures_that_are_nowhere_are_said_so(tmp_path: Path, pictures: Path) -> None:
     coco = {"images": [{"id": 1, "file_name": "x.jpg"}], "annotations": []}
     file = write(tmp_path / "deep" / "a.json", coco)
-    with pytest.raises(QuestionsError, match=r"'x.jpg' are in none of.*--images"):
+    with pytest.raises(ItemsError, match=r"'x.jpg' are in none of.*--images"):
         opened("image_caption", file)

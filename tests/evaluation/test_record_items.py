@@ -11,7 +11,7 @@ from glamm_jax.data import rle
 from glamm_jax.data.record import Annotation, Link, Record, Region
 from glamm_jax.evaluation import record_items
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.record_items import SENTENCES, Wording, WordingError
+from glamm_jax.evaluation.record_items import SENTENCES, PromptTemplate, PromptTemplateError
 from glamm_jax.miniworld import WORLDS, record, scene
 
 RICH = record(scene(5, 3, 64, WORLDS["full"]))
@@ -37,18 +37,18 @@ def small(*annotations: Annotation) -> Record:
 def test_a_grounded_caption_has_its_phrases_in_order_and_unions_as_masks() -> None:
     links = (Link(1, 13, 19), Link(0, 0, 5), Link(1, 0, 5))
     [item] = record_items.grounded_caption(
-        small(Annotation("gcg", "A dog chases a ball.", links)), 3, Wording("Describe.")
+        small(Annotation("gcg", "A dog chases a ball.", links)), 3, PromptTemplate("Describe.")
     )
     assert (item.id, item.record, item.prompt) == ("7", 3, "Describe.")
-    assert item.true_phrases == ("A dog", "a ball")
+    assert item.reference_phrases == ("A dog", "a ball")
     both = pixels(slice(0, 2)) | pixels(slice(3, 5))
-    np.testing.assert_array_equal(rle.decode(item.true_masks[0]), both)
-    np.testing.assert_array_equal(rle.decode(item.true_masks[1]), pixels(slice(3, 5)))
+    np.testing.assert_array_equal(rle.decode(item.reference_masks[0]), both)
+    np.testing.assert_array_equal(rle.decode(item.reference_masks[1]), pixels(slice(3, 5)))
 
 
 def test_phrase_grounding_gives_the_caption_with_its_phrases_marked() -> None:
     caption = Annotation("gcg", "A dog chases a ball.", (Link(0, 0, 5), Link(1, 13, 19)))
-    [item] = record_items.grounded_phrases(small(caption), 0, Wording("Ground: {name}"))
+    [item] = record_items.grounded_phrases(small(caption), 0, PromptTemplate("Ground: {name}"))
     assert item.prompt == "Ground: <p> A dog </p> chases <p> a ball </p>."
 
 
@@ -57,22 +57,24 @@ def test_every_sentence_is_asked_and_three_of_them_in_a_conversation_with_answer
     *free, forced = record_items.referring(RICH, 0, wording)
     said = [each for each in RICH.annotations if each.task == "referring"]
     assert len(free) == len(said) > SENTENCES
-    assert [item.true_phrases for item in free] == [(each.text,) for each in said]
+    assert [item.reference_phrases for item in free] == [(each.text,) for each in said]
     assert free[0].prompt == f"Please segment the {said[0].text} in the image."
-    assert len(forced.history) == len(forced.true_masks) == SENTENCES
+    assert len(forced.history) == len(forced.reference_masks) == SENTENCES
     assert forced.max_tokens == 1
     for (question, answer), name, mask in zip(
-        forced.history, forced.true_phrases, forced.true_masks, strict=True
+        forced.history, forced.reference_phrases, forced.reference_masks, strict=True
     ):
-        own = next(item for item in free if item.true_phrases == (name,))
-        assert (question, mask) == (own.prompt, own.true_masks[0])
+        own = next(item for item in free if item.reference_phrases == (name,))
+        assert (question, mask) == (own.prompt, own.reference_masks[0])
         assert answer == "Sure, it is [SEG]."
 
 
 def test_the_sentences_follow_from_seed_and_picture() -> None:
     def drawn(seed: int, image_id: str = RICH.image_id) -> tuple[str, ...]:
         other = replace(RICH, image_id=image_id)
-        return [*record_items.referring(other, 0, Wording("{name}", seed=seed))][-1].true_phrases
+        return [*record_items.referring(other, 0, PromptTemplate("{name}", seed=seed))][
+            -1
+        ].reference_phrases
 
     assert drawn(0) == drawn(0)
     assert len({drawn(seed) for seed in range(8)}) > 1
@@ -83,12 +85,12 @@ def test_pixels_that_polygons_cover_twice_travel_along() -> None:
     told = small(
         Annotation("referring", "It ", (Link(1),)), Annotation("referring", "x", (Link(0),))
     )
-    one, other, forced = record_items.referring(told, 0, Wording("Where is {name}?"))
+    one, other, forced = record_items.referring(told, 0, PromptTemplate("Where is {name}?"))
     assert one.prompt == "Where is it?"
-    assert one.true_twice[0] is not None
-    np.testing.assert_array_equal(rle.decode(one.true_twice[0]), pixels(slice(4, 5)))
-    assert other.true_twice == ()
-    assert [each is None for each in forced.true_twice] == [False, True]
+    assert one.reference_overlaps[0] is not None
+    np.testing.assert_array_equal(rle.decode(one.reference_overlaps[0]), pixels(slice(4, 5)))
+    assert other.reference_overlaps == ()
+    assert [each is None for each in forced.reference_overlaps] == [False, True]
 
 
 def test_regions_captions_and_conversations_are_asked_by_their_annotations() -> None:
@@ -101,11 +103,11 @@ def test_regions_captions_and_conversations_are_asked_by_their_annotations() -> 
     )
     [item] = record_items.region(told, 0, BENCHMARKS["region_caption"].wording())
     assert item.regions == ((0.0, 0.0, 2.0, 4.0),)
-    assert (item.true_texts, item.prompt.count("<bbox>")) == (("a dog",), 1)
-    [item] = record_items.caption(told, 0, Wording("What is it?"))
-    assert item.true_texts == ("A dog.", "A ball.")
-    first, second = record_items.conversation(told, 0, Wording(""))
-    assert (first.history, first.true_texts) == ((), ("Yes.",))
+    assert (item.reference_texts, item.prompt.count("<bbox>")) == (("a dog",), 1)
+    [item] = record_items.caption(told, 0, PromptTemplate("What is it?"))
+    assert item.reference_texts == ("A dog.", "A ball.")
+    first, second = record_items.conversation(told, 0, PromptTemplate(""))
+    assert (first.history, first.reference_texts) == ((), ("Yes.",))
     assert (second.prompt, second.history) == ("Why?", (("Is it?", "Yes."),))
 
 
@@ -119,5 +121,5 @@ def test_regions_captions_and_conversations_are_asked_by_their_annotations() -> 
     ],
 )
 def test_questions_that_cannot_be_asked_are_refused(question: str, problem: str) -> None:
-    with pytest.raises(WordingError, match=problem):
+    with pytest.raises(PromptTemplateError, match=problem):
         BENCHMARKS["region_caption"].wording(question)

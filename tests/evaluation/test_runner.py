@@ -21,9 +21,9 @@ from glamm_jax.data import rle
 from glamm_jax.data.record import Record, RecordError
 from glamm_jax.evaluation import runner
 from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.predict import FAILED, ask
+from glamm_jax.evaluation.predict import FAILED, predict
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, PredictionError, read_lines, to_line
-from glamm_jax.evaluation.runner import PARTS, ask_all
+from glamm_jax.evaluation.runner import PARTS, predict_all
 from glamm_jax.inference.chat import Assistant, load
 from glamm_jax.inference.generate import DecodeState, Generator
 from glamm_jax.metrics.iou import iou
@@ -56,7 +56,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(tiny_assistant: Assistant, out: Path) -> list[Prediction]:
     """In one go, on one device."""
-    return ask_all(tiny_assistant, QUESTIONS.records, QUESTIONS.items, out, 8, TOKENS)
+    return predict_all(tiny_assistant, QUESTIONS.records, QUESTIONS.items, out, 8, TOKENS)
 
 
 def test_predictions_come_in_the_order_of_the_items_and_lie_in_one_file(
@@ -74,14 +74,14 @@ def test_the_tiny_model_segments_what_it_is_asked_for_forced_and_free(
 ) -> None:
     ious = {True: [], False: []}
     for item, said in zip(QUESTIONS.items, alone, strict=True):
-        for mask, true in zip(said.masks, item.true_masks, strict=False):
+        for mask, true in zip(said.masks, item.reference_masks, strict=False):
             ious[bool(item.history)].append(iou(mask, true))
     assert min(len(each) for each in ious.values()) >= 3
     assert all(np.mean(each) > 0.6 for each in ious.values())
 
 
 def test_the_size_of_a_batch_has_no_say(tiny_assistant: Assistant, alone: list[Prediction]) -> None:
-    said = {x.id: x for x in ask(tiny_assistant, QUESTIONS.records, QUESTIONS.items, 2, TOKENS)}
+    said = {x.id: x for x in predict(tiny_assistant, QUESTIONS.records, QUESTIONS.items, 2, TOKENS)}
     equal([said[item.id] for item in QUESTIONS.items], alone)
 
 
@@ -102,7 +102,7 @@ def test_rows_lie_on_eight_devices_and_say_what_one_device_says(
 
     monkeypatch.setattr(Generator, "prefill", watched)
     many = load(MODEL, mesh=make_mesh(data=8))
-    said = {x.id: x for x in ask(many, QUESTIONS.records, QUESTIONS.items, 8, TOKENS)}
+    said = {x.id: x for x in predict(many, QUESTIONS.records, QUESTIONS.items, 8, TOKENS)}
     equal([said[item.id] for item in QUESTIONS.items], alone)
     assert places
     assert all(len(each) == jax.device_count() == 8 for each in places)
@@ -130,7 +130,7 @@ class Told:
 def told(monkeypatch: pytest.MonkeyPatch, out: Path, dies_after: int = 1000) -> Told:
     one = Told(dies_after)
     monkeypatch.setattr(runner, "ask", one)
-    ask_all(None, QUESTIONS.records, QUESTIONS.items, out)  # type: ignore[arg-type]  # no model
+    predict_all(None, QUESTIONS.records, QUESTIONS.items, out)  # type: ignore[arg-type]  # no model
     return one
 
 
@@ -195,7 +195,7 @@ def test_what_cannot_be_asked_fails_alone_and_says_why(
         "outside": replace(items[0], id="outside", regions=((900.0, 0.0, 910.0, 9.0),)),
         "image": replace(items[0], id="image", prompt="What is <image>?"),
     }
-    told = [*ask(tiny_assistant, Broken(), [*spoilt.values(), *items], 8, TOKENS)]
+    told = [*predict(tiny_assistant, Broken(), [*spoilt.values(), *items], 8, TOKENS)]
     said = {each.id: each for each in told}
     assert len(told) == len(said) == len(items) + len(spoilt)
     assert {name for name, each in said.items() if each.finish == FAILED} == {*spoilt}

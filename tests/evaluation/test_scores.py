@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from glamm_jax.evaluation.scores import RunScores, ScoresError, load_scores, save_scores
-from glamm_jax.metrics.result import Scored
+from glamm_jax.metrics.result import MetricResult
 
-COMPAT = Scored(
+COMPAT = MetricResult(
     {"mIoU": 0.663, "recall": 0.4},
     {"a": {"mIoU": 0.5, "matches": 1.0, "phrases": 2.0}, "b": {"mIoU": 0.826}},
     {"recall": ("matches", "phrases")},
     {"missing prediction": ("b",)},
 )
-STRICT = Scored({"mIoU": 0.25}, {"a": {"mIoU": 0.25}, 'c"\n': {"mIoU": 0.25}})
+STRICT = MetricResult({"mIoU": 0.25}, {"a": {"mIoU": 0.25}, 'c"\n': {"mIoU": 0.25}})
 RUN = RunScores("gcg", "val", {"compat": COMPAT, "strict": STRICT}, "8c1f", "words", {"items": 2})
 
 
@@ -37,17 +37,17 @@ def test_an_item_is_one_line_and_figures_come_before_items(tmp_path: Path) -> No
 
 
 def test_what_is_not_a_number_is_null_and_comes_back(tmp_path: Path) -> None:
-    scored = Scored({"AP": math.nan, "x": math.inf}, {"a": {"AP": math.nan}})
+    scored = MetricResult({"AP": math.nan, "x": math.inf}, {"a": {"AP": math.nan}})
     save_scores(tmp_path / "scores.json", RunScores("gcg", "val", {"strict": scored}))
     assert "NaN" not in (tmp_path / "scores.json").read_text("utf-8")
     read = load_scores(tmp_path / "scores.json").modes["strict"]
     assert math.isnan(read.scores["AP"])
     assert math.isnan(read.scores["x"])
-    assert math.isnan(read.each["a"]["AP"])
+    assert math.isnan(read.per_item["a"]["AP"])
 
 
 def test_a_run_without_items_has_a_file_too(tmp_path: Path) -> None:
-    empty = RunScores("gcg", "val", {"compat": Scored({})})
+    empty = RunScores("gcg", "val", {"compat": MetricResult({})})
     save_scores(tmp_path / "scores.json", empty)
     assert load_scores(tmp_path / "scores.json") == empty
 

@@ -11,9 +11,9 @@ import pytest
 from glamm_jax.data import rle
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.llm_judge import Case, Review
-from glamm_jax.evaluation.scoring import Judges
-from glamm_jax.metrics.result import MODES, Mode, Scored
+from glamm_jax.evaluation.llm_judge import Review, ReviewCase
+from glamm_jax.evaluation.scoring import TextScorers
+from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from tests.evaluation.conftest import miniworld
 from tests.evaluation.truth import nothing, right
 
@@ -27,9 +27,9 @@ FIGURES = {
 }
 
 
-def score(name: str, said: Sequence[Prediction], mode: Mode) -> Scored:
+def score(name: str, said: Sequence[Prediction], mode: Mode) -> MetricResult:
     items = miniworld(name, 3).items
-    return BENCHMARKS[name].score(items, {each.id: each for each in said}, mode, Judges())
+    return BENCHMARKS[name].score(items, {each.id: each for each in said}, mode, TextScorers())
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -48,7 +48,7 @@ def test_truth_scores_one_and_silence_nothing(name: str, mode: Mode) -> None:
 def test_missing_and_unknown_predictions_and_other_sizes_are_named(name: str, mode: Mode) -> None:
     first, second, *others = miniworld(name, 3).items
     small = rle.encode(np.ones((2, 2), bool))
-    odd = replace(right(second), masks=tuple(small for _ in second.true_masks))
+    odd = replace(right(second), masks=tuple(small for _ in second.reference_masks))
     stranger = replace(right(second), id="stranger")
     scored = score(name, [odd, stranger, *map(right, others)], mode)
     assert scored.notes["missing prediction"] == (first.id,)
@@ -59,10 +59,10 @@ def test_missing_and_unknown_predictions_and_other_sizes_are_named(name: str, mo
 def test_what_is_said_behind_known_answers_does_not_count() -> None:
     items = [item for item in miniworld("refseg", 3).items if item.history]
     more = {
-        item.id: replace(right(item), masks=(*item.true_masks, item.true_masks[0]))
+        item.id: replace(right(item), masks=(*item.reference_masks, item.reference_masks[0]))
         for item in items
     }
-    scored = BENCHMARKS["refseg"].score(items, more, "strict", Judges())
+    scored = BENCHMARKS["refseg"].score(items, more, "strict", TextScorers())
     assert scored.scores["cIoU"] == 1
     assert not scored.notes
 
@@ -71,24 +71,24 @@ def test_pixels_covered_twice_are_background_in_the_originals_figures_alone() ->
     whole, half = np.ones((4, 4), bool), np.zeros((4, 4), bool)
     half[:, :2] = True
     mask, twice = rle.encode(whole), rle.encode(half)
-    item = Item("a", "a", 0, "?", true_masks=(mask,), true_twice=(twice,))
+    item = Item("a", "a", 0, "?", reference_masks=(mask,), reference_overlaps=(twice,))
     said = {"a": Prediction("a", "a", "", masks=(mask,), phrase_of=(-1,))}
-    compat, strict = (BENCHMARKS["refseg"].score([item], said, m, Judges()) for m in MODES)
+    compat, strict = (BENCHMARKS["refseg"].score([item], said, m, TextScorers()) for m in MODES)
     assert compat.scores["free cIoU"] == pytest.approx(0.5)
     assert strict.scores["free cIoU"] == 1
 
 
 def test_a_judge_compares_conversations_with_their_references() -> None:
     items = miniworld("conversation", 2).items
-    seen: list[Case] = []
+    seen: list[ReviewCase] = []
 
-    def review(cases: Sequence[Case]) -> list[Review]:
+    def review(cases: Sequence[ReviewCase]) -> list[Review]:
         seen.extend(cases)
         return [Review(case.id, "8 4\nbecause") for case in cases]
 
     said = {item.id: right(item) for item in items}
-    scored = BENCHMARKS["conversation"].score(items, said, "compat", Judges(review=review))
+    scored = BENCHMARKS["conversation"].score(items, said, "compat", TextScorers(review=review))
     assert scored.scores["relative score"] == pytest.approx(0.5)
     assert [(case.question, case.reference, case.answer) for case in seen] == [
-        (item.prompt, item.true_texts[0], item.true_texts[0]) for item in items
+        (item.prompt, item.reference_texts[0], item.reference_texts[0]) for item in items
     ]

@@ -15,10 +15,10 @@ from glamm_jax.data.collate import pack
 from glamm_jax.data.encode import prepare
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.evaluation.item import Item
-from glamm_jax.evaluation.predict import ask
+from glamm_jax.evaluation.predict import predict
 from glamm_jax.inference.chat import Assistant, Question
 from glamm_jax.nn.resize import postprocess_masks
-from glamm_jax.types import Capacity, Example
+from glamm_jax.types import BatchShape, Example
 from tests.evaluation.conftest import miniworld
 
 QUESTIONS = miniworld("refseg", 2)
@@ -27,12 +27,12 @@ FORCED = [item for item in QUESTIONS.items if item.history]
 
 def in_training(assistant: Assistant, item: Item) -> np.ndarray:
     """Mask logits at the picture's size, by the forward that the losses take."""
-    truth = np.stack([rle.decode(mask) for mask in item.true_masks]).astype(np.uint8)
+    truth = np.stack([rle.decode(mask) for mask in item.reference_masks]).astype(np.uint8)
     turns = tuple(turn for pair in item.history for turn in pair)
     image = open_image(QUESTIONS.records[item.record].image)
     example = Example(image, turns, None, truth, "referring", "", item.id)
     config = assistant.config
-    room = Capacity(tokens=config.llama.max_positions, targets=config.llama.max_positions)
+    room = BatchShape(tokens=config.llama.max_positions, targets=config.llama.max_positions)
     sample = prepare([example], assistant.tokenizer, config, room).sample
     assert sample is not None
     batch = pack([sample], config)
@@ -63,7 +63,7 @@ def in_evaluation(assistant: Assistant, item: Item) -> np.ndarray:
 def test_history_and_one_token_give_the_mask_logits_of_training(tiny_assistant: Assistant) -> None:
     for item in FORCED:
         ours, trained = in_evaluation(tiny_assistant, item), in_training(tiny_assistant, item)
-        assert ours.shape == trained.shape == (len(item.true_masks), 64, 64)
+        assert ours.shape == trained.shape == (len(item.reference_masks), 64, 64)
         np.testing.assert_allclose(ours, trained, atol=2e-4 * trained.std(), rtol=0)
         assert len(ours) > 1
         assert np.abs(trained[0] - trained[1]).max() > trained.std()  # not one mask for all
@@ -71,9 +71,9 @@ def test_history_and_one_token_give_the_mask_logits_of_training(tiny_assistant: 
 
 @pytest.mark.slow
 def test_the_predictions_of_forced_items_are_these_masks(tiny_assistant: Assistant) -> None:
-    said = {each.id: each for each in ask(tiny_assistant, QUESTIONS.records, FORCED, 2)}
+    said = {each.id: each for each in predict(tiny_assistant, QUESTIONS.records, FORCED, 2)}
     for item in FORCED:
         logits = in_training(tiny_assistant, item)
-        told = said[item.id].masks[: len(item.true_masks)]
+        told = said[item.id].masks[: len(item.reference_masks)]
         for mask, trained in zip(told, logits, strict=True):
             assert (rle.decode(mask) != (trained > 0)).mean() < 1e-3

@@ -7,14 +7,14 @@ from glamm_jax.evaluation.item import Item, Prediction
 
 def right(item: Item) -> Prediction:
     """What the truth says, every mask with its phrase."""
-    count = len(item.true_masks)
+    count = len(item.reference_masks)
     return Prediction(
         item.id,
         item.image_id,
-        item.true_texts[0] if item.true_texts else "",
+        item.reference_texts[0] if item.reference_texts else "",
         raw=marked(item),
-        phrases=item.true_phrases,
-        masks=item.true_masks,
+        phrases=item.reference_phrases,
+        masks=item.reference_masks,
         phrase_of=tuple(range(count)),
         scores=(0.9,) * count,
     )
@@ -22,9 +22,9 @@ def right(item: Item) -> Prediction:
 
 def marked(item: Item) -> str:
     """The true text with its phrases marked, one after another."""
-    text = item.true_texts[0] if item.true_texts else " and ".join(item.true_phrases)
+    text = item.reference_texts[0] if item.reference_texts else " and ".join(item.reference_phrases)
     end = 0
-    for phrase in item.true_phrases:
+    for phrase in item.reference_phrases:
         start = text.index(phrase, end)
         told = f"<p> {phrase} </p> [SEG]"
         text = text[:start] + told + text[start + len(phrase) :]

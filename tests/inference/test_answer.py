@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
-from glamm_jax.inference.answer import Answer, GroundedText, ScoredMask, ground, ground_turns
+from glamm_jax.inference.answer import (
+    Answer,
+    GroundedText,
+    ScoredMask,
+    attach_masks,
+    attach_masks_to_turns,
+)
 from glamm_jax.report.mask_overlay import PALETTE
 
 HEIGHT, WIDTH = 6, 9
@@ -36,12 +42,12 @@ def which(text: GroundedText) -> list[tuple[str, int | None]]:
 
 
 def answer(raw: str, count: int, question: str = "What?", asked: int = 0) -> Answer:
-    said, problems = ground(raw, masks(asked + count)[asked:])
+    said, problems = attach_masks(raw, masks(asked + count)[asked:])
     return Answer(
         said.raw,
         said.text,
         said.groundings,
-        question=ground(question, masks(asked))[0],
+        question=attach_masks(question, masks(asked))[0],
         history=(),
         image=np.full((HEIGHT, WIDTH, 3), 200, np.uint8),
         regions=np.array([[1.0, 1, 4, 3]]),
@@ -51,7 +57,7 @@ def answer(raw: str, count: int, question: str = "What?", asked: int = 0) -> Ans
 
 
 def test_phrases_stand_at_their_places_with_their_masks_and_scores() -> None:
-    text, problems = ground("<p> A dog </p> [SEG] on <p> the grass </p> [SEG].", masks(2))
+    text, problems = attach_masks("<p> A dog </p> [SEG] on <p> the grass </p> [SEG].", masks(2))
     assert text.text == "A dog on the grass ."
     assert [text.text[g.start : g.end] for g in text.groundings] == ["A dog", "the grass"]
     assert which(text) == [("A dog", 0), ("the grass", 1)]
@@ -75,7 +81,7 @@ def test_phrases_stand_at_their_places_with_their_masks_and_scores() -> None:
 def test_what_is_malformed_is_read_as_far_as_it_goes_and_reported(
     raw: str, count: int, found: list, problem: str
 ) -> None:
-    text, problems = ground(raw, masks(count))
+    text, problems = attach_masks(raw, masks(count))
     assert which(text) == found
     assert problem in problems
 
@@ -85,14 +91,14 @@ def test_what_is_malformed_is_read_as_far_as_it_goes_and_reported(
     st.integers(0, 4),
 )
 def test_nothing_that_a_model_writes_fails(raw: str, count: int) -> None:
-    text, _ = ground(raw, masks(count))
+    text, _ = attach_masks(raw, masks(count))
     assert len([g for g in text.groundings if g.mask is not None]) <= count
     assert all(0 <= g.start <= g.end <= len(text.text) for g in text.groundings)
 
 
 def test_every_turn_takes_the_masks_of_its_own_segs() -> None:
     turns = ["Where is <p> a </p> [SEG]?", "Here.", "<p> b </p> [SEG] [SEG]", "And [SEG]?"]
-    grounded = [text for text, _ in ground_turns(turns, masks(4))]
+    grounded = [text for text, _ in attach_masks_to_turns(turns, masks(4))]
     assert [which(text) for text in grounded] == [
         [("a", 0)],
         [],
@@ -121,7 +127,7 @@ def test_json_gives_the_masks_back_through_pycocotools(tmp_path: Path) -> None:
 
 def test_an_empty_mask_has_no_box() -> None:
     empty = ScoredMask(np.zeros((HEIGHT, WIDTH), bool), 0.5)
-    shown = ground("<p> a </p> [SEG]", [empty])[0].groundings[0].to_json()
+    shown = attach_masks("<p> a </p> [SEG]", [empty])[0].groundings[0].to_json()
     assert (shown["area"], shown["box_xyxy_pixel"], shown["score"]) == (0, None, 0.5)
 
 

@@ -27,8 +27,8 @@ from glamm_jax.parallel import make_mesh
 from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from glamm_jax.weights.config_file import write_config
-from glamm_jax.weights.flat_state import flatten
-from glamm_jax.weights.folder import seal
+from glamm_jax.weights.flat_state import flatten_state
+from glamm_jax.weights.folder import finish_folder
 from glamm_jax.weights.safetensors import TensorInfo, TensorWriter
 from tools.parity.golden_model import golden_glamm
 
@@ -269,12 +269,12 @@ def test_another_models_tokenizer_is_refused(assistant: Assistant, goldens: Path
 def saved(assistant: Assistant, goldens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model's weights with the golden tokenizer."""
     folder = tmp_path_factory.mktemp("model")
-    leaves = {name: np.asarray(x) for name, x in flatten(assistant.generator.state).items()}
+    leaves = {name: np.asarray(x) for name, x in flatten_state(assistant.generator.state).items()}
     infos = {name: TensorInfo(x.dtype, x.shape) for name, x in leaves.items()}
     with TensorWriter(folder, infos) as writer:
         for name, array in leaves.items():
             writer.write(name, array)
-    seal(folder, tiny(base_vocab_size=800), {}, goldens / "tokenizer")
+    finish_folder(folder, tiny(base_vocab_size=800), {}, goldens / "tokenizer")
     return folder
 
 

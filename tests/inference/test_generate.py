@@ -14,7 +14,7 @@ from glamm_jax.config import CLIPConfig, GLaMMConfig, RegionConfig, tiny
 from glamm_jax.data.collate import bucketed, fit, pack
 from glamm_jax.data.sample import Row, Sample
 from glamm_jax.inference import generate as module
-from glamm_jax.inference.compiled import Program
+from glamm_jax.inference.compiled import CompiledFunction
 from glamm_jax.inference.generate import ContextError, Generator, SegMasks
 from glamm_jax.inference.sampling import Sampling, SamplingError
 from glamm_jax.models.glamm import GLaMM
@@ -217,7 +217,7 @@ def test_prompts_answers_and_pictures_of_one_bucket_share_their_programs(
     assert [program.jitted._cache_size() for program in programs] == before
 
 
-def _program_memory(program: Program, *shapes, **options) -> int:
+def _program_memory(program: CompiledFunction, *shapes, **options) -> int:
     compiled = program.jitted.lower(*shapes, **options).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 

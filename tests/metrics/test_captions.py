@@ -42,13 +42,13 @@ def test_everything_that_was_asked_for_lands_in_figures_and_columns(meteor):
     result = score_captions(SAID, TRUE, mode="strict", meteor=meteor)
     assert tuple(result.scores) == NAMES
     alone = {f"{name}_alone" for name in (*captions.BLEU, "METEOR")}
-    assert all(set(columns) == {*alone, "ROUGE_L", "CIDEr"} for columns in result.each.values())
+    assert all(set(columns) == {*alone, "ROUGE_L", "CIDEr"} for columns in result.per_item.values())
     for name in ("ROUGE_L", "CIDEr"):
-        mean = sum(columns[name] for columns in result.each.values()) / 3
+        mean = sum(columns[name] for columns in result.per_item.values()) / 3
         assert result.scores[name] == pytest.approx(mean, rel=1e-12)
-    assert result.each["1"]["METEOR_alone"] == 1
+    assert result.per_item["1"]["METEOR_alone"] == 1
     assert result.scores["METEOR"] != pytest.approx(
-        sum(columns["METEOR_alone"] for columns in result.each.values()) / 3
+        sum(columns["METEOR_alone"] for columns in result.per_item.values()) / 3
     )
     assert result.notes == {}
 
@@ -65,8 +65,8 @@ def test_a_missing_caption_is_left_out_in_compat_and_empty_in_strict(meteor):
             "missing prediction": ("3",),
         }
     )
-    assert set(compat.each) == {"1", "2"}
-    assert strict.each["3"] == {"METEOR_alone": 0, "CIDEr": 0}
+    assert set(compat.per_item) == {"1", "2"}
+    assert strict.per_item["3"] == {"METEOR_alone": 0, "CIDEr": 0}
     empty = score_captions({**SAID, "3": " "}, TRUE, names, mode="compat", meteor=meteor)
     assert (empty.scores, empty.notes) == (strict.scores, {"empty caption": ("3",)})
     part = {name: TRUE[name] for name in said if name in TRUE}

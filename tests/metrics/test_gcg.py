@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from glamm_jax.metrics.gcg import GroundedCaption, greedy_matches, read_image, score_gcg
+from glamm_jax.metrics.gcg import GroundedCaption, greedy_matches, read_pair, score_gcg
 from glamm_jax.metrics.result import MODES, MetricError
 from glamm_jax.metrics.similarity import WordSimilarity
 from tests.metrics.scenes import EMPTY, box, caption
@@ -85,13 +85,13 @@ def test_a_mask_without_a_label_of_its_number_undoes_the_matches_of_the_image():
     said = GroundedCaption("", ("a dog",), TRUE.masks, (0, -1))
     assert both(said, TRUE, "recall") == (0.0, 0.5)
     result = score_gcg({"1": said}, {"1": TRUE}, WORDS, "compat")
-    assert result.each["1"]["recall_true"] == 2
+    assert result.per_item["1"]["recall_true"] == 2
     assert result.notes == {"fewer phrases than masks": ("1",)}
 
 
 def test_two_empty_masks_match_before_all_others_in_compat():
     true = caption(("a dog", box(0, 4)), ("nothing", EMPTY))
-    assert greedy_matches(read_image("1", true, true), WORDS) == [(1, 1), (0, 0)]
+    assert greedy_matches(read_pair("1", true, true), WORDS) == [(1, 1), (0, 0)]
 
 
 def test_recall_is_over_phrases_in_compat_and_over_masks_in_strict():
@@ -105,9 +105,9 @@ def test_recall_weighs_phrases_and_the_columns_give_it():
     for mode in MODES:
         result = score_gcg(said, true, WORDS, mode)
         above, below = result.ratios["recall"]
-        sums = [sum(one[name] for one in result.each.values()) for name in (above, below)]
+        sums = [sum(one[name] for one in result.per_item.values()) for name in (above, below)]
         assert result.scores["recall"] == sums[0] / sums[1] == 2 / 3
-        mean = np.mean([one["mIoU"] for one in result.each.values()])
+        mean = np.mean([one["mIoU"] for one in result.per_item.values()])
         assert result.scores["mIoU"] == mean == 0.5
 
 
@@ -155,7 +155,7 @@ def test_a_missing_prediction_is_an_empty_one_and_an_unknown_one_is_left_out(mod
     assert result.scores == score_gcg({"1": TRUE, "2": caption()}, true, WORDS, mode).scores
     assert result.scores["recall"] == result.scores["mIoU"] == 0.5
     assert result.notes == {"unknown prediction": ("3",), "missing prediction": ("2",)}
-    assert set(result.each) == {"1", "2"}
+    assert set(result.per_item) == {"1", "2"}
 
 
 def test_an_empty_split_is_noted_and_gives_the_originals_figures_or_none():

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from glamm_jax.metrics.phrase_matching import match_phrases, score_phrases, sum_scores, words
+from glamm_jax.metrics.phrase_matching import (
+    content_words,
+    match_phrases,
+    score_phrases,
+    sum_scores,
+)
 
 HERE = np.eye(4, dtype=bool)
 THERE = ~HERE
 
 
 def test_articles_case_and_punctuation_do_not_matter() -> None:
-    assert words("The red  Circle,") == words("a red circle") == ("red", "circle")
-    assert words("circle red") != words("red circle")
-    assert words("an a") == ()
+    assert content_words("The red  Circle,") == content_words("a red circle") == ("red", "circle")
+    assert content_words("circle red") != content_words("red circle")
+    assert content_words("an a") == ()
 
 
 def test_a_phrase_said_is_used_once() -> None:
@@ -25,7 +30,7 @@ def test_masks_count_for_all_true_phrases() -> None:
     said = [("a red star", HERE), ("a blue ring", THERE)]
     true = [("red star", HERE), ("green ring", THERE)]
     scores = score_phrases(said, true)
-    assert (scores.said, scores.true, scores.right) == (2, 2, 1)
+    assert (scores.num_predicted, scores.num_reference, scores.num_correct) == (2, 2, 1)
     assert scores.mask_iou == 0.5
     assert score_phrases([("a red star", None)], true[:1]).mask_iou == 0
 
@@ -44,5 +49,10 @@ def test_sums_weigh_every_phrase_alike() -> None:
     one = score_phrases([("a red star", HERE)], [("red star", HERE)])
     none = score_phrases([], [("red star", HERE)] * 3)
     total = sum_scores([one, none])
-    assert (total.said, total.true, total.right, total.mask_iou) == (1, 4, 1, 0.25)
+    assert (total.num_predicted, total.num_reference, total.num_correct, total.mask_iou) == (
+        1,
+        4,
+        1,
+        0.25,
+    )
     assert score_phrases([], []).phrases_right == 1

@@ -63,7 +63,7 @@ def test_ratios_give_the_figures():
     for mode in MODES:
         result = score_refseg(said, true, mode)
         for figure, columns in result.ratios.items():
-            above, below = (sum(one[name] for one in result.each.values()) for name in columns)
+            above, below = (sum(one[name] for one in result.per_item.values()) for name in columns)
             assert above / below == pytest.approx(result.scores[figure], abs=1e-5)
 
 
@@ -88,7 +88,7 @@ def test_irregular_input_is_noted_and_counts_as_no_mask(mode):
         "no true mask": ("nothing",),
     }
     assert result.scores["gIoU"] == pytest.approx(2 / 5, abs=1e-5)
-    assert set(result.each) == set(true)
+    assert set(result.per_item) == set(true)
 
 
 def test_an_empty_split_is_noted():

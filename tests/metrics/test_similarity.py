@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from glamm_jax.metrics.similarity import Cached, Similarity, WordSimilarity
+from glamm_jax.metrics.similarity import CachedSimilarity, Similarity, WordSimilarity
 
 
 def test_shared_words_over_all_words_without_articles():
@@ -26,7 +26,7 @@ class Counting:
 
 def test_a_cache_asks_every_pair_once_and_keeps_the_name():
     counting = Counting()
-    cached = Cached(counting)
+    cached = CachedSimilarity(counting)
     assert isinstance(cached, Similarity) and cached.name == "counting"
     np.testing.assert_array_equal(cached(["a", "bb"], ["c"]), [[11], [12]])
     np.testing.assert_array_equal(cached(["bb", "a"], ["ccc", "c"]), [[32, 12], [31, 11]])

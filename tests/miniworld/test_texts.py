@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from glamm_jax.miniworld.questions import conversation
 from PIL import Image
 
 from glamm_jax.data import rle
@@ -32,6 +31,7 @@ from glamm_jax.miniworld.expressions import (
     simple_expression,
 )
 from glamm_jax.miniworld.layout import Thing
+from glamm_jax.miniworld.vqa import conversation
 from glamm_jax.miniworld.world import MAX_RELATIONS
 from tests.miniworld.reading import things_meant
 

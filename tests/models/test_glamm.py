@@ -19,14 +19,14 @@ from glamm_jax.config import (
     tiny,
     with_lora,
 )
-from glamm_jax.data.collate import Capacity, fit, pack
+from glamm_jax.data.collate import BatchShape, fit, pack
 from glamm_jax.data.sample import Row, Sample
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import make_mesh, shardings, use_mesh
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 from glamm_jax.training.losses import losses
 from glamm_jax.types import Batch
-from glamm_jax.weights.flat_state import shapes
+from glamm_jax.weights.flat_state import state_shapes
 
 MIXED_MESH = (2, 2, 2)
 OTHER_MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (1, 2, 4)]
@@ -90,7 +90,7 @@ def total_loss(graph: nnx.GraphDef, state: nnx.State, batch: Batch) -> jax.Array
 @pytest.mark.slow
 def test_a_larger_capacity_changes_nothing(model: GLaMM, config: GLaMMConfig) -> None:
     tight = fit(samples(config), config)
-    roomy = Capacity(**{name: size + 2 for name, size in vars(tight).items()})
+    roomy = BatchShape(**{name: size + 2 for name, size in vars(tight).items()})
     graph, state = nnx.split(model)
     run = jax.jit(total_loss, static_argnums=0)
     one = run(graph, state, pack(samples(config), config, tight))
@@ -169,7 +169,7 @@ def test_every_parameter_of_the_full_presets_carries_logical_axes() -> None:
         abstract = nnx.eval_shape(lambda preset=preset: GLaMM(preset, rngs=nnx.Rngs(0)))
         state = nnx.state(abstract)
         with use_mesh(make_mesh(2, 2, 2)):
-            assert len(shapes(shardings_shapes(state))) == len(shapes(state))
+            assert len(state_shapes(shardings_shapes(state))) == len(state_shapes(state))
 
 
 def shardings_shapes(state: nnx.State) -> nnx.State:
@@ -181,7 +181,7 @@ def shardings_shapes(state: nnx.State) -> nnx.State:
 def test_the_released_model_has_the_parameters_of_the_released_checkpoint() -> None:
     """8.02 billion, CLIP's layers and norms that nobody reads left out."""
     abstract = nnx.eval_shape(lambda: GLaMM(released(), rngs=nnx.Rngs(0)))
-    total = sum(int(np.prod(shape)) for shape in shapes(nnx.state(abstract)).values())
+    total = sum(int(np.prod(shape)) for shape in state_shapes(nnx.state(abstract)).values())
     assert 7.99e9 < total < 8.04e9
 
 

@@ -17,13 +17,13 @@ from glamm_jax.data.sample import Row, Sample
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 from glamm_jax.training.losses import losses
-from glamm_jax.training.optimizer import is_trained
-from glamm_jax.types import Batch, Capacity
-from glamm_jax.weights.flat_state import flatten
+from glamm_jax.training.optimizer import trainable_filter
+from glamm_jax.types import Batch, BatchShape
+from glamm_jax.weights.flat_state import flatten_state
 from tests.small_experiment import get_config
 
 # Everything below fits, packed or not, so that two programs serve all tests.
-ROOM = Capacity(
+ROOM = BatchShape(
     rows=7,
     tokens=72,
     targets=20,
@@ -91,7 +91,7 @@ def run(config: GLaMMConfig) -> Any:
     """A batch's losses, and the gradients of everything but the two encoders."""
     model = GLaMM(config, rngs=nnx.Rngs(0))
     model.llama.layers.q_proj.lora.b[...] += 0.1  # a fresh adapter changes nothing
-    graph, trained, frozen = nnx.split(model, is_trained("all_but_encoders"), ...)
+    graph, trained, frozen = nnx.split(model, trainable_filter("all_but_encoders"), ...)
 
     @jax.jit
     def differentiate(trained: nnx.State, frozen: nnx.State, batch: Batch) -> Any:
@@ -119,7 +119,7 @@ def test_packing_changes_no_loss_and_no_gradient(
     expected, expected_parts = unpacked
     np.testing.assert_allclose(parts, expected_parts, rtol=1e-5)
     assert min(float(part) for part in expected_parts) > 0
-    ours, theirs = flatten(gradients), flatten(expected)
+    ours, theirs = flatten_state(gradients), flatten_state(expected)
     for leaf, gradient in theirs.items():
         scale = max(float(np.abs(gradient).max()), 1e-4)
         np.testing.assert_allclose(ours[leaf] / scale, gradient / scale, atol=2e-3, err_msg=leaf)

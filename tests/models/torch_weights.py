@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from flax import nnx
 
-from glamm_jax.weights.flat_state import fill, shapes
-from glamm_jax.weights.rules import Table, load
+from glamm_jax.weights.flat_state import fill_state, state_shapes
+from glamm_jax.weights.rules import WeightTable, load
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -26,13 +26,13 @@ def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     return module.eval()
 
 
-def copied(model: Model, theirs: torch.nn.Module, table: Table, prefix: str = "") -> Model:
+def copied(model: Model, theirs: torch.nn.Module, table: WeightTable, prefix: str = "") -> Model:
     """Our model with their weights; `prefix` stands before their names in the table."""
     tensors = {prefix + name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
     graph, state = nnx.split(model)
     sizes = {name: tensor.shape for name, tensor in tensors.items()}
-    leaves = load(table, sizes, tensors.__getitem__, shapes(state))
-    return nnx.merge(graph, fill(state, leaves))
+    leaves = load(table, sizes, tensors.__getitem__, state_shapes(state))
+    return nnx.merge(graph, fill_state(state, leaves))
 
 
 def assert_close(actual: object, expected: torch.Tensor, tolerance: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from glamm_jax.metrics.result import MetricError, Scored
+from glamm_jax.metrics.result import MetricError, MetricResult
 from tests.parity.tampering import change_array, change_json, copy_parts, failed_names, run
 from tools.parity import evaluation
 from tools.parity.report import GoldenError, Ledger
@@ -99,7 +99,7 @@ def test_a_changed_truth_of_referring_segmentation_is_noticed(part, case):
 def silent(monkeypatch):
     """Without captions, which need seconds of Java: masks alone are looked at."""
     monkeypatch.setattr(evaluation, "running_meteor", nullcontext)
-    monkeypatch.setattr(evaluation.evaluation_gcg.GCGCase, "captions", lambda *_: Scored({}))
+    monkeypatch.setattr(evaluation.evaluation_gcg.GCGCase, "captions", lambda *_: MetricResult({}))
 
 
 def failed(part) -> tuple[set[str], list[str]]:

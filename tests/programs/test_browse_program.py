@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from glamm_jax.cli.convert import browse
-from glamm_jax.cli.convert.__main__ import main
+from glamm_jax.cli.convert import browse, main
 from glamm_jax.report.dataset_page import UNREADABLE
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from glamm_jax.cli.convert.__main__ import main
+from glamm_jax.cli.convert import main
 from glamm_jax.config import LoRAConfig
 from glamm_jax.testing.golden_checkpoints import GoldenSource, write_checkpoint
 from glamm_jax.text.tokenizer import load_tokenizer

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from glamm_jax.cli.convert.__main__ import main
-from glamm_jax.data.record_shards import ShardError, Shards
+from glamm_jax.cli.convert import main
+from glamm_jax.data.record_shards import RecordShards, ShardError
 from glamm_jax.data.shard_processes import over_shards
 from glamm_jax.data.split_folder import ConversionError
 from tests.conftest import ROOT
@@ -121,11 +121,11 @@ def test_a_killed_conversion_goes_on_and_loses_nothing(
     written = {path: path.stat().st_mtime_ns for path in _shards(tmp_path)}
     assert 3 <= len(written) < NUM_SHARDS
     with pytest.raises(ShardError, match=r"no dataset_info\.json.*run the same command again"):
-        Shards(tmp_path / "glamm_many/1.0.0", "train")
+        RecordShards(tmp_path / "glamm_many/1.0.0", "train")
     assert main(list(map(str, words))) == 0
     assert files(tmp_path) == undisturbed
     assert {path: path.stat().st_mtime_ns for path in written} == written
-    names = [record.image_id for record in Shards(tmp_path / "glamm_many/1.0.0", "train")]
+    names = [record.image_id for record in RecordShards(tmp_path / "glamm_many/1.0.0", "train")]
     assert sorted(names) == sorted(f"{i}.jpg" for i in range(NUM_PICTURES) if i not in (3, 7))
 
 
@@ -138,7 +138,7 @@ def test_strict_leaves_a_dataset_with_defects_unfinished(
     assert not list(tmp_path.rglob("dataset_info.json"))
     assert list(tmp_path.rglob("defects-train.json"))
     assert dataset(*arguments) == 0
-    assert len(Shards(tmp_path / "glamm_many/1.0.0", "train")) == 118
+    assert len(RecordShards(tmp_path / "glamm_many/1.0.0", "train")) == 118
 
 
 def test_a_dataset_without_a_single_record_is_not_published(

@@ -16,12 +16,12 @@ from glamm_jax.cli.train import load_config
 from glamm_jax.config.overrides import with_overrides
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.items import Data, open_questions
+from glamm_jax.evaluation.items import EvaluationData, open_items
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, write_lines
 from glamm_jax.evaluation.scores import SCORES, RunScores, save_scores
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.metrics.phrase_matching import score_phrases
-from glamm_jax.metrics.result import Scored
+from glamm_jax.metrics.result import MetricResult
 from glamm_jax.miniworld import EASY, scene
 from glamm_jax.testing.golden_checkpoints import GoldenSource, write_checkpoint
 from glamm_jax.text.tokenizer import load_tokenizer
@@ -66,7 +66,7 @@ def test_a_region_and_a_phrase_give_an_answer_and_a_picture(
 def test_the_shipped_model_names_the_things_of_a_scene_and_outlines_them(tmp_path: Path) -> None:
     assert run("--scene", 1, "--out", tmp_path / "answer") == 0
     read = json.loads((tmp_path / "answer.json").read_text("utf-8"))
-    one = scene(ask.SCENES, 1, ask.PICTURE, EASY)
+    one = scene(ask.SCENE_SEED, 1, ask.SCENE_SIZE, EASY)
     true = [
         (f"{thing.colour} {thing.shape}", one.thing_mask(i)) for i, thing in enumerate(one.things)
     ]
@@ -99,7 +99,7 @@ def test_what_cannot_be_used_is_said_in_one_line(
     monkeypatch.chdir(tmp_path)
     assert run("--image", picture, *arguments) == 2
     printed = capsys.readouterr()
-    assert printed.err.startswith("demo.ask: ")
+    assert printed.err.startswith("ask: ")
     assert message in printed.err
     assert printed.err.count("\n") == 1
     assert not Path("out").exists()
@@ -135,18 +135,18 @@ def test_the_steps_are_commands_that_their_programs_understand(tmp_path: Path) -
     learn = parse_train([*todo[7].command[1:]])
     config = with_overrides(load_config(ROOT / learn.config), learn.set)
     assert config.data.mixture[0].dataset == str(todo[1].makes.parent)
-    assert config.optim.trained == "released"
+    assert config.optim.trainable == "released"
 
 
 def test_the_gallery_shows_what_was_said_before_and_after(tmp_path: Path) -> None:
-    data = Data("miniworld/easy-new", "test", limit=3, size=64)
+    data = EvaluationData("miniworld/easy-new@64", "test", limit=3)
     for benchmark in FIGURES:
-        asked = open_questions(BENCHMARKS[benchmark], data, BENCHMARKS[benchmark].wording("ours"))
+        asked = open_items(BENCHMARKS[benchmark], data, BENCHMARKS[benchmark].wording("ours"))
         for when, text in (("before", "a pebble"), ("after", "a moon & more")):
             said = [perfect(item, text) for item in asked.items]
             write_lines(tmp_path / when / benchmark / PREDICTIONS, said)
             names = FIGURES[benchmark].values()
-            scored = Scored(dict.fromkeys(names, 0.25 if when == "before" else 0.75))
+            scored = MetricResult(dict.fromkeys(names, 0.25 if when == "before" else 0.75))
             scores = RunScores(benchmark, "test", {"compat": scored})
             save_scores(tmp_path / when / benchmark / SCORES, scores)
     page = write_gallery(tmp_path, data, 7.2).read_text("utf-8")
@@ -178,8 +178,15 @@ def test_a_demo_that_fails_says_where_and_goes_on_there(
 
 def perfect(item: Item, text: str) -> Prediction:
     """The true masks, with these words."""
-    count = len(item.true_masks)
+    count = len(item.reference_masks)
     phrase_of, scores = tuple(range(count)), (1.0,) * count
     return Prediction(
-        item.id, item.image_id, text, "", item.true_phrases, item.true_masks, phrase_of, scores
+        item.id,
+        item.image_id,
+        text,
+        "",
+        item.reference_phrases,
+        item.reference_masks,
+        phrase_of,
+        scores,
     )

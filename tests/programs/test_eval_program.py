@@ -13,7 +13,7 @@ from glamm_jax.cli.eval import main
 from glamm_jax.evaluation import runner
 from glamm_jax.evaluation.scores import load_scores
 
-MODEL = Path(__file__).resolve().parents[2] / "models" / "miniworld-tiny"
+MODEL = Path(__file__).resolve().parents[2] / "checkpoints" / "miniworld-tiny"
 WORLD = ("--data", "miniworld/easy", "--size", "64", "--limit", "2", "--split", "test")
 QUICK = ("--tokens", "32", "--batch", "8", "--similarity", "words", "--captions")
 

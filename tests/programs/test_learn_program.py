@@ -29,7 +29,7 @@ from glamm_jax.miniworld.world import COLOURS, EASY_PALE, EASY_SEEN, UNSEEN, WOR
 from glamm_jax.text.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = "models/miniworld-tiny"
+SHIPPED = "checkpoints/miniworld-tiny"
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from glamm_jax.cli.convert.__main__ import main
+from glamm_jax.cli.convert import main
 from tests.parity.tampering import change_json, copy_parts
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glamm_jax.config.experiment import EvaluationConfig
+from glamm_jax.config.experiment import ValidationConfig
 from glamm_jax.errors import ConfigError
 from glamm_jax.evaluation import validation
 from glamm_jax.evaluation.item import Item, Prediction
 from tests.evaluation.truth import nothing, right
 from tests.small_experiment import get_config
 
-CONFIG = replace(get_config(), evaluation=EvaluationConfig(every=1, examples=9, panels=3))
+CONFIG = replace(get_config(), validation=ValidationConfig(every=1, num_examples=9, num_panels=3))
 SCORES = {
     *("gcg/mIoU", "gcg/recall", "gcg/phrases_right", "gcg/phrase_mask_iou"),
     *("refseg/free cIoU", "refseg/free gIoU", "region_caption/exact"),
@@ -36,7 +36,7 @@ def test_truth_scores_one_and_silence_nothing(
 
     monkeypatch.setattr(validation, "Assistant", lambda *_: None)
     monkeypatch.setattr(validation, "ask", ask)
-    look = validation.make_evaluate(CONFIG)
+    look = validation.make_validate(CONFIG)
     assert look is not None
     found = look(None, 1)  # type: ignore[arg-type]  # no model: the answers are known
     assert len(asked) == 9
@@ -48,7 +48,7 @@ def test_truth_scores_one_and_silence_nothing(
 
 
 def test_a_run_that_never_looks_has_no_evaluation_and_one_without_data_is_told() -> None:
-    assert validation.make_evaluate(get_config()) is None
-    broken = replace(CONFIG, evaluation=replace(CONFIG.evaluation, split="validation"))
+    assert validation.make_validate(get_config()) is None
+    broken = replace(CONFIG, validation=replace(CONFIG.validation, split="validation"))
     with pytest.raises(ConfigError, match="no split 'validation'; there are train, val, test"):
-        validation.make_evaluate(broken)
+        validation.make_validate(broken)

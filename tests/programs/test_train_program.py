@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glamm_jax.cli.export import main
+from glamm_jax.cli.export import main as export_main
+from glamm_jax.cli.report import main as report_main
 from glamm_jax.cli.train import main
-from glamm_jax.training.training_page import main
 from glamm_jax.weights.folder import ModelFolder
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +97,7 @@ def test_fifty_steps_of_the_tiny_configuration_halve_the_loss(
         (["--config", "nowhere.py"], "nowhere.py: no such file"),
         (["--config", __file__], "has no function get_config()"),
         (["--set", "optim.peak_rl=1"], "did you mean optim.peak_lr?"),
-        (["--set", "data.quotas.rows=0"], "Capacity.rows = 0: must be positive"),
+        (["--set", "data.batch_shape.rows=0"], "Capacity.rows = 0: must be positive"),
         (["--set", "data.tokenizer=nowhere"], "nowhere/tokenizer.model: no such file"),
         (["--set", "model.tokens.seg=3"], "the tokenizer does not belong to this model"),
         (["--steps", "31"], "31 steps asked for, optim.total_steps = 30"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from glamm_jax.config import tiny
-from glamm_jax.config.experiment import Asking
+from glamm_jax.config.experiment import ConversationConfig
 from glamm_jax.data import encode, rle
 from glamm_jax.data.conversation_sampler import NO_BOX, NOTHING, OVERLAPPING, draw_examples
 from glamm_jax.data.record import Annotation, Link, Record, Region
@@ -24,17 +24,17 @@ from glamm_jax.report.dataset_page import (
     NO_PICTURE,
     TITLES,
     UNREADABLE,
-    Collection,
-    Drawing,
+    ConversationSampling,
+    RecordCollection,
     page_of,
 )
 from glamm_jax.report.html_page import MAX_NAMED
 from glamm_jax.text.tokenizer import load_tokenizer
-from glamm_jax.types import Capacity
+from glamm_jax.types import BatchShape
 from tests.small_experiment import TOKENIZER
 
 MODEL = tiny(base_vocab_size=800)
-ROOM = Capacity(tokens=2000, targets=2000)
+ROOM = BatchShape(tokens=2000, targets=2000)
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +43,18 @@ def records() -> list[Record]:
 
 
 @pytest.fixture(scope="module")
-def drawing() -> Drawing:
-    return Drawing(load_tokenizer(TOKENIZER), MODEL, ROOM)
+def drawing() -> ConversationSampling:
+    return ConversationSampling(load_tokenizer(TOKENIZER), MODEL, ROOM)
 
 
 def _page(
     records: Sequence[Record],
-    drawing: Drawing,
+    drawing: ConversationSampling,
     defects: dict[str, list[str]] | None = None,
     samples: int = 2,
     limit: int = 100,
 ) -> str:
-    found = Collection("somewhere, train", records, limit, defects or {})
+    found = RecordCollection("somewhere, train", records, limit, defects or {})
     return page_of("somewhere", [found], samples, drawing).html()
 
 
@@ -71,21 +71,23 @@ def _counted(text: str, kind: str) -> int:
 
 
 def test_every_task_has_its_samples_as_training_draws_them(
-    records: list[Record], drawing: Drawing
+    records: list[Record], drawing: ConversationSampling
 ) -> None:
     text = _page(records, drawing)
     for task in ASKED_TASKS:
         assert f">{TITLES[task]}</h3>" in text
     assert text.count("<article>") == 2 * len(ASKED_TASKS)
     words = re.sub(r"<[^>]*>", "", text)
-    for example in draw_examples(records[0], ASKED_TASKS, Asking()).examples:
+    for example in draw_examples(records[0], ASKED_TASKS, ConversationConfig()).examples:
         for turn in example.turns:
             assert re.sub("<p> | </p>", "", turn).replace("<bbox>", "&lt;bbox&gt;") in words
 
 
-def test_lengths_are_those_of_the_whole_prepared_conversation(drawing: Drawing) -> None:
+def test_lengths_are_those_of_the_whole_prepared_conversation(
+    drawing: ConversationSampling,
+) -> None:
     one = _of(Annotation("vqa", turns=("Is it?", "A cat.", "Sure?", "Yes.")))
-    examples = draw_examples(one, ("vqa",), Asking()).examples
+    examples = draw_examples(one, ("vqa",), ConversationConfig()).examples
     sample = encode.prepare(examples, drawing.tokenizer, MODEL, ROOM).sample
     assert sample is not None
     (row,) = sample.rows
@@ -96,7 +98,7 @@ def test_lengths_are_those_of_the_whole_prepared_conversation(drawing: Drawing) 
 
 
 def test_a_conversation_that_is_cut_says_so_and_one_that_is_dropped_is_not_shown(
-    drawing: Drawing,
+    drawing: ConversationSampling,
 ) -> None:
     said = Annotation("caption", "It is black all over, up and down.")
     whole = drawing.tokenizer.encode(said.text, add_special=False)
@@ -109,7 +111,9 @@ def test_a_conversation_that_is_cut_says_so_and_one_that_is_dropped_is_not_shown
     assert "<article>" not in lost
 
 
-def test_a_task_that_nothing_is_said_for_has_no_heading_and_no_count(drawing: Drawing) -> None:
+def test_a_task_that_nothing_is_said_for_has_no_heading_and_no_count(
+    drawing: ConversationSampling,
+) -> None:
     text = _page([_of(Annotation("caption", "Black.")), _of(Annotation("gcg", "Black."))], drawing)
     assert text.count("<article>") == 2
     assert f">{TITLES['vqa']}</h3>" not in text
@@ -117,7 +121,7 @@ def test_a_task_that_nothing_is_said_for_has_no_heading_and_no_count(drawing: Dr
     assert _counted(text, f"caption: {NOTHING}") == 1
 
 
-def test_what_drawing_leaves_out_is_counted_and_named(drawing: Drawing) -> None:
+def test_what_drawing_leaves_out_is_counted_and_named(drawing: ConversationSampling) -> None:
     full = Region(mask=rle.encode(np.ones((10, 10), bool))["counts"].encode())
     said = (
         Annotation("gcg", "A dog runs.", (Link(0, 0, 5), Link(0, 2, 10))),
@@ -131,7 +135,7 @@ def test_what_drawing_leaves_out_is_counted_and_named(drawing: Drawing) -> None:
 
 
 def test_samples_are_spread_and_never_more_than_there_are(
-    records: list[Record], drawing: Drawing
+    records: list[Record], drawing: ConversationSampling
 ) -> None:
     text = _page(records, drawing, samples=3)
     for one in records[::2]:
@@ -139,7 +143,9 @@ def test_samples_are_spread_and_never_more_than_there_are(
     assert _page(records, drawing, samples=100).count("<article>") == 6 * len(ASKED_TASKS)
 
 
-def test_what_was_dropped_is_named_by_kind(records: list[Record], drawing: Drawing) -> None:
+def test_what_was_dropped_is_named_by_kind(
+    records: list[Record], drawing: ConversationSampling
+) -> None:
     defects = {"bad box": ["image 3"], "bad span": [f"line {i}" for i in range(MAX_NAMED + 2)]}
     text = _page(records, drawing, defects)
     assert text.index("bad span</td>") < text.index("bad box</td>")
@@ -160,7 +166,7 @@ class _Damaged(list[Record]):
 
 
 def test_what_cannot_be_read_is_counted_and_the_others_are_shown(
-    records: list[Record], drawing: Drawing
+    records: list[Record], drawing: ConversationSampling
 ) -> None:
     cut = tuple(replace(region, mask=b"cut") for region in records[2].regions)
     broken = _Damaged(
@@ -182,7 +188,9 @@ def test_what_cannot_be_read_is_counted_and_the_others_are_shown(
     assert text.count("<article>") == 3 * len(ASKED_TASKS)
 
 
-def test_a_part_of_a_collection_is_said_to_be_one(records: list[Record], drawing: Drawing) -> None:
+def test_a_part_of_a_collection_is_said_to_be_one(
+    records: list[Record], drawing: ConversationSampling
+) -> None:
     text = _page(records, drawing, limit=3, samples=9)
     assert "<b>6</b>pictures" in text
     assert "<b>3</b>pictures looked at" in text
@@ -191,10 +199,10 @@ def test_a_part_of_a_collection_is_said_to_be_one(records: list[Record], drawing
 
 
 def test_several_collections_begin_with_a_table_of_all(
-    records: list[Record], drawing: Drawing
+    records: list[Record], drawing: ConversationSampling
 ) -> None:
-    few = Collection("few", records[:2], 9, {"bad box": ["here"]})
-    plain = Collection("plain", [_of(Annotation("caption", "Black."))], 9)
+    few = RecordCollection("few", records[:2], 9, {"bad box": ["here"]})
+    plain = RecordCollection("plain", [_of(Annotation("caption", "Black."))], 9)
     text = page_of("all", [few, plain], 1, drawing).html()
     assert _counted(text, "few") == 2
     assert _counted(text, "plain") == 1

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from glamm_jax.report.histogram import BINS, histogram_svg
-from glamm_jax.report.html_page import MAX_SIDE, Card, Line, Mark, Page
+from glamm_jax.report.html_page import MAX_SIDE, Card, Page, TextLine, TextMark
 from glamm_jax.report.mask_overlay import colour_of
 
 VOID = {"meta", "img"}
@@ -67,7 +67,7 @@ def _pixels(source: str | None) -> np.ndarray:
 def test_words_have_the_colour_of_their_mask() -> None:
     mask = np.zeros((20, 30), bool)
     mask[5:15, 5:15] = True
-    card = Card(_image(), [Line("A dog runs.", [Mark(0, 5, 0)])], masks=[mask])
+    card = Card(_image(), [TextLine("A dog runs.", [TextMark(0, 5, 0)])], masks=[mask])
     tree = _page(card)
     (mark,) = tree.all("mark")
     assert mark["style"] == "--c:#{:02x}{:02x}{:02x}".format(*colour_of(0))
@@ -80,7 +80,9 @@ def test_words_have_the_colour_of_their_mask() -> None:
 
 
 def test_a_card_without_masks_has_one_picture_and_boxes_keep_their_colours() -> None:
-    tree = _page(Card(_image(), [Line("a cat")], boxes_xyxy_pixel=[None, (3.0, 4.0, 13.5, 9.0)]))
+    tree = _page(
+        Card(_image(), [TextLine("a cat")], boxes_xyxy_pixel=[None, (3.0, 4.0, 13.5, 9.0)])
+    )
     assert len(tree.all("img")) == 1
     (box,) = tree.all("rect")
     assert box == {
@@ -105,21 +107,21 @@ def test_large_pictures_are_embedded_small_with_their_masks() -> None:
 @pytest.mark.parametrize(
     "marks",
     [
-        [Mark(2, 4, 0), Mark(3, 6, 1)],  # overlapping
-        [Mark(4, 6, 0), Mark(0, 2, 1)],  # out of order
-        [Mark(2, 4, 0), Mark(5, 99, 1)],  # beyond the end
-        [Mark(2, 4, 0), Mark(5, 5, 1)],  # empty
+        [TextMark(2, 4, 0), TextMark(3, 6, 1)],  # overlapping
+        [TextMark(4, 6, 0), TextMark(0, 2, 1)],  # out of order
+        [TextMark(2, 4, 0), TextMark(5, 99, 1)],  # beyond the end
+        [TextMark(2, 4, 0), TextMark(5, 5, 1)],  # empty
     ],
 )
-def test_marks_that_do_not_fit_cost_no_letter(marks: list[Mark]) -> None:
-    tree = _page(Card(_image(), [Line("abcdefgh", marks)]))
+def test_marks_that_do_not_fit_cost_no_letter(marks: list[TextMark]) -> None:
+    tree = _page(Card(_image(), [TextLine("abcdefgh", marks)]))
     assert "".join(tree.words).count("abcdefgh") == 1
     assert len(tree.all("mark")) == 1
 
 
 def test_a_token_is_marked_as_one_and_a_turn_has_its_speaker() -> None:
-    marks = [Mark(0, 5, 0), Mark(6, 11, 0, is_token=True)]
-    tree = _page(Card(_image(), [Line("A dog [SEG] runs.", marks, speaker="GLaMM")]))
+    marks = [TextMark(0, 5, 0), TextMark(6, 11, 0, is_token=True)]
+    tree = _page(Card(_image(), [TextLine("A dog [SEG] runs.", marks, speaker="GLaMM")]))
     assert [mark.get("class") for mark in tree.all("mark")] == [None, "token"]
     assert tree.words[tree.words.index("GLaMM") :][:5] == ["GLaMM", "A dog", " ", "[SEG]", " runs."]
 
@@ -133,7 +135,9 @@ def test_what_is_written_is_escaped_and_the_page_may_load_nothing() -> None:
     page.folded(attack, [attack])
     page.histograms({attack: [1.0, 2.0]})
     page.facts({attack: 7})
-    page.cards([Card(_image(), [Line(attack, [Mark(0, 8, 0)], attack, attack)], title=attack)])
+    page.cards(
+        [Card(_image(), [TextLine(attack, [TextMark(0, 8, 0)], attack, attack)], title=attack)]
+    )
     text = page.html()
     tree = _Tree(text)
     assert not tree.all("script")
@@ -215,7 +219,9 @@ def test_one_value_is_said_in_words_and_none_is_nothing() -> None:
 
 def test_cards_of_a_group_stay_together() -> None:
     page = Page("title")
-    page.groups([[Card(_image(), [Line(name)]) for name in "ab"], [Card(_image(), [Line("c")])]])
+    page.groups(
+        [[Card(_image(), [TextLine(name)]) for name in "ab"], [Card(_image(), [TextLine("c")])]]
+    )
     tree = _Tree(page.html())
     kinds = [each.get("class") for tag, each in tree.elements if tag in ("div", "article")]
     group = ["cards group", *([None, "picture", "said"] * 2)]
@@ -223,6 +229,9 @@ def test_cards_of_a_group_stay_together() -> None:
 
 
 def test_questions_are_told_from_answers() -> None:
-    lines = [Line("Where?", speaker="user", is_question=True), Line("Here.", speaker="GLaMM")]
+    lines = [
+        TextLine("Where?", speaker="user", is_question=True),
+        TextLine("Here.", speaker="GLaMM"),
+    ]
     tree = _page(Card(_image(), lines))
     assert [each.get("class") for each in tree.all("p")][1:] == ["turn question", "turn"]

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from glamm_jax.report.mask_overlay import PALETTE, Layer, Passage, colour_of, overlay, paint
+from glamm_jax.report.mask_overlay import (
+    PALETTE,
+    ColouredText,
+    MaskLayer,
+    colour_of,
+    draw_overlay,
+    overlay,
+)
 
 
 def square() -> np.ndarray:
@@ -40,29 +47,29 @@ def has(sheet: np.ndarray, colour: tuple[int, int, int]) -> bool:
 
 
 def test_the_text_stands_below_the_picture_with_the_phrase_in_its_masks_colour() -> None:
-    passage = Passage("A box stands here.", [Layer("A box", square(), 0, 5)])
-    sheet = np.asarray(paint(grey(), [passage]))
+    passage = ColouredText("A box stands here.", [MaskLayer("A box", square(), 0, 5)])
+    sheet = np.asarray(draw_overlay(grey(), [passage]))
     below = sheet[sheet.shape[1] * 40 // 60 :]
     assert (below == PALETTE[0]).all(-1).sum() > 200
-    assert not has(np.asarray(paint(grey(), [Passage(passage.text)])), PALETTE[0])
+    assert not has(np.asarray(draw_overlay(grey(), [ColouredText(passage.text)])), PALETTE[0])
 
 
 def test_a_phrase_that_is_not_in_the_text_stands_behind_it() -> None:
-    sheet = np.asarray(paint(grey(), [Passage("", [Layer("the box", square())])]))
+    sheet = np.asarray(draw_overlay(grey(), [ColouredText("", [MaskLayer("the box", square())])]))
     assert has(sheet[330:], PALETTE[0])
 
 
 def test_colours_go_on_from_passage_to_passage() -> None:
-    passages = [Passage(text, [Layer(text, square(), 0, 3)]) for text in ("one", "two")]
-    sheet = np.asarray(paint(grey(), passages))
+    passages = [ColouredText(text, [MaskLayer(text, square(), 0, 3)]) for text in ("one", "two")]
+    sheet = np.asarray(draw_overlay(grey(), passages))
     middle = 320 + (len(sheet) - 320) // 2
     assert has(sheet[321:middle], PALETTE[0]) and not has(sheet[321:middle], PALETTE[1])
     assert has(sheet[middle:], PALETTE[1]) and not has(sheet[middle:], PALETTE[0])
 
 
 def test_a_phrase_is_coloured_without_gaps_and_no_further() -> None:
-    layer = Layer("a b", square(), 1, 4)
-    sheet = np.asarray(paint(grey(), [Passage("(a b) c", [layer])]))
+    layer = MaskLayer("a b", square(), 1, 4)
+    sheet = np.asarray(draw_overlay(grey(), [ColouredText("(a b) c", [layer])]))
     row = (sheet[321:] == PALETTE[0]).all(-1).any(0)
     coloured = np.flatnonzero(row)
     assert len(coloured) == coloured[-1] - coloured[0] + 1
@@ -71,8 +78,8 @@ def test_a_phrase_is_coloured_without_gaps_and_no_further() -> None:
 
 def test_boxes_are_drawn_and_those_beyond_the_picture_are_cut() -> None:
     boxes = np.array([[5.0, 5.0, 20.0, 20.0], [40.0, 10.0, 900.0, 900.0]])
-    plain = np.asarray(paint(grey(), []))
-    drawn = np.asarray(paint(grey(), [], boxes))
+    plain = np.asarray(draw_overlay(grey(), []))
+    drawn = np.asarray(draw_overlay(grey(), [], boxes))
     changed = (plain != drawn).any(-1)
     assert changed[5 * 8, 10 * 8] and changed[30 * 8, 479]
     assert not changed[10 * 8, 10 * 8]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glamm_jax.text.answer_parser import last_answer, match_masks, parse_answer, settled_text
+from glamm_jax.text.answer_parser import last_answer, match_masks, parse_answer, stable_text
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -43,7 +43,7 @@ def test_several_masks_of_one_phrase_are_kept_and_reported():
 
 def test_an_answer_of_the_segmentation_tasks_needs_no_phrase():
     answer = parse_answer("It is [SEG] .")
-    assert (answer.loose_segs, answer.seg_places, answer.problems) == ((0,), (6,), ())
+    assert (answer.unassigned_segs, answer.seg_positions, answer.problems) == ((0,), (6,), ())
 
 
 def test_only_the_last_turn_of_a_conversation_is_read():
@@ -103,7 +103,7 @@ def test_any_text_is_parsed_and_cleaned_as_the_original_cleans_it(written):
     ]
     assert answer.num_segs == raw.count("[SEG]")
     owned = [k for phrase in answer.phrases for k in phrase.segs]
-    assert sorted([*owned, *answer.loose_segs]) == list(range(answer.num_segs))
+    assert sorted([*owned, *answer.unassigned_segs]) == list(range(answer.num_segs))
     assert all(0 <= p.start <= p.end <= len(answer.text) for p in answer.phrases)
 
 
@@ -128,8 +128,8 @@ def test_what_is_certain_of_an_answer_stays_when_it_grows(tokenizer, written, dr
     ids = [*tokenizer.encode(f"{written} do n't ' say ", add_special=False), *drawn]
     whole = parse_answer(tokenizer.decode(ids, skip_control=True)).text
     for count in range(len(ids)):
-        assert whole.startswith(settled_text(tokenizer.decode(ids[:count], skip_control=True)))
+        assert whole.startswith(stable_text(tokenizer.decode(ids[:count], skip_control=True)))
 
 
 def test_all_but_the_last_word_is_certain():
-    assert settled_text("<p> A brown dog </p> [SEG] on <p") == "A brown dog"
+    assert stable_text("<p> A brown dog </p> [SEG] on <p") == "A brown dog"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from glamm_jax.text.chat_template import RELEASED_TEMPLATE, template
+from glamm_jax.text.chat_template import RELEASED_TEMPLATE, chat_template
 from glamm_jax.text.label_spans import LabelError, encode_turns
 from glamm_jax.text.questions import IMAGE_TOKENS, SEGMENTATION_ANSWERS, with_preamble
 from glamm_jax.text.special_tokens import IGNORE_ID
@@ -105,4 +105,4 @@ def test_a_question_without_an_answer_is_refused(tokenizer):
 
 def test_a_template_without_end_marks_cannot_be_labelled(tokenizer):
     with pytest.raises(LabelError, match="no mark that ends an answer"):
-        encode_turns(["Q", "A"], tokenizer, template("v0"))
+        encode_turns(["Q", "A"], tokenizer, chat_template("v0"))

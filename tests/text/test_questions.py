@@ -11,7 +11,7 @@ from glamm_jax.text import questions
 def test_every_region_question_mentions_each_region_once(num_regions):
     for asked in (questions.REGION_QUESTIONS, questions.REGION_GROUP_QUESTIONS):
         for draw in range(len(asked)):
-            question = questions.ask(asked, draw, num_regions=num_regions)
+            question = questions.format_question(asked, draw, num_regions=num_regions)
             assert question.count("<bbox>") == num_regions
             assert "{" not in question
 
@@ -19,13 +19,15 @@ def test_every_region_question_mentions_each_region_once(num_regions):
 def test_regions_are_named_as_the_checkpoints_know_them():
     assert questions.name_regions(1) == "region1 <bbox>"
     assert questions.name_regions(2) == "region1 <bbox>,region2 <bbox>,"
-    asked = questions.ask(["Describe {regions}."], 0, num_regions=1, first_region=3)
+    asked = questions.format_question(["Describe {regions}."], 0, num_regions=1, first_region=3)
     assert asked == "Describe region3 <bbox>."
 
 
 def test_segmentation_questions_name_the_thing_and_draws_wrap_around():
     asked = questions.SEGMENTATION_QUESTIONS
-    drawn = [questions.ask(asked, draw, name="red bus") for draw in range(2 * len(asked))]
+    drawn = [
+        questions.format_question(asked, draw, name="red bus") for draw in range(2 * len(asked))
+    ]
     assert all("red bus" in question for question in drawn)
     assert drawn[: len(asked)] == drawn[len(asked) :]
     assert len(set(drawn)) == len(asked)

@@ -46,7 +46,7 @@ def test_every_image_becomes_one_placeholder_id(tokenizer, recorded):
 def test_added_tokens_follow_the_pieces_in_order(tokenizer):
     size = tokenizer.model.get_piece_size()
     assert tokenizer.added == {token: size + i for i, token in enumerate(ADDED_TOKENS)}
-    assert tokenizer.tokens == TokenConfig.grown_from(size)
+    assert tokenizer.tokens == TokenConfig.appended_to(size)
 
 
 def test_white_space_beside_an_added_token_does_not_change_the_ids(tokenizer):

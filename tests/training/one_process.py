@@ -41,10 +41,10 @@ def main() -> None:
 def batches(num_steps: int) -> dict[str, Any]:
     """The batches of the first steps, put together from the pieces of all processes."""
     from glamm_jax.data.loader import open_batches
-    from glamm_jax.training.placement import batch_share, place_batch
+    from glamm_jax.training.placement import place_batch, process_slice
     from tests.training.sharded import small_config
 
-    config, share = small_config(regions=True), batch_share()
+    config, share = small_config(regions=True), process_slice()
     found: dict[str, Any] = {}
     with closing(open_batches(config.data, config.model, share.index, share.count)) as stream:
         for step in range(num_steps):
@@ -66,15 +66,17 @@ def steps(num_steps: int) -> dict[str, Any]:
     import jax
 
     from glamm_jax.data.loader import open_batches
-    from glamm_jax.training.initialization import draw_model
-    from glamm_jax.training.placement import batch_share, place, place_batch
+    from glamm_jax.training.initialization import random_model
+    from glamm_jax.training.placement import place_batch, place_split, process_slice
     from glamm_jax.training.step import make_step
-    from glamm_jax.weights.flat_state import flatten
+    from glamm_jax.weights.flat_state import flatten_state
     from tests.training.sharded import first_split, small_config
 
-    config, share = small_config(), batch_share()
+    config, share = small_config(), process_slice()
     config = replace(config, optim=replace(config.optim, eps=1e-3))
-    graphdef, frozen, state = place(first_split(config, draw_model(config.model, config.seed)))
+    graphdef, frozen, state = place_split(
+        first_split(config, random_model(config.model, config.seed))
+    )
     step: Any = make_step(config.model, config.optim, config.losses, config.seed)
     found: dict[str, Any] = {}
     with closing(open_batches(config.data, config.model, share.index, share.count)) as stream:
@@ -85,7 +87,7 @@ def steps(num_steps: int) -> dict[str, Any]:
             state, metrics = program(frozen, state, batch)
             batch = place_batch(next(stream).batch)
             found[f"loss.{number}"] = float(jax.block_until_ready(metrics.loss))
-    return found | {name: whole(value) for name, value in flatten(state.trainable).items()}
+    return found | {name: whole(value) for name, value in flatten_state(state.trainable).items()}
 
 
 def whole_run(folder: str, mesh: dict[str, int], num_steps: int) -> dict[str, Any]:

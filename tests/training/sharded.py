@@ -10,27 +10,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glamm_jax.config.experiment import ExperimentConfig, Part
+from glamm_jax.config.experiment import ExperimentConfig, MixtureEntry
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.training.optimizer import is_trained, make_optimizer
-from glamm_jax.training.state import Split, TrainState, split_model
+from glamm_jax.training.optimizer import make_optimizer, trainable_filter
+from glamm_jax.training.state import ModelSplit, TrainState, split_model
 from tests.small_experiment import get_config
 
 
 def small_config(*, regions: bool = False) -> ExperimentConfig:
     """Eight rows and pictures in four shards; with boxes, four pictures that have some."""
     config = get_config()
-    data = replace(config.data, shards=4)
+    data = replace(config.data, batch_slices=4)
     if regions:
-        quotas = replace(data.quotas, region_images=1, regions=4)
-        boxes = Part("miniworld/easy", ("region",))
-        data = replace(data, quotas=quotas, mixture=(*data.mixture[:1], boxes))
+        quotas = replace(data.batch_shape, region_images=1, regions=4)
+        boxes = MixtureEntry("miniworld/easy@32", ("region",))
+        data = replace(data, batch_shape=quotas, mixture=(*data.mixture[:1], boxes))
     return replace(config, data=data)
 
 
-def first_split(config: ExperimentConfig, model: GLaMM) -> Split:
+def first_split(config: ExperimentConfig, model: GLaMM) -> ModelSplit:
     """A start whose state may be donated: the model keeps its arrays."""
-    trained, optimizer = is_trained(config.optim.trained), make_optimizer(config.optim)
+    trained, optimizer = trainable_filter(config.optim.trainable), make_optimizer(config.optim)
     split = split_model(model, trained, optimizer, config.model.compute_dtype)
     return split._replace(state=jax.tree.map(jnp.copy, split.state))
 

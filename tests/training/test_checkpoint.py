@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config.experiment import CheckpointConfig
-from glamm_jax.training.checkpoint import Checkpoints, trained_leaves
+from glamm_jax.training.checkpoint import Checkpoints, load_trained_leaves
 from glamm_jax.training.run_folder import RunError
 from glamm_jax.training.state import TrainState
 
@@ -51,7 +51,7 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
     for ours, theirs in zip(jax.tree.leaves(found.state), jax.tree.leaves(state(4)), strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
-    leaves, base = trained_leaves(tmp_path)
+    leaves, base = load_trained_leaves(tmp_path)
     assert base == "base"
     np.testing.assert_array_equal(leaves["layer.kernel"], state(4).trainable["layer"]["kernel"])
 
@@ -81,11 +81,11 @@ def test_a_checkpoint_of_another_model_or_base_is_refused(tmp_path: Path) -> Non
 
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="checkpoints: no checkpoints"):
-        trained_leaves(tmp_path)
+        load_trained_leaves(tmp_path)
     with opened(tmp_path) as checkpoints:
         save(checkpoints, 2)
     with pytest.raises(RunError, match=r"no whole checkpoint 3; there are \[2\]"):
-        trained_leaves(tmp_path, 3)
+        load_trained_leaves(tmp_path, 3)
 
 
 def test_a_failed_write_is_told_with_what_is_left(

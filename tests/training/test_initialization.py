@@ -10,13 +10,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from glamm_jax.config.experiment import ExperimentConfig, StartConfig
+from glamm_jax.config.experiment import ExperimentConfig, InitConfig
 from glamm_jax.errors import ConfigError
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.training.initialization import draw_model, fingerprint, first_model, trained_model
+from glamm_jax.training.initialization import (
+    fingerprint,
+    initial_model,
+    load_trained_model,
+    random_model,
+)
 from glamm_jax.training.loop import train
 from glamm_jax.training.run_folder import RunError
-from glamm_jax.weights.flat_state import flatten
+from glamm_jax.weights.flat_state import flatten_state
 from glamm_jax.weights.folder import write_model
 from tests.small_experiment import TOKENIZER, get_config
 
@@ -26,11 +31,11 @@ OTHER_SEED = 77
 
 
 def leaves(model: GLaMM) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value) for name, value in flatten(nnx.state(model)).items()}
+    return {name: np.asarray(value) for name, value in flatten_state(nnx.state(model)).items()}
 
 
 def begun(**start: str) -> ExperimentConfig:
-    return replace(CONFIG, start=StartConfig(**start))
+    return replace(CONFIG, init=InitConfig(**start))
 
 
 def written(folder: Path, model: GLaMM) -> str:
@@ -44,15 +49,15 @@ def assert_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], *nam
 
 
 def test_with_nothing_named_the_seed_draws_everything() -> None:
-    one, same = leaves(first_model(CONFIG)), leaves(draw_model(CONFIG.model, CONFIG.seed))
+    one, same = leaves(initial_model(CONFIG)), leaves(random_model(CONFIG.model, CONFIG.seed))
     assert_same(one, same)
-    other = leaves(draw_model(CONFIG.model, OTHER_SEED))
+    other = leaves(random_model(CONFIG.model, OTHER_SEED))
     assert not np.array_equal(one["llama.lm_head.kernel"], other["llama.lm_head.kernel"])
 
 
 def test_a_folders_model_gets_the_adapters_that_it_lacks(tmp_path: Path) -> None:
-    model = draw_model(PLAIN, OTHER_SEED)
-    ours = leaves(first_model(begun(model=written(tmp_path / "plain", model))))
+    model = random_model(PLAIN, OTHER_SEED)
+    ours = leaves(initial_model(begun(model=written(tmp_path / "plain", model))))
     assert_same(ours, leaves(model), *leaves(model))
     adapters = {name: value for name, value in ours.items() if name not in leaves(model)}
     assert adapters
@@ -61,23 +66,23 @@ def test_a_folders_model_gets_the_adapters_that_it_lacks(tmp_path: Path) -> None
 
 
 def test_adapters_that_are_not_wanted_are_to_be_merged_first(tmp_path: Path) -> None:
-    folder = written(tmp_path / "adapted", draw_model(CONFIG.model, OTHER_SEED))
-    optim = replace(CONFIG.optim, trained="everything")
+    folder = written(tmp_path / "adapted", random_model(CONFIG.model, OTHER_SEED))
+    optim = replace(CONFIG.optim, trainable="everything")
     with pytest.raises(ConfigError, match=r"has adapters .* merge them first"):
-        first_model(replace(begun(model=folder), optim=optim, model=PLAIN))
+        initial_model(replace(begun(model=folder), optim=optim, model=PLAIN))
 
 
 def test_another_model_is_refused_field_by_field(tmp_path: Path) -> None:
     other = replace(CONFIG.model, text_projection_activation="gelu")
-    folder = written(tmp_path / "other", draw_model(other, OTHER_SEED))
+    folder = written(tmp_path / "other", random_model(other, OTHER_SEED))
     with pytest.raises(ConfigError, match=r"model\.text_projection_activation = relu, there gelu"):
-        first_model(begun(model=folder))
+        initial_model(begun(model=folder))
 
 
 def test_a_region_encoder_comes_from_a_folder_of_its_own(tmp_path: Path) -> None:
-    donor = leaves(draw_model(CONFIG.model, OTHER_SEED))
-    folder = written(tmp_path / "donor", draw_model(CONFIG.model, OTHER_SEED))
-    ours, drawn = leaves(first_model(begun(region_encoder=folder))), leaves(first_model(CONFIG))
+    donor = leaves(random_model(CONFIG.model, OTHER_SEED))
+    folder = written(tmp_path / "donor", random_model(CONFIG.model, OTHER_SEED))
+    ours, drawn = leaves(initial_model(begun(region_encoder=folder))), leaves(initial_model(CONFIG))
     taken = [name for name in ours if name.startswith("region_encoder.")]
     assert_same(ours, donor, *taken)
     assert_same(ours, drawn, *(ours.keys() - set(taken)))
@@ -86,13 +91,16 @@ def test_a_region_encoder_comes_from_a_folder_of_its_own(tmp_path: Path) -> None
 
 def test_a_run_is_where_another_begins(tmp_path: Path) -> None:
     list(train(CONFIG, tmp_path / "run", 1))
-    _, trained = trained_model(tmp_path / "run")
-    ours, drawn = leaves(first_model(begun(run=str(tmp_path / "run")))), leaves(first_model(CONFIG))
+    _, trained = load_trained_model(tmp_path / "run")
+    ours, drawn = (
+        leaves(initial_model(begun(run=str(tmp_path / "run")))),
+        leaves(initial_model(CONFIG)),
+    )
     assert_same(ours, leaves(trained))
     assert not np.array_equal(ours["llama.lm_head.kernel"], drawn["llama.lm_head.kernel"])
     (tmp_path / "run" / "checkpoints").rename(tmp_path / "elsewhere")
     with pytest.raises(RunError, match="checkpoints: no checkpoints"):
-        trained_model(tmp_path / "run")
+        load_trained_model(tmp_path / "run")
 
 
 def test_a_fingerprint_tells_every_bit_and_every_place() -> None:

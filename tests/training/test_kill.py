@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glamm_jax.training.checkpoint import trained_leaves
+from glamm_jax.training.checkpoint import load_trained_leaves
 from glamm_jax.training.run_folder import read_lines
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_fifty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
         assert process.wait(timeout=60) in (0, -signal.SIGKILL), log_of(killed)
     assert begin(killed).wait(timeout=1200) == 0, log_of(killed)
     assert events(killed, "started") + events(killed, "resumed_from") > KILLS
-    ours, theirs = (trained_leaves(run, STEPS)[0] for run in (killed, whole))
+    ours, theirs = (load_trained_leaves(run, STEPS)[0] for run in (killed, whole))
     for name, value in ours.items():
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)
     one, other = (read_lines(run / "metrics.jsonl") for run in (killed, whole))

@@ -16,14 +16,14 @@ import pytest
 
 from glamm_jax.config.experiment import (
     CheckpointConfig,
-    EvaluationConfig,
     ExperimentConfig,
+    InitConfig,
     MeshConfig,
-    StartConfig,
+    ValidationConfig,
 )
-from glamm_jax.training.checkpoint import trained_leaves
-from glamm_jax.training.initialization import trained_model
-from glamm_jax.training.loop import Evaluation, train
+from glamm_jax.training.checkpoint import load_trained_leaves
+from glamm_jax.training.initialization import load_trained_model
+from glamm_jax.training.loop import ValidationResult, train
 from glamm_jax.training.metric_writers import TensorBoard
 from glamm_jax.training.run_folder import RunError, read_lines, read_run_config
 from glamm_jax.weights.folder import write_model
@@ -31,7 +31,7 @@ from tests.small_experiment import TOKENIZER, get_config
 
 CONFIG = replace(
     get_config(),
-    optim=replace(get_config().optim, max_skipped=2),
+    optim=replace(get_config().optim, max_skipped_steps=2),
     checkpoint=CheckpointConfig(every=2, keep_last=9),
 )
 STEPS = 5
@@ -56,7 +56,7 @@ def events(folder: Path, name: str) -> list[dict]:
 def checkpoint(folder: Path, step: int) -> dict[str, Any]:
     """All of a checkpoint: arrays by name, and what is said besides."""
     place = folder / "checkpoints" / str(step)
-    found: dict[str, Any] = dict(trained_leaves(folder, step)[0])
+    found: dict[str, Any] = dict(load_trained_leaves(folder, step)[0])
     for item in ("data", "about"):
         found[item] = json.loads((place / item / "metadata").read_text())
     return found
@@ -121,8 +121,8 @@ def test_another_mesh_goes_on_from_the_same_parameters(whole: Path, tmp_path: Pa
     sharded = replace(CONFIG, mesh=MeshConfig(data=1, fsdp=2))
     [record] = run(again, sharded)
     assert record["loss"] == pytest.approx(lines(whole)[4]["loss"], abs=1e-5)
-    for name, value in trained_leaves(again, 4)[0].items():
-        np.testing.assert_array_equal(value, trained_leaves(whole, 4)[0][name])
+    for name, value in load_trained_leaves(again, 4)[0].items():
+        np.testing.assert_array_equal(value, load_trained_leaves(whole, 4)[0][name])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -182,7 +182,7 @@ def test_a_full_disk_is_noticed_before_the_first_step(
 
 def model_folder(path: Path, run_folder: Path, scale: float = 1.0) -> Path:
     """The model of a run, its frozen weights scaled."""
-    config, model = trained_model(run_folder)
+    config, model = load_trained_model(run_folder)
     model.projector.layers[0].kernel[...] *= scale
     write_model(path, config.model, model, TOKENIZER)
     return path
@@ -193,7 +193,7 @@ def test_steps_that_are_not_finite_are_skipped_named_and_in_the_end_too_many(
 ) -> None:
     broken = model_folder(tmp_path / "broken", whole, float("nan"))
     with pytest.raises(RunError, match=r"2 steps in a row .* last is step 1\. events.jsonl"):
-        run(tmp_path / "run", replace(CONFIG, start=StartConfig(model=str(broken))))
+        run(tmp_path / "run", replace(CONFIG, init=InitConfig(model=str(broken))))
     told = lines(tmp_path / "run")
     assert [line["skipped"] for line in told] == [True, True]
     assert told[0]["loss"] is None
@@ -205,7 +205,7 @@ def test_steps_that_are_not_finite_are_skipped_named_and_in_the_end_too_many(
 
 def test_a_run_begins_with_a_model_and_goes_on_with_no_other(whole: Path, tmp_path: Path) -> None:
     folders = [model_folder(tmp_path / name, whole, s) for name, s in (("one", 1.0), ("two", 1.1))]
-    first, second = (replace(CONFIG, start=StartConfig(model=str(path))) for path in folders)
+    first, second = (replace(CONFIG, init=InitConfig(model=str(path))) for path in folders)
     run(tmp_path / "run", first, steps=2)
     [record] = run(tmp_path / "run", first, steps=3)
     assert record["step"] == 2
@@ -222,14 +222,14 @@ def test_evaluation_and_watchers_are_told(tmp_path: Path) -> None:
     picture = np.full((4, 6, 3), 7, np.uint8)
     seen = []
 
-    def evaluate(model: Any, step: int) -> Evaluation:
+    def evaluate(model: Any, step: int) -> ValidationResult:
         seen.append((type(model).__name__, step))
-        return Evaluation({"miou": step / 10}, (picture,))
+        return ValidationResult({"miou": step / 10}, (picture,))
 
     config = replace(
         CONFIG,
-        evaluation=EvaluationConfig(every=1),
-        checkpoint=CheckpointConfig(every=1, keep_last=1, keep_best=1, best="miou"),
+        validation=ValidationConfig(every=1),
+        checkpoint=CheckpointConfig(every=1, keep_last=1, keep_best=1, best_metric="miou"),
     )
     folder = tmp_path / "run"
     run(folder, config, 2, evaluate=evaluate, watchers=[TensorBoard(folder / "tensorboard")])

@@ -13,7 +13,7 @@ from flax import nnx
 from glamm_jax.config.experiment import OptimConfig
 from glamm_jax.errors import ConfigError
 from glamm_jax.training.optimizer import is_block_matrix, make_optimizer
-from glamm_jax.weights.flat_state import flatten
+from glamm_jax.weights.flat_state import flatten_state
 
 STACK = ("llama", "layers", "up_proj", "kernel")
 HEAD = ("llama", "lm_head", "kernel")
@@ -37,7 +37,7 @@ def optim(untouched: Any, muon_lr: float | None) -> OptimConfig:
         schedule="constant",
         warmup_steps=0,
         clip_norm=1e9,
-        untouched=untouched,
+        unused_parts=untouched,
     )
 
 
@@ -46,7 +46,7 @@ def moves(config: OptimConfig, **touched: bool) -> dict[str, np.ndarray]:
     extra = {"touched": {part: jnp.asarray(value) for part, value in touched.items()}}
     opt_state = optimizer.init(state)
     updates, _ = optimizer.update(make_state(1), opt_state, state, **extra)
-    return {leaf: np.asarray(value) for leaf, value in flatten(updates).items()}
+    return {leaf: np.asarray(value) for leaf, value in flatten_state(updates).items()}
 
 
 ALL = {"llama": True, "lm_head": True, "clip": True, "masks": True, "unread": True}
@@ -74,7 +74,7 @@ def test_a_layer_moves_as_if_it_were_alone() -> None:
             gradients,
         )
         updates, _ = optimizer.update(scaled, optimizer.init(state), state)
-        return np.asarray(flatten(updates)[leaf][0])
+        return np.asarray(flatten_state(updates)[leaf][0])
 
     np.testing.assert_array_equal(first_layer(1.0), first_layer(100.0))
 

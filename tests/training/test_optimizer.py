@@ -11,40 +11,40 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, released, tiny, with_lora
-from glamm_jax.config.experiment import OptimConfig, TrainedSet
+from glamm_jax.config.experiment import OptimConfig, TrainableSet
 from glamm_jax.data.collate import fit, pack
 from glamm_jax.data.sample import Row, Sample
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 from glamm_jax.training.optimizer import (
     PARTS,
-    is_trained,
     learning_rate,
     make_optimizer,
     part_of,
-    touched_parts,
+    trainable_filter,
+    used_parts,
 )
-from glamm_jax.weights.flat_state import flatten, shapes
+from glamm_jax.weights.flat_state import flatten_state, state_shapes
 from glamm_jax.weights.glamm import glamm_table
 
 
-def trained_shapes(config: GLaMMConfig, name: TrainedSet) -> dict[str, tuple[int, ...]]:
+def trained_shapes(config: GLaMMConfig, name: TrainableSet) -> dict[str, tuple[int, ...]]:
     model = nnx.eval_shape(lambda: GLaMM(config, rngs=nnx.Rngs(0)))
-    return shapes(nnx.state(model, is_trained(name)))
+    return state_shapes(nnx.state(model, trainable_filter(name)))
 
 
 def test_the_released_set_is_the_587_million_parameters_of_the_original() -> None:
     config = with_lora(released())
     trained = trained_shapes(config, "released")
     assert sum(int(np.prod(shape)) for shape in trained.values()) == 587_427_044
-    tensors = [e.tensor for e in glamm_table(config).entries() if e.leaf in trained]
+    tensors = [e.tensor for e in glamm_table(config).mappings() if e.leaf in trained]
     adapters = [name for name in tensors if "lora_" in name]
     assert (len(tensors) - len(adapters), len(adapters)) == (169, 128)
 
 
 def test_the_sets_differ_as_their_names_say() -> None:
     config = with_lora(tiny())
-    sets = {name: set(trained_shapes(config, name)) for name in TrainedSet.__args__}
+    sets = {name: set(trained_shapes(config, name)) for name in TrainableSet.__args__}
     starts = {name: {leaf.partition(".")[0] for leaf in leaves} for name, leaves in sets.items()}
     heads = {"llama", "region_encoder", "text_projection", "sam"}
     assert starts["released"] == heads
@@ -82,7 +82,7 @@ class Toy(nnx.Module):
 
 
 OPTIM = OptimConfig(
-    peak_lr=0.1, schedule="constant", warmup_steps=0, weight_decay=0.05, trained="everything"
+    peak_lr=0.1, schedule="constant", warmup_steps=0, weight_decay=0.05, trainable="everything"
 )
 # Per step: the gradients, None where the batch does not reach the part.
 GRADIENTS = [
@@ -108,13 +108,13 @@ def run_ours(config: OptimConfig) -> list[dict[str, np.ndarray]]:
         touched["region_encoder"] = jnp.array(b is not None)
         updates, opt_state = optimizer.update(gradients, opt_state, state, touched=touched)
         state = jax.tree.map(lambda p, u: p + u, state, updates)
-        history.append({name: np.asarray(x) for name, x in flatten(state).items()})
+        history.append({name: np.asarray(x) for name, x in flatten_state(state).items()})
     return history
 
 
 def test_skipping_is_torchs_adamw_with_parameters_that_have_no_gradient() -> None:
     torch = pytest.importorskip("torch")
-    model = flatten(nnx.state(Toy()))
+    model = flatten_state(nnx.state(Toy()))
     params = {name: torch.tensor(np.array(x), requires_grad=True) for name, x in model.items()}
     adamw = torch.optim.AdamW(
         params.values(), lr=0.1, betas=OPTIM.betas, eps=OPTIM.eps, weight_decay=0.05
@@ -129,7 +129,7 @@ def test_skipping_is_torchs_adamw_with_parameters_that_have_no_gradient() -> Non
 
 
 def test_with_zero_an_untouched_part_is_moved_by_momentum() -> None:
-    skipped, zeroed = run_ours(OPTIM), run_ours(replace(OPTIM, untouched="zero"))
+    skipped, zeroed = run_ours(OPTIM), run_ours(replace(OPTIM, unused_parts="zero"))
     name = "region_encoder.b"
     np.testing.assert_array_equal(skipped[2][name], skipped[0][name])
     assert (np.abs(zeroed[2][name] - zeroed[0][name]) > 0.01).all()
@@ -166,7 +166,7 @@ def touched_by(config: GLaMMConfig, *kinds: str) -> set[str]:
     }
     capacity = fit(list(samples.values()), config)
     batch = pack([samples[kind] for kind in kinds], config, capacity)
-    return {part for part, touched in touched_parts(batch, config).items() if touched}
+    return {part for part, touched in used_parts(batch, config).items() if touched}
 
 
 WORDS, SEEN = {"llama", "lm_head"}, {"llama", "lm_head", "clip", "projector"}

@@ -17,22 +17,22 @@ from glamm_jax.data.loader import open_batches
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.nn.mlp import MLP
 from glamm_jax.parallel import make_mesh, shardings, use_mesh
-from glamm_jax.training.initialization import draw_model
+from glamm_jax.training.initialization import random_model
 from glamm_jax.training.placement import (
+    BatchSlice,
     PlacementError,
-    Share,
     abstract_split,
-    batch_share,
     gathered_shapes,
     gathered_stacks,
-    place,
     place_batch,
+    place_split,
+    process_slice,
     state_shardings,
 )
-from glamm_jax.training.state import Split, TrainState
+from glamm_jax.training.state import ModelSplit, TrainState
 from glamm_jax.training.step import Metrics, make_step
 from glamm_jax.types import Batch
-from glamm_jax.weights.flat_state import flatten
+from glamm_jax.weights.flat_state import flatten_state
 from tests.training.sharded import first_split, gradient_errors, small_config
 
 CONFIG = small_config()
@@ -47,7 +47,7 @@ SHAPES = [
 class Trained(NamedTuple):
     """One step, and the program that made it."""
 
-    start: Split
+    start: ModelSplit
     program: Any
     state: TrainState
     metrics: Metrics
@@ -55,7 +55,7 @@ class Trained(NamedTuple):
 
 def train_once(config: ExperimentConfig, model: GLaMM, batch: Batch) -> Trained:
     """The first step on the current mesh, or without one."""
-    start = place(first_split(config, model))
+    start = place_split(first_split(config, model))
     step: Any = make_step(config.model, config.optim, config.losses, config.seed)
     placed = place_batch(batch)
     program = step.lower(start.graphdef, start.frozen, start.state, placed).compile()
@@ -73,7 +73,7 @@ def first_batch(config: ExperimentConfig) -> Batch:
 
 @pytest.fixture(scope="module")
 def model() -> GLaMM:
-    return draw_model(CONFIG.model, CONFIG.seed)
+    return random_model(CONFIG.model, CONFIG.seed)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_one_layer_is_gathered_at_a_time_and_never_a_whole_stack(eight: Trained)
 
 def test_a_stack_that_is_gathered_whole_is_named() -> None:
     frozen = abstract_split(CONFIG).frozen
-    layers, width, mlp_width = flatten(frozen)["llama.layers.gate_proj.kernel"].shape
+    layers, width, mlp_width = flatten_state(frozen)["llama.layers.gate_proj.kernel"].shape
     line = f"%x = (f32[{layers},8,9]{{2,1,0}}, f32[{layers},{width},{mlp_width}]{{2,1,0}})"
     for program in (
         f"{line} all-gather-start(%y), dimensions={{1}}",
@@ -162,7 +162,7 @@ def test_a_stack_that_is_gathered_whole_is_named() -> None:
 def test_moments_lie_beside_their_parameters(model: GLaMM) -> None:
     with use_mesh(make_mesh(fsdp=4, tensor=2)):
         places = state_shardings(first_split(CONFIG, model).state)
-        parameters = flatten(places.trainable)
+        parameters = flatten_state(places.trainable)
         moments: Any = next(each for each in places.opt_state if isinstance(each, dict))
         adam = moments["lm_head"][0]
         leaf = "llama.lm_head.kernel"
@@ -173,7 +173,7 @@ def test_moments_lie_beside_their_parameters(model: GLaMM) -> None:
 
 def test_an_abstract_start_is_the_real_one_without_its_values(model: GLaMM) -> None:
     with use_mesh(make_mesh(fsdp=8)):
-        told, real = abstract_split(CONFIG), place(first_split(CONFIG, model))
+        told, real = abstract_split(CONFIG), place_split(first_split(CONFIG, model))
     facts = lambda x: (x.shape, x.dtype, x.sharding)  # noqa: E731
     for part in ("frozen", "state"):
         assert jax.tree.map(facts, getattr(told, part)) == jax.tree.map(facts, getattr(real, part))
@@ -183,7 +183,7 @@ def test_an_abstract_start_is_the_real_one_without_its_values(model: GLaMM) -> N
 
 
 def test_a_batch_is_spread_over_data_and_fsdp() -> None:
-    batch = pack([], CONFIG.model, CONFIG.data.quotas)
+    batch = pack([], CONFIG.model, CONFIG.data.batch_shape)
     with use_mesh(make_mesh(fsdp=2, tensor=4)):
         placed = place_batch(batch)
     assert placed.images.addressable_shards[0].data.shape[0] == 1
@@ -193,12 +193,12 @@ def test_a_batch_is_spread_over_data_and_fsdp() -> None:
 
 
 def test_without_a_mesh_a_batch_stays_as_it_is() -> None:
-    batch = pack([], CONFIG.model, CONFIG.data.quotas)
+    batch = pack([], CONFIG.model, CONFIG.data.batch_shape)
     assert place_batch(batch) is batch
 
 
 def test_a_stack_of_batches_is_spread_behind_its_first_axis() -> None:
-    batch = pack([], CONFIG.model, CONFIG.data.quotas)
+    batch = pack([], CONFIG.model, CONFIG.data.batch_shape)
     stack = Batch(*(None if x is None else np.stack([x] * 3) for x in batch))
     with use_mesh(make_mesh(data=2)):
         placed = place_batch(stack, stacked=True)
@@ -221,21 +221,21 @@ class Devices(NamedTuple):
 @pytest.mark.parametrize(
     ("shape", "per_process", "wanted"),
     [
-        ((1, 8, 1), 8, Share(0, 1)),
-        ((1, 8, 1), 2, Share(0, 4)),
-        ((2, 2, 2), 2, Share(0, 4)),
-        ((1, 2, 4), 2, Share(0, 2)),  # two processes share a piece
-        ((1, 1, 8), 1, Share(0, 1)),
+        ((1, 8, 1), 8, BatchSlice(0, 1)),
+        ((1, 8, 1), 2, BatchSlice(0, 4)),
+        ((2, 2, 2), 2, BatchSlice(0, 4)),
+        ((1, 2, 4), 2, BatchSlice(0, 2)),  # two processes share a piece
+        ((1, 1, 8), 1, BatchSlice(0, 1)),
     ],
 )
 def test_a_process_makes_the_piece_of_its_devices(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple, per_process: int, wanted: Share
+    monkeypatch: pytest.MonkeyPatch, shape: tuple, per_process: int, wanted: BatchSlice
 ) -> None:
     devices = np.empty(8, object)
     devices[:] = [Device(n // per_process, n) for n in range(8)]
     mesh = Devices(devices.reshape(shape))
     monkeypatch.setattr("glamm_jax.training.placement.current_mesh", lambda: mesh)
-    assert batch_share() == wanted
+    assert process_slice() == wanted
 
 
 def test_scattered_devices_of_a_process_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,7 @@ def test_scattered_devices_of_a_process_are_an_error(monkeypatch: pytest.MonkeyP
     mesh = Devices(devices.reshape(1, 4, 1))
     monkeypatch.setattr("glamm_jax.training.placement.current_mesh", lambda: mesh)
     with pytest.raises(PlacementError, match=r"process 0 holds the places \[0, 2\] of 4"):
-        batch_share()
+        process_slice()
 
 
 # ------------------------------------------------------------------------ all meshes
@@ -273,7 +273,7 @@ def test_layers_in_a_row_keep_their_gradients_on_a_mesh_of_all_axes() -> None:
 @pytest.fixture(scope="module")
 def with_regions() -> tuple[ExperimentConfig, GLaMM, Batch, Trained]:
     config = small_config(regions=True)
-    model, batch = draw_model(config.model, config.seed), first_batch(config)
+    model, batch = random_model(config.model, config.seed), first_batch(config)
     assert (batch.region_images >= 0).any()
     return config, model, batch, train_once(config, model, batch)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glamm_jax.training.checkpoint import trained_leaves
+from glamm_jax.training.checkpoint import load_trained_leaves
 from glamm_jax.training.run_folder import read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,10 +91,10 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     go("broken", 2, 2)
     shutil.copytree(tmp_path / "broken", tmp_path / "alone")
     again, alone = go("broken", 2, steps), go("alone", 1, steps)
-    wanted = trained_leaves(tmp_path / "unbroken", steps)[0]
-    for name, value in trained_leaves(tmp_path / "broken", steps)[0].items():
+    wanted = load_trained_leaves(tmp_path / "unbroken", steps)[0]
+    for name, value in load_trained_leaves(tmp_path / "broken", steps)[0].items():
         np.testing.assert_array_equal(value, wanted[name], err_msg=name)
-    for name, value in trained_leaves(tmp_path / "alone", steps)[0].items():
+    for name, value in load_trained_leaves(tmp_path / "alone", steps)[0].items():
         np.testing.assert_allclose(value, wanted[name], atol=1e-6, err_msg=name)
     for loss in ("loss.2", "loss.3"):
         assert again[loss] == unbroken[loss]

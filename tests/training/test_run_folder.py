@@ -39,7 +39,7 @@ def test_numbers_that_json_cannot_say_are_null(tmp_path: Path) -> None:
 def test_lines_behind_a_checkpoint_are_forgotten_and_a_cut_one_with_them(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": i}) + "\n" for i in range(5)) + '{"st')
-    RunFolder(tmp_path).rewind(3)
+    RunFolder(tmp_path).discard_steps_from(3)
     assert [each["step"] for each in read_lines(path)] == [0, 1, 2]
     path.write_text('{"step": 0}\nrubbish\n{"step": 1}\n')
     with pytest.raises(RunError, match=r"metrics\.jsonl: line 2 is not JSON"):

@@ -17,12 +17,12 @@ from glamm_jax.config import LossWeights
 from glamm_jax.data.collate import join, pack
 from glamm_jax.data.loader import open_batches
 from glamm_jax.data.sample import Row, Sample
-from glamm_jax.training.initialization import draw_model
-from glamm_jax.training.optimizer import is_trained, make_optimizer, part_of
-from glamm_jax.training.state import Split, TrainState, split_model
+from glamm_jax.training.initialization import random_model
+from glamm_jax.training.optimizer import make_optimizer, part_of, trainable_filter
+from glamm_jax.training.state import ModelSplit, TrainState, split_model
 from glamm_jax.training.step import Metrics, make_step, stack_batches
 from glamm_jax.types import Batch
-from glamm_jax.weights.flat_state import flatten
+from glamm_jax.weights.flat_state import flatten_state
 from tests.small_experiment import get_config
 
 CONFIG = get_config()
@@ -32,7 +32,7 @@ class Setup(NamedTuple):
     """A compiled step, where it starts, and a batch of each kind, all of one capacity."""
 
     step: Any
-    start: Split
+    start: ModelSplit
     batches: dict[str, Batch]
 
     def run(self, state: TrainState, kind: str) -> tuple[TrainState, Metrics]:
@@ -43,19 +43,21 @@ class Setup(NamedTuple):
 
 @pytest.fixture(scope="module")
 def setup() -> Setup:
-    model = draw_model(CONFIG.model, CONFIG.seed)
+    model = random_model(CONFIG.model, CONFIG.seed)
     # A fresh adapter ends in zeros, behind which dropout would not show.
     model.llama.layers.q_proj.lora.b[...] += 0.1
-    start = split_model(model, is_trained(CONFIG.optim.trained), make_optimizer(CONFIG.optim))
+    start = split_model(
+        model, trainable_filter(CONFIG.optim.trainable), make_optimizer(CONFIG.optim)
+    )
     step = make_step(CONFIG.model, CONFIG.optim, CONFIG.losses, CONFIG.seed)
     ids = np.array([1, 5, 7, 9, 2], np.int32)
-    words = pack([Sample((Row(ids, ids),))], CONFIG.model, CONFIG.data.quotas)
+    words = pack([Sample((Row(ids, ids),))], CONFIG.model, CONFIG.data.batch_shape)
     with closing(open_batches(CONFIG.data, CONFIG.model)) as batches:
         return Setup(step, start, {"pictures": next(batches).batch, "words": words})
 
 
 def moved_parts(before: TrainState, after: TrainState) -> set[str]:
-    old, new = flatten(before.trainable), flatten(after.trainable)
+    old, new = flatten_state(before.trainable), flatten_state(after.trainable)
     return {part_of(leaf) for leaf in old if not np.array_equal(old[leaf], new[leaf])}
 
 
@@ -107,12 +109,12 @@ def test_accumulated_batches_are_one_big_batch(setup: Setup) -> None:
     two = [setup.batches["pictures"], setup.batches["words"]]
     # Of unlike halves, the mean of two means is not the mean of all.
     assert two[0].target_valid.sum() != two[1].target_valid.sum()
-    big = join(dict(enumerate(two)), CONFIG.data.quotas, config.clip.num_patches)
+    big = join(dict(enumerate(two)), CONFIG.data.batch_shape, config.clip.num_patches)
     found = []
     for number, batch in ((1, big), (2, stack_batches(two))):
-        optim = replace(CONFIG.optim, accumulate=number)
-        model = draw_model(config, CONFIG.seed)
-        start = split_model(model, is_trained(optim.trained), make_optimizer(optim))
+        optim = replace(CONFIG.optim, accumulation_steps=number)
+        model = random_model(config, CONFIG.seed)
+        start = split_model(model, trainable_filter(optim.trainable), make_optimizer(optim))
         step = make_step(config, optim, CONFIG.losses)
         found.append(step(start.graphdef, start.frozen, start.state, batch))
     (one, told), (other, also_told) = found
@@ -153,9 +155,9 @@ def products(jaxpr: Any) -> Iterator[tuple[int, ...]]:
 def test_no_gradient_is_formed_for_a_frozen_weight(
     setup: Setup, trained: Any, formed: bool
 ) -> None:
-    optim = replace(CONFIG.optim, trained=trained)
+    optim = replace(CONFIG.optim, trainable=trained)
     model = nnx.merge(setup.start.graphdef, setup.start.state.trainable, setup.start.frozen)
-    graphdef, frozen, state = split_model(model, is_trained(trained), make_optimizer(optim))
+    graphdef, frozen, state = split_model(model, trainable_filter(trained), make_optimizer(optim))
     step: Any = make_step(CONFIG.model, optim, LossWeights())
     program = step.trace(graphdef, frozen, state, setup.batches["pictures"])
     shapes = set(products(program.jaxpr.jaxpr))

@@ -11,7 +11,7 @@ import numpy as np
 from glamm_jax.config import GLaMMConfig, LoRAConfig, tiny
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.testing.golden_checkpoints import GoldenSource, write_checkpoint
-from glamm_jax.weights.flat_state import shapes
+from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX
 from glamm_jax.weights.hf_config import clip_hf_config, glamm_hf_config, with_own_key
 from glamm_jax.weights.rules import Shape, tensor_shapes
@@ -32,8 +32,8 @@ def stored(name: str) -> np.dtype:
 def all_shapes(config: GLaMMConfig) -> dict[str, Shape]:
     """Every tensor that a checkpoint of this model holds, buffers and unread layers included."""
     table = table_of(config)
-    out = dict(tensor_shapes(table, shapes(abstract_model(config)[1])))
-    for name, unread in table.unread_names().items():
+    out = dict(tensor_shapes(table, state_shapes(abstract_model(config)[1])))
+    for name, unread in table.unmapped_by_name().items():
         if unread.value is not None and "pixel_" not in name:
             out[name] = unread.value().shape
         elif unread.kind == "carried":

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from glamm_jax.errors import ConfigError, FolderError
-from glamm_jax.files import new_folder
+from glamm_jax.files import atomic_folder
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.weights import folder as folders
-from glamm_jax.weights.flat_state import flatten, shapes
-from glamm_jax.weights.folder import ModelFolder, seal
+from glamm_jax.weights.flat_state import flatten_state, state_shapes
+from glamm_jax.weights.folder import ModelFolder, finish_folder
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.transfer import import_tensors
 from tests.weights.checkpoints import CONFIG, clip_source
@@ -28,17 +28,17 @@ CLIP = CONFIG.clip
 def model(tmp_path_factory) -> Path:
     """CLIP's part as a model folder."""
     path = tmp_path_factory.mktemp("models") / "clip"
-    with new_folder(path, 0) as partial:
-        leaves = shapes(abstract_model(CLIP)[1])
+    with atomic_folder(path, 0) as partial:
+        leaves = state_shapes(abstract_model(CLIP)[1])
         record = import_tensors(table_of(CLIP), clip_source(), leaves, partial)
-        seal(partial, CLIP, {"tensors": record, "described": {}}, None)
+        finish_folder(partial, CLIP, {"tensors": record, "described": {}}, None)
     return path
 
 
 def test_it_fills_the_model_with_what_lies_in_it(model):
     folder = ModelFolder(model)
     assert folder.config == CLIP
-    filled = flatten(folder.fill(abstract_model(CLIP)[1]))
+    filled = flatten_state(folder.fill(abstract_model(CLIP)[1]))
     assert filled.keys() == folder.leaves.keys()
     for name, array in filled.items():
         assert array.dtype == folder.infos[name].dtype
@@ -46,7 +46,7 @@ def test_it_fills_the_model_with_what_lies_in_it(model):
 
 
 def test_a_dtype_casts_every_leaf(model):
-    filled = flatten(ModelFolder(model).fill(abstract_model(CLIP)[1], dtype="bfloat16"))
+    filled = flatten_state(ModelFolder(model).fill(abstract_model(CLIP)[1], dtype="bfloat16"))
     assert {array.dtype for array in filled.values()} == {jnp.dtype(jnp.bfloat16)}
 
 
@@ -54,7 +54,7 @@ def test_a_dtype_casts_every_leaf(model):
 def test_every_device_of_a_mesh_gets_its_own_slice(model, mesh):
     folder = ModelFolder(model)
     with use_mesh(make_mesh(*mesh)):
-        filled = flatten(folder.fill(abstract_model(CLIP)[1]))
+        filled = flatten_state(folder.fill(abstract_model(CLIP)[1]))
     kernel = filled["layers.mlp.up.kernel"]
     assert len(kernel.sharding.device_set) == 8
     if mesh[1] > 1:
@@ -72,7 +72,7 @@ def test_a_shard_reads_only_its_slice(model, monkeypatch):
     )
     with use_mesh(make_mesh(1, 8, 1)):
         ModelFolder(model).fill(abstract_model(CLIP)[1])
-    whole = shapes(abstract_model(CLIP)[1])["layers.mlp.up.kernel"]
+    whole = state_shapes(abstract_model(CLIP)[1])["layers.mlp.up.kernel"]
     assert whole not in taken
     assert (whole[0], whole[1] // 8, whole[2]) in taken
 

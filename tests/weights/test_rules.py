@@ -5,16 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from glamm_jax.weights.rules import Rule, Table, Unread, WeightsError, check, find_problems
+from glamm_jax.weights.rules import (
+    UnmappedTensor,
+    WeightRule,
+    WeightsError,
+    WeightTable,
+    check,
+    find_problems,
+)
 
-TABLE = Table(
+TABLE = WeightTable(
     (
-        Rule("layers.{layer}.up.weight", "layers.up.kernel", "linear", (0, 1)),
-        Rule("norm.weight", "norm.scale"),
+        WeightRule("layers.{layer}.up.weight", "layers.up.kernel", "linear", (0, 1)),
+        WeightRule("norm.weight", "norm.scale"),
     ),
     (
-        Unread("ids", "recomputed", "0..2", value=lambda: np.arange(3)),
-        Unread("old.{layer}.weight", "carried", "nobody reads it", (0, 1)),
+        UnmappedTensor("ids", "recomputed", "0..2", value=lambda: np.arange(3)),
+        UnmappedTensor("old.{layer}.weight", "carried", "nobody reads it", (0, 1)),
     ),
 )
 LEAVES = {"layers.up.kernel": (2, 4, 3), "norm.scale": (4,)}
@@ -43,12 +50,12 @@ def test_everything_wrong_is_in_one_error():
 @pytest.mark.parametrize(
     ("rule", "problem"),
     [
-        (Rule("norm.weight.2", "norm.scale"), "leaf norm.scale of 4 layers is filled at"),
-        (Rule("b", "bias"), "no such leaf bias (for b)"),
+        (WeightRule("norm.weight.2", "norm.scale"), "leaf norm.scale of 4 layers is filled at"),
+        (WeightRule("b", "bias"), "no such leaf bias (for b)"),
     ],
 )
 def test_a_leaf_is_filled_once_and_exists(rule, problem):
-    table = Table((*TABLE.rules, rule))
+    table = WeightTable((*TABLE.rules, rule))
     found = find_problems(table, TENSORS | {rule.tensor: (4,)}, LEAVES)
     assert any(text.startswith(problem) for text in found), found
 

@@ -15,7 +15,7 @@ from glamm_jax.weights.sam import sam_table
 
 
 def leaf_shapes(config: SAMConfig) -> dict[str, tuple[int, ...]]:
-    return flat_state.shapes(nnx.state(nnx.eval_shape(lambda: SAM(config, rngs=nnx.Rngs(0)))))
+    return flat_state.state_shapes(nnx.state(nnx.eval_shape(lambda: SAM(config, rngs=nnx.Rngs(0)))))
 
 
 def placeholder(shape: tuple[int, ...]) -> np.ndarray:

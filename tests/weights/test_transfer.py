@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.weights.flat_state import shapes
-from glamm_jax.weights.folder import ModelFolder, seal
+from glamm_jax.weights.flat_state import state_shapes
+from glamm_jax.weights.folder import ModelFolder, finish_folder
 from glamm_jax.weights.rules import WeightsError, tensor_shapes
 from glamm_jax.weights.safetensors import read_folder
 from glamm_jax.weights.tables import table_of
@@ -24,7 +24,7 @@ from tests.weights.checkpoints import CONFIG, arrays, clip_source
 
 CLIP = CONFIG.clip
 TABLE = table_of(CLIP)
-LEAVES = shapes(abstract_model(CLIP)[1])
+LEAVES = state_shapes(abstract_model(CLIP)[1])
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
@@ -33,7 +33,7 @@ def there_and_back(tensors: dict[str, np.ndarray], tmp_path) -> dict[str, np.nda
     model.mkdir()
     back.mkdir()
     record = import_tensors(TABLE, ArraySource(tensors), LEAVES, model)
-    seal(model, CLIP, {"tensors": record, "described": {}}, None)
+    finish_folder(model, CLIP, {"tensors": record, "described": {}}, None)
     folder = ModelFolder(model)
     export_tensors(TABLE, folder.record()["tensors"], folder, back)
     source = SafetensorsSource(back)
@@ -87,18 +87,18 @@ def test_a_buffer_of_another_value_is_refused(tmp_path):
 
 def test_a_buffer_rounded_elsewhere_returns_as_it_was(tmp_path):
     config = CONFIG.llama
-    table, leaves = table_of(config), shapes(abstract_model(config)[1])
+    table, leaves = table_of(config), state_shapes(abstract_model(config)[1])
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     tensors = {
         tensor: np.zeros(shape, np.float32)
         for tensor, shape in tensor_shapes(table, leaves).items()
     }
-    value = table.unread_names()[name].value
+    value = table.unmapped_by_name()[name].value
     assert value is not None
     tensors[name] = np.nextafter(value(), 2)
     record = import_tensors(table, ArraySource(tensors), leaves, tmp_path)
     assert f"carried.{name}" in read_folder(tmp_path)
-    seal(tmp_path, config, {"tensors": record, "described": {}}, None)
+    finish_folder(tmp_path, config, {"tensors": record, "described": {}}, None)
     out = tmp_path / "out"
     out.mkdir()
     export_tensors(table, record, ModelFolder(tmp_path), out)
@@ -121,7 +121,7 @@ def test_all_problems_come_at_once_and_nothing_is_written(tmp_path):
 def test_a_model_without_a_source_is_exported_as_the_original_saves(tmp_path):
     tensors = arrays(clip_source())
     import_tensors(TABLE, ArraySource(tensors), LEAVES, tmp_path)
-    seal(tmp_path, CLIP, {}, None)
+    finish_folder(tmp_path, CLIP, {}, None)
     record = default_record(TABLE, ModelFolder(tmp_path))
     assert record["vision_model.embeddings.position_ids"] == "I64"
     assert record["vision_model.pre_layrnorm.bias"] == "F32"

@@ -12,7 +12,7 @@ from flax import nnx
 from glamm_jax.models.clip import CLIPVision
 from glamm_jax.nn.norm import LayerNorm
 from glamm_jax.weights.clip import clip_table
-from glamm_jax.weights.rules import Rule, Table
+from glamm_jax.weights.rules import WeightRule, WeightTable
 from tools.parity.e2e_inputs import nhwc
 from tools.parity.golden_model import clip_config, golden_module
 from tools.parity.recipes import compared_inputs
@@ -41,7 +41,7 @@ def check_clip(recorded: Recorded, info: dict[str, Any]) -> None:
         last = states[config.read_states.index(config.num_layers)]
         norm = golden_module(
             lambda: LayerNorm(config.hidden_dim, config.norm_eps),
-            Table((Rule("weight", "scale"), Rule("bias", "bias"))),
+            WeightTable((WeightRule("weight", "scale"), WeightRule("bias", "bias"))),
             prefix=f"{prefix}vision_model.post_layernorm.",
             salt=salt,
         )

@@ -17,54 +17,50 @@ is absent or broken.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from glamm_jax.files import write_whole
+from glamm_jax.files import write_atomic
 from tools.parity.report import Ledger, Row
-from tools.parity.run import PARTS, run_parts
+from tools.parity.run import run_parts
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a golden folder")
-    parser.add_argument(
-        "--only",
-        type=lambda text: [part for part in text.split(",") if part],
-        default=[],
-        metavar="PART,PART",
-        help=f"compare these parts alone: {', '.join(PARTS)}",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every array's verdict")
-    parser.add_argument(
-        "--all", action="store_true", help="print excluded arrays and their reasons, too"
-    )
+def compare(
+    folder: Path, only: Sequence[str], json_file: Path | None, *, show_excluded: bool
+) -> int:
+    """Compare a golden folder, print every verdict, and write them as JSON where asked.
 
+    Args:
+        folder: the golden folder.
+        only: parts to compare; empty: all that the folder has.
+        json_file: file to write; None: none.
+        show_excluded: also print the arrays that are excluded, with the reason.
 
-def run(options: argparse.Namespace) -> int:
-    """Compare, print, write; the exit code is the ledger's."""
-    if options.json is not None and not options.json.resolve().parent.is_dir():
-        print(f"broken: --json {options.json}: no such folder", file=sys.stderr)
+    Returns:
+        The exit status: 0 all equal, 1 something differs or is unknown, 2 broken input.
+    """
+    if json_file is not None and not json_file.resolve().parent.is_dir():
+        print(f"broken: --json {json_file}: no such folder", file=sys.stderr)
         return 2
     printed = 0
 
     def show(part: str, ledger: Ledger) -> None:
         nonlocal printed
         new, printed = ledger.rows[printed:], len(ledger.rows)
-        print_rows([row for row in new if options.all or row.verdict != "excluded"])
+        print_rows([row for row in new if show_excluded or row.verdict != "excluded"])
         print_summary(part, new)
 
-    ledger = run_parts(options.folder, options.only, on_start=_announce, on_done=show)
+    ledger = run_parts(folder, only, on_start=_announce, on_done=show)
     for message in ledger.broken:
         print(f"broken: {message}", file=sys.stderr)
     for row in ledger.failures:
         print(f"FAILED {row.file} {row.name}: {row.verdict} {row.note}".rstrip(), file=sys.stderr)
     print_summary("all", ledger.rows)
-    if options.json is not None:
-        write_json(ledger, options.json)
+    if json_file is not None:
+        write_json(ledger, json_file)
     return ledger.exit_code
 
 
@@ -95,4 +91,4 @@ def print_summary(part: str, rows: list[Row]) -> None:
 
 def write_json(ledger: Ledger, path: Path) -> None:
     """All verdicts, under a temporary name first."""
-    write_whole(path, json.dumps(ledger.to_json(), indent=1) + "\n")
+    write_atomic(path, json.dumps(ledger.to_json(), indent=1) + "\n")

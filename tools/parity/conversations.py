@@ -167,7 +167,7 @@ def _check_output_boxes(recorded: Recorded, case: str, sizes: np.ndarray) -> Non
     again = []
     for unit, (height, width) in zip(boxes, sizes.tolist(), strict=False):
         pixel = box_module.as_boxes(unit) * [width, height, width, height]
-        again.append(box_module.round_as_evaluated(box_module.to_unit(pixel, height, width)))
+        again.append(box_module.round_like_original(box_module.to_unit(pixel, height, width)))
     recorded.compare(f"{case}.bboxes", np.asarray(again, np.float64), "box")
     recorded.compare(f"{case}.bbox_dtype", f"torch.{again[0].dtype}", "exact")
 

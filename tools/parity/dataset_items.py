@@ -17,7 +17,7 @@ import numpy as np
 from glamm_jax.data import preprocess, rle
 from glamm_jax.data.boxes import to_unit
 from glamm_jax.data.conversation_sampler import Counts, count_pixels
-from glamm_jax.data.record import Annotation, Record, Source, Task
+from glamm_jax.data.record import Annotation, DatasetSource, Record, Task
 from glamm_jax.text.chat_template import RELEASED_TEMPLATE
 from glamm_jax.text.questions import (
     IMAGE_TOKENS,
@@ -41,7 +41,7 @@ ANSWER = re.compile(r" ASSISTANT: (.*?)</s>", re.DOTALL)
 
 
 @runtime_checkable
-class PicturedSource(Source, Protocol):
+class PicturedSource(DatasetSource, Protocol):
     """A source that knows where the picture of a key lies."""
 
     def image_path(self, key: str) -> Path | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from glamm_jax.config.experiment import Asking
+from glamm_jax.config.experiment import ConversationConfig
 from glamm_jax.data.conversation_sampler import Counts, draw_examples
 from glamm_jax.data.record import Annotation, Record
 from glamm_jax.data.sources.grand_lmdb import GrandDatabase
@@ -70,7 +70,7 @@ def _check_grounded(
 def _drawn(caption: Annotation, record: Record) -> Example:
     """What training draws from a record that says this caption alone."""
     alone = replace(record, annotations=(caption,))
-    return draw_examples(alone, ("gcg",), Asking()).examples[0]
+    return draw_examples(alone, ("gcg",), ConversationConfig()).examples[0]
 
 
 def _in_recorded_order(item: Item, masks: Sequence[Counts]) -> list[Counts]:

@@ -8,8 +8,8 @@ from typing import Any
 from flax import nnx
 
 from glamm_jax.config import LossWeights
-from glamm_jax.data.collate import Capacity, Sample, fit
-from glamm_jax.weights.flat_state import shapes
+from glamm_jax.data.collate import BatchShape, Sample, fit
+from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import glamm_table
 from glamm_jax.weights.rules import tensor_shapes
 from tools.parity.e2e_eval import check_evaluations, check_inference_branch
@@ -92,8 +92,8 @@ class Case:
         if not (self.path / "state_dict.json").is_file():
             return
         table = glamm_table(self.config)
-        ours = tensor_shapes(table, shapes(nnx.state(model)))
-        unread = table.unread_names()
+        ours = tensor_shapes(table, state_shapes(nnx.state(model)))
+        unread = table.unmapped_by_name()
         with Recorded.open(self.ledger, self.part, self.path / "state_dict.json") as recorded:
             for name in recorded.names:
                 if name in ours:
@@ -106,7 +106,7 @@ class Case:
     def _check_training(self, model: Any) -> set[str]:
         """All `train_*.npz`, through one compiled program."""
         cases: dict[str, tuple[Recorded, list[Sample]]] = {}
-        capacity = Capacity()
+        capacity = BatchShape()
         for name in case_names(self.info):
             recorded = Recorded.open(self.ledger, self.part, self.path / f"train_{name}.npz")
             samples = samples_of(recorded)

@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, TokenConfig
-from glamm_jax.data.boxes import round_as_evaluated
-from glamm_jax.data.collate import Capacity, Sample, fit, pack
+from glamm_jax.data.boxes import round_like_original
+from glamm_jax.data.collate import BatchShape, Sample, fit, pack
 from glamm_jax.inference.generate import DecodeState, Generator
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.training.losses import masks_at_original_size
@@ -54,7 +54,7 @@ def check_evaluations(
     """Every greedy generation, token for token, with the cache: one compiled program for all."""
     names = list(dict.fromkeys(n.split(".")[1] for n in info.names_under("eval.")))
     files = _match_files(folder, info, names)
-    cases, capacity, room = [], Capacity(), 1
+    cases, capacity, room = [], BatchShape(), 1
     for name in names:
         prefix = f"eval.{name}."
         recorded = Recorded.open(ledger, info.part, files[name])
@@ -149,7 +149,7 @@ def _for_generation(sample: Sample, info: Recorded, prefix: str) -> Sample:
     if name in info and boxes is not None:
         if info.input(name) != "bfloat16":
             raise GoldenError(f"{info.file}: {name} = {info.get(name)!r} is not known here")
-        boxes = round_as_evaluated(boxes)
+        boxes = round_like_original(boxes)
     return replace(sample, masks=None, boxes_xyxy_unit=boxes)
 
 

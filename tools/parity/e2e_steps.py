@@ -15,10 +15,10 @@ import numpy as np
 
 from glamm_jax.config import LossWeights
 from glamm_jax.config.experiment import OptimConfig
-from glamm_jax.data.collate import Capacity, fit, pack
+from glamm_jax.data.collate import BatchShape, fit, pack
 from glamm_jax.data.sample import Sample
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.training.optimizer import is_trained, make_optimizer
+from glamm_jax.training.optimizer import make_optimizer, trainable_filter
 from glamm_jax.training.state import split_model
 from glamm_jax.training.step import Metrics, make_step
 from glamm_jax.types import Losses
@@ -95,8 +95,8 @@ def read_steps(recorded: Recorded) -> tuple[list[str], OptimConfig]:
             eps=float(recorded.input("eps")),
             weight_decay=float(recorded.input("weight_decay")),
             clip_norm=float(recorded.input("clip_global_norm")),
-            trained="all_but_encoders",
-            untouched="skip",
+            trainable="all_but_encoders",
+            unused_parts="skip",
         )
     except (TypeError, ValueError) as error:
         raise GoldenError(f"{recorded.file}: {error}") from error
@@ -107,10 +107,12 @@ def run_steps(
     model: GLaMM, steps: list[list[Sample]], optim: OptimConfig, weights: LossWeights
 ) -> StepsRun:
     """One step on each batch; all have one capacity, so one program is compiled."""
-    capacity = Capacity()
+    capacity = BatchShape()
     for samples in steps:
         capacity = capacity.union(fit(samples, model.config))
-    graphdef, frozen, state = split_model(model, is_trained(optim.trained), make_optimizer(optim))
+    graphdef, frozen, state = split_model(
+        model, trainable_filter(optim.trainable), make_optimizer(optim)
+    )
     state = jax.tree.map(jnp.copy, state)  # the step takes its arrays, and others need the model
     step, metrics = make_step(model.config, optim, weights), []
     for samples in steps:

@@ -10,21 +10,21 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, LossWeights
-from glamm_jax.data.collate import Capacity, Sample, fit, pack
+from glamm_jax.data.collate import BatchShape, Sample, fit, pack
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.training.losses import losses, masks_at_original_size
-from glamm_jax.training.optimizer import is_trained
+from glamm_jax.training.optimizer import trainable_filter
 from glamm_jax.types import Batch, Losses, Output
-from glamm_jax.weights.flat_state import flatten
+from glamm_jax.weights.flat_state import flatten_state
 from glamm_jax.weights.glamm import glamm_table
-from glamm_jax.weights.rules import Table, dump
+from glamm_jax.weights.rules import WeightTable, dump
 from tools.parity.e2e_inputs import nchw
 from tools.parity.report import Recorded
 from tools.parity.ties import agreeing, differences, shifted
 
 # Parameters whose gradients pass the region encoder's ReLUs; see parity/tolerances.py.
 PYRAMID = "region_encoder.mlvl_fuse."
-TRAINED = is_trained("all_but_encoders")
+TRAINED = trainable_filter("all_but_encoders")
 LOSS_NAMES = {
     "loss": "total",
     "ce_loss": "ce",
@@ -63,7 +63,7 @@ LOSS_SUMS = {"loss": ("ce_loss", "mask_loss"), "mask_loss": ("mask_bce_loss", "m
 class TrainRunner:
     """One model, one compiled program for every case: batches are packed to a common capacity."""
 
-    def __init__(self, model: GLaMM, weights: LossWeights, capacity: Capacity):
+    def __init__(self, model: GLaMM, weights: LossWeights, capacity: BatchShape):
         self.model, self.config = model, model.config
         self.capacity = capacity
         self.table = glamm_table(model.config)
@@ -94,11 +94,11 @@ class TrainRunner:
         return TrainRun(batch, parts, output, mid, {})
 
 
-def torch_tensors(table: Table, state: nnx.State) -> dict[str, np.ndarray]:
+def torch_tensors(table: WeightTable, state: nnx.State) -> dict[str, np.ndarray]:
     """The tensors of the original that some of the model's leaves hold, by torch name."""
-    leaves = {path: np.asarray(x) for path, x in flatten(state).items()}
-    held = [r for r in table.rules if all(entry.leaf in leaves for entry in r.entries())]
-    return dump(Table(tuple(held)), leaves)
+    leaves = {path: np.asarray(x) for path, x in flatten_state(state).items()}
+    held = [r for r in table.rules if all(entry.leaf in leaves for entry in r.mappings())]
+    return dump(WeightTable(tuple(held)), leaves)
 
 
 def _forward(

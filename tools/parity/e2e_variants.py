@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from glamm_jax.config import GLaMMConfig, LossWeights
-from glamm_jax.data.collate import Capacity, Sample, fit
+from glamm_jax.data.collate import BatchShape, Sample, fit
 from glamm_jax.nn.lora import merge
 from tools.parity.e2e_inputs import samples_of
 from tools.parity.e2e_train import (
@@ -33,7 +33,7 @@ def check_bf16_variants(
     kinds = {"all_bf16": everything, "region_encoder_only_bf16": region}
     names = list(dict.fromkeys(n.split(".")[1] for n in info.names_under("bf16_variants.")))
     cases = {name: _samples(folder, name.partition(":")[2]) for name in names}
-    capacity = Capacity()
+    capacity = BatchShape()
     for samples in cases.values():
         capacity = capacity.union(fit(samples, config))
     for kind, cast in kinds.items():

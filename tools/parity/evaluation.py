@@ -20,7 +20,7 @@ import numpy as np
 from glamm_jax.data.rle import encode
 from glamm_jax.metrics.captions import running_meteor, score_captions, tokenize
 from glamm_jax.metrics.refseg import score_refseg
-from glamm_jax.metrics.result import MetricError, Scored
+from glamm_jax.metrics.result import MetricError, MetricResult
 from tools.parity import evaluation_gcg
 from tools.parity.recorded_folder import naming, part_folder, report_unknown_files
 from tools.parity.report import GoldenError, Ledger, Recorded, Row, read_json
@@ -67,7 +67,7 @@ def check(folder: Path, ledger: Ledger) -> None:
     report_unknown_files(ledger, PART, part, known)
 
 
-def compare_captions(recorded: Recorded, scored: Scored, prefix: str) -> None:
+def compare_captions(recorded: Recorded, scored: MetricResult, prefix: str) -> None:
     """Compare the figures of captions under a prefix; SPICE is excluded."""
     for name in recorded.names_under(f"{prefix}."):
         figure = name.removeprefix(f"{prefix}.")

@@ -19,11 +19,11 @@ from glamm_jax.metrics.gcg import (
     GroundedCaption,
     greedy_matches,
     owners_by_number,
-    read_image,
+    read_pair,
     score_gcg,
 )
 from glamm_jax.metrics.iou import read_runs
-from glamm_jax.metrics.result import Scored
+from glamm_jax.metrics.result import MetricResult
 from tools.parity.recorded_folder import part_folder
 from tools.parity.report import GoldenError, Ledger, Recorded, Row, read_json
 
@@ -116,18 +116,18 @@ class GCGCase:
         return cls(ids, said, true, references, _read_similarity(part / INPUTS[2], ledger))
 
     @cached_property
-    def scored(self) -> Scored:
+    def scored(self) -> MetricResult:
         """Our figures of masks."""
         return score_gcg(self.said, self.true, self.similarity, "compat")
 
-    def captions(self, meteor: Any) -> Scored:
+    def captions(self, meteor: Any) -> MetricResult:
         """Our figures of words."""
         said = {name: each.caption for name, each in self.said.items()}
         return score_captions(said, self.references, mode="compat", meteor=meteor)
 
     def compare(self, recorded: Recorded) -> None:
         """Compare all that concerns masks."""
-        figures, each = self.scored.scores, self.scored.each
+        figures, each = self.scored.scores, self.scored.per_item
         recorded.exclude_prefix("special_images", "prose")
         recorded.exclude("spice", "prose: why there is no SPICE")
         recorded.compare("image_order", list(self.ids.values()), "exact")
@@ -142,14 +142,14 @@ class GCGCase:
         }.items():
             recorded.compare(name, sum(columns[column] for columns in each.values()), "exact")
         matches = [
-            greedy_matches(read_image(name, self.said[name], truth), self.similarity)
+            greedy_matches(read_pair(name, self.said[name], truth), self.similarity)
             for name, truth in self.true.items()
         ]
         recorded.compare("recall_matches_per_image", matches, "exact")
 
-    def compare_captions(self, recorded: Recorded, captions: Scored, no_spice: str) -> None:
+    def compare_captions(self, recorded: Recorded, captions: MetricResult, no_spice: str) -> None:
         """Compare what every image scores by itself."""
-        for image, columns in captions.each.items():
+        for image, columns in captions.per_item.items():
             prefix = f"caption_metrics_per_image.{self.ids[image]}."
             for name in recorded.names_under(prefix):
                 figure = name.removeprefix(prefix)

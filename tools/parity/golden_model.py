@@ -20,16 +20,16 @@ from glamm_jax.config import (
 )
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.testing import golden_weights
-from glamm_jax.weights.flat_state import fill, shapes
+from glamm_jax.weights.flat_state import fill_state, state_shapes
 from glamm_jax.weights.glamm import glamm_table
-from glamm_jax.weights.rules import Table, load, tensor_shapes
+from glamm_jax.weights.rules import WeightTable, load, tensor_shapes
 from tools.parity.report import GoldenError
 
 Module = TypeVar("Module", bound=nnx.Module)
 
 
 def golden_module(
-    make: Callable[[], Module], table: Table, *, prefix: str = "", salt: str = ""
+    make: Callable[[], Module], table: WeightTable, *, prefix: str = "", salt: str = ""
 ) -> Module:
     """A module whose leaves are drawn by the golden rule, each under its torch name.
 
@@ -38,7 +38,7 @@ def golden_module(
         prefix: what the torch names carry in front of the table's.
     """
     graph, state = nnx.split(nnx.eval_shape(make))
-    leaves = shapes(state)
+    leaves = state_shapes(state)
     tensors = tensor_shapes(table, leaves)
 
     def read(name: str) -> np.ndarray:
@@ -46,7 +46,7 @@ def golden_module(
         assert drawn is not None, name
         return drawn
 
-    return nnx.merge(graph, fill(state, load(table, tensors, read, leaves)))
+    return nnx.merge(graph, fill_state(state, load(table, tensors, read, leaves)))
 
 
 def golden_glamm(config: GLaMMConfig, salt: str) -> GLaMM:
@@ -69,7 +69,7 @@ def glamm_config(described: Mapping[str, Any]) -> GLaMMConfig:
         llama = _renamed(LlamaConfig(vocab_size=base_vocab + 7, remat="none"), llm, _LLAMA_FIELDS)
         sam = _renamed(SAMConfig(), described["sam"], _SAM_FIELDS)
         region = _renamed(RegionConfig(), described["region"], _REGION_FIELDS)
-        tokens = TokenConfig.grown_from(base_vocab)
+        tokens = TokenConfig.appended_to(base_vocab)
         config = GLaMMConfig(clip=clip, llama=llama, region=region, sam=sam, tokens=tokens)
     except KeyError as error:
         raise GoldenError(f"info.json: config lacks {error}") from error

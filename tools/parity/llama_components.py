@@ -20,7 +20,7 @@ from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.training.losses import cross_entropy
 from glamm_jax.weights.glamm import two_layer_mlp
 from glamm_jax.weights.llama import llama_table
-from glamm_jax.weights.rules import Rule, Table
+from glamm_jax.weights.rules import WeightRule, WeightTable
 from tools.parity.golden_model import golden_module, llama_config
 from tools.parity.recipes import compared_inputs
 from tools.parity.report import Recorded
@@ -135,12 +135,12 @@ def _adapted_linear(base: str, out_dim: int, in_dim: int, lora: LoRAConfig, salt
         layer.lora = LoRA(layer, lora, rngs=rngs)
         return layer
 
-    rules = [Rule(base, "kernel", "linear")]
+    rules = [WeightRule(base, "kernel", "linear")]
     for matrix in ("A", "B"):
         rules.append(
-            Rule(f"{stem}lora_{matrix}.default.weight", f"lora.{matrix.lower()}", "linear")
+            WeightRule(f"{stem}lora_{matrix}.default.weight", f"lora.{matrix.lower()}", "linear")
         )
-    return golden_module(make, Table(tuple(rules)), salt=salt)
+    return golden_module(make, WeightTable(tuple(rules)), salt=salt)
 
 
 def check_projections(recorded: Recorded, info: dict[str, Any]) -> None:

@@ -17,8 +17,8 @@ from flax import nnx
 from glamm_jax.config import GLaMMConfig, LoRAConfig, TokenConfig
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.text.special_tokens import FIELDS
-from glamm_jax.training.optimizer import is_trained
-from glamm_jax.weights.flat_state import shapes
+from glamm_jax.training.optimizer import trainable_filter
+from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX
 from glamm_jax.weights.hf_config import clip_hf_config, glamm_hf_config
 from glamm_jax.weights.infer_config import (
@@ -31,7 +31,14 @@ from glamm_jax.weights.infer_config import (
 )
 from glamm_jax.weights.llama import llama_table
 from glamm_jax.weights.lora import ADAPTER_PREFIX, injected_name
-from glamm_jax.weights.rules import Shape, Shapes, Table, Unread, find_problems, tensor_shapes
+from glamm_jax.weights.rules import (
+    Shape,
+    Shapes,
+    UnmappedTensor,
+    WeightTable,
+    find_problems,
+    tensor_shapes,
+)
 from glamm_jax.weights.tables import table_of
 from tools.parity.recorded_folder import part_folder
 from tools.parity.report import Ledger, Recorded, Row, read_json
@@ -43,10 +50,10 @@ FLOAT32 = "float32"
 class Known(NamedTuple):
     """What our tables say of a checkpoint: its tensors as we expect them, and the leaves."""
 
-    table: Table
+    table: WeightTable
     leaves: Shapes
     tensors: dict[str, Shape]  # converted: name -> shape
-    unread: dict[str, Unread]
+    unread: dict[str, UnmappedTensor]
 
 
 def check(folder: Path, ledger: Ledger) -> None:
@@ -121,17 +128,17 @@ def known_tensors(held: Shapes, what: str) -> Known:
         "clip": lambda: clip_config(held, {}),
         "sam": lambda: sam_config(held),
     }[family]()
-    table, leaves = table_of(config), shapes(abstract_model(config)[1])
+    table, leaves = table_of(config), state_shapes(abstract_model(config)[1])
     if family == "glamm" and not any(name.startswith(CLIP_PREFIX) for name in held):
         table, leaves = without_clip(table), {k: s for k, s in leaves.items() if k[:5] != "clip."}
-    return Known(table, leaves, tensor_shapes(table, leaves), table.unread_names())
+    return Known(table, leaves, tensor_shapes(table, leaves), table.unmapped_by_name())
 
 
-def without_clip(table: Table) -> Table:
+def without_clip(table: WeightTable) -> WeightTable:
     """The table of what the original saves: no CLIP (trap 27)."""
-    return Table(
+    return WeightTable(
         tuple(rule for rule in table.rules if not rule.tensor.startswith(CLIP_PREFIX)),
-        tuple(unread for unread in table.unread if not unread.tensor.startswith(CLIP_PREFIX)),
+        tuple(unread for unread in table.unmapped if not unread.tensor.startswith(CLIP_PREFIX)),
     )
 
 
@@ -142,9 +149,11 @@ def _known_adapter(held: Shapes) -> Known:
     first = next(shape for name, shape in own.items() if ".lora_A." in name)
     llama = llama_config(own, {"hidden_size": first[1]})
     table = llama_table(llama, lora).under(leaf="llama.")
-    table = Table(tuple(rule for rule in table.rules if ".lora_" in rule.tensor))
-    model = GLaMMConfig(llama=llama, lora=lora, tokens=TokenConfig.grown_from(llama.vocab_size - 7))
-    leaves = {k: s for k, s in shapes(abstract_model(model)[1]).items() if ".lora." in k}
+    table = WeightTable(tuple(rule for rule in table.rules if ".lora_" in rule.tensor))
+    model = GLaMMConfig(
+        llama=llama, lora=lora, tokens=TokenConfig.appended_to(llama.vocab_size - 7)
+    )
+    leaves = {k: s for k, s in state_shapes(abstract_model(model)[1]).items() if ".lora." in k}
     return Known(table, leaves, tensor_shapes(table, leaves), {})
 
 
@@ -169,7 +178,7 @@ def _expected(known: Known, name: str) -> tuple[Shape, str, str] | None:
 def check_dropped(recorded: Recorded, config: GLaMMConfig) -> None:
     """What the merge of the original drops is CLIP's side of our table, whole."""
     table = table_of(config)
-    names = {entry.tensor for entry in table.entries()} | set(table.unread_names())
+    names = {entry.tensor for entry in table.mappings()} | set(table.unmapped_by_name())
     ours = {name for name in names if name.startswith(CLIP_PREFIX)}
     differing = sorted(ours ^ set(recorded.get("keys")))
     recorded.record("keys", len(differing), "exact", ", ".join(differing[:5]))
@@ -179,7 +188,7 @@ def check_dropped(recorded: Recorded, config: GLaMMConfig) -> None:
 
 def check_notes(recorded: Recorded, config: GLaMMConfig) -> None:
     """Buffers, added tokens and config.json of the recorded model."""
-    unread = table_of(config).unread_names()
+    unread = table_of(config).unmapped_by_name()
     saved = [name for name, u in unread.items() if u.value is not None and "pixel_" not in name]
     # A buffer in torch, a leaf with us: it cannot be recomputed.
     saved += [n for n in _converted(config) if n.endswith("positional_encoding_gaussian_matrix")]
@@ -206,9 +215,9 @@ def check_trainable(recorded: Recorded, config: GLaMMConfig) -> None:
     """The named set `released` is what the original's set-up leaves trainable."""
     adapted = GLaMMConfig(**{**vars(config), "lora": LoRAConfig()})
     state = abstract_model(adapted)[1]
-    leaves, table = shapes(state), table_of(adapted)
-    trained = set(shapes(nnx.filter_state(state, is_trained("released"))))
-    names = {e.tensor for e in table.entries() if e.leaf in trained}
+    leaves, table = state_shapes(state), table_of(adapted)
+    trained = set(state_shapes(nnx.filter_state(state, trainable_filter("released"))))
+    names = {e.tensor for e in table.mappings() if e.leaf in trained}
     lora = {name for name in names if ".lora_" in name}
     differing = sorted((names - lora) ^ set(recorded.get("trainable_non_lora")))
     recorded.record("trainable_non_lora", len(differing), "exact", ", ".join(differing[:5]))
@@ -216,8 +225,10 @@ def check_trainable(recorded: Recorded, config: GLaMMConfig) -> None:
     count = sum(math.prod(leaves[leaf]) for leaf in trained)
     recorded.compare("trainable_params", count, "exact")
     sizes = tensor_shapes(table, leaves)
-    carried = [name for name, unread in table.unread_names().items() if unread.kind == "carried"]
-    known = Known(table, leaves, sizes, table.unread_names())
+    carried = [
+        name for name, unread in table.unmapped_by_name().items() if unread.kind == "carried"
+    ]
+    known = Known(table, leaves, sizes, table.unmapped_by_name())
     unread = sum(math.prod(told[0]) for name in carried if (told := _expected(known, name)))
     # A buffer is no parameter to torch.
     buffers = sum(
@@ -266,4 +277,4 @@ def check_clip_configs(recorded: Recorded, value: Any, manifests: dict[str, Any]
 
 
 def _converted(config: GLaMMConfig) -> list[str]:
-    return [entry.tensor for entry in table_of(config).entries()]
+    return [entry.tensor for entry in table_of(config).mappings()]

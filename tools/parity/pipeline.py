@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, LossWeights
-from glamm_jax.config.experiment import AskedTask, Asking
+from glamm_jax.config.experiment import ConversationConfig, ConversationTask
 from glamm_jax.data.collate import fit, pack
 from glamm_jax.data.conversation_sampler import draw_examples
 from glamm_jax.data.encode import prepare
@@ -34,8 +34,8 @@ from glamm_jax.text.questions import PREAMBLE, name_regions, with_preamble
 from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import Tokenizer
 from glamm_jax.training.losses import losses
-from glamm_jax.training.optimizer import is_trained
-from glamm_jax.types import Batch, Capacity, Losses
+from glamm_jax.training.optimizer import trainable_filter
+from glamm_jax.types import Batch, BatchShape, Losses
 from glamm_jax.weights.glamm import glamm_table
 from tools.parity.dataset_items import ANSWER, QUESTION, PicturedSource
 from tools.parity.e2e_train import compare_losses, torch_tensors
@@ -46,7 +46,7 @@ from tools.parity.tokenizer import open_tokenizer
 
 PART, FILE = "pipeline", "info.json"
 # Recorded batch -> the dataset of the fixtures, and what it is asked for.
-BATCHES: dict[str, tuple[str, AskedTask]] = {
+BATCHES: dict[str, tuple[str, ConversationTask]] = {
     "gcg": ("grandf_ha", "gcg"),
     "region": ("refcocog_regions", "region"),
     "vg": ("visual_genome", "region"),
@@ -54,7 +54,7 @@ BATCHES: dict[str, tuple[str, AskedTask]] = {
     "semseg": ("ade20k", "semantic"),
 }
 # Larger than anything recorded: nothing is cut.
-ROOM = Capacity(tokens=2048, targets=2048, mask_height=4096, mask_width=4096)
+ROOM = BatchShape(tokens=2048, targets=2048, mask_height=4096, mask_width=4096)
 
 
 class _Made(NamedTuple):
@@ -134,7 +134,7 @@ def _record_of(source: PicturedSource, path: Path) -> Record:
     raise GoldenError(f"{source.name} has no record of {path}")
 
 
-def _drawn(record: Record, task: AskedTask, names: Sequence[str]) -> tuple[Any, ...]:
+def _drawn(record: Record, task: ConversationTask, names: Sequence[str]) -> tuple[Any, ...]:
     """The annotations that were drawn, in their order; of a grounded caption all of it."""
     said = [each for each in record.annotations if each.task == task]
     if task == "gcg":
@@ -148,7 +148,7 @@ def _drawn(record: Record, task: AskedTask, names: Sequence[str]) -> tuple[Any, 
     return tuple(drawn)
 
 
-def _names(record: Record, task: AskedTask) -> list[str]:
+def _names(record: Record, task: ConversationTask) -> list[str]:
     if task != "gcg":
         return [each.text for each in record.annotations]
     (caption,) = record.annotations
@@ -156,7 +156,7 @@ def _names(record: Record, task: AskedTask) -> list[str]:
     return [caption.text[start:end] for start, end in spans]
 
 
-def _asking(task: AskedTask, names: Sequence[str], conversation: str) -> Asking:
+def _asking(task: ConversationTask, names: Sequence[str], conversation: str) -> ConversationConfig:
     """The recorded paraphrase as the only one, and everything as it comes."""
     questions, answers = QUESTION.findall(conversation), ANSWER.findall(conversation)
     first = questions[0].removeprefix(f"{PREAMBLE}\n")
@@ -166,10 +166,10 @@ def _asking(task: AskedTask, names: Sequence[str], conversation: str) -> Asking:
         first = re.sub(re.escape(names[0].strip().lower()), "{name}", first, count=1)
     number = len(names)
     given = answers[:1] if task in ("referring", "semantic") else ()
-    return Asking(
+    return ConversationConfig(
         max_turns=number,
         max_regions=number,
-        shuffled=False,
+        shuffle=False,
         questions=(first,),
         answers=tuple(given),
     )
@@ -183,10 +183,12 @@ class _Runner:
 
     def __init__(self, config: GLaMMConfig, salt: str, batches: Sequence[list[Sample]]):
         needs = [fit(samples, config) for samples in batches]
-        self._capacity = reduce(Capacity.union, needs, Capacity())
+        self._capacity = reduce(BatchShape.union, needs, BatchShape())
         self._config, self._table = config, glamm_table(config)
         model = golden_glamm(config, salt)
-        graph, self._trained, self._frozen = nnx.split(model, is_trained("all_but_encoders"), ...)
+        graph, self._trained, self._frozen = nnx.split(
+            model, trainable_filter("all_but_encoders"), ...
+        )
 
         def loss(trained: nnx.State, frozen: nnx.State, batch: Batch) -> tuple[Any, Losses]:
             whole: GLaMM = nnx.merge(graph, trained, frozen, copy=True)

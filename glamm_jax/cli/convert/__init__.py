@@ -1,40 +1,44 @@
-"""`python -m convert COMMAND`: see `--help`, and README.md beside this file."""
+"""Convert checkpoints and datasets, browse datasets, and compare with the PyTorch original.
+
+  glamm-jax convert from-torch GLaMM-FullScope --clip clip-vit-large-patch14-336 --out glamm
+  glamm-jax convert to-torch glamm --out GLaMM-back
+  glamm-jax convert dataset refcoco --source ~/data --out shards
+  glamm-jax convert COMMAND --help
+
+Exit status: 0 done, 1 the command found something to report (see its help), 2 unusable input.
+"""
 
 from __future__ import annotations
 
-import argparse
-import sys
+from collections.abc import Sequence
 
-from glamm_jax.cli.convert import browse, dataset, from_torch, merge, miniworld, to_torch
+from glamm_jax.cli.convert import (
+    browse,
+    dataset,
+    from_torch,
+    merge,
+    miniworld,
+    parity,
+    to_torch,
+)
+from glamm_jax.cli.program import add_command, make_parser, run_program
 
 COMMANDS = {
     "from-torch": from_torch,
     "to-torch": to_torch,
     "merge": merge,
-    "parity": parity,
     "dataset": dataset,
     "miniworld": miniworld,
     "browse": browse,
+    "parity": parity,
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, run one command, return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m convert", description=__doc__)
+def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax convert") -> int:
+    """Run one conversion command; returns its exit status."""
+    parser = make_parser(prog, __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
-        summary = (module.__doc__ or "").splitlines()[0]
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        add_command(commands, name, module.__doc__ or "", module.add_arguments)
     options = parser.parse_args(arguments)
-    return options.run(options)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_program(options.command, lambda: COMMANDS[options.command].run(options))

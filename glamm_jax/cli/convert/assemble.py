@@ -11,7 +11,7 @@ from glamm_jax.models.abstract import abstract_model
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
 from glamm_jax.weights.checkpoint_files import Checkpoint, open_checkpoint, read_described
 from glamm_jax.weights.config_file import AnyConfig, config_from
-from glamm_jax.weights.flat_state import shapes
+from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX, REGION_PREFIX
 from glamm_jax.weights.hf_config import OWN_KEY
 from glamm_jax.weights.infer_config import (
@@ -27,9 +27,9 @@ from glamm_jax.weights.rules import WeightsError, tensor_shapes
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_names import DROPPED, glamm_name
 from glamm_jax.weights.tensor_sources import (
-    GrownSource,
     JoinedSource,
     RenamedSource,
+    ResizedVocabularySource,
     TensorSource,
     shapes_of,
 )
@@ -126,7 +126,7 @@ def _glamm(request: Request, main: Checkpoint) -> Assembly:
     if not any(name.startswith(CLIP_PREFIX) for name in tensors.infos):
         raise WeightsError(f"{main.path} holds no CLIP (trap 27): name its folder with --clip")
     if main.family == "llama":
-        tensors = GrownSource(tensors, tokenizer.size, request.seed)
+        tensors = ResizedVocabularySource(tensors, tokenizer.size, request.seed)
         described["llama"] = main.described | {"vocab_size": tokenizer.size}
     config = _glamm_config(request, tensors, described, tokenizer)
     if main.family == "llama":
@@ -165,7 +165,7 @@ def _glamm_config(
 
 def _fresh_layers(config: GLaMMConfig, tensors: TensorSource, seed: int) -> TensorSource:
     """What no part brings and a training may start from nothing."""
-    wanted = tensor_shapes(table_of(config), shapes(abstract_model(config)[1]))
+    wanted = tensor_shapes(table_of(config), state_shapes(abstract_model(config)[1]))
     absent = {name: s for name, s in wanted.items() if name not in tensors.infos}
     return InitialSource({n: s for n, s in absent.items() if n.startswith(FRESH)}, seed)
 

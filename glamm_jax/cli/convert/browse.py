@@ -1,102 +1,108 @@
-"""Look at data: a web page of conversations as training draws them, lengths, and what is lost.
+"""Write a web page about a dataset: sampled conversations, their lengths, and what is dropped and why.
 
-  python -m convert browse shards/glamm_refcoco/1.0.0 --out page.html
-  python -m convert browse shards --out page.html --samples 12      all datasets below a folder
-  python -m convert browse miniworld/full --out page.html           drawn on the spot
-  python -m convert browse shards --out page.html --tokenizer GLaMM-FullScope
+  glamm-jax convert browse shards/glamm_refcoco/1.0.0 --out page.html
+  glamm-jax convert browse shards --out page.html --samples 12      all datasets below a folder
+  glamm-jax convert browse miniworld/full@256 --out page.html       rendered on the fly
+  glamm-jax convert browse shards --out page.html --tokenizer GLaMM-FullScope
 
-DATA is what `python -m convert dataset` wrote, or miniworld/NAME. The page is one file that needs
-nothing else. Of large datasets --limit pictures are looked at, spread evenly over all.
+DATA is a folder that `glamm-jax convert dataset` wrote, or the name of a registered record source
+(miniworld/WORLD@SIZE). Conversations are sampled as in training. The page is one self-contained
+file. Of large datasets --limit images are read, spread evenly over all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
+from glamm_jax.cli.program import checkout_path, positive_int
 from glamm_jax.config import released
-from glamm_jax.data.record_shards import ShardError, Shards
-from glamm_jax.data.record_sources import MINIWORLD, MiniWorldRecords
-from glamm_jax.errors import ConfigError
-from glamm_jax.report.dataset_page import Collection, Drawing, page_of
-from glamm_jax.text.tokenizer import TokenizerError, load_tokenizer
-from glamm_jax.types import Capacity
+from glamm_jax.data.record_shards import RecordShards, ShardError
+from glamm_jax.data.record_sources import find_scheme, open_records
+from glamm_jax.report.dataset_page import ConversationSampling, RecordCollection, page_of
+from glamm_jax.text.tokenizer import load_tokenizer
+from glamm_jax.types import BatchShape
 
-NUM_SCENES, SCENE_SIZE = 200, 256
-TOKENIZER = Path(__file__).parents[1] / "tests" / "goldens" / "tokenizer"
+TEST_TOKENIZER = ("tests", "goldens", "tokenizer")  # in a checkout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
-    parser.add_argument("data", metavar="DATA", help="folder of shards, or miniworld/NAME")
+    """Add the command's arguments."""
+    parser.add_argument("data", metavar="DATA", help="a folder of shards, or miniworld/WORLD@SIZE")
     parser.add_argument("--out", type=Path, required=True, metavar="PAGE", help="file to write")
-    parser.add_argument("--samples", type=int, default=8, help="pictures of a task (default: 8)")
-    parser.add_argument("--limit", type=int, default=1000, help="pictures read (default: 1000)")
+    parser.add_argument(
+        "--samples",
+        type=positive_int,
+        default=8,
+        metavar="N",
+        help="images shown of each task (%(default)s)",
+    )
+    parser.add_argument(
+        "--limit", type=positive_int, default=1000, metavar="N", help="images read (%(default)s)"
+    )
     parser.add_argument(
         "--tokenizer",
         type=Path,
-        default=TOKENIZER,
-        help="folder with LLaMA's tokenizer.model, for true lengths; the default is the small one "
-        "of this repository's tests, in whose tokens texts are longer",
+        metavar="DIR",
+        help="folder with LLaMA's tokenizer.model, for true lengths; default: the small one of "
+        "the repository's tests, in whose tokens texts are longer",
     )
     parser.add_argument(
         "--tokens",
-        type=int,
+        type=positive_int,
         default=released().llama.max_positions,
-        help="that a row holds, the image's included; longer conversations are cut "
-        "(default: %(default)s)",
+        metavar="N",
+        help="length of a row, image patches included; longer conversations are truncated "
+        "(%(default)s)",
     )
 
 
-def run(options: argparse.Namespace) -> int:
-    """Write the page; 2 when there is nothing to show."""
-    try:
-        if min(options.samples, options.limit) < 1:
-            raise ShardError("--samples and --limit must be at least 1")
-        tokenizer = load_tokenizer(options.tokenizer)
-        model = replace(released(), tokens=tokenizer.tokens)
-        room = Capacity(tokens=options.tokens, targets=options.tokens)
-        collections = list(_collections(options.data, options.limit))
-        drawing = Drawing(tokenizer, model, room)
-        page_of(options.data, collections, options.samples, drawing, _watch).save(options.out)
-    except (ConfigError, OSError, ShardError, TokenizerError) as error:
-        print(f"browse: {error}", file=sys.stderr)
-        return 2
+def run(options: argparse.Namespace) -> None:
+    """Write the page.
+
+    Raises:
+        GLaMMError: the data or the tokenizer cannot be read.
+    """
+    folder = options.tokenizer or checkout_path(
+        *TEST_TOKENIZER, instead="name a folder with tokenizer.model by --tokenizer"
+    )
+    tokenizer = load_tokenizer(folder)
+    model = replace(released(), tokens=tokenizer.tokens)
+    shape = BatchShape(tokens=options.tokens, targets=options.tokens)
+    collections = list(_collections(options.data, options.limit))
+    sampling = ConversationSampling(tokenizer, model, shape)
+    page_of(options.data, collections, options.samples, sampling, _progress).save(options.out)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")
-    return 0
 
 
-def _watch(numbers: Sequence[int], name: str) -> Iterable[int]:
-    return tqdm(numbers, desc=name, unit=" pictures", disable=None)
+def _progress(indices: Sequence[int], name: str) -> Iterable[int]:
+    return tqdm(indices, desc=name, unit=" images", disable=None)
 
 
-def _collections(data: str, limit: int) -> Iterator[Collection]:
-    if data.startswith(MINIWORLD):
-        name = data.removeprefix(MINIWORLD)
-        scenes = MiniWorldRecords(name, seed=0, image_size=SCENE_SIZE)
-        yield Collection(f"mini-world {name}", scenes, min(limit, NUM_SCENES))
+def _collections(data: str, limit: int) -> Iterator[RecordCollection]:
+    scheme = find_scheme(data)
+    if scheme is not None:
+        yield RecordCollection(
+            data, open_records(data, "train"), min(limit, scheme.eval_limit or limit)
+        )
         return
     folders = sorted(path.parent for path in Path(data).rglob("dataset_info.json"))
     if not folders:
-        raise ShardError(f"{data}: no finished dataset in it; make one by `convert dataset`")
+        raise ShardError(f"{data}: no finished dataset in it; write one with `convert dataset`")
     for folder in folders:
-        for split in _splits(folder):
-            name = f"{folder.parent.name}, {split}"
-            yield Collection(name, Shards(folder, split), limit, _defects(folder, split))
-
-
-def _splits(folder: Path) -> Sequence[str]:
-    info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-    return [split["name"] for split in info["splits"]]
+        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+        for split in (each["name"] for each in info["splits"]):
+            records, name = RecordShards(folder, split), f"{folder.parent.name}, {split}"
+            yield RecordCollection(name, records, limit, _defects(folder, split))
 
 
 def _defects(folder: Path, split: str) -> dict[str, list[str]]:
-    """What the conversion of a split met."""
-    named = folder / f"defects-{split}.json"
-    return json.loads(named.read_text(encoding="utf-8"))["defects"] if named.is_file() else {}
+    """The defects that the conversion of a split recorded: kind -> places."""
+    path = folder / f"defects-{split}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["defects"] if path.is_file() else {}

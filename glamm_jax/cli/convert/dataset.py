@@ -1,22 +1,23 @@
-"""Turn a dataset into shards that TFDS and grain read; check what it holds; check your own data.
+"""Convert a dataset into record shards that TFDS and grain read, or check your own data.
 
-NAME says how SOURCE is laid out (docs/datasets.md: the files of each, below one data folder as the
-original's documentation or its code has them). `jsonl` is your own data, a file described in
-docs/your-data.md.
+NAME says how SOURCE is laid out: the files of each dataset, below one data folder, as the
+documentation of the original has them (docs/datasets.md). `jsonl` is your own data, in a file
+described in docs/your-data.md.
 
-  python -m convert dataset refcoco --source ~/data --out shards --split train
-  python -m convert dataset jsonl --source photos.jsonl --check      every error, by line and field
-  python -m convert dataset jsonl --source photos.jsonl --out shards
+  glamm-jax convert dataset refcoco --source ~/data --out shards --split train
+  glamm-jax convert dataset jsonl --source photos.jsonl --check      every error, by line and field
+  glamm-jax convert dataset jsonl --source photos.jsonl --out shards
 
-What comes out is OUT/glamm_NAME/1.0.0, where glamm_jax.data.record_shards.Shards, grain and
-tfds.data_source("glamm_NAME", data_dir=OUT) find it. Splits are converted one by one into one OUT.
+The result is OUT/glamm_NAME/1.0.0, which `glamm_jax.data.record_shards.RecordShards`, grain and
+tfds.data_source("glamm_NAME", data_dir=OUT) read. Splits are converted one by one into one OUT.
 
-Stopped or killed? Run the same command again: finished shards are kept, and nothing looks finished
-that is not. The shards are the same, byte for byte, whatever the number of processes.
+If it was stopped or killed, run the same command again: finished shards are kept, and no unfinished
+file has a final name. The shards are the same bytes whatever the number of processes.
 
-What cannot be taken over as it is, is counted in a table and named in defects-SPLIT.json, picture
-by picture; the rest of it is kept. Exit status: 0 done, 1 there are defects and --strict or --check
-was given, 2 the conversion cannot go on.
+What cannot be converted as it is, is counted in a table and named in defects-SPLIT.json, image by
+image; the rest is kept.
+
+Exit status: 0 done, 1 there are defects and --strict or --check was given, 2 unusable input.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -32,127 +32,123 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from glamm_jax.data.conversion import Reading, Tally, check_shard, write_shard
+from glamm_jax.cli.program import positive_int, printable
+from glamm_jax.data.conversion import ShardStats, SourceReader, check_shard, write_shard
 from glamm_jax.data.record import TASKS, Defect
 from glamm_jax.data.shard_processes import over_shards
 from glamm_jax.data.sources.registry import datasets, find_dataset
 from glamm_jax.data.sources.source_files import SourceError
 from glamm_jax.data.split_folder import ConversionError, SplitFolder
 
-EXAMPLES, TABLE_WIDTH = 2, 160
+EXAMPLES_PER_KIND = 2  # places that are printed of a kind of defect
+TABLE_WIDTH = 160
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's arguments."""
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(datasets())}")
     parser.add_argument(
         "--source", type=Path, required=True, help="the data folder (jsonl: the file)"
     )
-    parser.add_argument("--out", type=Path, help="where the shards go; several datasets share it")
-    parser.add_argument("--split", default="train", help="default: train")
+    parser.add_argument("--out", type=Path, help="where shards are written; datasets may share it")
+    parser.add_argument("--split", default="train", help="default: %(default)s")
     parser.add_argument("--check", action="store_true", help="read everything, write nothing")
     add_writing_arguments(parser)
 
 
 def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `convert` asks for."""
+    """Add the arguments of `convert`."""
     parser.add_argument(
         "--processes",
-        type=_positive,
+        type=positive_int,
         default=os.cpu_count() or 1,
         metavar="N",
         help="default: one a core",
     )
     parser.add_argument(
-        "--shards", type=_positive, metavar="N", help="default: one for every 1000 pictures"
+        "--shards", type=positive_int, metavar="N", help="default: one for every 1000 images"
     )
-    parser.add_argument("--strict", action="store_true", help="defects leave it unfinished")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="begin anew: remove this split from OUT first"
-    )
+    parser.add_argument("--strict", action="store_true", help="do not finish if there are defects")
+    parser.add_argument("--overwrite", action="store_true", help="remove this split from OUT first")
     parser.add_argument(
         "--beam",
         metavar="OPTIONS",
-        help="let Apache Beam do it (pip install 'glamm-jax[beam]'), with its options, such as "
+        help="run as an Apache Beam pipeline (pip install 'glamm-jax[beam]') with its options, as "
         '"--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2"',
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Convert or check; 2 when that cannot go on."""
-    try:
-        if (options.out is None) != options.check:
-            raise ConversionError("give either --out, or --check to write nothing")
-        reading = _reading(options)
-        return check(reading, options.processes) if options.check else convert(reading, options)
-    except (ConversionError, SourceError) as error:
-        print(f"dataset: {_printable(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ndataset: stopped; the same command goes on where it was", file=sys.stderr)
-        return 130
+    """Convert or check; returns the exit status.
+
+    Raises:
+        ConversionError, SourceError: it cannot continue.
+    """
+    if (options.out is None) != options.check:
+        raise ConversionError("give either --out, or --check to write nothing")
+    make_source = find_dataset(options.name)
+    if not options.source.exists():
+        raise SourceError(f"{options.source}: no such folder or file")
+    reader = SourceReader(make_source, options.source, options.split, options.shards)
+    return check(reader, options.processes) if options.check else convert(reader, options)
 
 
-def convert(reading: Reading, options: argparse.Namespace) -> int:
-    """Write a split as the options say; 1 when it is --strict and there are defects."""
-    target = reading.target(options.out)
-    target.begin(reading.job(), overwrite=options.overwrite)
+def convert(reader: SourceReader, options: argparse.Namespace) -> int:
+    """Write a split as the options say; 1 with --strict if there are defects.
+
+    Raises:
+        ConversionError: it cannot be written, or no image gave a record.
+    """
+    target = reader.target(options.out)
+    target.begin(reader.description(), overwrite=options.overwrite)
     if options.beam is not None:
-        _with_beam(reading, target, options.beam.split())
+        _write_with_beam(reader, target, options.beam.split())
     else:
-        _with_processes(reading, target, options.processes)
-    report = target.add_up(len(reading.keys))
-    _say_counts(report.counts, report.num_keys)
-    _say_defects(report.defects, target.defects_file)
+        _write_with_processes(reader, target, options.processes)
+    report = target.summarize(len(reader.keys))
+    _print_counts(report.counts, report.num_keys)
+    _print_defects(report.defects, target.defects_file)
     if report.defects and options.strict:
-        print(f"{target.folder}: left unfinished (--strict)", file=sys.stderr)
+        print(f"{target.folder}: not finished, as there are defects (--strict)")
         return 1
     if not sum(report.shard_lengths):
         raise ConversionError(
-            f"{target.folder}: no picture gave a record, so it is left unfinished; "
-            "put --source right, then give --overwrite"
+            f"{target.folder}: no image gave a record, so the split is not finished; "
+            "correct --source, then give --overwrite"
         )
     target.publish(report)
-    gigabytes = report.num_bytes / 1e9
-    print(f"{target.folder}: {len(report.shard_lengths)} shards, {gigabytes:.2f} GB")
+    print(f"{target.folder}: {len(report.shard_lengths)} shards, {report.num_bytes / 1e9:.2f} GB")
     return 0
 
 
-def check(reading: Reading, processes: int) -> int:
-    """Read a split and name every defect; 1 when there are any."""
+def check(reader: SourceReader, processes: int) -> int:
+    """Read a split and print every defect; 1 if there are any."""
     counts: Counter[str] = Counter()
     defects: list[Defect] = []
-    with tqdm(total=len(reading.keys), unit=" pictures", disable=None) as bar:
-        work, indices = partial(check_shard, reading), list(range(reading.num_shards))
-        tally: Tally
-        for tally in over_shards(work, indices, processes, bar.update):
-            counts += tally.counts
-            defects += tally.defects
-    for kind, where in sorted(defects, key=lambda defect: _by_number(defect.where)):
-        print(_printable(f"{where} ({kind})"))
-    _say_counts(counts, len(reading.keys))
+    with tqdm(total=len(reader.keys), unit=" images", disable=None) as bar:
+        work, indices = partial(check_shard, reader), list(range(reader.num_shards))
+        stats: ShardStats
+        for stats in over_shards(work, indices, processes, bar.update):
+            counts += stats.counts
+            defects += stats.defects
+    for kind, where in sorted(defects, key=lambda defect: _natural_order(defect.where)):
+        print(printable(f"{where} ({kind})"))
+    _print_counts(counts, len(reader.keys))
     print(f"{len(defects)} defects")
     return int(bool(defects))
 
 
-def _reading(options: argparse.Namespace) -> Reading:
-    make_source = find_dataset(options.name)
-    if not options.source.exists():
-        raise SourceError(f"{options.source}: no such folder or file")
-    return Reading(make_source, options.source, options.split, options.shards)
-
-
-def _with_processes(reading: Reading, target: SplitFolder, processes: int) -> None:
-    finished = [target.finished(index) for index in range(target.num_shards)]
-    done = sum(report.num_keys for report in finished if report is not None)
-    missing = [index for index, report in enumerate(finished) if report is None]
-    work = partial(write_shard, reading, target)
-    with tqdm(total=len(reading.keys), initial=done, unit=" pictures", disable=None) as bar:
+def _write_with_processes(reader: SourceReader, target: SplitFolder, processes: int) -> None:
+    reports = [target.shard_report(index) for index in range(target.num_shards)]
+    done = sum(report.num_keys for report in reports if report is not None)
+    missing = [index for index, report in enumerate(reports) if report is None]
+    work = partial(write_shard, reader, target)
+    with tqdm(total=len(reader.keys), initial=done, unit=" images", disable=None) as bar:
         for _ in over_shards(work, missing, processes, bar.update):
             pass
 
 
-def _with_beam(reading: Reading, target: SplitFolder, options: Sequence[str]) -> None:
+def _write_with_beam(reader: SourceReader, target: SplitFolder, options: Sequence[str]) -> None:
     try:
         import apache_beam as beam  # pyright: ignore[reportMissingImports]  # an extra
 
@@ -161,40 +157,28 @@ def _with_beam(reading: Reading, target: SplitFolder, options: Sequence[str]) ->
         raise ConversionError("--beam needs apache-beam: pip install 'glamm-jax[beam]'") from error
     pipeline_options = beam.options.pipeline_options.PipelineOptions(list(options))
     with beam.Pipeline(options=pipeline_options) as pipeline:
-        _ = pipeline | WriteShards(reading, target)
+        _ = pipeline | WriteShards(reader, target)
 
 
-def _say_counts(counts: Mapping[str, int], num_keys: int) -> None:
+def _print_counts(counts: Mapping[str, int], num_keys: int) -> None:
     records, regions = counts.get("records", 0), counts.get("regions", 0)
     by_task = [f"{task} {counts[task]}" for task in TASKS if counts.get(task)]
-    print(f"{records} records of {num_keys} pictures: {', '.join(by_task) or 'nothing said'}")
+    print(f"{records} records of {num_keys} images: {', '.join(by_task) or 'no annotations'}")
     masks, boxes = counts.get("masks", 0), counts.get("boxes", 0)
     print(f"{regions} regions, {masks} with a mask, {boxes} with a box")
 
 
-def _say_defects(defects: Mapping[str, Sequence[str]], file: Path) -> None:
-    """A short table: how many of a kind, and where the first of them are."""
+def _print_defects(defects: Mapping[str, Sequence[str]], file: Path) -> None:
+    """Print a short table: how many of each kind, and the first places."""
     for kind, places in defects.items():
-        for i, where in enumerate(places[:EXAMPLES]):
+        for i, where in enumerate(places[:EXAMPLES_PER_KIND]):
             head = f"{len(places):7}  {kind:34}" if i == 0 else " " * 43
-            print(_printable(f"{head}  {where}"[:TABLE_WIDTH]))
+            print(printable(f"{head}  {where}"[:TABLE_WIDTH]))
     if defects:
-        print(f"all defects by name: {file} (put right? convert anew with --overwrite)")
+        print(f"all defects by name: {file} (after correcting them, convert with --overwrite)")
 
 
-def _printable(text: str) -> str:
-    """Without what a terminal cannot show, such as half a character."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _by_number(where: str) -> list[str]:
-    """A key that sorts line 9 before line 10. Odd places are numbers."""
-    parts = re.split(r"(\d+)", where)
+def _natural_order(where: str) -> list[str]:
+    """A sort key by which line 9 comes before line 10."""
+    parts = re.split(r"(\d+)", where)  # numbers are at the odd places
     return [part.rjust(20, "0") if i % 2 else part for i, part in enumerate(parts)]
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number

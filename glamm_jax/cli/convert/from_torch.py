@@ -27,11 +27,11 @@ import argparse
 from pathlib import Path
 
 from glamm_jax.cli.convert.assemble import Assembly, Request, assemble
-from glamm_jax.cli.progress import fails_politely, progress_bar, report
-from glamm_jax.files import new_folder
+from glamm_jax.cli.progress import print_summary, progress_bar
+from glamm_jax.files import atomic_folder
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.weights.flat_state import shapes
-from glamm_jax.weights.folder import seal
+from glamm_jax.weights.flat_state import state_shapes
+from glamm_jax.weights.folder import finish_folder
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import nbytes_of
 from glamm_jax.weights.transfer import import_tensors
@@ -57,32 +57,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of layers that no part has")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Convert; 2 when something cannot be used."""
-    return fails_politely("from-torch", lambda: convert(options))
-
-
-def convert(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Assemble, write, say what became of every tensor."""
     names = ("clip", "sam", "region", "adapter", "tokenizer", "lora_alpha", "seed")
     assembly = assemble(Request(options.source, **{n: getattr(options, n) for n in names}))
-    leaves = shapes(abstract_model(assembly.config)[1])
+    leaves = state_shapes(abstract_model(assembly.config)[1])
     total = nbytes_of(assembly.tensors)
-    with new_folder(options.out, total) as folder:
+    with atomic_folder(options.out, total) as folder:
         with progress_bar(total, "converting") as advance:
             record = import_tensors(
                 table_of(assembly.config), assembly.tensors, leaves, folder, on_tensor=advance
             )
         way_back = {"described": assembly.described, "tensors": record}
-        seal(folder, assembly.config, way_back, assembly.tokenizer)
+        finish_folder(folder, assembly.config, way_back, assembly.tokenizer)
     _say(assembly, options.out)
-    report(total)
+    print_summary(total)
 
 
 def _say(assembly: Assembly, out: Path) -> None:
     table = table_of(assembly.config)
     held = assembly.tensors.infos
-    unread = [u for name, u in table.unread_names().items() if name in held]
+    unread = [u for name, u in table.unmapped_by_name().items() if name in held]
     print(f"{out}: {len(held) - len(unread)} tensors converted")
     for kind in ("recomputed", "carried", "dropped"):
         reasons = [unused.reason for unused in unread if unused.kind == kind]

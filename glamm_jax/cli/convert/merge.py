@@ -1,8 +1,8 @@
-"""Fold LoRA adapters into their kernels: a model folder in, a model folder without LoRA out.
+"""Merge LoRA adapters into the kernels they adapt: model folder in, model folder without LoRA out.
 
-W + (alpha / rank) A B is formed in float32 and rounded once to the dtype that W is stored in.
+W + (alpha / rank) A B is computed in float32 and rounded once to the dtype of W.
 
-  python -m convert merge MODEL --out MERGED
+  glamm-jax convert merge MODEL --out MERGED
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from glamm_jax.cli.progress import fails_politely, progress_bar, report
+from glamm_jax.cli.progress import print_summary, progress_bar
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.errors import FolderError
-from glamm_jax.files import new_folder
-from glamm_jax.weights.folder import ModelFolder, seal
+from glamm_jax.files import atomic_folder
+from glamm_jax.weights.folder import ModelFolder, finish_folder
 from glamm_jax.weights.lora import MergedLeaves, without_lora
 from glamm_jax.weights.tensor_sources import nbytes_of
 from glamm_jax.weights.transfer import copy_leaves
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's arguments."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model folder with LoRA")
     parser.add_argument("--out", type=Path, required=True, metavar="MERGED", help="a new folder")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Merge; 2 when something cannot be used."""
-    return fails_politely("merge", lambda: merge(options.model, options.out))
+def run(options: argparse.Namespace) -> None:
+    """Write the merged model.
 
-
-def merge(model: Path, out: Path) -> None:
-    """Write the merged model beside the old one."""
-    folder = ModelFolder(model)
+    Raises:
+        FolderError: the model has no LoRA, or a folder cannot be read or written.
+    """
+    folder = ModelFolder(options.model)
     config = folder.config
     if not isinstance(config, GLaMMConfig) or config.lora is None:
-        raise FolderError(f"{model}: has no LoRA to merge")
+        raise FolderError(f"{options.model}: has no LoRA to merge")
     leaves = MergedLeaves(folder, config.lora)
-    total = nbytes_of(leaves)
-    with new_folder(out, total) as target:
-        with progress_bar(total, "merging") as advance:
+    nbytes = nbytes_of(leaves)
+    merged = replace(config, lora=None)
+    with atomic_folder(options.out, nbytes) as target:
+        with progress_bar(nbytes, "merging") as advance:
             copy_leaves(leaves, target, on_tensor=advance)
-        seal(target, replace(config, lora=None), without_lora(folder.record()), model)
-    report(total)
+        finish_folder(target, merged, without_lora(folder.record()), options.model)
+    print_summary(nbytes)

@@ -25,12 +25,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.cli.progress import fails_politely, progress_bar, report
+from glamm_jax.cli.progress import print_summary, progress_bar
 from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig
 from glamm_jax.errors import FolderError
-from glamm_jax.files import new_folder
+from glamm_jax.files import atomic_folder
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.weights.flat_state import shapes
+from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.folder import ModelFolder, copy_tokenizer
 from glamm_jax.weights.glamm import CLIP_PREFIX
 from glamm_jax.weights.hf_config import (
@@ -41,19 +41,19 @@ from glamm_jax.weights.hf_config import (
     with_own_key,
 )
 from glamm_jax.weights.lora import MergedLeaves, adapter_name
-from glamm_jax.weights.rules import Table, tensor_shapes
+from glamm_jax.weights.rules import WeightTable, tensor_shapes
 from glamm_jax.weights.safetensors import DTYPES
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import LeafSource, shapes_of
-from glamm_jax.weights.transfer import Record, default_record, export_tensors
+from glamm_jax.weights.transfer import StoredDtypes, default_record, export_tensors
 
 
 @dataclass(frozen=True)
 class Part:
     """What is exported: tensors by GLaMM's names, what they are called there, and config.json."""
 
-    table: Table
-    record: Record
+    table: WeightTable
+    record: StoredDtypes
     leaves: LeafSource
     described: dict[str, Any] | None
     rename: Callable[[str], str] = lambda name: name
@@ -79,16 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lora", choices=("merged", "injected", "none"), default="merged")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Export; 2 when something cannot be used."""
-    return fails_politely("to-torch", lambda: export(options))
-
-
-def export(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Write the part's tensors, then its config.json and tokenizer."""
     folder = ModelFolder(options.model)
     part = choose(folder, options.part, options.lora)
-    with new_folder(options.out, part.nbytes) as target:
+    with atomic_folder(options.out, part.nbytes) as target:
         with progress_bar(part.nbytes, "exporting") as advance:
             export_tensors(
                 part.table,
@@ -105,7 +100,7 @@ def export(options: argparse.Namespace) -> None:
             text = json.dumps(part.described, indent=2) + "\n"
             (target / part.config_name).write_text(text, encoding="utf-8")
     print(f"{options.out}: {len(part.record)} tensors")
-    report(part.nbytes)
+    print_summary(part.nbytes)
 
 
 def choose(folder: ModelFolder, name: str, lora: str) -> Part:
@@ -129,7 +124,11 @@ def choose(folder: ModelFolder, name: str, lora: str) -> Part:
 
 
 def _glamm(
-    folder: ModelFolder, config: GLaMMConfig, lora: str, record: Record, described: dict[str, Any]
+    folder: ModelFolder,
+    config: GLaMMConfig,
+    lora: str,
+    record: StoredDtypes,
+    described: dict[str, Any],
 ) -> Part:
     leaves: LeafSource = folder
     record = {tensor: d for tensor, d in record.items() if not tensor.startswith(CLIP_PREFIX)}
@@ -139,12 +138,14 @@ def _glamm(
         record = {tensor: dtype for tensor, dtype in record.items() if ".lora_" not in tensor}
     table = table_of(config)
     clip = described.get("clip", {})
-    held = tensor_shapes(table, shapes(abstract_model(config)[1]))
+    held = tensor_shapes(table, state_shapes(abstract_model(config)[1]))
     base = glamm_hf_config(config, _torch_dtype(record)) | described.get("glamm", {})
     return Part(table, record, leaves, with_own_key(base, config, held, clip))
 
 
-def _adapter(folder: ModelFolder, config: GLaMMConfig, table: Table, record: Record) -> Part:
+def _adapter(
+    folder: ModelFolder, config: GLaMMConfig, table: WeightTable, record: StoredDtypes
+) -> Part:
     record = {tensor: dtype for tensor, dtype in record.items() if ".lora_" in tensor}
     if config.lora is None:
         raise FolderError(f"{folder.path}: has no LoRA, so no adapter to export")
@@ -158,7 +159,7 @@ def _adapter(folder: ModelFolder, config: GLaMMConfig, table: Table, record: Rec
 
 
 def _described_part(
-    config: Any, described: dict[str, Any], record: Record
+    config: Any, described: dict[str, Any], record: StoredDtypes
 ) -> dict[str, Any] | None:
     if isinstance(config, CLIPConfig):
         return described.get("clip") or clip_hf_config(config)
@@ -167,6 +168,6 @@ def _described_part(
     return None
 
 
-def _torch_dtype(record: Record) -> str:
+def _torch_dtype(record: StoredDtypes) -> str:
     """What most tensors are stored as."""
     return str(DTYPES[Counter(record.values()).most_common(1)[0][0]])

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from glamm_jax.data.record import Source
+from glamm_jax.data.record import DatasetSource
 from glamm_jax.data.sources.grouped_by_image import CocoSource, files_of
-from glamm_jax.data.sources.record_builder import Draft
+from glamm_jax.data.sources.record_builder import RecordBuilder
 from glamm_jax.data.sources.source_files import Fields, as_text
 
 
@@ -24,11 +24,11 @@ class COCOCaptions(CocoSource):
     files = files_of(("train", "val"), "coco_2017/annotations/captions_{}2017.json")
     folders = ("coco_2017/{}2017",)
 
-    def _fill(self, draft: Draft, entry: Fields, where: str) -> None:
+    def _fill(self, draft: RecordBuilder, entry: Fields, where: str) -> None:
         for annotation, name in self._said(entry):
             text = as_text(annotation.get("caption"), draft.notes, name).strip()
             if text:
                 draft.annotate("caption", text)
 
 
-DATASETS: dict[str, Callable[[Path, str], Source]] = {COCOCaptions.name: COCOCaptions}
+DATASETS: dict[str, Callable[[Path, str], DatasetSource]] = {COCOCaptions.name: COCOCaptions}

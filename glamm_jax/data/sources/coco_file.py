@@ -13,8 +13,8 @@ from glamm_jax.data.sources.source_files import (
     Fields,
     SourceError,
     as_id,
+    quoted,
     read_json,
-    shown,
 )
 
 # Key of something that belongs to no picture -> kind of the defect, and where.
@@ -47,7 +47,10 @@ def read_coco(path: Path) -> CocoFile:
     known = Counter(as_id(image.get("id")) for image in images if isinstance(image, dict))
     by_image: dict[str, list[Fields]] = {image: [] for image in known if image is not None}
     strays: Strays = {
-        f"{path.name} image {shown(image)}": (DUPLICATE_ID, f"{known[image]} pictures have this id")
+        f"{path.name} image {quoted(image)}": (
+            DUPLICATE_ID,
+            f"{known[image]} pictures have this id",
+        )
         for image in by_image
         if known[image] > 1
     }
@@ -55,9 +58,12 @@ def read_coco(path: Path) -> CocoFile:
         key = f"{path.name} annotation {i}"
         image = as_id(annotation.get("image_id")) if isinstance(annotation, dict) else None
         if image is None:
-            strays[key] = (BROKEN_ENTRY, f"names no picture: {shown(annotation)}")
+            strays[key] = (BROKEN_ENTRY, f"names no picture: {quoted(annotation)}")
         elif image not in by_image:
-            strays[key] = (UNKNOWN_ID, f"annotation of picture {shown(image)}, which is not listed")
+            strays[key] = (
+                UNKNOWN_ID,
+                f"annotation of picture {quoted(image)}, which is not listed",
+            )
         else:
             by_image[image].append(annotation)
     listed = categories if isinstance(categories, list) else []

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.data.record import Found, Source
+from glamm_jax.data.record import DatasetSource, ReadResult
 from glamm_jax.data.sources.archives import ArchiveError, Archives, Member
 from glamm_jax.data.sources.grand_lmdb import CAPTIONS, EXPRESSIONS, GrandDatabase
 from glamm_jax.data.sources.grand_texts import (
@@ -32,10 +32,10 @@ from glamm_jax.data.sources.grand_texts import (
     data_folder,
     describe,
     expressions,
-    picture_path,
+    image_path,
 )
 from glamm_jax.data.sources.phrase_spans import Phrases
-from glamm_jax.data.sources.record_builder import Draft
+from glamm_jax.data.sources.record_builder import RecordBuilder
 from glamm_jax.data.sources.source_files import (
     BROKEN_ARCHIVE,
     BROKEN_ENTRY,
@@ -43,16 +43,16 @@ from glamm_jax.data.sources.source_files import (
     MISSING_ENTRY,
     MISSING_IMAGE,
     UNKNOWN_ID,
+    DefectLog,
     Fields,
-    Notes,
     SourceError,
     as_fields,
     as_id,
     as_list,
     as_text,
     parse_json,
-    read_picture,
-    shown,
+    quoted,
+    read_image_file,
 )
 
 OTHER_FOLDERS = frozenset({"images", EXPRESSIONS, CAPTIONS})
@@ -90,27 +90,27 @@ class GrandFiles:
         """Names of annotation files without their ending, then what could not be listed."""
         return [*self._members, *self._broken]
 
-    def read(self, key: str) -> Found:
+    def read(self, key: str) -> ReadResult:
         """All four kinds of annotations of a picture."""
-        notes = Notes(f"{self.name} {shown(key)}")
+        notes = DefectLog(f"{self.name} {quoted(key)}")
         if key in self._broken:
             notes.add(*self._broken[key])
             return notes.nothing()
         name, scene = self._scene(key, notes)
-        path = picture_path(self._folder, name) if name else None
+        path = image_path(self._folder, name) if name else None
         if name and path is None:
-            notes.add(MISSING_IMAGE, f"{shown(name)} not in {self._folder / 'images'}")
-        picture = read_picture(path, notes) if path else None
+            notes.add(MISSING_IMAGE, f"{quoted(name)} not in {self._folder / 'images'}")
+        picture = read_image_file(path, notes) if path else None
         if picture is None:
             return notes.nothing()
-        draft = Draft(picture, notes)
+        draft = RecordBuilder(picture, notes)
         objects = _Objects(draft, scene)
         describe(draft, objects.described())
         add_captions(draft, scene.get("short_captions"), "short caption")
         _ground(draft, scene.get("dense_caption"), objects)
-        return draft.found(Path(name).stem, self.name, self.split)
+        return draft.result(Path(name).stem, self.name, self.split)
 
-    def _scene(self, key: str, notes: Notes) -> tuple[str, Fields]:
+    def _scene(self, key: str, notes: DefectLog) -> tuple[str, Fields]:
         """The picture's name and its fields; "" where they cannot be had."""
         try:
             value = parse_json(self._archives.read(self._members[key]))
@@ -121,7 +121,7 @@ class GrandFiles:
         if len(entries) != 1:
             notes.add(BROKEN_ENTRY, f"one picture is expected, not {len(entries)}")
         for name, scene in list(entries.items())[:1]:
-            fields = as_fields(scene, notes, shown(name))
+            fields = as_fields(scene, notes, quoted(name))
             return (name if Path(name).suffix else f"{name}.jpg"), fields
         return "", {}
 
@@ -129,7 +129,7 @@ class GrandFiles:
 class _Objects:
     """Objects and floating objects of a scene; each becomes a region when something names it."""
 
-    def __init__(self, draft: Draft, scene: Fields):
+    def __init__(self, draft: RecordBuilder, scene: Fields):
         self._draft = draft
         self._items: list[tuple[Fields, str]] = []
         self._by_id: dict[str, int] = {}
@@ -162,7 +162,7 @@ class _Objects:
         """The region of an id; None and a defect where there is none."""
         place = self._by_id.get(as_id(identity) or "")
         if place is None:
-            self._draft.notes.add(UNKNOWN_ID, f"object {shown(identity)}")
+            self._draft.notes.add(UNKNOWN_ID, f"object {quoted(identity)}")
             return None
         return self._region(place)
 
@@ -170,12 +170,12 @@ class _Objects:
         if place not in self._regions:
             item, where = self._items[place]
             box = self._draft.box(item.get("bbox"), where)
-            shape = self._draft.shape(item.get("segmentation"), where)
+            shape = self._draft.mask(item.get("segmentation"), where)
             self._regions[place] = self._draft.region(box, shape)
         return self._regions[place]
 
 
-def _ground(draft: Draft, dense: Any, objects: _Objects) -> None:
+def _ground(draft: RecordBuilder, dense: Any, objects: _Objects) -> None:
     """The dense caption; spans were made before its punctuation was taken out."""
     notes, where = draft.notes, "dense caption"
     if dense is None:
@@ -195,10 +195,10 @@ def _ground(draft: Draft, dense: Any, objects: _Objects) -> None:
         regions = [region for region in found if region is not None and draft.has_mask(region)]
         if regions:
             phrases.place(phrase, detail.get("tokens_positive"), regions, may_be_stale=True)
-    draft.ground(text, phrases, where)
+    draft.annotate_phrases(text, phrases, where)
 
 
-DATASETS: dict[str, Callable[[Path, str], Source]] = {
+DATASETS: dict[str, Callable[[Path, str], DatasetSource]] = {
     GrandFiles.name: GrandFiles,
     GrandDatabase.name: GrandDatabase,
 }

@@ -8,26 +8,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.data.record import Found
+from glamm_jax.data.record import ReadResult
 from glamm_jax.data.sources.grand_texts import (
     add_captions,
     clean_expression,
     data_folder,
     describe,
-    picture_path,
+    image_path,
 )
-from glamm_jax.data.sources.record_builder import Draft
+from glamm_jax.data.sources.record_builder import RecordBuilder
 from glamm_jax.data.sources.source_files import (
     BROKEN_ENTRY,
     MISSING_ENTRY,
     MISSING_IMAGE,
-    Notes,
+    DefectLog,
     SourceError,
     as_fields,
     as_list,
     parse_json,
-    read_picture,
-    shown,
+    quoted,
+    read_image_file,
 )
 
 EXPRESSIONS, CAPTIONS = "Grand_Referring_Expression_lmdb", "Grand_Caption_Grounding_lmdb"
@@ -65,16 +65,16 @@ class GrandDatabase:
         """Names of pictures, those with expressions first."""
         return self._keys
 
-    def read(self, key: str) -> Found:
+    def read(self, key: str) -> ReadResult:
         """What both databases say about a picture."""
-        notes = Notes(f"{self.name} {shown(key)}")
+        notes = DefectLog(f"{self.name} {quoted(key)}")
         path = self.image_path(key)
         if path is None:
             notes.add(MISSING_IMAGE, f"not in {self._folder / 'images'}")
-        picture = read_picture(path, notes) if path else None
+        picture = read_image_file(path, notes) if path else None
         if picture is None:
             return notes.nothing()
-        draft = Draft(picture, notes)
+        draft = RecordBuilder(picture, notes)
         described = []
         for i, item in enumerate(self._items(EXPRESSIONS, key, notes)):
             where = f"expression {i}"
@@ -83,17 +83,17 @@ class GrandDatabase:
             if not text:
                 continue
             box = draft.box(fields.get("bbox"), where)
-            region = draft.region(box, draft.shape(fields.get("segmentation"), where))
+            region = draft.region(box, draft.mask(fields.get("segmentation"), where))
             described += [] if region is None else [(text, region)]
         describe(draft, described)
         add_captions(draft, self._items(CAPTIONS, key, notes), "caption")
-        return draft.found(Path(key).stem, self.name, self.split)
+        return draft.result(Path(key).stem, self.name, self.split)
 
     def image_path(self, key: str) -> Path | None:
         """Where the picture of a key lies."""
-        return picture_path(self._folder, key)
+        return image_path(self._folder, key)
 
-    def _items(self, database: str, key: str, notes: Notes) -> list[Any]:
+    def _items(self, database: str, key: str, notes: DefectLog) -> list[Any]:
         """The list under a picture's name in one database."""
         if key not in self._names.get(database, ()):
             return []

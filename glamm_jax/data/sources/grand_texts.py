@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.data.sources.record_builder import Draft
+from glamm_jax.data.sources.record_builder import RecordBuilder
 from glamm_jax.data.sources.source_files import (
     REPEATED_EXPRESSION,
+    DefectLog,
     Fields,
-    Notes,
     as_fields,
     as_list,
     as_text,
-    find_picture,
-    shown,
+    find_image,
+    quoted,
 )
 
 # What a language model said in front of its answer, whole or cut.
@@ -29,12 +29,12 @@ def data_folder(root: Path) -> Path:
     return inner if inner.is_dir() else root
 
 
-def picture_path(folder: Path, name: str) -> Path | None:
+def image_path(folder: Path, name: str) -> Path | None:
     """Where a picture lies in GranD's folder."""
-    return find_picture(folder, ["images"], name)
+    return find_image(folder, ["images"], name)
 
 
-def expressions(item: Fields, notes: Notes, where: str) -> list[str]:
+def expressions(item: Fields, notes: DefectLog, where: str) -> list[str]:
     """The attributes of an object that describe it: those that name it, else the first.
 
     `attributes` is a text, a list of texts or null; labels are written_so.
@@ -51,13 +51,13 @@ def expressions(item: Fields, notes: Notes, where: str) -> list[str]:
     return named or texts[:1]
 
 
-def clean_expression(value: Any, notes: Notes, where: str) -> str:
+def clean_expression(value: Any, notes: DefectLog, where: str) -> str:
     """An attribute without the speaker before it; "" and a defect where nothing is left."""
     text = as_text(value, notes, where)
     return as_text(SPEAKER.sub("", text).strip(), notes, where) if text else ""
 
 
-def describe(draft: Draft, described: Iterable[tuple[str, int]]) -> None:
+def describe(draft: RecordBuilder, described: Iterable[tuple[str, int]]) -> None:
     """Each text and region: a description of the region's box, and an expression for its mask.
 
     A text of several regions is one expression, which means all of them.
@@ -72,11 +72,11 @@ def describe(draft: Draft, described: Iterable[tuple[str, int]]) -> None:
             spelled.setdefault(text.lower(), text)
     for key, regions in meant.items():
         if len(regions) > 1:
-            draft.notes.add(REPEATED_EXPRESSION, f"{shown(spelled[key])}: {len(regions)} regions")
+            draft.notes.add(REPEATED_EXPRESSION, f"{quoted(spelled[key])}: {len(regions)} regions")
         draft.annotate("referring", spelled[key], regions)
 
 
-def add_captions(draft: Draft, captions: Any, where: str) -> None:
+def add_captions(draft: RecordBuilder, captions: Any, where: str) -> None:
     """Short captions as captions of the whole picture; their groundings are not used."""
     for i, item in enumerate(as_list(captions, draft.notes, where)):
         name = f"{where} {i}"

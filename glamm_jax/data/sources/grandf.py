@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.data.record import Source
-from glamm_jax.data.sources.grouped_by_image import CocoSource, GatheredSource, files_of
+from glamm_jax.data.record import DatasetSource
+from glamm_jax.data.sources.grouped_by_image import CocoSource, GroupedSource, files_of
 from glamm_jax.data.sources.phrase_spans import Phrases
-from glamm_jax.data.sources.record_builder import Draft
-from glamm_jax.data.sources.size_filters import is_short_caption, is_small_box, is_small_picture
+from glamm_jax.data.sources.record_builder import RecordBuilder
+from glamm_jax.data.sources.size_filters import is_short_caption, is_small_box, is_small_image
 from glamm_jax.data.sources.source_files import (
     EXTRA_SPANS,
     LABELS_AND_MASKS,
@@ -32,36 +32,36 @@ from glamm_jax.data.sources.source_files import (
     as_id,
     as_list,
     as_text,
+    quoted,
     require_split,
-    shown,
 )
 
 TRAIN, VAL_TEST = "GranDf/annotations/train", "GranDf/annotations/val_test"
 
 
-class PhraseKeyedSource(GatheredSource):
+class PhraseKeyedSource(GroupedSource):
     """Captions with groundings by phrase, so a phrase that occurs twice is grounded once."""
 
-    def _fill(self, draft: Draft, entry: Fields, where: str) -> None:
+    def _fill(self, draft: RecordBuilder, entry: Fields, where: str) -> None:
         notes = draft.notes
         text = as_text(entry.get("caption"), notes, f"{where}, caption").strip('"').strip()
         if not text:
             return
         phrases = Phrases(text, notes, where)
         for phrase, grounding in as_fields(entry.get("groundings") or {}, notes, where).items():
-            name = f"{where}, {shown(phrase)}"
+            name = f"{where}, {quoted(phrase)}"
             if grounding is None:
                 notes.add(NULL_GROUNDING, name)
                 continue
             fields = as_fields(grounding, notes, name)
-            shape = draft.shape(fields.get("rle_masks"), name) if fields else None
+            shape = draft.mask(fields.get("rle_masks"), name) if fields else None
             region = draft.region(None, shape)
             if region is None:
                 continue
             phrases.place(phrase, fields.get("token_positives"), [region])
             if phrases.count(phrase) > 1:
                 notes.add(REPEATED_PHRASE, f"{name} occurs more than once, is grounded once")
-        draft.ground(text, phrases, where)
+        draft.annotate_phrases(text, phrases, where)
 
 
 class HumanAnnotated(PhraseKeyedSource):
@@ -80,7 +80,7 @@ class OpenPSG(PhraseKeyedSource):
     folders = ("coco_2017/train2017", "coco_2017/val2017")
 
 
-class RefCOCOg(GatheredSource):
+class RefCOCOg(GroupedSource):
     """Captions made of RefCOCOg's expressions, lower-cased as the original trains on them.
 
     Differs (trap 40): expressions are looked for in the lower-cased caption without case, as whole
@@ -92,7 +92,7 @@ class RefCOCOg(GatheredSource):
     files = files_of(("train", "val"), f"{TRAIN}/RefCOCOg_GCG_{{}}.json")
     folders = ("coco_2014/train2014",)
 
-    def _picture_fields(self, entry: Any) -> Any:
+    def _image_fields(self, entry: Any) -> Any:
         """The file lists {id: fields}."""
         fields = next(iter(entry.values()), None) if isinstance(entry, dict) else None
         return (
@@ -101,7 +101,7 @@ class RefCOCOg(GatheredSource):
             else None
         )
 
-    def _fill(self, draft: Draft, entry: Fields, where: str) -> None:
+    def _fill(self, draft: RecordBuilder, entry: Fields, where: str) -> None:
         notes = draft.notes
         caption = as_text(entry.get("caption"), notes, f"{where}, caption")
         text = caption.strip('"').strip().lower()
@@ -112,11 +112,11 @@ class RefCOCOg(GatheredSource):
             name = f"{where}, ref {i}"
             ref = as_fields(item, notes, name)
             phrase = as_text(ref.get("sentence"), notes, name) if ref else ""
-            shape = draft.shape(ref.get("segmentation"), name) if phrase else None
+            shape = draft.mask(ref.get("segmentation"), name) if phrase else None
             region = draft.region(None, shape)
             if region is not None:
                 phrases.search(phrase, [region])
-        draft.ground(text, phrases, where)
+        draft.annotate_phrases(text, phrases, where)
 
 
 class Flickr30k(CocoSource):
@@ -130,33 +130,33 @@ class Flickr30k(CocoSource):
     files = files_of(("train", "val"), f"{TRAIN}/flickr_mergedGT_GCG_{{}}.json")
     folders = ("flikcr_30k/train", "flikcr_30k/flickr30k-images")
 
-    def _fill(self, draft: Draft, entry: Fields, where: str) -> None:
+    def _fill(self, draft: RecordBuilder, entry: Fields, where: str) -> None:
         notes = draft.notes
         text = as_text(entry.get("caption"), notes, f"{where}, caption")
-        if is_short_caption(text, notes, where) or is_small_picture(draft.picture, notes, where):
+        if is_short_caption(text, notes, where) or is_small_image(draft.picture, notes, where):
             return
         phrases = Phrases(text, notes, where)
         for annotation, name in self._said(entry):
             self._ground(draft, annotation, phrases, name)
-        draft.ground(text, phrases, where)
+        draft.annotate_phrases(text, phrases, where)
 
     @staticmethod
-    def _ground(draft: Draft, annotation: Fields, phrases: Phrases, where: str) -> None:
+    def _ground(draft: RecordBuilder, annotation: Fields, phrases: Phrases, where: str) -> None:
         notes = draft.notes
         if is_small_box(annotation, notes, where):
             return
         spans = as_list(annotation.get("tokens_positive"), notes, f"{where}, tokens_positive")
-        shape = draft.shape(annotation.get("sam_mask"), where)
+        shape = draft.mask(annotation.get("sam_mask"), where)
         box = draft.box(annotation.get("bbox"), where, xywh=True)
         if shape is None:
             return
         region = draft.region(box, shape)
         if len(spans) > 1:
-            notes.add(EXTRA_SPANS, f"{where}: {shown(spans)}")
+            notes.add(EXTRA_SPANS, f"{where}: {quoted(spans)}")
         phrases.place(None, spans[0] if spans else None, [] if region is None else [region])
 
 
-class GroundTruth(GatheredSource):
+class GroundTruth(GroupedSource):
     """Ground truth of the evaluation: a file of captions with labels, and one of masks.
 
     The masks of a picture belong to its labels one by one, in the order of the file.
@@ -172,17 +172,17 @@ class GroundTruth(GatheredSource):
         self._captions, self._masks = captions.annotations, masks.annotations
         return captions.images
 
-    def _picture_fields(self, entry: Any) -> Any:
+    def _image_fields(self, entry: Any) -> Any:
         """Without a file name the id is one, as the original writes its predictions."""
         if not isinstance(entry, dict) or "file_name" in entry:
             return entry
         return entry | {"file_name": f"{as_id(entry.get('id'))}.jpg"}
 
-    def _fill(self, draft: Draft, entry: Fields, where: str) -> None:
+    def _fill(self, draft: RecordBuilder, entry: Fields, where: str) -> None:
         notes, identity = draft.notes, as_id(entry.get("id")) or ""
         masks = self._masks.get(identity, [])
         regions = [
-            draft.region(None, draft.shape(mask.get("segmentation"), f"{where}, mask {i}"))
+            draft.region(None, draft.mask(mask.get("segmentation"), f"{where}, mask {i}"))
             for i, mask in enumerate(masks)
         ]
         for caption in self._captions.get(identity, []):
@@ -197,7 +197,7 @@ class GroundTruth(GatheredSource):
                 phrase = as_text(label, notes, f"{where}, label {i}")
                 if phrase and region is not None:
                     phrases.search(phrase, [region])
-            draft.ground(text, phrases, where)
+            draft.annotate_phrases(text, phrases, where)
 
 
 def _human_annotated(root: Path, split: str) -> HumanAnnotated | GroundTruth:
@@ -206,7 +206,7 @@ def _human_annotated(root: Path, split: str) -> HumanAnnotated | GroundTruth:
     return (GroundTruth if split in GroundTruth.files else HumanAnnotated)(root, split)
 
 
-DATASETS: dict[str, Callable[[Path, str], Source]] = {
+DATASETS: dict[str, Callable[[Path, str], DatasetSource]] = {
     HumanAnnotated.name: _human_annotated,
     OpenPSG.name: OpenPSG,
     RefCOCOg.name: RefCOCOg,

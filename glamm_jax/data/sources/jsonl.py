@@ -15,27 +15,27 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.data import rle
-from glamm_jax.data.record import Found, Source
+from glamm_jax.data.record import DatasetSource, ReadResult
 from glamm_jax.data.sources.mask_annotations import read_levels
 from glamm_jax.data.sources.phrase_spans import Phrases
-from glamm_jax.data.sources.record_builder import Draft
+from glamm_jax.data.sources.record_builder import RecordBuilder
 from glamm_jax.data.sources.source_files import (
     BAD_MASK,
     BROKEN_ENTRY,
     DUPLICATE_ID,
     LABELS_AND_MASKS,
     MISSING_MASK,
-    NOTHING_SAID,
+    NO_ANNOTATION,
+    DefectLog,
     Fields,
-    Notes,
     SourceError,
     as_fields,
     as_id,
     as_list,
     as_text,
     parse_json,
-    read_picture,
-    shown,
+    quoted,
+    read_image_file,
 )
 from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, SEG
 
@@ -73,9 +73,9 @@ class JsonlSource:
         """Ids in the order of the file."""
         return list(self._places)
 
-    def read(self, key: str) -> Found:
+    def read(self, key: str) -> ReadResult:
         """Everything that the lines of an id say."""
-        notes, draft, pictured = Notes(self._path.name), None, None
+        notes, draft, pictured = DefectLog(self._path.name), None, None
         for number, at in self._places[key]:
             notes.where = f"{self._path.name} line {number}"
             fields = self._fields(at, notes)
@@ -83,33 +83,33 @@ class JsonlSource:
                 continue
             image = fields["image"]
             if draft is None:
-                picture, pictured = read_picture(self._path.parent / image, notes), image
-                draft = None if picture is None else Draft(picture, notes)
+                picture, pictured = read_image_file(self._path.parent / image, notes), image
+                draft = None if picture is None else RecordBuilder(picture, notes)
             elif image != pictured:
-                notes.add(DUPLICATE_ID, f"id: {shown(key)} is {shown(pictured)} already")
+                notes.add(DUPLICATE_ID, f"id: {quoted(key)} is {quoted(pictured)} already")
                 continue
             if draft is not None:
                 _Line(draft, self._path.parent).fill(fields)
         if draft is None:
             return notes.nothing()
-        return draft.found(key, self.name, self.split)
+        return draft.result(key, self.name, self.split)
 
     def _sort_in(self, number: int, at: int, line: bytes) -> None:
         """Remember where a line stands. A broken one belongs to every split."""
-        fields = _parsed(line, Notes(""))
+        fields = _parsed(line, DefectLog(""))
         key, split = f"line {number}", self.split
         if fields is not None:
             key, split = as_id(fields.get("id")) or fields["image"], fields.get("split", "train")
         if split == self.split:
             self._places.setdefault(key, []).append((number, at))
 
-    def _fields(self, at: int, notes: Notes) -> Fields | None:
+    def _fields(self, at: int, notes: DefectLog) -> Fields | None:
         with open(self._path, "rb") as stream:
             stream.seek(at)
             return _parsed(stream.readline(), notes)
 
 
-def _parsed(line: bytes, notes: Notes) -> Fields | None:
+def _parsed(line: bytes, notes: DefectLog) -> Fields | None:
     """A line's fields, if they tell which picture of which split is meant."""
     try:
         fields = parse_json(line)
@@ -117,10 +117,10 @@ def _parsed(line: bytes, notes: Notes) -> Fields | None:
         notes.add(BROKEN_LINE, f"no readable JSON: {error}")
         return None
     if not isinstance(fields, dict):
-        notes.add(BROKEN_LINE, f"an object is expected, not {shown(fields)}")
+        notes.add(BROKEN_LINE, f"an object is expected, not {quoted(fields)}")
         return None
     wrong = [
-        f"{name}: a {what} is expected, not {shown(fields.get(name))}"
+        f"{name}: a {what} is expected, not {quoted(fields.get(name))}"
         for name, what, fine in (
             ("image", "path", _is_text(fields.get("image"))),
             ("id", "text or number", "id" not in fields or as_id(fields["id"]) is not None),
@@ -140,7 +140,7 @@ def _is_text(value: Any) -> bool:
 class _Line:
     """What one line says, on its way into a draft. `where` names the field, for defects."""
 
-    def __init__(self, draft: Draft, folder: Path):
+    def __init__(self, draft: RecordBuilder, folder: Path):
         self._draft, self._notes, self._folder = draft, draft.notes, folder
 
     def fill(self, fields: Fields) -> None:
@@ -154,7 +154,7 @@ class _Line:
         }
         self._check_names(fields, ("image", "id", "split", *readers), "")
         if not any(fields.get(name) for name in readers):
-            self._notes.add(NOTHING_SAID, f"it has none of {', '.join(readers)}")
+            self._notes.add(NO_ANNOTATION, f"it has none of {', '.join(readers)}")
         for name, read in readers.items():
             for i, item in enumerate(as_list(fields.get(name), self._notes, name)):
                 read(item, f"{name}[{i}]")
@@ -173,7 +173,7 @@ class _Line:
             phrases = Phrases(text, self._notes, where)
             for i, phrase in enumerate(as_list(fields["phrases"], self._notes, f"{where}.phrases")):
                 self._phrase(phrase, phrases, f"{where}.phrases[{i}]")
-            self._draft.ground(text, phrases, where)
+            self._draft.annotate_phrases(text, phrases, where)
         else:
             self._marked_caption(text, fields.get("masks"), where)
 
@@ -181,7 +181,7 @@ class _Line:
         plain, spans = _unmarked(text)
         mark = _MARK.search(plain)
         if mark:
-            what = f"{mark.group()} at {mark.start()} of {shown(plain)} is not part of"
+            what = f"{mark.group()} at {mark.start()} of {quoted(plain)} is not part of"
             self._notes.add(BROKEN_MARKUP, f"{where}.text: {what} <p> ... </p> [SEG]")
             return
         regions = self._masks(listed, f"{where}.masks")
@@ -194,7 +194,7 @@ class _Line:
         for start, end, count in spans:
             phrases.place(None, [start, end], _known(regions[at : at + count]))
             at += count
-        self._draft.ground(plain, phrases, where)
+        self._draft.annotate_phrases(plain, phrases, where)
 
     def _phrase(self, item: Any, phrases: Phrases, where: str) -> None:
         fields = self._object(item, ("phrase", "span", "masks"), where)
@@ -235,7 +235,7 @@ class _Line:
             what = f"{len(turns)} turns; the user speaks first, the assistant last"
             self._notes.add(BROKEN_ENTRY, f"{where}: {what}")
         elif all(texts):
-            self._draft.converse(texts)
+            self._draft.annotate_turns(texts)
 
     def _masks(self, value: Any, where: str) -> list[int | None]:
         """A region for each mask of a list, None for one that cannot be read."""
@@ -251,7 +251,7 @@ class _Line:
             return None
         if parts is None and isinstance(value, str):
             return None
-        return self._draft.region(None, self._draft.shape(parts, where))
+        return self._draft.region(None, self._draft.mask(parts, where))
 
     def _painted(self, name: str, where: str) -> Any:
         """Run lengths of a picture whose pixels are 0 outside of the mask."""
@@ -268,7 +268,7 @@ class _Line:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-                self._notes.add(UNKNOWN_FIELD, f"{where}{shown(name)}: no such field; {hint}")
+                self._notes.add(UNKNOWN_FIELD, f"{where}{quoted(name)}: no such field; {hint}")
 
 
 def _known(regions: Sequence[int | None]) -> list[int]:
@@ -287,4 +287,4 @@ def _unmarked(text: str) -> tuple[str, Spans]:
     return plain + text[at:], spans
 
 
-DATASETS: dict[str, Callable[[Path, str], Source]] = {"jsonl": JsonlSource}
+DATASETS: dict[str, Callable[[Path, str], DatasetSource]] = {"jsonl": JsonlSource}

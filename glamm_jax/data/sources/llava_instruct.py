@@ -15,10 +15,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.data.record import Source
-from glamm_jax.data.sources.grouped_by_image import GatheredSource, files_of
-from glamm_jax.data.sources.record_builder import Draft
-from glamm_jax.data.sources.source_files import Fields, Notes, as_fields, as_list, as_text, shown
+from glamm_jax.data.record import DatasetSource
+from glamm_jax.data.sources.grouped_by_image import GroupedSource, files_of
+from glamm_jax.data.sources.record_builder import RecordBuilder
+from glamm_jax.data.sources.source_files import (
+    DefectLog,
+    Fields,
+    as_fields,
+    as_list,
+    as_text,
+    quoted,
+)
 from glamm_jax.text.special_tokens import IMAGE_PLACEHOLDER
 
 EXTRA_IMAGE = "image mark in a later turn"
@@ -29,21 +36,21 @@ WRONG_SPEAKER = "turn of the wrong speaker"
 SPEAKERS = ("human", "gpt")
 
 
-class LLaVAInstruct150k(GatheredSource):
+class LLaVAInstruct150k(GroupedSource):
     """Conversations, descriptions and reasoning, written by a language model."""
 
     name = "llava_instruct_150k"
     files = files_of(("train",), "llava_dataset/llava_instruct_150k.json")
     folders = ("coco_2017/train2017",)
 
-    def _picture_fields(self, entry: Any) -> Any:
+    def _image_fields(self, entry: Any) -> Any:
         return entry | {"file_name": entry.get("image")} if isinstance(entry, dict) else None
 
-    def _fill(self, draft: Draft, entry: Fields, where: str) -> None:
+    def _fill(self, draft: RecordBuilder, entry: Fields, where: str) -> None:
         listed = as_list(entry.get("conversations"), draft.notes, f"{where}, conversations")
         turns = _turns(listed, draft.notes, where)
         if turns:
-            draft.converse(turns)
+            draft.annotate_turns(turns)
 
 
 class LLaVAInstruct80k(LLaVAInstruct150k):
@@ -53,7 +60,7 @@ class LLaVAInstruct80k(LLaVAInstruct150k):
     files = files_of(("train",), "llava_dataset/llava_instruct_80k.json")
 
 
-def _turns(listed: Sequence[Any], notes: Notes, where: str) -> list[str]:
+def _turns(listed: Sequence[Any], notes: DefectLog, where: str) -> list[str]:
     """Turns that alternate, the user's first, the assistant's last, as far as they are sound."""
     turns: list[str] = []
     for i, item in enumerate(listed):
@@ -64,18 +71,18 @@ def _turns(listed: Sequence[Any], notes: Notes, where: str) -> list[str]:
             notes.add(NO_QUESTION, name)
             continue
         if speaker != SPEAKERS[len(turns) % 2]:
-            notes.add(WRONG_SPEAKER, f"{name}: {shown(speaker)}")
+            notes.add(WRONG_SPEAKER, f"{name}: {quoted(speaker)}")
             break
         text = _text(fields.get("value"), notes, name, first=not turns)
         if not text:
             break
         turns.append(text)
     if len(turns) % 2:
-        notes.add(UNANSWERED, f"{where}: {shown(turns.pop())}")
+        notes.add(UNANSWERED, f"{where}: {quoted(turns.pop())}")
     return turns
 
 
-def _text(value: Any, notes: Notes, where: str, *, first: bool) -> str:
+def _text(value: Any, notes: DefectLog, where: str, *, first: bool) -> str:
     """What is said in a turn without the image's mark."""
     if isinstance(value, str) and IMAGE_PLACEHOLDER in value:
         value = value.replace(IMAGE_PLACEHOLDER, "").strip()
@@ -84,6 +91,6 @@ def _text(value: Any, notes: Notes, where: str, *, first: bool) -> str:
     return as_text(value, notes, where)
 
 
-DATASETS: dict[str, Callable[[Path, str], Source]] = {
+DATASETS: dict[str, Callable[[Path, str], DatasetSource]] = {
     each.name: each for each in (LLaVAInstruct150k, LLaVAInstruct80k)
 }

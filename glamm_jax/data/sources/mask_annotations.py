@@ -22,9 +22,9 @@ from glamm_jax.data.sources.source_files import (
     MASK_SIZE,
     MISSING_MASK,
     OVERLAPPING_PARTS,
-    Notes,
+    DefectLog,
     as_numbers,
-    shown,
+    quoted,
 )
 
 MIN_POLYGON = 6  # numbers: three points
@@ -36,16 +36,16 @@ MAX_OVERREACH = 4
 Runs = Any
 
 
-class Shape(NamedTuple):
+class MaskAnnotation(NamedTuple):
     """COCO's compressed run lengths of a mask and of the pixels that its parts cover twice."""
 
     mask: bytes
     overlap: bytes | None = None
 
 
-def read_shape(
-    parts: Any, height: int, width: int, notes: Notes, where: str, polygons_fit: bool = True
-) -> Shape | None:
+def read_mask(
+    parts: Any, height: int, width: int, notes: DefectLog, where: str, polygons_fit: bool = True
+) -> MaskAnnotation | None:
     """The mask of a segmentation in a picture of this size, or None and a defect.
 
     parts: run lengths, or a list of run lengths and polygons [x, y, x, y, ...] in pixels. An empty
@@ -66,7 +66,7 @@ def read_shape(
     return _combined(found, height, width, notes, where)
 
 
-def read_levels(folder: Path, name: str, notes: Notes, where: str) -> np.ndarray | None:
+def read_levels(folder: Path, name: str, notes: DefectLog, where: str) -> np.ndarray | None:
     """Whole numbers [height, width] of a picture of one channel, or None and a defect.
 
     A palette's numbers are its entries', not their colours.
@@ -75,19 +75,19 @@ def read_levels(folder: Path, name: str, notes: Notes, where: str) -> np.ndarray
         with Image.open(folder / name) as picture:
             levels = np.asarray(picture)
     except FileNotFoundError:
-        notes.add(MISSING_MASK, f"{where}: no file {shown(name)}")
+        notes.add(MISSING_MASK, f"{where}: no file {quoted(name)}")
     except Exception as error:  # decoders raise many kinds
-        notes.add(BAD_MASK, f"{where}: {shown(name)}: {error!r}")
+        notes.add(BAD_MASK, f"{where}: {quoted(name)}: {error!r}")
     else:
         if levels.ndim == 2 and levels.dtype.kind in "bui":
             return levels
         what = "fractions; whole numbers are" if levels.ndim == 2 else "colours; one channel is"
-        notes.add(BAD_MASK, f"{where}: {shown(name)} has {what} expected")
+        notes.add(BAD_MASK, f"{where}: {quoted(name)} has {what} expected")
     return None
 
 
 def _runs(
-    part: Any, height: int, width: int, notes: Notes, where: str, polygons_fit: bool
+    part: Any, height: int, width: int, notes: DefectLog, where: str, polygons_fit: bool
 ) -> Runs | None:
     """Run lengths of one part, in pycocotools' form."""
     if isinstance(part, Mapping):
@@ -104,7 +104,7 @@ def _runs(
     numbers = as_numbers(part, len(part)) if isinstance(part, list) else None
     problem = _polygon_problem(numbers, max(height, width), polygons_fit)
     if problem or numbers is None:
-        notes.add(BAD_MASK, f"{where}: {problem}: {shown(part)}")
+        notes.add(BAD_MASK, f"{where}: {problem}: {quoted(part)}")
         return None
     polygons: Any = [list(numbers)]
     return coco.frPyObjects(polygons, height, width)[0]
@@ -121,7 +121,9 @@ def _polygon_problem(numbers: tuple[float, ...] | None, side: int, fits: bool) -
     return None if fits else "a polygon for a picture of another size"
 
 
-def _combined(parts: list[Runs], height: int, width: int, notes: Notes, where: str) -> Shape:
+def _combined(
+    parts: list[Runs], height: int, width: int, notes: DefectLog, where: str
+) -> MaskAnnotation:
     """Union of all parts, and what more than one of them covers."""
     nothing: Runs = _nothing(height, width)
     union: Runs = parts[0] if parts else nothing
@@ -134,10 +136,10 @@ def _combined(parts: list[Runs], height: int, width: int, notes: Notes, where: s
     if not coco.area(union):
         notes.add(EMPTY_MASK, where)
     if not coco.area(twice):
-        return Shape(union["counts"])
+        return MaskAnnotation(union["counts"])
     more = ", of which three or more cover some" if coco.area(thrice) else ""
     notes.add(OVERLAPPING_PARTS, f"{where}: {coco.area(twice)} pixels lie in two parts{more}")
-    return Shape(union["counts"], twice["counts"])
+    return MaskAnnotation(union["counts"], twice["counts"])
 
 
 def _nothing(height: int, width: int) -> Runs:

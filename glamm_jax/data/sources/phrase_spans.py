@@ -23,8 +23,8 @@ from glamm_jax.data.sources.source_files import (
     PHRASE_NOT_FOUND,
     REPEATED_PHRASE,
     STALE_SPAN,
-    Notes,
-    shown,
+    DefectLog,
+    quoted,
 )
 
 Span = tuple[int, int]
@@ -33,7 +33,7 @@ Span = tuple[int, int]
 class Phrases:
     """The grounded phrases of one caption."""
 
-    def __init__(self, text: str, notes: Notes, where: str):
+    def __init__(self, text: str, notes: DefectLog, where: str):
         self._text, self._notes, self._where = text, notes, where
         self._letters, self._places = _letters(text)
         self._regions: dict[Span, list[int]] = {}
@@ -48,7 +48,7 @@ class Phrases:
         """
         given = checked_span(span, self._text)
         found = given if phrase is None else self._find(phrase, given, may_be_stale)
-        name = f"{self._where}: {shown(phrase)}, span {shown(span)}"
+        name = f"{self._where}: {quoted(phrase)}, span {quoted(span)}"
         if found is None:
             self._notes.add(BAD_SPAN if phrase is None else PHRASE_NOT_FOUND, name)
             return
@@ -65,7 +65,7 @@ class Phrases:
             free = (span for span in places if span not in self._regions)
             self._add(next(free, places[0]), regions)
         else:
-            self._notes.add(PHRASE_NOT_FOUND, f"{self._where}: {shown(phrase)}")
+            self._notes.add(PHRASE_NOT_FOUND, f"{self._where}: {quoted(phrase)}")
 
     def count(self, phrase: str) -> int:
         """How often a phrase stands in the caption."""
@@ -83,7 +83,7 @@ class Phrases:
             if end > following:
                 kept = start + len(self._text[start : max(start, following - 1)].rstrip())
                 what = f"cut to {self._text[start:kept]!r}" if kept > start else "dropped"
-                name = f"{self._where}: {shown(self._text[start:end])} at {start} {what}"
+                name = f"{self._where}: {quoted(self._text[start:end])} at {start} {what}"
                 self._notes.add(OVERLAPPING_PHRASES, name)
             if kept > start:
                 links += [Link(region, start, kept) for region in self._regions[start, end]]
@@ -92,7 +92,7 @@ class Phrases:
     def _add(self, span: Span, regions: Sequence[int]) -> None:
         known = self._regions.setdefault(span, [])
         if known:
-            name = f"{self._where}: {shown(self._text[slice(*span)])} at {span[0]}, masks joined"
+            name = f"{self._where}: {quoted(self._text[slice(*span)])} at {span[0]}, masks joined"
             self._notes.add(REPEATED_PHRASE, name)
         known += [region for region in regions if region not in known]
 

@@ -9,31 +9,31 @@ from typing import Any
 import numpy as np
 
 from glamm_jax.data.boxes import BoxError, check_boxes
-from glamm_jax.data.record import Annotation, Found, Link, Record, Region, Task
-from glamm_jax.data.sources.mask_annotations import Shape, read_shape
+from glamm_jax.data.record import Annotation, Link, ReadResult, Record, Region, Task
+from glamm_jax.data.sources.mask_annotations import MaskAnnotation, read_mask
 from glamm_jax.data.sources.phrase_spans import Phrases
 from glamm_jax.data.sources.source_files import (
     BAD_BOX,
     NO_GROUNDINGS,
     SIZE_MISMATCH,
-    Notes,
-    Picture,
+    DefectLog,
+    ImageFile,
     as_numbers,
-    shown,
+    quoted,
 )
 
 MAX_COORDINATE = 1e6  # pixels
 Box = tuple[float, float, float, float]
 
 
-class Draft:
+class RecordBuilder:
     """What is known of one picture so far.
 
     Boxes and polygons count pixels of the picture that was annotated. Where the source says how
     large that was, and it was not as large as this one, they are not used (`check_size`).
     """
 
-    def __init__(self, picture: Picture, notes: Notes):
+    def __init__(self, picture: ImageFile, notes: DefectLog):
         self.picture, self.notes = picture, notes
         self._regions: list[Region] = []
         self._annotations: list[Annotation] = []
@@ -45,7 +45,7 @@ class Draft:
         told = [x for x in ((height, picture.height), (width, picture.width)) if x[0] is not None]
         self._same_size = all(said == true for said, true in told)
         if not self._same_size:
-            size = f"annotated at {shown(height)} x {shown(width)}"
+            size = f"annotated at {quoted(height)} x {quoted(width)}"
             self.notes.add(SIZE_MISMATCH, f"{size}, is {picture.height} x {picture.width}")
 
     def box(self, value: Any, where: str, *, xywh: bool = False) -> Box | None:
@@ -55,7 +55,7 @@ class Draft:
         """
         numbers = as_numbers(value, 4)
         if numbers is None or max(map(abs, numbers)) > MAX_COORDINATE:
-            self.notes.add(BAD_BOX, f"{where}: {shown(value)} is no box")
+            self.notes.add(BAD_BOX, f"{where}: {quoted(value)} is no box")
             return None
         if not self._same_size:
             self.notes.add(BAD_BOX, f"{where}: a box for a picture of another size")
@@ -69,12 +69,12 @@ class Draft:
             return None
         return box
 
-    def shape(self, parts: Any, where: str) -> Shape | None:
+    def mask(self, parts: Any, where: str) -> MaskAnnotation | None:
         """The mask of a segmentation, or None and a defect."""
         height, width = self.picture.height, self.picture.width
-        return read_shape(parts, height, width, self.notes, where, self._same_size)
+        return read_mask(parts, height, width, self.notes, where, self._same_size)
 
-    def region(self, box: Box | None, shape: Shape | None) -> int | None:
+    def region(self, box: Box | None, shape: MaskAnnotation | None) -> int | None:
         """The number of a new region; None where there is nothing to make it of."""
         if box is None and shape is None:
             return None
@@ -95,25 +95,25 @@ class Draft:
         links = tuple(Link(region) for region in regions)
         self._annotations.append(Annotation(task, text, links))
 
-    def ground(self, text: str, phrases: Phrases, where: str) -> None:
+    def annotate_phrases(self, text: str, phrases: Phrases, where: str) -> None:
         """A caption with what could be grounded of it; without any of that it is a plain one."""
         links = phrases.links()
         if not links:
             self.notes.add(NO_GROUNDINGS, where)
         self._annotations.append(Annotation("gcg" if links else "caption", text, links))
 
-    def converse(self, turns: Sequence[str]) -> None:
+    def annotate_turns(self, turns: Sequence[str]) -> None:
         """A conversation about the picture, the user first."""
         self._annotations.append(Annotation("vqa", turns=tuple(turns)))
 
-    def found(self, image_id: str, source: str, split: str) -> Found:
+    def result(self, image_id: str, source: str, split: str) -> ReadResult:
         """The record, or none where nothing is said about the picture.
 
         Regions that no annotation speaks of are left out.
         """
         defects = tuple(self.notes.defects)
         if not self._annotations:
-            return Found(None, defects)
+            return ReadResult(None, defects)
         used = sorted({link.region for item in self._annotations for link in item.links})
         number = {region: i for i, region in enumerate(used)}
         annotations = [
@@ -122,4 +122,4 @@ class Draft:
         ]
         data, height, width = self.picture
         said = tuple(self._regions[i] for i in used), tuple(annotations)
-        return Found(Record(data, image_id, source, split, height, width, *said), defects)
+        return ReadResult(Record(data, image_id, source, split, height, width, *said), defects)

@@ -17,26 +17,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.data.record import Found, Source
+from glamm_jax.data.record import DatasetSource, ReadResult
 from glamm_jax.data.sources.coco_file import Strays, read_coco
-from glamm_jax.data.sources.record_builder import Draft
+from glamm_jax.data.sources.record_builder import RecordBuilder
 from glamm_jax.data.sources.safe_pickle import PickleError, load_plain
 from glamm_jax.data.sources.source_files import (
     BROKEN_ENTRY,
     MISSING_IMAGE,
     UNKNOWN_ID,
+    DefectLog,
     Fields,
-    Notes,
     SourceError,
     as_fields,
     as_id,
     as_list,
     as_text,
-    existing,
-    find_picture,
-    read_picture,
+    find_image,
+    first_existing,
+    quoted,
+    read_image_file,
     require_split,
-    shown,
 )
 
 COCO_FOLDERS = ("Refer_Segm/coco_2014/train2014", "coco_2014/train2014")
@@ -55,7 +55,7 @@ class ReferSource:
         require_split(folder, split, SPLITS)
         self.name, self.split, self._root = folder, split, root
         self._folders = CLEF_FOLDERS if folder == "refclef" else COCO_FOLDERS
-        base = existing(root, [f"Refer_Segm/{folder}"])
+        base = first_existing(root, [f"Refer_Segm/{folder}"])
         instances = read_coco(base / "instances.json")
         self._images: dict[str, Fields] = {}
         for image in instances.images:
@@ -77,30 +77,30 @@ class ReferSource:
         """Ids of pictures in the order of their first reference, then what names no picture."""
         return [*self._refs, *self._broken]
 
-    def read(self, key: str) -> Found:
+    def read(self, key: str) -> ReadResult:
         """All sentences about a picture."""
-        notes = Notes(f"{self.name} {shown(key)}")
+        notes = DefectLog(f"{self.name} {quoted(key)}")
         if key in self._broken:
             notes.add(*self._broken[key])
             return notes.nothing()
         path = self.image_path(key)
         if path is None:
             name = self._images.get(key, {}).get("file_name")
-            notes.add(MISSING_IMAGE, f"{shown(name)} not in {' or '.join(self._folders)}")
-        picture = read_picture(path, notes) if path else None
+            notes.add(MISSING_IMAGE, f"{quoted(name)} not in {' or '.join(self._folders)}")
+        picture = read_image_file(path, notes) if path else None
         if picture is None:
             return notes.nothing()
-        draft = Draft(picture, notes)
+        draft = RecordBuilder(picture, notes)
         draft.check_size(self._images[key].get("height"), self._images[key].get("width"))
         regions: dict[str, int | None] = {}
         for i, ref in self._refs[key]:
             self._add(draft, ref, f"ref {i}", regions)
-        return draft.found(key, self.name, self.split)
+        return draft.result(key, self.name, self.split)
 
     def image_path(self, key: str) -> Path | None:
         """Where the picture of a key lies."""
         name = self._images.get(key, {}).get("file_name")
-        return find_picture(self._root, self._folders, name) if isinstance(name, str) else None
+        return find_image(self._root, self._folders, name) if isinstance(name, str) else None
 
     def _sort_in(self, i: int, ref: Any) -> None:
         fields = ref if isinstance(ref, dict) else {}
@@ -108,22 +108,24 @@ class ReferSource:
         if isinstance(split, str) and not _in_split(split, self.split):
             return
         if image is None or not isinstance(split, str):
-            self._broken[f"ref {i}"] = (BROKEN_ENTRY, f"names no picture or split: {shown(ref)}")
+            self._broken[f"ref {i}"] = (BROKEN_ENTRY, f"names no picture or split: {quoted(ref)}")
         elif image not in self._images:
-            self._broken[f"ref {i}"] = (UNKNOWN_ID, f"picture {shown(image)} is not listed")
+            self._broken[f"ref {i}"] = (UNKNOWN_ID, f"picture {quoted(image)} is not listed")
         else:
             self._refs.setdefault(image, []).append((i, fields))
 
-    def _add(self, draft: Draft, ref: Fields, where: str, regions: dict[str, int | None]) -> None:
+    def _add(
+        self, draft: RecordBuilder, ref: Fields, where: str, regions: dict[str, int | None]
+    ) -> None:
         """The sentences of one reference; references to one object share its region."""
         notes, identity = draft.notes, as_id(ref.get("ann_id"))
         target = self._objects.get(identity)
         if identity is None or target is None:
-            notes.add(UNKNOWN_ID, f"{where}: object {shown(ref.get('ann_id'))}")
+            notes.add(UNKNOWN_ID, f"{where}: object {quoted(ref.get('ann_id'))}")
             return
         if identity not in regions:
             name = f"{where}, object {identity}"
-            shape = draft.shape(target.get("segmentation"), name)
+            shape = draft.mask(target.get("segmentation"), name)
             box = draft.box(target.get("bbox"), name, xywh=True)
             regions[identity] = None if shape is None else draft.region(box, shape)
         region = regions[identity]
@@ -152,11 +154,11 @@ def _read_refs(path: Path) -> Iterable[Any]:
     except PickleError as error:
         raise SourceError(f"{path}: {error}; fetch the file again") from error
     if not isinstance(refs, list):
-        raise SourceError(f"{path}: a list of references is expected, not {shown(refs)}")
+        raise SourceError(f"{path}: a list of references is expected, not {quoted(refs)}")
     return refs
 
 
-DATASETS: dict[str, Callable[[Path, str], Source]] = {
+DATASETS: dict[str, Callable[[Path, str], DatasetSource]] = {
     name: partial(ReferSource, folder=name, owner=owner)
     for name, owner in (
         ("refcoco", "unc"),

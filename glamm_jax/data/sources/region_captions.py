@@ -21,19 +21,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.data.record import Source
+from glamm_jax.data.record import DatasetSource
 from glamm_jax.data.sources.grouped_by_image import CocoSource, files_of
 from glamm_jax.data.sources.phrase_spans import checked_span
-from glamm_jax.data.sources.record_builder import Draft
-from glamm_jax.data.sources.size_filters import is_short_caption, is_small_box, is_small_picture
+from glamm_jax.data.sources.record_builder import RecordBuilder
+from glamm_jax.data.sources.size_filters import is_short_caption, is_small_box, is_small_image
 from glamm_jax.data.sources.source_files import (
     BAD_SPAN,
     EXTRA_SPANS,
+    DefectLog,
     Fields,
-    Notes,
     as_list,
     as_text,
-    shown,
+    quoted,
 )
 
 CROWD = "crowd"
@@ -46,8 +46,8 @@ class DescribedRegions(CocoSource):
     def _description(self, entry: Fields, annotation: Fields) -> Any:
         """What the file says about a box, whatever it is."""
 
-    def _fill(self, draft: Draft, entry: Fields, where: str) -> None:
-        if is_small_picture(draft.picture, draft.notes, where):
+    def _fill(self, draft: RecordBuilder, entry: Fields, where: str) -> None:
+        if is_small_image(draft.picture, draft.notes, where):
             return
         for annotation, name in self._said(entry):
             region = _region(draft, annotation, name)
@@ -118,10 +118,10 @@ class FlickrRegions(CocoSource):
     )
     folders = ("flikcr_30k/flickr30k-images", "flikcr_30k/{}")
 
-    def _fill(self, draft: Draft, entry: Fields, where: str) -> None:
+    def _fill(self, draft: RecordBuilder, entry: Fields, where: str) -> None:
         notes = draft.notes
         text = as_text(entry.get("caption"), notes, f"{where}, caption")
-        if is_short_caption(text, notes, where) or is_small_picture(draft.picture, notes, where):
+        if is_short_caption(text, notes, where) or is_small_image(draft.picture, notes, where):
             return
         phrases: dict[int, str] = {}
         for annotation, name in self._said(entry):
@@ -138,26 +138,26 @@ class FlickrRegions(CocoSource):
                 draft.annotate("region", phrase, [region])
 
 
-def _region(draft: Draft, annotation: Fields, where: str) -> int | None:
+def _region(draft: RecordBuilder, annotation: Fields, where: str) -> int | None:
     """The region of a box, or None and a defect."""
     if is_small_box(annotation, draft.notes, where):
         return None
     return draft.region(draft.box(annotation.get("bbox"), where, xywh=True), None)
 
 
-def _phrase(caption: str, annotation: Fields, notes: Notes, where: str) -> str:
+def _phrase(caption: str, annotation: Fields, notes: DefectLog, where: str) -> str:
     """The words of a caption that name a box, or "" and a defect."""
     spans = as_list(annotation.get("tokens_positive"), notes, f"{where}, tokens_positive")
     if len(spans) > 1:
-        notes.add(EXTRA_SPANS, f"{where}: {shown(spans)}")
+        notes.add(EXTRA_SPANS, f"{where}: {quoted(spans)}")
     span = checked_span(spans[0], caption) if spans else None
     if span is None:
-        notes.add(BAD_SPAN, f"{where}: {shown(spans)}")
+        notes.add(BAD_SPAN, f"{where}: {quoted(spans)}")
         return ""
     return as_text(caption[slice(*span)], notes, where)
 
 
-DATASETS: dict[str, Callable[[Path, str], Source]] = {
+DATASETS: dict[str, Callable[[Path, str], DatasetSource]] = {
     each.name: each
     for each in (RefCOCORegions, RefCOCOPlusRegions, RefCOCOgRegions, VisualGenome, FlickrRegions)
 }

@@ -12,10 +12,10 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from glamm_jax.data import sources
-from glamm_jax.data.record import Source
+from glamm_jax.data.record import DatasetSource
 from glamm_jax.data.sources.source_files import SourceError
 
-MakeSource = Callable[[Path, str], Source]
+MakeSource = Callable[[Path, str], DatasetSource]
 
 
 def datasets() -> dict[str, MakeSource]:

@@ -26,27 +26,27 @@ from typing import Any
 import numpy as np
 
 from glamm_jax.data import rle
-from glamm_jax.data.record import Found, Source
+from glamm_jax.data.record import DatasetSource, ReadResult
 from glamm_jax.data.sources.class_names import ADE20K, COCO_STUFF
 from glamm_jax.data.sources.coco_file import Strays
 from glamm_jax.data.sources.grouped_by_image import CocoSource, files_of
-from glamm_jax.data.sources.mask_annotations import Shape, read_levels
-from glamm_jax.data.sources.record_builder import Draft
+from glamm_jax.data.sources.mask_annotations import MaskAnnotation, read_levels
+from glamm_jax.data.sources.record_builder import RecordBuilder
 from glamm_jax.data.sources.source_files import (
     BROKEN_ENTRY,
     MASK_SIZE,
-    NOTHING_SAID,
+    NO_ANNOTATION,
     UNKNOWN_CLASS,
+    DefectLog,
     Fields,
-    Notes,
     SourceError,
     as_id,
-    existing,
-    find_picture,
-    open_picture,
+    find_image,
+    first_existing,
+    open_image_file,
+    quoted,
     read_json,
     require_split,
-    shown,
 )
 
 UNLABELLED = 255
@@ -72,7 +72,7 @@ class LabelMapSource(ABC):
         require_split(self.name, split, self.folder_of)
         self.split, self._root = split, root
         folder = self.folder_of[split]
-        self._labels = existing(root, [place.format(folder) for place in self.labels])
+        self._labels = first_existing(root, [place.format(folder) for place in self.labels])
         self._folders = [place.format(folder) for place in self.pictures]
         self._broken: Strays = {}
         self.classes = self._read_classes()  # number -> name
@@ -86,29 +86,29 @@ class LabelMapSource(ABC):
         """Names of pictures in alphabetical order, then classes without a name."""
         return [*self._stems, *self._broken]
 
-    def read(self, key: str) -> Found:
+    def read(self, key: str) -> ReadResult:
         """Every class of a picture with its mask."""
-        notes = Notes(f"{self.name} {shown(key)}")
+        notes = DefectLog(f"{self.name} {quoted(key)}")
         if key in self._broken:
             notes.add(*self._broken[key])
             return notes.nothing()
-        picture = open_picture(self.image_path(key), self._folders, notes)
+        picture = open_image_file(self.image_path(key), self._folders, notes)
         levels = read_levels(self._labels, f"{key}.png", notes, "labels") if picture else None
         if picture is None or levels is None:
             return notes.nothing()
-        draft = Draft(picture, notes)
+        draft = RecordBuilder(picture, notes)
         if levels.shape == (picture.height, picture.width):
             self._fill(draft, levels)
         else:
             size = f"{levels.shape[0]} x {levels.shape[1]}"
             notes.add(MASK_SIZE, f"{size} in a picture of {picture.height} x {picture.width}")
-        return draft.found(key, self.name, self.split)
+        return draft.result(key, self.name, self.split)
 
     def image_path(self, key: str) -> Path | None:
         """Where the picture of a key lies."""
-        return find_picture(self._root, self._folders, f"{key}.jpg")
+        return find_image(self._root, self._folders, f"{key}.jpg")
 
-    def _fill(self, draft: Draft, levels: np.ndarray) -> None:
+    def _fill(self, draft: RecordBuilder, levels: np.ndarray) -> None:
         levels = np.asfortranarray(levels)  # as run lengths go, and once for all classes
         numbers = set(map(int, np.unique(levels))) - set(self.ignored)
         for number in sorted(numbers):
@@ -116,11 +116,11 @@ class LabelMapSource(ABC):
                 draft.notes.add(UNKNOWN_CLASS, f"{number}")
                 continue
             runs = rle.encode(levels == number)
-            region = draft.region(None, Shape(runs["counts"].encode("ascii")))
+            region = draft.region(None, MaskAnnotation(runs["counts"].encode("ascii")))
             if region is not None:
                 draft.annotate("semantic", self.classes[number], [region])
         if not numbers:
-            draft.notes.add(NOTHING_SAID, "no pixel has a class")
+            draft.notes.add(NO_ANNOTATION, "no pixel has a class")
 
     @abstractmethod
     def _read_classes(self) -> Mapping[int, str]:
@@ -167,7 +167,7 @@ class Mapillary(LabelMapSource):
     configs = ("Semantic_Segm/mapillary/config_v2.0.json", "mapillary/config_v2.0.json")
 
     def _read_classes(self) -> Mapping[int, str]:
-        path = existing(self._root, self.configs)
+        path = first_existing(self._root, self.configs)
         config = read_json(path)
         listed = config.get("labels") if isinstance(config, dict) else None
         if not isinstance(listed, list):
@@ -178,7 +178,7 @@ class Mapillary(LabelMapSource):
             if isinstance(name, str) and name.strip():
                 classes[i] = name.strip().lower()
             else:
-                self._broken[f"{path.name} label {i}"] = (BROKEN_ENTRY, f"no name: {shown(label)}")
+                self._broken[f"{path.name} label {i}"] = (BROKEN_ENTRY, f"no name: {quoted(label)}")
         return classes
 
 
@@ -192,20 +192,20 @@ class PartSource(CocoSource):
             fields = category if isinstance(category, dict) else {}
             identity, texts = as_id(fields.get("id")), _texts(fields.get("name"))
             if identity is None or not texts:
-                problem = BROKEN_ENTRY, f"no object or object:part: {shown(category)}"
+                problem = BROKEN_ENTRY, f"no object or object:part: {quoted(category)}"
                 self._broken[f"{self._file.name} category {i}"] = problem
             else:
                 self._texts[identity] = texts
         return images
 
-    def _fill(self, draft: Draft, entry: Fields, where: str) -> None:
+    def _fill(self, draft: RecordBuilder, entry: Fields, where: str) -> None:
         for annotation, name in self._said(entry):
             category = annotation.get("category_id")
             texts = self._texts.get(as_id(category) or "")
             if texts is None:
-                draft.notes.add(UNKNOWN_CLASS, f"{name}: category {shown(category)}")
+                draft.notes.add(UNKNOWN_CLASS, f"{name}: category {quoted(category)}")
                 continue
-            shape = draft.shape(annotation.get("segmentation"), name)
+            shape = draft.mask(annotation.get("segmentation"), name)
             region = draft.region(None, shape and shape._replace(overlap=None))
             if region is not None:
                 for text in texts:
@@ -249,6 +249,6 @@ class PASCALPart(PartSource):
     )
 
 
-DATASETS: dict[str, Callable[[Path, str], Source]] = {
+DATASETS: dict[str, Callable[[Path, str], DatasetSource]] = {
     each.name: each for each in (ADE20KSource, COCOStuff, Mapillary, PACO, PASCALPart)
 }

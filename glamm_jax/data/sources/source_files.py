@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glamm_jax.data.preprocess import ImageError, open_image
-from glamm_jax.data.record import Defect, Found
+from glamm_jax.data.record import Defect, ReadResult
 from glamm_jax.errors import GLaMMError
 
 # Kinds of defects: the words that a report counts.
@@ -37,7 +37,7 @@ MISSING_ENTRY = "missing entry"
 MISSING_IMAGE = "missing image"
 MISSING_MASK = "missing mask"
 NO_GROUNDINGS = "no groundings"
-NOTHING_SAID = "nothing said"
+NO_ANNOTATION = "nothing said"
 NULL_GROUNDING = "null grounding"
 NULL_SPAN = "null span"
 OVERLAPPING_PARTS = "overlapping polygons"
@@ -58,14 +58,14 @@ UNREADABLE_IMAGE = "unreadable image"
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # What stands in a file under names; of a pickle not even those are sure to be texts.
 Fields = dict[Any, Any]
-SHOWN = 60  # characters of a foreign value in a defect
+MAX_QUOTED = 60  # characters of a foreign value in a defect
 
 
 class SourceError(GLaMMError):
     """A dataset that cannot be opened at all. Says which file, and what to do."""
 
 
-class Notes:
+class DefectLog:
     """The defects of one read, in the order in which they were met."""
 
     def __init__(self, where: str):
@@ -76,12 +76,12 @@ class Notes:
         """One more, with its place inside of `self.where`."""
         self.defects.append(Defect(kind, f"{self.where}: {where}"))
 
-    def nothing(self) -> Found:
+    def nothing(self) -> ReadResult:
         """What a read ends with that gives no record."""
-        return Found(None, tuple(self.defects))
+        return ReadResult(None, tuple(self.defects))
 
 
-class Picture(NamedTuple):
+class ImageFile(NamedTuple):
     """A picture's file as it is, and its upright size."""
 
     data: bytes
@@ -116,7 +116,7 @@ def require_split(name: str, split: str, splits: Collection[str]) -> None:
         raise SourceError(f"{name}: no split {split!r}; there are {', '.join(splits)}")
 
 
-def existing(root: Path, places: Iterable[str]) -> Path:
+def first_existing(root: Path, places: Iterable[str]) -> Path:
     """The first of several places that exists: layouts differ between documentation and code.
 
     Raises: SourceError listing all places when none does.
@@ -128,21 +128,23 @@ def existing(root: Path, places: Iterable[str]) -> Path:
     raise SourceError(f"{root}: no {' and no '.join(places)} in it")
 
 
-def find_picture(root: Path, folders: Iterable[str], name: str) -> Path | None:
+def find_image(root: Path, folders: Iterable[str], name: str) -> Path | None:
     """The file of this name in the first folder that has it."""
     paths = (os.path.join(root, folder, name) for folder in folders)
     # os.path.isfile is content with names that no file system takes.
     return next((Path(path) for path in paths if os.path.isfile(path)), None)
 
 
-def open_picture(path: Path | None, folders: Sequence[str], notes: Notes) -> Picture | None:
+def open_image_file(
+    path: Path | None, folders: Sequence[str], notes: DefectLog
+) -> ImageFile | None:
     """A picture that was looked for in some folders; None and a defect where it cannot be read."""
     if path is None:
         notes.add(MISSING_IMAGE, f"not in {' or '.join(folders)}")
-    return read_picture(path, notes) if path else None
+    return read_image_file(path, notes) if path else None
 
 
-def read_picture(path: Path, notes: Notes) -> Picture | None:
+def read_image_file(path: Path, notes: DefectLog) -> ImageFile | None:
     """A picture that decodes from its first to its last row; None and a defect otherwise."""
     try:
         data = path.read_bytes()
@@ -152,24 +154,24 @@ def read_picture(path: Path, notes: Notes) -> Picture | None:
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         notes.add(MISSING_IMAGE, f"{path.name}: {error}")
     else:
-        return Picture(data, height, width)
+        return ImageFile(data, height, width)
     return None
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """A foreign value, short enough for a report."""
     text = value if isinstance(value, str) else reprlib.repr(value)
-    text = LONE_SURROGATE.sub("?", text[: SHOWN + 1])
-    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+    text = LONE_SURROGATE.sub("?", text[: MAX_QUOTED + 1])
+    return text if len(text) <= MAX_QUOTED else text[: MAX_QUOTED - 3] + "..."
 
 
-def as_text(value: Any, notes: Notes, where: str) -> str:
+def as_text(value: Any, notes: DefectLog, where: str) -> str:
     """A text with letters or digits in it, "" and a defect where there is none.
 
     Half characters are replaced one by one, so that spans stay where they are.
     """
     if not isinstance(value, str) or not any(map(str.isalnum, value)):
-        notes.add(EMPTY_TEXT, f"{where}: {shown(value)}")
+        notes.add(EMPTY_TEXT, f"{where}: {quoted(value)}")
         return ""
     if not LONE_SURROGATE.search(value):
         return value
@@ -177,18 +179,18 @@ def as_text(value: Any, notes: Notes, where: str) -> str:
     return LONE_SURROGATE.sub("\ufffd", value)
 
 
-def as_list(value: Any, notes: Notes, where: str) -> list[Any]:
+def as_list(value: Any, notes: DefectLog, where: str) -> list[Any]:
     """A list; none is an empty one, and anything else is that and a defect."""
     if value is not None and not isinstance(value, list):
-        notes.add(BROKEN_ENTRY, f"{where}: {shown(value)} is no list")
+        notes.add(BROKEN_ENTRY, f"{where}: {quoted(value)} is no list")
     return value if isinstance(value, list) else []
 
 
-def as_fields(value: Any, notes: Notes, where: str) -> Fields:
+def as_fields(value: Any, notes: DefectLog, where: str) -> Fields:
     """A JSON object, empty and a defect where there is none."""
     if isinstance(value, dict):
         return value
-    notes.add(BROKEN_ENTRY, f"{where}: {shown(value)} has no fields")
+    notes.add(BROKEN_ENTRY, f"{where}: {quoted(value)} has no fields")
     return {}
 
 

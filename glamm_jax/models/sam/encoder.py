@@ -107,7 +107,7 @@ class RelativeAttention(nnx.Module):
         return self.proj(out.reshape(b, s, s, d))
 
 
-class Block(nnx.Module):
+class SAMBlock(nnx.Module):
     """A pre-norm transformer block on maps; `window` is the side of its windows, or None."""
 
     def __init__(self, config: SAMConfig, window: int | None, *, rngs: nnx.Rngs, stack: tuple = ()):
@@ -145,10 +145,10 @@ class Neck(nnx.Module):
         return self.norm2(self.mix(self.norm1(self.reduce(x))))
 
 
-class Group(nnx.Module):
+class BlockGroup(nnx.Module):
     """A stack of windowed blocks and then one global block; either may be missing."""
 
-    def __init__(self, windowed: Block | None, wide: Block | None):
+    def __init__(self, windowed: SAMBlock | None, wide: SAMBlock | None):
         self.windowed, self.wide = windowed, wide
 
     def __call__(self, x: Float[Array, "g h w d"]) -> Float[Array, "g h w d"]:
@@ -157,7 +157,7 @@ class Group(nnx.Module):
         return x if self.wide is None else self.wide(x)
 
 
-class Stretch(NamedTuple):
+class BlockRun(NamedTuple):
     """Blocks that repeat: `groups` times `windowed` windowed ones and then `wide` global ones."""
 
     groups: int
@@ -165,7 +165,7 @@ class Stretch(NamedTuple):
     wide: int
 
 
-def stretches(kinds: list[bool]) -> list[Stretch]:
+def block_runs(kinds: list[bool]) -> list[BlockRun]:
     """Blocks in order (True: global) as few repeating stretches.
 
     W W G W W G W  ->  2 groups of (2 windowed, 1 global), 1 group of 1 windowed
@@ -178,7 +178,7 @@ def stretches(kinds: list[bool]) -> list[Stretch]:
         windowed = 0 if is_global else windowed + 1
     if windowed:
         units.append((windowed, 0))
-    return [Stretch(len(list(same)), *unit) for unit, same in groupby(units)]
+    return [BlockRun(len(list(same)), *unit) for unit, same in groupby(units)]
 
 
 class ImageEncoder(nnx.Module):
@@ -191,9 +191,9 @@ class ImageEncoder(nnx.Module):
         self.pos_embed = nnx.Param(positions, axes=(None, None, "embed"))
         windowed, wide = len(config.window_blocks), len(config.global_blocks)
         self.window_blocks = (
-            Block(config, config.window_size, rngs=rngs, stack=(windowed,)) if windowed else None
+            SAMBlock(config, config.window_size, rngs=rngs, stack=(windowed,)) if windowed else None
         )
-        self.global_blocks = Block(config, None, rngs=rngs, stack=(wide,)) if wide else None
+        self.global_blocks = SAMBlock(config, None, rngs=rngs, stack=(wide,)) if wide else None
         self.neck = Neck(config, rngs=rngs)
         self.config = config
 
@@ -220,7 +220,7 @@ class ImageEncoder(nnx.Module):
         kinds = [i in self.config.global_blocks for i in range(self.config.num_layers)]
         window_at = start - sum(kinds[:start])
         global_at = sum(kinds[:start])
-        for groups, windowed, wide in stretches(kinds[start:stop]):
+        for groups, windowed, wide in block_runs(kinds[start:stop]):
             window_end, global_end = window_at + groups * windowed, global_at + groups * wide
             window_part = global_part = None
             if windowed and self.window_blocks is not None:
@@ -228,7 +228,7 @@ class ImageEncoder(nnx.Module):
                 window_part = restack(taken, groups)
             if wide and self.global_blocks is not None:
                 global_part = take_blocks(self.global_blocks, global_at, global_end)
-            group = Group(window_part, global_part)
+            group = BlockGroup(window_part, global_part)
             x = scan_blocks(lambda group, x, _: group(x), group, x)
             window_at, global_at = window_end, global_end
         return x

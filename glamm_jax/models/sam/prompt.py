@@ -19,7 +19,7 @@ BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = range(4)
 NOT_A_POINT = -1
 
 
-class Buffer(nnx.Variable):
+class ConstantBuffer(nnx.Variable):
     """A constant of the checkpoint: saved and loaded, never trained."""
 
 
@@ -52,7 +52,7 @@ class PromptEncoder(nnx.Module):
 
     def __init__(self, config: SAMConfig, *, rngs: nnx.Rngs):
         dim = config.out_dim
-        self.frequencies = Buffer(normal(rngs, (2, dim // 2), 1.0), axes=(None, None))
+        self.frequencies = ConstantBuffer(normal(rngs, (2, dim // 2), 1.0), axes=(None, None))
         self.point_embeddings = nnx.Param(normal(rngs, (4, dim), 1.0), axes=(None, None))
         self.not_a_point = nnx.Param(normal(rngs, (dim,), 1.0), axes=(None,))
         self.no_mask = nnx.Param(normal(rngs, (dim,), 1.0), axes=(None,))

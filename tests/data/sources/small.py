@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from glamm_jax.data import rle
-from glamm_jax.data.record import Found, Record, Source, check_record
+from glamm_jax.data.record import DatasetSource, ReadResult, Record, check_record
 
 FIXTURES = Path(__file__).parents[2] / "goldens" / "fixtures" / "data"
 HEIGHT, WIDTH = 12, 20
@@ -60,7 +60,7 @@ def copy_fixtures(root: Path, *folders: str) -> Path:
     return root
 
 
-def kinds(found: Found) -> Counter[str]:
+def kinds(found: ReadResult) -> Counter[str]:
     """How often each kind of defect was noted."""
     return Counter(defect.kind for defect in found.defects)
 
@@ -75,7 +75,7 @@ def texts(record: Record | None, task: str) -> list[str]:
     return [each.text for each in record.annotations if each.task == task] if record else []
 
 
-def read_all(source: Source) -> dict[str, Found]:
+def read_all(source: DatasetSource) -> dict[str, ReadResult]:
     """Everything a source has, every record checked."""
     found = {key: source.read(key) for key in source.keys}
     for each in found.values():
@@ -85,7 +85,9 @@ def read_all(source: Source) -> dict[str, Found]:
     return found
 
 
-def only(make: Callable[[Path, str], Source], root: Path, split: str = "train") -> Found:
+def only(
+    make: Callable[[Path, str], DatasetSource], root: Path, split: str = "train"
+) -> ReadResult:
     """What the only picture of a small dataset gives."""
     (found,) = read_all(make(root, split)).values()
     return found

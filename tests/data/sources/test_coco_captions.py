@@ -10,7 +10,7 @@ from glamm_jax.data.sources.source_files import (
     BROKEN_TEXT,
     EMPTY_TEXT,
     MISSING_IMAGE,
-    NOTHING_SAID,
+    NO_ANNOTATION,
     SIZE_MISMATCH,
     UNKNOWN_ID,
     SourceError,
@@ -63,7 +63,7 @@ def test_captions_of_no_picture_and_pictures_without_captions_are_named(tmp_path
     strays = [{"image_id": 8, "caption": "A cat."}, {"caption": "A cat."}]
     found = build(tmp_path, *strays)
     assert [kinds(each) for each in found.values()] == [
-        {NOTHING_SAID: 1},
+        {NO_ANNOTATION: 1},
         {UNKNOWN_ID: 1},
         {BROKEN_ENTRY: 1},
     ]

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glamm_jax.data.record import Record, Source
+from glamm_jax.data.record import DatasetSource, Record
 from glamm_jax.data.sources import (
     coco_captions,
     grandf,
@@ -38,7 +38,7 @@ from tests.data.sources.small import FIXTURES, picture, read_all, write
 class Family(NamedTuple):
     """A dataset of the fixtures and one of its files; `owner` tells whose a place in it is."""
 
-    make: Callable[[Path, str], Source]
+    make: Callable[[Path, str], DatasetSource]
     file: str
     owner: Callable[[Any, Place], str | None]
 
@@ -128,7 +128,7 @@ FAMILIES = {
 }
 
 
-def records(source: Source) -> dict[str, Record | None]:
+def records(source: DatasetSource) -> dict[str, Record | None]:
     """All records by key."""
     return {key: each.record for key, each in read_all(source).items()}
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glamm_jax.data import rle
-from glamm_jax.data.record import Annotation, Found, Link, check_record
+from glamm_jax.data.record import Annotation, Link, ReadResult, check_record
 from glamm_jax.data.sources.jsonl import JsonlSource
 from glamm_jax.data.sources.source_files import SourceError
 from tests.conftest import ROOT
@@ -49,7 +49,7 @@ def source(folder: Path, *lines: Any, split: str = "train") -> JsonlSource:
     return JsonlSource(path, split)
 
 
-def read(folder: Path, **fields: Any) -> Found:
+def read(folder: Path, **fields: Any) -> ReadResult:
     """What one line about the dog says."""
     made = source(folder, {"image": "photos/dog.jpg", **fields})
     (key,) = made.keys
@@ -59,11 +59,11 @@ def read(folder: Path, **fields: Any) -> Found:
     return found
 
 
-def defects(found: Found) -> list[str]:
+def defects(found: ReadResult) -> list[str]:
     return [f"{where} ({kind})" for kind, where in found.defects]
 
 
-def only_defect(found: Found) -> str:
+def only_defect(found: ReadResult) -> str:
     """The one thing that is wrong with line 1, without the file's name."""
     (defect,) = defects(found)
     return defect.removeprefix("own.jsonl line 1: ")

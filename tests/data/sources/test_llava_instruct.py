@@ -15,7 +15,7 @@ from glamm_jax.data.sources.source_files import (
     BROKEN_ENTRY,
     EMPTY_TEXT,
     MISSING_IMAGE,
-    NOTHING_SAID,
+    NO_ANNOTATION,
     SourceError,
 )
 from tests.data.sources.small import FIXTURES, kinds, picture, read_all, write
@@ -98,8 +98,8 @@ def test_a_mark_in_a_later_turn_is_no_second_image(tmp_path):
         (said("<image>", "A dog."), False, {EMPTY_TEXT: 1}),
         (said("What?"), False, {UNANSWERED: 1}),
         (said("Hello.", first="gpt"), False, {NO_QUESTION: 1}),
-        ([], False, {NOTHING_SAID: 1}),
-        (None, False, {NOTHING_SAID: 1}),
+        ([], False, {NO_ANNOTATION: 1}),
+        (None, False, {NO_ANNOTATION: 1}),
         ("What?", False, {BROKEN_ENTRY: 1}),
         ({"from": "human"}, False, {BROKEN_ENTRY: 1}),
     ],

@@ -10,14 +10,14 @@ import pytest
 from pycocotools import mask as coco
 
 from glamm_jax.data import rle
-from glamm_jax.data.sources.mask_annotations import read_shape
+from glamm_jax.data.sources.mask_annotations import read_mask
 from glamm_jax.data.sources.source_files import (
     BAD_MASK,
     EMPTY_MASK,
     MASK_SIZE,
     MISSING_MASK,
     OVERLAPPING_PARTS,
-    Notes,
+    DefectLog,
 )
 from tests.data.sources.small import block
 
@@ -27,8 +27,8 @@ SQUARE = [2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]
 
 def read(parts, polygons_fit=True):
     """(pixels, pixels counted twice, kinds of defects); None where there is no mask."""
-    notes = Notes("here")
-    shape = read_shape(parts, *SIZE, notes, "object", polygons_fit)
+    notes = DefectLog("here")
+    shape = read_mask(parts, *SIZE, notes, "object", polygons_fit)
     kinds = Counter(defect.kind for defect in notes.defects)
     if shape is None:
         return None, None, kinds
@@ -63,8 +63,8 @@ def test_trap_22_parts_are_joined_and_what_two_of_them_cover_is_kept():
 
 
 def test_pixels_of_three_parts_are_named():
-    notes = Notes("here")
-    shape = read_shape([block(0, 0, 6, 6)] * 3, *SIZE, notes, "object")
+    notes = DefectLog("here")
+    shape = read_mask([block(0, 0, 6, 6)] * 3, *SIZE, notes, "object")
     assert shape is not None and array(shape.overlap).sum() == 36
     assert "three or more" in notes.defects[0].where
 

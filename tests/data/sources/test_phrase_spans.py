@@ -18,13 +18,13 @@ from glamm_jax.data.sources.source_files import (
     PHRASE_NOT_FOUND,
     REPEATED_PHRASE,
     STALE_SPAN,
-    Notes,
+    DefectLog,
 )
 
 
 def placed(text, *phrases, stale=False):
     """Links of (phrase, span) pairs, region i for the i-th, and the kinds of defects."""
-    notes = Notes("here")
+    notes = DefectLog("here")
     caption = Phrases(text, notes, "caption")
     for i, (phrase, span) in enumerate(phrases):
         caption.place(phrase, span, [i], may_be_stale=stale)
@@ -32,7 +32,7 @@ def placed(text, *phrases, stale=False):
 
 
 def searched(text, *phrases):
-    notes = Notes("here")
+    notes = DefectLog("here")
     caption = Phrases(text, notes, "caption")
     for i, phrase in enumerate(phrases):
         caption.search(phrase, [i])

@@ -14,7 +14,7 @@ from glamm_jax.data.sources.source_files import (
     EMPTY_TEXT,
     EXTRA_SPANS,
     MISSING_IMAGE,
-    NOTHING_SAID,
+    NO_ANNOTATION,
     SHORT_CAPTION,
     SIZE_MISMATCH,
     SMALL_BOX,
@@ -212,7 +212,7 @@ def test_other_defects_of_pictures_are_named(tmp_path):
     assert kinds(small["p.jpg"]) == {SMALL_IMAGE: 1}
     cut = build(tmp_path, "visual_genome", box(), data=picture(40, 50)[:70])
     assert kinds(cut["p.jpg"]) == {UNREADABLE_IMAGE: 1}
-    assert kinds(build(tmp_path, "visual_genome")["p.jpg"]) == {NOTHING_SAID: 1}
+    assert kinds(build(tmp_path, "visual_genome")["p.jpg"]) == {NO_ANNOTATION: 1}
 
 
 def test_entries_that_belong_nowhere_are_named(tmp_path):

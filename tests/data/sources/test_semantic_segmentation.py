@@ -19,7 +19,7 @@ from glamm_jax.data.sources.source_files import (
     MASK_SIZE,
     MISSING_IMAGE,
     MISSING_MASK,
-    NOTHING_SAID,
+    NO_ANNOTATION,
     OVERLAPPING_PARTS,
     SIZE_MISMATCH,
     UNKNOWN_CLASS,
@@ -167,7 +167,7 @@ def test_a_palette_and_sixteen_bits_are_numbers(tmp_path):
         (None, None, MISSING_MASK),
         (stripes(1), False, MISSING_IMAGE),
         (stripes(1), picture()[:60], UNREADABLE_IMAGE),
-        (stripes(0), None, NOTHING_SAID),
+        (stripes(0), None, NO_ANNOTATION),
     ],
     ids=["other height", "turned", "colours", "empty", "cut", "none", "no image", "cut image", "0"],
 )
@@ -368,4 +368,4 @@ def test_polygons_for_a_picture_of_another_size_are_not_drawn(tmp_path):
 
 
 def test_a_picture_without_annotations_is_counted(tmp_path):
-    assert kinds(read_all(parts(tmp_path, []))["p.jpg"]) == {NOTHING_SAID: 1}
+    assert kinds(read_all(parts(tmp_path, []))["p.jpg"]) == {NO_ANNOTATION: 1}

@@ -70,8 +70,10 @@ def original_name(name: str, iou_layers: int) -> str | None:
 def build_ours(config: SAMConfig, tensors: dict[str, np.ndarray]) -> SAM:
     graph, abstract = nnx.split(nnx.eval_shape(lambda: SAM(config, rngs=nnx.Rngs(0))))
     sizes = {name: tensor.shape for name, tensor in tensors.items()}
-    leaves = rules.load(sam_table(config), sizes, tensors.__getitem__, flat_state.shapes(abstract))
-    return nnx.merge(graph, flat_state.fill(abstract, leaves))
+    leaves = rules.load(
+        sam_table(config), sizes, tensors.__getitem__, flat_state.state_shapes(abstract)
+    )
+    return nnx.merge(graph, flat_state.fill_state(abstract, leaves))
 
 
 def build_theirs(config: SAMConfig, seed: int) -> Any:

@@ -12,12 +12,12 @@ from flax import nnx
 
 from glamm_jax.config import SAMConfig
 from glamm_jax.models.sam.encoder import (
-    Block,
+    BlockRun,
     ImageEncoder,
-    Stretch,
+    SAMBlock,
+    block_runs,
     from_windows,
     relative_attention,
-    stretches,
     to_windows,
 )
 from glamm_jax.weights.sam import image_encoder_table
@@ -38,16 +38,16 @@ def build(config: SAMConfig) -> ImageEncoder:
 @pytest.mark.parametrize(
     ("kinds", "expected"),
     [
-        ("WGWG", [Stretch(2, 1, 1)]),
-        ("WWGWWGW", [Stretch(2, 2, 1), Stretch(1, 1, 0)]),
-        ("GG", [Stretch(2, 0, 1)]),
-        ("WWW", [Stretch(1, 3, 0)]),
-        ("GWGWWG", [Stretch(1, 0, 1), Stretch(1, 1, 1), Stretch(1, 2, 1)]),
+        ("WGWG", [BlockRun(2, 1, 1)]),
+        ("WWGWWGW", [BlockRun(2, 2, 1), BlockRun(1, 1, 0)]),
+        ("GG", [BlockRun(2, 0, 1)]),
+        ("WWW", [BlockRun(1, 3, 0)]),
+        ("GWGWWG", [BlockRun(1, 0, 1), BlockRun(1, 1, 1), BlockRun(1, 2, 1)]),
         ("", []),
     ],
 )
 def test_blocks_in_any_order_become_repeating_stretches(kinds, expected):
-    assert stretches([kind == "G" for kind in kinds]) == expected
+    assert block_runs([kind == "G" for kind in kinds]) == expected
 
 
 @pytest.mark.parametrize("global_blocks", [(1, 3), (0, 3), ()], ids=str)
@@ -96,7 +96,7 @@ def test_windows_come_back_as_they_were_cut(height, width, size):
 
 
 def test_a_window_is_not_influenced_by_another(small_config):
-    graph, state = nnx.split(Block(small_config, 4, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(SAMBlock(small_config, 4, rngs=nnx.Rngs(0)))
     block = jax.jit(lambda x: nnx.merge(graph, state)(x))
     x = draw(1, 8, 8, small_config.hidden_dim)
     changed = x.at[:, 4:, 4:].add(1.0)

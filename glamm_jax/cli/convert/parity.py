@@ -1,0 +1,47 @@
+"""Compare this implementation with numbers recorded of the PyTorch original, array by array.
+
+The comparison lives in `tools/parity` of the repository, so it needs a checkout.
+
+  glamm-jax convert parity tests/goldens
+  glamm-jax convert parity ../shared/golden --only components,e2e --json parity.json
+
+Exit status: 0 all equal, 1 something differs or is unknown, 2 the folder, a file or a named part
+is absent or broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from glamm_jax.cli.program import checkout_path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a golden folder")
+    parser.add_argument(
+        "--only",
+        type=lambda text: [part for part in text.split(",") if part],
+        default=[],
+        metavar="PART,PART",
+        help="compare these parts only: preprocessing, tokenizer, conversations, e2e, components, "
+        "manifest, datasets, pipeline, evaluation",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every array's verdict")
+    parser.add_argument("--all", action="store_true", help="also print excluded arrays and why")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare; the exit status is that of the comparison.
+
+    Raises:
+        ConfigError: there is no checkout.
+    """
+    tool = checkout_path("tools", "parity", instead="clone the repository to compare")
+    if str(tool.parents[1]) not in sys.path:
+        sys.path.insert(0, str(tool.parents[1]))
+    compare = import_module("tools.parity.command").compare
+    return compare(options.folder, options.only, options.json, show_excluded=options.all)

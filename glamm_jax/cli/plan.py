@@ -1,0 +1,81 @@
+"""Print what a training run would take: parameters, memory, FLOPs, time on known chips.
+
+  glamm-jax plan --config configs/finetune_gcg.py
+  glamm-jax plan --config configs/finetune_gcg.py --mesh 1 16 1 --set optim.accumulation_steps=2
+  glamm-jax plan --topology v5e:2x4 --mesh 1 8 1      also compile the step for eight TPU v5e
+
+Counting takes seconds and needs no accelerator. --topology compiles the training step ahead of time
+for TPUs that are not attached: minutes, 7 GB of memory, and libtpu on the path (`make tpu` provides
+it). XLA refuses a program that does not fit, so a step that compiles fits.
+
+Without --config: fine-tuning of the released model for GCG, --images a chip.
+
+Exit status: 0 counted, and it fits where it was compiled; 1 it does not fit; 2 unusable input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from glamm_jax.aot.compile_step import compile_for_topology, released_gcg_config
+from glamm_jax.aot.plan import plan
+from glamm_jax.cli.program import make_parser, positive_int, run_program
+from glamm_jax.cli.train import add_overrides, load_config
+from glamm_jax.config.overrides import with_overrides
+from glamm_jax.files import write_atomic
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax plan") -> int:
+    """Count, and compile where a topology is named; returns the exit status."""
+    options = parse(arguments, prog)
+    return run_program("plan", lambda: run(options))
+
+
+def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax plan") -> argparse.Namespace:
+    """Parse the command line."""
+    parser = make_parser(prog, __doc__)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="of a training run")
+    parser.add_argument(
+        "--mesh",
+        type=positive_int,
+        nargs=3,
+        metavar=("DATA", "FSDP", "TENSOR"),
+        help="sizes of the mesh's axes (default: those of the configuration)",
+    )
+    parser.add_argument("--topology", metavar="NAME", help="compile for it, such as v5e:2x4")
+    parser.add_argument(
+        "--images",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="rows and images a chip, without --config (%(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the compiled figures")
+    add_overrides(parser)
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the plan that the parsed command line asks for; 1 if it does not fit."""
+    if options.config is None:
+        data, fsdp, tensor = options.mesh or (1, 8, 1)
+        config = released_gcg_config(options.images, batch_slices=data * fsdp)
+    else:
+        config = load_config(options.config)
+        data, fsdp, tensor = options.mesh or (
+            max(config.mesh.data, 1),
+            config.mesh.fsdp,
+            config.mesh.tensor,
+        )
+    config = with_overrides(config, options.set)
+    print(plan(config, (data, fsdp, tensor)).text(), flush=True)
+    if options.topology is None:
+        return 0
+    found = compile_for_topology(config, options.topology, (data, fsdp, tensor))
+    print("\n" + "\n".join(f"{name:26} {value}" for name, value in found.items()))
+    if options.json is not None:
+        write_atomic(options.json, json.dumps(found, indent=1) + "\n")
+    return int(not found["fits"])
