@@ -40,8 +40,8 @@ from bench.measure import (
 )
 from glamm_jax.aot import flops
 from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, SAMConfig, released, tiny
-from glamm_jax.data.collate import pack
-from glamm_jax.data.sample import Row, Sample
+from glamm_jax.data.collate import collate
+from glamm_jax.data.encode import Sample, TokenizedConversation
 from glamm_jax.inference.generate import Generator
 from glamm_jax.models.clip import CLIPVision
 from glamm_jax.models.glamm import GLaMM
@@ -160,7 +160,7 @@ def gcg_case(config: GLaMMConfig, batch: int, words: int, steps: int) -> Case:
 
     def make() -> Callable[[], Any]:
         generator = endless_generator(config)
-        batch_of_pictures = pack([_sample(config, ids, size)] * batch, config)
+        batch_of_pictures = collate([_sample(config, ids, size)] * batch, config)
 
         def call() -> Any:
             state = generator.prefill(batch_of_pictures, room=steps)
@@ -192,7 +192,7 @@ def _sample(config: GLaMMConfig, ids: list[int], size: tuple[int, int]) -> Sampl
     rng = np.random.default_rng(0)
     clip, sam = config.clip.image_size, config.sam.image_size
     return Sample(
-        rows=(Row(np.array(ids), np.full(len(ids), IGNORE_ID)),),
+        conversations=(TokenizedConversation(np.array(ids), np.full(len(ids), IGNORE_ID)),),
         image=rng.integers(0, 256, (clip, clip, 3), np.uint8),
         grounding_image=rng.integers(0, 256, (sam, sam, 3), np.uint8),
         resized_size=(sam * size[0] // size[1], sam),

@@ -38,10 +38,8 @@ from bench.pictures import Pictures, written
 from glamm_jax.config import GLaMMConfig, released, tiny
 from glamm_jax.config.experiment import DataConfig, MixtureEntry
 from glamm_jax.data import rle
-from glamm_jax.data.batch_filling import Filler
-from glamm_jax.data.collate import join, shaped
-from glamm_jax.data.loader import WORKER_ENVIRONMENT, Reader, Ticket
-from glamm_jax.data.packing import Packing
+from glamm_jax.data.collate import join_slices
+from glamm_jax.data.loader import WORKER_ENVIRONMENT, RecordRequest, SampleReader, SliceLoader
 from glamm_jax.data.preprocess import (
     clip_and_grounding_images,
     clip_image,
@@ -99,15 +97,17 @@ class Work:
 
     def __post_init__(self) -> None:
         self.tokenizer = load_tokenizer(self.data.tokenizer, self.model.tokens)
-        self.reader = Reader([self.shards], self.data, self.model)
+        self.reader = SampleReader([self.shards], self.data, self.model)
         self.records = list(self.shards)
         self.images = [open_image(record.image) for record in self.records]
-        self.reads = [self.reader(i, Ticket(0, i, 0)) for i in range(len(self.records))]
+        self.reads = [self.reader(i, RecordRequest(0, i, 0)) for i in range(len(self.records))]
         cv2.setNumThreads(1)
 
     def whole(self) -> list[Batch]:
         """Every batch."""
-        return self._batches(self.reader(i, Ticket(0, i, 0)) for i in range(len(self.shards)))
+        return self._batches(
+            self.reader(i, RecordRequest(0, i, 0)) for i in range(len(self.shards))
+        )
 
     def bare(self) -> None:
         """Decode, resize, masks, by common libraries."""
@@ -159,11 +159,10 @@ class Work:
         return batches
 
     def _batches(self, reads: Any) -> list[Batch]:
-        quotas, packing = self.data.batch_shape, Packing()
-        filler = Filler(reads, self.model, quotas, packing, self.data.max_deferred)
-        patches = self.model.clip.num_patches
+        shape, num_patches = self.data.batch_shape, self.model.clip.num_patches
+        loader = SliceLoader(self.reads, self.data, self.model, reads)
         return [
-            join({0: shaped(filler.fill(), self.model, quotas)}, quotas, patches)
+            join_slices({0: loader.next_batch().batch}, shape, num_patches)
             for _ in range(len(self.shards) // PICTURES_A_BATCH)
         ]
 

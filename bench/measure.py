@@ -19,8 +19,8 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.data.collate import pack
-from glamm_jax.data.sample import Row, Sample
+from glamm_jax.data.collate import collate
+from glamm_jax.data.encode import Sample, TokenizedConversation
 from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.types import Batch
 
@@ -141,4 +141,6 @@ def prompts(config: GLaMMConfig, rows: int, tokens: int) -> Batch:
     first, last = config.tokens.eos + 1, config.tokens.image_start
     ids = np.random.default_rng(0).integers(first, last, (rows, tokens))
     nothing = np.full(tokens, IGNORE_ID)
-    return pack([Sample(rows=(Row(row, nothing),)) for row in ids], config)
+    return collate(
+        [Sample(conversations=(TokenizedConversation(row, nothing),)) for row in ids], config
+    )

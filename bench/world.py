@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.measure import RESULTS, machine, median, table, write
 from glamm_jax.config.experiment import ConversationConfig, ConversationTask
-from glamm_jax.data.conversation_sampler import draw_examples
+from glamm_jax.data.conversation_sampler import sample_conversations
 from glamm_jax.miniworld import EASY, FULL, World, record, scene
 
 WORLDS = {"easy": EASY, "full": FULL}
@@ -32,7 +32,7 @@ def works(size: int, world: World) -> dict[str, Callable[[int], object]]:
     return {
         "scene": lambda i: scene(0, i, size, world),
         "record": lambda i: record(scene(0, i, size, world)),
-        "example": lambda i: draw_examples(
+        "example": lambda i: sample_conversations(
             record(scene(0, i, size, world)), (TASKS[i % len(TASKS)],), ConversationConfig()
         ),
     }

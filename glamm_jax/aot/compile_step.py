@@ -23,7 +23,7 @@ from jax.experimental import topologies
 from glamm_jax.aot.plan import CHIPS
 from glamm_jax.config import released, with_lora
 from glamm_jax.config.experiment import DataConfig, ExperimentConfig, MixtureEntry
-from glamm_jax.data.collate import join, pack
+from glamm_jax.data.collate import collate, join_slices
 from glamm_jax.errors import ConfigError
 from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.training.placement import abstract_batch, abstract_split, gathered_stacks
@@ -130,5 +130,5 @@ def compiled(config: ExperimentConfig) -> dict[str, Any]:
 def empty_batch(config: ExperimentConfig) -> Batch:
     """The whole batch of a step with nothing in it."""
     quotas, model = config.data.batch_shape, config.model
-    pieces = {number: pack([], model, quotas) for number in range(config.data.batch_slices)}
-    return join(pieces, quotas, model.clip.num_patches)
+    pieces = {number: collate([], model, quotas) for number in range(config.data.batch_slices)}
+    return join_slices(pieces, quotas, model.clip.num_patches)

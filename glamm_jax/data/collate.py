@@ -1,173 +1,395 @@
-"""Prepared samples to one fixed-shape `Batch`: every position is computed here, once, in numpy.
+"""Collate samples into one fixed-shape `Batch`. All positions are computed here, in numpy.
 
     expanded [1, 89, <im_start>, p0 p1 ... p575, <im_end>, 12, <bbox>, 7, [SEG]]
     image_source    -1 -1 -1     0  1 ...  575   -1         -1  -1     -1  -1
     region_source                                           -1   0     -1  -1
     mask_positions                                                      ^ emits [SEG]
 
-What does not fit raises `CapacityError`, naming what; nothing is sliced away in silence.
+What does not fit raises `BatchShapeError`, naming the field; nothing is dropped silently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from glamm_jax.config import GLaMMConfig
-from glamm_jax.data.packing import FILLER, Expanded, Packing, Place, Rows, expand
-from glamm_jax.data.sample import RowError, Sample, check_sample
+from glamm_jax.data.encode import Sample, SampleError, check_sample
+from glamm_jax.data.packing import (
+    FILLER_ID,
+    UNPACKED,
+    ExpandedConversation,
+    Packing,
+    Placement,
+    RowPacker,
+    expand,
+)
 from glamm_jax.errors import GLaMMError
 from glamm_jax.types import Array, Batch, BatchShape
 
-UNPACKED = Packing()
+# Fields of a batch's shape that samples add to, besides rows.
+COUNTED_FIELDS = ("images", "region_images", "regions", "grounding_images", "masks")
 
 
-class CapacityError(GLaMMError):
-    """A batch does not fit the shapes it was given. Names the part, the need and the room."""
+class BatchShapeError(GLaMMError):
+    """Samples do not fit the shape of a batch. Names the field, the need and the limit."""
 
 
-class _Placed(NamedTuple):
-    """A conversation, where it stands, the slots of the two images it speaks of (or -1), and the
-    box of each `<bbox>`."""
+@dataclass(frozen=True)
+class ExpandedSample:
+    """A sample with its conversations expanded."""
 
-    talk: Expanded
-    place: Place
+    sample: Sample
+    conversations: list[ExpandedConversation]
+
+
+def expand_sample(
+    sample: Sample, config: GLaMMConfig, dtype: np.dtype | None = None
+) -> ExpandedSample:
+    """Check a sample and expand its conversations.
+
+    Args:
+        sample: to be put into a batch.
+        config: sizes of the model.
+        dtype: of the images already in the batch; None: there are none.
+
+    Raises:
+        SampleError: the sample contradicts itself or the model.
+    """
+    check_sample(sample, config, dtype)
+    return ExpandedSample(sample, [expand(x, config) for x in sample.conversations])
+
+
+class _PlacedConversation(NamedTuple):
+    """A conversation in the batch, and the slots of what it refers to (-1: none)."""
+
+    conversation: ExpandedConversation
+    placement: Placement
     image: int
     grounding_image: int
-    boxes: np.ndarray
+    regions: np.ndarray  # slot of the box of each `<bbox>`
 
 
-class _Mask(NamedTuple):
-    """Where a [SEG] is emitted, the slot of its grounding image, and its truth, if known."""
+class _PlacedMask(NamedTuple):
+    """Where a [SEG] is emitted, the slot of its grounding image, and the reference mask if known."""
 
     row: int
     position: int
-    image: int
-    truth: np.ndarray | None
+    grounding_image: int
+    reference: np.ndarray | None
 
 
-@dataclass
-class Parts:
-    """Samples that make up a batch, before it has a shape; `rows` hold no more than they may."""
+class BatchBuilder:
+    """Collects samples and builds a batch of them.
 
-    rows: Rows
-    samples: list[Sample] = field(default_factory=list)
-    placed: list[_Placed] = field(default_factory=list)
-    images: list[np.ndarray] = field(default_factory=list)
-    region_images: list[int] = field(default_factory=list)
-    boxes: list[tuple[np.ndarray, int]] = field(default_factory=list)
-    grounding: list[Sample] = field(default_factory=list)
-    masks: list[_Mask] = field(default_factory=list)
-    dtype: np.dtype | None = None  # of all images
+        builder = BatchBuilder(config)
+        for sample in samples:
+            builder.add(expand_sample(sample, config, builder.dtype))
+        batch = builder.build(bucketed(builder.required_shape))
 
-    def add(self, sample: Sample, talks: Sequence[Expanded]) -> bool:
-        """Take a sample with its rows, expanded. False: the rows have no room, nothing is taken.
+    Args:
+        config: sizes of the model.
+        packing: how conversations share rows.
+        limit: largest shape of the batch; None: rows as long as the context, any number of parts.
+        row_limit: shape whose `tokens` and `targets` limit a row, while nothing else is limited.
+    """
 
-        Raises: RowError, as `pack`.
+    def __init__(
+        self,
+        config: GLaMMConfig,
+        packing: Packing = UNPACKED,
+        limit: BatchShape | None = None,
+        row_limit: BatchShape | None = None,
+    ):
+        context = config.llama.max_positions
+        row = limit or row_limit or BatchShape(tokens=context, targets=context)
+        self._config, self._packing, self._limit = config, packing, limit
+        self._rows = RowPacker(packing, row.tokens, row.targets, limit.rows if limit else None)
+        self._conversations: list[_PlacedConversation] = []
+        self._images: list[np.ndarray] = []
+        self._region_images: list[int] = []
+        self._boxes: list[tuple[np.ndarray, int]] = []
+        self._grounding: list[Sample] = []
+        self._masks: list[_PlacedMask] = []
+        self.samples: list[Sample] = []
+        self.dtype: np.dtype | None = None  # of all images
+
+    def add(self, expanded: ExpandedSample, required: BatchShape | None = None) -> str | None:
+        """Add a sample.
+
+        Args:
+            expanded: the sample.
+            required: `required_shape` of the sample alone, needed only with a limit.
+
+        Returns:
+            None, or the field of the limit that it exceeds; then nothing is added.
+
+        Raises:
+            SampleError: more `<bbox>` than boxes (one box serves all, quirk 16), or more [SEG]
+                than masks.
         """
-        places = self.rows.add(talks)
-        if places is None:
-            return False
+        if self._limit is not None and required is not None:
+            present = self.required_shape
+            for name in COUNTED_FIELDS:
+                needed = getattr(present, name) + getattr(required, name)
+                if needed > getattr(self._limit, name):
+                    return name
+        placements = self._rows.add(expanded.conversations)
+        if placements is None:
+            return "rows"
+        sample = expanded.sample
         self.samples.append(sample)
-        image = grounding = first_box = -1
+        image = grounding_image = first_box = -1
         if sample.image is not None:
-            image = len(self.images)
-            self.images.append(sample.image)
+            image = len(self._images)
+            self._images.append(sample.image)
             self.dtype = sample.image.dtype
         if sample.boxes_xyxy_unit is not None:
-            first_box = len(self.boxes)
-            self.boxes += [(box, len(self.region_images)) for box in sample.boxes_xyxy_unit]
-            self.region_images.append(image)
+            first_box = len(self._boxes)
+            self._boxes += [(box, len(self._region_images)) for box in sample.boxes_xyxy_unit]
+            self._region_images.append(image)
         if sample.grounding_image is not None:
-            grounding = len(self.grounding)
-            self.grounding.append(sample)
+            grounding_image = len(self._grounding)
+            self._grounding.append(sample)
             self.dtype = sample.grounding_image.dtype
-        first = len(self.placed)
-        for row, talk, place in zip(sample.rows, talks, places, strict=True):
-            boxes = _regions_of(talk, sample, row.first_box)
-            boxes = boxes if first_box < 0 else first_box + boxes
-            self.placed.append(_Placed(talk, place, image, grounding, boxes))
-        if grounding >= 0:
-            _collect_masks(self, sample, first)
-        return True
+        segs = []
+        for tokenized, conversation, placement in zip(
+            sample.conversations, expanded.conversations, placements, strict=True
+        ):
+            regions = _box_indices(conversation, sample, tokenized.first_box)
+            regions = regions if first_box < 0 else first_box + regions
+            self._conversations.append(
+                _PlacedConversation(conversation, placement, image, grounding_image, regions)
+            )
+            positions = placement.positions[conversation.seg_positions]
+            segs += [(placement.row, int(position)) for position in positions]
+        if grounding_image >= 0:
+            self._add_masks(sample, segs, grounding_image)
+        return None
+
+    def _add_masks(self, sample: Sample, segs: list[tuple[int, int]], grounding_image: int) -> None:
+        """Add a mask for every [SEG] of a sample; surplus references are left out (quirk 21)."""
+        masks = sample.masks
+        if masks is not None and len(masks) < len(segs):
+            raise SampleError(f"{sample.name}: {len(segs)} [SEG], but only {len(masks)} masks")
+        for i, (row, position) in enumerate(segs):
+            reference = None if masks is None else masks[i]
+            self._masks.append(_PlacedMask(row, position, grounding_image, reference))
 
     @property
-    def needed(self) -> BatchShape:
-        """The smallest capacity that holds what was taken."""
-        sizes = [sample.original_size for sample in self.grounding] or [(0, 0)]
-        used = self.rows.used
+    def required_shape(self) -> BatchShape:
+        """The smallest shape that holds the samples."""
+        sizes = [sample.original_size for sample in self._grounding] or [(0, 0)]
+        used = self._rows.used
         return BatchShape(
             rows=len(used),
-            tokens=max((tokens for tokens, _, _ in used), default=0),
-            targets=max((targets for _, targets, _ in used), default=0),
-            images=len(self.images),
-            region_images=len(self.region_images),
-            regions=len(self.boxes),
-            grounding_images=len(self.grounding),
-            masks=len(self.masks),
+            tokens=max((row.tokens for row in used), default=0),
+            targets=max((row.targets for row in used), default=0),
+            images=len(self._images),
+            region_images=len(self._region_images),
+            regions=len(self._boxes),
+            grounding_images=len(self._grounding),
+            masks=len(self._masks),
             mask_height=max(size[0] for size in sizes),
             mask_width=max(size[1] for size in sizes),
         )
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no sample with an image can be added within the limit."""
+        if self._limit is None:
+            return False
+        if len(self._images) >= self._limit.images:
+            return True
+        used = self._rows.used
+        if len(used) < self._limit.rows:
+            return False
+        free_tokens = self._limit.tokens - min(row.tokens for row in used)
+        return not self._packing.fill_rows or free_tokens <= self._config.clip.num_patches
 
-def pack(
-    samples: list[Sample],
+    def build(self, shape: BatchShape) -> Batch:
+        """Make the batch, padded to a shape.
+
+        Raises:
+            BatchShapeError: a field of the shape is too small.
+        """
+        required = self.required_shape
+        problems = [
+            f"{f.name}: {getattr(required, f.name)} needed, the limit is {getattr(shape, f.name)}"
+            for f in fields(BatchShape)
+            if getattr(required, f.name) > getattr(shape, f.name)
+        ]
+        if problems:
+            raise BatchShapeError("the batch does not fit: " + "; ".join(problems))
+        return Batch(
+            **self._token_arrays(shape),
+            **self._image_arrays(shape),
+            **self._mask_arrays(shape),
+            **self._segment_arrays(shape),
+        )
+
+    def _token_arrays(self, shape: BatchShape) -> dict[str, Array]:
+        token_shape, target_shape = (shape.rows, shape.tokens), (shape.rows, shape.targets)
+        arrays = {
+            "token_ids": np.full(token_shape, FILLER_ID, np.int32),
+            "token_valid": np.zeros(token_shape, bool),
+            "positions": np.tile(np.arange(shape.tokens, dtype=np.int32), (shape.rows, 1)),
+            "image_source": np.full(token_shape, -1, np.int32),
+            "region_source": np.full(token_shape, -1, np.int32),
+            "row_grounding_image": np.full(shape.rows, -1, np.int32),
+            "target_positions": np.zeros(target_shape, np.int32),
+            "target_ids": np.zeros(target_shape, np.int32),
+            "target_valid": np.zeros(target_shape, bool),
+        }
+        num_targets = [0] * shape.rows
+        for conversation, placement, image, grounding_image, regions in self._conversations:
+            row, positions = placement.row, placement.positions
+            patches, targets = conversation.patches, conversation.target_positions
+            arrays["token_ids"][row, positions] = conversation.token_ids
+            arrays["token_valid"][row, positions] = conversation.valid
+            arrays["positions"][row, positions] = np.arange(len(positions))
+            first_patch = image * self._config.clip.num_patches
+            arrays["image_source"][row, positions] = np.where(
+                patches >= 0, first_patch + patches, -1
+            )
+            arrays["region_source"][row, positions[conversation.region_positions]] = regions
+            if arrays["row_grounding_image"][row] < 0:
+                arrays["row_grounding_image"][row] = grounding_image
+            start = num_targets[row]
+            num_targets[row] = stop = start + len(targets)
+            arrays["target_positions"][row, start:stop] = positions[targets]
+            arrays["target_ids"][row, start:stop] = conversation.labels[targets + 1]
+            arrays["target_valid"][row, start:stop] = True
+        return arrays
+
+    def _segment_arrays(self, shape: BatchShape) -> dict[str, Array]:
+        """Attention segments of packed rows; none where every row is one conversation."""
+        if self._packing == UNPACKED:
+            return {}
+        segments, prefixes = (np.full((shape.rows, shape.tokens), -1, np.int32) for _ in range(2))
+        for placed in self._conversations:
+            row, positions, segment, prefix_segment, prefix = placed.placement
+            segments[row, positions[:prefix]] = prefix_segment
+            segments[row, positions[prefix:]] = segment
+            prefixes[row, positions[prefix:]] = prefix_segment
+        return {"segments": segments, "prefixes": prefixes}
+
+    def _image_arrays(self, shape: BatchShape) -> dict[str, Array]:
+        clip, sam = self._config.clip.image_size, self._config.sam.image_size
+        region_images = np.full(shape.region_images, -1, np.int32)
+        region_images[: len(self._region_images)] = self._region_images
+        dtype = self._boxes[0][0].dtype if self._boxes else np.float32
+        boxes = np.zeros((shape.regions, 4), dtype)
+        box_image = np.full(shape.regions, -1, np.int32)
+        for i, (box, image) in enumerate(self._boxes):
+            boxes[i], box_image[i] = box, image
+        resized, original = (np.ones((shape.grounding_images, 2), np.int32) for _ in range(2))
+        for i, sample in enumerate(self._grounding):
+            resized[i], original[i] = sample.resized_size, sample.original_size
+        # Below the image the canvas is zeros: they are written, but not read from the sample.
+        grounding = [
+            sample.grounding_image[: sample.resized_size[0]]
+            for sample in self._grounding
+            if sample.grounding_image is not None
+        ]
+        dtype = np.dtype(np.uint8) if self.dtype is None else self.dtype
+        return {
+            "images": _stack(self._images, shape.images, (clip, clip, 3), dtype),
+            "region_images": region_images,
+            "boxes_xyxy_unit": boxes,
+            "box_image": box_image,
+            "grounding_images": _stack(grounding, shape.grounding_images, (sam, sam, 3), dtype),
+            "resized_sizes": resized,
+            "original_sizes": original,
+        }
+
+    def _mask_arrays(self, shape: BatchShape) -> dict[str, Array]:
+        rows, positions, images = (np.zeros(shape.masks, np.int32) for _ in range(3))
+        valid, has_truth = np.zeros(shape.masks, bool), np.zeros(shape.masks, bool)
+        # Memory that is zeroed by the system and never written costs nothing; most of it is padding.
+        masks = np.zeros((shape.masks, shape.mask_height, shape.mask_width), np.uint8)
+        for i, (row, position, image, reference) in enumerate(self._masks):
+            rows[i], positions[i], images[i], valid[i] = row, position, image, True
+            if reference is not None:
+                has_truth[i] = True
+                masks[i, : reference.shape[0], : reference.shape[1]] = reference
+        return {
+            "mask_rows": rows,
+            "mask_positions": positions,
+            "mask_image": images,
+            "mask_valid": valid,
+            "mask_has_truth": has_truth,
+            "masks": masks,
+        }
+
+
+def build_batch(
+    samples: Sequence[Sample],
     config: GLaMMConfig,
-    capacity: BatchShape | None = None,
     packing: Packing = UNPACKED,
-) -> Batch:
-    """One batch of these samples, as large as `capacity` or just large enough.
+    row_limit: BatchShape | None = None,
+) -> BatchBuilder:
+    """A builder that holds these samples.
 
-    packing: whether conversations share rows, which changes no number.
+    Args:
+        samples: of the batch.
+        config: sizes of the model.
+        packing: how conversations share rows.
+        row_limit: shape whose `tokens` and `targets` limit a row; None: the model's context.
 
     Raises:
-        CapacityError: a part does not fit.
-        RowError: more `<bbox>` than boxes (one box serves all, trap 16), more [SEG] than masks,
-            ids outside the vocabulary, images, masks or boxes that do not fit the model, each
-            other or the rows (see `check_sample`).
+        SampleError: a sample contradicts itself, the model or the others.
     """
-    parts = gather(samples, config, packing, capacity)
-    return shaped(parts, config, capacity or parts.needed)
+    builder = BatchBuilder(config, packing, row_limit=row_limit)
+    for sample in samples:
+        builder.add(expand_sample(sample, config, builder.dtype))
+    return builder
 
 
-def shaped(parts: Parts, config: GLaMMConfig, room: BatchShape) -> Batch:
-    """The batch of gathered samples, as large as `room`.
+def collate(
+    samples: Sequence[Sample],
+    config: GLaMMConfig,
+    shape: BatchShape | None = None,
+    packing: Packing = UNPACKED,
+) -> Batch:
+    """One batch of these samples.
 
-    Raises: CapacityError, as `pack`.
+    Args:
+        samples: of the batch.
+        config: sizes of the model.
+        shape: of the batch; None: just large enough.
+        packing: how conversations share rows. It changes no result.
+
+    Raises:
+        BatchShapeError: they do not fit the shape.
+        SampleError: a sample contradicts itself, the model or the others.
     """
-    needed = parts.needed
-    problems = [
-        f"{f.name}: {getattr(needed, f.name)} needed, room for {getattr(room, f.name)}"
-        for f in fields(BatchShape)
-        if getattr(needed, f.name) > getattr(room, f.name)
-    ]
-    if problems:
-        raise CapacityError("the batch does not fit: " + "; ".join(problems))
-    return Batch(
-        **_token_arrays(parts, room, config),
-        **_image_arrays(parts, room, config),
-        **_mask_arrays(parts, room),
-        **_segment_arrays(parts, room),
-    )
+    builder = build_batch(samples, config, packing, shape)
+    return builder.build(shape or builder.required_shape)
 
 
-def join(batches: Mapping[int, Batch], capacity: BatchShape, patches: int) -> Batch:
-    """Batches of one capacity, by their number, one behind the other.
+def join_slices(slices: Mapping[int, Batch], shape: BatchShape, num_patches: int) -> Batch:
+    """Concatenate batch slices and make their indices count from the start of slice 0.
 
-    Indices count from the start of batch 0, whether it is among these or not: every process of many
-    joins its own, and all of them together are one batch.
+    Slice 0 need not be among them: every process joins its own slices, and those of all processes
+    together are one batch.
+
+    Args:
+        slices: by their index in the step's batch.
+        shape: of one slice.
+        num_patches: of an image.
     """
     slots = {
-        "image_source": capacity.images * patches,
-        "region_images": capacity.images,
-        "box_image": capacity.region_images,
-        "region_source": capacity.regions,
-        "row_grounding_image": capacity.grounding_images,
-        "mask_rows": capacity.rows,
-        "mask_image": capacity.grounding_images,
+        "image_source": shape.images * num_patches,
+        "region_images": shape.images,
+        "box_image": shape.region_images,
+        "region_source": shape.regions,
+        "row_grounding_image": shape.grounding_images,
+        "mask_rows": shape.rows,
+        "mask_image": shape.grounding_images,
     }
     moved = [
         batch._replace(
@@ -177,199 +399,63 @@ def join(batches: Mapping[int, Batch], capacity: BatchShape, patches: int) -> Ba
                 for index in (getattr(batch, name),)
             }
         )
-        for number, batch in batches.items()
+        for number, batch in slices.items()
     ]
     if len(moved) == 1:
         return moved[0]
-    parts = zip(*moved, strict=True)
-    return Batch(*(None if part[0] is None else np.concatenate(part) for part in parts))
+    arrays = zip(*moved, strict=True)
+    return Batch(*(None if part[0] is None else np.concatenate(part) for part in arrays))
 
 
 def bucket(size: int, steps: int = 4) -> int:
-    """The next of few sizes, `steps` of them a doubling: at most a quarter is room to spare.
+    """Round a size up to one of few, `steps` of them for each doubling.
 
-    4 a doubling: ... 512 640 768 896 1024 1280 ...; 1 a doubling: powers of two.
+    4 for each doubling: ... 512 640 768 896 1024 1280 ..., at most a quarter is padding; 1: powers
+    of two.
     """
     unit = max(1, (1 << (size - 1).bit_length() >> 1) // steps)
     return -(-size // unit) * unit
 
 
-def bucketed(capacity: BatchShape) -> BatchShape:
-    """Sizes rounded up to a bucket and counts to a power of two: a service compiles few shapes."""
+def bucketed(shape: BatchShape) -> BatchShape:
+    """Round sizes up to buckets and counts to powers of two, so that few shapes are compiled."""
     sizes = ("tokens", "targets", "mask_height", "mask_width")
     return BatchShape(
         **{
-            f.name: bucket(getattr(capacity, f.name), 4 if f.name in sizes else 1)
+            f.name: bucket(getattr(shape, f.name), 4 if f.name in sizes else 1)
             for f in fields(BatchShape)
         }
     )
 
 
-def divisible(capacity: BatchShape, by: int) -> BatchShape:
-    """The counts of what is encoded, rounded up to multiples, so that devices can share them."""
+def divisible(shape: BatchShape, divisor: int) -> BatchShape:
+    """Round the counts of what is encoded up to multiples, so that devices can divide them."""
     counts = ("rows", "images", "region_images", "regions", "grounding_images")
-    return replace(capacity, **{name: -(-getattr(capacity, name) // by) * by for name in counts})
+    rounded = {name: -(-getattr(shape, name) // divisor) * divisor for name in counts}
+    return replace(shape, **rounded)
 
 
-def fit(
-    samples: list[Sample],
-    config: GLaMMConfig,
-    packing: Packing = UNPACKED,
-    capacity: BatchShape | None = None,
-) -> BatchShape:
-    """The smallest capacity that holds these samples; packed rows are as long as `capacity` says,
-    or as the model allows."""
-    return gather(samples, config, packing, capacity).needed
-
-
-def gather(
-    samples: Sequence[Sample], config: GLaMMConfig, packing: Packing, capacity: BatchShape | None
-) -> Parts:
-    """Samples, checked and expanded; packed rows are as long as `capacity` says, or as the model
-    allows.
-
-    Raises: RowError, as `pack`.
-    """
-    context = config.llama.max_positions
-    tokens, targets = (capacity.tokens, capacity.targets) if capacity else (context, context)
-    parts = Parts(Rows(packing, tokens, targets))
-    for sample in samples:
-        check_sample(sample, config, parts.dtype)
-        parts.add(sample, [expand(row, config) for row in sample.rows])
-    return parts
-
-
-def _regions_of(talk: Expanded, sample: Sample, first_box: int) -> np.ndarray:
-    """Which box of the sample stands at each `<bbox>` of a conversation, or -1 (trap 16)."""
-    tokens, boxes = len(talk.regions), sample.boxes_xyxy_unit
+def _box_indices(conversation: ExpandedConversation, sample: Sample, first_box: int) -> np.ndarray:
+    """Index in the sample of the box of each `<bbox>`; -1 without boxes; one box serves all."""
+    count, boxes = len(conversation.region_positions), sample.boxes_xyxy_unit
     if boxes is None:
-        return np.full(tokens, -1, np.int32)
-    left = len(boxes) - first_box
-    if tokens > left and len(boxes) != 1:
-        raise RowError(
-            f"{sample.name}: {tokens} <bbox> in a row, but {left} boxes; give a box for each"
+        return np.full(count, -1, np.int32)
+    remaining = len(boxes) - first_box
+    if count > remaining and len(boxes) != 1:
+        raise SampleError(
+            f"{sample.name}: {count} <bbox> in a conversation, but {remaining} boxes; give a box "
+            "for each"
         )
-    index = np.zeros(tokens, np.int32) if len(boxes) == 1 else np.arange(tokens, dtype=np.int32)
+    index = np.zeros(count, np.int32) if len(boxes) == 1 else np.arange(count, dtype=np.int32)
     return first_box + index
-
-
-def _collect_masks(parts: Parts, sample: Sample, first: int) -> None:
-    """A mask for every [SEG] of the sample's rows; surplus truth is left out (trap 21)."""
-    emitting = [
-        (placed, int(placed.place.places[position]))
-        for placed in parts.placed[first:]
-        for position in placed.talk.emitting
-    ]
-    truth = sample.masks
-    if truth is not None and len(truth) < len(emitting):
-        raise RowError(f"{sample.name}: {len(emitting)} [SEG], but only {len(truth)} masks")
-    for number, (placed, position) in enumerate(emitting):
-        mask = None if truth is None else truth[number]
-        parts.masks.append(_Mask(placed.place.row, position, placed.grounding_image, mask))
-
-
-def _token_arrays(parts: Parts, room: BatchShape, config: GLaMMConfig) -> dict[str, Array]:
-    shape, targets = (room.rows, room.tokens), (room.rows, room.targets)
-    out = {
-        "token_ids": np.full(shape, FILLER, np.int32),
-        "token_valid": np.zeros(shape, bool),
-        "positions": np.tile(np.arange(room.tokens, dtype=np.int32), (room.rows, 1)),
-        "image_source": np.full(shape, -1, np.int32),
-        "region_source": np.full(shape, -1, np.int32),
-        "row_grounding_image": np.full(room.rows, -1, np.int32),
-        "target_positions": np.zeros(targets, np.int32),
-        "target_ids": np.zeros(targets, np.int32),
-        "target_valid": np.zeros(targets, bool),
-    }
-    learned_before = [0] * room.rows
-    for talk, place, image, grounding_image, boxes in parts.placed:
-        row, places = place.row, place.places
-        out["token_ids"][row, places] = talk.token_ids
-        out["token_valid"][row, places] = talk.valid
-        out["positions"][row, places] = np.arange(len(places))
-        first_patch = image * config.clip.num_patches
-        source = np.where(talk.patches >= 0, first_patch + talk.patches, -1)
-        out["image_source"][row, places] = source
-        out["region_source"][row, places[talk.regions]] = boxes
-        if out["row_grounding_image"][row] < 0:
-            out["row_grounding_image"][row] = grounding_image
-        start = learned_before[row]
-        learned_before[row] = stop = start + len(talk.learned)
-        out["target_positions"][row, start:stop] = places[talk.learned]
-        out["target_ids"][row, start:stop] = talk.labels[talk.learned + 1]
-        out["target_valid"][row, start:stop] = True
-    return out
-
-
-def _segment_arrays(parts: Parts, room: BatchShape) -> dict[str, Array]:
-    """Who sees whom in packed rows; nothing where every row is one conversation."""
-    if parts.rows.packing == UNPACKED:
-        return {}
-    segments, prefixes = (np.full((room.rows, room.tokens), -1, np.int32) for _ in range(2))
-    for placed in parts.placed:
-        row, places, segment, prefix_segment, shared = placed.place
-        segments[row, places[:shared]] = prefix_segment
-        segments[row, places[shared:]] = segment
-        prefixes[row, places[shared:]] = prefix_segment
-    return {"segments": segments, "prefixes": prefixes}
 
 
 def _stack(
     arrays: list[np.ndarray], count: int, shape: tuple[int, ...], dtype: np.dtype
 ) -> np.ndarray:
-    """Arrays of one shape, or of fewer rows, padded with zeros to `count` of them."""
-    out = np.empty((count, *shape), dtype)  # megabytes a picture: nothing is written twice
+    """Stack arrays of one shape, or of fewer rows, padded with zeros to `count` of them."""
+    stacked = np.empty((count, *shape), dtype)  # megabytes an image: nothing is written twice
     for i, array in enumerate(arrays):
-        out[i, : len(array)], out[i, len(array) :] = array, 0
-    out[len(arrays) :] = 0
-    return out
-
-
-def _image_arrays(parts: Parts, room: BatchShape, config: GLaMMConfig) -> dict[str, Array]:
-    clip, sam = config.clip.image_size, config.sam.image_size
-    region_images = np.full(room.region_images, -1, np.int32)
-    region_images[: len(parts.region_images)] = parts.region_images
-    boxes = [box for box, _ in parts.boxes]
-    dtype = boxes[0].dtype if boxes else np.float32
-    box_array, box_image = np.zeros((room.regions, 4), dtype), np.full(room.regions, -1, np.int32)
-    for i, (box, image) in enumerate(parts.boxes):
-        box_array[i], box_image[i] = box, image
-    resized, original = (np.ones((room.grounding_images, 2), np.int32) for _ in range(2))
-    for i, sample in enumerate(parts.grounding):
-        resized[i], original[i] = sample.resized_size, sample.original_size
-    # Below the picture a canvas is zeros: they are written here, but not read there.
-    grounding = [
-        s.grounding_image[: s.resized_size[0]]
-        for s in parts.grounding
-        if s.grounding_image is not None
-    ]
-    kind = np.dtype(np.uint8) if parts.dtype is None else parts.dtype
-    return {
-        "images": _stack(parts.images, room.images, (clip, clip, 3), kind),
-        "region_images": region_images,
-        "boxes_xyxy_unit": box_array,
-        "box_image": box_image,
-        "grounding_images": _stack(grounding, room.grounding_images, (sam, sam, 3), kind),
-        "resized_sizes": resized,
-        "original_sizes": original,
-    }
-
-
-def _mask_arrays(parts: Parts, room: BatchShape) -> dict[str, Array]:
-    rows, positions, images = (np.zeros(room.masks, np.int32) for _ in range(3))
-    valid, has_truth = np.zeros(room.masks, bool), np.zeros(room.masks, bool)
-    # Zeroed memory that nobody writes to costs nothing, and most of it is room to spare.
-    truth = np.zeros((room.masks, room.mask_height, room.mask_width), np.uint8)
-    for i, (row, position, image, mask) in enumerate(parts.masks):
-        rows[i], positions[i], images[i], valid[i] = row, position, image, True
-        if mask is not None:
-            has_truth[i] = True
-            truth[i, : mask.shape[0], : mask.shape[1]] = mask
-    return {
-        "mask_rows": rows,
-        "mask_positions": positions,
-        "mask_image": images,
-        "mask_valid": valid,
-        "mask_has_truth": has_truth,
-        "masks": truth,
-    }
+        stacked[i, : len(array)], stacked[i, len(array) :] = array, 0
+    stacked[len(arrays) :] = 0
+    return stacked

@@ -1,14 +1,14 @@
-"""What a picture is asked: a record and a task become a conversation, by a seed.
+"""Sample conversations from a record: annotations of a task become questions and answers.
 
-    drawn = draw_examples(record, ("gcg", "region"), Asking(), seed=0, epoch=3)
-    drawn.examples[0].turns    ("Describe the image in detail. ...", "<p> A dog </p> [SEG] runs.")
+    sampled = sample_conversations(record, ("gcg", "region"), ConversationConfig(), seed=0)
+    sampled.examples[0].turns    ("Describe the image in detail. ...", "<p> A dog </p> [SEG] runs.")
 
-The lots follow from seed, epoch, record and task, so an example is the same wherever it is made.
-Questions are our own (`glamm_jax.text.questions`); `Asking` takes others, and says which habits of
-the released training are followed.
+Everything sampled follows from seed, epoch, record and task, so an example is the same wherever it
+is made. Questions are those of `glamm_jax.text.questions`, or of the `ConversationConfig`, which
+also says which properties of the released training are reproduced.
 
-Source: dataset/{segm,gcg,region,caption}_datasets of the original. Differs: there every class draws
-with global generators, and asks one task.
+Source: dataset/{segm,gcg,region,caption}_datasets of the original. Differs: there every class samples
+with global generators, for one task.
 """
 
 from __future__ import annotations
@@ -30,243 +30,264 @@ from glamm_jax.text import questions
 from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, SEG
 from glamm_jax.types import Example
 
-Item = TypeVar("Item")
+Element = TypeVar("Element")
 Span = tuple[int, int]
-# What a mask counts in a pixel: 0, 1, and 2 where two polygons overlap (trap 22).
-Counts = UInt8[np.ndarray, "h w"]
+# Values of a mask's pixels: 0, 1, and 2 where two polygons overlap (quirk 22).
+CountMask = UInt8[np.ndarray, "h w"]
 
-# What can happen on the way; counted by these names.
-NOTHING = "nothing of this task"
-OVERLAPPING = "overlapping phrases cut"
+# Events, counted under these names.
+NO_ANNOTATION = "no annotation of this task"
+OVERLAPPING = "overlapping phrases shortened"
 NO_BOX = "region without a box"
 NO_MASK = "region without a mask"
 
 
-class Drawn(NamedTuple):
-    """Conversations about one picture, and what happened on the way."""
+class SampledConversations(NamedTuple):
+    """Conversations about one image.
+
+    Attributes:
+        examples: share one image array.
+        notes: what happened, as "TASK: EVENT".
+    """
 
     examples: tuple[Example, ...]
     notes: tuple[str, ...] = ()
 
 
 @dataclass
-class _Talk:
-    """A conversation in the making. None: nothing is marked by boxes, or by masks."""
+class ConversationBuilder:
+    """A conversation being built.
+
+    Attributes:
+        turns: questions and answers in turn.
+        boxes: x0 y0 x1 y1 in pixels, one for each `<bbox>`; None: there are none.
+        masks: for each [SEG] the regions whose union it is; None: there are none.
+    """
 
     turns: list[str] = field(default_factory=list)
     boxes: list[tuple[float, ...]] | None = None
-    masks: list[Sequence[Link]] | None = None  # the regions that each of them unites
+    masks: list[Sequence[Link]] | None = None
 
-    def say(self, question: str, answer: str) -> None:
+    def add_turn(self, question: str, answer: str) -> None:
+        """Append a question and its answer."""
         self.turns += [question, answer]
 
 
-class _Lots:
-    """What is drawn for one conversation."""
+class SeededSampler:
+    """Random choices of one conversation, by a generator seeded with what it is about.
+
+    Args:
+        record: whose annotations are sampled.
+        task: of the conversation.
+        config: without `shuffle`, the first elements are chosen.
+        seed: of the data.
+        epoch: how often the record was sampled before.
+    """
 
     def __init__(
-        self, record: Record, task: str, asking: ConversationConfig, seed: int, epoch: int
+        self, record: Record, task: str, config: ConversationConfig, seed: int, epoch: int
     ):
-        self.asking, self.notes = asking, []
+        self.config, self.notes = config, []
         name = "\0".join((str(seed), str(epoch), record.source, record.image_id, task))
         digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
         self._rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
 
-    def some(self, items: Sequence[Item], limit: int) -> list[Item]:
-        """At most so many, in a drawn order."""
-        if not self.asking.shuffle:
-            return list(items[:limit])
-        return [items[i] for i in self._rng.permutation(len(items))[:limit]]
+    def sample(self, elements: Sequence[Element], limit: int) -> list[Element]:
+        """At most `limit` elements, in random order."""
+        if not self.config.shuffle:
+            return list(elements[:limit])
+        return [elements[i] for i in self._rng.permutation(len(elements))[:limit]]
 
-    def one(self, items: Sequence[Item]) -> Item:
-        """One of several."""
-        return items[0 if not self.asking.shuffle else int(self._rng.integers(len(items)))]
+    def choose(self, elements: Sequence[Element]) -> Element:
+        """One element."""
+        return elements[int(self._rng.integers(len(elements))) if self.config.shuffle else 0]
 
-    def question(self, ours: Sequence[str], **about: Any) -> str:
-        """A question of a list, about something; see `glamm_jax.text.questions.ask`."""
-        return questions.format_question([self.one(self.asking.questions or ours)], 0, **about)
+    def question(self, templates: Sequence[str], **values: Any) -> str:
+        """A question from the configuration's templates, or from these; values are filled in."""
+        template = self.choose(self.config.questions or templates)
+        return questions.format_question([template], 0, **values)
 
 
-def draw_examples(
+def sample_conversations(
     record: Record,
     tasks: Sequence[ConversationTask],
-    asking: ConversationConfig,
+    config: ConversationConfig,
     seed: int = 0,
     epoch: int = 0,
-    room: tuple[int, int] | None = None,
-) -> Drawn:
-    """A conversation for every task that the record says something for, all with one image.
+    max_mask_size: tuple[int, int] | None = None,
+) -> SampledConversations:
+    """Sample one conversation for every task that the record has annotations for.
 
-    room: height and width that masks may have; those of a larger picture are read at the largest
-        size that fits (`rle.paint`).
+    Args:
+        record: image and annotations.
+        tasks: of the conversations.
+        config: how they are sampled.
+        seed: of the data.
+        epoch: how often the record was sampled before.
+        max_mask_size: height and width that masks may have; those of a larger image are decoded at
+            the largest size that fits (`rle.decode_into`).
 
-    Raises: ImageError when the picture cannot be read.
+    Raises:
+        ImageError: the image cannot be read.
+        MaskError: a mask cannot be read.
     """
-    talks: list[tuple[str, _Talk]] = []
+    conversations: list[tuple[str, ConversationBuilder]] = []
     notes: list[str] = []
     for task in tasks:
-        lots = _Lots(record, task, asking, seed, epoch)
-        talk = _MAKERS[task](record, lots)
-        notes += [f"{task}: {note}" for note in lots.notes]
-        if talk is None or not talk.turns:
-            notes.append(f"{task}: {NOTHING}")
+        sampler = SeededSampler(record, task, config, seed, epoch)
+        conversation = _TASKS[task](record, sampler)
+        notes += [f"{task}: {note}" for note in sampler.notes]
+        if conversation is None or not conversation.turns:
+            notes.append(f"{task}: {NO_ANNOTATION}")
         else:
-            talks.append((task, talk))
-    if not talks:
-        return Drawn((), tuple(notes))
+            conversations.append((task, conversation))
+    if not conversations:
+        return SampledConversations((), tuple(notes))
     image = open_image(record.image)
-    name, size = (record.source, record.image_id), (record.height, record.width)
-    examples = (
-        Example(
-            image,
-            tuple(talk.turns),
-            _boxes(talk, size),
-            _masks(record, talk, asking.count_overlaps, room),
-            task,
-            *name,
-        )
-        for task, talk in talks
-    )
-    return Drawn(tuple(examples), tuple(notes))
-
-
-def _boxes(talk: _Talk, size: tuple[int, int]) -> np.ndarray | None:
-    """Divided by the size of the original picture, in float32 (trap 12)."""
-    return None if talk.boxes is None else to_unit(np.array(talk.boxes, np.float64), *size)
-
-
-def _masks(
-    record: Record, talk: _Talk, overlaps_count: bool, room: tuple[int, int] | None
-) -> UInt8[np.ndarray, "k h w"] | None:
-    """Of each mask the union of what its regions count; without regions it is empty."""
-    if not talk.masks:
-        return None
     size = (record.height, record.width)
-    fitted = rle.size_within(size, room or size)
-    counts = np.zeros((len(talk.masks), *fitted), np.uint8)
-    for out, links in zip(counts, talk.masks, strict=True):
-        count_pixels(record, links, out, overlaps_count)
-    return counts
+    mask_size = rle.size_within(size, max_mask_size or size)
+    examples = []
+    for task, conversation in conversations:
+        boxes = masks = None
+        if conversation.boxes is not None:  # divided by the size of the original image (quirk 12)
+            boxes = to_unit(np.array(conversation.boxes, np.float64), *size)
+        if conversation.masks:
+            masks = np.zeros((len(conversation.masks), *mask_size), np.uint8)
+            for mask, links in zip(masks, conversation.masks, strict=True):
+                decode_union(record, links, mask, config.count_overlaps)
+        turns = tuple(conversation.turns)
+        examples.append(Example(image, turns, boxes, masks, task, record.source, record.image_id))
+    return SampledConversations(tuple(examples), tuple(notes))
 
 
-def count_pixels(
-    record: Record,
-    links: Sequence[Link],
-    out: Counts,
-    overlaps_count: bool = True,
+def decode_union(
+    record: Record, links: Sequence[Link], out: CountMask, count_overlaps: bool = True
 ) -> None:
-    """Put what the masks of all linked regions count together into an array of zeros.
+    """Decode the union of the masks of all linked regions into an array of zeros.
 
-    One that is smaller than the picture holds what they count at the centres of its larger pixels.
+    Args:
+        record: holds the regions.
+        links: to regions; those without a mask count nothing.
+        out: uint8[h, w], zeros; smaller than the image, it receives the values at the centres of
+            its larger pixels.
+        count_overlaps: put 2 where two polygons of a region overlap (quirk 22).
     """
     size = (record.height, record.width)
     for i, link in enumerate(links):
-        one = np.zeros_like(out) if i else out
+        counts = np.zeros_like(out) if i else out
         region = record.regions[link.region]
         if region.mask is not None:
-            rle.decode_into({"size": size, "counts": region.mask}, one)
-        if region.overlap is not None and overlaps_count:
-            twice = np.zeros_like(out)
-            rle.decode_into({"size": size, "counts": region.overlap}, twice)
-            one += twice
+            rle.decode_into({"size": size, "counts": region.mask}, counts)
+        if region.overlap is not None and count_overlaps:
+            overlap = np.zeros_like(out)
+            rle.decode_into({"size": size, "counts": region.overlap}, overlap)
+            counts += overlap
         if i:
-            np.maximum(out, one, out=out)
+            np.maximum(out, counts, out=out)
 
 
-def _said(record: Record, task: str) -> list[Annotation]:
-    return [each for each in record.annotations if each.task == task]
+def _annotations(record: Record, task: str) -> list[Annotation]:
+    return [annotation for annotation in record.annotations if annotation.task == task]
 
 
-def _masked(record: Record, task: str, lots: _Lots) -> list[Annotation]:
+def _annotations_with_masks(record: Record, task: str, sampler: SeededSampler) -> list[Annotation]:
     """Annotations of a task all of whose regions have masks."""
-    said = _said(record, task)
-    whole = [
-        each
-        for each in said
-        if all(record.regions[link.region].mask is not None for link in each.links)
+    annotations = _annotations(record, task)
+    complete = [
+        annotation
+        for annotation in annotations
+        if all(record.regions[link.region].mask is not None for link in annotation.links)
     ]
-    lots.notes += [NO_MASK] * (len(said) - len(whole))
-    return whole
+    sampler.notes += [NO_MASK] * (len(annotations) - len(complete))
+    return complete
 
 
 # ---------------------------------------------------------------------------- segmentation
 
 
-def _segmentation(task: str) -> Callable[[Record, _Lots], _Talk]:
-    """One turn for each of a few expressions or classes, each with one mask (trap 41)."""
+def _segmentation(task: str) -> Callable[[Record, SeededSampler], ConversationBuilder]:
+    """One turn for each of a few expressions or classes, each with one mask (quirk 41)."""
 
-    def make(record: Record, lots: _Lots) -> _Talk:
-        asking = lots.asking
-        asked = lots.some(_masked(record, task, lots), asking.max_turns)
-        talk = _Talk(masks=[each.links for each in asked])
-        for each in asked:
-            name = each.text.strip().lower()
-            question = lots.question(questions.SEGMENTATION_QUESTIONS, name=name)
-            talk.say(question, lots.one(asking.answers or questions.SEGMENTATION_ANSWERS))
-        return talk
+    def build(record: Record, sampler: SeededSampler) -> ConversationBuilder:
+        config = sampler.config
+        candidates = _annotations_with_masks(record, task, sampler)
+        annotations = sampler.sample(candidates, config.max_turns)
+        conversation = ConversationBuilder(masks=[annotation.links for annotation in annotations])
+        for annotation in annotations:
+            name = annotation.text.strip().lower()
+            question = sampler.question(questions.SEGMENTATION_QUESTIONS, name=name)
+            answer = sampler.choose(config.answers or questions.SEGMENTATION_ANSWERS)
+            conversation.add_turn(question, answer)
+        return conversation
 
-    return make
+    return build
 
 
 # ---------------------------------------------------------------------------- grounded captions
 
 
-def _gcg(record: Record, lots: _Lots) -> _Talk | None:
-    """A caption whose phrases carry masks, in the order of the text."""
-    said = _masked(record, "gcg", lots)
-    if not said:
+def _gcg(record: Record, sampler: SeededSampler) -> ConversationBuilder | None:
+    """A caption with a mask for each phrase, in the order of the text."""
+    captions = _annotations_with_masks(record, "gcg", sampler)
+    if not captions:
         return None
-    caption = lots.one(said)
-    spans = phrase_spans(caption, lots.notes)
-    talk = _Talk(masks=list(spans.values()))
-    talk.say(lots.question(questions.GCG_QUESTIONS), mark_phrases(caption.text, spans, f" {SEG}"))
-    return talk
+    caption = sampler.choose(captions)
+    spans = phrase_spans(caption, sampler.notes)
+    conversation = ConversationBuilder(masks=list(spans.values()))
+    question = sampler.question(questions.GCG_QUESTIONS)
+    conversation.add_turn(question, mark_phrases(caption.text, spans, suffix=f" {SEG}"))
+    return conversation
 
 
-def _grounding(record: Record, lots: _Lots) -> _Talk | None:
-    """The caption is given, its phrases marked; each is answered by its mask."""
-    said = _masked(record, "gcg", lots)
-    if not said:
+def _grounding(record: Record, sampler: SeededSampler) -> ConversationBuilder | None:
+    """The question has the caption with its phrases marked, the answer a mask for each phrase."""
+    captions = _annotations_with_masks(record, "gcg", sampler)
+    if not captions:
         return None
-    caption = lots.one(said)
-    spans = phrase_spans(caption, lots.notes)
+    caption = sampler.choose(captions)
+    spans = phrase_spans(caption, sampler.notes)
     if not spans:
         return None
     phrases = (caption.text[start:end] for start, end in spans)
     answer = ", ".join(f"{PHRASE_START} {phrase} {PHRASE_END} {SEG}" for phrase in phrases)
-    talk = _Talk(masks=list(spans.values()))
+    conversation = ConversationBuilder(masks=list(spans.values()))
     marked = mark_phrases(caption.text, spans)
-    talk.say(lots.question(questions.GROUNDING_QUESTIONS, name=marked), f"{answer}.")
-    return talk
+    question = sampler.question(questions.GROUNDING_QUESTIONS, name=marked)
+    conversation.add_turn(question, f"{answer}.")
+    return conversation
 
 
 def phrase_spans(caption: Annotation, notes: list[str]) -> dict[Span, list[Link]]:
-    """Phrases from left to right, each with what it means; what was cut is added to the notes.
+    """The phrases of a caption from left to right, with the regions that each refers to.
 
-    Where two overlap, the one that begins first ends where the other begins; what is empty then
-    goes, with its mask (trap 40: the original cuts phrases that do not even overlap).
+    Where two overlap, the first ends where the second begins; a phrase that becomes empty is
+    removed with its mask. (Quirk 40: the original shortens phrases that do not overlap, too.)
+
+    Args:
+        caption: with links to regions; a span of -1, -1 is the complete text.
+        notes: receives `OVERLAPPING` for each phrase that is shortened.
     """
-    found: dict[Span, list[Link]] = {}
+    links_by_span: dict[Span, list[Link]] = {}
     for link in caption.links:
-        whole = (link.start, link.end) == (-1, -1)
-        span = (0, len(caption.text)) if whole else (link.start, link.end)
-        found.setdefault(span, []).append(link)
-    ordered = sorted(found)
-    nexts = [start for start, _ in ordered[1:]] + [len(caption.text)]
-    kept: dict[Span, list[Link]] = {}
-    for (start, end), following in zip(ordered, nexts, strict=False):
-        stop = min(end, following)
+        is_complete = (link.start, link.end) == (-1, -1)
+        span = (0, len(caption.text)) if is_complete else (link.start, link.end)
+        links_by_span.setdefault(span, []).append(link)
+    ordered = sorted(links_by_span)
+    next_starts = [start for start, _ in ordered[1:]] + [len(caption.text)]
+    spans: dict[Span, list[Link]] = {}
+    for (start, end), next_start in zip(ordered, next_starts, strict=False):
+        stop = min(end, next_start)
         notes += [OVERLAPPING] * (stop < end)
         phrase = caption.text[start:stop].rstrip()
         if phrase:
-            kept[start, start + len(phrase)] = found[start, end]
-    return kept
+            spans[start, start + len(phrase)] = links_by_span[start, end]
+    return spans
 
 
-def mark_phrases(text: str, spans: Iterable[Span], behind: str = "") -> str:
-    """The text with every phrase between its marks, and something behind each."""
+def mark_phrases(text: str, spans: Iterable[Span], suffix: str = "") -> str:
+    """Put every phrase between `<p>` and `</p>`, followed by a suffix."""
     for start, end in reversed(list(spans)):
-        phrase = f"{PHRASE_START} {text[start:end]} {PHRASE_END}{behind}"
+        phrase = f"{PHRASE_START} {text[start:end]} {PHRASE_END}{suffix}"
         text = text[:start] + phrase + text[end:]
     return text
 
@@ -274,34 +295,37 @@ def mark_phrases(text: str, spans: Iterable[Span], behind: str = "") -> str:
 # ---------------------------------------------------------------------------- regions
 
 
-def _region(record: Record, lots: _Lots) -> _Talk:
-    """Descriptions of regions, one turn each; first of all of them together where one is known.
+def _region(record: Record, sampler: SeededSampler) -> ConversationBuilder:
+    """Descriptions of regions, a turn each; first of all of them together, if there is one.
 
-    A description of several regions is the answer about the group (Flickr30k). The boxes are given
-    once for every time they are spoken of. Differs: there the original gives them once, and its
-    model fails (trap 16).
+    A description of several regions answers the question about the group (Flickr30k). The boxes are
+    given once for each time that they are mentioned. Differs: the original gives them once, and its
+    model fails (quirk 16).
     """
-    said = [each for each in _said(record, "region") if _has_boxes(record, each)]
-    lots.notes += [NO_BOX] * (len(_said(record, "region")) - len(said))
-    groups = [each for each in said if len(each.links) > 1]
-    single = [each for each in said if len(each.links) == 1]
-    group = lots.one(groups) if groups else None
+    annotations = _annotations(record, "region")
+    with_boxes = [annotation for annotation in annotations if _has_boxes(record, annotation)]
+    sampler.notes += [NO_BOX] * (len(annotations) - len(with_boxes))
+    groups = [annotation for annotation in with_boxes if len(annotation.links) > 1]
+    singles = [annotation for annotation in with_boxes if len(annotation.links) == 1]
+    group = sampler.choose(groups) if groups else None
     if group is not None:
         members = {link.region for link in group.links}
-        single = [each for each in single if each.links[0].region in members]
-    asked, limit = lots.some(single, lots.asking.max_regions), lots.asking.max_regions
-    boxes = [_box_of(record, each.links[0]) for each in asked]
-    talk, together = _Talk(), []
+        singles = [annotation for annotation in singles if annotation.links[0].region in members]
+    limit = sampler.config.max_regions
+    singles = sampler.sample(singles, limit)
+    boxes = [_box(record, annotation.links[0]) for annotation in singles]
+    conversation, group_boxes = ConversationBuilder(), []
     if group is not None:
-        together = boxes or [_box_of(record, link) for link in lots.some(group.links, limit)]
-        ours = lots.asking.group_questions or questions.REGION_GROUP_QUESTIONS
-        question = questions.format_question([lots.one(ours)], 0, num_regions=len(together))
-        talk.say(question, group.text)
-    for i, each in enumerate(asked):
-        question = lots.question(questions.REGION_QUESTIONS, num_regions=1, first_region=i + 1)
-        talk.say(question, each.text)
-    talk.boxes = [*together, *boxes]
-    return talk
+        group_boxes = boxes or [_box(record, link) for link in sampler.sample(group.links, limit)]
+        templates = sampler.config.group_questions or questions.REGION_GROUP_QUESTIONS
+        template = sampler.choose(templates)
+        question = questions.format_question([template], 0, num_regions=len(group_boxes))
+        conversation.add_turn(question, group.text)
+    for i, annotation in enumerate(singles):
+        question = sampler.question(questions.REGION_QUESTIONS, num_regions=1, first_region=i + 1)
+        conversation.add_turn(question, annotation.text)
+    conversation.boxes = [*group_boxes, *boxes]
+    return conversation
 
 
 def _has_boxes(record: Record, annotation: Annotation) -> bool:
@@ -309,30 +333,31 @@ def _has_boxes(record: Record, annotation: Annotation) -> bool:
     return bool(boxes) and None not in boxes
 
 
-def _box_of(record: Record, link: Link) -> tuple[float, ...]:
+def _box(record: Record, link: Link) -> tuple[float, ...]:
     return record.regions[link.region].box_xyxy_pixel or ()
 
 
-# ---------------------------------------------------------------------------- whole pictures
+# ---------------------------------------------------------------------------- the complete image
 
 
-def _caption(record: Record, lots: _Lots) -> _Talk | None:
-    """A description of the picture."""
-    said = _said(record, "caption")
-    if not said:
+def _caption(record: Record, sampler: SeededSampler) -> ConversationBuilder | None:
+    """A caption of the image."""
+    captions = _annotations(record, "caption")
+    if not captions:
         return None
-    talk = _Talk()
-    talk.say(lots.question(questions.CAPTION_QUESTIONS), lots.one(said).text)
-    return talk
+    conversation = ConversationBuilder()
+    question = sampler.question(questions.CAPTION_QUESTIONS)
+    conversation.add_turn(question, sampler.choose(captions).text)
+    return conversation
 
 
-def _vqa(record: Record, lots: _Lots) -> _Talk | None:
+def _vqa(record: Record, sampler: SeededSampler) -> ConversationBuilder | None:
     """A conversation as it was recorded."""
-    said = _said(record, "vqa")
-    return _Talk(list(lots.one(said).turns)) if said else None
+    annotations = _annotations(record, "vqa")
+    return ConversationBuilder(list(sampler.choose(annotations).turns)) if annotations else None
 
 
-_MAKERS: dict[str, Callable[[Record, _Lots], _Talk | None]] = {
+_TASKS: dict[str, Callable[[Record, SeededSampler], ConversationBuilder | None]] = {
     "gcg": _gcg,
     "referring": _segmentation("referring"),
     "semantic": _segmentation("semantic"),

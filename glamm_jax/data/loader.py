@@ -1,26 +1,33 @@
-"""From records to batches: mixed, shuffled, prepared in worker processes, resumable anywhere.
+"""Load batches: records are mixed, shuffled, read by worker processes and packed; resumable.
 
     batches = open_batches(config.data, config.model)
-    batch, names = next(batches)       and which pictures are in it
-    state = batches.get_state()        a few hundred bytes of JSON, at this very batch
-    batches.set_state(state)           and on from there
+    batch, names = next(batches)       the batch, and which records are in it
+    state = batches.get_state()        a few hundred bytes of JSON, at this batch
+    batches.set_state(state)           continue from there
 
-The batch of a step is that of `shards` shards, one behind the other. A shard is a stream of its
-own: it takes every n-th record of every part of the mixture, in an order that follows from the
-seed (each epoch another), and fills its batches alone. So a shard's batches depend on nothing but
-the configuration: not on the number of worker processes, which only prepare what the shard reads,
-and not on the number of hosts, which only divide the shards among themselves. Host h of n makes the
-h-th n-th of them, and all hosts together make the same batches, whatever n.
+The batch of a step consists of `batch_slices` slices. A slice is a stream of its own: it takes every
+n-th record of every mixture entry, in an order that follows from the seed (another one each epoch),
+and packs its part of the batch by itself. So a slice depends on the configuration alone: not on the
+number of worker processes, which only prepare its samples, and not on the number of hosts, which
+only divide the slices among themselves. Host h of n makes the h-th n-th of them, and all hosts
+together make the same batches for any n.
 
-The state of a shard is the position behind the last record that it has read, the positions of the
-few that wait for a batch with room (they are read again), and what was counted. `merged` joins the
-states of all hosts; each takes from it the shards that it now has. No example is lost or repeated.
+A batch slice has a fixed shape. A sample that needs a part that is used up (rows, images, slots of
+SAM, slots of the region encoder, boxes, masks) waits for the next batch, the longest waiting first;
+meanwhile samples that do not need it are added. A slice is closed when its rows or images are used
+up, or when `max_deferred` samples wait. A sample that could never fit is dropped and counted.
+
+The state of a slice is the position behind the last record that it has read, the positions of the
+samples that wait (they are read again), and what was counted. `merge_states` joins the states of
+all hosts; each takes the slices that it now has. No example is lost or repeated.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, NamedTuple
 
 import grain
@@ -28,10 +35,9 @@ from absl import flags
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.config.experiment import DataConfig
-from glamm_jax.data.batch_filling import Filler, Read
-from glamm_jax.data.collate import join, shaped
-from glamm_jax.data.conversation_sampler import draw_examples
-from glamm_jax.data.encode import Prepared, prepare
+from glamm_jax.data.collate import BatchBuilder, ExpandedSample, expand_sample, join_slices
+from glamm_jax.data.conversation_sampler import sample_conversations
+from glamm_jax.data.encode import Sample, encode_examples
 from glamm_jax.data.packing import Packing
 from glamm_jax.data.preprocess import ImageError
 from glamm_jax.data.record import RecordError
@@ -40,78 +46,110 @@ from glamm_jax.data.rle import MaskError
 from glamm_jax.environment import environment_variables
 from glamm_jax.errors import GLaMMError
 from glamm_jax.text.tokenizer import load_tokenizer
-from glamm_jax.types import Batch
+from glamm_jax.types import Batch, BatchShape
 
-
-class Drawn(NamedTuple):
-    """A batch, and what is in it."""
-
-    batch: Batch
-    names: tuple[str, ...]  # "source id" of every picture that this process put into it
-
-
-# What `open_batches` returns: an iterator that grain's checkpoints can save, too.
-Batches = grain.DatasetIterator[Drawn]
-
-UNREADABLE = "dropped: the picture cannot be read"
-BROKEN = "dropped: the record cannot be read"
-# grain imports jax; a worker must not claim the accelerators of this process with it. Memory that a
-# picture leaves is kept for the next one: glibc would return it, and fetch it again page by page.
-# Large pages (hugetlb) save the processor many look-ups of addresses.
+UNREADABLE_IMAGE = "dropped: the image cannot be read"
+UNREADABLE_RECORD = "dropped: the record cannot be read"
+# Consecutive records without a usable sample after which the data is considered unusable.
+MAX_UNUSABLE_RECORDS = 1000
+# grain imports jax; a worker must not claim the accelerators of this process with it. Memory of an
+# image is kept for the next one: glibc would return it and fetch it again page by page. Large pages
+# (hugetlb) save address look-ups.
 WORKER_ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 29),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
-_LARGE_PRIME = 1_000_003  # sets the shuffles of a mixture's parts apart
-_SEEDS = 1 << 32
+_LARGE_PRIME = 1_000_003  # sets the shuffles of the mixture's entries apart
+_NUM_SEEDS = 1 << 32
+
+
+class DataError(GLaMMError):
+    """The data gives no batches. Says what happened to the records."""
 
 
 class StateError(GLaMMError):
-    """A state that does not belong to this pipeline. Says why."""
+    """A state does not belong to this loader."""
 
 
-class Ticket(NamedTuple):
-    """Which record is asked: the part of the mixture, its number there, and how often before."""
+class LoadedBatch(NamedTuple):
+    """A batch, and "source id" of every record that this process put into it."""
 
-    part: int
+    batch: Batch
+    names: tuple[str, ...]
+
+
+# What `open_batches` returns; grain's checkpoints can save it as well.
+BatchIterator = grain.DatasetIterator[LoadedBatch]
+
+
+class RecordRequest(NamedTuple):
+    """A record of a mixture entry, and how often it was read before."""
+
+    entry: int
     record: int
     epoch: int
 
 
-class Reader:
-    """Record to sample, in a worker process: read, ask, decode, resize, tokenise."""
+class ReadSample(NamedTuple):
+    """What a position of a slice's stream holds.
+
+    Attributes:
+        position: in the stream.
+        source: of the record, for the counts.
+        sample: None if nothing of the record can be used.
+        notes: what happened.
+    """
+
+    position: int
+    source: str
+    sample: Sample | None
+    notes: tuple[str, ...] = ()
+
+
+class SampleReader:
+    """Reads samples in a worker process: record, conversations, image, tokens.
+
+    A record that cannot be read gives no sample and is counted: one bad record ends no training.
+
+    Args:
+        sources: records of each mixture entry.
+        data: configuration of the data.
+        model: configuration of the model.
+    """
 
     def __init__(self, sources: Sequence[RecordSource], data: DataConfig, model: GLaMMConfig):
         self._sources, self._data, self._model = sources, data, model
         self._tokenizer = load_tokenizer(data.tokenizer, model.tokens)
 
-    def __call__(self, position: int, ticket: Ticket) -> Read:
-        """What cannot be read gives no sample, and is counted: one bad record ends no training."""
-        data, part = self._data, self._data.mixture[ticket.part]
-        source = part.dataset
+    def __call__(self, position: int, request: RecordRequest) -> ReadSample:
+        """Read the sample at a position of the stream."""
+        shape, entry = self._data.batch_shape, self._data.mixture[request.entry]
+        source = entry.dataset
         try:
-            record = self._sources[ticket.part][ticket.record]
-            source, room = (
-                record.source,
-                (data.batch_shape.mask_height, data.batch_shape.mask_width),
-            )
-            drawn = draw_examples(
-                record, part.tasks, part.conversation, data.seed, ticket.epoch, room
+            record = self._sources[request.entry][request.record]
+            source = record.source
+            examples, notes = sample_conversations(
+                record,
+                entry.tasks,
+                entry.conversation,
+                self._data.seed,
+                request.epoch,
+                (shape.mask_height, shape.mask_width),
             )
         except ImageError:
-            return Read(position, source, Prepared(None, (UNREADABLE,)))
+            return ReadSample(position, source, None, (UNREADABLE_IMAGE,))
         except (MaskError, RecordError):
-            return Read(position, source, Prepared(None, (BROKEN,)))
-        sample, notes = prepare(
-            drawn.examples,
+            return ReadSample(position, source, None, (UNREADABLE_RECORD,))
+        sample, more_notes = encode_examples(
+            examples,
             self._tokenizer,
             self._model,
-            data.batch_shape,
-            part.conversation.bare_image,
+            shape,
+            bare_image=entry.conversation.bare_image,
         )
-        return Read(position, source, Prepared(sample, (*drawn.notes, *notes)))
+        return ReadSample(position, source, sample, (*notes, *more_notes))
 
 
 def open_batches(
@@ -120,185 +158,266 @@ def open_batches(
     process: int = 0,
     num_processes: int = 1,
     sources: Mapping[str, RecordSource] | None = None,
-) -> Batches:
-    """This process's share of every step's batch, for ever; close it to end its workers.
+) -> BatchIterator:
+    """Open an endless iterator over this process's part of every step's batch.
 
-    Indices in a batch count from the start of the whole step's batch. `get_state()["shards"]` says
-    what was counted. sources: records of datasets by their name in the mixture, instead of those
-    that the names lead to.
+    Indices in a batch count from the start of the step's complete batch. `get_state()["shards"]`
+    has the counts. Close the iterator to end its workers.
 
-    Raises: StateError when the shards cannot be divided, TokenizerError or ConfigError when the
-    tokenizer or a dataset cannot be used.
+    Args:
+        data: configuration of the data.
+        model: configuration of the model.
+        process: index of this process.
+        num_processes: that divide the batch slices.
+        sources: records of datasets by their name in the mixture, used instead of those that the
+            names lead to.
+
+    Raises:
+        StateError: the slices cannot be divided among the processes.
+        TokenizerError, ConfigError: the tokenizer or a dataset cannot be used.
     """
     if data.batch_slices % num_processes or not 0 <= process < num_processes:
         raise StateError(
-            f"{data.batch_slices} shards cannot be divided among {num_processes} processes (this is "
-            f"number {process}); set data.batch_slices to a multiple of every number that may be used"
+            f"{data.batch_slices} batch slices cannot be divided among {num_processes} processes "
+            f"(this is process {process}); set data.batch_slices to a multiple of every number of "
+            "processes that may be used"
         )
-    if not flags.FLAGS.is_parsed():  # grain asks for a flag, and we parse none
+    if not flags.FLAGS.is_parsed():  # grain reads a flag, and no flags are parsed here
         flags.FLAGS.mark_as_parsed()
-    known = sources or {}
-    found = [
-        known[part.dataset]
-        if part.dataset in known
-        else open_records(part.dataset, part.split, data.seed)
-        for part in data.mixture
+    given = sources or {}
+    opened = [
+        given[entry.dataset]
+        if entry.dataset in given
+        else open_records(entry.dataset, entry.split, data.seed)
+        for entry in data.mixture
     ]
-    reader = Reader(found, data, model)
-    own = data.batch_slices // num_processes
-    shards = {
-        number: _Shard(_reads(reader, found, data, number), data, model)
-        for number in range(process * own, (process + 1) * own)
+    reader = SampleReader(opened, data, model)
+    count = data.batch_slices // num_processes
+    slices = {
+        index: SliceLoader(_stream(reader, opened, data, index), data, model)
+        for index in range(process * count, (process + 1) * count)
     }
     return iter(
         grain.experimental.ThreadPrefetchIterDataset(
-            _Batches(shards, data, model), prefetch_buffer_size=data.prefetch
+            _Batches(slices, data, model), prefetch_buffer_size=data.prefetch
         )
     )
 
 
-def merged(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The states of all hosts as one, from which any number of hosts goes on."""
+def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The states of all hosts as one, from which any number of hosts continues."""
     states = list(states)
-    shards: dict[str, Any] = {}
+    slices: dict[str, Any] = {}
     for state in states:
-        shards |= state["shards"]
-    return {**states[0], "shards": shards}
+        slices |= state["shards"]
+    return {**states[0], "shards": slices}
 
 
-def _reads(
-    reader: Reader, sources: Sequence[RecordSource], data: DataConfig, shard: int
-) -> grain.MapDataset[Read]:
-    """What a shard reads at each position, endlessly."""
-    parts = []
-    for number, source in enumerate(sources):
-        seed = (data.seed * _LARGE_PRIME + number) % _SEEDS
+def _stream(
+    reader: SampleReader, sources: Sequence[RecordSource], data: DataConfig, slice_index: int
+) -> grain.MapDataset[ReadSample]:
+    """What a slice reads at each position, endlessly."""
+    entries = []
+    for index, source in enumerate(sources):
+        seed = (data.seed * _LARGE_PRIME + index) % _NUM_SEEDS
         order = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
-        parts.append(
-            order.map_with_index(_Tickets(number, len(source)))[shard :: data.batch_slices]
-        )
-    weights = [part.weight for part in data.mixture]
-    return grain.MapDataset.mix(parts, weights).map_with_index(reader)
+        requests = order.map_with_index(partial(_request, index, len(source)))
+        entries.append(requests[slice_index :: data.batch_slices])
+    weights = [entry.weight for entry in data.mixture]
+    return grain.MapDataset.mix(entries, weights).map_with_index(reader)
 
 
-class _Tickets(NamedTuple):
-    """Makes tickets of a part's records in their shuffled order."""
-
-    part: int
-    num_records: int
-
-    def __call__(self, index: int, record: Any) -> Ticket:
-        return Ticket(self.part, int(record), index // self.num_records)
+def _request(entry: int, num_records: int, index: int, record: Any) -> RecordRequest:
+    return RecordRequest(entry, int(record), index // num_records)
 
 
-class _Shard:
-    """One stream of samples, and the batches that it fills."""
+@dataclass
+class _WaitingSample:
+    """A sample that is added to a batch, now or later.
 
-    def __init__(self, reads: grain.MapDataset[Read], data: DataConfig, model: GLaMMConfig):
-        self._reads, self._data, self._model = reads, data, model
+    Attributes:
+        position: where it was read.
+        expanded: the sample.
+        required: shape of a batch that holds it alone.
+    """
+
+    position: int
+    expanded: ExpandedSample
+    required: BatchShape
+
+
+class SliceLoader:
+    """Packs the samples of one stream into batch slices.
+
+    `_position`, `_waiting` and `_counts` are all that it remembers.
+
+    Args:
+        stream: the samples by position; it is read by threads or worker processes.
+        data: configuration of the data.
+        model: configuration of the model.
+        reads: the same samples, already being read in order; used instead of opening the stream.
+    """
+
+    def __init__(
+        self,
+        stream: grain.MapDataset[ReadSample] | Sequence[ReadSample],
+        data: DataConfig,
+        model: GLaMMConfig,
+        reads: Iterator[ReadSample] | None = None,
+    ):
+        self._stream: Any = stream
+        self._data, self._model = data, model
         self._packing = Packing(data.share_prefix, data.fill_rows)
-        self._stream: grain.DatasetIterator[Read] | None = None
-        self._filler = self._new_filler()
+        self._open: Any = reads
+        self._position = 0  # of what is read next
+        self._waiting: list[_WaitingSample] = []
+        self._counts: Counter[str] = Counter()
 
-    def draw(self) -> Drawn:
-        """The next batch of the shard."""
-        if self._stream is None:
-            self._stream = _open_stream(self._reads[self._filler.position :], self._data.workers)
-            self._filler.stream = self._stream
-        parts = self._filler.fill()
-        batch = shaped(parts, self._model, self._data.batch_shape)
-        return Drawn(batch, tuple(sample.name for sample in parts.samples))
+    def next_batch(self) -> LoadedBatch:
+        """The next batch of the slice.
+
+        Raises:
+            DataError: nothing of the stream can be used.
+        """
+        shape = self._data.batch_shape
+        builder = BatchBuilder(self._model, self._packing, shape)
+        self._waiting = [
+            sample
+            for sample in self._waiting
+            if builder.add(sample.expanded, sample.required) is not None
+        ]
+        while not builder.is_full and len(self._waiting) < self._data.max_deferred:
+            sample = self._next_sample()
+            exceeded = builder.add(sample.expanded, sample.required)
+            if exceeded is not None:
+                self._counts[f"waited for {exceeded}"] += 1
+                self._waiting.append(sample)
+        return LoadedBatch(builder.build(shape), tuple(x.name for x in builder.samples))
+
+    def _next_sample(self) -> _WaitingSample:
+        """The next sample that fits into an empty batch."""
+        shape = self._data.batch_shape
+        for _ in range(MAX_UNUSABLE_RECORDS):
+            read = next(self._reads())
+            self._position = read.position + 1
+            self._counts.update(f"{read.source}, {note}" for note in read.notes)
+            if read.sample is None:
+                continue
+            sample = self._expand(read.position, read.sample)
+            exceeded = [
+                f.name
+                for f in fields(BatchShape)
+                if getattr(sample.required, f.name) > getattr(shape, f.name)
+            ]
+            if not exceeded:
+                return sample
+            self._counts[
+                f"{read.source}, dropped: more {', '.join(exceeded)} than a batch has"
+            ] += 1
+        raise DataError(
+            f"the last {MAX_UNUSABLE_RECORDS} records gave nothing that fits into a batch: "
+            + "; ".join(f"{number} x {name}" for name, number in self._counts.most_common())
+        )
+
+    def _expand(self, position: int, sample: Sample) -> _WaitingSample:
+        expanded = expand_sample(sample, self._model)
+        alone = BatchBuilder(self._model, self._packing, row_limit=self._data.batch_shape)
+        alone.add(expanded)
+        return _WaitingSample(position, expanded, alone.required_shape)
+
+    def _reads(self) -> Iterator[ReadSample]:
+        """The samples in order, prepared ahead by threads or by worker processes."""
+        if self._open is not None:
+            return self._open
+        remaining, workers = self._stream[self._position :], self._data.workers
+        if not workers:
+            options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+            self._open = iter(remaining.to_iter_dataset(options))
+            return self._open
+        in_order = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        processes = grain.multiprocessing.MultiprocessingOptions(workers, per_worker_buffer_size=2)
+        self._open = iter(remaining.to_iter_dataset(in_order).mp_prefetch(processes))
+        with environment_variables(**WORKER_ENVIRONMENT):
+            self._open.start_prefetch()
+        return self._open
 
     def state(self) -> dict[str, Any]:
-        """All that the batches from here on follow from."""
-        filler = self._filler
-        waiting = [each.position for each in filler.waiting]
-        return {"position": filler.position, "waiting": waiting, "counts": dict(filler.counts)}
+        """All that the following batches depend on."""
+        waiting = [sample.position for sample in self._waiting]
+        return {"position": self._position, "waiting": waiting, "counts": dict(self._counts)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state, reading anew what was waiting."""
+        """Continue from a state; the samples that were waiting are read again."""
         self.close()
-        self._filler = self._new_filler()
-        self._filler.position = int(state["position"])
-        self._filler.counts = Counter(state["counts"])
-        reads = [self._reads[int(position)] for position in state["waiting"]]
-        self._filler.waiting = [
-            self._filler.candidate(read.position, read.prepared.sample)
+        self._position = int(state["position"])
+        self._counts = Counter(state["counts"])
+        reads = [self._stream[int(position)] for position in state["waiting"]]
+        self._waiting = [
+            self._expand(read.position, read.sample)
             for read in reads
-            if read is not None and read.prepared.sample is not None
+            if read is not None and read.sample is not None
         ]
 
     def close(self) -> None:
         """End the workers."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-
-    def _new_filler(self) -> Filler:
-        quotas, deferred = self._data.batch_shape, self._data.max_deferred
-        return Filler(iter(()), self._model, quotas, self._packing, deferred)
+        if self._open is not None:
+            self._open.close()
+            self._open = None
 
 
-def _open_stream(reads: grain.MapDataset[Read], workers: int) -> grain.DatasetIterator[Read]:
-    """Reads in their order, prepared by threads or by worker processes."""
-    if not workers:
-        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
-        return iter(reads.to_iter_dataset(options))
-    one_by_one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    processes = grain.multiprocessing.MultiprocessingOptions(workers, per_worker_buffer_size=2)
-    stream = iter(reads.to_iter_dataset(one_by_one).mp_prefetch(processes))
-    with environment_variables(**WORKER_ENVIRONMENT):
-        stream.start_prefetch()
-    return stream
+class _Batches(grain.IterDataset[LoadedBatch]):
+    """The batches of some slices, joined; what `open_batches` prefetches."""
 
-
-class _Batches(grain.IterDataset[Drawn]):
-    """The batches of some shards, joined; what `open_batches` prefetches."""
-
-    def __init__(self, shards: dict[int, _Shard], data: DataConfig, model: GLaMMConfig):
+    def __init__(self, slices: dict[int, SliceLoader], data: DataConfig, model: GLaMMConfig):
         super().__init__()
-        self._shards, self._data, self._model = shards, data, model
+        self._slices, self._data, self._model = slices, data, model
 
-    def __iter__(self) -> Batches:
-        return _BatchIterator(self._shards, self._data, self._model)
+    def __iter__(self) -> BatchIterator:
+        return _JoinedIterator(self._slices, self._data, self._model)
 
 
-class _BatchIterator(grain.DatasetIterator[Drawn]):
+class _JoinedIterator(grain.DatasetIterator[LoadedBatch]):
     """Iterates over `_Batches`."""
 
-    def __init__(self, shards: dict[int, _Shard], data: DataConfig, model: GLaMMConfig):
+    def __init__(self, slices: dict[int, SliceLoader], data: DataConfig, model: GLaMMConfig):
         super().__init__()
-        self._shards, self._data, self._model = shards, data, model
+        self._slices, self._data, self._model = slices, data, model
 
-    def __next__(self) -> Drawn:
-        drawn = {number: shard.draw() for number, shard in self._shards.items()}
-        batches = {number: each.batch for number, each in drawn.items()}
-        names = tuple(name for each in drawn.values() for name in each.names)
-        return Drawn(join(batches, self._data.batch_shape, self._model.clip.num_patches), names)
+    def __next__(self) -> LoadedBatch:
+        loaded = {index: loader.next_batch() for index, loader in self._slices.items()}
+        batches = {index: slice_batch.batch for index, slice_batch in loaded.items()}
+        names = tuple(name for slice_batch in loaded.values() for name in slice_batch.names)
+        shape, num_patches = self._data.batch_shape, self._model.clip.num_patches
+        return LoadedBatch(join_slices(batches, shape, num_patches), names)
 
     def get_state(self) -> dict[str, Any]:
-        shards = {str(number): shard.state() for number, shard in self._shards.items()}
-        return {"mixture": _fingerprint(self._data), "shards": shards}
+        slices = {str(index): loader.state() for index, loader in self._slices.items()}
+        return {"mixture": _fingerprint(self._data), "shards": slices}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Raises: StateError when it is of another configuration, or lacks a shard."""
-        ours = _fingerprint(self._data)
-        if state["mixture"] != ours:
-            raise StateError(f"the state is of another mixture: {state['mixture']}, not {ours}")
-        missing = [number for number in self._shards if str(number) not in state["shards"]]
+        """Continue from a state.
+
+        Raises:
+            StateError: it is of another configuration, or lacks a slice.
+        """
+        expected = _fingerprint(self._data)
+        if state["mixture"] != expected:
+            raise StateError(f"the state is of another mixture: {state['mixture']}, not {expected}")
+        missing = [index for index in self._slices if str(index) not in state["shards"]]
         if missing:
             raise StateError(
-                f"the state has no shards {missing}; join the states of all processes with `merged`"
+                f"the state lacks the batch slices {missing}; join the states of all processes "
+                "with `merge_states`"
             )
-        for number, shard in self._shards.items():
-            shard.restore(state["shards"][str(number)])
+        for index, loader in self._slices.items():
+            loader.restore(state["shards"][str(index)])
 
     def close(self) -> None:
-        for shard in self._shards.values():
-            shard.close()
+        for loader in self._slices.values():
+            loader.close()
 
 
 def _fingerprint(data: DataConfig) -> list[Any]:
-    """What the order of the examples follows from: seed, shards, and each part of the mixture."""
-    parts = ([part.dataset, part.split, part.weight, *part.tasks] for part in data.mixture)
-    return [data.seed, data.batch_slices, *parts]
+    """What the order of the examples follows from: seed, slices, and every mixture entry."""
+    entries = ([x.dataset, x.split, x.weight, *x.tasks] for x in data.mixture)
+    return [data.seed, data.batch_slices, *entries]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from glamm_jax.data import rle
-from glamm_jax.data.conversation_sampler import count_pixels, mark_phrases, phrase_spans
+from glamm_jax.data.conversation_sampler import decode_union, mark_phrases, phrase_spans
 from glamm_jax.data.record import Annotation, Link, Record
 from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.item import Item, RunLengths
@@ -176,7 +176,7 @@ def union(record: Record, links: Sequence[Link]) -> RunLengths:
     if len(masks) == 1 and masks[0] is not None:
         return {"size": [record.height, record.width], "counts": masks[0].decode("ascii")}
     counts = np.zeros((record.height, record.width), np.uint8)
-    count_pixels(record, links, counts)
+    decode_union(record, links, counts)
     return rle.encode(counts != 0)
 
 
@@ -185,7 +185,7 @@ def _covered_twice(record: Record, links: Sequence[Link]) -> RunLengths | None:
     if all(record.regions[link.region].overlap is None for link in links):
         return None
     counts = np.zeros((record.height, record.width), np.uint8)
-    count_pixels(record, links, counts)
+    decode_union(record, links, counts)
     return rle.encode(counts > 1)
 
 

@@ -1,13 +1,13 @@
-"""Questions about pictures, answered in words and masks.
+"""Questions about images, answered in text and masks.
 
     assistant = glamm_jax.load("path/to/model")
     answer = assistant.chat("dog.jpg", "Where is <p> the dog </p> [SEG]?")
-    for each in answer.groundings:
-        print(each.phrase, each.score, each.mask.mean())
+    for grounding in answer.groundings:
+        print(grounding.phrase, grounding.score, grounding.mask.mean())
     answer.save_picture("answer.png")
 
-`chat_many` answers several questions in one pass over the device; `chat` is a batch of one. An
-answer depends on its own question alone, whatever it shares the batch with.
+`chat_many` answers several questions in one batch; `chat` is a batch of one. An answer depends on
+its own question alone, whatever the other questions of the batch are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from jaxtyping import Float, UInt8
 
 from glamm_jax.config import DType, GLaMMConfig
 from glamm_jax.data.boxes import BoxError, check_boxes, to_unit
-from glamm_jax.data.collate import bucketed, divisible, fit, pack
+from glamm_jax.data.collate import bucketed, build_batch, divisible
+from glamm_jax.data.encode import Sample, TokenizedConversation
 from glamm_jax.data.preprocess import (
     ImageError,
     ImageSource,
@@ -33,7 +34,6 @@ from glamm_jax.data.preprocess import (
     grounding_image,
     open_image,
 )
-from glamm_jax.data.sample import Row, Sample
 from glamm_jax.errors import FolderError, GLaMMError
 from glamm_jax.inference.answer import (
     Answer,
@@ -55,29 +55,36 @@ from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
 from glamm_jax.types import Batch, BatchShape
 from glamm_jax.weights.folder import ModelFolder
 
-NO_ROOM = BatchShape()
-SLICE = 8  # tokens between two looks at what has been written
+MINIMAL_SHAPE = BatchShape()
+DECODE_STEPS = 8  # tokens that are decoded before the texts are read and passed on
+
+# Called with the index of a question and new text of its answer; False stops that answer.
+OnText = Callable[[int, str], bool | None]
 
 
 class QuestionError(GLaMMError):
-    """An answer cannot have the length that is asked for."""
+    """A question asks for an answer of an impossible length."""
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """One question about one picture, with all that its answer depends on.
+    """A question about an image, with all that its answer depends on.
 
-    image: a path, bytes, an open file, a PIL image, or uint8[h, w, 3].
-    prompt: the words. A `<p> phrase </p> [SEG]` in them is given a mask.
-    regions: boxes x0 y0 x1 y1 in pixels of the upright picture, one for each `<bbox>` of the
-        history's questions and the prompt, in their order.
-    history: earlier (question, answer) pairs about the picture, as `Answer.turn` gives them. Their
-        [SEG]s get masks of their own, so a known answer put here is grounded (teacher forcing).
-    max_tokens: longest answer; less where the model's context ends.
-    temperature: 0 takes the likeliest token; above, tokens are drawn, from the smallest set that
-        holds `top_p` of the probability, by `seed`.
+    Attributes:
+        image: a path, bytes, an open file, a PIL image, or uint8[h, w, 3].
+        prompt: the text. A `<p> phrase </p> [SEG]` in it is given a mask.
+        regions: boxes x0 y0 x1 y1 in pixels of the upright image, one for each `<bbox>` of the
+            history's questions and the prompt, in order.
+        history: earlier (question, answer) pairs about the image, as `Answer.turn` returns them.
+            Their [SEG]s are given masks as well, so a known answer put here is grounded (teacher
+            forcing).
+        max_tokens: longest answer, at least 1; less where the model's context ends.
+        temperature: 0 decodes greedily; above, tokens are sampled.
+        top_p: sample from the smallest set of tokens with this share of the probability.
+        seed: of the sampling.
 
-    Raises: QuestionError, SamplingError when one of these numbers is out of its range.
+    Raises:
+        QuestionError, SamplingError: a number is out of its range.
     """
 
     image: ImageSource
@@ -97,35 +104,49 @@ class Question:
 
 @dataclass(eq=False)
 class _Row:
-    """A question on its way to its answer."""
+    """A question being answered, a row of the batch.
 
-    number: int  # among the questions
+    Attributes:
+        index: of the question.
+        limit: tokens that the answer may have.
+        ids: of the answer so far.
+        finish: why the answer ended; None while it goes on.
+        sent: text that `on_text` was called with.
+    """
+
+    index: int
     question: Question
     image: UInt8[np.ndarray, "h w 3"]
     boxes: Float[np.ndarray, "r 4"]
     prompt: Prompt
-    limit: int  # tokens that the answer may have
+    limit: int
     ids: list[int] = field(default_factory=list)
     finish: Finish | None = None
     sent: str = ""
 
     @property
-    def looks_at(self) -> tuple[int, bytes]:
-        """Equal for rows that can share the work on one picture."""
+    def image_key(self) -> tuple[int, bytes]:
+        """Equal for rows that can share the encoding of one image and its regions."""
         return id(self.image), self.boxes.tobytes()
 
 
 class PreparedQuestions(NamedTuple):
-    """Questions that are answered together, as the model takes them; answering uses them up."""
+    """Questions that are answered in one batch, preprocessed. Answering them uses them up."""
 
     batch: Batch
     rows: list[_Row]
 
 
 class Assistant:
-    """A model and its tokenizer, which answer questions; on `mesh` when there is one.
+    """A model and its tokenizer, answering questions.
 
-    Raises: TokenizerError when the tokenizer's ids are not the model's.
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        mesh: that the model is placed on; None: one device.
+
+    Raises:
+        TokenizerError: the tokenizer's ids are not those of the model.
     """
 
     def __init__(self, model: GLaMM, tokenizer: Tokenizer, mesh: Mesh | None = None):
@@ -148,81 +169,92 @@ class Assistant:
         seed: int = 0,
         on_text: Callable[[str], bool | None] | None = None,
     ) -> Answer:
-        """Answer one question; the arguments are those of `Question`.
+        """Answer one question.
 
-        on_text: hears the clean text as it grows; the pieces make up `Answer.text`. Returning
-            False ends the answer there, and what has been written is returned.
+        Args:
+            image, prompt, regions, history, max_tokens, temperature, top_p, seed: see `Question`.
+            on_text: called with the clean text as it grows; the pieces make up `Answer.text`.
+                Returning False ends the answer there.
 
-        Raises: ImageError, BoxError, PromptError, QuestionError, SamplingError when the question
-            cannot be used.
+        Raises:
+            ImageError, BoxError, PromptError, QuestionError, SamplingError: the question cannot be
+                used.
         """
         question = Question(image, prompt, regions, history, max_tokens, temperature, top_p, seed)
-        hear = None if on_text is None else lambda _, piece: on_text(piece)
-        return self.chat_many([question], on_text=hear)[0]
+        on_piece = None if on_text is None else lambda _, piece: on_text(piece)
+        return self.chat_many([question], on_text=on_piece)[0]
 
     def chat_many(
-        self,
-        questions: Sequence[Question],
-        *,
-        on_text: Callable[[int, str], bool | None] | None = None,
+        self, questions: Sequence[Question], *, on_text: OnText | None = None
     ) -> list[Answer]:
-        """Answer questions together; the answers are those that `chat` gives to each.
+        """Answer questions together; each answer is the one that `chat` gives.
 
-        Questions that hold the same image object or path with the same regions share the work of
-        encoding it.
+        Questions with the same image object or path and the same regions share its encoding.
 
-        on_text: hears (number of the question, new text), as in `chat`; returning False ends that
-            answer, the others go on.
+        Args:
+            questions: to be answered.
+            on_text: called with (index of the question, new text), as in `chat`; returning False
+                ends that answer, the others go on.
 
-        Raises: ImageError, BoxError, PromptError naming the question that cannot be used.
+        Raises:
+            ImageError, BoxError, PromptError: a question cannot be used; names its index.
         """
         return self.answer(self.prepare(questions), on_text)
 
     def prepare(
-        self, questions: Sequence[Question], room: BatchShape = NO_ROOM
+        self, questions: Sequence[Question], min_shape: BatchShape = MINIMAL_SHAPE
     ) -> list[PreparedQuestions]:
-        """The first half of `chat_many`, which needs no device: pictures opened and resized.
+        """The first half of `chat_many`, which needs no device: open and resize the images.
 
         A thread can do it while the device answers other questions.
 
-        room: of the batch at the least, so that batches that differ share a program.
+        Args:
+            questions: to be answered.
+            min_shape: smallest shape of the batches, so that different batches share a program.
+
+        Raises:
+            ImageError, BoxError, PromptError: as `chat_many`.
         """
         opened: dict[Any, np.ndarray] = {}
         rows = []
-        for number, question in enumerate(questions):
+        for index, question in enumerate(questions):
             try:
                 source = question.image
                 key = str(source) if isinstance(source, str | Path) else id(source)
                 if key not in opened:
                     opened[key] = _open(source)
-                rows.append(self._row(number, question, opened[key]))
+                rows.append(self._row(index, question, opened[key]))
             except (ImageError, BoxError, PromptError) as error:
                 if len(questions) == 1:
                     raise
-                raise type(error)(f"question {number}: {error}") from error
-        return [self._prepared(together, room) for together in self._batches(rows)]
+                raise type(error)(f"question {index}: {error}") from error
+        return [self._prepare_batch(batch_rows, min_shape) for batch_rows in self._batches(rows)]
 
     def answer(
-        self,
-        prepared: Sequence[PreparedQuestions],
-        on_text: Callable[[int, str], bool | None] | None = None,
+        self, prepared: Sequence[PreparedQuestions], on_text: OnText | None = None
     ) -> list[Answer]:
-        """The second half of `chat_many`: what the device does, and reading its answers."""
+        """The second half of `chat_many`: generate the answers and their masks.
+
+        Args:
+            prepared: by `prepare`.
+            on_text: as in `chat_many`.
+        """
         answers: dict[int, Answer] = {}
         with _on(self.mesh):
             for batch, rows in prepared:
-                decoding = self._write(batch, rows, on_text)
+                decoding = self._generate(batch, rows, on_text)
                 answers |= self._finish(batch, decoding, rows)
-        return [answers[number] for number in sorted(answers)]
+        return [answers[index] for index in sorted(answers)]
 
     def check(self, question: Question) -> None:
-        """Whether a question can be asked; its picture must be open already.
+        """Check that a question can be answered; its image must be open already.
 
-        Raises: ImageError, BoxError, PromptError when it cannot.
+        Raises:
+            ImageError, BoxError, PromptError: it cannot.
         """
         self._row(0, question, _open(question.image))
 
-    def _row(self, number: int, question: Question, image: np.ndarray) -> _Row:
+    def _row(self, index: int, question: Question, image: np.ndarray) -> _Row:
         boxes = check_boxes(question.regions, *image.shape[:2])
         prompt = build_prompt(
             question.prompt,
@@ -232,43 +264,40 @@ class Assistant:
             num_image_tokens=self.config.clip.num_patches,
             context=self.config.llama.max_positions,
         )
-        limit = min(question.max_tokens, prompt.room)
-        return _Row(number, question, image, boxes, prompt, limit)
-
-    def _prepared(self, rows: list[_Row], room: BatchShape) -> PreparedQuestions:
-        samples, ordered = self._samples(rows)
-        capacity = bucketed(fit(samples, self.config).union(room))
-        with _on(self.mesh):
-            capacity = divisible(capacity, num_batch_shards())
-        return PreparedQuestions(pack(samples, self.config, capacity), ordered)
+        return _Row(index, question, image, boxes, prompt, min(question.max_tokens, prompt.room))
 
     def _batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
-        """Rows whose longest prompt leaves room for the longest answer among them."""
-        together: list[_Row] = []
+        """Consecutive rows whose longest prompt leaves room for their longest answer."""
+        batch: list[_Row] = []
         for row in rows:
-            wider = [*together, row]
-            longest = max(each.prompt.length for each in wider)
-            if longest + max(each.limit for each in wider) > self.config.llama.max_positions:
-                yield together
-                wider = [row]
-            together = wider
-        if together:
-            yield together
+            extended = [*batch, row]
+            longest_prompt = max(x.prompt.length for x in extended)
+            longest_answer = max(x.limit for x in extended)
+            if longest_prompt + longest_answer > self.config.llama.max_positions:
+                yield batch
+                extended = [row]
+            batch = extended
+        if batch:
+            yield batch
 
-    def _samples(self, rows: list[_Row]) -> tuple[list[Sample], list[_Row]]:
-        """One sample a picture, and the rows in the order in which the batch will hold them."""
+    def _prepare_batch(self, rows: list[_Row], min_shape: BatchShape) -> PreparedQuestions:
+        """One sample an image; the rows in the order in which the batch has them."""
         groups: dict[tuple[int, bytes], list[_Row]] = {}
         for row in rows:
-            groups.setdefault(row.looks_at, []).append(row)
-        samples = [self._sample(group) for group in groups.values()]
-        return samples, [row for group in groups.values() for row in group]
+            groups.setdefault(row.image_key, []).append(row)
+        builder = build_batch([self._sample(group) for group in groups.values()], self.config)
+        shape = bucketed(builder.required_shape.union(min_shape))
+        with _on(self.mesh):
+            shape = divisible(shape, num_batch_shards())
+        ordered = [row for group in groups.values() for row in group]
+        return PreparedQuestions(builder.build(shape), ordered)
 
     def _sample(self, rows: list[_Row]) -> Sample:
         image, boxes = rows[0].image, rows[0].boxes
         grounding = grounding_image(image, self.config.sam.image_size)
         ids = [row.prompt.ids for row in rows]
         return Sample(
-            rows=tuple(Row(each, np.full_like(each, IGNORE_ID)) for each in ids),
+            tuple(TokenizedConversation(x, np.full_like(x, IGNORE_ID)) for x in ids),
             image=clip_image(image, self.config.clip.image_size),
             grounding_image=grounding.pixels,
             resized_size=grounding.resized_size,
@@ -277,40 +306,34 @@ class Assistant:
         )
 
     def _prefill(self, batch: Batch, rows: list[_Row]) -> DecodeState:
-        asked = [row.question for row in rows]
-        asked += [asked[0]] * (len(batch.token_ids) - len(rows))  # spare rows draw nothing
+        questions = [row.question for row in rows]
+        # The batch's rows of padding sample nothing, so any question's settings serve.
+        questions += [questions[0]] * (len(batch.token_ids) - len(rows))
         sampling = Sampling.of(
-            len(asked),
-            [question.temperature for question in asked],
-            [question.top_p for question in asked],
-            [question.seed for question in asked],
+            len(questions),
+            [question.temperature for question in questions],
+            [question.top_p for question in questions],
+            [question.seed for question in questions],
         )
         return self.generator.prefill(batch, max(row.limit for row in rows), sampling)
 
-    def _write(
-        self,
-        batch: Batch,
-        rows: list[_Row],
-        on_text: Callable[[int, str], bool | None] | None,
-    ) -> DecodeState:
-        """Decode slice by slice until every row has ended, was stopped, or is long enough."""
+    def _generate(self, batch: Batch, rows: list[_Row], on_text: OnText | None) -> DecodeState:
+        """Decode `DECODE_STEPS` tokens at a time until every row has finished."""
         decoding = self._prefill(batch, rows)
         while True:
             for row, ids in zip(rows, self.generator.answers(decoding), strict=False):
                 if row.finish is None:
-                    self._read(row, ids, on_text)
-            open_rows = [row.finish is None for row in rows]
-            if not any(open_rows):
+                    self._read_row(row, ids, on_text)
+            unfinished = [row.finish is None for row in rows]
+            if not any(unfinished):
                 return decoding
-            spare = [False] * (len(decoding.done) - len(rows))
-            closed = ~np.array([*open_rows, *spare])
-            decoding = decoding._replace(done=decoding.done | closed)
-            decoding = self.generator.decode(decoding, SLICE)
+            padding = [False] * (len(decoding.done) - len(rows))
+            finished = ~np.array([*unfinished, *padding])
+            decoding = decoding._replace(done=decoding.done | finished)
+            decoding = self.generator.decode(decoding, DECODE_STEPS)
 
-    def _read(
-        self, row: _Row, ids: list[int], on_text: Callable[[int, str], bool | None] | None
-    ) -> None:
-        """Take what a row has written so far, and pass on what is new and certain of it."""
+    def _read_row(self, row: _Row, ids: list[int], on_text: OnText | None) -> None:
+        """Take the tokens generated so far; pass on text that later tokens cannot change."""
         row.ids = ids[: row.limit]
         if row.ids[-1] == self.config.tokens.eos:
             row.finish = "end"
@@ -318,65 +341,72 @@ class Assistant:
             row.finish = "length"
         if on_text is None:
             return
-        written, _ = self._decoded(row.ids)
-        text = parse_answer(written).text if row.finish else stable_text(written)
+        decoded, _ = self._decode_ids(row.ids)
+        text = parse_answer(decoded).text if row.finish else stable_text(decoded)
         piece, row.sent = text[len(row.sent) :], max(row.sent, text, key=len)
-        if piece and on_text(row.number, piece) is False:
+        if piece and on_text(row.index, piece) is False:
             row.finish = row.finish or "stopped"
 
-    def _decoded(self, ids: list[int]) -> tuple[str, tuple[str, ...]]:
-        """The words of ids; ids that the tokenizer does not have are left out and named."""
-        known = [i for i in ids if i < self.tokenizer.size]
-        unknown = tuple(f"no token has the id {i}" for i in ids if i >= self.tokenizer.size)
-        return self.tokenizer.decode(known, skip_control=True), unknown
+    def _decode_ids(self, ids: list[int]) -> tuple[str, tuple[str, ...]]:
+        """The text of ids; ids that the tokenizer does not have are left out and named."""
+        valid = [i for i in ids if i < self.tokenizer.size]
+        problems = tuple(f"no token has the id {i}" for i in ids if i >= self.tokenizer.size)
+        return self.tokenizer.decode(valid, skip_control=True), problems
 
     def _finish(self, batch: Batch, decoding: DecodeState, rows: list[_Row]) -> dict[int, Answer]:
-        """The answers by the number of their question, each with its masks."""
-        found = self.generator.finish(batch, decoding)
-        masks, scores = to_host(found.masks), to_host(found.iou).astype(np.float32)
+        """Decode the masks; the answers by the index of their question."""
+        segs = self.generator.finish(batch, decoding)
+        masks, scores = to_host(segs.masks), to_host(segs.iou).astype(np.float32)
         answers = {}
-        for place, row in enumerate(rows):
+        for row_index, row in enumerate(rows):
             height, width = row.image.shape[:2]
-            asked: list[ScoredMask] = []
-            said: list[ScoredMask] = []
-            for k in np.flatnonzero(found.rows == place):
-                if found.steps[k] < len(row.ids):  # the last slice may go on behind the limit
-                    # A copy: a view would keep the masks of the whole batch in memory.
+            prompt_masks: list[ScoredMask] = []
+            answer_masks: list[ScoredMask] = []
+            for k in np.flatnonzero(segs.rows == row_index):
+                if segs.steps[k] < len(row.ids):  # decoding may have gone on behind the limit
+                    # A copy: a view would keep the masks of the complete batch in memory.
                     mask = ScoredMask(masks[k, :height, :width].copy(), float(scores[k]))
-                    (asked if found.steps[k] < 0 else said).append(mask)
-            answers[row.number] = self._put_together(row, asked, said)
+                    (prompt_masks if segs.steps[k] < 0 else answer_masks).append(mask)
+            answers[row.index] = self._make_answer(row, prompt_masks, answer_masks)
         return answers
 
-    def _put_together(self, row: _Row, asked: list[ScoredMask], said: list[ScoredMask]) -> Answer:
+    def _make_answer(
+        self, row: _Row, prompt_masks: list[ScoredMask], answer_masks: list[ScoredMask]
+    ) -> Answer:
         assert row.finish is not None
         turns = [turn for pair in row.question.history for turn in pair]
-        *history, question = attach_masks_to_turns([*turns, row.question.prompt], asked)
-        written, unknown = self._decoded(row.ids)
-        answer, problems = attach_masks(written, said)
+        *history, question = attach_masks_to_turns([*turns, row.question.prompt], prompt_masks)
+        decoded, unknown_ids = self._decode_ids(row.ids)
+        text, problems = attach_masks(decoded, answer_masks)
         return Answer(
-            answer.raw,
-            answer.text,
-            answer.groundings,
+            text.raw,
+            text.text,
+            text.groundings,
             question=question[0],
             history=tuple(turn for turn, _ in history),
             image=row.image,
             regions=row.boxes,
             finish=row.finish,
-            problems=(*(f"in the question: {x}" for x in question[1]), *problems, *unknown),
+            problems=(*(f"in the question: {x}" for x in question[1]), *problems, *unknown_ids),
         )
 
 
 def load(path: str | Path, dtype: DType | None = None, mesh: Mesh | None = None) -> Assistant:
-    """The model of a folder, its weights read straight onto the devices of `mesh`.
+    """Load the model of a folder, each device reading its own part of the weights.
 
-    dtype: of all weights and of the arithmetic; as the folder stores and says it unless given.
+    Args:
+        path: a model folder.
+        dtype: of all weights and of the computation; None: as the folder stores them and says.
+        mesh: to place the weights on; None: one device.
 
-    Raises: FolderError, ConfigError, TensorFileError, TokenizerError naming what is wrong with it.
+    Raises:
+        FolderError, ConfigError, TensorFileError, TokenizerError: the folder cannot be used; names
+            what is wrong with it.
     """
     folder = ModelFolder(path)
     config = folder.config
     if not isinstance(config, GLaMMConfig):
-        raise FolderError(f"{path}: holds a part of a model, not a whole GLaMM")
+        raise FolderError(f"{path}: holds a part of a model, not a complete GLaMM")
     config = config if dtype is None else replace(config, compute_dtype=dtype)
     tokenizer = load_tokenizer(folder.path, config.tokens)
     graph, state = abstract_model(config)
@@ -391,5 +421,5 @@ def _on(mesh: Mesh | None) -> AbstractContextManager:
 
 def _open(source: ImageSource) -> np.ndarray:
     if source is None:
-        raise ImageError("no image: every question is about a picture, so give one")
+        raise ImageError("no image: every question is about an image, so give one")
     return open_image(source)

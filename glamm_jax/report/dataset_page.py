@@ -15,7 +15,7 @@ from typing import get_args
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.config.experiment import ConversationConfig, ConversationTask
 from glamm_jax.data import rle
-from glamm_jax.data.conversation_sampler import NOTHING, draw_examples
+from glamm_jax.data.conversation_sampler import NO_ANNOTATION, sample_conversations
 from glamm_jax.data.encode import encode_example
 from glamm_jax.data.preprocess import ImageError
 from glamm_jax.data.record import Record
@@ -133,7 +133,7 @@ class _Look:
             self._look_at(number)
         for task in ASKED_TASKS:
             if not self._drawn[task]:
-                self.notes.pop(f"{task}: {NOTHING}", None)
+                self.notes.pop(f"{task}: {NO_ANNOTATION}", None)
 
     @property
     def tasks(self) -> list[ConversationTask]:
@@ -159,7 +159,7 @@ class _Look:
         return [self._card(self.collection.records[number], task) for number in chosen]
 
     def _card(self, record: Record, task: ConversationTask) -> Card:
-        (example,) = draw_examples(record, (task,), self._drawing.asking).examples
+        (example,) = sample_conversations(record, (task,), self._drawing.asking).examples
         length, learned, note = self._length(example)
         return card_of(
             example, f"{length:,} tokens, {learned:,} learned; {note}".removesuffix("; ")
@@ -173,7 +173,7 @@ class _Look:
             self._note(UNREADABLE, str(error))
             return
         try:
-            drawn = draw_examples(record, ASKED_TASKS, self._drawing.asking)
+            drawn = sample_conversations(record, ASKED_TASKS, self._drawing.asking)
             self._measure(record)
         except (ImageError, rle.MaskError) as error:
             kind = NO_PICTURE if isinstance(error, ImageError) else NO_MASKS
@@ -207,8 +207,9 @@ class _Look:
         if kept is None:
             return 0, 0, note
         patches = drawing.model.clip.num_patches
-        learned = int((kept.encoded.labels != IGNORE_ID).sum())
-        return len(kept.encoded.ids) + patches - 1, learned, note
+        turns, _, _ = kept
+        learned = int((turns.labels != IGNORE_ID).sum())
+        return len(turns.ids) + patches - 1, learned, note
 
     def _measure(self, record: Record) -> None:
         """What there is in a record, whatever is drawn from it."""

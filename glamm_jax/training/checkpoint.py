@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from glamm_jax.config.experiment import CheckpointConfig
-from glamm_jax.data.loader import merged
+from glamm_jax.data.loader import merge_states
 from glamm_jax.training.run_folder import CHECKPOINTS, RunError
 from glamm_jax.training.state import TrainState
 
@@ -215,4 +215,4 @@ def _of_all_processes(data: Mapping[str, Any]) -> dict[str, Any]:
     length = int(np.max(multihost_utils.process_allgather(np.asarray(len(text)))))
     padded = np.pad(text, (0, length - len(text)), constant_values=ord(" "))
     texts = np.asarray(multihost_utils.process_allgather(padded))
-    return merged(json.loads(row.tobytes()) for row in texts)
+    return merge_states(json.loads(row.tobytes()) for row in texts)

@@ -30,7 +30,7 @@ from flax import nnx
 from jaxtyping import UInt8
 
 from glamm_jax.config.experiment import ExperimentConfig
-from glamm_jax.data.loader import Batches, Drawn, open_batches
+from glamm_jax.data.loader import BatchIterator, LoadedBatch, open_batches
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.training.checkpoint import Checkpoints
@@ -113,7 +113,7 @@ class _Run:
         config: ExperimentConfig,
         mesh: jax.sharding.Mesh,
         folder: RunFolder,
-        batches: Batches,
+        batches: BatchIterator,
         evaluate: Validate | None,
         watchers: Sequence[MetricWriter],
     ):
@@ -191,7 +191,7 @@ class _Run:
                 break
         self.checkpoints.wait()
 
-    def _tell(self, record: StepRecord, drawn: Sequence[Drawn]) -> None:
+    def _tell(self, record: StepRecord, drawn: Sequence[LoadedBatch]) -> None:
         """Write the line; count and name a step that was skipped."""
         self.folder.metrics(record)
         for watcher in self.watchers:
@@ -247,7 +247,7 @@ def _mesh(config: ExperimentConfig) -> jax.sharding.Mesh:
     return make_mesh(mesh.data or rest, mesh.fsdp, mesh.tensor)
 
 
-def _record(number: int, metrics: Metrics, drawn: Sequence[Drawn]) -> StepRecord:
+def _record(number: int, metrics: Metrics, drawn: Sequence[LoadedBatch]) -> StepRecord:
     """A step in numbers."""
     values: Mapping[str, Any] = jax.tree.map(float, metrics)._asdict()
     sources = Counter(name.split(" ")[0] for each in drawn for name in each.names)

@@ -15,9 +15,15 @@ from PIL import Image
 from glamm_jax.config import tiny
 from glamm_jax.config.experiment import ConversationConfig, ConversationTask
 from glamm_jax.data import rle
-from glamm_jax.data.collate import pack
-from glamm_jax.data.conversation_sampler import NO_BOX, NO_MASK, NOTHING, OVERLAPPING, draw_examples
-from glamm_jax.data.encode import prepare
+from glamm_jax.data.collate import collate
+from glamm_jax.data.conversation_sampler import (
+    NO_ANNOTATION,
+    NO_BOX,
+    NO_MASK,
+    OVERLAPPING,
+    sample_conversations,
+)
+from glamm_jax.data.encode import encode_examples
 from glamm_jax.data.record import TASKS, Annotation, Link, Record, Region, check_record
 from glamm_jax.text import questions
 from glamm_jax.text.special_tokens import REGION, SEG
@@ -61,7 +67,7 @@ def record_of(*annotations: Annotation) -> Record:
 def one(
     record: Record, task: Any, asking: ConversationConfig = AS_IT_COMES, **lots: int
 ) -> Example:
-    (example,) = draw_examples(record, (task,), asking, **lots).examples
+    (example,) = sample_conversations(record, (task,), asking, **lots).examples
     return example
 
 
@@ -116,7 +122,7 @@ def test_phrase_grounding_gives_the_caption_and_asks_for_its_masks() -> None:
 
 def test_trap_40_only_what_overlaps_is_cut_and_what_is_empty_goes_with_its_mask() -> None:
     spans = (Link(2, 10, 16), Link(0, 0, 9), Link(1, 6, 9), Link(3, 10, 12))
-    drawn = draw_examples(record_of(Annotation("gcg", TEXT, spans)), ("gcg",), AS_IT_COMES)
+    drawn = sample_conversations(record_of(Annotation("gcg", TEXT, spans)), ("gcg",), AS_IT_COMES)
     (example,) = drawn.examples
     # Of the two that begin at 10 the shorter comes first, and nothing is left of it.
     assert example.turns[1] == f"<p> A dog </p> {SEG} <p> and </p> {SEG} <p> a ball </p> {SEG}."
@@ -127,7 +133,7 @@ def test_trap_40_only_what_overlaps_is_cut_and_what_is_empty_goes_with_its_mask(
 
 def test_regions_are_asked_one_by_one_with_their_boxes() -> None:
     said = [Annotation("region", f"thing {i}", (Link(i),)) for i in range(4)]
-    drawn = draw_examples(record_of(*said), ("region",), AS_IT_COMES)
+    drawn = sample_conversations(record_of(*said), ("region",), AS_IT_COMES)
     (example,) = drawn.examples
     assert drawn.notes == (f"region: {NO_BOX}",)
     assert example.turns[1::2] == ("thing 0", "thing 1", "thing 2")
@@ -162,7 +168,7 @@ def test_trap_16_a_group_is_asked_first_and_has_a_box_for_each_mention() -> None
 def test_masks_of_a_large_picture_are_read_at_the_size_of_a_batch() -> None:
     record = record_of(CAPTION)
     whole = one(record, "gcg").masks
-    drawn = draw_examples(record, ("gcg",), AS_IT_COMES, room=(6, 30))
+    drawn = sample_conversations(record, ("gcg",), AS_IT_COMES, max_mask_size=(6, 30))
     small = drawn.examples[0].masks
     assert whole is not None and small is not None
     assert small.shape == (2, 6, 10)
@@ -184,9 +190,9 @@ def test_what_a_record_cannot_be_asked_is_said() -> None:
     boxed = replace(record_of().regions[0], mask=None)
     said = (Annotation("referring", "it", (Link(0),)), Annotation("caption", "Blue."))
     record = replace(record_of(*said), regions=(boxed,))
-    drawn = draw_examples(record, ("referring", "vqa", "caption"), AS_IT_COMES)
+    drawn = sample_conversations(record, ("referring", "vqa", "caption"), AS_IT_COMES)
     assert [example.task for example in drawn.examples] == ["caption"]
-    expected = (f"referring: {NO_MASK}", f"referring: {NOTHING}", f"vqa: {NOTHING}")
+    expected = (f"referring: {NO_MASK}", f"referring: {NO_ANNOTATION}", f"vqa: {NO_ANNOTATION}")
     assert drawn.notes == expected
 
 
@@ -194,7 +200,7 @@ def test_lots_follow_from_seed_epoch_record_and_task_and_from_nothing_else() -> 
     said = [Annotation("referring", f"thing {i}", (Link(i % 4),)) for i in range(9)]
     record, asking = record_of(*said), ConversationConfig()
     first = one(record, "referring", asking)
-    again = draw_examples(record, ("gcg", "referring"), asking).examples[0]
+    again = sample_conversations(record, ("gcg", "referring"), asking).examples[0]
     assert again.turns == first.turns
     others = [
         one(record, "referring", asking, seed=1),
@@ -242,12 +248,14 @@ def said_of(task: Any, texts: tuple[str, str], places: list[tuple[int, int, int]
 def test_whatever_a_record_says_is_prepared_or_its_loss_is_said(said, epoch):
     record = record_of(*(said_of(*each) for each in said))
     check_record(record)
-    drawn = draw_examples(record, get_args(ConversationTask), ConversationConfig(), epoch=epoch)
-    sample, notes = prepare(drawn.examples, load_tokenizer(TOKENIZER), MODEL, ROOM)
-    rows = len(sample.rows) if sample else 0
+    drawn = sample_conversations(
+        record, get_args(ConversationTask), ConversationConfig(), epoch=epoch
+    )
+    sample, notes = encode_examples(drawn.examples, load_tokenizer(TOKENIZER), MODEL, ROOM)
+    rows = len(sample.conversations) if sample else 0
     lost = sum(": dropped: " in note for note in notes)
     assert rows + lost == len(drawn.examples)
-    unasked = {note.partition(":")[0] for note in drawn.notes if note.endswith(NOTHING)}
+    unasked = {note.partition(":")[0] for note in drawn.notes if note.endswith(NO_ANNOTATION)}
     assert unasked == {*get_args(ConversationTask)} - {example.task for example in drawn.examples}
     if sample:
-        pack([sample], MODEL)
+        collate([sample], MODEL)

@@ -24,14 +24,14 @@ from glamm_jax.config.experiment import (
     DataConfig,
     MixtureEntry,
 )
-from glamm_jax.data import batch_filling
-from glamm_jax.data.batch_filling import DataError
+from glamm_jax.data import loader
 from glamm_jax.data.loader import (
-    BROKEN,
-    UNREADABLE,
-    Batches,
+    UNREADABLE_IMAGE,
+    UNREADABLE_RECORD,
+    BatchIterator,
+    DataError,
     StateError,
-    merged,
+    merge_states,
     open_batches,
 )
 from glamm_jax.data.record import Record
@@ -90,12 +90,12 @@ SOURCES = {"world": World()}
 
 
 @contextmanager
-def opened(data: DataConfig, *process: int, **sources: Any) -> Iterator[Batches]:
+def opened(data: DataConfig, *process: int, **sources: Any) -> Iterator[BatchIterator]:
     with closing(open_batches(data, MODEL, *process, sources=sources or SOURCES)) as batches:
         yield batches
 
 
-def take(batches: Batches, number: int) -> list[Batch]:
+def take(batches: BatchIterator, number: int) -> list[Batch]:
     return [drawn.batch for drawn in islice(batches, number)]
 
 
@@ -193,7 +193,7 @@ def test_any_number_of_hosts_makes_the_same_batches_and_takes_over_from_any_othe
         states = [json.loads(json.dumps(each.get_state())) for each in (first, second)]
     for expected, pair in zip(whole, pairs, strict=False):
         assert_same(concatenated([*pair]), expected)
-    state = merged(states)
+    state = merge_states(states)
     parts = []
     for process in range(4):
         with opened(data, process, 4) as batches:
@@ -285,7 +285,7 @@ def test_what_never_fits_is_left_out_and_counted_by_name(monkeypatch: pytest.Mon
         counts = batches.get_state()["shards"]["0"]["counts"]
     assert counts["miniworld, dropped: more masks than a batch has"] > 0
     assert all(batch.mask_valid.sum() in (0, 2) for batch in made)
-    monkeypatch.setattr(batch_filling, "PATIENCE", 30)
+    monkeypatch.setattr(loader, "MAX_UNUSABLE_RECORDS", 30)
     with (
         opened(replace(data, batch_shape=replace(ROOM, tokens=60))) as batches,
         pytest.raises(DataError, match=r"30 records gave nothing .* no answer fits"),
@@ -319,9 +319,9 @@ class Damaged(World):
 @pytest.mark.parametrize(
     ("damage", "counted"),
     [
-        (_cut_picture, f"miniworld, {UNREADABLE}"),
-        (_cut_masks, f"miniworld, {BROKEN}"),
-        (_absent, f"world, {BROKEN}"),  # which source it is of stands in what is gone
+        (_cut_picture, f"miniworld, {UNREADABLE_IMAGE}"),
+        (_cut_masks, f"miniworld, {UNREADABLE_RECORD}"),
+        (_absent, f"world, {UNREADABLE_RECORD}"),  # which source it is of stands in what is gone
     ],
 )
 def test_what_cannot_be_read_is_counted_and_the_others_are_trained_on(
@@ -363,7 +363,7 @@ def test_shards_on_disk_and_the_mini_world_are_found_by_name(tmp_path: Path) -> 
 def test_what_does_not_belong_together_is_said() -> None:
     with opened(DATA) as batches:
         state = batches.get_state()
-    with pytest.raises(StateError, match="1 shards cannot be divided among 2 processes"):
+    with pytest.raises(StateError, match="1 batch slices cannot be divided among 2 processes"):
         open_batches(DATA, MODEL, 0, 2, SOURCES)
     with opened(replace(DATA, seed=5)) as batches, pytest.raises(StateError, match="another mixt"):
         batches.set_state(state)

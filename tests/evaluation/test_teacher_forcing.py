@@ -11,8 +11,8 @@ import pytest
 from flax import nnx
 
 from glamm_jax.data import rle
-from glamm_jax.data.collate import pack
-from glamm_jax.data.encode import prepare
+from glamm_jax.data.collate import collate
+from glamm_jax.data.encode import encode_examples
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.evaluation.item import Item
 from glamm_jax.evaluation.predict import predict
@@ -33,9 +33,9 @@ def in_training(assistant: Assistant, item: Item) -> np.ndarray:
     example = Example(image, turns, None, truth, "referring", "", item.id)
     config = assistant.config
     room = BatchShape(tokens=config.llama.max_positions, targets=config.llama.max_positions)
-    sample = prepare([example], assistant.tokenizer, config, room).sample
+    sample = encode_examples([example], assistant.tokenizer, config, room)[0]
     assert sample is not None
-    batch = pack([sample], config)
+    batch = collate([sample], config)
 
     @jax.jit
     def forward(state: nnx.State, batch: Any) -> Any:

@@ -26,6 +26,7 @@ from glamm_jax.inference.sampling import SamplingError
 from glamm_jax.parallel import make_mesh
 from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from glamm_jax.types import BatchShape
 from glamm_jax.weights.config_file import write_config
 from glamm_jax.weights.flat_state import flatten_state
 from glamm_jax.weights.folder import finish_folder
@@ -205,7 +206,7 @@ def test_prompts_that_leave_no_room_for_each_others_answers_are_answered_apart(
         assistant._row(2, replace(QUESTIONS[0], prompt="dog " * 200), SHARED),
     ]
     assert rows[0].limit == context - rows[0].prompt.length
-    together = [[row.number for row in batch] for batch in assistant._batches(rows)]
+    together = [[row.index for row in batch] for batch in assistant._batches(rows)]
     assert together == [[0, 1], [2]]
 
 
@@ -213,13 +214,14 @@ def test_questions_about_one_picture_share_its_encoding(assistant: Assistant) ->
     boxed = replace(QUESTIONS[0], prompt="And <bbox>?", regions=[1, 1, 9, 9])
     asked = [*QUESTIONS[:3], boxed]
     rows = [assistant._row(n, question, question.image) for n, question in enumerate(asked)]
-    samples, ordered = assistant._samples(rows)
-    assert [len(sample.rows) for sample in samples] == [2, 1, 1]
-    assert [row.number for row in ordered] == [0, 2, 1, 3]
+    batch, ordered = assistant._prepare_batch(rows, BatchShape())
+    assert [row.index for row in ordered] == [0, 2, 1, 3]
+    images = batch.image_source.max(axis=1) // assistant.config.clip.num_patches
+    assert images.tolist() == [0, 0, 1, 2]
 
 
 def test_ids_without_a_token_are_left_out_and_named(assistant: Assistant) -> None:
-    assert assistant._decoded([627, 806]) == ("very", ("no token has the id 806",))
+    assert assistant._decode_ids([627, 806]) == ("very", ("no token has the id 806",))
 
 
 # ------------------------------------------------------------------ what cannot be used

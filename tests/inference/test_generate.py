@@ -11,8 +11,8 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config import CLIPConfig, GLaMMConfig, RegionConfig, tiny
-from glamm_jax.data.collate import bucketed, fit, pack
-from glamm_jax.data.sample import Row, Sample
+from glamm_jax.data.collate import bucketed, build_batch, collate
+from glamm_jax.data.encode import Sample, TokenizedConversation
 from glamm_jax.inference import generate as module
 from glamm_jax.inference.compiled import CompiledFunction
 from glamm_jax.inference.generate import ContextError, Generator, SegMasks
@@ -47,7 +47,7 @@ def prompt(config: GLaMMConfig, seed: int, *ids: int) -> Sample:
     rng = np.random.default_rng(seed)
     row = np.array([1, 17, IMAGE_ID, *ids], np.int32)
     return Sample(
-        rows=(Row(row, np.full_like(row, IGNORE_ID)),),
+        conversations=(TokenizedConversation(row, np.full_like(row, IGNORE_ID)),),
         image=rng.integers(0, 256, (config.clip.image_size,) * 2 + (3,), dtype=np.uint8),
         grounding_image=rng.integers(0, 256, (config.sam.image_size,) * 2 + (3,), dtype=np.uint8),
         resized_size=(96, 128),
@@ -65,9 +65,15 @@ def generate(
 ) -> tuple[list[list[int]], list]:
     """Answers and mask logits of each row; one sample or several, so that two programs serve."""
     rows = 1 if len(samples) == 1 else 4
-    capacity = replace(fit(samples, generator.config), rows=rows, images=rows, tokens=28, masks=1)
+    capacity = replace(
+        build_batch(samples, generator.config).required_shape,
+        rows=rows,
+        images=rows,
+        tokens=28,
+        masks=1,
+    )
     capacity = replace(capacity, region_images=0, grounding_images=rows)
-    batch = pack(samples, generator.config, capacity)
+    batch = collate(samples, generator.config, capacity)
     state = generator.prefill(batch, STEPS, sampling)
     state = generator.decode(state, max_steps=STEPS)
     masks = generator.finish(batch, state, with_logits=True)
@@ -79,7 +85,7 @@ def test_the_cache_gives_the_tokens_of_recomputing_the_whole_sequence(
     model: GLaMM, config: GLaMMConfig
 ) -> None:
     sample = prompts(config)[0]
-    ids = sample.rows[0].token_ids.tolist()
+    ids = sample.conversations[0].token_ids.tolist()
 
     @nnx.jit
     def scores(model: GLaMM, batch):
@@ -87,11 +93,13 @@ def test_the_cache_gives_the_tokens_of_recomputing_the_whole_sequence(
 
     for _ in range(STEPS):
         row = np.array(ids, np.int32)
-        whole = replace(sample, rows=(Row(row, np.full_like(row, IGNORE_ID)),))
-        batch = jax.tree.map(np.asarray, pack([whole], config))
+        whole = replace(
+            sample, conversations=(TokenizedConversation(row, np.full_like(row, IGNORE_ID)),)
+        )
+        batch = jax.tree.map(np.asarray, collate([whole], config))
         ids.append(int(scores(model, batch)[0, -1].argmax()))
     answers, _ = generate(Generator(model), [sample])
-    assert answers[0] == ids[len(sample.rows[0].token_ids) :]
+    assert answers[0] == ids[len(sample.conversations[0].token_ids) :]
 
 
 def three(config: GLaMMConfig) -> list[Sample]:
@@ -118,8 +126,8 @@ def test_a_row_of_any_batch_is_the_row_alone(
 
     def run(chosen: list[int], tokens, spare: bool) -> tuple[list[list[int]], SegMasks]:
         picked = [samples[row] for row in chosen]
-        capacity = bucketed(replace(fit(picked, config), tokens=29, masks=3))
-        batch = pack(picked, config, capacity if spare else replace(capacity, tokens=26))
+        capacity = bucketed(replace(build_batch(picked, config).required_shape, tokens=29, masks=3))
+        batch = collate(picked, config, capacity if spare else replace(capacity, tokens=26))
         rows = [*chosen, 0][: capacity.rows]
         settings = {name: [values[row] for row in rows] for name, values in SETTINGS.items()}
         sampling = Sampling.of(len(rows), **settings) if drawn else None
@@ -166,7 +174,7 @@ def test_a_row_stops_at_its_end_token(model: GLaMM, config: GLaMMConfig) -> None
 def test_decoding_token_by_token_gives_the_tokens_of_one_call(
     model: GLaMM, config: GLaMMConfig, temperature: float
 ) -> None:
-    generator, batch = Generator(model), pack(prompts(config), config)
+    generator, batch = Generator(model), collate(prompts(config), config)
     sampling = Sampling.of(2, temperature, seed=(3, 4))
     once = generator.decode(generator.prefill(batch, STEPS, sampling), max_steps=STEPS)
     slices = generator.prefill(batch, STEPS, sampling)  # decoding left the settings alone
@@ -191,7 +199,7 @@ def test_an_answer_follows_its_seed(model: GLaMM, config: GLaMMConfig) -> None:
 
 
 def test_settings_for_another_number_of_rows_are_refused(model: GLaMM, config: GLaMMConfig) -> None:
-    batch = pack(prompts(config), config)
+    batch = collate(prompts(config), config)
     with pytest.raises(SamplingError, match="settings for 3 rows, in a batch of 2 rows"):
         Generator(model).prefill(batch, STEPS, Sampling.of(3))
 
@@ -204,7 +212,7 @@ def test_prompts_answers_and_pictures_of_one_bucket_share_their_programs(
     def run(words: int, room: int, size: tuple[int, int], temperature: float) -> None:
         sample = prompt(config, 1, *range(40, 40 + words), config.tokens.seg)
         samples = [replace(sample, original_size=size)] * (words - 4)
-        batch = pack(samples, config, bucketed(fit(samples, config)))
+        batch = collate(samples, config, bucketed(build_batch(samples, config).required_shape))
         tokens = replace(config.tokens, eos=words)
         generator, sampling = Generator(model, tokens), Sampling.of(4, temperature)
         state = generator.decode(generator.prefill(batch, room, sampling), max_steps=room)
@@ -229,7 +237,7 @@ def test_half_precision_weights_are_never_copied_as_a_whole(config: GLaMMConfig)
     graph, weights = nnx.split(nnx.eval_shape(lambda: GLaMM(config, rngs=nnx.Rngs(0))))
     weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), weights)
     layers = sum(2 * x.size for x in jax.tree.leaves(weights["llama"]["layers"]))
-    batch = pack(prompts(config)[:1], config)
+    batch = collate(prompts(config)[:1], config)
     read = {name: getattr(batch, name) for name in module._READ_BY_PREFILL}
     inputs = (module._EMPTY._replace(**read), jnp.ones(1, jnp.int32), Sampling.of(1))
     limits = module._Limits(jnp.asarray(2), jnp.asarray(STEPS))
@@ -277,7 +285,7 @@ def test_a_spare_row_says_nothing(model: GLaMM, config: GLaMMConfig) -> None:
     answers, _ = generate(generator, samples)
     # All rows that speak end at their first token: the spare one must not keep the loop alive.
     generator = Generator(model, replace(config.tokens, eos=answers[0][0]))
-    batch = pack(samples, config, replace(fit(samples, config), rows=3))
+    batch = collate(samples, config, replace(build_batch(samples, config).required_shape, rows=3))
     decoding = generator.prefill(batch, room=STEPS)
     assert np.asarray(decoding.done).all()
     decoding = generator.decode(decoding, max_steps=STEPS)
@@ -289,7 +297,7 @@ def test_a_spare_row_says_nothing(model: GLaMM, config: GLaMMConfig) -> None:
 def test_more_than_the_model_has_positions_for_is_refused(
     model: GLaMM, config: GLaMMConfig
 ) -> None:
-    generator, batch = Generator(model), pack(prompts(config)[:1], config)
+    generator, batch = Generator(model), collate(prompts(config)[:1], config)
     slots, context = batch.token_ids.shape[1], config.llama.max_positions
     for room in (0, context - slots + 1):
         with pytest.raises(

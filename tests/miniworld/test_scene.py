@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from glamm_jax.config.experiment import MASK_TASKS, ConversationConfig
-from glamm_jax.data.conversation_sampler import draw_examples
+from glamm_jax.data.conversation_sampler import sample_conversations
 from glamm_jax.errors import ConfigError
 from glamm_jax.miniworld import (
     EASY,
@@ -232,7 +232,9 @@ def test_a_shape_has_the_area_that_geometry_says(shape: str, area: float) -> Non
 @pytest.mark.parametrize("scene_id", range(2))
 def test_every_seg_of_what_training_draws_has_its_mask(name: str, scene_id: int) -> None:
     world: World = WORLDS[name]
-    drawn = draw_examples(record(scene(0, scene_id, SIZE, world)), MASK_TASKS, ConversationConfig())
+    drawn = sample_conversations(
+        record(scene(0, scene_id, SIZE, world)), MASK_TASKS, ConversationConfig()
+    )
     assert [example.task for example in drawn.examples] == [*MASK_TASKS]
     for example in drawn.examples:
         answers = [parse_answer(answer) for answer in example.turns[1::2]]

@@ -19,8 +19,8 @@ from glamm_jax.config import (
     tiny,
     with_lora,
 )
-from glamm_jax.data.collate import BatchShape, fit, pack
-from glamm_jax.data.sample import Row, Sample
+from glamm_jax.data.collate import BatchShape, build_batch, collate
+from glamm_jax.data.encode import Sample, TokenizedConversation
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import make_mesh, shardings, use_mesh
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
@@ -48,13 +48,18 @@ def samples(config: GLaMMConfig) -> list[Sample]:
     def pixels(side: int) -> np.ndarray:
         return rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
 
-    def row(*ids: int) -> Row:
+    def row(*ids: int) -> TokenizedConversation:
         array = np.array([1, *ids, 7, 9, 2], np.int32)
         labels = np.where(np.arange(len(array)) < 3, IGNORE_ID, array)
-        return Row(array, np.where(array == IMAGE_ID, IGNORE_ID, labels).astype(np.int32))
+        return TokenizedConversation(
+            array, np.where(array == IMAGE_ID, IGNORE_ID, labels).astype(np.int32)
+        )
 
     segmentation = Sample(
-        rows=(row(5, IMAGE_ID, 11, tokens.seg, 12, tokens.seg), row(IMAGE_ID, 8, tokens.seg)),
+        conversations=(
+            row(5, IMAGE_ID, 11, tokens.seg, 12, tokens.seg),
+            row(IMAGE_ID, 8, tokens.seg),
+        ),
         image=pixels(config.clip.image_size),
         grounding_image=pixels(config.sam.image_size),
         resized_size=(96, 128),
@@ -62,11 +67,11 @@ def samples(config: GLaMMConfig) -> list[Sample]:
         masks=rng.integers(0, 2, (3, 30, 40), dtype=np.uint8),
     )
     region = Sample(
-        rows=(row(IMAGE_ID, tokens.region, 4, tokens.region),),
+        conversations=(row(IMAGE_ID, tokens.region, 4, tokens.region),),
         image=pixels(config.clip.image_size),
         boxes_xyxy_unit=np.array([[0.1, 0.2, 0.6, 0.9], [0, 0, 1, 1]], np.float32),
     )
-    return [segmentation, region, Sample(rows=(row(3, 4),))]
+    return [segmentation, region, Sample(conversations=(row(3, 4),))]
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +94,12 @@ def total_loss(graph: nnx.GraphDef, state: nnx.State, batch: Batch) -> jax.Array
 
 @pytest.mark.slow
 def test_a_larger_capacity_changes_nothing(model: GLaMM, config: GLaMMConfig) -> None:
-    tight = fit(samples(config), config)
+    tight = build_batch(samples(config), config).required_shape
     roomy = BatchShape(**{name: size + 2 for name, size in vars(tight).items()})
     graph, state = nnx.split(model)
     run = jax.jit(total_loss, static_argnums=0)
-    one = run(graph, state, pack(samples(config), config, tight))
-    two = run(graph, state, pack(samples(config), config, roomy))
+    one = run(graph, state, collate(samples(config), config, tight))
+    two = run(graph, state, collate(samples(config), config, roomy))
     np.testing.assert_allclose(one, two, rtol=1e-6)
 
 
@@ -103,10 +108,10 @@ def test_one_batch_holds_all_tasks_and_equals_its_rows_alone(
 ) -> None:
     together = samples(config)
     run = nnx.jit(lambda model, batch: model(batch))
-    whole = run(model, pack(together, config))
+    whole = run(model, collate(together, config))
     row = 0
     for sample in together:
-        batch = pack([sample], config)
+        batch = collate([sample], config)
         alone = run(model, batch)
         count, length = batch.token_ids.shape
         valid = np.asarray(batch.token_valid)
@@ -121,9 +126,9 @@ def test_a_seg_without_truth_costs_nothing(model: GLaMM, config: GLaMMConfig) ->
     known = samples(config)[0]
     asked = [known, replace(known, masks=None)]
     run = nnx.jit(lambda model, batch: losses(model, batch, model(batch), LossWeights()))
-    both, alone = (run(model, pack(asked[:n], config)) for n in (2, 1))
+    both, alone = (run(model, collate(asked[:n], config)) for n in (2, 1))
     np.testing.assert_allclose([both.bce, both.dice], [alone.bce, alone.dice], rtol=1e-5)
-    unknown = run(model, pack(asked[1:], config))
+    unknown = run(model, collate(asked[1:], config))
     assert float(unknown.bce) == float(unknown.dice) == 0.0
     assert float(unknown.ce) > 0
 
@@ -137,7 +142,7 @@ def test_any_mesh_gives_the_single_device_result(
     model: GLaMM, config: GLaMMConfig, shape: tuple[int, int, int]
 ) -> None:
     graph, state = nnx.split(model)
-    batch = jax.tree.map(jnp.asarray, pack(samples(config), config))
+    batch = jax.tree.map(jnp.asarray, collate(samples(config), config))
     expected = jax.jit(total_loss, static_argnums=0)(graph, state, batch)
     with use_mesh(make_mesh(*shape)) as mesh:
         placed = jax.device_put(state, shardings(state))
@@ -153,7 +158,7 @@ def test_any_mesh_gives_the_single_device_result(
 
 def test_gradients_on_a_mesh_equal_those_of_one_device(model: GLaMM, config: GLaMMConfig) -> None:
     graph, state = nnx.split(model)
-    batch = jax.tree.map(jnp.asarray, pack(samples(config), config))
+    batch = jax.tree.map(jnp.asarray, collate(samples(config), config))
     gradient = jax.grad(total_loss, argnums=1)
     expected = jax.jit(gradient, static_argnums=0)(graph, state, batch)
     with use_mesh(make_mesh(2, 2, 2)):
@@ -190,7 +195,7 @@ def test_the_paper_preset_sends_regions_through_the_shared_projection() -> None:
     shared = small_config("paper")
     model = GLaMM(shared, rngs=nnx.Rngs(0))
     assert model.region_encoder.output_proj is None
-    batch = pack(samples(shared), shared)
+    batch = collate(samples(shared), shared)
     states = model.encode_images(jnp.asarray(batch.images))
     regions = model.encode_regions(states, jax.tree.map(jnp.asarray, batch))
     assert regions.shape == (2, shared.llama.hidden_dim)

@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, LossWeights
-from glamm_jax.data.collate import fit, pack
+from glamm_jax.data.collate import build_batch, collate
+from glamm_jax.data.encode import Sample, TokenizedConversation
 from glamm_jax.data.packing import Packing
-from glamm_jax.data.sample import Row, Sample
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 from glamm_jax.training.losses import losses
@@ -53,12 +53,12 @@ def samples(config: GLaMMConfig) -> list[Sample]:
     def pixels(side: int) -> np.ndarray:
         return rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
 
-    def row(*ids: int, first_box: int = 0) -> Row:
+    def row(*ids: int, first_box: int = 0) -> TokenizedConversation:
         array = np.array([1, 5, *ids, 7, 9, 2], np.int32)
         labels = np.where((np.arange(len(array)) < 4) | (array == IMAGE_ID), IGNORE_ID, array)
-        return Row(array, labels.astype(np.int32), first_box)
+        return TokenizedConversation(array, labels.astype(np.int32), first_box)
 
-    def sample(*rows: Row, masks: int = 0, boxes: int = 0) -> Sample:
+    def sample(*rows: TokenizedConversation, masks: int = 0, boxes: int = 0) -> Sample:
         corners = rng.uniform(0, 0.5, (boxes, 2))
         unit = np.concatenate([corners, corners + 0.4], 1).astype(np.float32)
         made = Sample(rows, pixels(config.clip.image_size), boxes_xyxy_unit=unit if boxes else None)
@@ -107,15 +107,15 @@ def run(config: GLaMMConfig) -> Any:
 
 @pytest.fixture(scope="module")
 def unpacked(config: GLaMMConfig, samples: list[Sample], run: Any) -> Any:
-    return run(pack(samples, config, ROOM))
+    return run(collate(samples, config, ROOM))
 
 
 @pytest.mark.parametrize(("packing", "rows"), [(SHARED, 4), (FILLED, 3), (BOTH, 2)])
 def test_packing_changes_no_loss_and_no_gradient(
     config: GLaMMConfig, samples: list[Sample], run: Any, unpacked: Any, packing: Packing, rows: int
 ) -> None:
-    assert fit(samples, config, packing, ROOM).rows == rows
-    gradients, parts = run(pack(samples, config, ROOM, packing))
+    assert build_batch(samples, config, packing, ROOM).required_shape.rows == rows
+    gradients, parts = run(collate(samples, config, ROOM, packing))
     expected, expected_parts = unpacked
     np.testing.assert_allclose(parts, expected_parts, rtol=1e-5)
     assert min(float(part) for part in expected_parts) > 0
@@ -128,6 +128,6 @@ def test_packing_changes_no_loss_and_no_gradient(
 def test_a_conversation_that_saw_its_neighbour_would_be_noticed(
     config: GLaMMConfig, samples: list[Sample], run: Any, unpacked: Any
 ) -> None:
-    batch = pack(samples, config, ROOM, SHARED)
+    batch = collate(samples, config, ROOM, SHARED)
     _, parts = run(batch._replace(segments=np.zeros_like(batch.segments)))
     assert abs(float(parts.ce) - float(unpacked[1].ce)) > 1e-3

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glamm_jax.data.collate import Sample, fit
+from glamm_jax.data.collate import Sample, build_batch
 from glamm_jax.types import Losses
 from tests.parity.tampering import change_array, change_json
 from tools.parity.e2e import Case, check
@@ -72,7 +72,7 @@ def ran(goldens: Path) -> Ran:
     recorded = Recorded.open(Ledger(), "e2e", path / f"train_{NAME}.npz")
     samples = samples_of(recorded)
     model = golden_glamm(case.config, case.salt)
-    runner = TrainRunner(model, case.weights, fit(samples, case.config))
+    runner = TrainRunner(model, case.weights, build_batch(samples, case.config).required_shape)
     return Ran(case, recorded, samples, runner.run_agreeing(recorded, samples))
 
 

@@ -13,7 +13,12 @@ import pytest
 from glamm_jax.config import tiny
 from glamm_jax.config.experiment import ConversationConfig
 from glamm_jax.data import encode, rle
-from glamm_jax.data.conversation_sampler import NO_BOX, NOTHING, OVERLAPPING, draw_examples
+from glamm_jax.data.conversation_sampler import (
+    NO_ANNOTATION,
+    NO_BOX,
+    OVERLAPPING,
+    sample_conversations,
+)
 from glamm_jax.data.record import Annotation, Link, Record, Region
 from glamm_jax.data.record_shards import ShardError
 from glamm_jax.miniworld import FULL, record, scene
@@ -78,7 +83,7 @@ def test_every_task_has_its_samples_as_training_draws_them(
         assert f">{TITLES[task]}</h3>" in text
     assert text.count("<article>") == 2 * len(ASKED_TASKS)
     words = re.sub(r"<[^>]*>", "", text)
-    for example in draw_examples(records[0], ASKED_TASKS, ConversationConfig()).examples:
+    for example in sample_conversations(records[0], ASKED_TASKS, ConversationConfig()).examples:
         for turn in example.turns:
             assert re.sub("<p> | </p>", "", turn).replace("<bbox>", "&lt;bbox&gt;") in words
 
@@ -87,10 +92,10 @@ def test_lengths_are_those_of_the_whole_prepared_conversation(
     drawing: ConversationSampling,
 ) -> None:
     one = _of(Annotation("vqa", turns=("Is it?", "A cat.", "Sure?", "Yes.")))
-    examples = draw_examples(one, ("vqa",), ConversationConfig()).examples
-    sample = encode.prepare(examples, drawing.tokenizer, MODEL, ROOM).sample
+    examples = sample_conversations(one, ("vqa",), ConversationConfig()).examples
+    sample = encode.encode_examples(examples, drawing.tokenizer, MODEL, ROOM)[0]
     assert sample is not None
-    (row,) = sample.rows
+    (row,) = sample.conversations
     length = len(row.token_ids) + MODEL.clip.num_patches - 1
     learned = int((row.labels >= 0).sum())
     assert f"{length} tokens, {learned} learned<" in _page([one], drawing)
@@ -117,8 +122,8 @@ def test_a_task_that_nothing_is_said_for_has_no_heading_and_no_count(
     text = _page([_of(Annotation("caption", "Black.")), _of(Annotation("gcg", "Black."))], drawing)
     assert text.count("<article>") == 2
     assert f">{TITLES['vqa']}</h3>" not in text
-    assert f"vqa: {NOTHING}" not in text
-    assert _counted(text, f"caption: {NOTHING}") == 1
+    assert f"vqa: {NO_ANNOTATION}" not in text
+    assert _counted(text, f"caption: {NO_ANNOTATION}") == 1
 
 
 def test_what_drawing_leaves_out_is_counted_and_named(drawing: ConversationSampling) -> None:

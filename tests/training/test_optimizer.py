@@ -12,8 +12,8 @@ from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, released, tiny, with_lora
 from glamm_jax.config.experiment import OptimConfig, TrainableSet
-from glamm_jax.data.collate import fit, pack
-from glamm_jax.data.sample import Row, Sample
+from glamm_jax.data.collate import collate
+from glamm_jax.data.encode import Sample, TokenizedConversation
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 from glamm_jax.training.optimizer import (
@@ -149,7 +149,7 @@ def sample(config: GLaMMConfig, *ids: int, **fields) -> Sample:
     if "masks" in fields:
         fields["grounding_image"] = np.zeros((canvas, canvas, 3), np.uint8)
         fields |= {"resized_size": (canvas, canvas), "original_size": (5, 7)}
-    return Sample(rows=(Row(array, labels.astype(np.int32)),), **fields)
+    return Sample(conversations=(TokenizedConversation(array, labels.astype(np.int32)),), **fields)
 
 
 def touched_by(config: GLaMMConfig, *kinds: str) -> set[str]:
@@ -165,7 +165,7 @@ def touched_by(config: GLaMMConfig, *kinds: str) -> set[str]:
         "seg without truth": sample(config, IMAGE_ID, seg, masks=None),
     }
     capacity = fit(list(samples.values()), config)
-    batch = pack([samples[kind] for kind in kinds], config, capacity)
+    batch = collate([samples[kind] for kind in kinds], config, capacity)
     return {part for part, touched in used_parts(batch, config).items() if touched}
 
 

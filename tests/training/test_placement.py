@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from glamm_jax.config.experiment import ExperimentConfig
-from glamm_jax.data.collate import pack
+from glamm_jax.data.collate import collate
 from glamm_jax.data.loader import open_batches
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.nn.mlp import MLP
@@ -183,7 +183,7 @@ def test_an_abstract_start_is_the_real_one_without_its_values(model: GLaMM) -> N
 
 
 def test_a_batch_is_spread_over_data_and_fsdp() -> None:
-    batch = pack([], CONFIG.model, CONFIG.data.batch_shape)
+    batch = collate([], CONFIG.model, CONFIG.data.batch_shape)
     with use_mesh(make_mesh(fsdp=2, tensor=4)):
         placed = place_batch(batch)
     assert placed.images.addressable_shards[0].data.shape[0] == 1
@@ -193,12 +193,12 @@ def test_a_batch_is_spread_over_data_and_fsdp() -> None:
 
 
 def test_without_a_mesh_a_batch_stays_as_it_is() -> None:
-    batch = pack([], CONFIG.model, CONFIG.data.batch_shape)
+    batch = collate([], CONFIG.model, CONFIG.data.batch_shape)
     assert place_batch(batch) is batch
 
 
 def test_a_stack_of_batches_is_spread_behind_its_first_axis() -> None:
-    batch = pack([], CONFIG.model, CONFIG.data.batch_shape)
+    batch = collate([], CONFIG.model, CONFIG.data.batch_shape)
     stack = Batch(*(None if x is None else np.stack([x] * 3) for x in batch))
     with use_mesh(make_mesh(data=2)):
         placed = place_batch(stack, stacked=True)

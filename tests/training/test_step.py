@@ -14,9 +14,9 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config import LossWeights
-from glamm_jax.data.collate import join, pack
+from glamm_jax.data.collate import collate, join_slices
+from glamm_jax.data.encode import Sample, TokenizedConversation
 from glamm_jax.data.loader import open_batches
-from glamm_jax.data.sample import Row, Sample
 from glamm_jax.training.initialization import random_model
 from glamm_jax.training.optimizer import make_optimizer, part_of, trainable_filter
 from glamm_jax.training.state import ModelSplit, TrainState, split_model
@@ -51,7 +51,9 @@ def setup() -> Setup:
     )
     step = make_step(CONFIG.model, CONFIG.optim, CONFIG.losses, CONFIG.seed)
     ids = np.array([1, 5, 7, 9, 2], np.int32)
-    words = pack([Sample((Row(ids, ids),))], CONFIG.model, CONFIG.data.batch_shape)
+    words = collate(
+        [Sample((TokenizedConversation(ids, ids),))], CONFIG.model, CONFIG.data.batch_shape
+    )
     with closing(open_batches(CONFIG.data, CONFIG.model)) as batches:
         return Setup(step, start, {"pictures": next(batches).batch, "words": words})
 
@@ -109,7 +111,7 @@ def test_accumulated_batches_are_one_big_batch(setup: Setup) -> None:
     two = [setup.batches["pictures"], setup.batches["words"]]
     # Of unlike halves, the mean of two means is not the mean of all.
     assert two[0].target_valid.sum() != two[1].target_valid.sum()
-    big = join(dict(enumerate(two)), CONFIG.data.batch_shape, config.clip.num_patches)
+    big = join_slices(dict(enumerate(two)), CONFIG.data.batch_shape, config.clip.num_patches)
     found = []
     for number, batch in ((1, big), (2, stack_batches(two))):
         optim = replace(CONFIG.optim, accumulation_steps=number)

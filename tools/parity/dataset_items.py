@@ -16,7 +16,7 @@ import numpy as np
 
 from glamm_jax.data import preprocess, rle
 from glamm_jax.data.boxes import to_unit
-from glamm_jax.data.conversation_sampler import Counts, count_pixels
+from glamm_jax.data.conversation_sampler import CountMask, decode_union
 from glamm_jax.data.record import Annotation, DatasetSource, Record, Task
 from glamm_jax.text.chat_template import RELEASED_TEMPLATE
 from glamm_jax.text.questions import (
@@ -139,12 +139,12 @@ def recorded_counts(item: Item) -> list[tuple[Any, Any]]:
     return list(zip(texts, item.get("masks.sum"), strict=True))
 
 
-def counts_key(counts: Counts) -> tuple[str, int]:
+def counts_key(counts: CountMask) -> tuple[str, int]:
     """What `recorded_counts` says of a mask, of ours."""
     return rle.encode(counts > 0)["counts"], int(counts.sum())
 
 
-def compare_masks(item: Item, ours: Sequence[Counts], record: Record) -> None:
+def compare_masks(item: Item, ours: Sequence[CountMask], record: Record) -> None:
     """All masks in their order: number, size, every pixel, sum and maximum.
 
     The tensor beside them is there for its size alone (trap 21).
@@ -186,7 +186,7 @@ def compare_segmentation(item: Item, record: Record, task: Task) -> None:
     item.compare("conversations", rendered(questions, known), note="answers drawn from ours")
 
 
-def _drawn(record: Record, task: Task, name: str, key: tuple[Any, Any]) -> Counts | None:
+def _drawn(record: Record, task: Task, name: str, key: tuple[Any, Any]) -> CountMask | None:
     """What the mask of a name counts; of several with this name the one that is meant."""
     meant = [
         each
@@ -195,7 +195,7 @@ def _drawn(record: Record, task: Task, name: str, key: tuple[Any, Any]) -> Count
     ]
     masks = np.zeros((len(meant), record.height, record.width), np.uint8)
     for counts, each in zip(masks, meant, strict=True):
-        count_pixels(record, each.links, counts)
+        decode_union(record, each.links, counts)
     same = [counts for counts in masks if counts_key(counts) == key]
     return next(iter([*same, *masks]), None)
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from glamm_jax.config.experiment import ConversationConfig
-from glamm_jax.data.conversation_sampler import Counts, draw_examples
+from glamm_jax.data.conversation_sampler import CountMask, sample_conversations
 from glamm_jax.data.record import Annotation, Record
 from glamm_jax.data.sources.grand_lmdb import GrandDatabase
 from glamm_jax.data.sources.grandf import Flickr30k, HumanAnnotated, OpenPSG, RefCOCOg
@@ -70,10 +70,10 @@ def _check_grounded(
 def _drawn(caption: Annotation, record: Record) -> Example:
     """What training draws from a record that says this caption alone."""
     alone = replace(record, annotations=(caption,))
-    return draw_examples(alone, ("gcg",), ConversationConfig()).examples[0]
+    return sample_conversations(alone, ("gcg",), ConversationConfig()).examples[0]
 
 
-def _in_recorded_order(item: Item, masks: Sequence[Counts]) -> list[Counts]:
+def _in_recorded_order(item: Item, masks: Sequence[CountMask]) -> list[CountMask]:
     """Ours, arranged as recorded as far as they are the same; the rest behind."""
     left = list(masks)
     ordered = []

@@ -8,7 +8,7 @@ from typing import Any
 from flax import nnx
 
 from glamm_jax.config import LossWeights
-from glamm_jax.data.collate import BatchShape, Sample, fit
+from glamm_jax.data.collate import BatchShape, Sample, build_batch
 from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import glamm_table
 from glamm_jax.weights.rules import tensor_shapes
@@ -111,7 +111,7 @@ class Case:
             recorded = Recorded.open(self.ledger, self.part, self.path / f"train_{name}.npz")
             samples = samples_of(recorded)
             cases[name] = recorded, samples
-            capacity = capacity.union(fit(samples, self.config))
+            capacity = capacity.union(build_batch(samples, self.config).required_shape)
         if not cases:
             return set()
         runner = TrainRunner(model, self.weights, capacity)
@@ -130,7 +130,7 @@ class Case:
 
     def _compare_sizes(self, prefix: str, samples: list[Sample]) -> None:
         seg = self.config.tokens.seg
-        counts = [sum(int((r.token_ids == seg).sum()) for r in s.rows) for s in samples]
+        counts = [sum(int((r.token_ids == seg).sum()) for r in s.conversations) for s in samples]
         self.info.compare(f"{prefix}nseg_per_image", counts, "exact")
         sizes = [list(s.original_size) for s in samples]
         self.info.compare(f"{prefix}sizes", sizes, "exact")

@@ -13,7 +13,7 @@ from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, TokenConfig
 from glamm_jax.data.boxes import round_like_original
-from glamm_jax.data.collate import BatchShape, Sample, fit, pack
+from glamm_jax.data.collate import BatchShape, Sample, build_batch, collate
 from glamm_jax.inference.generate import DecodeState, Generator
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.training.losses import masks_at_original_size
@@ -34,7 +34,7 @@ def check_inference_branch(
         samples = samples_of(recorded, with_boxes=False)
         check_inputs(recorded, model.config, [path.stem], salt)
         recorded.exclude_prefix("in/bboxes", "the branch ignores boxes (trap 6)")
-        batch = pack(samples, model.config)
+        batch = collate(samples, model.config)
         canvas = model.config.sam.image_size
 
         @nnx.jit
@@ -60,7 +60,7 @@ def check_evaluations(
         recorded = Recorded.open(ledger, info.part, files[name])
         samples = [_for_generation(s, info, prefix) for s in samples_of(recorded)]
         config = replace(model.config, tokens=_tokens(info, prefix, model.config))
-        capacity = capacity.union(fit(samples, config))
+        capacity = capacity.union(build_batch(samples, config).required_shape)
         room = max(room, int(whole_numbers(info, f"{prefix}steps")))
         cases.append(_Evaluation(recorded, info, prefix, samples[0], config))
     # A variant of a case may use that case's pixels.
@@ -70,7 +70,7 @@ def check_evaluations(
             check_inputs(case.recorded, case.config, drawn_as, salt)
             _check_info(case)
             generator = Generator(model, case.config.tokens)
-            batch = pack([case.sample], case.config, capacity)
+            batch = collate([case.sample], case.config, capacity)
             decoding = generator.prefill(batch, room=room)
             decoding = generator.decode(decoding, int(info.get(f"{case.prefix}steps")) - 1)
             _compare_generation(case, generator, batch, decoding)
@@ -121,7 +121,7 @@ def _compare_generation(
 ) -> None:
     recorded, info, prefix, sample, _ = case
     model = nnx.merge(generator.graph, generator.state)
-    prompt = sample.rows[0].token_ids.tolist()
+    prompt = sample.conversations[0].token_ids.tolist()
     answer = generator.answers(decoding)[0]
     recorded.compare("out/generated_ids", [[*prompt, *answer]], "exact")
     info.compare(f"{prefix}generated", [*prompt, *answer], "exact")

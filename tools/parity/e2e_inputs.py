@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from glamm_jax.config import GLaMMConfig
+from glamm_jax.data.encode import Sample, TokenizedConversation
 from glamm_jax.data.preprocess import grounding_size
-from glamm_jax.data.sample import Row, Sample
 from glamm_jax.testing import golden_weights
 from glamm_jax.text.special_tokens import IGNORE_ID
 from tools.parity.report import Recorded
@@ -36,7 +36,7 @@ def samples_of(recorded: Recorded, *, with_boxes: bool = True) -> list[Sample]:
         rows = range(offset[i], offset[i + 1])
         samples.append(
             Sample(
-                rows=tuple(Row(ids[row], labels[row]) for row in rows),
+                conversations=tuple(TokenizedConversation(ids[row], labels[row]) for row in rows),
                 image=images[i],
                 grounding_image=None if grounding is None else grounding[i],
                 resized_size=(int(resized[i][0]), int(resized[i][1])),

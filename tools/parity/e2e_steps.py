@@ -15,8 +15,8 @@ import numpy as np
 
 from glamm_jax.config import LossWeights
 from glamm_jax.config.experiment import OptimConfig
-from glamm_jax.data.collate import BatchShape, fit, pack
-from glamm_jax.data.sample import Sample
+from glamm_jax.data.collate import BatchShape, build_batch, collate
+from glamm_jax.data.encode import Sample
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.training.optimizer import make_optimizer, trainable_filter
 from glamm_jax.training.state import split_model
@@ -109,14 +109,14 @@ def run_steps(
     """One step on each batch; all have one capacity, so one program is compiled."""
     capacity = BatchShape()
     for samples in steps:
-        capacity = capacity.union(fit(samples, model.config))
+        capacity = capacity.union(build_batch(samples, model.config).required_shape)
     graphdef, frozen, state = split_model(
         model, trainable_filter(optim.trainable), make_optimizer(optim)
     )
     state = jax.tree.map(jnp.copy, state)  # the step takes its arrays, and others need the model
     step, metrics = make_step(model.config, optim, weights), []
     for samples in steps:
-        state, reported = step(graphdef, frozen, state, pack(samples, model.config, capacity))
+        state, reported = step(graphdef, frozen, state, collate(samples, model.config, capacity))
         metrics.append(jax.tree.map(float, reported))
     final = torch_tensors(glamm_table(model.config), state.trainable)
     norms = {name: float(np.linalg.norm(x.astype(np.float64))) for name, x in final.items()}

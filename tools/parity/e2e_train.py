@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, LossWeights
-from glamm_jax.data.collate import BatchShape, Sample, fit, pack
+from glamm_jax.data.collate import BatchShape, Sample, build_batch, collate
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.training.losses import losses, masks_at_original_size
 from glamm_jax.training.optimizer import trainable_filter
@@ -73,7 +73,7 @@ class TrainRunner:
 
     def run(self, samples: list[Sample], shift: float = 0.0) -> TrainRun:
         """Losses, intermediates and gradients of one batch; see `shifted`."""
-        batch = pack(samples, self.config, self.capacity)
+        batch = collate(samples, self.config, self.capacity)
         trained = nnx.state(shifted(self.model, shift), TRAINED)
         (_, aux), gradients = self._step(trained, self.frozen, batch)
         parts, output, mid = jax.tree.map(np.asarray, aux)
@@ -88,7 +88,7 @@ class TrainRunner:
 
     def run_forward(self, samples: list[Sample]) -> TrainRun:
         """Losses and intermediates alone: much less to compile."""
-        batch = pack(samples, self.config, self.capacity)
+        batch = collate(samples, self.config, self.capacity)
         _, aux = self._forward(nnx.state(self.model, TRAINED), self.frozen, batch)
         parts, output, mid = jax.tree.map(np.asarray, aux)
         return TrainRun(batch, parts, output, mid, {})
@@ -182,8 +182,8 @@ def compare_gradients(recorded: Recorded, gradients: dict[str, np.ndarray]) -> N
 def _compare_text(
     recorded: Recorded, samples: list[Sample], run: TrainRun, config: GLaMMConfig
 ) -> None:
-    rows = sum(len(sample.rows) for sample in samples)
-    tokens = fit(samples, config).tokens
+    rows = sum(len(sample.conversations) for sample in samples)
+    tokens = build_batch(samples, config).required_shape.tokens
     whole = {
         "mid/inputs_embeds": run.mid.embeddings,
         "mid/llm_attention_mask": run.batch.token_valid,
@@ -204,7 +204,7 @@ def _compare_clip(
 
     Images are repeated for every conversation in the recordings.
     """
-    image_of_row = np.repeat(np.arange(len(samples)), [len(s.rows) for s in samples])
+    image_of_row = np.repeat(np.arange(len(samples)), [len(s.conversations) for s in samples])
     if "mid/mm_projector" in recorded:
         recorded.compare("mid/mm_projector", np.asarray(mid.projected)[image_of_row], "tiny")
     for name in recorded.names_under("mid/clip_hidden_"):

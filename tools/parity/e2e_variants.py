@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from glamm_jax.config import GLaMMConfig, LossWeights
-from glamm_jax.data.collate import BatchShape, Sample, fit
+from glamm_jax.data.collate import BatchShape, Sample, build_batch
 from glamm_jax.nn.lora import merge
 from tools.parity.e2e_inputs import samples_of
 from tools.parity.e2e_train import (
@@ -35,7 +35,7 @@ def check_bf16_variants(
     cases = {name: _samples(folder, name.partition(":")[2]) for name in names}
     capacity = BatchShape()
     for samples in cases.values():
-        capacity = capacity.union(fit(samples, config))
+        capacity = capacity.union(build_batch(samples, config).required_shape)
     for kind, cast in kinds.items():
         runner = TrainRunner(golden_glamm(cast, salt), weights, capacity)
         for name, samples in cases.items():
@@ -87,7 +87,7 @@ def check_lora(
         info.compare("lora.scaling", adapters.scale, "exact")
         samples = _samples(folder, info.input("input_case").removeprefix("train_"))
         model = golden_glamm(adapted, salt)
-        runner = TrainRunner(model, weights, fit(samples, config))
+        runner = TrainRunner(model, weights, build_batch(samples, config).required_shape)
         run = runner.run(samples)
         merge(model)
         model.config = config

@@ -21,11 +21,10 @@ from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, LossWeights
 from glamm_jax.config.experiment import ConversationConfig, ConversationTask
-from glamm_jax.data.collate import fit, pack
-from glamm_jax.data.conversation_sampler import draw_examples
-from glamm_jax.data.encode import prepare
+from glamm_jax.data.collate import build_batch, collate
+from glamm_jax.data.conversation_sampler import sample_conversations
+from glamm_jax.data.encode import Sample, encode_examples
 from glamm_jax.data.record import Record
-from glamm_jax.data.sample import Sample
 from glamm_jax.data.sources.registry import find_dataset
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.nn.pixel_normalization import normalise
@@ -114,8 +113,8 @@ def _make(
         record = _record_of(source, data / path)
         record = replace(record, annotations=_drawn(record, task, names))
         asking = _asking(task, names, conversation)
-        (example,) = draw_examples(record, (task,), asking).examples
-        sample, notes = prepare([example], tokenizer, config, ROOM)
+        (example,) = sample_conversations(record, (task,), asking).examples
+        sample, notes = encode_examples([example], tokenizer, config, ROOM)
         if sample is None or notes:
             raise GoldenError(f"{name}: {path}: {', '.join(notes)}")
         made.samples.append(sample)
@@ -182,7 +181,7 @@ class _Runner:
     """One model and one compiled program for every recorded batch."""
 
     def __init__(self, config: GLaMMConfig, salt: str, batches: Sequence[list[Sample]]):
-        needs = [fit(samples, config) for samples in batches]
+        needs = [build_batch(samples, config).required_shape for samples in batches]
         self._capacity = reduce(BatchShape.union, needs, BatchShape())
         self._config, self._table = config, glamm_table(config)
         model = golden_glamm(config, salt)
@@ -199,7 +198,7 @@ class _Runner:
 
     def __call__(self, samples: list[Sample]) -> tuple[Losses, dict[str, np.ndarray]]:
         """Losses, and gradients by torch name."""
-        batch = pack(samples, self._config, self._capacity)
+        batch = collate(samples, self._config, self._capacity)
         gradients, parts = self._gradient(self._trained, self._frozen, batch)
         return jax.tree.map(np.asarray, parts), torch_tensors(self._table, gradients)
 
@@ -213,7 +212,7 @@ def _compare_texts(info: Recorded, name: str, made: _Made, tokenizer: Tokenizer)
         RELEASED_TEMPLATE.render([with_preamble(first), *rest]) for first, *rest in made.turns
     ]
     info.compare(f"{prefix}.conversations", rendered, "exact")
-    rows = [row for sample in made.samples for row in sample.rows]
+    rows = [row for sample in made.samples for row in sample.conversations]
     width = max(len(row.token_ids) for row in rows)
     ids = np.full((len(rows), width), tokenizer.pad, np.int32)
     labels = np.full((len(rows), width), IGNORE_ID, np.int32)
