@@ -1,1 +1,1 @@
-"""Each file has a `get_config() -> ExperimentConfig`, which `python -m train --config` reads."""
+"""Training configurations: each file has a `get_config() -> ExperimentConfig`."""

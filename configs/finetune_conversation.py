@@ -1,6 +1,6 @@
-"""GLaMM's fine-tuning for LLaVA-Bench (paper, A.3; table 8) on LLaVA-Instruct-80K.
+"""Fine-tuning for LLaVA-Bench (paper, A.3; table 8) on LLaVA-Instruct-80K.
 
-python -m train --config configs/finetune_conversation.py --out runs/conversation
+glamm-jax train --config configs/finetune_conversation.py --out runs/conversation
 """
 
 from __future__ import annotations
@@ -10,5 +10,5 @@ from glamm_jax.config.experiment import ExperimentConfig
 
 
 def get_config() -> ExperimentConfig:
-    """The same on the smaller set."""
+    """`finetune_caption` on the smaller dataset."""
     return finetune_caption.get_config("llava_instruct_80k")

@@ -1,4 +1,4 @@
-"""Table 3 with a dagger: GLaMM without the 1,000 pictures that people annotated."""
+"""Table 3, row with a dagger: GLaMM without the 1,000 human-annotated images of GranD_f."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from glamm_jax.config.experiment import ExperimentConfig
 
 
 def get_config() -> ExperimentConfig:
-    """The rest of GranD_f alone."""
-    return finetune_gcg.get_config(human=False)
+    """The automatically annotated parts of GranD_f."""
+    return finetune_gcg.get_config(human_annotated=False)

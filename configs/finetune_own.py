@@ -1,11 +1,11 @@
-"""A released model learns your own pictures, described in docs/your-data.md, on one device.
+"""Fine-tune a released model on your own images, described in docs/your-data.md, on one device.
 
-  python -m convert dataset jsonl --source photos.jsonl --out shards       shards/glamm_photos
-  python -m convert from-torch GLaMM-FullScope --clip CLIP --out glamm
-  python -m train --config configs/finetune_own.py --out runs/photos
-  python -m train.export runs/photos --out photos-glamm
+  glamm-jax convert dataset jsonl --source photos.jsonl --out shards       shards/glamm_photos
+  glamm-jax convert from-torch GLaMM-FullScope --clip CLIP --out glamm
+  glamm-jax train --config configs/finetune_own.py --out runs/photos
+  glamm-jax export runs/photos --out photos-glamm
 
-Another dataset, other tasks: copy this file.
+For another dataset or other tasks, copy this file.
 """
 
 from __future__ import annotations
@@ -13,28 +13,30 @@ from __future__ import annotations
 from dataclasses import replace
 
 from configs import finetune_gcg
-from configs.mixtures import part
+from configs.mixtures import entry
 from glamm_jax.config.experiment import ExperimentConfig, InitConfig, MeshConfig
 
 
 def get_config() -> ExperimentConfig:
-    """A few hundred steps of sixteen pictures; a lower rate than from the start."""
-    like = finetune_gcg.get_config()
-    quotas = replace(like.data.batch_shape, region_images=2, regions=20)
-    mixture = (
-        part("photos", "gcg"),
-        part("photos", "referring"),
-        part("photos", "region"),
-    )
+    """500 steps of 16 images, at a lower learning rate than training from scratch."""
+    base = finetune_gcg.get_config()
     return replace(
-        like,
+        base,
         data=replace(
-            like.data, mixture=mixture, batch_shape=quotas, tokenizer="glamm", batch_slices=1
+            base.data,
+            mixture=(
+                entry("photos", "gcg"),
+                entry("photos", "referring"),
+                entry("photos", "region"),
+            ),
+            batch_shape=replace(base.data.batch_shape, region_images=2, regions=20),
+            tokenizer="glamm",
+            batch_slices=1,
         ),
         optim=replace(
-            like.optim, peak_lr=1e-4, warmup_steps=20, total_steps=500, accumulation_steps=4
+            base.optim, peak_lr=1e-4, warmup_steps=20, total_steps=500, accumulation_steps=4
         ),
         init=InitConfig(model="glamm"),
         mesh=MeshConfig(),
-        checkpoint=replace(like.checkpoint, every=100),
+        checkpoint=replace(base.checkpoint, every=100),
     )

@@ -1,6 +1,6 @@
-"""GLaMM's fine-tuning for region captions (paper, A.3; table 5) on Visual Genome: 2,500 steps.
+"""Fine-tuning for region captions (paper, A.3; table 5) on Visual Genome: 2,500 steps.
 
-python -m train --config configs/finetune_region_visual_genome.py --out runs/regions
+glamm-jax train --config configs/finetune_region_visual_genome.py --out runs/regions
 """
 
 from __future__ import annotations
@@ -10,5 +10,5 @@ from glamm_jax.config.experiment import ExperimentConfig
 
 
 def get_config() -> ExperimentConfig:
-    """The same on another dataset."""
+    """`finetune_region_refcocog` on another dataset."""
     return finetune_region_refcocog.get_config("visual_genome")

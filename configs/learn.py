@@ -1,10 +1,12 @@
-"""The tiny model that learns the mini-world in `make learn`: its size, its data, its runs.
+"""The tiny model that is trained on the mini-world by `make learn`: its size, its data, its stages.
 
-`python -m train --config configs/learn.py` is the last of the runs, from nothing: slower to learn.
+`glamm-jax train --config configs/learn.py --out RUN` is the joint stage from random weights, which takes
+longer to converge.
 """
 
 from __future__ import annotations
 
+import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
 from glamm_jax.config import (
     CLIPConfig,
     GLaMMConfig,
@@ -28,7 +30,7 @@ from glamm_jax.types import BatchShape
 
 TOKENIZER = "examples/learn_miniworld/tokenizer"
 VOCABULARY = 700  # pieces; GLaMM's seven tokens follow
-PICTURE = 64  # pixels of a side, as they are drawn and as both encoders see them
+IMAGE_SIZE = 64  # pixels of a side, of the scenes and for both encoders
 IMAGES = 16  # of a batch
 
 
@@ -36,7 +38,7 @@ def model_config() -> GLaMMConfig:
     """Three million parameters: few heads, shallow towers, two region levels."""
     return GLaMMConfig(
         clip=CLIPConfig(
-            image_size=PICTURE,
+            image_size=IMAGE_SIZE,
             patch_size=8,
             hidden_dim=128,
             mlp_dim=512,
@@ -64,7 +66,7 @@ def model_config() -> GLaMMConfig:
             box_scale=None,
         ),
         sam=SAMConfig(
-            image_size=PICTURE,
+            image_size=IMAGE_SIZE,
             patch_size=8,
             hidden_dim=96,
             num_layers=4,
@@ -82,13 +84,16 @@ def model_config() -> GLaMMConfig:
 
 
 def data_config(worlds: dict[str, float], model: GLaMMConfig) -> DataConfig:
-    """Worlds with their weights; each picture with a caption, two expressions and two regions, in
-    one row."""
-    tasks = ("gcg", "referring", "region")
-    asking = ConversationConfig(max_turns=2, max_regions=2)
+    """Worlds by weight; a caption, two expressions and two regions of an image in one row."""
+    conversation = ConversationConfig(max_turns=2, max_regions=2)
     return DataConfig(
         mixture=tuple(
-            MixtureEntry(f"miniworld/{world}@{PICTURE}", tasks, weight, conversation=asking)
+            MixtureEntry(
+                f"miniworld/{world}@{IMAGE_SIZE}",
+                ("gcg", "referring", "region"),
+                weight,
+                conversation=conversation,
+            )
             for world, weight in worlds.items()
         ),
         tokenizer=TOKENIZER,
@@ -103,25 +108,32 @@ def data_config(worlds: dict[str, float], model: GLaMMConfig) -> DataConfig:
             regions=2 * IMAGES,
             grounding_images=IMAGES,
             masks=5 * IMAGES,
-            mask_height=PICTURE,
-            mask_width=PICTURE,
+            mask_height=IMAGE_SIZE,
+            mask_width=IMAGE_SIZE,
         ),
     )
 
 
-def run(
-    worlds: dict[str, float], trained: TrainableSet, steps: int, rate: float = 1.0
+def stage(
+    worlds: dict[str, float], trainable: TrainableSet, steps: int, lr_scale: float = 1.0
 ) -> ExperimentConfig:
-    """An ordinary run: `rate` is in relation to the rates that serve weights from nothing."""
+    """A training run on some worlds.
+
+    Args:
+        worlds: name -> sampling weight.
+        trainable: which parameters are trained.
+        steps: length of the run.
+        lr_scale: factor of the learning rates for random initial weights.
+    """
     model = model_config()
-    if trained == "released":
+    if trainable == "released":
         model = with_lora(model)
     optim = OptimConfig(
-        peak_lr=2e-3 * rate,
-        muon_lr=1e-2 * rate,
+        peak_lr=2e-3 * lr_scale,
+        muon_lr=1e-2 * lr_scale,
         warmup_steps=40,
         total_steps=steps,
-        trainable=trained,
+        trainable=trainable,
     )
     return ExperimentConfig(
         model=model,
@@ -133,27 +145,29 @@ def run(
 
 
 def first() -> ExperimentConfig:
-    """The decoder learns to speak where every colour occurs on every shape; frozen encoders."""
-    return run({"easy-pale": 1.0}, "all_but_encoders", 300)
+    """Train the decoder where every colour occurs on every shape; frozen encoders."""
+    return stage({"easy-pale": 1.0}, "all_but_encoders", 300)
 
 
 def speak() -> ExperimentConfig:
-    """The decoder learns the world's own colours, too."""
-    return run({"easy-seen": 1.0, "easy-pale": 1.0}, "all_but_encoders", 350)
+    """Train the decoder on the world's own colours, too."""
+    return stage({"easy-seen": 1.0, "easy-pale": 1.0}, "all_but_encoders", 350)
 
 
 def get_config() -> ExperimentConfig:
-    """Everything learns together."""
-    return run({"easy-seen": 2.0, "easy-pale": 1.0}, "everything", 800)
+    """Train everything jointly."""
+    return stage({"easy-seen": 2.0, "easy-pale": 1.0}, "everything", 800)
 
 
 def polish() -> ExperimentConfig:
-    """... and once more, at half the rate."""
-    return run({"easy-seen": 3.0, "easy-pale": 1.0}, "everything", 700, rate=0.5)
+    """Continue at half the learning rate."""
+    return stage({"easy-seen": 3.0, "easy-pale": 1.0}, "everything", 700, lr_scale=0.5)
 
 
-def adapting(trained: TrainableSet) -> ExperimentConfig:
-    """The second run: a world with a new shape and a new ground. Adapters begin at zero and are
-    small: they take twice the rate, and twice the steps."""
-    steps, rate = (480, 2.0) if trained == "released" else (240, 1.0)
-    return run({"easy-seen-extended": 1.0}, trained, steps, rate)
+def second_world(trainable: TrainableSet) -> ExperimentConfig:
+    """Continue on a world with a new shape and a new ground.
+
+    LoRA adapters start at zero and are small: they get twice the learning rate and twice the steps.
+    """
+    steps, lr_scale = (480, 2.0) if trainable == "released" else (240, 1.0)
+    return stage({"easy-seen-extended": 1.0}, trainable, steps, lr_scale)

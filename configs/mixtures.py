@@ -1,7 +1,7 @@
-"""The parts of the paper's mixtures, as shares of a whole; a recipe here joins them.
+"""Entries of the paper's data mixtures, and how groups of them share the sampling.
 
-Datasets lie where `python -m convert dataset NAME --out shards` puts them; another place is a
-symbolic link away. Shares are those of the released training's options
+Datasets are expected where `glamm-jax convert dataset NAME --out shards` writes them; use a
+symbolic link for another place. Sampling rates are those of the released training's options
 (docs/training.md of the original).
 """
 
@@ -12,44 +12,46 @@ from dataclasses import replace
 
 from glamm_jax.config.experiment import ConversationConfig, ConversationTask, MixtureEntry
 
-DATA = "shards"
-BARE = ConversationConfig(bare_image=True)  # as the released weights have seen these
+SHARDS = "shards"
+BARE_IMAGE = ConversationConfig(bare_image=True)  # how the released weights were trained on some
 SEMANTIC = ("ade20k", "coco_stuff", "pascal_part", "paco_lvis", "mapillary")
 REFERRING = ("refcoco", "refcoco_plus", "refcocog")
 GRANDF = ("grandf_refcocog", "grandf_psg", "grandf_flickr", "grandf_ha")
 
 
-def part(
-    dataset: str, *tasks: ConversationTask, asking: ConversationConfig | None = None
+def entry(
+    dataset: str, *tasks: ConversationTask, conversation: ConversationConfig | None = None
 ) -> MixtureEntry:
-    """A converted dataset, asked for some tasks."""
-    return MixtureEntry(
-        f"{DATA}/glamm_{dataset}/1.0.0", tasks, conversation=asking or ConversationConfig()
-    )
+    """A converted dataset with the tasks that it is used for."""
+    folder = f"{SHARDS}/glamm_{dataset}/1.0.0"
+    return MixtureEntry(folder, tasks, conversation=conversation or ConversationConfig())
 
 
-def mixed(
-    total: float, parts: Mapping[tuple[MixtureEntry, ...], float]
-) -> tuple[MixtureEntry, ...]:
-    """Groups of parts with their rates, brought to a total; a group shares its rate evenly."""
-    whole = sum(parts.values())
+def mix(total: float, groups: Mapping[tuple[MixtureEntry, ...], float]) -> tuple[MixtureEntry, ...]:
+    """Weight groups of entries by their rates; the entries of a group share its rate evenly.
+
+    Args:
+        total: sum of the resulting weights.
+        groups: entries -> rate, relative to the other groups.
+    """
+    rates = sum(groups.values())
     return tuple(
-        replace(each, weight=round(total * rate / whole / len(group), 6))
-        for group, rate in parts.items()
-        for each in group
+        replace(item, weight=round(total * rate / rates / len(group), 6))
+        for group, rate in groups.items()
+        for item in group
     )
 
 
 def semantic() -> tuple[MixtureEntry, ...]:
-    """Classes of five datasets, one drawn for each sample."""
-    return tuple(part(name, "semantic") for name in SEMANTIC)
+    """Semantic segmentation on five datasets."""
+    return tuple(entry(name, "semantic") for name in SEMANTIC)
 
 
 def referring(*names: str) -> tuple[MixtureEntry, ...]:
-    """Referring expressions, one dataset drawn for each sample."""
-    return tuple(part(name, "referring") for name in names)
+    """Referring expressions."""
+    return tuple(entry(name, "referring") for name in names)
 
 
 def gcg(*names: str) -> tuple[MixtureEntry, ...]:
-    """GranD_f's grounded captions."""
-    return tuple(part(name, "gcg") for name in names)
+    """Grounded captions of GranD_f."""
+    return tuple(entry(name, "gcg") for name in names)

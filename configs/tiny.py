@@ -1,7 +1,11 @@
-"""The tiny model learns the mini-world from nothing: every part runs, on two CPU cores."""
+"""A tiny model on rendered scenes, from random weights: every part runs, on two CPU cores.
+
+glamm-jax train --config configs/tiny.py --out runs/tiny
+"""
 
 from __future__ import annotations
 
+import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
 from glamm_jax.config import tiny
 from glamm_jax.config.experiment import (
     ConversationConfig,
@@ -14,7 +18,7 @@ from glamm_jax.types import BatchShape
 
 
 def get_config() -> ExperimentConfig:
-    """Fifty steps of two pictures: enough for the loss to fall, far from enough to see."""
+    """50 steps of two images: the loss falls; segmentation is not learned yet."""
     model = tiny(base_vocab_size=800)
     return ExperimentConfig(
         model=model,

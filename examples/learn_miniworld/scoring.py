@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from configs.learn import PICTURE
+from configs.learn import IMAGE_SIZE
 from examples.learn_miniworld.evaluate import Evaluation, Scores, evaluate, held_out_scenes
 from examples.learn_miniworld.report import write_card, write_report
 from examples.learn_miniworld.stages import MODEL, all_stages
@@ -28,7 +28,7 @@ def score(out: Path, report: Path) -> dict[str, Any]:
     """Figures of OUT/polish; the model with its card goes to OUT/model."""
     stages = all_stages()
     folder = out / LEARNED[-1] / MODEL
-    evaluation = Evaluation(load(folder), list(islice(held_out_scenes(EASY, PICTURE), SCENES)))
+    evaluation = Evaluation(load(folder), list(islice(held_out_scenes(EASY, IMAGE_SIZE), SCENES)))
     scores = evaluate(evaluation, UNSEEN)
     written = write_report(report, out, [stages[name] for name in LEARNED], scores, evaluation)
     shutil.rmtree(out / MODEL, ignore_errors=True)
@@ -57,7 +57,7 @@ def score_adapted(out: Path, report: Path) -> dict[str, Any]:
 
 def new_scenes() -> Iterator[Scene]:
     """Held-out scenes of the extended world with the new shape or on the new ground."""
-    for one in held_out_scenes(extended(EASY), PICTURE):
+    for one in held_out_scenes(extended(EASY), IMAGE_SIZE):
         if one.plan.place == NEW_PLACE or any(each.shape == NEW_SHAPE for each in one.things):
             yield one
 

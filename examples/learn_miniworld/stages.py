@@ -70,8 +70,8 @@ def all_stages() -> dict[str, Stage]:
         Stage("whole", "everything learns together", recipe.get_config(), ("speak",)),
         # What is handed over: half the bytes, and the scores are those of these very weights.
         Stage("polish", "... once more, at half the rate", recipe.polish(), ("whole",), "bfloat16"),
-        Stage("adapted", "a second world: the released set", recipe.adapting("released"), new),
-        Stage("retrained", "a second world: everything", recipe.adapting("everything"), new),
+        Stage("adapted", "a second world: the released set", recipe.second_world("released"), new),
+        Stage("retrained", "a second world: everything", recipe.second_world("everything"), new),
     )
     return {stage.name: stage for stage in stages}
 
@@ -85,7 +85,7 @@ def _make_aid(name: str, pale_steps: int) -> Aid:
         trainable="everything",
         unused_parts="zero",
     )
-    return Aid(name, recipe.model_config(), optim, recipe.PICTURE, pale_steps=pale_steps)
+    return Aid(name, recipe.model_config(), optim, recipe.IMAGE_SIZE, pale_steps=pale_steps)
 
 
 def is_done(out: Path, stage: Stage) -> bool:

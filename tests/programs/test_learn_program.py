@@ -91,7 +91,7 @@ def test_the_batches_of_the_runs_lose_nothing() -> None:
 
 
 def test_tags_are_what_covers_a_patch() -> None:
-    one = scene(3, 1, recipe.PICTURE, EASY_SEEN)
+    one = scene(3, 1, recipe.IMAGE_SIZE, EASY_SEEN)
     batch = tag_batch([one], aid("tags"))
     colours, shapes = (x.reshape(8, 8) for x in (batch.colours, batch.shapes))
     for number, thing in enumerate(one.things):
@@ -104,7 +104,7 @@ def test_tags_are_what_covers_a_patch() -> None:
 
 
 def test_masks_are_those_of_all_things() -> None:
-    scenes = [scene(3, number, recipe.PICTURE, EASY_SEEN) for number in range(4)]
+    scenes = [scene(3, number, recipe.IMAGE_SIZE, EASY_SEEN) for number in range(4)]
     batch = mask_batch(scenes, aid("masks"))
     assert batch.valid.sum() == sum(len(one.things) for one in scenes)
     places = np.flatnonzero(batch.valid)
@@ -234,14 +234,14 @@ def test_two_steps_of_every_stage_make_a_model_that_answers(tmp_path: Path) -> N
         assert is_done(tmp_path, short)
         lines = (tmp_path / stage.name / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [0, 1]
-    one = scene(3, 1, recipe.PICTURE, EASY_SEEN)
+    one = scene(3, 1, recipe.IMAGE_SIZE, EASY_SEEN)
     answer = load(tmp_path / "adapted" / "model").chat(one.image, "What?", max_tokens=4)
     assert answer.finish in ("end", "length")
 
 
 @pytest.mark.slow
 def test_the_weights_of_this_repository_see_point_and_speak() -> None:
-    scenes = list(islice(held_out_scenes(EASY, recipe.PICTURE), 20))
+    scenes = list(islice(held_out_scenes(EASY, recipe.IMAGE_SIZE), 20))
     report = json.loads((ROOT / SHIPPED / "learn-report.json").read_text(encoding="utf-8"))
     scores = evaluate(Evaluation(load(ROOT / SHIPPED), scenes, at_once=20))
     for name in ("referring_miou", "phrases_right", "phrase_mask_iou", "regions_right"):
