@@ -247,7 +247,7 @@ def test_the_question_that_cannot_be_used_is_named(
 
 @pytest.mark.usefixtures("unchecked")
 def test_a_question_needs_a_picture(assistant: Assistant) -> None:
-    with pytest.raises(ImageError, match="every question is about a picture"):
+    with pytest.raises(ImageError, match="every question is about an image"):
         assistant.chat(None, "What is this?")  # pyright: ignore
 
 

@@ -134,7 +134,7 @@ def test_what_drawing_leaves_out_is_counted_and_named(drawing: ConversationSampl
         Annotation("vqa", turns=("Where is [SEG]?", "There.")),
     )
     text = _page([_of(*said, regions=[full])], drawing)
-    for kind in (f"gcg: {OVERLAPPING}", f"region: {NO_BOX}", f"vqa: {encode.RESERVED}"):
+    for kind in (f"gcg: {OVERLAPPING}", f"region: {NO_BOX}", f"vqa: {encode.RESERVED_TOKEN}"):
         assert _counted(text, kind) == 1
         assert f"{html.escape(kind)}: where</summary><ul><li>x</li>" in text
 
