@@ -12,10 +12,13 @@ from PIL import Image
 from demo import __main__ as demo
 from demo.gallery import FIGURES, figures, write_gallery
 from glamm_jax.cli import ask
+from glamm_jax.cli.convert import main as convert
+from glamm_jax.cli.eval import parse as parse_eval
 from glamm_jax.cli.train import load_config
+from glamm_jax.cli.train import parse as parse_train
 from glamm_jax.config.overrides import with_overrides
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.item import Item, Prediction
+from glamm_jax.evaluation.benchmarks.base import Item, Prediction
 from glamm_jax.evaluation.items import EvaluationData, open_items
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, write_lines
 from glamm_jax.evaluation.scores import SCORES, RunScores, save_scores
@@ -141,7 +144,7 @@ def test_the_steps_are_commands_that_their_programs_understand(tmp_path: Path) -
 def test_the_gallery_shows_what_was_said_before_and_after(tmp_path: Path) -> None:
     data = EvaluationData("miniworld/easy-new@64", "test", limit=3)
     for benchmark in FIGURES:
-        asked = open_items(BENCHMARKS[benchmark], data, BENCHMARKS[benchmark].wording("ours"))
+        asked = open_items(BENCHMARKS[benchmark], data, BENCHMARKS[benchmark].prompt_template("ours"))
         for when, text in (("before", "a pebble"), ("after", "a moon & more")):
             said = [perfect(item, text) for item in asked.items]
             write_lines(tmp_path / when / benchmark / PREDICTIONS, said)
