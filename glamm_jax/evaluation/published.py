@@ -1,7 +1,8 @@
 """The metrics that the paper published, as rows beside those of an evaluation.
 
     benchmark = BENCHMARKS["gcg"]
-    rows = benchmark.published_rows("val")      rows[0] is GLaMM's: .metrics["METEOR"] == 0.162
+    rows = benchmark.published_rows("val")
+    assert (rows[0].name, rows[0].metrics["METEOR"]) == ("GLaMM", 0.162)
     print(beside_paper("gcg, val", rows, {"compat": {"METEOR": 0.158}}))
 
 Every benchmark has its table in its own module (`glamm_jax.evaluation.benchmarks`). All metrics are

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import glamm_jax.miniworld  # noqa: F401  # registers the scheme miniworld/NAME
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.items import EvaluationData, ItemSet, open_items
 from glamm_jax.inference.chat import Assistant, load

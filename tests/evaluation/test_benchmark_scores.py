@@ -36,7 +36,8 @@ def score(name: str, predictions: Sequence[Prediction], mode: Mode) -> MetricRes
 def test_truth_scores_one_and_silence_nothing(name: str, mode: Mode) -> None:
     items = miniworld(name, 3).items
     best, worst = (
-        score(name, [*map(predict, items)], mode) for predict in (perfect_prediction, empty_prediction)
+        score(name, [*map(predict, items)], mode)
+        for predict in (perfect_prediction, empty_prediction)
     )
     for metric in METRICS[name]:
         assert best.scores[metric] == pytest.approx(1, abs=1e-4)
@@ -49,7 +50,9 @@ def test_truth_scores_one_and_silence_nothing(name: str, mode: Mode) -> None:
 def test_missing_and_unknown_predictions_and_other_sizes_are_named(name: str, mode: Mode) -> None:
     first, second, *others = miniworld(name, 3).items
     small = rle.encode(np.ones((2, 2), bool))
-    resized = replace(perfect_prediction(second), masks=tuple(small for _ in second.reference_masks))
+    resized = replace(
+        perfect_prediction(second), masks=tuple(small for _ in second.reference_masks)
+    )
     unknown = replace(perfect_prediction(second), id="unknown")
     result = score(name, [resized, unknown, *map(perfect_prediction, others)], mode)
     assert result.notes["missing prediction"] == (first.id,)
@@ -60,7 +63,9 @@ def test_missing_and_unknown_predictions_and_other_sizes_are_named(name: str, mo
 def test_what_is_said_behind_known_answers_does_not_count() -> None:
     items = [item for item in miniworld("refseg", 3).items if item.history]
     more = {
-        item.id: replace(perfect_prediction(item), masks=(*item.reference_masks, item.reference_masks[0]))
+        item.id: replace(
+            perfect_prediction(item), masks=(*item.reference_masks, item.reference_masks[0])
+        )
         for item in items
     }
     result = BENCHMARKS["refseg"].score(items, more, "strict", TextScorers())
@@ -74,7 +79,9 @@ def test_pixels_covered_twice_are_background_in_the_originals_figures_alone() ->
     mask, overlap = rle.encode(full), rle.encode(half)
     item = Item("a", "a", 0, "?", reference_masks=(mask,), reference_overlaps=(overlap,))
     predictions = {"a": Prediction("a", "a", "", masks=(mask,), phrase_of=(-1,))}
-    compat, strict = (BENCHMARKS["refseg"].score([item], predictions, m, TextScorers()) for m in MODES)
+    compat, strict = (
+        BENCHMARKS["refseg"].score([item], predictions, m, TextScorers()) for m in MODES
+    )
     assert compat.scores["free cIoU"] == pytest.approx(0.5)
     assert strict.scores["free cIoU"] == 1
 

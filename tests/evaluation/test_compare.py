@@ -114,7 +114,12 @@ def test_pairing_makes_a_common_shift_certain() -> None:
 
 def test_a_figure_without_columns_has_no_interval_and_says_so() -> None:
     result = _by_metric(_result(0.0), _result(0.01))["AP50"]
-    assert (result.basis, result.low, result.high, result.is_significant) == (NONE, None, None, False)
+    assert (result.basis, result.low, result.high, result.is_significant) == (
+        NONE,
+        None,
+        None,
+        False,
+    )
     assert result.value_b - result.value_a == pytest.approx(0.01)
 
 
@@ -178,7 +183,9 @@ def test_runs_of_different_questions_are_refused(name: str, change: dict[str, st
 
 
 def test_the_table_says_what_its_intervals_are_of() -> None:
-    text = comparison_text(compare_scores(_run(_result(0.0)), _run(_result(0.01)), num_resamples=50))
+    text = comparison_text(
+        compare_scores(_run(_result(0.0)), _run(_result(0.01)), num_resamples=50)
+    )
     lines = {line.split()[1]: line for line in text.splitlines()[1:5]}
     assert "mean" in lines["mIoU"]
     assert "*" in lines["mIoU"]
@@ -190,7 +197,5 @@ def test_the_table_says_what_its_intervals_are_of() -> None:
 
 def test_items_that_changed_most_come_first() -> None:
     a = MetricResult({"mIoU": 0.0}, {"a": {"mIoU": 0.5}, "b": {"mIoU": 0.5}, "c": {"mIoU": 0.5}})
-    b = MetricResult(
-        {"mIoU": 0.0}, {"a": {"mIoU": 0.6}, "b": {"mIoU": 0.1}, "c": {"mIoU": 0.5}}
-    )
+    b = MetricResult({"mIoU": 0.0}, {"a": {"mIoU": 0.6}, "b": {"mIoU": 0.1}, "c": {"mIoU": 0.5}})
     assert list(changed_items(a, b, "mIoU").items()) == [("b", (0.5, 0.1)), ("a", (0.5, 0.6))]

@@ -67,7 +67,13 @@ def test_figures_of_both_modes_stand_beside_the_papers(
     scored = example_result(items, predictions)
     strict = replace(scored, scores={**scored.scores, "AP50": 0.125})
     text = _words(_page(tmp_path, items, predictions, {"compat": scored, "strict": strict}))
-    for expected in ("ours, compat", "ours, strict", "GLaMM (fine-tuned, table 3)", "0.308", "0.125"):
+    for expected in (
+        "ours, compat",
+        "ours, strict",
+        "GLaMM (fine-tuned, table 3)",
+        "0.308",
+        "0.125",
+    ):
         assert expected in text
     assert f"{0.125 - scored.scores['AP50']:,.4g}" in text
     # The difference of the modes is explained only for a metric that differs.
@@ -158,7 +164,9 @@ def test_the_same_thing_has_the_same_colour_in_any_order(items: list[Item]) -> N
 
 
 def test_a_mask_that_is_nowhere_true_has_a_colour_of_its_own(items: list[Item]) -> None:
-    item = replace(items[0], reference_masks=items[0].reference_masks[:1], reference_phrases=("it",))
+    item = replace(
+        items[0], reference_masks=items[0].reference_masks[:1], reference_phrases=("it",)
+    )
     far = rle.encode(~rle.decode(item.reference_masks[0]))
     answer = Prediction(
         item.id, "", "a far thing", phrases=("far thing",), masks=(far,), phrase_of=(0,)

@@ -109,7 +109,9 @@ def test_regions_captions_and_conversations_are_asked_by_their_annotations() -> 
         Annotation("caption", "A ball."),
         Annotation("vqa", turns=("Is it?", "Yes.", "Why?", "Because.")),
     )
-    [item] = region_caption.items_from_record(record_, 0, BENCHMARKS["region_caption"].prompt_template())
+    [item] = region_caption.items_from_record(
+        record_, 0, BENCHMARKS["region_caption"].prompt_template()
+    )
     assert item.regions == ((0.0, 0.0, 2.0, 4.0),)
     assert (item.reference_texts, item.prompt.count("<bbox>")) == (("a dog",), 1)
     [item] = image_caption.items_from_record(record_, 0, PromptTemplate("What is it?"))

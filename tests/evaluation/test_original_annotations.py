@@ -83,7 +83,8 @@ def test_regions_are_asked_by_the_box_of_the_annotation_with_the_pictures_id(
     images = [{"id": i + 1, "file_name": "0.jpg", "height": 64, "width": 64} for i in range(2)]
     annotations = [{"id": 1, "image_id": 1, "caption": "a red star", "bbox": [5, 6, 20, 30]}]
     file = write(
-        tmp_path / "finetune_refcocog_val_captions.json", {"images": images, "annotations": annotations}
+        tmp_path / "finetune_refcocog_val_captions.json",
+        {"images": images, "annotations": annotations},
     )
     for path in (file, tmp_path):
         item_set = opened("region_caption", path)

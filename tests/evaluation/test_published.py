@@ -76,7 +76,12 @@ def test_another_makers_split_is_another_split() -> None:
 
 
 def test_what_the_paper_leaves_open_is_absent_not_zero() -> None:
-    assert all(value > 0 for x in BENCHMARKS.values() for row in x.published for value in row.metrics.values())
+    assert all(
+        value > 0
+        for x in BENCHMARKS.values()
+        for row in x.published
+        for value in row.metrics.values()
+    )
     (shikra,) = [row for row in rows("image_caption", "flickr30k") if row.name == "Shikra-13B"]
     assert shikra.metrics == {"CIDEr": 0.739}
     assert "Shikra-13B" not in {row.name for row in rows("image_caption", "nocaps")}

@@ -161,7 +161,9 @@ def test_parts_of_more_processes_are_taken_over(
         part = tmp_path / PARTS / f"{number}.jsonl"
         part.parent.mkdir(exist_ok=True)
         part.write_text(to_line(perfect_prediction(item)))
-    assert run_perfect(monkeypatch, tmp_path).predicted == [item.id for item in ITEM_SET.items[1:-1]]
+    assert run_perfect(monkeypatch, tmp_path).predicted == [
+        item.id for item in ITEM_SET.items[1:-1]
+    ]
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -16,9 +16,7 @@ from glamm_jax.evaluation.benchmarks.base import Item, Prediction
 from tests.evaluation.example_predictions import empty_prediction, perfect_prediction
 from tests.small_experiment import get_config
 
-VALIDATION = ValidationConfig(
-    every=1, dataset="miniworld/easy@32", num_examples=9, num_panels=3
-)
+VALIDATION = ValidationConfig(every=1, dataset="miniworld/easy@32", num_examples=9, num_panels=3)
 CONFIG = replace(get_config(), validation=VALIDATION)
 SCORES = {
     *("gcg/mIoU", "gcg/recall", "gcg/phrases_right", "gcg/phrase_mask_iou"),

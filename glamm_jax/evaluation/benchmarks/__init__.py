@@ -1,8 +1,8 @@
 """The benchmarks, one module each; a new one is a module and a line here.
 
 benchmark = BENCHMARKS["gcg"]
-prompt = benchmark.prompt_template()
-item_set = open_items(benchmark, EvaluationData("path/to/data", "val"), prompt)
+prompt = benchmark.prompt_template("original")
+item_set = open_items(benchmark, EvaluationData("path/to/data", "val", limit=2), prompt)
 result = benchmark.score(item_set.items, predictions, "strict", TextScorers())
 """
 
