@@ -30,7 +30,7 @@ from glamm_jax.evaluation.scores import SCORES
 from glamm_jax.files import write_atomic
 
 WORLD, IMAGE_SIZE = "easy-new", 64
-TRAINING, HELD_OUT = ("training", 1500, 31), ("held-out", 60, 32)  # name, scenes, seed
+TRAINING, EVALUATION = ("training", 1500, 31), ("held-out", 60, 32)  # name, scenes, seed
 SHIPPED_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "miniworld-tiny"
 SHARDS = "glamm_grand/1.0.0"
 NEXT = """What to do next:
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"demo: step {number} failed; the same command resumes there", file=sys.stderr)
             return 1
     minutes = round(clock.seconds / 60, 2)
-    page = write_gallery(options.out, held_out_data(options.out), minutes)
+    page = write_gallery(options.out, evaluation_data(options.out), minutes)
     report = {"minutes": minutes, **{when: read_metrics(options.out, when) for when in WHEN}}
     write_atomic(options.report, json.dumps(report, indent=1) + "\n")
     print(f"\nafter {minutes} minutes: {page}\nmetrics: {options.report}\n{NEXT}")
@@ -116,7 +116,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def steps(out: Path) -> Iterator[Step]:
     """Yield all steps, in order."""
-    for name, num_scenes, seed in (TRAINING, HELD_OUT):
+    for name, num_scenes, seed in (TRAINING, EVALUATION):
         world = ("--world", WORLD, "--size", str(IMAGE_SIZE), "--format", "grand")
         count = ("--scenes", str(num_scenes), "--seed", str(seed))
         folder = out / f"{name}-world"
@@ -136,9 +136,9 @@ def steps(out: Path) -> Iterator[Step]:
     yield from evaluations(out, "after", model)
 
 
-def held_out_data(out: Path) -> EvaluationData:
+def evaluation_data(out: Path) -> EvaluationData:
     """Return the held-out scenes. GranD has no split other than train."""
-    return EvaluationData(str(out / HELD_OUT[0] / SHARDS), "train")
+    return EvaluationData(str(out / EVALUATION[0] / SHARDS), "train")
 
 
 def evaluations(out: Path, when: str, model: Path) -> Iterator[Step]:
@@ -149,7 +149,7 @@ def evaluations(out: Path, when: str, model: Path) -> Iterator[Step]:
         when: before or after training.
         model: its folder.
     """
-    data = held_out_data(out)
+    data = evaluation_data(out)
     for benchmark in METRICS:
         folder = out / when / benchmark
         generation = ("--question", "ours", "--tokens", "64", "--batch", "30")

@@ -1,6 +1,6 @@
 """Items to predictions, batch by batch, on the devices of one process.
 
-    for prediction in predict(assistant, item_set.records, item_set.items, batch_size=16):
+    for prediction in predict(assistant, item_set.records, item_set.items):
         print(prediction.id, prediction.text)
 
 Order of the data: one thread decodes and resizes images ahead of the device; the model answers a

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the evaluation run as they are, with real paths."""
+"""The examples in the docstrings of the evaluation run, with real paths."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.benchmarks.base import TextScorers
+from glamm_jax.evaluation.item_cards import image_loader
 from glamm_jax.evaluation.items import EvaluationData, open_items
 from glamm_jax.evaluation.llm_judge import LLMJudge
-from glamm_jax.evaluation.scores import RunScores, save_scores
+from glamm_jax.evaluation.scores import RunScores, load_scores, save_scores
 from glamm_jax.inference.chat import Assistant, load
 from glamm_jax.metrics.result import MetricResult
 from tests.evaluation.conftest import MODEL, miniworld
@@ -53,7 +54,9 @@ def variables(tiny_assistant: Assistant) -> dict[str, Any]:
         "EvaluationData": EvaluationData,
         "Path": Path,
         "TextScorers": TextScorers,
+        "image_loader": image_loader,
         "load": load,
+        "load_scores": load_scores,
         "open_items": open_items,
         "assistant": tiny_assistant,
         "benchmark": BENCHMARKS["gcg"],

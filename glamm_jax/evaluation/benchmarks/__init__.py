@@ -1,9 +1,11 @@
 """The benchmarks, one module each; a new one is a module and a line here.
 
-benchmark = BENCHMARKS["gcg"]
-prompt = benchmark.prompt_template("original")
-item_set = open_items(benchmark, EvaluationData("path/to/data", "val", limit=2), prompt)
-result = benchmark.score(item_set.items, predictions, "strict", TextScorers())
+    benchmark = BENCHMARKS["gcg"]
+    prompt = benchmark.prompt_template("original")
+    item_set = open_items(benchmark, EvaluationData("path/to/data", "val", limit=2), prompt)
+    result = benchmark.score(item_set.items, predictions, "strict", TextScorers())
+
+`base` has the types that they share.
 """
 
 from __future__ import annotations
