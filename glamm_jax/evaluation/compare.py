@@ -128,7 +128,13 @@ def comparison_text(differences: Sequence[Difference]) -> str:
 
 
 def changed_items(a: MetricResult, b: MetricResult, metric: str) -> dict[str, tuple[float, float]]:
-    """Return the values of the items that differ, as id -> (A, B), the greatest change first."""
+    """Return the values of the items that differ, as id -> (A, B), the greatest change first.
+
+    Args:
+        a: metrics of evaluation A.
+        b: metrics of evaluation B.
+        metric: whose values are compared.
+    """
     values_a, values_b = item_values(a, metric), item_values(b, metric)
     pairs = {name: (values_a[name], values_b[name]) for name in values_a if name in values_b}
     changed = (name for name in pairs if pairs[name][0] != pairs[name][1])

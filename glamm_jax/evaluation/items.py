@@ -197,8 +197,8 @@ def _items_of_annotations(
     annotated = read(Path(data.path), data.split, data.images, prompt)
     records = annotated.records
     indices = [*dict.fromkeys(item.record for item in annotated.items)][: data.limit]
-    kept = set(indices)
-    items = tuple(item for item in annotated.items if item.record in kept)
+    selected = set(indices)
+    items = tuple(item for item in annotated.items if item.record in selected)
     digest = hashlib.sha256()
     digest.update(repr([records.num_bytes(index) for index in indices]).encode())
     _update_with_items(digest, items)

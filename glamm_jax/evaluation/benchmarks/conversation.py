@@ -29,7 +29,13 @@ DEFAULT_CATEGORY = "conversation"
 
 
 def items_from_record(record: Record, index: int, prompt: PromptTemplate) -> Iterator[Item]:
-    """Make an item of every question, after the reference answers to the questions before it."""
+    """Make an item of every question, after the reference answers to the questions before it.
+
+    Args:
+        record: with annotations.
+        index: of the record in its source.
+        prompt: unused; the questions are those of the record.
+    """
     for k, annotation in enumerate(annotations_of_task(record, "vqa")):
         pairs = [*zip(annotation.turns[::2], annotation.turns[1::2], strict=True)]
         for turn, (question, answer) in enumerate(pairs):

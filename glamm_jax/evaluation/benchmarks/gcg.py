@@ -56,7 +56,13 @@ _AP_DIFFERENCE = (
 
 
 def items_from_record(record: Record, index: int, prompt: PromptTemplate) -> Iterator[Item]:
-    """Make an item of the record's first grounded caption, its phrases from left to right."""
+    """Make an item of the record's first grounded caption, its phrases from left to right.
+
+    Args:
+        record: with annotations.
+        index: of the record in its source.
+        prompt: of the item.
+    """
     for caption in annotations_of_task(record, "gcg")[:1]:
         spans = phrase_spans(caption, [])
         yield Item(

@@ -32,7 +32,13 @@ from glamm_jax.text.questions import CAPTION_QUESTIONS
 
 
 def items_from_record(record: Record, index: int, prompt: PromptTemplate) -> Iterator[Item]:
-    """Make an item of the record, with all of its captions as references."""
+    """Make an item of the record, with all of its captions as references.
+
+    Args:
+        record: with annotations.
+        index: of the record in its source.
+        prompt: of the item.
+    """
     texts = tuple(annotation.text for annotation in annotations_of_task(record, "caption"))
     if texts:
         name = record.image_id

@@ -24,7 +24,13 @@ from glamm_jax.text.questions import GROUNDING_QUESTIONS
 
 
 def items_from_record(record: Record, index: int, prompt: PromptTemplate) -> Iterator[Item]:
-    """Make an item of the record's first grounded caption; the prompt has it, phrases marked."""
+    """Make an item of the record's first grounded caption; the prompt has it, phrases marked.
+
+    Args:
+        record: with annotations.
+        index: of the record in its source.
+        prompt: of the item.
+    """
     for caption in annotations_of_task(record, "gcg")[:1]:
         spans = phrase_spans(caption, [])
         if spans:

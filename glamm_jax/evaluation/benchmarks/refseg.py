@@ -41,6 +41,11 @@ FREE_PREFIX = "free "  # of the metrics of free-running items
 def items_from_record(record: Record, index: int, prompt: PromptTemplate) -> Iterator[Item]:
     """Make a free-running item of every expression, and one teacher-forced item.
 
+    Args:
+        record: with annotations.
+        index: of the record in its source.
+        prompt: of the items; its seed selects the teacher-forced expressions.
+
     Source: dataset/segm_datasets/RefCOCO_Segm_ds.py (inference=True).
     Differs: there a global generator samples the three expressions anew in each run; here they
         follow from the seed and the image id.

@@ -31,7 +31,13 @@ from glamm_jax.text.questions import REGION_INSTRUCTION, REGION_QUESTIONS
 
 
 def items_from_record(record: Record, index: int, prompt: PromptTemplate) -> Iterator[Item]:
-    """Make an item of every description of a single box."""
+    """Make an item of every description of a single box.
+
+    Args:
+        record: with annotations.
+        index: of the record in its source.
+        prompt: of the items.
+    """
     for k, annotation in enumerate(annotations_of_task(record, "region")):
         boxes = [record.regions[link.region].box_xyxy_pixel for link in annotation.links]
         if len(boxes) == 1 and boxes[0] is not None:
