@@ -35,7 +35,7 @@ PATHS = {'"path/to/data"': '"miniworld/easy@64"', '"path/to/model"': repr(str(MO
 
 def example_of(module: Any) -> str:
     """The code of the first indented block of a module's docstring."""
-    lines = inspect.getdoc(module).splitlines()
+    lines = (inspect.getdoc(module) or "").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("    "))
     end = next((i for i in range(start, len(lines)) if not lines[i]), len(lines))
     code = textwrap.dedent("\n".join(lines[start:end]))
