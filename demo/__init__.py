@@ -1,1 +1,1 @@
-"""What the model does, on the screen and as a picture."""
+"""The demo: a model learns a new world; and questions to a model on the command line."""

@@ -1,15 +1,15 @@
-"""`python -m demo`: the whole job on two cores, from a world that nobody has seen to a gallery.
+"""`python -m demo`: a new world from rendering to a trained model, in minutes on two cores.
 
-  1 draw      scenes with a shape and a ground that the model has never seen, in GranD's format
-  2 import    ... to record shards, as `python -m convert dataset` does with GranD itself
-  3 before    grounded captions, referring expressions and regions of held-out scenes, by the
-              weights that ship with this repository (checkpoints/miniworld-tiny)
-  4 learn     the released set of weights learns from the new scenes, some three minutes
-  5 after     the same three evaluations of what it has become
-  6 gallery   pictures with masks, sentences with coloured phrases, numbers
+  1 render    scenes with a shape and a ground that the model has never seen, in GranD's format
+  2 import    them to record shards, as `python -m convert dataset` imports GranD itself
+  3 before    evaluate grounded captions, referring expressions and regions on held-out scenes,
+              with the model that ships with this repository (checkpoints/miniworld-tiny)
+  4 train     the released set of parameters on the new scenes, some three minutes
+  5 after     evaluate the trained model in the same way
+  6 gallery   images with masks, texts with coloured phrases, metrics
 
-Every step is a command that is printed, and that works as well by itself. What is done already is
-not done again: an interrupted demo goes on. Exit status: 0 done, 1 a step failed.
+Every step is a command that is printed, and that works by itself. Steps that are done are skipped:
+the same command resumes an interrupted demo. Exit status: 0 success, 1 a step failed.
 """
 
 from __future__ import annotations
@@ -24,32 +24,43 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.gallery import FIGURES, WHEN, figures, write_gallery
+from demo.gallery import METRICS, WHEN, read_metrics, write_gallery
 from glamm_jax.evaluation.items import EvaluationData
 from glamm_jax.evaluation.scores import SCORES
 from glamm_jax.files import write_atomic
 
-WORLD, PICTURE = "easy-new", 64
-TRAINING, HELD_OUT = ("training", 1500, 31), ("held-out", 60, 32)  # scenes, seed
+WORLD, IMAGE_SIZE = "easy-new", 64
+TRAINING, EVALUATION = ("training", 1500, 31), ("held-out", 60, 32)  # name, scenes, seed
 SHIPPED_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "miniworld-tiny"
 SHARDS = "glamm_grand/1.0.0"
 NEXT = """What to do next:
   python -m demo.ask --scene 5                        ask the shipped model about other scenes
-  python -m convert dataset --help                    your own pictures (docs/your-data.md)
-  python -m train --config configs/finetune_own.py    ... and a model that learns them"""
+  python -m convert dataset --help                    convert your own images (docs/your-data.md)
+  python -m train --config configs/finetune_own.py    ... and train a model on them"""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command of the demo. It is done where `makes` exists."""
+    """One command of the demo.
+
+    Attributes:
+        title: printed before it runs.
+        command: module and arguments for `python -m`.
+        output: path that exists when the step is done.
+    """
 
     title: str
     command: tuple[str, ...]
-    makes: Path
+    output: Path
 
 
 class Clock:
-    """Seconds of this command since a second of the epoch, and of those that it goes on from."""
+    """Seconds that the demo has taken, over all commands that resumed it.
+
+    Args:
+        path: file that stores the seconds between two commands.
+        since: start of this command, in seconds since the epoch.
+    """
 
     def __init__(self, path: Path, since: float):
         self._path, self._since = path, since
@@ -57,40 +68,40 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """All of them."""
+        """The seconds of this command and of those before it."""
         return self._before + time.time() - self._since
 
-    def keep(self) -> None:
-        """For the next command, should this one be interrupted."""
+    def save(self) -> None:
+        """Store the seconds, in case this command is interrupted."""
         write_atomic(self._path, f"{self.seconds:.1f}\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the steps, write the gallery and the report."""
+    """Run the steps, write the gallery and the report; returns the exit status."""
     options = parse(arguments)
     clock = Clock(options.out / "seconds", options.since or time.time())
-    todo = list(steps(options.out))
-    for number, step in enumerate(todo, start=1):
-        print(f"\n[{number}/{len(todo)}] {step.title}", flush=True)
-        if step.makes.exists():
+    all_steps = list(steps(options.out))
+    for number, step in enumerate(all_steps, start=1):
+        print(f"\n[{number}/{len(all_steps)}] {step.title}", flush=True)
+        if step.output.exists():
             print("  done already")
             continue
         print(f"  python -m {' '.join(step.command)}", flush=True)
-        went_well = run(step, options.out)
-        clock.keep()
-        if not went_well:
-            print(f"demo: step {number} failed; the same command goes on there", file=sys.stderr)
+        succeeded = run(step, options.out)
+        clock.save()
+        if not succeeded:
+            print(f"demo: step {number} failed; the same command resumes there", file=sys.stderr)
             return 1
     minutes = round(clock.seconds / 60, 2)
-    page = write_gallery(options.out, held_out(options.out), minutes)
-    report = {"minutes": minutes, **{when: figures(options.out, when) for when in WHEN}}
+    page = write_gallery(options.out, evaluation_data(options.out), minutes)
+    report = {"minutes": minutes, **{when: read_metrics(options.out, when) for when in WHEN}}
     write_atomic(options.report, json.dumps(report, indent=1) + "\n")
-    print(f"\nafter {minutes} minutes: {page}\nfigures: {options.report}\n{NEXT}")
+    print(f"\nafter {minutes} minutes: {page}\nmetrics: {options.report}\n{NEXT}")
     return 0
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m demo",
         description=__doc__,
@@ -99,62 +110,71 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, default=Path("out/demo"), help="folder (%(default)s)")
     add("--report", type=Path, default=Path("demo-report.json"), help="file (%(default)s)")
-    add("--since", type=float, help="second of the epoch from which minutes count")
+    add("--since", type=float, help="start of the measured time, in seconds since the epoch")
     return parser.parse_args(arguments)
 
 
 def steps(out: Path) -> Iterator[Step]:
-    """All commands, in order."""
-    for name, scenes, seed in (TRAINING, HELD_OUT):
-        world = ("--world", WORLD, "--size", str(PICTURE), "--format", "grand")
-        number = ("--scenes", str(scenes), "--seed", str(seed))
-        made = out / f"{name}-world"
-        command = ("convert", "miniworld", *world, *number, "--out", str(made))
-        yield Step(f"Draw {scenes} scenes ({name}), as GranD stores them", command, made)
+    """Yield all steps, in order."""
+    for name, num_scenes, seed in (TRAINING, EVALUATION):
+        world = ("--world", WORLD, "--size", str(IMAGE_SIZE), "--format", "grand")
+        count = ("--scenes", str(num_scenes), "--seed", str(seed))
+        folder = out / f"{name}-world"
+        command = ("convert", "miniworld", *world, *count, "--out", str(folder))
+        yield Step(f"Render {num_scenes} scenes ({name}) in GranD's format", command, folder)
         shards = out / name
-        source = ("--source", str(made), "--out", str(shards))
-        done = shards / SHARDS / "dataset_info.json"
-        yield Step("Import them", ("convert", "dataset", "grand", *source), done)
+        source = ("--source", str(folder), "--out", str(shards))
+        output = shards / SHARDS / "dataset_info.json"
+        yield Step("Import them", ("convert", "dataset", "grand", *source), output)
     yield from evaluations(out, "before", SHIPPED_MODEL)
     run_folder, model = out / "run", out / "model"
     data = f"data.mixture.0.dataset={out / TRAINING[0] / SHARDS}"
-    learn = ("train", "--config", "configs/adapt.py", "--out", str(run_folder), "--set", data)
-    yield Step("Learn the new world: adapters, embeddings, region encoder, decoder", learn, model)
+    train = ("train", "--config", "configs/adapt.py", "--out", str(run_folder), "--set", data)
+    yield Step("Train adapters, embeddings, region encoder and mask decoder", train, model)
     export = ("train.export", str(run_folder), "--out", str(model))
-    yield Step("Make a model of the run", export, model)
+    yield Step("Export the run to a model folder", export, model)
     yield from evaluations(out, "after", model)
 
 
-def held_out(out: Path) -> EvaluationData:
-    """The scenes that nobody learns from; GranD has no split but train."""
-    return EvaluationData(str(out / HELD_OUT[0] / SHARDS), "train")
+def evaluation_data(out: Path) -> EvaluationData:
+    """Return the held-out scenes. GranD has no split other than train."""
+    return EvaluationData(str(out / EVALUATION[0] / SHARDS), "train")
 
 
 def evaluations(out: Path, when: str, model: Path) -> Iterator[Step]:
-    """The benchmarks on the held-out scenes."""
-    for benchmark in FIGURES:
+    """Yield the evaluations of a model on the held-out scenes.
+
+    Args:
+        out: folder of the demo.
+        when: before or after training.
+        model: its folder.
+    """
+    data = evaluation_data(out)
+    for benchmark in METRICS:
         folder = out / when / benchmark
-        data = ("--data", held_out(out).path, "--split", held_out(out).split)
-        asking = ("--question", "ours", "--tokens", "64", "--batch", "30", "--similarity", "words")
-        where = ("--model", str(model), "--out", str(folder))
+        generation = ("--question", "ours", "--tokens", "64", "--batch", "30")
         yield Step(
-            f"{when.capitalize()}: {benchmark} of held-out scenes",
-            ("eval", benchmark, *data, *asking, *where),
+            f"Evaluate {benchmark} on held-out scenes, {when} training",
+            (
+                *("eval", benchmark, "--data", data.path, "--split", data.split),
+                *(*generation, "--similarity", "words"),
+                *("--model", str(model), "--out", str(folder)),
+            ),
             folder / SCORES,
         )
 
 
 def run(step: Step, out: Path) -> bool:
-    """Run a step's command in this environment; whether it went well."""
-    # What one process has compiled the next need not compile again.
+    """Run a step's command; returns whether it succeeded."""
+    # All processes share the compilation cache.
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str((out / "compiled").absolute()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
-    began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", *step.command], env={**os.environ, **cache})
-    print(f"  {time.perf_counter() - began:.0f} s", flush=True)
-    return done.returncode == 0
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-m", *step.command], env={**os.environ, **cache})
+    print(f"  {time.perf_counter() - start:.0f} s", flush=True)
+    return result.returncode == 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The page at the end of the demo: the same pictures before and after, beside the truth."""
+"""The page at the end of the demo: predictions before and after training beside the references."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from glamm_jax.data.record_sources import RecordSource
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.item_cards import cards_of, common_question, image_loader
+from glamm_jax.evaluation.benchmarks.base import Item, Prediction
+from glamm_jax.evaluation.item_cards import common_prompt, image_loader, make_cards
 from glamm_jax.evaluation.items import EvaluationData, open_items
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, read_lines
 from glamm_jax.evaluation.scores import SCORES, load_scores
@@ -18,10 +18,11 @@ from glamm_jax.miniworld.world import NEW_PLACE, NEW_SHAPE, PLACES
 from glamm_jax.report.html_page import Card, Page
 
 WHEN = ("before", "after")
-SHOWN = 12  # pictures of a benchmark
+MAX_ITEMS = 12  # of a benchmark
 MODE: Mode = "compat"  # as the paper counts
-# What the report calls a figure, and its name in scores.json; an expression is asked freely.
-FIGURES: dict[str, dict[str, str]] = {
+# Benchmark -> name of a metric in the report -> its name in scores.json. Expressions are evaluated
+# free-running.
+METRICS: dict[str, dict[str, str]] = {
     "gcg": {
         "meteor": "METEOR",
         "cider": "CIDEr",
@@ -39,79 +40,87 @@ TITLES = {
 }
 
 
-def figures(out: Path, when: str) -> dict[str, dict[str, float]]:
-    """{benchmark: {figure: fraction}} of the evaluations before or after."""
-    found = {}
-    for benchmark, names in FIGURES.items():
+def read_metrics(out: Path, when: str) -> dict[str, dict[str, float]]:
+    """Return {benchmark: {metric: fraction}} of the evaluations before or after training."""
+    metrics = {}
+    for benchmark, names in METRICS.items():
         scores = load_scores(out / when / benchmark / SCORES).modes[MODE].scores
-        found[benchmark] = {name: round(scores[key], 4) for name, key in names.items()}
-    return found
+        metrics[benchmark] = {name: round(scores[key], 4) for name, key in names.items()}
+    return metrics
 
 
 def write_gallery(out: Path, data: EvaluationData, minutes: float) -> Path:
-    """Write OUT/gallery.html: figures, then pictures; those with something new come first."""
+    """Write OUT/gallery.html: metrics, then items; those with the new shape come first.
+
+    Args:
+        out: folder of the demo.
+        data: that the evaluations are on.
+        minutes: that the demo took.
+
+    Returns:
+        The path of the page.
+    """
     page = Page(
-        "A world that the model had never seen",
-        f"{minutes:.0f} minutes from drawing it to this page. The {NEW_SHAPE} is a new shape, "
-        f"{PLACES[NEW_PLACE].stuff[-1]} a new ground. Under the pointer a picture shows no masks.",
+        "Learning a new world",
+        f"{minutes:.0f} minutes from rendering it to this page. The {NEW_SHAPE} is a new shape, "
+        f"{PLACES[NEW_PLACE].stuff[-1]} a new ground. Hover over an image to hide its masks.",
     )
-    page.section("Figures")
-    _figures(page, {when: figures(out, when) for when in WHEN})
-    for benchmark in FIGURES:
-        page.section(TITLES[benchmark])
-        asked = open_items(BENCHMARKS[benchmark], data, BENCHMARKS[benchmark].wording("ours"))
-        said = {when: _predictions(out / when / benchmark) for when in WHEN}
-        free = [item for item in asked.items if not item.history]
-        chosen = sorted(free, key=lambda item: not _is_new(item))  # else in their order
-        shown = [*islice(_one_a_picture(chosen), SHOWN)]
-        question = common_question(shown)
-        if question:
-            page.paragraph(f"Asked: {question}")
-        page.groups([*_groups(shown, said, asked.records, asks=not question)])
+    page.section("Metrics")
+    metrics = {when: read_metrics(out, when) for when in WHEN}
+    rows = [
+        (TITLES[benchmark], key, *(metrics[when][benchmark][name] for when in WHEN))
+        for benchmark, names in METRICS.items()
+        for name, key in names.items()
+    ]
+    page.table(("", "metric", *WHEN), rows)
+    page.paragraph("Fractions, counted as the original's code counts (CIDEr reaches 10).")
+    for name in METRICS:
+        page.section(TITLES[name])
+        benchmark = BENCHMARKS[name]
+        item_set = open_items(benchmark, data, benchmark.prompt_template("ours"))
+        predictions = {
+            when: {x.id: x for x in read_lines(out / when / name / PREDICTIONS)[0]} for when in WHEN
+        }
+        free = [item for item in item_set.items if not item.history]
+        ordered = sorted(free, key=lambda item: not _has_new_shape(item))  # stable
+        items = [*islice(_one_per_image(ordered), MAX_ITEMS)]
+        prompt = common_prompt(items)
+        if prompt:
+            page.paragraph(f"Prompt: {prompt}")
+        page.groups([*_card_groups(items, predictions, item_set.records, show_prompt=not prompt)])
     path = out / "gallery.html"
     page.save(path)
     return path
 
 
-def _figures(page: Page, by_when: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-    rows = [
-        (TITLES[benchmark], key, *(by_when[when][benchmark][name] for when in WHEN))
-        for benchmark, names in FIGURES.items()
-        for name, key in names.items()
-    ]
-    page.table(("", "figure", *WHEN), rows)
-    page.paragraph("Fractions, counted as the original's code counts (CIDEr reaches 10).")
+def _has_new_shape(item: Item) -> bool:
+    texts = (item.prompt, *item.reference_texts, *item.reference_phrases)
+    return any(NEW_SHAPE in text for text in texts)
 
 
-def _predictions(folder: Path) -> dict[str, Prediction]:
-    return {each.id: each for each in read_lines(folder / PREDICTIONS)[0]}
-
-
-def _is_new(item: Item) -> bool:
-    """Whether the new shape is spoken of."""
-    return any(
-        NEW_SHAPE in text for text in (item.prompt, *item.reference_texts, *item.reference_phrases)
-    )
-
-
-def _one_a_picture(items: Sequence[Item]) -> Iterator[Item]:
-    seen: set[str] = set()
+def _one_per_image(items: Sequence[Item]) -> Iterator[Item]:
+    """Yield the first item of every image."""
+    image_ids: set[str] = set()
     for item in items:
-        if item.image_id not in seen:
-            seen.add(item.image_id)
+        if item.image_id not in image_ids:
+            image_ids.add(item.image_id)
             yield item
 
 
-def _groups(
+def _card_groups(
     items: Sequence[Item],
-    said: Mapping[str, Mapping[str, Prediction]],
+    predictions: Mapping[str, Mapping[str, Prediction]],
     records: RecordSource,
     *,
-    asks: bool,
+    show_prompt: bool,
 ) -> Iterator[tuple[Card, ...]]:
-    """Of every item three cards: before, after, the truth."""
-    pictures = image_loader(records)
+    """Yield three cards per item: predictions before and after training, and the reference."""
+    load_image = image_loader(records)
     for item in items:
-        before, truth = cards_of(item, said["before"].get(item.id), pictures, "before", asks)
-        after, _ = cards_of(item, said["after"].get(item.id), pictures, "after", asks=False)
-        yield before, after, truth
+        before, reference = make_cards(
+            item, predictions["before"].get(item.id), load_image, "before", show_prompt
+        )
+        after, _ = make_cards(
+            item, predictions["after"].get(item.id), load_image, "after", show_prompt=False
+        )
+        yield before, after, reference

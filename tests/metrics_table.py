@@ -99,8 +99,8 @@ ROWS: dict[str, dict[str, tuple[str, str, str]]] = {
 BAD_INPUT = """
 ## Bad input
 
-What is irregular is in `Scored.notes`, by kind, with the ids of its items. Broken run lengths, and
-fields that do not belong together, are a `MetricError` that names image and mask.
+What is irregular is in `MetricResult.notes`, by kind, with the ids of its items. Broken run
+lengths, and fields that do not belong together, are a `MetricError` that names image and mask.
 
 | kind | compat | strict |
 |---|---|---|
@@ -129,14 +129,16 @@ a phrase match no phrase |
 def results() -> Iterator[Mapping[str, MetricResult]]:
     """Both modes' outcomes, family by family in the order of ROWS."""
     case = GCGCase.read(FIXTURES, Ledger())
-    yield {mode: score_gcg(case.said, case.true, case.similarity, mode) for mode in MODES}
+    yield {
+        mode: score_gcg(case.predictions, case.references, case.similarity, mode) for mode in MODES
+    }
     with Recorded.open(Ledger(), PART, FIXTURES / "refseg_cases.npz") as cases:
         said, true, ignored = Referring.read(cases)
     yield {mode: score_refseg(said, true, mode, ignored) for mode in MODES}
-    yield {mode: score_grounding(case.said, case.true, mode) for mode in MODES}
-    words = {name: each.caption for name, each in case.said.items() if name != "sa_1007"}
+    yield {mode: score_grounding(case.predictions, case.references, mode) for mode in MODES}
+    words = {name: each.caption for name, each in case.predictions.items() if name != "sa_1007"}
     names = tuple(ROWS["Captions (without the caption of sa_1007)"])
-    yield {mode: score_captions(words, case.references, names, mode=mode) for mode in MODES}
+    yield {mode: score_captions(words, case.reference_texts, names, mode=mode) for mode in MODES}
 
 
 def document() -> str:

@@ -1,5 +1,6 @@
-"""A model is asked a benchmark's questions, and what it says is scored.
+"""Evaluation of a model on benchmarks: items, predictions, scores, reports.
 
-item: a question and its truth. prediction: what was said. Above them: where items come from, how
-they are asked, which metrics judge them, and pages to look at.
+Order of the data: `items` opens a benchmark's items (`benchmarks`), `predict` and `runner` generate
+predictions, the benchmark scores them with `glamm_jax.metrics`, and the pages show the result.
+`evaluation_run` is one evaluation from beginning to end.
 """

@@ -1,10 +1,11 @@
-"""Two runs of one benchmark: how far apart they are, and how sure that is.
+"""Comparison of two evaluations of one benchmark: differences of metrics and their intervals.
 
-    for each in differences(load_scores(a), load_scores(b)):
-        each.figure, each.one, each.other, each.low, each.high
+    for difference in compare_scores(load_scores(path_a), load_scores(path_b)):
+        print(difference.metric, difference.value_a, difference.value_b, difference.low)
 
-A paired bootstrap by item: the items that both runs have are drawn with replacement, the same ones
-for both, and the difference is formed anew. What the interval is of is said in `Difference.of`.
+Intervals are a paired bootstrap over items: the items that both evaluations have are resampled with
+replacement, the same ones for both, and the difference is computed anew. `Difference.basis` says
+what the interval is of.
 """
 
 from __future__ import annotations
@@ -18,180 +19,204 @@ import numpy as np
 from jaxtyping import Float
 
 from glamm_jax.errors import GLaMMError
-from glamm_jax.evaluation.item_scores import column_of, values_of
+from glamm_jax.evaluation.item_scores import item_column, item_values
 from glamm_jax.evaluation.scores import RunScores
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.report.text_table import text_table
 
-DRAWS, SEED = 2000, 0
+NUM_RESAMPLES, SEED = 2000, 0
 LEVEL = 0.95
-ROOM = 2_000_000  # numbers drawn at once
-# What an interval is of: the figure itself, where it is a mean or a ratio of sums over the items;
-# the mean of what items score alone, where the figure is formed over all items at once; of nothing.
+CHUNK = 2_000_000  # random numbers that are generated at once
+# What an interval is of: the metric itself, where it is a mean or a ratio of sums over the items;
+# the mean of the items' own values, where the metric is computed over all items at once; or there
+# is no interval.
 MEAN, RATIO, ALONE, NONE = "mean", "ratio of sums", "mean of items alone", "no interval"
-Of = Literal["mean", "ratio of sums", "mean of items alone", "no interval"]
+Basis = Literal["mean", "ratio of sums", "mean of items alone", "no interval"]
 
 
 class CompareError(GLaMMError):
-    """Two runs that cannot be compared. Says in what they differ."""
+    """Two evaluations that cannot be compared."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of two runs, over all items of each, and the interval of other minus one.
+    """A metric in two evaluations.
 
-    The interval is over the `num_items` that both have; None where there is none.
+    Attributes:
+        mode: of counting.
+        metric: its name.
+        value_a: in evaluation A, over all of its items.
+        value_b: in evaluation B.
+        basis: what the interval is of.
+        num_items: items that both evaluations have.
+        low: lower end of the interval of B minus A; None: no interval.
+        high: upper end.
     """
 
     mode: Mode
-    figure: str
-    one: float
-    other: float
-    of: Of
+    metric: str
+    value_a: float
+    value_b: float
+    basis: Basis
     num_items: int
     low: float | None = None
     high: float | None = None
 
     @property
-    def is_sure(self) -> bool:
-        """Whether the interval leaves 0 out."""
+    def is_significant(self) -> bool:
+        """Whether the interval excludes 0."""
         return self.low is not None and self.high is not None and self.low * self.high > 0
 
 
-def differences(
-    one: RunScores, other: RunScores, draws: int = DRAWS, seed: int = SEED
+def compare_scores(
+    a: RunScores, b: RunScores, num_resamples: int = NUM_RESAMPLES, seed: int = SEED
 ) -> list[Difference]:
-    """Every figure that both runs have, mode by mode.
+    """Compare every metric that both evaluations have, mode by mode.
 
-    Raises: CompareError when the runs are of different benchmarks, splits or data.
+    Args:
+        a: scores of evaluation A.
+        b: scores of evaluation B.
+        num_resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        CompareError: the evaluations are of different benchmarks, splits or data.
     """
-    for name, said, told in (
-        ("benchmark", one.benchmark, other.benchmark),
-        ("split", one.split, other.split),
-        ("data hash", one.data_hash, other.data_hash),
+    for name, value_a, value_b in (
+        ("benchmark", a.benchmark, b.benchmark),
+        ("split", a.split, b.split),
+        ("data hash", a.data_hash, b.data_hash),
     ):
-        if said != told:
+        if value_a != value_b:
             raise CompareError(
-                f"the runs differ in their {name}, {said!r} and {told!r}: their figures are of "
-                "different questions; compare runs of the same --data and --split"
+                f"the evaluations differ in their {name}, {value_a!r} and {value_b!r}: their "
+                "metrics are of different items; compare evaluations of the same --data and --split"
             )
-    modes: list[Mode] = [mode for mode in MODES if mode in one.modes and mode in other.modes]
+    modes: list[Mode] = [mode for mode in MODES if mode in a.modes and mode in b.modes]
     return [
-        found
+        difference
         for mode in modes
-        for found in _of_mode(mode, one.modes[mode], other.modes[mode], draws, seed)
+        for difference in _compare_mode(mode, a.modes[mode], b.modes[mode], num_resamples, seed)
     ]
 
 
-def comparison_table(found: Sequence[Difference]) -> tuple[list[str], list[list[object]]]:
-    """Header and rows; a star where the interval leaves 0 out."""
+def comparison_table(
+    differences: Sequence[Difference],
+) -> tuple[list[str], list[list[object]]]:
+    """Return header and rows of a table; a star marks an interval that excludes 0."""
     header = [
-        *("mode", "figure", "A", "B", "B minus A"),
+        *("mode", "metric", "A", "B", "B minus A"),
         *(f"{LEVEL:.0%} from", "to", "", "interval of", "items"),
     ]
     return header, [
         [
-            *(each.mode, each.figure, each.one, each.other, each.other - each.one),
-            *(each.low, each.high, "*" if each.is_sure else "", each.of, each.num_items),
+            *(x.mode, x.metric, x.value_a, x.value_b, x.value_b - x.value_a),
+            *(x.low, x.high, "*" if x.is_significant else "", x.basis, x.num_items),
         ]
-        for each in found
+        for x in differences
     ]
 
 
-def as_text(found: Sequence[Difference]) -> str:
-    """The table for a terminal, with what it means."""
+def comparison_text(differences: Sequence[Difference]) -> str:
+    """Format the table for a terminal, with an explanation."""
     return (
-        f"{text_table(*comparison_table(found))}\n"
-        f"Intervals: paired bootstrap over the items that both runs have, {DRAWS} draws; * where 0 "
-        f"lies outside. {ALONE}: the figure is formed over all items at once, so the interval is "
-        "of the mean of what they score one by one."
+        f"{text_table(*comparison_table(differences))}\n"
+        f"Intervals: paired bootstrap over the items that both evaluations have, {NUM_RESAMPLES} "
+        f"resamples; * where the interval excludes 0. {ALONE}: the metric is computed over all "
+        "items at once, so the interval is of the mean of the items' own values."
     )
 
 
-def changes(one: MetricResult, other: MetricResult, figure: str) -> dict[str, tuple[float, float]]:
-    """Item id -> its value in both runs, those that differ, the greatest change first."""
-    before, after = values_of(one, figure), values_of(other, figure)
-    both = {name: (before[name], after[name]) for name in before if name in after}
-    changed = (name for name in both if both[name][0] != both[name][1])
+def changed_items(a: MetricResult, b: MetricResult, metric: str) -> dict[str, tuple[float, float]]:
+    """Return the values of the items that differ, as id -> (A, B), the greatest change first.
+
+    Args:
+        a: metrics of evaluation A.
+        b: metrics of evaluation B.
+        metric: whose values are compared.
+    """
+    values_a, values_b = item_values(a, metric), item_values(b, metric)
+    pairs = {name: (values_a[name], values_b[name]) for name in values_a if name in values_b}
+    changed = (name for name in pairs if pairs[name][0] != pairs[name][1])
     return {
-        name: both[name] for name in sorted(changed, key=lambda x: -abs(both[x][1] - both[x][0]))
+        name: pairs[name]
+        for name in sorted(changed, key=lambda name: -abs(pairs[name][1] - pairs[name][0]))
     }
 
 
-def _of_mode(
-    mode: Mode, one: MetricResult, other: MetricResult, draws: int, seed: int
+def _compare_mode(
+    mode: Mode, a: MetricResult, b: MetricResult, num_resamples: int, seed: int
 ) -> list[Difference]:
-    """Differences of one mode; the items are drawn once for all figures."""
-    items = [name for name in one.per_item if name in other.per_item]
-    figures = [figure for figure in one.scores if figure in other.scores]
-    kinds: dict[str, Of] = {figure: _kind(one, other, figure) for figure in figures}
-    bounded = [figure for figure in figures if kinds[figure] != NONE and items]
-    sums = np.stack([_parts(scored, items, bounded) for scored in (one, other)])
-    low, high = _interval(sums, draws, np.random.default_rng(seed))
-    found = []
-    for figure in figures:
-        bounds: tuple[float | None, float | None] = (None, None)
-        if figure in bounded:
-            place = bounded.index(figure)
-            bounds = (_or_none(low[place]), _or_none(high[place]))
-        of: Of = kinds[figure] if bounds[0] is not None else NONE
-        values = (one.scores[figure], other.scores[figure])
-        found.append(Difference(mode, figure, *values, of, len(items), *bounds))
-    return found
+    """Compare the metrics of one mode; all of them share the resampled items."""
+    items = [name for name in a.per_item if name in b.per_item]
+    metrics = [metric for metric in a.scores if metric in b.scores]
+    bases: dict[str, Basis] = {metric: _basis(a, b, metric) for metric in metrics}
+    bounded = [metric for metric in metrics if bases[metric] != NONE and items]
+    fractions = np.stack([_item_fractions(result, items, bounded) for result in (a, b)])
+    low, high = _bootstrap_interval(fractions, num_resamples, np.random.default_rng(seed))
+    differences = []
+    for metric in metrics:
+        interval: tuple[float | None, float | None] = (None, None)
+        if metric in bounded:
+            i = bounded.index(metric)
+            interval = (_finite(low[i]), _finite(high[i]))
+        basis: Basis = bases[metric] if interval[0] is not None else NONE
+        values = (a.scores[metric], b.scores[metric])
+        differences.append(Difference(mode, metric, *values, basis, len(items), *interval))
+    return differences
 
 
-def _kind(one: MetricResult, other: MetricResult, figure: str) -> Of:
-    """What can be drawn of a figure, in both runs."""
-    if figure in one.ratios:
-        return RATIO if one.ratios[figure] == other.ratios.get(figure) else NONE
-    columns = {column_of(one, figure), column_of(other, figure)}
-    if columns == {figure}:
+def _basis(a: MetricResult, b: MetricResult, metric: str) -> Basis:
+    """Return what can be resampled of a metric in both evaluations."""
+    if metric in a.ratios:
+        return RATIO if a.ratios[metric] == b.ratios.get(metric) else NONE
+    columns = {item_column(a, metric), item_column(b, metric)}
+    if columns == {metric}:
         return MEAN
     return NONE if "" in columns or len(columns) > 1 else ALONE
 
 
-def _parts(
-    scored: MetricResult, items: Sequence[str], figures: Sequence[str]
-) -> Float[np.ndarray, "items figures 2"]:
-    """What each item adds above and below the line of each figure; of a mean, its value and 1."""
-    rows = [scored.per_item[name] for name in items]
-    parts = np.ones((len(items), len(figures), 2))
-    for place, figure in enumerate(figures):
-        columns = scored.ratios.get(figure) or (column_of(scored, figure),)
+def _item_fractions(
+    result: MetricResult, items: Sequence[str], metrics: Sequence[str]
+) -> Float[np.ndarray, "items metrics 2"]:
+    """Return numerator and denominator of each item; those of a mean are its value and 1."""
+    rows = [result.per_item[name] for name in items]
+    fractions = np.ones((len(items), len(metrics), 2))
+    for i, metric in enumerate(metrics):
+        columns = result.ratios.get(metric) or (item_column(result, metric),)
         for side, column in enumerate(columns):
-            parts[:, place, side] = [row.get(column, math.nan) for row in rows]
-    # An item without a value, or with none that is a number, adds nothing.
-    return np.where(np.isfinite(parts).all(2, keepdims=True), parts, 0.0)
+            fractions[:, i, side] = [row.get(column, math.nan) for row in rows]
+    # An item without a finite value adds nothing.
+    return np.where(np.isfinite(fractions).all(2, keepdims=True), fractions, 0.0)
 
 
-def _interval(
-    sums: Float[np.ndarray, "2 items figures 2"], draws: int, random: np.random.Generator
-) -> tuple[Float[np.ndarray, "figures"], Float[np.ndarray, "figures"]]:
-    """Quantiles of the second run minus the first; NaN where no draw has a difference."""
-    num_items, num_figures = sums.shape[1:3]
-    if not num_items or not num_figures:
-        return np.full(num_figures, math.nan), np.full(num_figures, math.nan)
-    columns = sums.transpose(1, 0, 2, 3).reshape(num_items, -1)
-    drawn = []
-    chunk = max(1, ROOM // num_items)
-    for start in range(0, draws, chunk):
-        rows = min(chunk, draws - start)
-        chosen = random.integers(0, num_items, (rows, num_items))
-        chosen += num_items * np.arange(rows)[:, None]
-        times = np.bincount(chosen.ravel(), minlength=rows * num_items).astype(np.float64)
-        totals = (times.reshape(rows, -1) @ columns).reshape(rows, 2, num_figures, 2)
+def _bootstrap_interval(
+    fractions: Float[np.ndarray, "2 items metrics 2"], num_resamples: int, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "metrics"], Float[np.ndarray, "metrics"]]:
+    """Return quantiles of B minus A; NaN where no resample has a finite difference."""
+    num_items, num_metrics = fractions.shape[1:3]
+    if not num_items or not num_metrics:
+        return np.full(num_metrics, math.nan), np.full(num_metrics, math.nan)
+    columns = fractions.transpose(1, 0, 2, 3).reshape(num_items, -1)
+    differences = []
+    chunk = max(1, CHUNK // num_items)
+    for start in range(0, num_resamples, chunk):
+        rows = min(chunk, num_resamples - start)
+        sample = rng.integers(0, num_items, (rows, num_items))
+        sample += num_items * np.arange(rows)[:, None]
+        counts = np.bincount(sample.ravel(), minlength=rows * num_items).astype(np.float64)
+        totals = (counts.reshape(rows, -1) @ columns).reshape(rows, 2, num_metrics, 2)
         with np.errstate(divide="ignore", invalid="ignore"):
-            figures = totals[..., 0] / totals[..., 1]
-            drawn.append(figures[:, 1] - figures[:, 0])
+            values = totals[..., 0] / totals[..., 1]
+            differences.append(values[:, 1] - values[:, 0])
     tail = (1 - LEVEL) / 2
-    found = np.concatenate(drawn)
-    bounds = np.full((2, num_figures), math.nan)
-    for place, values in enumerate(found.T):
+    bounds = np.full((2, num_metrics), math.nan)
+    for i, values in enumerate(np.concatenate(differences).T):
         finite = values[np.isfinite(values)]
         if finite.size:
-            bounds[:, place] = np.quantile(finite, (tail, 1 - tail))
+            bounds[:, i] = np.quantile(finite, (tail, 1 - tail))
     return bounds[0], bounds[1]
 
 
-def _or_none(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return None if math.isnan(value) else float(value)

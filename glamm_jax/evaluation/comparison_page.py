@@ -1,4 +1,4 @@
-"""A page about two runs of one benchmark: their figures, and the items that changed most."""
+"""The page of a comparison of two evaluations: metrics, configurations, most changed items."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.evaluation.compare import LEVEL, changes, comparison_table, differences
-from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.item_cards import LoadImage, cards_of, common_question
-from glamm_jax.evaluation.item_scores import ranked
+from glamm_jax.evaluation.benchmarks.base import Item, Prediction
+from glamm_jax.evaluation.compare import LEVEL, changed_items, compare_scores, comparison_table
+from glamm_jax.evaluation.item_cards import LoadImage, common_prompt, make_cards
+from glamm_jax.evaluation.item_scores import rank_items
 from glamm_jax.evaluation.scores import RunScores
 from glamm_jax.report.html_page import Card, Page
 from glamm_jax.training.run_folder import flatten_config
 
-SHOWN = 8  # items of each direction
+MAX_ITEMS = 8  # of each direction
 
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One of the two runs: its folder's name, scores, config.json, and what was said to each id."""
+    """One of the two evaluations.
+
+    Attributes:
+        name: of its folder.
+        scores: of scores.json.
+        config: content of config.json.
+        predictions: by item id.
+    """
 
     name: str
     scores: RunScores
@@ -30,91 +37,99 @@ class ComparedRun:
 
 
 def write_comparison(
-    path: Path, one: ComparedRun, other: ComparedRun, items: Mapping[str, Item], pictures: LoadImage
+    path: Path, a: ComparedRun, b: ComparedRun, items: Mapping[str, Item], load_image: LoadImage
 ) -> None:
-    """Write the page, all or nothing.
+    """Write the page, atomically.
 
     Args:
-        items: by id, as far as they are known; without them there are neither truths nor pictures.
+        path: of the page.
+        a: evaluation A.
+        b: evaluation B.
+        items: by id; items that are missing are shown without reference and image.
+        load_image: loads the upright image of an item.
 
-    Raises: CompareError when the runs are of different questions.
+    Raises:
+        CompareError: the evaluations are of different items.
     """
-    found = differences(one.scores, other.scores)
-    page = Page(f"{one.scores.benchmark}, {one.scores.split}", f"A: {one.name}, B: {other.name}")
-    page.section("Figures")
-    header, rows = comparison_table(found)
+    differences = compare_scores(a.scores, b.scores)
+    page = Page(f"{a.scores.benchmark}, {a.scores.split}", f"A: {a.name}, B: {b.name}")
+    page.section("Metrics")
+    header, rows = comparison_table(differences)
     page.table(header, [["" if cell is None else cell for cell in row] for row in rows])
     page.paragraph(
-        f"Intervals hold {LEVEL:.0%} of a paired bootstrap over the items that both runs have; a "
-        "star stands where 0 lies outside. Where a figure is formed over all items at once, the "
-        "interval is of the mean of what the items score alone."
+        f"Intervals are {LEVEL:.0%} intervals of a paired bootstrap over the items that both "
+        "evaluations have; a star marks an interval that excludes 0. Where a metric is computed "
+        "over all items at once, the interval is of the mean of the items' own values."
     )
-    _differing(page, one.config, other.config)
-    _changed(page, (one, other), items, pictures)
+    _add_config_changes(page, a.config, b.config)
+    _add_changed_items(page, (a, b), items, load_image)
     page.save(path)
 
 
-def _differing(page: Page, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    """The lines of their configurations that are not the same."""
-    before, after = flatten_config(dict(one)), flatten_config(dict(other))
+def _add_config_changes(page: Page, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    flat_a, flat_b = flatten_config(dict(a)), flatten_config(dict(b))
     rows = [
-        (name, *(json.dumps(x[name]) if name in x else "" for x in (before, after)))
-        for name in dict.fromkeys((*before, *after))
-        if before.get(name) != after.get(name)
+        (name, *(json.dumps(x[name]) if name in x else "" for x in (flat_a, flat_b)))
+        for name in dict.fromkeys((*flat_a, *flat_b))
+        if flat_a.get(name) != flat_b.get(name)
     ]
-    page.section("What the runs differ in")
+    page.section("Differences in config.json")
     if rows:
-        page.table(("config.json", "A", "B"), rows)
+        page.table(("field", "A", "B"), rows)
     else:
-        page.paragraph("Nothing that their config.json tells.")
+        page.paragraph("None.")
 
 
-def _changed(
+def _add_changed_items(
     page: Page,
-    sides: tuple[ComparedRun, ComparedRun],
+    runs: tuple[ComparedRun, ComparedRun],
     items: Mapping[str, Item],
-    pictures: LoadImage,
+    load_image: LoadImage,
 ) -> None:
-    """How far items moved, and those that moved most."""
-    one, other = (side.scores.modes for side in sides)
-    ranking = ranked({mode: scored for mode, scored in one.items() if mode in other})
-    changed = {}
-    if ranking:
-        changed = changes(one[ranking.mode], other[ranking.mode], ranking.figure)
-    if not ranking or not changed:
+    """Add the distribution of changes, and the items that changed most."""
+    a, b = (run.scores.modes for run in runs)
+    ranking = rank_items({mode: result for mode, result in a.items() if mode in b})
+    if not ranking:
         return
-    page.section(f"{ranking.figure} of items, {ranking.mode}")
-    page.histograms({"B minus A, where they differ": [b - a for a, b in changed.values()]})
-    question = common_question(items.values())
-    if question:
-        page.paragraph(f"asked: {question}")
-    for title, sign in (("Fell most", -1), ("Rose most", 1)):
-        chosen = [name for name, (a, b) in changed.items() if (b - a) * sign > 0][:SHOWN]
-        if not chosen:
-            continue
-        page.section(title, level=3)
-        groups = []
-        for name in chosen:
-            a, b = (
-                f"{letter}: {name} {x:.3f}" for letter, x in zip("AB", changed[name], strict=True)
+    changed = changed_items(a[ranking.mode], b[ranking.mode], ranking.metric)
+    if not changed:
+        return
+    page.section(f"{ranking.metric} of items, {ranking.mode}")
+    page.histograms({"B minus A, where they differ": [y - x for x, y in changed.values()]})
+    prompt = common_prompt(items.values())
+    if prompt:
+        page.paragraph(f"prompt: {prompt}")
+    for title, sign in (("Largest decreases", -1), ("Largest increases", 1)):
+        names = [name for name, (x, y) in changed.items() if (y - x) * sign > 0][:MAX_ITEMS]
+        if names:
+            page.section(title, level=3)
+            page.groups(
+                [
+                    _item_cards(name, runs, changed[name], items, load_image, not prompt)
+                    for name in names
+                ]
             )
-            groups.append(_cards(name, sides, (a, b), items, pictures, asks=not question))
-        page.groups(groups)
 
 
-def _cards(
+def _item_cards(
     name: str,
-    sides: tuple[ComparedRun, ComparedRun],
-    titles: tuple[str, str],
+    runs: tuple[ComparedRun, ComparedRun],
+    values: tuple[float, float],
     items: Mapping[str, Item],
-    pictures: LoadImage,
-    *,
-    asks: bool,
+    load_image: LoadImage,
+    show_prompt: bool,
 ) -> list[Card]:
-    """What both said, and, where the item is known, what is true."""
+    """Make cards of both predictions and, where the item is available, of the reference."""
     item = items.get(name, Item(name, name, -1, ""))
     pairs = [
-        cards_of(item, side.predictions.get(name), pictures, title, asks and name in items)
-        for side, title in zip(sides, titles, strict=True)
+        make_cards(
+            item,
+            run.predictions.get(name),
+            load_image,
+            f"{letter}: {name} {value:.3f}",
+            show_prompt and name in items,
+        )
+        for letter, run, value in zip("AB", runs, values, strict=True)
     ]
-    return [*(said for said, _ in pairs), *(truth for _, truth in pairs[:1] if name in items)]
+    references = [reference for _, reference in pairs[:1] if name in items]
+    return [*(prediction for prediction, _ in pairs), *references]

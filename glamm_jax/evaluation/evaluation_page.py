@@ -1,8 +1,10 @@
-"""A page about a run: its figures beside the paper's, how items differ, the best and the worst.
+"""The report of an evaluation: metrics beside the paper's, distributions, best and worst items.
 
-    write_report(out / "report.html", config, items, predictions, {"compat": scored}, pictures)
+    load_image = image_loader(item_set.records)
+    path, results = Path("out/report.html"), {"strict": result}
+    write_report(path, benchmark, config, item_set.items, predictions, results, load_image)
 
-The page is one file that needs nothing else (`glamm_jax.report.html_page`).
+The page is a single file without external resources (`glamm_jax.report.html_page`).
 """
 
 from __future__ import annotations
@@ -14,82 +16,67 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.item_cards import LoadImage, cards_of, common_question
-from glamm_jax.evaluation.item_scores import ranked, values_of
-from glamm_jax.evaluation.published import paper_table, rows
-from glamm_jax.evaluation.scoring import FREE
-from glamm_jax.metrics.captions import ALL_NAMES as CAPTION_FIGURES
+from glamm_jax.evaluation.benchmarks.base import FAILED, Benchmark, Item, Prediction
+from glamm_jax.evaluation.item_cards import LoadImage, common_prompt, make_cards
+from glamm_jax.evaluation.item_scores import item_values, rank_items
+from glamm_jax.evaluation.published import paper_table
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.report.html_page import Page
 from glamm_jax.training.run_folder import flatten_config
 
-SHOWN = 8  # of the best, of the worst, and of those with problems
-# How the modes differ, in short; docs/metrics.md has all.
-_AP = (
-    "compat: every mask has score 1, ties go by image and order; strict: ranked by the decoder's "
-    "own estimate"
-)
-_CAPTION = "a missing caption is left out in compat, an empty one in strict"
-QUIRKS: dict[str, dict[str, str]] = {
-    "gcg": {
-        "AP": _AP,
-        "AP50": _AP,
-        "AP75": _AP,
-        "mIoU": "compat: greedy pairs, a mask without a partner costs nothing; strict: the best "
-        "pairing over all true masks",
-        "recall": "compat: an image ends at its first pair that fails; strict: the most true masks "
-        "that can be found at once",
-    },
-    "refseg": {
-        "cIoU": "compat leaves true masks without an answer out; strict counts their pixels",
-        "gIoU": "compat adds 1e-5 to what it divides by",
-    },
-    "phrase_grounding": {
-        "mIoU": "compat: masks belong to the true ones in their order, those that are missing are "
-        "left out; strict: by their words, and 0",
-        "recall": "compat: masks belong to the true ones in their order; strict: by their words",
-    },
-    "conversation": {
-        "relative score": "compat: a malformed review counts -1 for both; strict leaves it out"
-    },
-}
+MAX_ITEMS = 8  # of the best, of the worst, and of those with problems
 
 
 def write_report(
     path: Path,
+    benchmark: Benchmark,
     config: Mapping[str, Any],
     items: Sequence[Item],
     predictions: Sequence[Prediction],
-    scored_by_mode: Mapping[Mode, MetricResult],
-    pictures: LoadImage,
+    results: Mapping[Mode, MetricResult],
+    load_image: LoadImage,
 ) -> None:
-    """Write the page, all or nothing.
+    """Write the page, atomically.
 
     Args:
-        config: of the run, as its config.json; `benchmark` and `split` name the paper's rows.
-        pictures: the upright picture of an item, uint8[h, w, 3]; what it raises of OSError and
-            ValueError is told on the item's card.
+        path: of the page.
+        benchmark: with the paper's rows and the differences between the modes.
+        config: content of the evaluation's config.json; "split" selects the paper's rows.
+        items: of the evaluation.
+        predictions: for the items.
+        results: metrics by mode.
+        load_image: loads the upright image of an item; an OSError or ValueError becomes a line of
+            the item's card.
     """
-    benchmark, split = (str(config.get(key, "")) for key in ("benchmark", "split"))
-    said = {prediction.id: prediction for prediction in predictions}
+    split = str(config.get("split", ""))
+    by_id = {prediction.id: prediction for prediction in predictions}
     problems = _problems(items, predictions)
-    troubled = {name: None for names in problems.values() for name in names}
-    page = Page(f"{benchmark}, {split}".removesuffix(", "), str(config.get("model", "")))
-    page.facts(_facts(items, predictions) | {"answers with problems": len(troubled)})
+    ids_with_problems = dict.fromkeys(name for names in problems.values() for name in names)
+    page = Page(", ".join(filter(None, (benchmark.name, split))), str(config.get("model", "")))
+    page.facts(
+        {
+            "images": len({item.image_id for item in items}),
+            "items": len(items),
+            "predictions": len(predictions),
+            "items without a prediction": sum(item.id not in by_id for item in items),
+            "predicted masks": sum(len(prediction.masks) for prediction in predictions),
+            "reference masks": sum(len(item.reference_masks) for item in items),
+            "predictions with problems": len(ids_with_problems),
+        }
+    )
     page.section("Scores")
-    _scores(page, benchmark, split, scored_by_mode)
-    page.section("How items differ")
-    page.histograms(_distributions(items, predictions, scored_by_mode))
-    for title, shown, values in _chosen(items, [*troubled], scored_by_mode):
+    _add_scores(page, benchmark, split, results)
+    page.section("Distributions over items")
+    page.histograms(_distributions(items, predictions, results))
+    for title, section_items, values in _item_sections(items, [*ids_with_problems], results):
         page.section(title)
-        _show(page, shown, said, values, pictures)
-    page.section("What was irregular")
-    page.section("In answers", level=3)
+        _add_items(page, section_items, by_id, values, load_image)
+    page.section("Problems")
+    page.section("In predictions", level=3)
     page.kinds(problems)
-    for mode, scored in scored_by_mode.items():
+    for mode, result in results.items():
         page.section(f"Noted by scoring, {mode}", level=3)
-        page.kinds(scored.notes)
+        page.kinds(result.notes)
     page.section("Configuration")
     lines = [
         f"{name} = {json.dumps(value, default=str)}"
@@ -99,129 +86,125 @@ def write_report(
     page.save(path)
 
 
-def _facts(items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, int]:
-    answered = {prediction.id for prediction in predictions}
-    return {
-        "pictures": len({item.image_id for item in items}),
-        "questions": len(items),
-        "answers": len(predictions),
-        "without an answer": sum(item.id not in answered for item in items),
-        "masks said": sum(len(prediction.masks) for prediction in predictions),
-        "true masks": sum(len(item.reference_masks) for item in items),
-    }
-
-
-def _scores(
-    page: Page, benchmark: str, split: str, scored_by_mode: Mapping[Mode, MetricResult]
+def _add_scores(
+    page: Page, benchmark: Benchmark, split: str, results: Mapping[Mode, MetricResult]
 ) -> None:
-    """Beside the paper's rows, then mode beside mode, and why they differ where they do."""
-    figures: dict[str, Mapping[str, float]] = {m: x.scores for m, x in scored_by_mode.items()}
-    if rows(benchmark, split) or len(figures) < len(MODES):
-        header, lines = paper_table(benchmark, split, figures)
+    """Add the metrics beside the paper's, then compat beside strict with their difference."""
+    metrics: dict[str, Mapping[str, float]] = {mode: x.scores for mode, x in results.items()}
+    rows = benchmark.published_rows(split)
+    if rows or len(metrics) < len(MODES):
+        title = f"{benchmark.name}, {split}" if split else benchmark.name
+        header, lines = paper_table(title, rows, metrics)
         page.table(header, [["" if cell is None else cell for cell in line] for line in lines])
     page.paragraph(
-        "All shares are fractions. compat counts as the original's code does, whose figures the "
-        "paper gives; strict counts as the figure's definition says."
+        "All shares are fractions. compat counts as the original's code does, which produced the "
+        "paper's metrics; strict counts as each metric is defined."
     )
-    if len(figures) == len(MODES):
-        header = ("figure", "compat", "strict", "strict minus compat", "how they differ")
-        names = dict.fromkeys(name for own in figures.values() for name in own)
-        page.table(header, [_both_modes(benchmark, name, figures) for name in names])
-
-
-def _both_modes(
-    benchmark: str, name: str, figures: Mapping[str, Mapping[str, float]]
-) -> list[object]:
-    """A figure's row; a mode that does not have it has an empty cell."""
-    compat, strict = (figures[mode].get(name) for mode in MODES)
-    if compat is None or strict is None:
-        return [name, "" if compat is None else compat, "" if strict is None else strict, "", ""]
-    usual = _CAPTION if name in CAPTION_FIGURES else ""
-    quirk = QUIRKS.get(benchmark, {}).get(name.removeprefix(FREE), usual)
-    return [name, compat, strict, strict - compat, quirk if strict != compat else ""]
+    if len(metrics) == len(MODES):
+        header = ("metric", "compat", "strict", "strict minus compat", "how they differ")
+        names = dict.fromkeys(name for values in metrics.values() for name in values)
+        lines = []
+        for name in names:
+            compat, strict = (metrics[mode].get(name) for mode in MODES)
+            if compat is None or strict is None:
+                cells = ("" if compat is None else compat, "" if strict is None else strict)
+                lines.append([name, *cells, "", ""])
+            else:
+                reason = benchmark.mode_differences.get(name, "") if strict != compat else ""
+                lines.append([name, compat, strict, strict - compat, reason])
+        page.table(header, lines)
 
 
 def _distributions(
     items: Sequence[Item],
     predictions: Sequence[Prediction],
-    scored_by_mode: Mapping[Mode, MetricResult],
+    results: Mapping[Mode, MetricResult],
 ) -> dict[str, list[float]]:
-    """Values of items, one drawing where the modes agree on all of them; lengths and counts."""
-    found: dict[str, list[float]] = {}
-    for figure in dict.fromkeys(key for x in scored_by_mode.values() for key in x.scores):
-        own = {mode: values_of(scored, figure) for mode, scored in scored_by_mode.items()}
-        if len({tuple(sorted(values.items())) for values in own.values()}) == 1:
-            own = {"": next(iter(own.values()))}
-        for mode, values in own.items():
-            found[f"{figure}, {mode}".removesuffix(", ")] = [*values.values()]
-    masks_said = [float(len(prediction.masks)) for prediction in predictions]
-    masks_true = [float(len(item.reference_masks)) for item in items]
-    found["words of an answer"] = [float(len(x.text.split())) for x in predictions]
-    if any(masks_said) or any(masks_true):
-        found |= {"masks of an answer": masks_said, "true masks of an item": masks_true}
-    found["the decoder's own estimate of a mask's IoU"] = [s for x in predictions for s in x.scores]
-    return found
+    """Return values of items by name; a metric whose modes agree on all items has one entry."""
+    distributions: dict[str, list[float]] = {}
+    for metric in dict.fromkeys(key for x in results.values() for key in x.scores):
+        by_mode = {mode: item_values(result, metric) for mode, result in results.items()}
+        if len({tuple(sorted(values.items())) for values in by_mode.values()}) == 1:
+            distributions[metric] = [*next(iter(by_mode.values())).values()]
+        else:
+            for mode, values in by_mode.items():
+                distributions[f"{metric}, {mode}"] = [*values.values()]
+    num_predicted = [float(len(prediction.masks)) for prediction in predictions]
+    num_references = [float(len(item.reference_masks)) for item in items]
+    distributions["words of a prediction"] = [float(len(x.text.split())) for x in predictions]
+    if any(num_predicted) or any(num_references):
+        distributions["masks of a prediction"] = num_predicted
+        distributions["reference masks of an item"] = num_references
+    distributions["estimated IoU of a mask"] = [score for x in predictions for score in x.scores]
+    return distributions
 
 
-Shown = tuple[str, list[Item], Mapping[str, str]]
-
-
-def _chosen(
+def _item_sections(
     items: Sequence[Item],
-    troubled: Sequence[str],
-    scored_by_mode: Mapping[Mode, MetricResult],
-) -> list[Shown]:
-    """Sections of items, each with the value of every item in words; no item is in two of them."""
+    ids_with_problems: Sequence[str],
+    results: Mapping[Mode, MetricResult],
+) -> list[tuple[str, list[Item], Mapping[str, str]]]:
+    """Choose items to show, none of them twice.
+
+    Returns:
+        Sections: title, items, and the metric of each item as text by id.
+    """
     by_id = {item.id: item for item in items}
-    mode, figure, values = ranked(scored_by_mode) or ("", "", {})
+    mode, metric, values = rank_items(results) or ("", "", {})
     order = sorted((name for name in values if name in by_id), key=lambda name: values[name])
-    words = {name: f"{figure} {values[name]:.3f}" for name in order}
-    num_best = min(SHOWN, (len(order) + 1) // 2)
+    texts = {name: f"{metric} {values[name]:.3f}" for name in order}
+    num_best = min(MAX_ITEMS, (len(order) + 1) // 2)
     best = order[::-1][:num_best]
-    worst = order[: len(order) - num_best][:SHOWN]
-    shown = {*best, *worst}
-    others = [name for name in troubled if name in by_id and name not in shown]
+    worst = order[: len(order) - num_best][:MAX_ITEMS]
+    chosen = {*best, *worst}
+    others = [name for name in ids_with_problems if name in by_id and name not in chosen]
     rest = [name for name in by_id if not order and name not in others]
     sections = {
-        f"Worst by {figure}, {mode}": worst,
-        f"Best by {figure}, {mode}": best,
-        "With problems": others[:SHOWN],
-        "Some items": rest[:SHOWN],
+        f"Worst by {metric}, {mode}": worst,
+        f"Best by {metric}, {mode}": best,
+        "With problems": others[:MAX_ITEMS],
+        "Some items": rest[:MAX_ITEMS],
     }
-    return [(title, [by_id[x] for x in ids], words) for title, ids in sections.items() if ids]
+    return [(title, [by_id[x] for x in ids], texts) for title, ids in sections.items() if ids]
 
 
-def _show(
+def _add_items(
     page: Page,
     items: Sequence[Item],
-    said: Mapping[str, Prediction],
+    predictions: Mapping[str, Prediction],
     values: Mapping[str, str],
-    pictures: LoadImage,
+    load_image: LoadImage,
 ) -> None:
-    """Cards two by two where there are masks; where there are words alone both stand on one."""
-    question = common_question(items)
-    if question:
-        page.paragraph(f"asked: {question}")
+    """Add prediction and reference of each item: two cards where there are masks, else one."""
+    prompt = common_prompt(items)
+    if prompt:
+        page.paragraph(f"prompt: {prompt}")
     pairs = []
     for item in items:
         title = f"{item.id} {values.get(item.id, '')}".strip()
-        pairs.append(cards_of(item, said.get(item.id), pictures, title, asks=not question))
+        prediction = predictions.get(item.id)
+        pairs.append(make_cards(item, prediction, load_image, title, show_prompt=not prompt))
     if any(card.masks for pair in pairs for card in pair):
         page.groups(pairs)
     else:
-        page.cards([replace(one, lines=[*one.lines, *two.lines]) for one, two in pairs])
+        page.cards(
+            [
+                replace(prediction, lines=[*prediction.lines, *reference.lines])
+                for prediction, reference in pairs
+            ]
+        )
 
 
 def _problems(items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, list[str]]:
-    """Kinds of trouble in answers, without their numbers and quotations, and whose they are."""
-    forced = {item.id for item in items if item.history}  # their answers are cut on purpose
-    found: dict[str, list[str]] = {}
-    for said in predictions:
-        kinds = [re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "…", problem) for problem in said.problems]
-        if said.finish == "length" and said.id not in forced:
-            kinds.append("cut at its length")
-        if said.finish == "failed" and not kinds:
-            kinds.append("nothing could be asked")
+    """Group the problems of predictions by kind: their text without numbers and quotations."""
+    forced = {item.id for item in items if item.history}  # their answers are limited on purpose
+    problems: dict[str, list[str]] = {}
+    for prediction in predictions:
+        kinds = [re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "…", text) for text in prediction.problems]
+        if prediction.finish == "length" and prediction.id not in forced:
+            kinds.append("ended by its maximum length")
+        if prediction.finish == FAILED and not kinds:
+            kinds.append("failed prediction")
         for kind in dict.fromkeys(kinds):
-            found.setdefault(kind, []).append(said.id)
-    return found
+            problems.setdefault(kind, []).append(prediction.id)
+    return problems

@@ -1,15 +1,19 @@
-"""One evaluation, whole: items, predictions, scores, and the folder that holds them.
+"""One evaluation: its items, predictions and scores, and its folder.
 
-    run = Run(BENCHMARKS["gcg"], Data("miniworld/easy", "test"), Path("out"), Wanted())
-    scores = run.score(run.ask(assistant))
+    data = EvaluationData("path/to/data", "test", limit=2)
+    evaluation = EvaluationRun(BENCHMARKS["gcg"], data, Path("out"), GenerationConfig("ours"))
+    predictions = evaluation.predict(load("path/to/model"))
+    scores = evaluation.score(predictions, TextScorers())
+    scores.modes["strict"].scores["mIoU"]
 
-    OUT/config.json        what the predictions follow from, and where they were made
-    OUT/predictions.jsonl  every prediction (`glamm_jax.evaluation.prediction_files`)
-    OUT/predictions/       the same in the original's layout
-    OUT/scores.json        figures of both modes, and what each item contributes
-    OUT/report.html        the page to look at
+    OUT/config.json        what the predictions depend on, and what computed them
+    OUT/predictions.jsonl  all predictions (`glamm_jax.evaluation.prediction_files`)
+    OUT/predictions/       the same in the original's layout, where it has one
+    OUT/scores.json        metrics of both modes, and what each item contributes
+    OUT/report.html        a report of the scores, with images of the best and worst items
 
-A folder whose predictions follow from something else is refused; one that was interrupted goes on.
+An evaluation that was interrupted resumes in its folder. A folder whose predictions depend on
+another configuration is refused.
 """
 
 from __future__ import annotations
@@ -25,22 +29,18 @@ from typing import Any
 import jax
 
 from glamm_jax.errors import GLaMMError
-from glamm_jax.evaluation.benchmarks import Benchmark
+from glamm_jax.evaluation.benchmarks.base import FAILED, Benchmark, Prediction, TextScorers
 from glamm_jax.evaluation.evaluation_page import write_report
-from glamm_jax.evaluation.item import Prediction
 from glamm_jax.evaluation.item_cards import image_loader
 from glamm_jax.evaluation.items import EvaluationData, ItemSet, open_items
 from glamm_jax.evaluation.prediction_files import (
     PREDICTIONS,
     ReadPredictions,
     read_predictions,
-    write_captions,
-    write_gcg_folder,
     write_lines,
 )
 from glamm_jax.evaluation.runner import predict_all
 from glamm_jax.evaluation.scores import SCORES, RunScores, save_scores
-from glamm_jax.evaluation.scoring import TextScorers
 from glamm_jax.files import write_atomic
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
@@ -48,10 +48,10 @@ from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.training.initialization import fingerprint
 from glamm_jax.training.run_folder import changed_fields, flatten_config
 
-CONFIG, ORIGINAL, REPORT = "config.json", "predictions", "report.html"
-# What a run may change when it goes on: where it is computed, and where its files are; hashes say
-# what is in them.
-FREE = (
+CONFIG, EXPORT, REPORT = "config.json", "predictions", "report.html"
+# Fields that may differ when an evaluation resumes: where it is computed, and where its files are
+# (the hashes identify what is in them).
+MUTABLE_FIELDS = (
     "data.",
     "model",
     "predictions",
@@ -65,14 +65,21 @@ PACKAGES = ("glamm-jax", "jax", "flax", "numpy", "pycocotools", "pycocoevalcap",
 
 
 class EvaluationError(GLaMMError):
-    """An evaluation that cannot be made in this folder. Says why and what to do."""
+    """A folder that cannot be used for an evaluation."""
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How a model is asked. question: "original", "ours", or one's own; see `Benchmark`."""
+    """How predictions are generated.
 
-    question: str = "original"
+    Attributes:
+        prompt: "original", "ours" or a template, as in `Benchmark.prompt_template`.
+        max_tokens: longest answer.
+        batch_size: rows of a batch.
+        seed: of the prompt template.
+    """
+
+    prompt: str = "original"
     max_tokens: int = MAX_NEW_TOKENS
     batch_size: int = 8
     seed: int = 0
@@ -81,7 +88,16 @@ class GenerationConfig:
 class EvaluationRun:
     """A benchmark on some data, in a folder.
 
-    Raises: QuestionsError, WordingError, EvaluationError when they cannot be used.
+    Args:
+        benchmark: to be evaluated.
+        data: to evaluate on.
+        out: folder; new, or that of the same evaluation.
+        generation: how predictions are generated.
+
+    Raises:
+        PromptTemplateError: the prompt cannot be used.
+        EvaluationError: the folder has files of something else.
+        ItemsError: the data cannot be used.
     """
 
     def __init__(
@@ -89,130 +105,149 @@ class EvaluationRun:
         benchmark: Benchmark,
         data: EvaluationData,
         out: Path,
-        asking: GenerationConfig = GenerationConfig(),
+        generation: GenerationConfig = GenerationConfig(),
     ):
-        self.benchmark, self.data, self.out, self.asking = benchmark, data, out, asking
-        self.wording = benchmark.wording(asking.question, asking.seed)
+        self.benchmark, self.data, self.out, self.generation = benchmark, data, out, generation
+        prompt = benchmark.prompt_template(generation.prompt, generation.seed)
         if out.exists() and not (out / CONFIG).is_file() and (out.is_file() or any(out.iterdir())):
-            raise EvaluationError(f"{out}: holds files, but no evaluation; choose a new folder")
-        self.questions: ItemSet = open_items(benchmark, data, self.wording)
+            raise EvaluationError(f"{out}: has files, but no evaluation; choose a new folder")
+        self.item_set: ItemSet = open_items(benchmark, data, prompt)
         self.config: dict[str, Any] = {
             "benchmark": benchmark.name,
-            "split": self.title,
+            "split": self.split,
             "data": {name: str(x) for name, x in asdict(data).items() if x is not None},
-            "data_hash": self.questions.hash,
-            "items": len(self.questions.items),
-            "question": self.wording.question,
-            "seed": asking.seed,
+            "data_hash": self.item_set.hash,
+            "items": len(self.item_set.items),
+            "question": prompt.text,
+            "seed": generation.seed,
             "versions": _versions(),
         }
 
     @property
-    def title(self) -> str:
-        """The split as the paper's tables call it, with the name of the data before it."""
-        return "/".join(filter(None, (self.questions.name, self.data.split)))
+    def split(self) -> str:
+        """The split with the name of the data, as in the paper's tables."""
+        return "/".join(filter(None, (self.item_set.name, self.data.split)))
 
     def predict(self, assistant: Assistant, model: str = "") -> dict[str, Prediction]:
-        """The model's predictions by item; in processes but the first, none.
+        """Predict all items that the folder does not have yet.
 
-        Raises: EvaluationError naming what differs from the run that is in the folder.
+        Args:
+            assistant: the model.
+            model: its name, for config.json.
+
+        Returns:
+            All predictions by item id; none in processes other than the first.
+
+        Raises:
+            EvaluationError: the folder has predictions of another configuration.
         """
-        asking = self.asking
-        self._claim(
+        generation = self.generation
+        self._write_config(
             model=model,
             weights=fingerprint(assistant.generator.state),
             dtype=assistant.config.compute_dtype,
-            max_tokens=asking.max_tokens,
-            batch_size=asking.batch_size,
+            max_tokens=generation.max_tokens,
+            batch_size=generation.batch_size,
             devices=1 if assistant.mesh is None else assistant.mesh.size,
             processes=jax.process_count(),
             platform=jax.devices()[0].device_kind,
         )
-        found = self.questions
-        said = predict_all(
-            assistant, found.records, found.items, self.out, asking.batch_size, asking.max_tokens
+        predictions = predict_all(
+            assistant,
+            self.item_set.records,
+            self.item_set.items,
+            self.out,
+            generation.batch_size,
+            generation.max_tokens,
         )
-        return {each.id: each for each in said}
+        return {prediction.id: prediction for prediction in predictions}
 
-    def read_predictions(self, predictions: Path) -> ReadPredictions:
-        """Predictions that were made elsewhere.
+    def read_predictions(self, path: Path) -> ReadPredictions:
+        """Read predictions that were made elsewhere, and copy them into the folder.
 
-        Raises: EvaluationError, as `ask`; PredictionError when there are none.
+        Raises:
+            EvaluationError: the folder has another evaluation.
+            PredictionError: there are no predictions for the items at `path`.
         """
-        read = read_predictions(predictions, self.questions.items)
-        self._claim(predictions=str(predictions))
-        write_lines(self.out / PREDICTIONS, read.predictions.values())
-        return read
+        result = read_predictions(path, self.item_set.items)
+        self._write_config(predictions=str(path))
+        write_lines(self.out / PREDICTIONS, result.predictions.values())
+        return result
 
     def score(
         self,
-        said: Mapping[str, Prediction],
-        judges: TextScorers,
-        irregular: Mapping[str, Sequence[str]] = {},
+        predictions: Mapping[str, Prediction],
+        scorers: TextScorers,
+        problems: Mapping[str, Sequence[str]] = {},
     ) -> RunScores:
-        """Both modes; written to the folder, with a page and the predictions as the original's.
+        """Score predictions in both modes; write scores, report, and the original's layout.
 
-        irregular: what was met when predictions were read: kind -> ids.
+        Args:
+            predictions: by item id.
+            scorers: of generated text.
+            problems: kind of a problem in reading the predictions -> ids.
         """
-        items, left_out = self.questions.items, self.questions.notes
-        notes = {kind: tuple(where) for kind, where in irregular.items()}
-        notes |= {f"left out: {kind}": where for kind, where in left_out.items()}
-        failed = tuple(each.id for each in said.values() if each.finish == "failed")
-        notes |= {"could not be asked": failed} if failed else {}
+        items = self.item_set.items
+        failed = tuple(x.id for x in predictions.values() if x.finish == FAILED)
+        notes = {kind: tuple(where) for kind, where in problems.items()}
+        notes |= {f"left out: {kind}": where for kind, where in self.item_set.notes.items()}
+        notes |= {"failed prediction": failed} if failed else {}
         modes: dict[Mode, MetricResult] = {
-            mode: self.benchmark.score(items, said, mode, judges) | MetricResult({}, notes=notes)
+            mode: self.benchmark.score(items, predictions, mode, scorers)
+            | MetricResult({}, notes=notes)
             for mode in MODES
         }
-        counts = {"items": len(items), "predictions": len(said), "failed": len(failed)}
         scores = RunScores(
             self.benchmark.name,
-            self.title,
+            self.split,
             modes,
-            self.questions.hash,
-            judges.similarity.name,
-            counts,
+            self.item_set.hash,
+            scorers.similarity.name,
+            {"items": len(items), "predictions": len(predictions), "failed": len(failed)},
         )
-        self._write_original(said)
+        if self.benchmark.export is not None:
+            self.benchmark.export(self.out / EXPORT, [*predictions.values()])
         save_scores(self.out / SCORES, scores)
-        pictures = image_loader(self.questions.records)
-        write_report(self.out / REPORT, self.config, items, [*said.values()], modes, pictures)
+        write_report(
+            self.out / REPORT,
+            self.benchmark,
+            self.config,
+            items,
+            [*predictions.values()],
+            modes,
+            image_loader(self.item_set.records),
+        )
         return scores
 
-    def _write_original(self, said: Mapping[str, Prediction]) -> None:
-        folder, predictions = self.out / ORIGINAL, [*said.values()]
-        if self.benchmark.name == "gcg":
-            write_gcg_folder(folder, predictions)
-        elif "caption" in self.benchmark.name:
-            write_captions(folder / f"{self.benchmark.name}.json", predictions)
-
-    def _claim(self, **facts: Any) -> None:
-        """Write config.json; of a run that is there already nothing changes."""
-        self.config |= facts
-        told = self.out / CONFIG
-        if not told.is_file():
+    def _write_config(self, **fields: Any) -> None:
+        """Write config.json, or check that the existing one is of the same evaluation."""
+        self.config |= fields
+        path = self.out / CONFIG
+        if not path.is_file():
             if jax.process_index() == 0:
-                write_atomic(told, json.dumps(self.config, indent=1) + "\n")
+                write_atomic(path, json.dumps(self.config, indent=1) + "\n")
             return
         try:
-            old = flatten_config(json.loads(told.read_text(encoding="utf-8")))
+            old = flatten_config(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
-            raise EvaluationError(f"{told}: cannot be read: {error}") from error
+            raise EvaluationError(f"{path}: cannot be read: {error}") from error
         new = flatten_config(json.loads(json.dumps(self.config)))
-        differing = [
-            f"{name} was {was!r}, now {now!r}" for name, was, now in changed_fields(old, new, FREE)
+        changes = [
+            f"{name} was {before!r}, now {now!r}"
+            for name, before, now in changed_fields(old, new, MUTABLE_FIELDS)
         ]
-        if differing:
+        if changes:
             raise EvaluationError(
-                f"{self.out}: holds another evaluation: {'; '.join(differing)}. Choose a new folder"
+                f"{self.out}: has another evaluation: {'; '.join(changes)}. Choose a new folder"
             )
 
 
 def _versions() -> dict[str, str]:
-    """Of Python and of the packages that are here."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages."""
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,4 +1,4 @@
-"""An item as cards: what was said beside what is true; the same thing has the same colour."""
+"""An item as two cards of a page: its prediction and its reference, in matching colours."""
 
 from __future__ import annotations
 
@@ -11,82 +11,89 @@ from PIL import Image
 from glamm_jax.data import rle
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.data.record_sources import RecordSource
-from glamm_jax.evaluation.item import Item, Prediction, RunLengths
+from glamm_jax.evaluation.benchmarks.base import Item, Prediction, RunLengths
 from glamm_jax.report.html_page import Box, Card, TextLine, TextMark
 
-SIDE = 320  # pixels of a picture: a page holds some dozens of them
-MAX_TEXTS = 5  # true texts of an item
-NO_PICTURE = 128  # grey, in its place
-ASKS, SAYS, TRUE, ODD = "asked", "said", "true", "odd"
+MAX_SIDE = 320  # pixels of an image: a page has some dozens of them
+MAX_TEXTS = 5  # reference texts of an item
+MISSING_IMAGE_GREY = 128  # colour of the placeholder of an image that cannot be read
+# Labels of lines.
+PROMPT, PREDICTION, REFERENCE, PROBLEM = "prompt", "prediction", "reference", "problem"
 
-Picture = UInt8[np.ndarray, "h w 3"]
-LoadImage = Callable[[Item], Picture]
+ImageArray = UInt8[np.ndarray, "h w 3"]
+LoadImage = Callable[[Item], ImageArray]
 
 
 def image_loader(records: RecordSource) -> LoadImage:
-    """The upright pictures of items that were made from these records."""
+    """Return a function that loads the upright image of an item of these records."""
     return lambda item: open_image(records[item.record].image)
 
 
-def common_question(items: Iterable[Item]) -> str:
-    """What all of them ask; "" where they ask different things."""
+def common_prompt(items: Iterable[Item]) -> str:
+    """Return the prompt that all items share; "" if they differ."""
     prompts = {item.prompt for item in items}
     return prompts.pop() if len(prompts) == 1 else ""
 
 
-def cards_of(
-    item: Item, said: Prediction | None, pictures: LoadImage, title: str, asks: bool
+def make_cards(
+    item: Item, prediction: Prediction | None, load_image: LoadImage, title: str, show_prompt: bool
 ) -> tuple[Card, Card]:
-    """What was said and what is true, each a picture with masks and words.
+    """Make a card of the prediction and one of the reference, each with image, masks and text.
 
-    A mask that was said has the colour of the true one that it overlaps most, or one of its own.
+    A predicted mask has the colour of the reference mask that it overlaps most, one to one; a mask
+    that is left over has a colour of its own.
 
-    asks: whether the question is shown.
+    Args:
+        item: to be shown.
+        prediction: of the item; None: there is none.
+        load_image: as `image_loader` returns; an OSError or ValueError becomes a line of the card.
+        title: of the prediction's card.
+        show_prompt: whether the prediction's card has the prompt.
     """
-    image, scale, trouble = _small(item, pictures)
-    true = [_fitted(mask, image) for mask in item.reference_masks]
-    own = [_fitted(mask, image) for mask in said.masks] if said else []
-    colours = _paired(own, true)
-    coloured: list[Bool[np.ndarray, "h w"] | None] = [None] * max([0, *(c + 1 for c in colours)])
-    for colour, mask in zip(colours, own, strict=True):
-        coloured[colour] = mask
+    problems = list(prediction.problems) if prediction else []
+    scale = 1.0
+    try:
+        image = load_image(item)
+    except (OSError, ValueError) as error:
+        image = np.full((MAX_SIDE * 3 // 4, MAX_SIDE, 3), MISSING_IMAGE_GREY, np.uint8)
+        problems.append(f"no image: {error}")
+    else:
+        height, width = image.shape[:2]
+        scale = min(1.0, MAX_SIDE / max(height, width))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    reference_masks = [_resize_mask(mask, image) for mask in item.reference_masks]
+    masks = [_resize_mask(mask, image) for mask in prediction.masks] if prediction else []
+    colours = _match_colours(masks, reference_masks)
+    by_colour: list[Bool[np.ndarray, "h w"] | None] = [None] * max([0, *(c + 1 for c in colours)])
+    for colour, mask in zip(colours, masks, strict=True):
+        by_colour[colour] = mask
     boxes: list[Box] = [
         (x0 * scale, y0 * scale, x1 * scale, y1 * scale) for x0, y0, x1, y1 in item.regions
     ]
-    of_phrases = _colours_of_phrases(said, colours) if said else []
-    question = [TextLine(item.prompt, speaker=ASKS, is_question=True)] if asks else []
-    problems = [*(said.problems if said else ()), *trouble]
     lines = [
-        *question,
-        _said(said, of_phrases),
-        *(TextLine(each, speaker=ODD) for each in problems),
+        *([TextLine(item.prompt, speaker=PROMPT, is_question=True)] if show_prompt else []),
+        _prediction_line(prediction, colours),
+        *(TextLine(problem, speaker=PROBLEM) for problem in problems),
     ]
-    truth = [
-        TextLine(text, _marks(text, item.reference_phrases, range(len(true))), TRUE)
+    reference_lines = [
+        TextLine(text, _marks(text, item.reference_phrases, range(len(reference_masks))), REFERENCE)
         for text in item.reference_texts[:MAX_TEXTS]
-    ] or [_listed(item.reference_phrases)]
+    ] or [_phrase_list(item.reference_phrases)]
     return (
-        Card(image, lines, coloured, [None] * len(coloured) + boxes, title),
-        Card(image, truth, true, [None] * len(true) + boxes, TRUE),
+        Card(image, lines, by_colour, [None] * len(by_colour) + boxes, title),
+        Card(
+            image,
+            reference_lines,
+            reference_masks,
+            [None] * len(reference_masks) + boxes,
+            REFERENCE,
+        ),
     )
 
 
-def _small(item: Item, pictures: LoadImage) -> tuple[Picture, float, list[str]]:
-    """The picture, at most `SIDE` long, how much smaller it is, and why there is none."""
-    try:
-        image = pictures(item)
-    except (OSError, ValueError) as error:
-        grey = np.full((SIDE * 3 // 4, SIDE, 3), NO_PICTURE, np.uint8)
-        return grey, 1.0, [f"no picture: {error}"]
-    height, width = image.shape[:2]
-    scale = min(1.0, SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
-    return np.asarray(small), scale, []
-
-
-def _fitted(mask: RunLengths, image: Picture) -> Bool[np.ndarray, "h w"]:
-    """The mask at the size of the small picture; nothing where it cannot be read."""
+def _resize_mask(mask: RunLengths, image: ImageArray) -> Bool[np.ndarray, "h w"]:
+    """Resize a mask to an image; a mask that cannot be decoded is empty."""
     size = image.shape[1::-1]
     try:
         pixels = rle.decode(mask)
@@ -95,53 +102,50 @@ def _fitted(mask: RunLengths, image: Picture) -> Bool[np.ndarray, "h w"]:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))
 
 
-def _paired(own: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> list[int]:
-    """For every mask the number of its true one, the best pairs first; new numbers for the rest."""
+def _match_colours(masks: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> list[int]:
+    """Return for each mask the index of its reference, largest IoU first; new numbers without."""
     overlaps = []
-    for i, mask in enumerate(own):
-        for j, other in enumerate(true):
-            if shared := int((mask & other).sum()):
-                overlaps.append((shared / int((mask | other).sum()), i, j))
-    partner: dict[int, int] = {}
-    for _, i, j in sorted(overlaps, key=lambda found: -found[0]):
-        if i not in partner and j not in partner.values():
-            partner[i] = j
-    new = iter(range(len(true), len(true) + len(own)))
-    return [partner[i] if i in partner else next(new) for i in range(len(own))]
+    for i, mask in enumerate(masks):
+        for j, reference in enumerate(references):
+            if shared := int((mask & reference).sum()):
+                overlaps.append((shared / int((mask | reference).sum()), i, j))
+    matches: dict[int, int] = {}
+    for _, i, j in sorted(overlaps, key=lambda overlap: -overlap[0]):
+        if i not in matches and j not in matches.values():
+            matches[i] = j
+    new = iter(range(len(references), len(references) + len(masks)))
+    return [matches[i] if i in matches else next(new) for i in range(len(masks))]
 
 
-def _colours_of_phrases(said: Prediction, colours: Sequence[int]) -> list[int | None]:
-    """Of every phrase the colour of its first mask."""
-    found: list[int | None] = [None] * len(said.phrases)
-    for owner, colour in zip(said.phrase_of, colours, strict=False):
-        if 0 <= owner < len(found) and found[owner] is None:
-            found[owner] = colour
-    return found
-
-
-def _said(said: Prediction | None, colours: Sequence[int | None]) -> TextLine:
-    if said is None:
-        return TextLine("", speaker=SAYS, note="no prediction")
-    note = "" if said.finish == "end" else f"ended by: {said.finish}"
-    return TextLine(said.text, _marks(said.text, said.phrases, colours), SAYS, note)
+def _prediction_line(prediction: Prediction | None, colours: Sequence[int]) -> TextLine:
+    if prediction is None:
+        return TextLine("", speaker=PREDICTION, note="no prediction")
+    # A phrase has the colour of its first mask.
+    phrase_colours: list[int | None] = [None] * len(prediction.phrases)
+    for phrase, colour in zip(prediction.phrase_of, colours, strict=False):
+        if 0 <= phrase < len(phrase_colours) and phrase_colours[phrase] is None:
+            phrase_colours[phrase] = colour
+    marks = _marks(prediction.text, prediction.phrases, phrase_colours)
+    note = "" if prediction.finish == "end" else f"finish: {prediction.finish}"
+    return TextLine(prediction.text, marks, PREDICTION, note)
 
 
 def _marks(text: str, phrases: Sequence[str], colours: Sequence[int | None]) -> list[TextMark]:
-    """Phrases where they stand in the text, one after the other; those without colour stay bare."""
-    marks, done = [], 0
+    """Locate phrases in a text, one after the other; a phrase without colour gets no mark."""
+    marks, position = [], 0
     for phrase, colour in zip(phrases, colours, strict=True):
-        start = text.lower().find(phrase.lower(), done)
+        start = text.lower().find(phrase.lower(), position)
         if phrase and start >= 0:
-            done = start + len(phrase)
-            marks += [] if colour is None else [TextMark(start, done, colour)]
+            position = start + len(phrase)
+            marks += [] if colour is None else [TextMark(start, position, colour)]
     return marks
 
 
-def _listed(phrases: Sequence[str]) -> TextLine:
-    """True phrases that stand in no text."""
+def _phrase_list(phrases: Sequence[str]) -> TextLine:
+    """Return a line of reference phrases that are in no text."""
     text, marks = "", []
     for colour, phrase in enumerate(phrases):
         text += " · " if text else ""
         marks.append(TextMark(len(text), len(text) + len(phrase), colour))
         text += phrase
-    return TextLine(text, marks, TRUE)
+    return TextLine(text, marks, REFERENCE)

@@ -1,4 +1,4 @@
-"""What a single item is worth by a figure, and which figure tells items apart."""
+"""The value of a metric for a single item, and the metric that items are ranked by."""
 
 from __future__ import annotations
 
@@ -8,53 +8,54 @@ from typing import NamedTuple
 
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 
-# By which items are ranked, the first that has a value of every item.
-RANKING = ("mIoU", "gIoU", "CIDEr", "METEOR", "relative score", "recall", "cIoU")
-ALONE = "_alone"  # behind the name of a figure that is no mean: what an item scores by itself
+# The metrics that items are ranked by: the first that has values of items.
+PREFERENCE = ("mIoU", "gIoU", "CIDEr", "METEOR", "relative score", "recall", "cIoU")
+# Suffix of the column with an item's own value of a metric that is no mean over items.
+ALONE_SUFFIX = "_alone"
 
 
 class Ranking(NamedTuple):
-    """A figure of a mode, and every item's value of it."""
+    """A metric of a mode, and its value for each item by id."""
 
     mode: Mode
-    figure: str
+    metric: str
     values: Mapping[str, float]
 
 
-def values_of(scored: MetricResult, figure: str) -> dict[str, float]:
-    """Item id -> its own value of a figure: its column, or the ratio of its columns.
+def item_values(result: MetricResult, metric: str) -> dict[str, float]:
+    """Return the value of a metric for each item: its column, or the ratio of its columns.
 
-    Of a figure that is formed over all items at once (METEOR), what the item scores alone. Items
-    that have none, or one that is not finite, are left out.
+    For a metric that is computed over all items at once (METEOR), the value of the item alone.
+    Items without a finite value are left out.
     """
-    if figure in scored.ratios:
-        above, below = scored.ratios[figure]
-        found = {
-            name: row[above] / row[below]
-            for name, row in scored.per_item.items()
-            if row.get(below) and above in row
+    if metric in result.ratios:
+        numerator, denominator = result.ratios[metric]
+        values = {
+            name: row[numerator] / row[denominator]
+            for name, row in result.per_item.items()
+            if row.get(denominator) and numerator in row
         }
     else:
-        column = column_of(scored, figure)
-        found = {name: row[column] for name, row in scored.per_item.items() if column in row}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+        column = item_column(result, metric)
+        values = {name: row[column] for name, row in result.per_item.items() if column in row}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def column_of(scored: MetricResult, figure: str) -> str:
-    """The column of items' own values: the figure's, else what items score alone; "" for none."""
-    present = {column for row in scored.per_item.values() for column in row}
-    return next((name for name in (figure, f"{figure}{ALONE}") if name in present), "")
+def item_column(result: MetricResult, metric: str) -> str:
+    """Return the column with the items' own values of a metric; "" if there is none."""
+    columns = {column for row in result.per_item.values() for column in row}
+    return next((name for name in (metric, f"{metric}{ALONE_SUFFIX}") if name in columns), "")
 
 
-def ranked(scored_by_mode: Mapping[Mode, MetricResult]) -> Ranking | None:
-    """By what items are told apart, by definition rather than as the original counts; or None."""
+def rank_items(results: Mapping[Mode, MetricResult]) -> Ranking | None:
+    """Choose a metric that has values of items, in mode strict if possible."""
     for mode in reversed(MODES):
-        scored = scored_by_mode.get(mode, MetricResult({}))
-        for figure in sorted(scored.scores, key=_preference):
-            if values := values_of(scored, figure):
-                return Ranking(mode, figure, values)
+        result = results.get(mode, MetricResult({}))
+        for metric in sorted(result.scores, key=_preference):
+            if values := item_values(result, metric):
+                return Ranking(mode, metric, values)
     return None
 
 
-def _preference(figure: str) -> int:
-    return RANKING.index(figure) if figure in RANKING else len(RANKING)
+def _preference(metric: str) -> int:
+    return PREFERENCE.index(metric) if metric in PREFERENCE else len(PREFERENCE)

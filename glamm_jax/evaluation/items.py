@@ -1,20 +1,24 @@
-"""Where a benchmark's items come from, whatever the data looks like on disk.
+"""Where a benchmark's items come from.
 
-  asked = open_questions(BENCHMARKS["gcg"], Data("data", "val"), wording)
-  asked.items, asked.records[asked.items[0].record].image
+    benchmark = BENCHMARKS["gcg"]
+    data = EvaluationData("path/to/data", "val", limit=2)
+    item_set = open_items(benchmark, data, benchmark.prompt_template())
+    image = item_set.records[item_set.items[0].record].image
 
-SCHEME/NAME             records of a registered scheme (`glamm_jax.data.record_sources`)
-FOLDER                  record shards, where it holds dataset_info.json (`convert dataset`)
-FOLDER, dataset=NAME    a dataset in its original layout, read as `convert dataset` reads it
-FOLDER or FILE          the original's evaluation files (`glamm_jax.evaluation.original_files`)
+The path of the data may be:
+
+    SCHEME/NAME            records of a registered scheme (`glamm_jax.data.record_sources`)
+    FOLDER                 record shards: it has dataset_info.json (`glamm-jax convert dataset`)
+    FOLDER, dataset=NAME   a dataset in its original layout, read as `convert dataset` reads it
+    FOLDER or FILE         annotation files of the original's evaluation
+                           (`Benchmark.items_from_annotations`)
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from glamm_jax.data.record import DatasetSource, Record, RecordError
@@ -22,26 +26,35 @@ from glamm_jax.data.record_sources import RecordSource, find_scheme, open_record
 from glamm_jax.data.sources.registry import find_dataset
 from glamm_jax.data.sources.source_files import SourceError
 from glamm_jax.errors import ConfigError, GLaMMError
-from glamm_jax.evaluation.benchmarks import Benchmark
-from glamm_jax.evaluation.item import Item
-from glamm_jax.evaluation.original_files import ImageFiles, ReadFiles
-from glamm_jax.evaluation.record_items import PromptTemplate, PromptTemplateError
+from glamm_jax.evaluation.benchmarks.base import (
+    Benchmark,
+    Item,
+    ItemsFromAnnotations,
+    PromptTemplate,
+    PromptTemplateError,
+)
 
 SHARDS = "dataset_info.json"
-TRUTH_NAMES = {"grandf_ha": ""}
+# `Record.source` -> the dataset's name in the paper's tables, where they differ by more than the
+# suffix "_regions".
+PAPER_NAMES = {"grandf_ha": ""}
 
 
 class ItemsError(GLaMMError):
-    """Data that a benchmark cannot be asked on. Says what is missing, and what would do."""
+    """Data that a benchmark cannot be evaluated on."""
 
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """What is asked about.
+    """The data of an evaluation.
 
-    path: `miniworld/NAME`, a folder or a file. dataset: the name of a dataset in its original
-    layout. images: where the pictures of the original's files are, if not where they usually lie.
-    limit: images, at most. seed: of records that are drawn.
+    Attributes:
+        path: as in the module's docstring.
+        split: of the data.
+        dataset: name of the dataset whose original layout `path` has; "": not such a folder.
+        images: folder of the images of annotation files; None: searched for.
+        limit: largest number of images; None: all, or the scheme's own limit.
+        seed: of records that are sampled.
     """
 
     path: str
@@ -54,10 +67,14 @@ class EvaluationData:
 
 @dataclass(frozen=True)
 class ItemSet:
-    """Items, the pictures that they are about, and what was left out: kind -> places.
+    """The items of a split.
 
-    hash: of everything that is asked and true, and of the pictures where they were read.
-    name: of the data, as the paper's tables call it; "" for GranD_f's own splits.
+    Attributes:
+        records: the images; `Item.record` is an index into them.
+        items: in the order of the images.
+        hash: of all items, and of the images where they were read (else of their sizes in bytes).
+        name: of the data in the paper's tables; "" for GranD_f's own splits.
+        notes: kind of what was left out -> where.
     """
 
     records: RecordSource
@@ -67,61 +84,8 @@ class ItemSet:
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def open_items(benchmark: Benchmark, data: EvaluationData, wording: PromptTemplate) -> ItemSet:
-    """All items of a split.
-
-    Raises: QuestionsError saying what is missing; also for a split without items.
-    """
-    if data.limit is not None and data.limit < 1:
-        raise ItemsError(f"a limit of {data.limit} pictures; at least one")
-    try:
-        found = _open(benchmark, data, wording)
-    except (ConfigError, SourceError, RecordError, PromptTemplateError) as error:
-        raise ItemsError(str(error)) from error
-    if not found.items:
-        kinds = ", ".join(f"{len(where)} {kind}" for kind, where in found.notes.items())
-        raise ItemsError(
-            f"{data.path}: nothing in split {data.split!r} for {benchmark.name}"
-            + (f" (left out: {kinds})" if kinds else "")
-        )
-    ids = [item.id for item in found.items]
-    if len(set(ids)) < len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
-        raise ItemsError(f"{data.path}: the id {twice!r} occurs more than once")
-    return found
-
-
-def _open(benchmark: Benchmark, data: EvaluationData, wording: PromptTemplate) -> ItemSet:
-    path = Path(data.path)
-    scheme = find_scheme(data.path)
-    if scheme is not None:
-        records = open_records(data.path, data.split, data.seed)
-        return _of_records(benchmark, records, data.limit or scheme.eval_limit, wording)
-    if not path.exists():
-        raise ItemsError(f"{path}: no such file or folder")
-    if data.dataset:
-        source = DatasetRecords(find_dataset(data.dataset)(path, data.split))
-        return _of_records(benchmark, source, data.limit, wording)
-    if (path / SHARDS).is_file():
-        return _of_records(benchmark, _shards(path, data.split), data.limit, wording)
-    if benchmark.from_files is None:
-        raise ItemsError(
-            f"{path}: no {SHARDS}, so no record shards. {benchmark.name} takes shards (`python -m "
-            "convert dataset`) or a dataset in its original layout (--dataset NAME)"
-        )
-    return _of_files(benchmark.from_files, data, wording)
-
-
-def _shards(path: Path, split: str) -> RecordSource:
-    from glamm_jax.data.record_shards import (
-        RecordShards,  # TensorFlow Datasets takes seconds to import
-    )
-
-    return RecordShards(path, split)
-
-
 class DatasetRecords:
-    """The records of a dataset in its original layout, by number."""
+    """The records of a dataset in its original layout, by index."""
 
     def __init__(self, source: DatasetSource):
         self.source = source
@@ -130,69 +94,120 @@ class DatasetRecords:
         return len(self.source.keys)
 
     def __getitem__(self, index: int) -> Record:
-        """Raises: RecordError when there is none, with its defects."""
+        """Read a record.
+
+        Raises:
+            RecordError: there is none under this index; the message has the defects.
+        """
         key = self.source.keys[index]
-        found = self.source.read(key)
-        if found.record is None:
-            defects = "; ".join(f"{kind}: {where}" for kind, where in found.defects)
+        result = self.source.read(key)
+        if result.record is None:
+            defects = "; ".join(f"{kind}: {where}" for kind, where in result.defects)
             raise RecordError(defects or f"{key}: no record")
-        return found.record
+        return result.record
 
 
-def _of_records(
-    benchmark: Benchmark, records: RecordSource, limit: int | None, wording: PromptTemplate
+def open_items(benchmark: Benchmark, data: EvaluationData, prompt: PromptTemplate) -> ItemSet:
+    """Open all items of a split.
+
+    Args:
+        benchmark: to be evaluated.
+        data: to evaluate on.
+        prompt: of the questions.
+
+    Raises:
+        ItemsError: the data cannot be read, has no items for the benchmark, or has two items with
+            one id.
+    """
+    if data.limit is not None and data.limit < 1:
+        raise ItemsError(f"a limit of {data.limit} images; it must be at least one")
+    try:
+        item_set = _open(benchmark, data, prompt)
+    except (ConfigError, SourceError, RecordError, PromptTemplateError) as error:
+        raise ItemsError(str(error)) from error
+    if not item_set.items:
+        kinds = ", ".join(f"{len(where)} {kind}" for kind, where in item_set.notes.items())
+        raise ItemsError(
+            f"{data.path}: no items in split {data.split!r} for {benchmark.name}"
+            + (f" (left out: {kinds})" if kinds else "")
+        )
+    ids = [item.id for item in item_set.items]
+    if len(set(ids)) < len(ids):
+        repeated = next(name for name in ids if ids.count(name) > 1)
+        raise ItemsError(f"{data.path}: the id {repeated!r} occurs more than once")
+    return item_set
+
+
+def _open(benchmark: Benchmark, data: EvaluationData, prompt: PromptTemplate) -> ItemSet:
+    path = Path(data.path)
+    scheme = find_scheme(data.path)
+    if scheme is not None:
+        records = open_records(data.path, data.split, data.seed)
+        return _items_of_records(benchmark, records, data.limit or scheme.eval_limit, prompt)
+    if not path.exists():
+        raise ItemsError(f"{path}: no such file or folder")
+    if data.dataset:
+        records = DatasetRecords(find_dataset(data.dataset)(path, data.split))
+        return _items_of_records(benchmark, records, data.limit, prompt)
+    if (path / SHARDS).is_file():
+        from glamm_jax.data.record_shards import (
+            RecordShards,  # TensorFlow Datasets takes seconds to import
+        )
+
+        return _items_of_records(benchmark, RecordShards(path, data.split), data.limit, prompt)
+    if benchmark.items_from_annotations is None:
+        raise ItemsError(
+            f"{path}: no {SHARDS}, so no record shards. {benchmark.name} takes record shards "
+            "(`glamm-jax convert dataset`) or a dataset in its original layout (--dataset NAME)"
+        )
+    return _items_of_annotations(benchmark.items_from_annotations, data, prompt)
+
+
+def _items_of_records(
+    benchmark: Benchmark, records: RecordSource, limit: int | None, prompt: PromptTemplate
 ) -> ItemSet:
+    """Make items until `limit` records have some."""
     items: list[Item] = []
     notes: dict[str, list[str]] = {}
-    told, name = hashlib.sha256(), ""
-    for record, made in islice(_asked(benchmark, records, wording, notes), limit):
-        items += made
-        told.update(hashlib.sha256(record.image).digest())
-        name = record.source
-    _tell(told, items)
-    name = TRUTH_NAMES.get(name, name.removesuffix("_regions"))
-    return ItemSet(records, tuple(items), told.hexdigest(), name, _frozen(notes))
-
-
-def _asked(
-    benchmark: Benchmark,
-    records: RecordSource,
-    wording: PromptTemplate,
-    notes: dict[str, list[str]],
-) -> Iterator[tuple[Record, list[Item]]]:
-    """Records with their items, where there are some."""
-    for number in range(len(records)):
+    digest, source, num_images = hashlib.sha256(), "", 0
+    for index in range(len(records)):
+        if num_images == limit:
+            break
         try:
-            record = records[number]
+            record = records[index]
         except RecordError as error:
-            notes.setdefault("no record", []).append(f"record {number}: {error}")
+            notes.setdefault("no record", []).append(f"record {index}: {error}")
             continue
-        made = [*benchmark.from_record(record, number, wording)]
-        if made:
-            yield record, made
-        else:
-            notes.setdefault("nothing to ask", []).append(record.image_id)
+        record_items = [*benchmark.items_from_record(record, index, prompt)]
+        if not record_items:
+            notes.setdefault("no item", []).append(record.image_id)
+            continue
+        items += record_items
+        digest.update(hashlib.sha256(record.image).digest())
+        source = record.source
+        num_images += 1
+    _update_with_items(digest, items)
+    name = PAPER_NAMES.get(source, source.removesuffix("_regions"))
+    return ItemSet(records, tuple(items), digest.hexdigest(), name, _frozen(notes))
 
 
-def _of_files(read: ReadFiles, data: EvaluationData, wording: PromptTemplate) -> ItemSet:
-    found = read(Path(data.path), data.split, data.images, wording)
-    pictures = [*dict.fromkeys(item.record for item in found.items)][: data.limit]
-    kept = set(pictures)
-    items = [item for item in found.items if item.record in kept]
-    told = hashlib.sha256()
-    told.update(repr(_sizes(found.records, pictures)).encode())
-    _tell(told, items)
-    notes = _frozen(found.notes)
-    return ItemSet(found.records, tuple(items), told.hexdigest(), found.name, notes)
+def _items_of_annotations(
+    read: ItemsFromAnnotations, data: EvaluationData, prompt: PromptTemplate
+) -> ItemSet:
+    annotated = read(Path(data.path), data.split, data.images, prompt)
+    records = annotated.records
+    indices = [*dict.fromkeys(item.record for item in annotated.items)][: data.limit]
+    selected = set(indices)
+    items = tuple(item for item in annotated.items if item.record in selected)
+    digest = hashlib.sha256()
+    digest.update(repr([records.num_bytes(index) for index in indices]).encode())
+    _update_with_items(digest, items)
+    return ItemSet(records, items, digest.hexdigest(), annotated.name, _frozen(annotated.notes))
 
 
-def _sizes(records: ImageFiles, pictures: Iterable[int]) -> list[int]:
-    return [records.size(number) for number in pictures]
-
-
-def _tell(told: "hashlib._Hash", items: Iterable[Item]) -> None:
+def _update_with_items(digest: "hashlib._Hash", items: Iterable[Item]) -> None:
     for item in items:
-        told.update(repr(sorted(asdict(item).items())).encode())
+        digest.update(repr(sorted(asdict(item).items())).encode())
 
 
 def _frozen(notes: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:

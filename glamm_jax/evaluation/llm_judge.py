@@ -1,15 +1,16 @@
-"""A judge reads a question and two answers and gives each a score: over HTTP, resumable.
+"""A language model as a judge of answers, over HTTP, resumable.
 
-    judge = Judge("http://localhost:8000/v1", "some-model")
-    reviews = review_all(cases, judge, out / "reviews.jsonl")
+    cases = [ReviewCase("0", "detail", "What is it?", "A dog on a lawn.", "A dog.", "A brown dog.")]
+    judge = LLMJudge("http://localhost:8000/v1", "some-model")
+    reviews = review_all(cases, judge, Path("out/reviews.jsonl"))
     score_reviews(cases, reviews, "compat").scores["relative score"]
 
-Any endpoint that speaks OpenAI's chat completions will do. The key, where one is needed, comes from
-the environment. Every review is written as soon as it is there, and is not asked for again.
+The endpoint has to support OpenAI's chat completions. Its key, if it needs one, is read from the
+environment. Every review is written to the file as soon as it arrives, and is not requested again.
 
-Protocol: LLaVA-Bench (in the wild). The judge sees no picture but a description of it, the
-question, the reference answer (assistant 1) and ours (assistant 2); the first line of its review
-holds their two scores, 1 to 10. The request's words are our own.
+Protocol: LLaVA-Bench (in the wild). The judge reads a description of the image, the question, the
+reference answer (assistant 1) and the model's answer (assistant 2). The first line of its review
+has their scores, 1 to 10. The text of the request is this project's own.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from glamm_jax.metrics.result import MetricResult, Mode
 KEY_VARIABLE = "OPENAI_API_KEY"
 TEMPERATURE, MAX_TOKENS = 0.2, 1024
 LONGEST_WAIT = 60.0  # seconds between two attempts
-BUSY = (408, 409, 425, 429)  # worth another attempt, as all of 500 and above
+RETRIED_STATUSES = (408, 409, 425, 429)  # and all of 500 and above
 RELATIVE = "relative score"
 MALFORMED, OUT_OF_RANGE, UNANSWERED = "malformed review", "score out of range", "missing prediction"
-LOWEST, HIGHEST = 1, 10
-FAILED = (-1.0, -1.0)  # what LLaVA's own script takes for the scores of a malformed review
+MIN_SCORE, MAX_SCORE = 1, 10
+MALFORMED_SCORES = (-1.0, -1.0)  # of a malformed review in LLaVA's own script
 SYSTEM = "You compare the answers of two assistants, precisely and without favour."
 REQUEST = """[Description of the picture]
 {context}
@@ -65,12 +66,21 @@ _FIRST_LINE = re.compile(rf"\s*({_NUMBER})(?:\s*,\s*|\s+)({_NUMBER})\s*")
 
 
 class JudgeError(GLaMMError):
-    """The judge does not answer, or refuses to. Says what it said and what to do."""
+    """A judge that does not answer, or a file of reviews that cannot be read."""
 
 
 @dataclass(frozen=True)
 class ReviewCase:
-    """A question with two answers to it; context describes the picture in words."""
+    """A question with two answers to it.
+
+    Attributes:
+        id: of the item.
+        category: of the question.
+        question: its text.
+        context: a description of the image.
+        reference: the reference answer.
+        answer: the model's answer.
+    """
 
     id: str
     category: str
@@ -81,7 +91,7 @@ class ReviewCase:
 
     @property
     def request(self) -> str:
-        """What the judge reads."""
+        """The text that the judge reads."""
         return REQUEST.format(
             context=self.context,
             question=self.question,
@@ -92,26 +102,33 @@ class ReviewCase:
 
 @dataclass(frozen=True)
 class Review:
-    """What the judge wrote. scores: of the reference and of our answer; None where malformed."""
+    """The text that the judge wrote about a case."""
 
     id: str
     text: str
 
     @property
     def scores(self) -> tuple[float, float] | None:
-        """The two numbers of the first line, if it holds two numbers and nothing else."""
-        found = _FIRST_LINE.fullmatch(self.text.strip().partition("\n")[0])
-        return (float(found[1]), float(found[2])) if found else None
+        """Scores of the reference and of the answer; None unless the first line is two numbers."""
+        match = _FIRST_LINE.fullmatch(self.text.strip().partition("\n")[0])
+        return (float(match[1]), float(match[2])) if match else None
 
 
 @dataclass(frozen=True)
 class LLMJudge:
-    """An endpoint and a model of it.
+    """A model at an endpoint.
 
-    url: what comes before `/chat/completions`. timeout, wait: seconds; `wait` doubles with every
-        attempt unless the server says how long. key_variable: of the environment.
+    Attributes:
+        url: of the endpoint, without `/chat/completions`.
+        model: its name.
+        key_variable: environment variable with the key.
+        timeout: of a request, in seconds.
+        attempts: for one request.
+        wait: seconds before the second attempt; it doubles with every further attempt, unless the
+            server says how long to wait.
 
-    Raises: JudgeError when the address is none.
+    Raises:
+        JudgeError: the url is not one.
     """
 
     url: str
@@ -123,35 +140,36 @@ class LLMJudge:
 
     def __post_init__(self):
         if not self.url.startswith(("http://", "https://")):
-            raise JudgeError(f"{self.url!r} is no address of a judge; say http://HOST:PORT/v1")
+            raise JudgeError(f"{self.url!r} is not a judge's address; use http://HOST:PORT/v1")
 
     def complete(self, request: str) -> str:
-        """The reply to a request.
+        """Send a request and return the reply.
 
-        Raises: JudgeError when it is refused, or when no attempt is answered.
+        Raises:
+            JudgeError: the request is refused, or no attempt is answered.
         """
-        why = ""
+        problem = ""
         for attempt in range(self.attempts):
             try:
                 return self._reply(request)
             except urllib.error.HTTPError as error:
                 with error:
-                    said = error.read(300).decode("utf-8", "replace").strip()
-                why = f"{error.code} {error.reason}: {said}"
-                if error.code not in BUSY and error.code < 500:
+                    body = error.read(300).decode("utf-8", "replace").strip()
+                problem = f"{error.code} {error.reason}: {body}"
+                if error.code not in RETRIED_STATUSES and error.code < 500:
                     advice = f"; its key is read from ${self.key_variable}"
                     raise JudgeError(
-                        f"{self.url} refuses: {why}{advice if error.code in (401, 403) else ''}"
+                        f"{self.url} refuses: {problem}{advice if error.code in (401, 403) else ''}"
                     ) from error
-                told = error.headers.get("Retry-After", "")
-                pause = float(told) if told.isdecimal() else self.wait * 2**attempt
+                delay = error.headers.get("Retry-After", "")
+                pause = float(delay) if delay.isdecimal() else self.wait * 2**attempt
             except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
-                why, pause = f"{type(error).__name__}: {error}", self.wait * 2**attempt
+                problem, pause = f"{type(error).__name__}: {error}", self.wait * 2**attempt
             if attempt + 1 < self.attempts:
                 time.sleep(min(pause, LONGEST_WAIT))
         raise JudgeError(
-            f"{self.url}: no answer in {self.attempts} attempts; the last said {why}. "
-            "Reviews so far are kept: run the same command again to go on"
+            f"{self.url}: no answer in {self.attempts} attempts; the last problem: {problem}. "
+            "Reviews so far are saved: run the same command again to resume"
         )
 
     def _reply(self, request: str) -> str:
@@ -170,7 +188,7 @@ class LLMJudge:
         with urllib.request.urlopen(post, timeout=self.timeout) as response:
             reply = json.loads(response.read())["choices"][0]["message"]["content"]
         if not isinstance(reply, str):
-            raise TypeError(f"a reply without words: {reply!r}")
+            raise TypeError(f"a reply without text: {reply!r}")
         return reply
 
 
@@ -178,22 +196,28 @@ def review_all(
     cases: Sequence[ReviewCase],
     judge: LLMJudge,
     path: Path,
-    watch: Callable[[Sequence[ReviewCase]], Iterable[ReviewCase]] = lambda cases: cases,
+    progress: Callable[[Sequence[ReviewCase]], Iterable[ReviewCase]] = lambda cases: cases,
 ) -> list[Review]:
-    """A review of every case, in their order; `path` holds those of this and earlier runs.
+    """Return a review of every case, in their order.
 
-    A review counts as long as judge, question and answers are the same; a torn last line, of a run
-    that was killed, is asked again.
+    A review in the file is used as long as judge, question and answers are the same. A truncated
+    last line, as when the process was killed, is requested again.
 
-    watch: what the cases that are still open go through, such as a progress bar.
-    Raises: JudgeError when the judge gives up; what it reviewed is kept.
+    Args:
+        cases: to be reviewed.
+        judge: that reviews them.
+        path: file of the reviews so far; new ones are appended.
+        progress: wraps the cases that have no review yet, such as a progress bar.
+
+    Raises:
+        JudgeError: the judge does not answer; the reviews so far are in the file.
     """
-    done = _read(path)
+    done = _read_reviews(path)
     keys = {case.id: _key(case, judge.model) for case in cases}
-    left = [case for case in cases if keys[case.id] not in done]
+    missing = [case for case in cases if keys[case.id] not in done]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
-        for case in watch(left):
+        for case in progress(missing):
             review = Review(case.id, judge.complete(case.request))
             line = {"key": keys[case.id], "judge": judge.model, "id": case.id, "text": review.text}
             stream.write(json.dumps(line) + "\n")
@@ -205,68 +229,71 @@ def review_all(
 def score_reviews(
     cases: Sequence[ReviewCase], reviews: Sequence[Review], mode: Mode
 ) -> MetricResult:
-    """Sum of our scores over the sum of the reference's: of all, and of each category.
+    """Divide the sum of the answers' scores by that of the references', in total and by category.
 
     compat: a malformed review counts -1 for both, as in LLaVA's script. strict: it is left out, and
-    so is one with a score outside 1 to 10. What is not there to be divided by is not a number.
+    so is one with a score outside 1 to 10. A ratio without any review is NaN.
+
+    Args:
+        cases: that were reviewed.
+        reviews: of the cases, in their order.
+        mode: of counting.
     """
-    each: dict[str, dict[str, float]] = {}
+    per_item: dict[str, dict[str, float]] = {}
     notes: dict[str, list[str]] = {}
     for case, review in zip(cases, reviews, strict=True):
         if not case.answer:
             notes.setdefault(UNANSWERED, []).append(case.id)
-        problem = _problem(review)
+        problem = ""
+        if review.scores is None:
+            problem = MALFORMED
+        elif not all(MIN_SCORE <= score <= MAX_SCORE for score in review.scores):
+            problem = OUT_OF_RANGE
         if problem:
             notes.setdefault(problem, []).append(case.id)
         if problem and mode == "strict":
             continue
-        reference, own = review.scores or FAILED
-        each[case.id] = {
-            "ours": own,
+        reference, answer = review.scores or MALFORMED_SCORES
+        per_item[case.id] = {
+            "ours": answer,
             "reference": reference,
-            f"ours, {case.category}": own,
+            f"ours, {case.category}": answer,
             f"reference, {case.category}": reference,
         }
     categories = dict.fromkeys(case.category for case in cases)
     ratios = {RELATIVE: ("ours", "reference")} | {
         category: (f"ours, {category}", f"reference, {category}") for category in categories
     }
-    scores = {figure: _ratio(each, *columns) for figure, columns in ratios.items()}
-    return MetricResult(scores, each, ratios, {kind: tuple(ids) for kind, ids in notes.items()})
+    scores = {metric: _ratio(per_item, *columns) for metric, columns in ratios.items()}
+    return MetricResult(scores, per_item, ratios, {kind: tuple(ids) for kind, ids in notes.items()})
 
 
 def _key(case: ReviewCase, model: str) -> str:
-    told = json.dumps([model, case.id, case.request])
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    content = json.dumps([model, case.id, case.request])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _read(path: Path) -> dict[str, Review]:
-    """Reviews by their keys; a torn last line is cut off, so that the next one stands alone."""
+def _read_reviews(path: Path) -> dict[str, Review]:
+    """Read reviews by their keys; a truncated last line is removed from the file."""
     if not path.exists():
         return {}
     text = path.read_text(encoding="utf-8")
-    whole, end, _ = text.rpartition("\n")
-    if whole + end != text:
-        write_atomic(path, whole + end)
-    done = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
+    complete, end, _ = text.rpartition("\n")
+    if complete + end != text:
+        write_atomic(path, complete + end)
+    reviews = {}
+    for number, line in enumerate(complete.splitlines(), start=1):
         try:
-            found = json.loads(line)
-            done[found["key"]] = Review(found["id"], found["text"])
+            fields = json.loads(line)
+            reviews[fields["key"]] = Review(fields["id"], fields["text"])
         except (ValueError, LookupError, TypeError) as error:
             raise JudgeError(
-                f"{path}: line {number} is no review ({error!r}); remove it, and its question is "
-                "asked again"
+                f"{path}: line {number} is not a review ({error!r}); remove it, and its case is "
+                "reviewed again"
             ) from error
-    return done
+    return reviews
 
 
-def _problem(review: Review) -> str:
-    if review.scores is None:
-        return MALFORMED
-    return "" if all(LOWEST <= score <= HIGHEST for score in review.scores) else OUT_OF_RANGE
-
-
-def _ratio(each: Mapping[str, Mapping[str, float]], above: str, below: str) -> float:
-    total = sum(columns.get(below, 0.0) for columns in each.values())
-    return sum(columns.get(above, 0.0) for columns in each.values()) / total if total else math.nan
+def _ratio(per_item: Mapping[str, Mapping[str, float]], numerator: str, denominator: str) -> float:
+    total = sum(columns.get(denominator, 0.0) for columns in per_item.values())
+    return sum(x.get(numerator, 0.0) for x in per_item.values()) / total if total else math.nan

@@ -1,10 +1,11 @@
 """Items to predictions, batch by batch, on the devices of one process.
 
-    for prediction in ask(assistant, records, items, batch_size=16): ...
+    for prediction in predict(assistant, item_set.records, item_set.items):
+        print(prediction.id, prediction.text)
 
-Pictures are opened and resized by one thread ahead of the device, masks become run lengths in
-another behind it. A prediction follows from its item alone: neither the batch nor the number of
-devices has a say in it, but for pixels on the edge of rounding.
+Order of the data: one thread decodes and resizes images ahead of the device; the model answers a
+batch; another thread encodes the masks as run lengths. A prediction depends on its item alone:
+neither the batch nor the number of devices changes it, except for mask logits close to zero.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from glamm_jax.data.boxes import BoxError
 from glamm_jax.data.preprocess import ImageError, open_image
 from glamm_jax.data.record import RecordError
 from glamm_jax.data.record_sources import RecordSource
-from glamm_jax.evaluation.item import Item, Prediction, RunLengths
+from glamm_jax.evaluation.benchmarks.base import FAILED, Item, Prediction, RunLengths
 from glamm_jax.inference.answer import Answer, Grounding
 from glamm_jax.inference.chat import Assistant, PreparedQuestions, Question
 from glamm_jax.text.answer_parser import ParsedAnswer, parse_answer
@@ -31,24 +32,17 @@ from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.types import BatchShape
 
-FAILED = "failed"
-AHEAD = 2  # batches that are prepared while one is answered
+NUM_PREFETCHED = 2  # batches that are prepared while one is answered
 
-Some = TypeVar("Some")
-Other = TypeVar("Other")
+Argument = TypeVar("Argument")
+Value = TypeVar("Value")
 
 
-class _Batch(NamedTuple):
-    """Items that are answered together, and predictions for those that cannot be asked."""
+class _ItemBatch(NamedTuple):
+    """Items that are answered together, and the predictions of items that cannot be."""
 
     items: list[Item]
     prepared: list[PreparedQuestions]
-    failed: list[Prediction]
-
-
-class _Answered(NamedTuple):
-    items: list[Item]
-    answers: list[Answer]
     failed: list[Prediction]
 
 
@@ -59,72 +53,66 @@ def predict(
     batch_size: int = 8,
     max_tokens: int = MAX_NEW_TOKENS,
 ) -> Iterator[Prediction]:
-    """A prediction for each item, in the order in which they are answered.
+    """Predict every item, in the order in which batches are answered.
 
-    records: what `Item.record` counts in. batch_size: rows of a batch; the last one is filled up,
-    so that all of them share their programs. max_tokens: of an answer whose item says nothing.
+    Args:
+        assistant: the model.
+        records: the images; `Item.record` is an index into them.
+        items: to be predicted.
+        batch_size: rows of a batch. The last batch is padded, so that all have one shape.
+        max_tokens: longest answer to items that do not limit it themselves.
     """
     prepare = partial(_prepare, assistant, records, batch_size, max_tokens)
-    with ThreadPoolExecutor(1) as before, ThreadPoolExecutor(1) as behind:
+    with ThreadPoolExecutor(1) as preprocessing, ThreadPoolExecutor(1) as postprocessing:
+        pending: deque[Future[list[Prediction]]] = deque()
         try:
-            yield from _ask(assistant, before, behind, prepare, _batches(items, batch_size))
-        finally:  # whoever stops listening does not wait for what is not begun
-            before.shutdown(cancel_futures=True)
-
-
-def _ask(
-    assistant: Assistant,
-    before: Executor,
-    behind: Executor,
-    prepare: Callable[[list[Item]], _Batch],
-    batches: Iterable[list[Item]],
-) -> Iterator[Prediction]:
-    told: deque[Future[list[Prediction]]] = deque()
-    for batch in _ahead(before, prepare, batches):
-        answers = assistant.answer(batch.prepared)
-        told.append(behind.submit(_predictions, _Answered(batch.items, answers, batch.failed)))
-        while len(told) > 1:
-            yield from told.popleft().result()
-    while told:
-        yield from told.popleft().result()
+            for batch in _prefetch(preprocessing, prepare, _batches(items, batch_size)):
+                answers = assistant.answer(batch.prepared)
+                pending.append(postprocessing.submit(_to_predictions, batch, answers))
+                while len(pending) > 1:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:  # a consumer that stops does not wait for batches that are not begun
+            preprocessing.shutdown(cancel_futures=True)
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Those of one length of answer together: a batch is as slow as its longest."""
+    """Group items by their longest answer: a batch takes as long as its longest one."""
     ordered = sorted(items, key=lambda item: item.max_tokens or 0)  # stable
-    for _, alike in groupby(ordered, key=lambda item: item.max_tokens):
-        waiting = [*alike]
-        for start in range(0, len(waiting), size):
-            yield waiting[start : start + size]
+    for _, group in groupby(ordered, key=lambda item: item.max_tokens):
+        group_items = [*group]
+        for start in range(0, len(group_items), size):
+            yield group_items[start : start + size]
 
 
-def _ahead(
-    pool: Executor, function: Callable[[Some], Other], things: Iterable[Some]
-) -> Iterator[Other]:
-    """The function of each, some of them computed before they are asked for."""
-    waiting: deque[Future[Other]] = deque()
-    for thing in things:
-        waiting.append(pool.submit(function, thing))
-        if len(waiting) > AHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+def _prefetch(
+    pool: Executor, function: Callable[[Argument], Value], arguments: Iterable[Argument]
+) -> Iterator[Value]:
+    """Map a function over arguments, `NUM_PREFETCHED` calls ahead of the consumer."""
+    pending: deque[Future[Value]] = deque()
+    for argument in arguments:
+        pending.append(pool.submit(function, argument))
+        if len(pending) > NUM_PREFETCHED:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def _prepare(
     assistant: Assistant, records: RecordSource, rows: int, max_tokens: int, items: list[Item]
-) -> _Batch:
-    """Questions as the model takes them; one that cannot be asked does not spoil the others."""
-    opened: dict[int, np.ndarray] = {}
-    asked: list[Item] = []
+) -> _ItemBatch:
+    """Preprocess the questions of a batch; an item that fails does not affect the others."""
+    images: dict[int, np.ndarray] = {}
+    valid_items: list[Item] = []
     questions: list[Question] = []
     failed: list[Prediction] = []
     for item in items:
         try:
-            if item.record not in opened:
-                opened[item.record] = open_image(records[item.record].image)
+            if item.record not in images:
+                images[item.record] = open_image(records[item.record].image)
             question = Question(
-                opened[item.record],
+                images[item.record],
                 item.prompt,
                 np.array(item.regions, np.float64).reshape(-1, 4),
                 item.history,
@@ -132,39 +120,37 @@ def _prepare(
             )
             assistant.check(question)
         except (ImageError, RecordError, BoxError, PromptError) as error:
-            failed.append(_failure(item, str(error)))
+            failed.append(
+                Prediction(item.id, item.image_id, "", finish=FAILED, problems=(str(error),))
+            )
         else:
-            asked.append(item)
+            valid_items.append(item)
             questions.append(question)
-    room = BatchShape(rows=rows, images=rows)
+    shape = BatchShape(rows=rows, images=rows)
     if any(len(question.regions) for question in questions):
-        room = room.union(BatchShape(region_images=rows, regions=rows))
-    prepared = assistant.prepare(questions, room) if questions else []
-    return _Batch(asked, prepared, failed)
+        shape = shape.union(BatchShape(region_images=rows, regions=rows))
+    prepared = assistant.prepare(questions, shape) if questions else []
+    return _ItemBatch(valid_items, prepared, failed)
 
 
-def _failure(item: Item, problem: str) -> Prediction:
-    return Prediction(item.id, item.image_id, "", finish=FAILED, problems=(problem,))
-
-
-def _predictions(answered: _Answered) -> list[Prediction]:
-    pairs = zip(answered.items, answered.answers, strict=True)
-    return [*(to_prediction(item, answer) for item, answer in pairs), *answered.failed]
+def _to_predictions(batch: _ItemBatch, answers: list[Answer]) -> list[Prediction]:
+    pairs = zip(batch.items, answers, strict=True)
+    return [*(to_prediction(item, answer) for item, answer in pairs), *batch.failed]
 
 
 def to_prediction(item: Item, answer: Answer) -> Prediction:
-    """What was said to an item, its masks as run lengths, those of its history first."""
+    """Convert an answer to a prediction; the masks of the history come first."""
     parsed = parse_answer(answer.raw)
-    owner = {seg: i for i, phrase in enumerate(parsed.phrases) for seg in phrase.segs}
-    asked = [each for turn in (*answer.history, answer.question) for each in turn.groundings]
-    earlier = [each for each in asked if each.mask is not None]
-    said = _by_seg(parsed, [each for each in answer.groundings if each.mask is not None])
+    phrase_of_seg = {seg: i for i, phrase in enumerate(parsed.phrases) for seg in phrase.segs}
+    history = [x for turn in (*answer.history, answer.question) for x in turn.groundings]
+    history = [grounding for grounding in history if grounding.mask is not None]
+    own = _order_by_seg(parsed, [x for x in answer.groundings if x.mask is not None])
     masks: list[RunLengths] = []
     scores: list[float] = []
-    for each in (*earlier, *said):
-        if each.mask is not None:
-            masks.append(rle.encode(each.mask))
-            scores.append(0.0 if each.score is None else each.score)
+    for grounding in (*history, *own):
+        if grounding.mask is not None:
+            masks.append(rle.encode(grounding.mask))
+            scores.append(0.0 if grounding.score is None else grounding.score)
     return Prediction(
         item.id,
         item.image_id,
@@ -172,15 +158,15 @@ def to_prediction(item: Item, answer: Answer) -> Prediction:
         answer.raw,
         phrases=tuple(phrase.text for phrase in parsed.phrases),
         masks=tuple(masks),
-        phrase_of=(*[-1] * len(earlier), *(owner.get(seg, -1) for seg in range(len(said)))),
+        phrase_of=(*[-1] * len(history), *(phrase_of_seg.get(seg, -1) for seg in range(len(own)))),
         scores=tuple(scores),
         finish=answer.finish,
         problems=answer.problems,
     )
 
 
-def _by_seg(parsed: ParsedAnswer, groundings: list[Grounding]) -> list[Grounding]:
-    """Those with masks in the order of their [SEG]s; they come in the order of their phrases.
+def _order_by_seg(parsed: ParsedAnswer, groundings: list[Grounding]) -> list[Grounding]:
+    """Reorder groundings from the order of their phrases to the order of their [SEG]s.
 
     Where a [SEG] lacks its mask, it is one of the last.
     """
@@ -189,4 +175,4 @@ def _by_seg(parsed: ParsedAnswer, groundings: list[Grounding]) -> list[Grounding
         for seg in phrase.segs:
             starts[seg] = phrase.start
     order = sorted(range(len(groundings)), key=lambda seg: (starts[seg], seg))
-    return [each for _, each in sorted(zip(order, groundings, strict=True), key=lambda x: x[0])]
+    return [x for _, x in sorted(zip(order, groundings, strict=True), key=lambda pair: pair[0])]

@@ -1,36 +1,38 @@
-"""Predictions as files: our JSON lines, and the layouts that the original writes, both ways.
+"""Files of predictions: our JSON lines, and reading of the layouts that the original writes.
 
-    predictions.jsonl      ours: one line an item, everything that was said; masks as run lengths
-    FOLDER/ID.json         GCG: {"image_id", "caption", "phrases", "pred_masks"}, a file a
-                           picture; one more key around it is taken off, as in the original
-    FOLDER/*.json, FILE    captions: lists of {"image_id", "caption"}
+    write_lines(Path("predictions.jsonl"), predictions)
+    result = read_predictions(Path("predictions.jsonl"), item_set.items)
+    result.predictions[item_set.items[0].id].text
 
-Reading takes files as they come: what is wrong with them is named in `Read.notes` by these kinds,
-and costs no more than its own prediction.
+    predictions.jsonl      ours: one line per item with all fields of `Prediction`
+    FOLDER/ID.json         GCG of the original: {"image_id", "caption", "phrases", "pred_masks"};
+                           an outer key around these fields is removed, as the original does
+    FOLDER/*.json, FILE    captions of the original: lists of {"image_id", "caption"}
 
-  "unknown prediction"     nothing was asked under its id
-  "unreadable prediction"  no JSON, or not of this layout
-  "repeated prediction"    the id occurs again; the first one counts
-  "broken mask"            run lengths that describe no mask; the mask is empty
+Malformed predictions do not stop the reading. They are listed in `ReadPredictions.notes` by kind:
 
-A prediction that is not there is no line of `Read.predictions`: the metrics name it. Sizes are
-compared where masks are: in the metrics, too.
+  "unknown prediction"     no item has its id
+  "unreadable prediction"  not JSON, or not in one of these layouts
+  "repeated prediction"    the id occurs again; the first prediction counts
+  "broken mask"            invalid run lengths; the mask is replaced by an empty one
+
+Missing predictions, and masks of another size than the image, are left to the metrics, which
+report them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from glamm_jax.data import rle
 from glamm_jax.errors import GLaMMError
-from glamm_jax.evaluation.item import Item, Prediction, RunLengths
+from glamm_jax.evaluation.benchmarks.base import Item, Prediction, RunLengths
 from glamm_jax.files import write_atomic
 from glamm_jax.metrics.gcg import owners_by_number
-from glamm_jax.text.answer_parser import PHRASE, last_answer, parse_answer
 
 PREDICTIONS = "predictions.jsonl"
 UNKNOWN, UNREADABLE = "unknown prediction", "unreadable prediction"
@@ -38,19 +40,24 @@ REPEATED, BROKEN_MASK = "repeated prediction", "broken mask"
 
 
 class PredictionError(GLaMMError):
-    """Predictions that cannot be read at all. Names the file and says why."""
+    """A file of predictions that cannot be read."""
 
 
 @dataclass
 class ReadPredictions:
-    """Predictions by the id of their item, and what was irregular: kind -> ids or file names."""
+    """The result of reading predictions.
+
+    Attributes:
+        predictions: by item id.
+        notes: kind of a problem -> ids or file names.
+    """
 
     predictions: dict[str, Prediction] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, prediction: Prediction, known: Mapping[str, Item]) -> None:
-        """Keep one, if it was asked for and is the first of its id."""
-        if prediction.id not in known:
+    def add(self, prediction: Prediction, items: Mapping[str, Item]) -> None:
+        """Add a prediction, if it belongs to one of the items and is the first of its id."""
+        if prediction.id not in items:
             self.note(UNKNOWN, prediction.id)
         elif prediction.id in self.predictions:
             self.note(REPEATED, prediction.id)
@@ -58,36 +65,37 @@ class ReadPredictions:
             self.predictions[prediction.id] = prediction
 
     def note(self, kind: str, name: str) -> None:
-        """Something irregular."""
+        """Add a problem to the notes."""
         self.notes.setdefault(kind, []).append(name)
 
 
-# ------------------------------------------------------------------------------ our own lines
+# --------------------------------------------------------------------------------- JSON lines
 
 
 def to_line(prediction: Prediction) -> str:
-    """A prediction as one line of JSON, line break included."""
+    """Return a prediction as one line of JSON, line break included."""
     return json.dumps(asdict(prediction)) + "\n"
 
 
 def from_line(line: str) -> Prediction:
-    """The prediction of a line.
+    """Parse a line.
 
-    Raises: PredictionError when it is none.
+    Raises:
+        PredictionError: it is not a prediction.
     """
-    names = [each.name for each in fields(Prediction)]
+    names = [x.name for x in fields(Prediction)]
     try:
         values = json.loads(line)
-        told = {name: _frozen(values[name]) for name in names if name in values}
-        found = Prediction(**told)
-        phrases, masks = len(found.phrases), len(found.masks)
-        if len(found.phrase_of) != masks or not all(-1 <= i < phrases for i in found.phrase_of):
-            raise ValueError(f"phrase_of says not for each of {masks} masks whose it is")
-        if len(found.scores) not in (0, masks):
-            raise ValueError(f"{len(found.scores)} scores of {masks} masks")
-        return found
+        prediction = Prediction(**{x: _frozen(values[x]) for x in names if x in values})
+        phrases, masks = len(prediction.phrases), len(prediction.masks)
+        phrase_of = prediction.phrase_of
+        if len(phrase_of) != masks or not all(-1 <= i < phrases for i in phrase_of):
+            raise ValueError(f"phrase_of does not name a phrase for each of {masks} masks")
+        if len(prediction.scores) not in (0, masks):
+            raise ValueError(f"{len(prediction.scores)} scores of {masks} masks")
+        return prediction
     except (ValueError, TypeError) as error:
-        raise PredictionError(f"no prediction: {error}") from error
+        raise PredictionError(f"not a prediction: {error}") from error
 
 
 def _frozen(value: Any) -> Any:
@@ -95,135 +103,99 @@ def _frozen(value: Any) -> Any:
 
 
 def read_lines(path: Path) -> tuple[list[Prediction], bool]:
-    """The predictions of a file, and whether its last line was cut off when its run was killed.
+    """Read a file of lines.
 
-    Raises: PredictionError naming the line when another one is none.
+    Returns:
+        The predictions, and whether the last line is truncated, as when its process was killed.
+
+    Raises:
+        PredictionError: another line is not a prediction.
     """
-    *whole, last = path.read_text(encoding="utf-8").split("\n")
-    found = []
-    for number, line in enumerate(whole, start=1):
+    *lines, last = path.read_text(encoding="utf-8").split("\n")
+    predictions = []
+    for number, line in enumerate(lines, start=1):
         try:
-            found.append(from_line(line))
+            predictions.append(from_line(line))
         except PredictionError as error:
             raise PredictionError(f"{path}: line {number}: {error}") from error
-    return found, bool(last)
+    return predictions, bool(last)
 
 
 def write_lines(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Write all of them, or nothing."""
+    """Write a file of lines, atomically."""
     write_atomic(path, "".join(map(to_line, predictions)))
 
 
-# ----------------------------------------------------------------------- the original's layouts
-
-
-def original_words(prediction: Prediction) -> tuple[str, tuple[str, ...]]:
-    """Caption and phrases as the original cleans them.
-
-    Source: eval/gcg/infer.py:73-91. A line break joins the words beside it, as there.
-    """
-    if not prediction.raw:
-        return prediction.text, prediction.phrases
-    written = last_answer(prediction.raw)
-    phrases = tuple(phrase.strip() for phrase in PHRASE.findall(written))
-    return parse_answer(written).text, phrases
-
-
-def write_gcg_folder(folder: Path, predictions: Iterable[Prediction]) -> None:
-    """Write ID.json for each, as `eval/gcg/infer.py` of the original does."""
-    for each in predictions:
-        caption, phrases = original_words(each)
-        said = {"image_id": each.image_id, "caption": caption, "phrases": list(phrases)}
-        shown = {**said, "pred_masks": [dict(mask) for mask in each.masks]}
-        write_atomic(folder / f"{each.image_id}.json", json.dumps(shown))
-
-
-def write_captions(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Write a list of captions, as `eval/region_captioning/infer.py` of the original does.
-
-    An id that is a number in the annotations is one here.
-    """
-    said = [
-        {"image_id": _number(each.image_id), "caption": original_words(each)[0]}
-        for each in predictions
-    ]
-    write_atomic(path, json.dumps(said, indent=2))
-
-
-def _number(identity: str) -> int | str:
-    return int(identity) if identity.isascii() and identity.isdecimal() else identity
-
-
-# -------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------ reading
 
 
 def read_predictions(path: Path, items: Sequence[Item]) -> ReadPredictions:
-    """The predictions for these items: of a run of ours (its folder or its file), or of the
-    original.
+    """Read the predictions for items, from our files or the original's.
 
-    Raises: PredictionError when there is nothing at `path`, or nothing readable in it.
+    Args:
+        path: an evaluation's folder, predictions.jsonl, a folder of the original, or its file.
+        items: predictions of other items are noted and left out.
+
+    Raises:
+        PredictionError: there is no file at `path`, or no prediction for any item in it.
     """
     if (path / PREDICTIONS).is_file():
         path = path / PREDICTIONS
     if path.is_dir():
         files = sorted(path.glob("*.json"))
         if not files:
-            raise PredictionError(f"{path}: holds neither {PREDICTIONS} nor any ID.json")
+            raise PredictionError(f"{path}: contains neither {PREDICTIONS} nor any ID.json")
     elif path.is_file():
         files = [path]
     else:
         raise PredictionError(f"{path}: no such file or folder")
-    known, read = {item.id: item for item in items}, ReadPredictions()
-    of_picture = {item.image_id: item.id for item in reversed(items)}
+    by_id, result = {item.id: item for item in items}, ReadPredictions()
+    id_of_image = {item.image_id: item.id for item in reversed(items)}
     for file in files:
         if file.suffix == ".jsonl":
-            _read_ours(file, known, read)
-            continue
-        for found in _read_original(file, of_picture, read):
-            read.add(found, known)
-    if not read.predictions and items:
-        kinds = ", ".join(f"{len(names)} {kind}" for kind, names in read.notes.items())
+            predictions, is_truncated = read_lines(file)
+            for prediction in predictions:
+                result.add(prediction, by_id)
+            if is_truncated:
+                result.note(UNREADABLE, f"the last line of {file.name}")
+        else:
+            for prediction in _read_original(file, id_of_image, result):
+                result.add(prediction, by_id)
+    if not result.predictions and items:
+        kinds = ", ".join(f"{len(names)} {kind}" for kind, names in result.notes.items())
         raise PredictionError(f"{path}: no prediction for any of {len(items)} items ({kinds})")
-    return read
-
-
-def _read_ours(path: Path, known: Mapping[str, Item], read: ReadPredictions) -> None:
-    found, torn = read_lines(path)
-    for prediction in found:
-        read.add(prediction, known)
-    if torn:
-        read.note(UNREADABLE, f"the last line of {path.name}")
+    return result
 
 
 def _read_original(
-    path: Path, of_picture: Mapping[str, str], read: ReadPredictions
+    path: Path, id_of_image: Mapping[str, str], result: ReadPredictions
 ) -> Iterator[Prediction]:
-    """The predictions of one file, whose pictures' ids become those of items."""
+    """Read one file of the original; image ids become item ids."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        read.note(UNREADABLE, path.name)
+        result.note(UNREADABLE, path.name)
         return
-    # The original finds a picture's prediction by the name of its file.
-    entries = told if isinstance(told, list) else [_unwrapped(told, path.stem)]
+    # The original finds the prediction of an image by the name of its file.
+    entries = content if isinstance(content, list) else [_unwrapped(content, path.stem)]
     for entry in entries:
-        prediction = _original_prediction(entry, read)
+        prediction = _from_original(entry, result)
         if prediction is None:
-            read.note(UNREADABLE, path.name)
+            result.note(UNREADABLE, path.name)
             continue
-        identity = of_picture.get(prediction.image_id, prediction.image_id)
-        yield Prediction(**{**vars(prediction), "id": identity})
+        item_id = id_of_image.get(prediction.image_id, prediction.image_id)
+        yield replace(prediction, id=item_id)
 
 
-def _unwrapped(told: Any, name: str) -> Any:
-    """A picture's prediction, out of one more key where there is one."""
-    if isinstance(told, dict) and told:
-        inner = next(iter(told.values()))
-        told = inner if isinstance(inner, dict) and "caption" in inner else told
-    return told | {"image_id": name} if isinstance(told, dict) else told
+def _unwrapped(content: Any, image_id: str) -> Any:
+    """Remove an outer key around the fields of a prediction, and set its image id."""
+    if isinstance(content, dict) and content:
+        inner = next(iter(content.values()))
+        content = inner if isinstance(inner, dict) and "caption" in inner else content
+    return content | {"image_id": image_id} if isinstance(content, dict) else content
 
 
-def _original_prediction(entry: Any, read: ReadPredictions) -> Prediction | None:
+def _from_original(entry: Any, result: ReadPredictions) -> Prediction | None:
     try:
         name, caption = str(entry["image_id"]), entry["caption"]
         phrases, masks = entry.get("phrases", []), entry.get("pred_masks", [])
@@ -238,16 +210,16 @@ def _original_prediction(entry: Any, read: ReadPredictions) -> Prediction | None
         name,
         caption,
         phrases=tuple(phrases),
-        masks=tuple(_sound_mask(mask, name, read) for mask in masks),
+        masks=tuple(_valid_mask(mask, name, result) for mask in masks),
         phrase_of=owners_by_number(len(phrases), len(masks)),
     )
 
 
-def _sound_mask(mask: Any, name: str, read: ReadPredictions) -> RunLengths:
-    """The mask; an empty one, which has no pixel at all, where its run lengths are broken."""
+def _valid_mask(mask: Any, name: str, result: ReadPredictions) -> RunLengths:
+    """Return the mask, or one without any pixel where its run lengths are invalid."""
     try:
         rle.decode(mask)
     except rle.MaskError:
-        read.note(BROKEN_MASK, name)
+        result.note(BROKEN_MASK, name)
         return {"size": [0, 0], "counts": ""}
     return mask

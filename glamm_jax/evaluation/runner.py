@@ -1,14 +1,14 @@
-"""Every item is asked once, whatever is interrupted and by however many processes.
+"""Predict every item exactly once, over several processes, resumable after an interruption.
 
-    predictions = ask_all(assistant, records, items, Path("out"), batch_size=16)
+    predictions = predict_all(assistant, item_set.records, item_set.items, Path("out"))
 
-    OUT/parts/3.jsonl      what process 3 has, a line as soon as it is said
-    OUT/predictions.jsonl  all of them in the order of the items, once nothing is missing
+    OUT/parts/3.jsonl      predictions of process 3, one line each, written as they are made
+    OUT/predictions.jsonl  all predictions in the order of the items, once none is missing
 
-A process answers the items of every n-th picture on its own devices; nobody waits for anybody,
-until the first process puts the parts together. Whatever a part holds is not asked again, also by
-another number of processes or in other batches. They share the folder, as on one machine or a
-common file system.
+Process i of n predicts the items of every n-th image, on its own devices. No process waits for
+another one until the first merges the parts. Items that any part has are not predicted again, also
+by another number of processes or with another batch size. The processes share the folder: they run
+on one machine or on a common file system.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,14 +24,15 @@ import jax
 from tqdm import tqdm
 
 from glamm_jax.data.record_sources import RecordSource
-from glamm_jax.evaluation.item import Item, Prediction
+from glamm_jax.evaluation.benchmarks.base import Item, Prediction
 from glamm_jax.evaluation.predict import predict
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, read_lines, to_line, write_lines
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 
 PARTS = "parts"
-POLL = 0.5  # seconds between two looks at what the other processes have
+POLL_SECONDS = 0.5  # between two checks of what the other processes have written
+LOG_SECONDS = 10.0  # between two updates of the progress bar in a file
 
 
 class ProcessShare(NamedTuple):
@@ -41,8 +42,8 @@ class ProcessShare(NamedTuple):
     count: int
 
     @classmethod
-    def here(cls) -> ProcessShare:
-        """That of this process."""
+    def of_this_process(cls) -> ProcessShare:
+        """Return the share of this process."""
         return cls(jax.process_index(), jax.process_count())
 
 
@@ -54,83 +55,89 @@ def predict_all(
     batch_size: int = 8,
     max_tokens: int = MAX_NEW_TOKENS,
 ) -> list[Prediction]:
-    """Predictions in the order of the items; none in processes but the first, which has them all.
+    """Predict all items that the folder does not have yet.
 
-    Raises: PredictionError when a file of an earlier run holds something else.
+    Args:
+        assistant: the model.
+        records: as in `predict`.
+        items: of all processes.
+        out: folder of the predictions.
+        batch_size: as in `predict`.
+        max_tokens: as in `predict`.
+
+    Returns:
+        In the first process all predictions, in the order of the items; in the others nothing.
+
+    Raises:
+        PredictionError: a file of the folder has something else in it.
     """
-    share = ProcessShare.here()
-    done = finished(out)
+    share = ProcessShare.of_this_process()
+    finished = read_finished(out)
     own = [item for item in items if item.record % share.count == share.index]
-    left = [item for item in own if item.id not in done]
-    if left:
+    missing = [item for item in own if item.id not in finished]
+    if missing:
         part = out / PARTS / f"{share.index}.jsonl"
         part.parent.mkdir(parents=True, exist_ok=True)
-        dropped = _without_torn_line(part)
-        if dropped:
-            _say(f"{part}: its last line was cut off, and is asked again")
-        with (
-            _bar(len(own), len(own) - len(left), share) as bar,
-            part.open("a", encoding="utf-8") as file,
-        ):
-            for prediction in predict(assistant, records, left, batch_size, max_tokens):
+        if _drop_truncated_line(part):
+            _print(f"{part}: the last line was truncated; its item is predicted again")
+        progress = tqdm(
+            total=len(own),
+            initial=len(own) - len(missing),
+            unit="item",
+            mininterval=0.5 if sys.stderr.isatty() else LOG_SECONDS,
+            disable=share.index > 0,
+        )
+        with progress, part.open("a", encoding="utf-8") as file:
+            for prediction in predict(assistant, records, missing, batch_size, max_tokens):
                 file.write(to_line(prediction))
                 file.flush()
-                bar.update()
-    return _together(items, out) if share.index == 0 else []
-
-
-def finished(out: Path) -> dict[str, Prediction]:
-    """What is there already, by the id of its item.
-
-    Raises: PredictionError when a line that was not cut off is no prediction.
-    """
-    files = [out / PREDICTIONS, *sorted((out / PARTS).glob("*.jsonl"))]
-    return {each.id: each for file in files if file.is_file() for each in read_lines(file)[0]}
-
-
-def _together(items: Sequence[Item], out: Path) -> list[Prediction]:
-    """Wait for the other processes, then put everything in order, in one file."""
-    done = _when_complete(items, out, lambda missing: _say(f"waiting for {missing} items"))
-    predictions = [done[item.id] for item in items]
+                progress.update()
+    if share.index:
+        return []
+    by_id = _wait_for_all(items, out)
+    predictions = [by_id[item.id] for item in items]
     write_lines(out / PREDICTIONS, predictions)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     return predictions
 
 
-def _when_complete(
-    items: Sequence[Item], out: Path, waiting: Callable[[int], None]
-) -> dict[str, Prediction]:
-    seen, told = -1, False
+def read_finished(out: Path) -> dict[str, Prediction]:
+    """Read the predictions that the folder has, by item id.
+
+    Raises:
+        PredictionError: a line other than a truncated last one is not a prediction.
+    """
+    files = [out / PREDICTIONS, *sorted((out / PARTS).glob("*.jsonl"))]
+    return {x.id: x for file in files if file.is_file() for x in read_lines(file)[0]}
+
+
+def _wait_for_all(items: Sequence[Item], out: Path) -> dict[str, Prediction]:
+    """Wait until the parts of all processes have all items."""
+    last_size, is_announced = -1, False
     while True:
         size = sum(file.stat().st_size for file in (out / PARTS).glob("*.jsonl"))
-        if size != seen:  # otherwise there is nothing new in them
-            seen, done = size, finished(out)
-            missing = sum(item.id not in done for item in items)
-            if not missing:
-                return done
-            if not told:
-                waiting(missing)
-                told = True
-        time.sleep(POLL)
+        if size != last_size:  # otherwise nothing has been written
+            last_size, finished = size, read_finished(out)
+            num_missing = sum(item.id not in finished for item in items)
+            if not num_missing:
+                return finished
+            if not is_announced:
+                _print(f"waiting for {num_missing} items")
+                is_announced = True
+        time.sleep(POLL_SECONDS)
 
 
-def _without_torn_line(part: Path) -> bool:
-    """Cut off what was being written when the run was killed; whether there was such a line."""
+def _drop_truncated_line(part: Path) -> bool:
+    """Remove the line that was being written when the process was killed, if there is one."""
     if not part.is_file():
         return False
     data = part.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) == len(data):
+    complete = data[: data.rfind(b"\n") + 1]
+    if len(complete) == len(data):
         return False
-    part.write_bytes(whole)
+    part.write_bytes(complete)
     return True
 
 
-def _bar(total: int, done: int, share: ProcessShare) -> tqdm:
-    """Items a second, and when the first process will have done its share."""
-    every = 0.5 if sys.stderr.isatty() else 10.0  # seconds; a file need not hold each step
-    return tqdm(total=total, initial=done, unit="item", mininterval=every, disable=share.index > 0)
-
-
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     tqdm.write(f"eval: {text}", file=sys.stderr)

@@ -1,8 +1,10 @@
-"""The file of a run's scores: figures of both modes, and what every item contributes to them.
+"""The file of an evaluation's scores: metrics of both modes, and what each item contributes.
 
-    scores = RunScores("gcg", "val", {"compat": scored, "strict": other}, data_hash="8c1f...")
-    save_scores(out / "scores.json", scores)
-    load_scores(out / "scores.json").modes["compat"].scores["mIoU"]
+    result = MetricResult({"mIoU": 0.663}, {"sa_1": {"mIoU": 0.663}})
+    save_scores(Path("scores.json"), RunScores("gcg", "val", {"compat": result}))
+    load_scores(Path("scores.json")).modes["compat"].scores["mIoU"]
+
+The file:
 
     {"benchmark": "gcg", "split": "val", "data_hash": "8c1f...", "similarity": "bert-base-...",
      "counts": {"items": 2500, "predictions": 2500},
@@ -13,7 +15,8 @@
        "sa_1": {"compat": {"mIoU": 0.71, "matches": 2.0, ...}, "strict": {...}},
        ...}}
 
-Shares are fractions. What is not a number (a mean of nothing) is null in the file.
+"each" has `MetricResult.per_item`. Shares are fractions. A value that is not finite (a mean over
+nothing) is null in the file.
 """
 
 from __future__ import annotations
@@ -29,19 +32,24 @@ from glamm_jax.errors import GLaMMError
 from glamm_jax.files import write_atomic
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 
-SCORES = "scores.json"  # its name in the folder of a run
+SCORES = "scores.json"  # its name in an evaluation's folder
 
 
 class ScoresError(GLaMMError):
-    """A file holds no scores. Names it and says why."""
+    """A file that does not contain scores."""
 
 
 @dataclass(frozen=True)
 class RunScores:
-    """What a run scored.
+    """The scores of an evaluation.
 
-    data_hash: of the items, pictures and truths that were asked; runs are comparable where it is
-        the same. similarity: the judge of texts, as it names itself. counts: how many of what.
+    Attributes:
+        benchmark: its name.
+        split: with the name of the data, as in the paper's tables.
+        modes: metrics by mode.
+        data_hash: of the items and images; evaluations are comparable if theirs are equal.
+        similarity: name of the scorer of phrases.
+        counts: of items, predictions, and failed predictions.
     """
 
     benchmark: str
@@ -53,7 +61,7 @@ class RunScores:
 
 
 def save_scores(path: Path, scores: RunScores) -> None:
-    """Write the file, all or nothing; one line an item, so that `grep` finds it."""
+    """Write the file atomically; one line per item, so that `grep` finds an item."""
     modes = scores.modes
     head = {
         "benchmark": scores.benchmark,
@@ -61,59 +69,66 @@ def save_scores(path: Path, scores: RunScores) -> None:
         "data_hash": scores.data_hash,
         "similarity": scores.similarity,
         "counts": dict(scores.counts),
-        "modes": {mode: _plain(scored.scores) for mode, scored in modes.items()},
-        "ratios": {mode: dict(scored.ratios) for mode, scored in modes.items()},
-        "notes": {mode: dict(scored.notes) for mode, scored in modes.items()},
+        "modes": {mode: _to_json(result.scores) for mode, result in modes.items()},
+        "ratios": {mode: dict(result.ratios) for mode, result in modes.items()},
+        "notes": {mode: dict(result.notes) for mode, result in modes.items()},
     }
-    ids = dict.fromkeys(name for scored in modes.values() for name in scored.per_item)
+    ids = dict.fromkeys(name for result in modes.values() for name in result.per_item)
     lines = []
     for name in ids:
-        own = {mode: x.per_item[name] for mode, x in modes.items() if name in x.per_item}
-        columns = {mode: _plain(values) for mode, values in own.items()}
+        columns = {
+            mode: _to_json(result.per_item[name])
+            for mode, result in modes.items()
+            if name in result.per_item
+        }
         lines.append(f"    {json.dumps(name)}: {json.dumps(columns, allow_nan=False)}")
     top = json.dumps(head, indent=2, allow_nan=False).removesuffix("\n}")
     write_atomic(path, f'{top},\n  "each": {{\n' + ",\n".join(lines) + "\n  }\n}\n")
 
 
 def load_scores(path: Path) -> RunScores:
-    """Read what `save_scores` wrote.
+    """Read a file that `save_scores` wrote.
 
-    Raises: ScoresError when there is no such file or it holds something else.
+    Raises:
+        ScoresError: there is no such file, or it does not contain scores.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"))
         modes: dict[Mode, MetricResult] = {
-            mode: _scored(found, mode) for mode in MODES if mode in found["modes"]
+            mode: _mode_result(fields, mode) for mode in MODES if mode in fields["modes"]
         }
         return RunScores(
-            benchmark=found["benchmark"],
-            split=found["split"],
+            benchmark=fields["benchmark"],
+            split=fields["split"],
             modes=modes,
-            data_hash=found["data_hash"],
-            similarity=found["similarity"],
-            counts=found["counts"],
+            data_hash=fields["data_hash"],
+            similarity=fields["similarity"],
+            counts=fields["counts"],
         )
     except FileNotFoundError as error:
-        raise ScoresError(f"{path}: no such file; is this the folder of a scored run?") from error
+        raise ScoresError(
+            f"{path}: no such file; is this the folder of a finished evaluation?"
+        ) from error
     except (OSError, ValueError) as error:
         raise ScoresError(f"{path}: cannot be read: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ScoresError(f"{path}: not a file of scores: {error!r}") from error
 
 
-def _scored(found: Mapping[str, Any], mode: Mode) -> MetricResult:
-    each = found["each"].items()
+def _mode_result(fields: Mapping[str, Any], mode: Mode) -> MetricResult:
+    items = fields["each"].items()
+    ratios = fields["ratios"][mode].items()
     return MetricResult(
-        scores=_numbers(found["modes"][mode]),
-        per_item={name: _numbers(columns[mode]) for name, columns in each if mode in columns},
-        ratios={key: (above, below) for key, (above, below) in found["ratios"][mode].items()},
-        notes={kind: tuple(names) for kind, names in found["notes"][mode].items()},
+        scores=_from_json(fields["modes"][mode]),
+        per_item={name: _from_json(columns[mode]) for name, columns in items if mode in columns},
+        ratios={key: (numerator, denominator) for key, (numerator, denominator) in ratios},
+        notes={kind: tuple(names) for kind, names in fields["notes"][mode].items()},
     )
 
 
-def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+def _to_json(values: Mapping[str, float]) -> dict[str, float | None]:
     return {key: float(x) if math.isfinite(x) else None for key, x in values.items()}
 
 
-def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
+def _from_json(values: Mapping[str, float | None]) -> dict[str, float]:
     return {key: math.nan if x is None else float(x) for key, x in values.items()}

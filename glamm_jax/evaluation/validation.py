@@ -1,13 +1,13 @@
-"""The look at held-out examples during a run, by the benchmarks that `python -m eval` runs.
+"""Validation on held-out examples during training, with the benchmarks of `glamm-jax eval`.
 
-A score is called after its benchmark and its figure, both of mode strict: `gcg/mIoU`, `gcg/recall`,
-`gcg/phrases_right`, `refseg/free gIoU`, `region_caption/exact`. It is there where the dataset has
-something for its benchmark. Of every picture one item of each is asked, in the words of training.
+The metrics are named by benchmark and metric, in mode strict: `gcg/mIoU`, `gcg/phrases_right`,
+`refseg/free gIoU`, `region_caption/exact`. Benchmarks that the dataset has no annotations for are
+left out. Of every image one item per benchmark is evaluated, with the prompts of training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
@@ -19,10 +19,9 @@ from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.data import rle
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.data.record_sources import RecordSource, open_records
-from glamm_jax.evaluation.benchmarks import BENCHMARKS, Benchmark
-from glamm_jax.evaluation.item import Item, Prediction
+from glamm_jax.evaluation.benchmarks import BENCHMARKS
+from glamm_jax.evaluation.benchmarks.base import Benchmark, Item, Prediction, TextScorers
 from glamm_jax.evaluation.predict import predict
-from glamm_jax.evaluation.scoring import TextScorers
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import current_mesh
@@ -31,11 +30,12 @@ from glamm_jax.text.answer_parser import parse_answer
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.training.loop import Validate, ValidationResult
 
-LOOKED_AT = tuple(BENCHMARKS[name] for name in ("gcg", "refseg", "region_caption"))
-ROWS = 16  # of a batch
+VALIDATED = tuple(benchmark for benchmark in BENCHMARKS.values() if benchmark.in_validation)
+MAX_BATCH_SIZE = 16
+PANEL_GAP = 12  # pixels of white to the right of each side of a panel
 
 
-class Asked(NamedTuple):
+class BenchmarkItem(NamedTuple):
     """An item and the benchmark that it belongs to."""
 
     benchmark: Benchmark
@@ -43,73 +43,102 @@ class Asked(NamedTuple):
 
 
 def make_validate(config: ExperimentConfig) -> Validate | None:
-    """What looks at the examples that `config.evaluation` names; None where it never does.
+    """Return the validation that `config.validation` describes; None if it is disabled.
 
-    Raises: ConfigError or TokenizerError when they or the tokenizer cannot be used.
+    Raises:
+        ConfigError: the dataset cannot be used.
+        TokenizerError: the tokenizer cannot be used.
     """
-    look = config.validation
-    if not look.every:
+    validation = config.validation
+    if not validation.every:
         return None
-    records = open_records(look.dataset, look.split, config.data.seed)
+    records = open_records(validation.dataset, validation.split, config.data.seed)
     tokenizer = load_tokenizer(config.data.tokenizer, config.model.tokens)
-    asked = [*islice(_asked(records), look.num_examples)]
+    pairs = [*islice(_benchmark_items(records), validation.num_examples)]
+    items = [pair.item for pair in pairs]
 
-    def evaluate(model: GLaMM, step: int) -> ValidationResult:
+    def validate(model: GLaMM, step: int) -> ValidationResult:
         assistant = Assistant(model, tokenizer, current_mesh())
-        items = [each.item for each in asked]
-        told = predict(assistant, records, items, min(ROWS, len(items)), look.max_tokens)
-        said = {prediction.id: prediction for prediction in told}
-        shown = (each.item for each in asked[: look.num_panels])
-        panels = [panel(open_image(records[x.record].image), x, said[x.id]) for x in shown]
-        return ValidationResult(dict(scores(asked, said)), panels)
+        batch_size = min(MAX_BATCH_SIZE, len(items))
+        predictions = {
+            prediction.id: prediction
+            for prediction in predict(assistant, records, items, batch_size, validation.max_tokens)
+        }
+        panels = [
+            draw_panel(open_image(records[item.record].image), item, predictions[item.id])
+            for item in items[: validation.num_panels]
+        ]
+        return ValidationResult(score_items(pairs, predictions), panels)
 
-    return evaluate
-
-
-def _asked(records: RecordSource) -> Iterator[Asked]:
-    """Record by record the first item of every benchmark; ids are its own among all."""
-    for number in range(len(records)):
-        for benchmark in LOOKED_AT:
-            made = benchmark.from_record(records[number], number, benchmark.wording("ours"))
-            for item in islice(made, 1):
-                yield Asked(benchmark, replace(item, id=f"{benchmark.name} {item.id}"))
+    return validate
 
 
-def scores(asked: Sequence[Asked], said: dict[str, Prediction]) -> Iterator[tuple[str, float]]:
-    """Figures by benchmark; texts are compared without Java."""
-    for benchmark in LOOKED_AT:
-        items = [each.item for each in asked if each.benchmark is benchmark]
-        own = {item.id: said[item.id] for item in items}
+def _benchmark_items(records: RecordSource) -> Iterator[BenchmarkItem]:
+    """Yield the first item of every benchmark, record by record, with ids unique among all."""
+    for index in range(len(records)):
+        for benchmark in VALIDATED:
+            items = benchmark.items_from_record(
+                records[index], index, benchmark.prompt_template("ours")
+            )
+            for item in islice(items, 1):
+                yield BenchmarkItem(benchmark, replace(item, id=f"{benchmark.name} {item.id}"))
+
+
+def score_items(
+    pairs: Sequence[BenchmarkItem], predictions: Mapping[str, Prediction]
+) -> dict[str, float]:
+    """Return the metrics by "benchmark/metric"; texts are compared without Java."""
+    metrics = {}
+    for benchmark in VALIDATED:
+        items = [pair.item for pair in pairs if pair.benchmark is benchmark]
         if items:
-            for figure, value in benchmark.score(
-                items, own, "strict", TextScorers()
-            ).scores.items():
-                yield f"{benchmark.name}/{figure}", value
+            own = {item.id: predictions[item.id] for item in items}
+            result = benchmark.score(items, own, "strict", TextScorers())
+            for metric, value in result.scores.items():
+                metrics[f"{benchmark.name}/{metric}"] = value
+    return metrics
 
 
-def panel(
-    image: UInt8[np.ndarray, "h w 3"], item: Item, said: Prediction
+def draw_panel(
+    image: UInt8[np.ndarray, "h w 3"], item: Item, prediction: Prediction
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """What was answered beside what is true, each with its masks in the colours of its words."""
-    asked = ColouredText(parse_answer(item.prompt).text)
+    """Draw prediction and reference side by side, masks in the colours of their phrases.
+
+    Args:
+        image: upright image of the item.
+        item: with prompt and reference.
+        prediction: for the item.
+    """
+    prompt = ColouredText(parse_answer(item.prompt).text)
     boxes = np.array(item.regions) if item.regions else None
-    told = (_spoken("Answer: ", *_said(said)), _spoken("Truth: ", *_true(item)))
-    sides = [draw_overlay(image, [asked, passage], boxes) for passage in told]
-    return _beside([np.asarray(side.convert("RGB")) for side in sides])
+    texts = (
+        _labelled("Prediction: ", prediction.text, _prediction_layers(prediction)),
+        _labelled("Reference: ", *_reference_layers(item)),
+    )
+    sides = [
+        np.asarray(draw_overlay(image, [prompt, text], boxes).convert("RGB")) for text in texts
+    ]
+    height = max(side.shape[0] for side in sides)
+    padded = [
+        np.pad(side, ((0, height - len(side)), (0, PANEL_GAP), (0, 0)), constant_values=255)
+        for side in sides
+    ]
+    return np.concatenate(padded, axis=1)
 
 
-def _said(said: Prediction) -> tuple[str, list[MaskLayer]]:
-    phrases = parse_answer(said.raw).phrases
+def _prediction_layers(prediction: Prediction) -> list[MaskLayer]:
+    phrases = parse_answer(prediction.raw).phrases
     layers = []
-    for mask, owner in zip(said.masks, said.phrase_of, strict=True):
-        place = (phrases[owner].start, phrases[owner].end) if owner >= 0 else (0, 0)
-        layers.append(
-            MaskLayer(said.phrases[owner] if owner >= 0 else "", rle.decode(mask), *place)
-        )
-    return said.text, layers
+    for mask, i in zip(prediction.masks, prediction.phrase_of, strict=True):
+        name, start, end = "", 0, 0
+        if i >= 0:
+            name, start, end = prediction.phrases[i], phrases[i].start, phrases[i].end
+        layers.append(MaskLayer(name, rle.decode(mask), start, end))
+    return layers
 
 
-def _true(item: Item) -> tuple[str, list[MaskLayer]]:
+def _reference_layers(item: Item) -> tuple[str, list[MaskLayer]]:
+    """Return the reference text, or the list of phrases, with its layers."""
     text = item.reference_texts[0] if item.reference_texts else ", ".join(item.reference_phrases)
     layers, end = [], 0
     for phrase, mask in zip(item.reference_phrases, item.reference_masks, strict=True):
@@ -119,19 +148,10 @@ def _true(item: Item) -> tuple[str, list[MaskLayer]]:
     return text, layers
 
 
-def _spoken(who: str, text: str, layers: Sequence[MaskLayer]) -> ColouredText:
-    """Words with who says them in front; a layer without words has its place nowhere."""
+def _labelled(label: str, text: str, layers: Sequence[MaskLayer]) -> ColouredText:
+    """Put a label in front of a text; a layer without words (start = end = 0) stays without."""
     moved = [
-        replace(each, start=each.start + len(who), end=each.end + len(who)) if each.end else each
-        for each in layers
+        replace(x, start=x.start + len(label), end=x.end + len(label)) if x.end else x
+        for x in layers
     ]
-    return ColouredText(who + text, moved)
-
-
-def _beside(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "h w 3"]:
-    """Pictures in a row, on white."""
-    height = max(picture.shape[0] for picture in pictures)
-    padded = [
-        np.pad(p, ((0, height - len(p)), (0, 12), (0, 0)), constant_values=255) for p in pictures
-    ]
-    return np.concatenate(padded, axis=1)
+    return ColouredText(label + text, moved)

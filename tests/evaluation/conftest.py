@@ -1,4 +1,4 @@
-"""The shipped tiny model of the mini-world, and questions that it knows."""
+"""The shipped tiny model of the mini-world, and items that it can answer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import glamm_jax.miniworld  # noqa: F401  # registers the scheme miniworld/NAME
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.items import EvaluationData, ItemSet, open_items
 from glamm_jax.inference.chat import Assistant, load
@@ -13,11 +14,11 @@ from glamm_jax.inference.chat import Assistant, load
 MODEL = Path(__file__).resolve().parents[2] / "checkpoints" / "miniworld-tiny"
 
 
-def miniworld(benchmark: str, pictures: int, split: str = "test") -> ItemSet:
-    """Items of held-out scenes, in the words that the tiny model knows."""
-    asked = BENCHMARKS[benchmark]
-    data = EvaluationData("miniworld/easy@64", split, limit=pictures)
-    return open_items(asked, data, asked.wording("ours"))
+def miniworld(name: str, num_images: int, split: str = "test") -> ItemSet:
+    """Items of held-out scenes, with the prompts that the tiny model was trained with."""
+    benchmark = BENCHMARKS[name]
+    data = EvaluationData("miniworld/easy@64", split, limit=num_images)
+    return open_items(benchmark, data, benchmark.prompt_template("ours"))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
-"""One process of several that answer together: python -m tests.evaluation.one_process OUT PORT.
+"""One process of an evaluation by several: python -m tests.evaluation.one_process OUT PORT.
 
-Spawned by test_asking.py. Each has one device of its own, and writes down what it was asked.
+Started by test_runner.py. It has one device, and writes the ids that it predicted to a file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Join the others and answer a share."""
+    """Join the other processes and predict a share of the items."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("port")
@@ -28,17 +28,17 @@ def main() -> None:
     from glamm_jax.inference.chat import load
     from tests.evaluation.conftest import MODEL, miniworld
 
-    asked: list[str] = []
+    predicted: list[str] = []
     original = runner.predict
 
-    def watched(assistant: Any, records: Any, items: Any, *sizes: int) -> Any:
-        asked.extend(item.id for item in items)
+    def recording(assistant: Any, records: Any, items: Any, *sizes: int) -> Any:
+        predicted.extend(item.id for item in items)
         return original(assistant, records, items, *sizes)
 
-    runner.predict = watched
-    found = miniworld("refseg", 2)
-    runner.predict_all(load(MODEL), found.records, found.items, options.out, 8, 8)
-    (options.out / f"asked-{options.process}.json").write_text(json.dumps(asked))
+    runner.predict = recording
+    item_set = miniworld("refseg", 2)
+    runner.predict_all(load(MODEL), item_set.records, item_set.items, options.out, 8, 8)
+    (options.out / f"predicted-{options.process}.json").write_text(json.dumps(predicted))
 
 
 if __name__ == "__main__":

@@ -68,14 +68,14 @@ def test_batches_agree_with_one_text_at_a_time(folder: Path, batch_size: int) ->
 def test_a_text_is_embedded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     similarity = BertSimilarity(folder, batch_size=4)
     batches: list[list[str]] = []
-    embedded = similarity._embedded
+    embedded = similarity._embed
 
     def counted(texts: list[str]) -> Any:
         batches.append(texts)
         return embedded(texts)
 
-    monkeypatch.setattr(similarity, "_embedded", counted)
-    similarity.warm(TEXTS)
+    monkeypatch.setattr(similarity, "_embed", counted)
+    similarity.embed_all(TEXTS)
     similarity(TEXTS, [*TEXTS, "the car"])
     assert [len(batch) for batch in batches] == [4, 2, 1]
     assert sorted(text for batch in batches for text in batch) == sorted({*TEXTS, "the car"})
@@ -103,9 +103,9 @@ def test_the_name_tells_encoders_apart(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_encoder_says_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match="Without a network give a folder"):
+    with pytest.raises(EncoderError, match="Without network access use a folder"):
         BertSimilarity(tmp_path / "nothing")
-    with pytest.raises(EncoderError, match="no encoder there"):
+    with pytest.raises(EncoderError, match="not an encoder"):
         BertSimilarity("somebody/absent-encoder")
 
 
@@ -119,7 +119,7 @@ def test_an_encoder_whose_weights_are_missing_is_refused(folder: Path, tmp_path:
         tmp_path / "bert" / "model.safetensors",
         metadata={"format": "pt"},
     )
-    with pytest.raises(EncoderError, match=r"tensors are missing, .*layer\.1\.output"):
+    with pytest.raises(EncoderError, match=r"tensors are missing, such as .*layer\.1\.output"):
         BertSimilarity(tmp_path / "bert")
 
 

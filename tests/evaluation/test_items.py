@@ -1,4 +1,4 @@
-"""Items come out of scenes, shards, datasets as they came; what is missing is named."""
+"""Items of scenes, shards and datasets in their original layout; missing files are named."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from tests.evaluation.conftest import miniworld
 
 
 def opened(benchmark: str, path: Path | str, split: str, **other: Any) -> ItemSet:
-    asked = BENCHMARKS[benchmark]
-    return open_items(asked, EvaluationData(str(path), split, **other), asked.wording())
+    data = EvaluationData(str(path), split, **other)
+    return open_items(BENCHMARKS[benchmark], data, BENCHMARKS[benchmark].prompt_template())
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_has_items_in_the_mini_world(name: str) -> None:
-    found = miniworld(name, 3)
-    assert len({item.record for item in found.items}) == 3
-    assert all(found.records[item.record].image_id == item.image_id or "/" in item.id
-               for item in found.items)  # fmt: skip
-    assert found.name == "miniworld"
+    item_set = miniworld(name, 3)
+    assert len({item.record for item in item_set.items}) == 3
+    assert all(
+        item_set.records[item.record].image_id == item.image_id or "/" in item.id
+        for item in item_set.items
+    )
+    assert item_set.name == "miniworld"
 
 
 def test_the_hash_follows_from_what_is_asked_and_true() -> None:
@@ -46,10 +48,10 @@ def test_the_hash_follows_from_what_is_asked_and_true() -> None:
 def test_datasets_are_asked_as_they_came(
     goldens: Path, benchmark: str, dataset: str, split: str, texts: int
 ) -> None:
-    found = opened(benchmark, goldens / "fixtures" / "data", split, dataset=dataset)
-    assert found.items
-    assert all(len(item.reference_texts) >= min(texts, 1) for item in found.items)
-    assert found.name == {"refcocog_regions": "refcocog", "grandf_ha": ""}.get(dataset, dataset)
+    item_set = opened(benchmark, goldens / "fixtures" / "data", split, dataset=dataset)
+    assert item_set.items
+    assert all(len(item.reference_texts) >= min(texts, 1) for item in item_set.items)
+    assert item_set.name == {"refcocog_regions": "refcocog", "grandf_ha": ""}.get(dataset, dataset)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_datasets_are_asked_as_they_came(
         ("refseg", "", {}, r"no dataset_info.json, so no record shards.*--dataset NAME"),
         ("refseg", "", {"dataset": "refcoc"}, "did you mean 'refcoco'"),
         ("refseg", "", {"dataset": "refcoco"}, "no Refer_Segm/refcoco in it"),
-        ("region_caption", "", {}, r"one file \*captions.json of split 'val' is expected"),
+        ("region_caption", "", {}, r"expected one file \*captions.json of split 'val'"),
         ("conversation", "", {}, "questions.jsonl: no such file; LLaVA-Bench has"),
         ("gcg", "miniworld/none", {}, "no mini-world 'none'; there are easy"),
         ("gcg", "miniworld/easy", {"limit": 0}, "at least one"),
@@ -79,7 +81,7 @@ def test_a_split_without_anything_to_ask_is_an_error_that_says_what_was_left_out
 ) -> None:
     data = tmp_path / "Refer_Segm"
     shutil.copytree(goldens / "fixtures" / "data" / "Refer_Segm", data)
-    for picture in data.rglob("*.jpg"):
-        picture.unlink()
-    with pytest.raises(ItemsError, match=r"nothing in split 'val' for refseg \(left out: \d+ no"):
+    for image in data.rglob("*.jpg"):
+        image.unlink()
+    with pytest.raises(ItemsError, match=r"no items in split 'val' for refseg \(left out: \d+ no"):
         opened("refseg", tmp_path, "val", dataset="refcoco")

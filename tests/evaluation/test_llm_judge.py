@@ -1,4 +1,4 @@
-"""The judge is asked once a case, whatever fails; reviews are worth sums over sums."""
+"""The judge reviews every case once, whatever fails; scores are ratios of sums."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class FakeJudge:
             handler.end_headers()
             handler.wfile.write(data)
 
-    def asked_for(self) -> list[str]:
-        """The questions, in order."""
+    def prompts(self) -> list[str]:
+        """The prompts of all requests, in order."""
         return [body["messages"][1]["content"] for _, _, body in self.requests]
 
     def close(self) -> None:
@@ -87,8 +87,8 @@ def judge_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     def make(*replies: Any, **options: Any) -> tuple[LLMJudge, FakeJudge]:
         servers.append(FakeJudge(*replies))
-        made = LLMJudge(servers[-1].url, "fake", wait=0.001, **options)
-        return made, servers[-1]
+        judge = LLMJudge(servers[-1].url, "fake", wait=0.001, **options)
+        return judge, servers[-1]
 
     yield make
     for server in servers:
@@ -100,19 +100,19 @@ def test_the_judge_reads_question_description_and_both_answers(
 ) -> None:
     judge, server = judge_of("8 7\nBecause.")
     monkeypatch.setenv("OPENAI_API_KEY", "a secret")
-    assert judge.ask(CASES[1].request) == "8 7\nBecause."
+    assert judge.complete(CASES[1].request) == "8 7\nBecause."
     ((path, headers, body),) = server.requests
     assert path == "/v1/chat/completions"
     assert headers["Authorization"] == "Bearer a secret"
     assert body["model"] == "fake"
-    asked = body["messages"][1]["content"]
-    places = [asked.index(x) for x in ("a tower", "question 1?", "reference 1", "answer 1\n")]
+    prompt = body["messages"][1]["content"]
+    places = [prompt.index(x) for x in ("a tower", "question 1?", "reference 1", "answer 1\n")]
     assert places == sorted(places)
 
 
 def test_an_endpoint_without_a_key_gets_none(judge_of: Any) -> None:
     judge, server = judge_of("8 7")
-    replace(judge, url=server.url + "/chat/completions/").ask("x")
+    replace(judge, url=server.url + "/chat/completions/").complete("x")
     ((path, headers, _),) = server.requests
     assert path == "/v1/chat/completions"
     assert "Authorization" not in headers
@@ -133,21 +133,21 @@ def test_an_endpoint_without_a_key_gets_none(judge_of: Any) -> None:
 )
 def test_trouble_is_tried_again(judge_of: Any, trouble: Any) -> None:
     judge, server = judge_of(trouble, "8 7", timeout=0.2)
-    assert judge.ask("x") == "8 7"
+    assert judge.complete("x") == "8 7"
     assert len(server.requests) == 2
 
 
 def test_a_refusal_is_not_tried_again_and_says_why(judge_of: Any) -> None:
     judge, server = judge_of((401, {}))
     with pytest.raises(JudgeError, match=r"refuses: 401 .*because.*\$OPENAI_API_KEY"):
-        judge.ask("x")
+        judge.complete("x")
     assert len(server.requests) == 1
 
 
 def test_a_judge_that_stays_silent_is_given_up(judge_of: Any) -> None:
     judge, server = judge_of((500, {}), attempts=3)
     with pytest.raises(JudgeError, match=r"no answer in 3 attempts.*500.*run the same command"):
-        judge.ask("x")
+        judge.complete("x")
     assert len(server.requests) == 3
 
 
@@ -160,7 +160,7 @@ def test_a_server_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_address_that_is_none_is_said_at_once() -> None:
-    with pytest.raises(JudgeError, match="'localhost:8000' is no address"):
+    with pytest.raises(JudgeError, match="'localhost:8000' is not a judge's address"):
         LLMJudge("localhost:8000", "fake")
 
 
@@ -175,7 +175,7 @@ def test_reviews_go_on_where_they_stopped(judge_of: Any, tmp_path: Path) -> None
     reviews = review_all(CASES, judge, path)
     assert [review.scores for review in reviews] == [(8, 7), (9, 5), (6, 6), (7, 7)]
     assert [review.id for review in reviews] == [case.id for case in CASES]
-    assert [case.request for case in CASES[2:]] == server.asked_for()
+    assert [case.request for case in CASES[2:]] == server.prompts()
     again, server = judge_of("1 1")
     assert review_all(CASES, again, path) == reviews
     assert not server.requests
@@ -197,7 +197,7 @@ def test_a_broken_line_is_named(judge_of: Any, tmp_path: Path, line: str) -> Non
     review_all(CASES[:1], judge, tmp_path / "reviews.jsonl")
     with (tmp_path / "reviews.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(line + "\n")
-    with pytest.raises(JudgeError, match=r"reviews\.jsonl: line 2 is no review"):
+    with pytest.raises(JudgeError, match=r"reviews\.jsonl: line 2 is not a review"):
         review_all(CASES, judge, tmp_path / "reviews.jsonl")
 
 

@@ -1,4 +1,4 @@
-"""Predictions survive our file and the original's folders; what is wrong with one is named."""
+"""Predictions are read back from our file and the original's; problems are named."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from glamm_jax.data import rle
-from glamm_jax.evaluation.item import Item, Prediction
+from glamm_jax.evaluation.benchmarks import gcg
+from glamm_jax.evaluation.benchmarks.base import Item, Prediction
+from glamm_jax.evaluation.benchmarks.generated_text import clean_as_original, write_caption_list
 from glamm_jax.evaluation.prediction_files import (
     BROKEN_MASK,
     REPEATED,
@@ -19,58 +21,55 @@ from glamm_jax.evaluation.prediction_files import (
     UNREADABLE,
     PredictionError,
     from_line,
-    original_words,
     read_lines,
     read_predictions,
     to_line,
-    write_captions,
-    write_gcg_folder,
     write_lines,
 )
 
 MASK = rle.encode(np.eye(4, 5, dtype=bool))
-ONE = Prediction(
+FIRST = Prediction(
     "sa_1", "sa_1", "A dog runs.", "<p> A dog </p> [SEG] runs.",
     phrases=("A dog",), masks=(MASK, MASK), phrase_of=(0, -1), scores=(0.5, 0.25),
     problems=("[SEG] 1 belongs to no phrase",),
 )  # fmt: skip
-TWO = Prediction("sa_2", "sa_2", "Nothing.", "Nothing.")
+SECOND = Prediction("sa_2", "sa_2", "Nothing.", "Nothing.")
 ITEMS = [Item(name, name, i, "?") for i, name in enumerate(("sa_1", "sa_2", "sa_3"))]
 
 
 def test_our_lines_hold_everything(tmp_path: Path) -> None:
-    write_lines(tmp_path / "all.jsonl", [ONE, TWO])
-    found, torn = read_lines(tmp_path / "all.jsonl")
-    assert [asdict(each) for each in found] == [asdict(ONE), asdict(TWO)]
-    assert not torn
+    write_lines(tmp_path / "all.jsonl", [FIRST, SECOND])
+    predictions, is_truncated = read_lines(tmp_path / "all.jsonl")
+    assert [asdict(each) for each in predictions] == [asdict(FIRST), asdict(SECOND)]
+    assert not is_truncated
 
 
 def test_a_torn_last_line_is_left_out_and_a_broken_one_is_named(tmp_path: Path) -> None:
     path = tmp_path / "all.jsonl"
-    path.write_text(to_line(ONE) + to_line(TWO)[:-20])
-    found, torn = read_lines(path)
-    assert [each.id for each in found] == ["sa_1"]
-    assert torn
-    path.write_text("{}\n" + to_line(ONE))
-    with pytest.raises(PredictionError, match=r"all.jsonl: line 1: no prediction"):
+    path.write_text(to_line(FIRST) + to_line(SECOND)[:-20])
+    predictions, is_truncated = read_lines(path)
+    assert [each.id for each in predictions] == ["sa_1"]
+    assert is_truncated
+    path.write_text("{}\n" + to_line(FIRST))
+    with pytest.raises(PredictionError, match=r"all.jsonl: line 1: not a prediction"):
         read_lines(path)
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"phrase_of": [0]}, "each of 2 masks"),
-        ({"phrase_of": [0, 1]}, "each of 2 masks"),
+        ({"phrase_of": [0]}, "for each of 2 masks"),
+        ({"phrase_of": [0, 1]}, "for each of 2 masks"),
         ({"scores": [0.5]}, "1 scores of 2 masks"),
     ],
 )
 def test_lines_that_contradict_themselves_are_refused(change: dict, problem: str) -> None:
     with pytest.raises(PredictionError, match=problem):
-        from_line(json.dumps(asdict(ONE) | change))
+        from_line(json.dumps(asdict(FIRST) | change))
 
 
 def cleaned(decoded: str) -> tuple[str, list[str]]:
-    """What eval/gcg/infer.py makes of a decoded answer, rule by rule."""
+    """The cleaning of eval/gcg/infer.py, step by step."""
     text = decoded.replace("\n", "").replace("  ", " ").split("ASSISTANT: ")[-1]
     phrases = [phrase.strip() for phrase in re.findall(r"<p>(.*?)<\/p>", text)]
     clean = re.sub(r"<.*?>", "", text).replace("[SEG]", "")
@@ -88,24 +87,24 @@ def cleaned(decoded: str) -> tuple[str, list[str]]:
     ],
 )
 def test_caption_and_phrases_are_cleaned_as_the_original_cleans_them(raw: str) -> None:
-    caption, phrases = original_words(replace(ONE, raw=raw))
+    caption, phrases = clean_as_original(replace(FIRST, raw=raw))
     assert (caption, list(phrases)) == cleaned(raw)
 
 
 def test_a_folder_of_the_original_comes_back(tmp_path: Path) -> None:
-    write_gcg_folder(tmp_path / "said", [ONE, TWO])
-    told = json.loads((tmp_path / "said" / "sa_1.json").read_text())
-    assert told == {
+    gcg.export(tmp_path / "predictions", [FIRST, SECOND])
+    content = json.loads((tmp_path / "predictions" / "sa_1.json").read_text())
+    assert content == {
         "image_id": "sa_1",
         "caption": "A dog runs.",
         "phrases": ["A dog"],
         "pred_masks": [MASK, MASK],
     }
-    read = read_predictions(tmp_path / "said", ITEMS)
+    read = read_predictions(tmp_path / "predictions", ITEMS)
     assert [*read.predictions] == ["sa_1", "sa_2"]
     assert not read.notes
     first = read.predictions["sa_1"]
-    assert (first.text, first.phrases, first.masks) == (ONE.text, ONE.phrases, ONE.masks)
+    assert (first.text, first.phrases, first.masks) == (FIRST.text, FIRST.phrases, FIRST.masks)
     assert first.phrase_of == (0, -1)
 
 
@@ -116,10 +115,10 @@ def test_one_more_key_around_a_prediction_is_taken_off(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_in_a_folder_is_named_and_costs_itself_alone(tmp_path: Path) -> None:
-    write_gcg_folder(tmp_path, [ONE, replace(TWO, id="sa_9", image_id="sa_9")])
+    gcg.export(tmp_path, [FIRST, replace(SECOND, id="sa_9", image_id="sa_9")])
     (tmp_path / "sa_2.json").write_text('{"image_id": "sa_2", "capt')
-    lost = {"caption": "", "phrases": [], "pred_masks": [{"size": [4, 5], "counts": "?"}]}
-    (tmp_path / "sa_3.json").write_text(json.dumps(lost))
+    broken = {"caption": "", "phrases": [], "pred_masks": [{"size": [4, 5], "counts": "?"}]}
+    (tmp_path / "sa_3.json").write_text(json.dumps(broken))
     read = read_predictions(tmp_path, ITEMS)
     assert [*read.predictions] == ["sa_1", "sa_3"]
     assert read.notes == {UNREADABLE: ["sa_2.json"], BROKEN_MASK: ["sa_3"], UNKNOWN: ["sa_9"]}
@@ -127,9 +126,9 @@ def test_what_is_wrong_in_a_folder_is_named_and_costs_itself_alone(tmp_path: Pat
 
 def test_captions_of_regions_go_into_one_list_and_several_files_are_read(tmp_path: Path) -> None:
     items = [Item(str(i), str(i), i, "?") for i in (1, 2)]
-    said = [Prediction("1", "1", "a dog"), Prediction("2", "2", "a cat")]
-    write_captions(tmp_path / "rank_0.json", said[:1])
-    write_captions(tmp_path / "rank_1.json", said)
+    predictions = [Prediction("1", "1", "a dog"), Prediction("2", "2", "a cat")]
+    write_caption_list(tmp_path / "rank_0.json", predictions[:1])
+    write_caption_list(tmp_path / "rank_1.json", predictions)
     assert json.loads((tmp_path / "rank_0.json").read_text()) == [
         {"image_id": 1, "caption": "a dog"}
     ]
@@ -144,8 +143,8 @@ def test_captions_of_regions_go_into_one_list_and_several_files_are_read(tmp_pat
 def test_predictions_for_other_items_or_none_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(PredictionError, match="no such file or folder"):
         read_predictions(tmp_path / "absent", ITEMS)
-    with pytest.raises(PredictionError, match=r"holds neither predictions.jsonl nor any"):
+    with pytest.raises(PredictionError, match=r"contains neither predictions.jsonl nor any"):
         read_predictions(tmp_path, ITEMS)
-    write_gcg_folder(tmp_path, [replace(TWO, image_id="other")])
+    gcg.export(tmp_path, [replace(SECOND, image_id="other")])
     with pytest.raises(PredictionError, match=r"for any of 3 items \(1 unknown prediction\)"):
         read_predictions(tmp_path, ITEMS)

@@ -1,4 +1,4 @@
-"""The paper's rows are found under every spelling of a split, and stand beside ours."""
+"""The paper's rows are found under every spelling of a split, and are compared with ours."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ import math
 
 import pytest
 
-from glamm_jax.evaluation.published import PAPER_ROWS, beside_paper, rows
+from glamm_jax.evaluation.benchmarks import BENCHMARKS
+from glamm_jax.evaluation.published import PaperRow, beside_paper
 
 
-def _figures(benchmark: str, split: str, setting: str) -> dict[str, float]:
+def rows(benchmark: str, split: str) -> list[PaperRow]:
+    return BENCHMARKS[benchmark].published_rows(split)
+
+
+def table(benchmark: str, split: str, ours: dict[str, dict[str, float]]) -> str:
+    return beside_paper(f"{benchmark}, {split}", rows(benchmark, split), ours)
+
+
+def _metrics(benchmark: str, split: str, setting: str) -> dict[str, float]:
     (row,) = [
         row
         for row in rows(benchmark, split)
         if row.setting == setting and row.name.partition(" (")[0] == "GLaMM"
     ]
-    return dict(row.figures)
+    return dict(row.metrics)
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "split", "setting", "figures"),
+    ("benchmark", "split", "setting", "metrics"),
     [
         (
             "gcg",
@@ -46,10 +55,10 @@ def _figures(benchmark: str, split: str, setting: str) -> dict[str, float]:
     ],
 )
 def test_glamms_rows_are_the_papers(
-    benchmark: str, split: str, setting: str, figures: dict[str, float]
+    benchmark: str, split: str, setting: str, metrics: dict[str, float]
 ) -> None:
-    assert _figures(benchmark, split, setting) == figures
-    assert rows(benchmark, split)[0].is_ours
+    assert _metrics(benchmark, split, setting) == metrics
+    assert rows(benchmark, split)[0].is_glamm
 
 
 @pytest.mark.parametrize("split", ["refcoco+/testA", "refcoco+|unc|testA", "refCOCO+_testA"])
@@ -67,9 +76,14 @@ def test_another_makers_split_is_another_split() -> None:
 
 
 def test_what_the_paper_leaves_open_is_absent_not_zero() -> None:
-    assert all(value > 0 for row in PAPER_ROWS for value in row.figures.values())
+    assert all(
+        value > 0
+        for x in BENCHMARKS.values()
+        for row in x.published
+        for value in row.metrics.values()
+    )
     (shikra,) = [row for row in rows("image_caption", "flickr30k") if row.name == "Shikra-13B"]
-    assert shikra.figures == {"CIDEr": 0.739}
+    assert shikra.metrics == {"CIDEr": 0.739}
     assert "Shikra-13B" not in {row.name for row in rows("image_caption", "nocaps")}
 
 
@@ -78,26 +92,26 @@ def test_ours_stand_beside_the_papers_with_their_distance() -> None:
         "compat": {"METEOR": 0.158, "recall": math.nan, "Bleu_1": 0.3},
         "strict": {"mIoU": 0.2},
     }
-    text = beside_paper("gcg", "val", ours)
+    text = table("gcg", "val", ours)
     lines = text.splitlines()
     assert lines[0].split() == ["gcg,", "val", "METEOR", "CIDEr", "AP50", "mIoU", "recall"]
     assert lines[1].split() == ["ours,", "compat", "0.1580", "-", "-", "-", "-"]
     assert lines[2].split()[-2:] == ["0.2000", "-"]
     assert lines[3].startswith("paper: GLaMM (fine-tuned, table 3)")
-    assert lines[4].split() == ["compat", "minus", "it", "-0.0040", "-", "-", "-", "-"]
-    assert lines[-1] == "compat, besides: Bleu_1 0.3000"
+    assert lines[4].split() == ["compat", "minus", "paper", "-0.0040", "-", "-", "-", "-"]
+    assert lines[-1] == "compat, other metrics: Bleu_1 0.3000"
     assert len({len(line) for line in lines[:4]}) == 1
 
 
 def test_zero_shot_and_fine_tuned_rows_are_told_apart() -> None:
-    text = beside_paper("region_caption", "refcocog/val", {"compat": {"CIDEr": 1.0}})
+    text = table("region_caption", "refcocog/val", {"compat": {"CIDEr": 1.0}})
     assert "GLaMM (fine-tuned, table 5)" in text
     assert "GLaMM (zero-shot, table 5)" in text
 
 
 def test_ours_are_shown_where_nothing_is_published() -> None:
-    text = beside_paper("phrase_grounding", "val", {"compat": {"mIoU": 0.5, "recall": 0.25}})
+    text = table("phrase_grounding", "val", {"compat": {"mIoU": 0.5, "recall": 0.25}})
     lines = [line.split() for line in text.splitlines()]
     assert lines[0] == ["phrase_grounding,", "val", "ours,", "compat"]
     assert lines[1:3] == [["mIoU", "0.5000"], ["recall", "0.2500"]]
-    assert "publishes no figures of phrase_grounding" in text
+    assert "publishes no metrics of phrase_grounding" in text

@@ -1,4 +1,4 @@
-"""Each item is asked once; batches, devices and processes have no say in what is said."""
+"""Each item is predicted once; batches, devices and processes do not change predictions."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import pytest
 from glamm_jax.data import rle
 from glamm_jax.data.record import Record, RecordError
 from glamm_jax.evaluation import runner
-from glamm_jax.evaluation.item import Item, Prediction
-from glamm_jax.evaluation.predict import FAILED, predict
+from glamm_jax.evaluation.benchmarks.base import FAILED, Item, Prediction
+from glamm_jax.evaluation.predict import predict
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, PredictionError, read_lines, to_line
 from glamm_jax.evaluation.runner import PARTS, predict_all
 from glamm_jax.inference.chat import Assistant, load
@@ -29,15 +29,15 @@ from glamm_jax.inference.generate import DecodeState, Generator
 from glamm_jax.metrics.iou import iou
 from glamm_jax.parallel import make_mesh
 from tests.evaluation.conftest import MODEL, miniworld
-from tests.evaluation.truth import right
+from tests.evaluation.example_predictions import perfect_prediction
 
 ROOT = Path(__file__).resolve().parents[2]
-QUESTIONS = miniworld("refseg", 2)
+ITEM_SET = miniworld("refseg", 2)
 TOKENS = 8
 
 
-def equal(some: Sequence[Prediction], others: Sequence[Prediction]) -> None:
-    """The same words, the same masks but for pixels on the edge of rounding."""
+def assert_equal(some: Sequence[Prediction], others: Sequence[Prediction]) -> None:
+    """The same text; the same masks but for logits close to zero."""
     for one, other in zip(some, others, strict=True):
         names = ("id", "raw", "text", "phrases", "phrase_of", "finish", "problems")
         assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
@@ -56,16 +56,16 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(tiny_assistant: Assistant, out: Path) -> list[Prediction]:
     """In one go, on one device."""
-    return predict_all(tiny_assistant, QUESTIONS.records, QUESTIONS.items, out, 8, TOKENS)
+    return predict_all(tiny_assistant, ITEM_SET.records, ITEM_SET.items, out, 8, TOKENS)
 
 
 def test_predictions_come_in_the_order_of_the_items_and_lie_in_one_file(
     alone: list[Prediction], out: Path
 ) -> None:
-    assert [each.id for each in alone] == [item.id for item in QUESTIONS.items]
-    found, torn = read_lines(out / PREDICTIONS)
-    assert not torn
-    assert [each.id for each in found] == [each.id for each in alone]
+    assert [each.id for each in alone] == [item.id for item in ITEM_SET.items]
+    predictions, is_truncated = read_lines(out / PREDICTIONS)
+    assert not is_truncated
+    assert [each.id for each in predictions] == [each.id for each in alone]
     assert not (out / PARTS).exists()
 
 
@@ -73,16 +73,16 @@ def test_the_tiny_model_segments_what_it_is_asked_for_forced_and_free(
     alone: list[Prediction],
 ) -> None:
     ious = {True: [], False: []}
-    for item, said in zip(QUESTIONS.items, alone, strict=True):
-        for mask, true in zip(said.masks, item.reference_masks, strict=False):
-            ious[bool(item.history)].append(iou(mask, true))
+    for item, prediction in zip(ITEM_SET.items, alone, strict=True):
+        for mask, reference in zip(prediction.masks, item.reference_masks, strict=False):
+            ious[bool(item.history)].append(iou(mask, reference))
     assert min(len(each) for each in ious.values()) >= 3
     assert all(np.mean(each) > 0.6 for each in ious.values())
 
 
 def test_the_size_of_a_batch_has_no_say(tiny_assistant: Assistant, alone: list[Prediction]) -> None:
-    said = {x.id: x for x in predict(tiny_assistant, QUESTIONS.records, QUESTIONS.items, 2, TOKENS)}
-    equal([said[item.id] for item in QUESTIONS.items], alone)
+    by_id = {x.id: x for x in predict(tiny_assistant, ITEM_SET.records, ITEM_SET.items, 2, TOKENS)}
+    assert_equal([by_id[item.id] for item in ITEM_SET.items], alone)
 
 
 @pytest.mark.slow
@@ -92,18 +92,18 @@ def test_rows_lie_on_eight_devices_and_say_what_one_device_says(
     places: list[set[int]] = []
     original = Generator.prefill
 
-    def watched(*given: Any) -> DecodeState:
-        state = original(*given)
+    def recording(*arguments: Any) -> DecodeState:
+        state = original(*arguments)
         for array, axis in ((state.tokens, 0), (state.cache.keys, 1), (state.prompt_hidden, 0)):
             shards = array.addressable_shards
             places.append({shard.device.id for shard in shards})
             assert {shard.data.shape[axis] for shard in shards} == {array.shape[axis] // 8}
         return state
 
-    monkeypatch.setattr(Generator, "prefill", watched)
+    monkeypatch.setattr(Generator, "prefill", recording)
     many = load(MODEL, mesh=make_mesh(data=8))
-    said = {x.id: x for x in predict(many, QUESTIONS.records, QUESTIONS.items, 8, TOKENS)}
-    equal([said[item.id] for item in QUESTIONS.items], alone)
+    by_id = {x.id: x for x in predict(many, ITEM_SET.records, ITEM_SET.items, 8, TOKENS)}
+    assert_equal([by_id[item.id] for item in ITEM_SET.items], alone)
     assert places
     assert all(len(each) == jax.device_count() == 8 for each in places)
 
@@ -111,27 +111,29 @@ def test_rows_lie_on_eight_devices_and_say_what_one_device_says(
 # ------------------------------------------------------------------- without a model
 
 
-class Told:
-    """Instead of `ask`: tells the truth, remembers what it was asked, may die."""
+class PerfectPredict:
+    """Instead of `predict`: perfect predictions; records the items, and may be interrupted."""
 
-    def __init__(self, dies_after: int = 1000):
-        self.asked: list[str] = []
-        self.left = dies_after
+    def __init__(self, num_items: int = 1000):
+        self.predicted: list[str] = []
+        self.num_items = num_items
 
     def __call__(self, _: object, records: object, items: Sequence[Item], *sizes: int):
         for item in items:
-            if not self.left:
+            if not self.num_items:
                 raise KeyboardInterrupt
-            self.left -= 1
-            self.asked.append(item.id)
-            yield right(item)
+            self.num_items -= 1
+            self.predicted.append(item.id)
+            yield perfect_prediction(item)
 
 
-def told(monkeypatch: pytest.MonkeyPatch, out: Path, dies_after: int = 1000) -> Told:
-    one = Told(dies_after)
-    monkeypatch.setattr(runner, "ask", one)
-    predict_all(None, QUESTIONS.records, QUESTIONS.items, out)  # type: ignore[arg-type]  # no model
-    return one
+def run_perfect(
+    monkeypatch: pytest.MonkeyPatch, out: Path, num_items: int = 1000
+) -> PerfectPredict:
+    perfect = PerfectPredict(num_items)
+    monkeypatch.setattr(runner, "predict", perfect)
+    predict_all(None, ITEM_SET.records, ITEM_SET.items, out)  # type: ignore[arg-type]  # no model
+    return perfect
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -139,37 +141,39 @@ def test_a_killed_run_goes_on_without_asking_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        told(monkeypatch, tmp_path, dies_after=5)
+        run_perfect(monkeypatch, tmp_path, num_items=5)
     part = tmp_path / PARTS / "0.jsonl"
     part.write_bytes(part.read_bytes()[:-30])  # the kill came in the middle of a line
-    again = told(monkeypatch, tmp_path)
-    assert again.asked == [item.id for item in QUESTIONS.items[4:]]
-    assert "0.jsonl: its last line was cut off" in capsys.readouterr().err
-    found, _ = read_lines(tmp_path / PREDICTIONS)
-    assert [each.id for each in found] == [item.id for item in QUESTIONS.items]
-    assert told(monkeypatch, tmp_path).asked == []
+    again = run_perfect(monkeypatch, tmp_path)
+    assert again.predicted == [item.id for item in ITEM_SET.items[4:]]
+    assert "0.jsonl: the last line was truncated" in capsys.readouterr().err
+    predictions, _ = read_lines(tmp_path / PREDICTIONS)
+    assert [each.id for each in predictions] == [item.id for item in ITEM_SET.items]
+    assert run_perfect(monkeypatch, tmp_path).predicted == []
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_parts_of_more_processes_are_taken_over(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    first, *_, last = QUESTIONS.items
+    first, *_, last = ITEM_SET.items
     for number, item in enumerate((first, last)):
         part = tmp_path / PARTS / f"{number}.jsonl"
         part.parent.mkdir(exist_ok=True)
-        part.write_text(to_line(right(item)))
-    assert told(monkeypatch, tmp_path).asked == [item.id for item in QUESTIONS.items[1:-1]]
+        part.write_text(to_line(perfect_prediction(item)))
+    assert run_perfect(monkeypatch, tmp_path).predicted == [
+        item.id for item in ITEM_SET.items[1:-1]
+    ]
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_a_file_of_something_else_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / PREDICTIONS).write_text("{}\n")
-    with pytest.raises(PredictionError, match=r"predictions.jsonl: line 1: no prediction"):
-        told(monkeypatch, tmp_path)
+    with pytest.raises(PredictionError, match=r"predictions.jsonl: line 1: not a prediction"):
+        run_perfect(monkeypatch, tmp_path)
 
 
-# ------------------------------------------------------------------- pictures that fail
+# ------------------------------------------------------------------- images that fail
 
 
 class Broken:
@@ -180,32 +184,32 @@ class Broken:
 
     def __getitem__(self, index: int) -> Record:
         if index == 3:
-            raise RecordError("3.jpg: no such picture")
-        record = QUESTIONS.records[index]
+            raise RecordError("3.jpg: no such image")
+        record = ITEM_SET.records[index]
         return replace(record, image=b"JFIF") if index == 2 else record
 
 
 def test_what_cannot_be_asked_fails_alone_and_says_why(
     tiny_assistant: Assistant, alone: list[Prediction]
 ) -> None:
-    items = [item for item in QUESTIONS.items if not item.history]
-    spoilt = {
+    items = [item for item in ITEM_SET.items if not item.history]
+    broken = {
         "broken": replace(items[0], id="broken", record=2),
         "missing": replace(items[0], id="missing", record=3),
         "outside": replace(items[0], id="outside", regions=((900.0, 0.0, 910.0, 9.0),)),
         "image": replace(items[0], id="image", prompt="What is <image>?"),
     }
-    told = [*predict(tiny_assistant, Broken(), [*spoilt.values(), *items], 8, TOKENS)]
-    said = {each.id: each for each in told}
-    assert len(told) == len(said) == len(items) + len(spoilt)
-    assert {name for name, each in said.items() if each.finish == FAILED} == {*spoilt}
-    problems = {name: said[name].problems[0] for name in spoilt}
-    assert problems["missing"] == "3.jpg: no such picture"
+    predictions = [*predict(tiny_assistant, Broken(), [*broken.values(), *items], 8, TOKENS)]
+    by_id = {each.id: each for each in predictions}
+    assert len(predictions) == len(by_id) == len(items) + len(broken)
+    assert {name for name, each in by_id.items() if each.finish == FAILED} == {*broken}
+    problems = {name: by_id[name].problems[0] for name in broken}
+    assert problems["missing"] == "3.jpg: no such image"
     assert "not a readable picture" in problems["broken"]
     assert "box" in problems["outside"]
     assert "<image>" in problems["image"]
-    sound = [each for each in alone if each.id in said]
-    equal([said[each.id] for each in sound], sound)
+    valid = [each for each in alone if each.id in by_id]
+    assert_equal([by_id[each.id] for each in valid], valid)
 
 
 # ------------------------------------------------------------------- processes
@@ -237,11 +241,11 @@ def test_two_processes_answer_each_item_once_and_as_one(
         for process in started:
             process.kill()
             process.wait()
-    said, _ = read_lines(tmp_path / PREDICTIONS)
-    equal(said, alone)
-    asked = [json.loads((tmp_path / f"asked-{n}.json").read_text()) for n in range(2)]
-    assert Counter(asked[0] + asked[1]) == Counter(item.id for item in QUESTIONS.items)
-    assert all(asked)
+    predictions, _ = read_lines(tmp_path / PREDICTIONS)
+    assert_equal(predictions, alone)
+    predicted = [json.loads((tmp_path / f"predicted-{n}.json").read_text()) for n in range(2)]
+    assert Counter(predicted[0] + predicted[1]) == Counter(item.id for item in ITEM_SET.items)
+    assert all(predicted)
 
 
 def test_masks_are_run_lengths_of_the_pictures_size(alone: list[Prediction]) -> None:

@@ -14,22 +14,22 @@ from glamm_jax.data import rle
 from glamm_jax.data.collate import collate
 from glamm_jax.data.encode import encode_examples
 from glamm_jax.data.preprocess import open_image
-from glamm_jax.evaluation.item import Item
+from glamm_jax.evaluation.benchmarks.base import Item
 from glamm_jax.evaluation.predict import predict
 from glamm_jax.inference.chat import Assistant, Question
 from glamm_jax.nn.resize import postprocess_masks
 from glamm_jax.types import BatchShape, Example
 from tests.evaluation.conftest import miniworld
 
-QUESTIONS = miniworld("refseg", 2)
-FORCED = [item for item in QUESTIONS.items if item.history]
+ITEM_SET = miniworld("refseg", 2)
+FORCED = [item for item in ITEM_SET.items if item.history]
 
 
 def in_training(assistant: Assistant, item: Item) -> np.ndarray:
     """Mask logits at the picture's size, by the forward that the losses take."""
     truth = np.stack([rle.decode(mask) for mask in item.reference_masks]).astype(np.uint8)
     turns = tuple(turn for pair in item.history for turn in pair)
-    image = open_image(QUESTIONS.records[item.record].image)
+    image = open_image(ITEM_SET.records[item.record].image)
     example = Example(image, turns, None, truth, "referring", "", item.id)
     config = assistant.config
     room = BatchShape(tokens=config.llama.max_positions, targets=config.llama.max_positions)
@@ -51,7 +51,7 @@ def in_training(assistant: Assistant, item: Item) -> np.ndarray:
 
 def in_evaluation(assistant: Assistant, item: Item) -> np.ndarray:
     """The same by a history and an answer of one token."""
-    picture = QUESTIONS.records[item.record].image
+    picture = ITEM_SET.records[item.record].image
     question = Question(picture, item.prompt, (), item.history, max_tokens=1)
     [(batch, _)] = assistant.prepare([question])
     state = assistant.generator.prefill(batch, 1)
@@ -71,7 +71,7 @@ def test_history_and_one_token_give_the_mask_logits_of_training(tiny_assistant: 
 
 @pytest.mark.slow
 def test_the_predictions_of_forced_items_are_these_masks(tiny_assistant: Assistant) -> None:
-    said = {each.id: each for each in predict(tiny_assistant, QUESTIONS.records, FORCED, 2)}
+    said = {each.id: each for each in predict(tiny_assistant, ITEM_SET.records, FORCED, 2)}
     for item in FORCED:
         logits = in_training(tiny_assistant, item)
         told = said[item.id].masks[: len(item.reference_masks)]

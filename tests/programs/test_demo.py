@@ -1,4 +1,4 @@
-"""The shipped model is asked; the demo's steps are commands, and its gallery shows them."""
+"""The shipped model answers questions; the demo's steps are commands with a gallery."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import pytest
 from PIL import Image
 
 from demo import __main__ as demo
-from demo.gallery import FIGURES, figures, write_gallery
+from demo.gallery import METRICS, read_metrics, write_gallery
 from glamm_jax.cli import ask
+from glamm_jax.cli.convert import main as convert
+from glamm_jax.cli.eval import parse as parse_eval
 from glamm_jax.cli.train import load_config
+from glamm_jax.cli.train import parse as parse_train
 from glamm_jax.config.overrides import with_overrides
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.item import Item, Prediction
+from glamm_jax.evaluation.benchmarks.base import Item, Prediction
 from glamm_jax.evaluation.items import EvaluationData, open_items
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, write_lines
 from glamm_jax.evaluation.scores import SCORES, RunScores, save_scores
@@ -123,37 +126,38 @@ def test_a_converted_checkpoint_answers_as_the_model_in_memory(
 
 
 def test_the_steps_are_commands_that_their_programs_understand(tmp_path: Path) -> None:
-    todo = list(demo.steps(tmp_path))
-    assert [step.command[0] for step in todo] == [
+    steps = list(demo.steps(tmp_path))
+    assert [step.command[0] for step in steps] == [
         *("convert", "convert", "convert", "convert", "eval", "eval", "eval"),
         *("train", "train.export", "eval", "eval", "eval"),
     ]
-    for step in todo:
+    for step in steps:
         if step.command[0] == "eval":
-            asked = parse_eval([*step.command[1:]])
-            assert asked.out == step.makes.parent
-    learn = parse_train([*todo[7].command[1:]])
-    config = with_overrides(load_config(ROOT / learn.config), learn.set)
-    assert config.data.mixture[0].dataset == str(todo[1].makes.parent)
+            options = parse_eval([*step.command[1:]])
+            assert options.out == step.output.parent
+    options = parse_train([*steps[7].command[1:]])
+    config = with_overrides(load_config(ROOT / options.config), options.set)
+    assert config.data.mixture[0].dataset == str(steps[1].output.parent)
     assert config.optim.trainable == "released"
 
 
 def test_the_gallery_shows_what_was_said_before_and_after(tmp_path: Path) -> None:
     data = EvaluationData("miniworld/easy-new@64", "test", limit=3)
-    for benchmark in FIGURES:
-        asked = open_items(BENCHMARKS[benchmark], data, BENCHMARKS[benchmark].wording("ours"))
+    for benchmark in METRICS:
+        prompt = BENCHMARKS[benchmark].prompt_template("ours")
+        item_set = open_items(BENCHMARKS[benchmark], data, prompt)
         for when, text in (("before", "a pebble"), ("after", "a moon & more")):
-            said = [perfect(item, text) for item in asked.items]
-            write_lines(tmp_path / when / benchmark / PREDICTIONS, said)
-            names = FIGURES[benchmark].values()
+            predictions = [perfect(item, text) for item in item_set.items]
+            write_lines(tmp_path / when / benchmark / PREDICTIONS, predictions)
+            names = METRICS[benchmark].values()
             scored = MetricResult(dict.fromkeys(names, 0.25 if when == "before" else 0.75))
             scores = RunScores(benchmark, "test", {"compat": scored})
             save_scores(tmp_path / when / benchmark / SCORES, scores)
     page = write_gallery(tmp_path, data, 7.2).read_text("utf-8")
     assert page.count("a pebble") == page.count("a moon &amp; more") > 6
     assert page.count("data:image/jpeg") > 18
-    assert set(figures(tmp_path, "after")["gcg"].values()) == {0.75}
-    assert set(figures(tmp_path, "before")["refseg"]) == {"ciou", "giou"}
+    assert set(read_metrics(tmp_path, "after")["gcg"].values()) == {0.75}
+    assert set(read_metrics(tmp_path, "before")["refseg"]) == {"ciou", "giou"}
 
 
 def test_a_demo_that_fails_says_where_and_goes_on_there(
@@ -161,14 +165,14 @@ def test_a_demo_that_fails_says_where_and_goes_on_there(
 ) -> None:
     def only_draw(step: demo.Step, out: Path) -> bool:
         if "miniworld" in step.command:
-            step.makes.mkdir(parents=True)
-        return step.makes.exists()
+            step.output.mkdir(parents=True)
+        return step.output.exists()
 
     monkeypatch.setattr(demo, "run", only_draw)
     given = ["--out", str(tmp_path / "demo"), "--report", str(tmp_path / "report.json")]
     assert demo.main(given) == 1
     assert "step 2 failed" in capsys.readouterr().err
-    list(demo.steps(tmp_path / "demo"))[1].makes.mkdir(parents=True)
+    list(demo.steps(tmp_path / "demo"))[1].output.mkdir(parents=True)
     assert demo.main(given) == 1
     printed = capsys.readouterr()
     assert printed.out.count("done already") == 2
@@ -177,7 +181,7 @@ def test_a_demo_that_fails_says_where_and_goes_on_there(
 
 
 def perfect(item: Item, text: str) -> Prediction:
-    """The true masks, with these words."""
+    """The reference masks, with this text."""
     count = len(item.reference_masks)
     phrase_of, scores = tuple(range(count)), (1.0,) * count
     return Prediction(

@@ -1,4 +1,4 @@
-"""`python -m eval`: everything is checked first, then asked once, scored, and written."""
+"""`glamm-jax eval`: everything is checked first, then predicted once, scored, and written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from glamm_jax.evaluation import runner
 from glamm_jax.evaluation.scores import load_scores
 
 MODEL = Path(__file__).resolve().parents[2] / "checkpoints" / "miniworld-tiny"
-WORLD = ("--data", "miniworld/easy", "--size", "64", "--limit", "2", "--split", "test")
+WORLD = ("--data", "miniworld/easy@64", "--limit", "2", "--split", "test")
 QUICK = ("--tokens", "32", "--batch", "8", "--similarity", "words", "--captions")
 
 
@@ -56,9 +56,9 @@ def test_the_same_command_asks_nothing_again(
     scored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def never(*_: Any) -> None:
-        raise AssertionError("asked again")
+        raise AssertionError("predicted again")
 
-    monkeypatch.setattr(runner, "ask", never)
+    monkeypatch.setattr(runner, "predict", never)
     assert run("gcg", "--model", MODEL, "--out", scored, *WORLD, *QUICK) == 0
     assert "ours, strict" in capsys.readouterr().out
 
@@ -80,19 +80,19 @@ def test_another_configuration_is_refused_by_name(
 ) -> None:
     other = ("--question", "Say it.")
     assert run("gcg", "--model", MODEL, "--out", scored, *WORLD, *QUICK, *other) == 2
-    said = capsys.readouterr().err
-    assert "holds another evaluation: " in said
-    assert "question was 'Describe the image" in said
-    assert "now 'Say it.'" in said
+    message = capsys.readouterr().err
+    assert "has another evaluation: " in message
+    assert "question was 'Describe the image" in message
+    assert "now 'Say it.'" in message
 
 
 def test_missing_predictions_are_named(scored: Path, tmp_path: Path) -> None:
-    said = tmp_path / "said"
-    said.mkdir()
+    folder = tmp_path / "predictions"
+    folder.mkdir()
     first, second = sorted((scored / "predictions").glob("*.json"))
-    (said / first.name).write_text(first.read_text())
-    (said / second.name).write_text(second.read_text()[:40])
-    options = ("--predictions", said, "--out", tmp_path / "out")
+    (folder / first.name).write_text(first.read_text())
+    (folder / second.name).write_text(second.read_text()[:40])
+    options = ("--predictions", folder, "--out", tmp_path / "out")
     assert run("gcg", *options, *WORLD, *QUICK) == 0
     for scores in load_scores(tmp_path / "out" / "scores.json").modes.values():
         assert scores.notes["missing prediction"] == (second.stem,)
@@ -105,10 +105,10 @@ def test_missing_predictions_are_named(scored: Path, tmp_path: Path) -> None:
         (("--data", "absent"), "absent: no such file or folder"),
         (("--split", "dev"), "no split 'dev'; there are train, val, test"),
         (("--model", "absent"), "absent: no such folder"),
-        (("--question", "Where is {it}?"), "braces around something else"),
-        (("--similarity", "absent"), "absent: no encoder there"),
+        (("--question", "Where is {it}?"), "braces around something other"),
+        (("--similarity", "absent"), "absent: not an encoder"),
         (("--captions", "BLEURT"), "no caption metric 'BLEURT'"),
-        (("--out", "."), "holds files, but no evaluation"),
+        (("--out", "."), "has files, but no evaluation"),
     ],
 )
 def test_what_cannot_be_used_ends_with_one_line_before_the_model_is_loaded(

@@ -1,4 +1,4 @@
-"""The look at held-out examples scores right answers with 1 and shows both sides."""
+"""Validation scores perfect predictions with 1 and draws panels."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 from glamm_jax.config.experiment import ValidationConfig
 from glamm_jax.errors import ConfigError
 from glamm_jax.evaluation import validation
-from glamm_jax.evaluation.item import Item, Prediction
-from tests.evaluation.truth import nothing, right
+from glamm_jax.evaluation.benchmarks.base import Item, Prediction
+from tests.evaluation.example_predictions import empty_prediction, perfect_prediction
 from tests.small_experiment import get_config
 
-CONFIG = replace(get_config(), validation=ValidationConfig(every=1, num_examples=9, num_panels=3))
+VALIDATION = ValidationConfig(every=1, dataset="miniworld/easy@32", num_examples=9, num_panels=3)
+CONFIG = replace(get_config(), validation=VALIDATION)
 SCORES = {
     *("gcg/mIoU", "gcg/recall", "gcg/phrases_right", "gcg/phrase_mask_iou"),
     *("refseg/free cIoU", "refseg/free gIoU", "region_caption/exact"),
@@ -24,27 +25,29 @@ SCORES = {
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("tell", "value"), [(right, 1.0), (nothing, 0.0)])
+@pytest.mark.parametrize(
+    ("make_prediction", "value"), [(perfect_prediction, 1.0), (empty_prediction, 0.0)]
+)
 def test_truth_scores_one_and_silence_nothing(
-    monkeypatch: pytest.MonkeyPatch, tell: Any, value: float
+    monkeypatch: pytest.MonkeyPatch, make_prediction: Any, value: float
 ) -> None:
-    asked: list[Item] = []
+    predicted: list[Item] = []
 
-    def ask(_: Any, records: Any, items: Sequence[Item], *sizes: int) -> Iterator[Prediction]:
-        asked.extend(items)
-        return map(tell, items)
+    def predict(_: Any, records: Any, items: Sequence[Item], *sizes: int) -> Iterator[Prediction]:
+        predicted.extend(items)
+        return map(make_prediction, items)
 
     monkeypatch.setattr(validation, "Assistant", lambda *_: None)
-    monkeypatch.setattr(validation, "ask", ask)
-    look = validation.make_validate(CONFIG)
-    assert look is not None
-    found = look(None, 1)  # type: ignore[arg-type]  # no model: the answers are known
-    assert len(asked) == 9
-    assert len({item.record for item in asked}) == 3
-    assert set(found.scores) >= SCORES
-    assert {name: found.scores[name] for name in SCORES} == dict.fromkeys(SCORES, value)
-    assert len(found.panels) == 3
-    assert all(panel.dtype == np.uint8 and panel.shape[2] == 3 for panel in found.panels)
+    monkeypatch.setattr(validation, "predict", predict)
+    validate = validation.make_validate(CONFIG)
+    assert validate is not None
+    result = validate(None, 1)  # type: ignore[arg-type]  # no model: predictions are replaced
+    assert len(predicted) == 9
+    assert len({item.record for item in predicted}) == 3
+    assert set(result.scores) >= SCORES
+    assert {name: result.scores[name] for name in SCORES} == dict.fromkeys(SCORES, value)
+    assert len(result.panels) == 3
+    assert all(panel.dtype == np.uint8 and panel.shape[2] == 3 for panel in result.panels)
 
 
 def test_a_run_that_never_looks_has_no_evaluation_and_one_without_data_is_told() -> None:

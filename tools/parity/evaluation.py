@@ -1,10 +1,11 @@
-"""The part `evaluation`: what the original's evaluations printed, against our metrics in `compat`.
+"""The part `evaluation`: recorded metrics of the original against ours in mode `compat`.
 
-A case is there when the file of its expected numbers is; then its inputs must be, too.
+A case is present if the file of its expected numbers is; then its inputs must be present, too:
 
-gcg_expected.json: gcg_gt/, gcg_pred/, text_similarity.json (stands in for BERT).
-regcap_expected.json: regcap_annotations.json, regcap_results.json. refseg_expected.json:
-refseg_cases.npz. ptb_tokenizer.json has both.
+    gcg_expected.json     gcg_gt/, gcg_pred/, text_similarity.json (in place of BERT)
+    regcap_expected.json  regcap_annotations.json, regcap_results.json
+    refseg_expected.json  refseg_cases.npz
+    ptb_tokenizer.json    has inputs and expected tokens
 """
 
 from __future__ import annotations
@@ -26,34 +27,42 @@ from tools.parity.recorded_folder import naming, part_folder, report_unknown_fil
 from tools.parity.report import GoldenError, Ledger, Recorded, Row, read_json
 
 PART = "evaluation"
-IGNORED = 255  # of the original's targets
-NO_SPICE = "SPICE: it needs CoreNLP, which nobody may pass on"
+IGNORED = 255  # value of ignored pixels in the original's targets
+NO_SPICE = "SPICE: it needs CoreNLP, which cannot be redistributed"
 
-# Inputs of region captioning: of its annotations, and of its results.
+# Input fields of region captioning: of its annotations, and of its results.
 REGION_FIELDS = (
     r"images\[\d+\]\.(id|file_name|height|width)|"
     r"annotations\[\d+\]\.(id|image_id|caption|bbox)|info|licenses",
     r"\[\d+\]\.(image_id|caption)",
 )
 
-# Compares one case: the part's folder, the ledger, and METEOR's process.
+# Compares one case: (folder of the part, ledger, process of METEOR).
 Case = Callable[[Path, Ledger, Any], None]
 
 
 def check(folder: Path, ledger: Ledger) -> None:
     """Compare everything recorded in `folder/evaluation`.
 
-    Raises: GoldenError naming what is absent or broken in the folder as a whole; a case that
-        cannot be compared lands in the ledger.
+    A case that cannot be compared is an entry of the ledger.
+
+    Raises:
+        GoldenError: the folder or Java is missing.
     """
     part = part_folder(folder, PART)
     present = [name for name in CASES if (part / name).is_file()]
-    known = {name for expected, (inputs, _) in CASES.items() for name in (expected, *inputs)}
+    expected_files = {
+        name for expected, (inputs, _) in CASES.items() for name in (expected, *inputs)
+    }
     used = {name for expected in present for name in CASES[expected][0]}
-    for name in sorted(known - used - set(present)):
+    for name in sorted(expected_files - used - set(present)):
         if (part / name).exists():
             row = Row(
-                PART, f"{PART}/{name}", "", "excluded", note="input of a case without numbers"
+                PART,
+                f"{PART}/{name}",
+                "",
+                "excluded",
+                note="input of a case without expected numbers",
             )
             ledger.rows.append(row)
     with ExitStack() as stack:
@@ -64,17 +73,23 @@ def check(folder: Path, ledger: Ledger) -> None:
         for name in present:
             with ledger.guard(f"{PART}/{name}"), _as_golden_errors(), naming(part / name):
                 CASES[name][1](part, ledger, meteor)
-    report_unknown_files(ledger, PART, part, known)
+    report_unknown_files(ledger, PART, part, expected_files)
 
 
-def compare_captions(recorded: Recorded, scored: MetricResult, prefix: str) -> None:
-    """Compare the figures of captions under a prefix; SPICE is excluded."""
+def compare_captions(recorded: Recorded, result: MetricResult, prefix: str) -> None:
+    """Compare the caption metrics under a prefix; SPICE is excluded.
+
+    Args:
+        recorded: the expected numbers.
+        result: our metrics.
+        prefix: of the names in the file.
+    """
     for name in recorded.names_under(f"{prefix}."):
-        figure = name.removeprefix(f"{prefix}.")
-        if figure == "SPICE":
+        metric = name.removeprefix(f"{prefix}.")
+        if metric == "SPICE":
             recorded.exclude(name, NO_SPICE)
-        elif figure in scored.scores:
-            recorded.compare(name, scored.scores[figure], "metric")
+        elif metric in result.scores:
+            recorded.compare(name, result.scores[metric], "metric")
 
 
 @contextmanager
@@ -92,60 +107,61 @@ def _check_gcg(part: Path, ledger: Ledger, meteor: Any) -> None:
         captions = case.captions(meteor)
         compare_captions(recorded, captions, "caption_metrics")
         case.compare_captions(recorded, captions, NO_SPICE)
-        evaluation_gcg.compare_printed(recorded, captions.scores, case.scored.scores)
+        evaluation_gcg.compare_printed(recorded, captions.scores, case.result.scores)
 
 
 def _check_regions(part: Path, ledger: Ledger, meteor: Any) -> None:
     paths = [part / f"regcap_{name}.json" for name in ("annotations", "results")]
-    truth, results = map(read_json, paths)
-    true: dict[str, list[str]] = {str(each["id"]): [] for each in truth["images"]}
-    for each in truth["annotations"]:
-        true[str(each["image_id"])].append(each["caption"])
-    said = {str(each["image_id"]): each["caption"] for each in results}
-    if len(said) != len(results):
+    annotations, results = map(read_json, paths)
+    references: dict[str, list[str]] = {str(image["id"]): [] for image in annotations["images"]}
+    for annotation in annotations["annotations"]:
+        references[str(annotation["image_id"])].append(annotation["caption"])
+    captions = {str(entry["image_id"]): entry["caption"] for entry in results}
+    if len(captions) != len(results):
         raise GoldenError(f"{paths[1]}: more than one caption of an image")
     for path, pattern in zip(paths, REGION_FIELDS, strict=True):
         with Recorded.open(ledger, PART, path) as recorded:
             evaluation_gcg.exclude_inputs(recorded, pattern)
-    scored = score_captions(said, true, mode="compat", meteor=meteor)
+    result = score_captions(captions, references, mode="compat", meteor=meteor)
     with Recorded.open(ledger, PART, part / "regcap_expected.json") as recorded:
-        compare_captions(recorded, scored, "metrics")
+        compare_captions(recorded, result, "metrics")
 
 
 class Referring(NamedTuple):
-    """Recorded conversations by number: masks said, true masks, pixels to be ignored."""
+    """Recorded conversations by number: predicted masks, reference masks, ignored pixels."""
 
-    said: dict[str, list[Any]]
-    true: dict[str, list[Any]]
+    predictions: dict[str, list[Any]]
+    references: dict[str, list[Any]]
     ignored: dict[str, list[Any]]
 
     @classmethod
     def read(cls, cases: Recorded) -> Referring:
-        """The conversations, in order."""
+        """Read the conversations, in order."""
         numbers = sorted(int(name[2:]) for name in cases.names if re.fullmatch(r"gt\d+", name))
-        whole = cls({}, {}, {})
+        result = cls({}, {}, {})
         for number in numbers:
             name, target = str(number), cases.input(f"gt{number}")
-            whole.said[name] = [encode(each > 0) for each in cases.input(f"logits{number}")]
-            # What is neither 1 nor to be ignored is background, overlapping polygons, too.
-            whole.true[name] = [encode(each == 1) for each in target]
-            whole.ignored[name] = [encode(each == IGNORED) for each in target]
-        return whole
+            logits = cases.input(f"logits{number}")
+            result.predictions[name] = [encode(mask > 0) for mask in logits]
+            # All other values are background, those of overlapping polygons included.
+            result.references[name] = [encode(mask == 1) for mask in target]
+            result.ignored[name] = [encode(mask == IGNORED) for mask in target]
+        return result
 
 
 def _check_referring(part: Path, ledger: Ledger, _: Any) -> None:
     with Recorded.open(ledger, PART, part / "refseg_cases.npz") as cases:
-        said, true, ignored = Referring.read(cases)
+        predictions, references, ignored = Referring.read(cases)
     with Recorded.open(ledger, PART, part / "refseg_expected.json") as recorded:
-        recorded.compare("n", len(true), "exact")
-        scored = score_refseg(said, true, "compat", ignored)
-        for figure in ("gIoU", "cIoU"):
-            recorded.compare(figure, scored.scores[figure], "metric")
+        recorded.compare("n", len(references), "exact")
+        result = score_refseg(predictions, references, "compat", ignored)
+        for metric in ("gIoU", "cIoU"):
+            recorded.compare(metric, result.scores[metric], "metric")
         alone = [
-            score_refseg({name: said[name]}, {name: true[name]}, "compat", ignored).scores
-            for name in true
+            score_refseg({name: predictions[name]}, {name: masks}, "compat", ignored).scores
+            for name, masks in references.items()
         ]
-        table = [[each["gIoU"], each["cIoU"]] for each in alone]
+        table = [[scores["gIoU"], scores["cIoU"]] for scores in alone]
         recorded.compare("per_batch_alone", np.array(table).reshape(-1, 2), "metric")
 
 
@@ -156,7 +172,7 @@ def _check_tokens(part: Path, ledger: Ledger, _: Any) -> None:
         recorded.compare("ptb_tokens", list(tokens.values()), "exact")
 
 
-# file of expected numbers -> its inputs, and what compares them
+# File of expected numbers -> its inputs, and the function that compares them.
 CASES: dict[str, tuple[tuple[str, ...], Case]] = {
     evaluation_gcg.EXPECTED: (evaluation_gcg.INPUTS, _check_gcg),
     "refseg_expected.json": (("refseg_cases.npz",), _check_referring),

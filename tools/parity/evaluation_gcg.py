@@ -1,4 +1,4 @@
-"""The recorded evaluation of grounded captions: its files, and our figures beside its own."""
+"""The recorded evaluation of grounded captions: its files, and the comparison with our metrics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tools.parity.report import GoldenError, Ledger, Recorded, Row, read_json
 PART = "evaluation"
 EXPECTED = "gcg_expected.json"
 INPUTS = ("gcg_gt", "gcg_pred", "text_similarity.json")
-TRUTH = {kind: f"_gcg_coco_{kind}_gt.json" for kind in ("caption", "mask")}
+REFERENCES = {kind: f"_gcg_coco_{kind}_gt.json" for kind in ("caption", "mask")}
 CAPTION_FIELDS = (
     r"images\[\d+\]\.(id|file_name|height|width)|annotations\[\d+\]\.(id|image_id|caption|labels)"
 )
@@ -38,18 +38,18 @@ MASK_FIELDS = (
     r"images\[\d+\]\.(id|file_name)|categories\[\d+\]\.(id|name|supercategory)|"
     r"annotations\[\d+\]\.(id|image_id|segmentation\.(size|counts))"
 )
-SAID_FIELDS = r"(.+\.)?(caption|phrases|pred_masks(\[\d+\]\.(size|counts))?)"
+PREDICTION_FIELDS = r"(.+\.)?(caption|phrases|pred_masks(\[\d+\]\.(size|counts))?)"
 
 
 def exclude_inputs(recorded: Recorded, pattern: str) -> None:
-    """Settle the names that are inputs of a case; others stay unknown, and fail."""
+    """Exclude the names that are inputs of a case; other unknown names fail."""
     for name in recorded.names:
         if re.fullmatch(pattern, name):
             recorded.exclude(name, "input")
 
 
 class RecordedSimilarity:
-    """The table that stood in for BERT."""
+    """The recorded table of similarities, in place of BERT."""
 
     name = "recorded table"
 
@@ -60,101 +60,126 @@ class RecordedSimilarity:
     def __call__(
         self, some: Sequence[str], others: Sequence[str]
     ) -> Float[np.ndarray, "some others"]:
-        """Raises: GoldenError when the table lacks a phrase."""
-        if unknown := [each for each in (*some, *others) if each not in self._numbers]:
+        """Look similarities up.
+
+        Raises:
+            GoldenError: the table has no such phrase.
+        """
+        if unknown := [phrase for phrase in (*some, *others) if phrase not in self._numbers]:
             raise GoldenError(f"{PART}/text_similarity.json: no phrase {unknown[0]!r} in it")
-        rows, columns = (np.array([self._numbers[p] for p in each], int) for each in (some, others))
+        rows, columns = (
+            np.array([self._numbers[phrase] for phrase in phrases], int)
+            for phrases in (some, others)
+        )
         return self._table[np.ix_(rows, columns)]
 
 
 @dataclass
 class GCGCase:
-    """Predictions and truth in the order of the truth's file.
+    """Predictions and references by name, in the order of the references' file.
 
-    They go by the image's id, numbers padded so that their order is that of text. ids: as recorded.
+    The name is the image id; a number is padded, so that names sort like numbers.
+
+    Attributes:
+        ids: image ids as recorded.
+        predictions: recorded predictions.
+        references: recorded references.
+        reference_texts: all captions of an image.
+        similarity: of phrases.
     """
 
     ids: dict[str, Any]
-    said: dict[str, GroundedCaption]
-    true: dict[str, GroundedCaption]
-    references: dict[str, list[str]]
+    predictions: dict[str, GroundedCaption]
+    references: dict[str, GroundedCaption]
+    reference_texts: dict[str, list[str]]
     similarity: RecordedSimilarity
 
     @classmethod
     def read(cls, part: Path, ledger: Ledger) -> GCGCase:
-        """Everything that the numbers were made of.
+        """Read all inputs.
 
-        Raises: GoldenError naming what is absent or broken.
+        Raises:
+            GoldenError: a file is missing or broken.
         """
-        paths = {kind: _only_file(part_folder(part, "gcg_gt"), end) for kind, end in TRUTH.items()}
+        paths = {
+            kind: _only_file(part_folder(part, "gcg_gt"), end) for kind, end in REFERENCES.items()
+        }
         for path in sorted((part / "gcg_gt").iterdir()):
             if path not in paths.values():
                 ledger.rows.append(Row(PART, f"gcg_gt/{path.name}", "", "unknown"))
         with Recorded.open(ledger, PART, paths["caption"]) as recorded:
             exclude_inputs(recorded, CAPTION_FIELDS)
-        masks = _read_true_masks(paths["mask"], ledger)
+        masks = _read_reference_masks(paths["mask"], ledger)
         captions = read_json(paths["caption"])
         of_image: dict[Any, list[Any]] = {image["id"]: [] for image in captions["images"]}
-        for each in captions["annotations"]:
-            of_image[each["image_id"]].append(each)
-        ids, said, true, references = {}, {}, {}, {}
+        for annotation in captions["annotations"]:
+            of_image[annotation["image_id"]].append(annotation)
+        ids, predictions, references, reference_texts = {}, {}, {}, {}
         folder = part_folder(part, "gcg_pred")
-        for image, every in of_image.items():
-            if not every:
+        for image, entries in of_image.items():
+            if not entries:
                 raise GoldenError(f"{paths['caption']}: no caption of {image}")
             name = image if isinstance(image, str) else f"{image:012d}"
             ids[name] = image
-            truth = every[0]
-            true[name] = _caption(truth["caption"], truth["labels"], masks.get(image, []))
-            references[name] = [each["caption"] for each in every]
-            said[name] = _read_said(folder / f"{image}.json", ledger)
-        known = {f"{image}.json" for image in of_image}
+            first = entries[0]
+            references[name] = _caption(first["caption"], first["labels"], masks.get(image, []))
+            reference_texts[name] = [entry["caption"] for entry in entries]
+            predictions[name] = _read_prediction(folder / f"{image}.json", ledger)
+        file_names = {f"{image}.json" for image in of_image}
         for path in sorted(folder.iterdir()):
-            if path.name not in known:
+            if path.name not in file_names:
                 note = "of no image of the split: the original does not open it"
                 ledger.rows.append(Row(PART, f"gcg_pred/{path.name}", "", "excluded", note=note))
-        return cls(ids, said, true, references, _read_similarity(part / INPUTS[2], ledger))
+        similarity = _read_similarity(part / INPUTS[2], ledger)
+        return cls(ids, predictions, references, reference_texts, similarity)
 
     @cached_property
-    def scored(self) -> MetricResult:
-        """Our figures of masks."""
-        return score_gcg(self.said, self.true, self.similarity, "compat")
+    def result(self) -> MetricResult:
+        """Our metrics of masks."""
+        return score_gcg(self.predictions, self.references, self.similarity, "compat")
 
     def captions(self, meteor: Any) -> MetricResult:
-        """Our figures of words."""
-        said = {name: each.caption for name, each in self.said.items()}
-        return score_captions(said, self.references, mode="compat", meteor=meteor)
+        """Compute our caption metrics."""
+        captions = {name: x.caption for name, x in self.predictions.items()}
+        return score_captions(captions, self.reference_texts, mode="compat", meteor=meteor)
 
     def compare(self, recorded: Recorded) -> None:
-        """Compare all that concerns masks."""
-        figures, each = self.scored.scores, self.scored.per_item
+        """Compare the metrics of masks."""
+        scores, per_item = self.result.scores, self.result.per_item
         recorded.exclude_prefix("special_images", "prose")
         recorded.exclude("spice", "prose: why there is no SPICE")
         recorded.compare("image_order", list(self.ids.values()), "exact")
         for name in COCO_STATS:
-            recorded.compare(f"coco_segm_stats.{name}", figures[name], "metric")
+            recorded.compare(f"coco_segm_stats.{name}", scores[name], "metric")
         for name in ("mIoU", "recall"):
-            recorded.compare(name, figures[name], "metric")
-        recorded.compare("mIoU_per_image", [each[name]["mIoU"] for name in self.true], "metric")
+            recorded.compare(name, scores[name], "metric")
+        ious = [per_item[name]["mIoU"] for name in self.references]
+        recorded.compare("mIoU_per_image", ious, "metric")
         for name, column in {
             "recall_true_positives": "recall_matches",
             "recall_denominator": "recall_true",
         }.items():
-            recorded.compare(name, sum(columns[column] for columns in each.values()), "exact")
+            recorded.compare(name, sum(columns[column] for columns in per_item.values()), "exact")
         matches = [
-            greedy_matches(read_pair(name, self.said[name], truth), self.similarity)
-            for name, truth in self.true.items()
+            greedy_matches(read_pair(name, self.predictions[name], reference), self.similarity)
+            for name, reference in self.references.items()
         ]
         recorded.compare("recall_matches_per_image", matches, "exact")
 
     def compare_captions(self, recorded: Recorded, captions: MetricResult, no_spice: str) -> None:
-        """Compare what every image scores by itself."""
+        """Compare the caption metrics of each image by itself.
+
+        Args:
+            recorded: the expected numbers.
+            captions: our metrics.
+            no_spice: reason for the exclusion of SPICE.
+        """
         for image, columns in captions.per_item.items():
             prefix = f"caption_metrics_per_image.{self.ids[image]}."
             for name in recorded.names_under(prefix):
-                figure = name.removeprefix(prefix)
-                value = columns.get(figure, columns.get(f"{figure}_alone"))
-                if figure.startswith("SPICE"):
+                metric = name.removeprefix(prefix)
+                value = columns.get(metric, columns.get(f"{metric}_alone"))
+                if metric.startswith("SPICE"):
                     recorded.exclude(name, no_spice)
                 elif value is not None:
                     recorded.compare(name, value, "metric")
@@ -163,66 +188,72 @@ class GCGCase:
 def compare_printed(
     recorded: Recorded, captions: Mapping[str, float], masks: Mapping[str, float]
 ) -> None:
-    """Compare the lines on the original's screen: those of the captions come twice."""
-    words = [f"{name}: {value:.3f}" for name, value in captions.items()]
-    ours = [
-        *(*words, *words),
+    """Compare the lines that the original prints; those of the captions are printed twice.
+
+    Args:
+        recorded: the expected lines.
+        captions: our caption metrics.
+        masks: our metrics of masks.
+    """
+    caption_lines = [f"{name}: {value:.3f}" for name, value in captions.items()]
+    expected = [
+        *(*caption_lines, *caption_lines),
         f"Mean IoU (mIoU) across all images: {masks['mIoU']:.3f}",
         f"Recall: {masks['recall']:.3f}",
     ]
     lines = [line for line in recorded.get("printed_lines") if not line.startswith("SPICE")]
-    recorded.record("printed_lines", float(lines != ours), "exact")
+    recorded.record("printed_lines", float(lines != expected), "exact")
 
 
 def _only_file(folder: Path, end: str) -> Path:
-    found = sorted(folder.glob(f"*{end}"))
-    if len(found) != 1:
-        raise GoldenError(f"{folder}: {len(found)} files *{end}, there should be one")
-    return found[0]
+    files = sorted(folder.glob(f"*{end}"))
+    if len(files) != 1:
+        raise GoldenError(f"{folder}: {len(files)} files *{end}, expected one")
+    return files[0]
 
 
-def _read_true_masks(path: Path, ledger: Ledger) -> dict[Any, list[Any]]:
-    """The true masks of each image in their order; what is said of them beside is compared."""
+def _read_reference_masks(path: Path, ledger: Ledger) -> dict[Any, list[Any]]:
+    """Read the masks of each image in their order, and compare their recorded properties."""
     with Recorded.open(ledger, PART, path) as recorded:
-        whole = read_json(path)
+        content = read_json(path)
         exclude_inputs(recorded, MASK_FIELDS)
         masks: dict[Any, list[Any]] = {}
-        for i, each in enumerate(whole["annotations"]):
-            runs = each["segmentation"]
-            masks.setdefault(each["image_id"], []).append(runs)
-            facts = {
+        for i, annotation in enumerate(content["annotations"]):
+            runs = annotation["segmentation"]
+            masks.setdefault(annotation["image_id"], []).append(runs)
+            properties = {
                 "area": read_runs(runs).area,
                 "bbox": coco.toBbox(runs).tolist(),
                 "iscrowd": 0,
-                "category_id": whole["categories"][0]["id"],
+                "category_id": content["categories"][0]["id"],
             }
-            for field, value in facts.items():
-                if field in each:
+            for field, value in properties.items():
+                if field in annotation:
                     recorded.compare(f"annotations[{i}].{field}", value, "exact")
-        for i, image in enumerate(whole["images"]):
+        for i, image in enumerate(content["images"]):
             sizes = [runs["size"] for runs in masks.get(image["id"], [])]
             for k, field in enumerate(("height", "width")):
                 if sizes:
                     recorded.compare(f"images[{i}].{field}", sizes[0][k], "exact")
                 else:
-                    recorded.exclude(f"images[{i}].{field}", "of no mask")
+                    recorded.exclude(f"images[{i}].{field}", "image without a mask")
     return masks
 
 
-def _read_said(path: Path, ledger: Ledger) -> GroundedCaption:
-    """A prediction in the original's format: the fields, or the fields under one key."""
+def _read_prediction(path: Path, ledger: Ledger) -> GroundedCaption:
+    """Read a prediction in the original's format: the fields, or the fields under an outer key."""
     with Recorded.open(ledger, PART, path) as recorded:
-        whole = read_json(path)
-        exclude_inputs(recorded, SAID_FIELDS)
+        content = read_json(path)
+        exclude_inputs(recorded, PREDICTION_FIELDS)
         for name in recorded.names:
             if name.rpartition(".")[2] == "image_id":
                 recorded.record(name, float(str(recorded.get(name)) != path.stem), "exact")
-        fields = whole if "caption" in whole else next(iter(whole.values()))
+        fields = content if "caption" in content else next(iter(content.values()))
         return _caption(fields["caption"], fields["phrases"], fields["pred_masks"])
 
 
 def _caption(caption: str, phrases: Sequence[str], masks: Sequence[Any]) -> GroundedCaption:
-    """Masks belong to phrases by their numbers."""
+    """Make a caption whose masks match its phrases by their order."""
     phrase_of = owners_by_number(len(phrases), len(masks))
     return GroundedCaption(caption, tuple(phrases), tuple(masks), phrase_of)
 
@@ -233,8 +264,8 @@ def _read_similarity(path: Path, ledger: Ledger) -> RecordedSimilarity:
         phrases = recorded.input("phrases")
         table = np.asarray(recorded.get("similarity"), np.float64)
         if table.shape != (len(phrases), len(phrases)):
-            raise GoldenError(f"{path}: {len(phrases)} phrases, a table of {table.shape}")
-        # An input; but it is a cosine, which a slip would show in.
+            raise GoldenError(f"{path}: {len(phrases)} phrases, but a table of shape {table.shape}")
+        # The table is an input, but the properties of a cosine can be checked.
         error = max(np.abs(table - table.T).max(), np.abs(np.diag(table) - 1).max())
         recorded.record("similarity", float(error), "metric", "symmetric, 1 on the diagonal")
         return RecordedSimilarity(phrases, table)

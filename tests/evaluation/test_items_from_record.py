@@ -1,4 +1,4 @@
-"""What records are asked, and that the truth beside it is theirs."""
+"""The items of every benchmark from records, and their references."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ import pytest
 
 from glamm_jax.data import rle
 from glamm_jax.data.record import Annotation, Link, Record, Region
-from glamm_jax.evaluation import record_items
-from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.record_items import SENTENCES, PromptTemplate, PromptTemplateError
+from glamm_jax.evaluation.benchmarks import (
+    BENCHMARKS,
+    conversation,
+    gcg,
+    image_caption,
+    phrase_grounding,
+    refseg,
+    region_caption,
+)
+from glamm_jax.evaluation.benchmarks.base import PromptTemplate, PromptTemplateError
+from glamm_jax.evaluation.benchmarks.refseg import NUM_FORCED
 from glamm_jax.miniworld import WORLDS, record, scene
 
 RICH = record(scene(5, 3, 64, WORLDS["full"]))
@@ -23,9 +31,9 @@ def pixels(columns: slice) -> np.ndarray:
     return mask
 
 
-def region(columns: slice, twice: slice | None = None) -> Region:
+def region(columns: slice, overlapping: slice | None = None) -> Region:
     counts = rle.encode(pixels(columns))["counts"].encode()
-    overlap = None if twice is None else rle.encode(pixels(twice))["counts"].encode()
+    overlap = None if overlapping is None else rle.encode(pixels(overlapping))["counts"].encode()
     return Region((float(columns.start), 0.0, float(columns.stop), 4.0), counts, overlap)
 
 
@@ -36,7 +44,7 @@ def small(*annotations: Annotation) -> Record:
 
 def test_a_grounded_caption_has_its_phrases_in_order_and_unions_as_masks() -> None:
     links = (Link(1, 13, 19), Link(0, 0, 5), Link(1, 0, 5))
-    [item] = record_items.grounded_caption(
+    [item] = gcg.items_from_record(
         small(Annotation("gcg", "A dog chases a ball.", links)), 3, PromptTemplate("Describe.")
     )
     assert (item.id, item.record, item.prompt) == ("7", 3, "Describe.")
@@ -48,18 +56,18 @@ def test_a_grounded_caption_has_its_phrases_in_order_and_unions_as_masks() -> No
 
 def test_phrase_grounding_gives_the_caption_with_its_phrases_marked() -> None:
     caption = Annotation("gcg", "A dog chases a ball.", (Link(0, 0, 5), Link(1, 13, 19)))
-    [item] = record_items.grounded_phrases(small(caption), 0, PromptTemplate("Ground: {name}"))
+    [item] = phrase_grounding.items_from_record(small(caption), 0, PromptTemplate("Ground: {name}"))
     assert item.prompt == "Ground: <p> A dog </p> chases <p> a ball </p>."
 
 
 def test_every_sentence_is_asked_and_three_of_them_in_a_conversation_with_answers() -> None:
-    wording = BENCHMARKS["refseg"].wording("original")
-    *free, forced = record_items.referring(RICH, 0, wording)
-    said = [each for each in RICH.annotations if each.task == "referring"]
-    assert len(free) == len(said) > SENTENCES
-    assert [item.reference_phrases for item in free] == [(each.text,) for each in said]
-    assert free[0].prompt == f"Please segment the {said[0].text} in the image."
-    assert len(forced.history) == len(forced.reference_masks) == SENTENCES
+    prompt = BENCHMARKS["refseg"].prompt_template("original")
+    *free, forced = refseg.items_from_record(RICH, 0, prompt)
+    annotations = [each for each in RICH.annotations if each.task == "referring"]
+    assert len(free) == len(annotations) > NUM_FORCED
+    assert [item.reference_phrases for item in free] == [(each.text,) for each in annotations]
+    assert free[0].prompt == f"Please segment the {annotations[0].text} in the image."
+    assert len(forced.history) == len(forced.reference_masks) == NUM_FORCED
     assert forced.max_tokens == 1
     for (question, answer), name, mask in zip(
         forced.history, forced.reference_phrases, forced.reference_masks, strict=True
@@ -70,43 +78,45 @@ def test_every_sentence_is_asked_and_three_of_them_in_a_conversation_with_answer
 
 
 def test_the_sentences_follow_from_seed_and_picture() -> None:
-    def drawn(seed: int, image_id: str = RICH.image_id) -> tuple[str, ...]:
+    def sample(seed: int, image_id: str = RICH.image_id) -> tuple[str, ...]:
         other = replace(RICH, image_id=image_id)
-        return [*record_items.referring(other, 0, PromptTemplate("{name}", seed=seed))][
+        return [*refseg.items_from_record(other, 0, PromptTemplate("{name}", seed=seed))][
             -1
         ].reference_phrases
 
-    assert drawn(0) == drawn(0)
-    assert len({drawn(seed) for seed in range(8)}) > 1
-    assert len({drawn(0, f"picture {i}") for i in range(8)}) > 1
+    assert sample(0) == sample(0)
+    assert len({sample(seed) for seed in range(8)}) > 1
+    assert len({sample(0, f"picture {i}") for i in range(8)}) > 1
 
 
 def test_pixels_that_polygons_cover_twice_travel_along() -> None:
-    told = small(
+    record_ = small(
         Annotation("referring", "It ", (Link(1),)), Annotation("referring", "x", (Link(0),))
     )
-    one, other, forced = record_items.referring(told, 0, PromptTemplate("Where is {name}?"))
-    assert one.prompt == "Where is it?"
-    assert one.reference_overlaps[0] is not None
-    np.testing.assert_array_equal(rle.decode(one.reference_overlaps[0]), pixels(slice(4, 5)))
-    assert other.reference_overlaps == ()
+    first, second, forced = refseg.items_from_record(record_, 0, PromptTemplate("Where is {name}?"))
+    assert first.prompt == "Where is it?"
+    assert first.reference_overlaps[0] is not None
+    np.testing.assert_array_equal(rle.decode(first.reference_overlaps[0]), pixels(slice(4, 5)))
+    assert second.reference_overlaps == ()
     assert [each is None for each in forced.reference_overlaps] == [False, True]
 
 
 def test_regions_captions_and_conversations_are_asked_by_their_annotations() -> None:
-    told = small(
+    record_ = small(
         Annotation("region", "a dog", (Link(0),)),
         Annotation("region", "both", (Link(0), Link(1))),
         Annotation("caption", "A dog."),
         Annotation("caption", "A ball."),
         Annotation("vqa", turns=("Is it?", "Yes.", "Why?", "Because.")),
     )
-    [item] = record_items.region(told, 0, BENCHMARKS["region_caption"].wording())
+    [item] = region_caption.items_from_record(
+        record_, 0, BENCHMARKS["region_caption"].prompt_template()
+    )
     assert item.regions == ((0.0, 0.0, 2.0, 4.0),)
     assert (item.reference_texts, item.prompt.count("<bbox>")) == (("a dog",), 1)
-    [item] = record_items.caption(told, 0, PromptTemplate("What is it?"))
+    [item] = image_caption.items_from_record(record_, 0, PromptTemplate("What is it?"))
     assert item.reference_texts == ("A dog.", "A ball.")
-    first, second = record_items.conversation(told, 0, PromptTemplate(""))
+    first, second = conversation.items_from_record(record_, 0, PromptTemplate(""))
     assert (first.history, first.reference_texts) == ((), ("Yes.",))
     assert (second.prompt, second.history) == ("Why?", (("Is it?", "Yes."),))
 
@@ -114,12 +124,12 @@ def test_regions_captions_and_conversations_are_asked_by_their_annotations() -> 
 @pytest.mark.parametrize(
     ("question", "problem"),
     [
-        ("What is {thing}?", "braces around something else"),
-        ("What is {", "braces around something else"),
-        ("What is it?", "speaks of 0 regions"),
-        ("<bbox> or <bbox>?", "speaks of 2 regions"),
+        ("What is {thing}?", "braces around something other"),
+        ("What is {", "braces around something other"),
+        ("What is it?", "refers to 0 regions"),
+        ("<bbox> or <bbox>?", "refers to 2 regions"),
     ],
 )
 def test_questions_that_cannot_be_asked_are_refused(question: str, problem: str) -> None:
     with pytest.raises(PromptTemplateError, match=problem):
-        BENCHMARKS["region_caption"].wording(question)
+        BENCHMARKS["region_caption"].prompt_template(question)

@@ -1,4 +1,4 @@
-"""Held-out scenes of the mini-world, and answers to them that are right, wrong or odd."""
+"""Grounded captions of mini-world scenes, with perfect and shifted predictions and their scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from glamm_jax.data import rle
 from glamm_jax.data.preprocess import open_image
-from glamm_jax.evaluation.item import Item, Prediction
+from glamm_jax.evaluation.benchmarks.base import Item, Prediction
 from glamm_jax.metrics.iou import iou
 from glamm_jax.metrics.result import MetricResult
 from glamm_jax.miniworld import FULL, record, scene
@@ -17,18 +17,18 @@ SIZE = 96
 PROMPT = "Could you describe the picture? Answer with masks."
 
 
-def items_of(number: int) -> list[Item]:
+def scene_items(number: int) -> list[Item]:
     """Grounded captions of that many scenes."""
     return [_item(i) for i in range(number)]
 
 
-def picture_of(item: Item) -> np.ndarray:
-    """The picture of an item of `items_of`."""
+def scene_image(item: Item) -> np.ndarray:
+    """The image of an item of `scene_items`."""
     return open_image(record(scene(0, item.record, SIZE, FULL)).image)
 
 
-def right_answer(item: Item) -> Prediction:
-    """Everything as in the truth."""
+def perfect_answer(item: Item) -> Prediction:
+    """Text, phrases and masks of the reference."""
     return Prediction(
         item.id,
         item.image_id,
@@ -41,8 +41,8 @@ def right_answer(item: Item) -> Prediction:
 
 
 def shifted_answer(item: Item, pixels: int) -> Prediction:
-    """Right words, masks too far to the right, the last one missing."""
-    answer = right_answer(item)
+    """The text of the reference, its masks shifted to the right, the last one missing."""
+    answer = perfect_answer(item)
     moved = [np.roll(rle.decode(mask), pixels, axis=1) for mask in answer.masks[:-1]]
     return replace(
         answer,
@@ -53,37 +53,38 @@ def shifted_answer(item: Item, pixels: int) -> Prediction:
     )
 
 
-def scored_of(items: list[Item], predictions: list[Prediction]) -> MetricResult:
-    """Figures of three kinds: a mean, a ratio of sums, and one of the whole."""
-    each: dict[str, dict[str, float]] = {}
-    for item, said in zip(items, predictions, strict=True):
-        pairs = [
-            (said.masks[i] if i < len(said.masks) else None, mask)
+def example_result(items: list[Item], predictions: list[Prediction]) -> MetricResult:
+    """Metrics of three kinds: a mean, a ratio of sums, and one of all items at once."""
+    per_item: dict[str, dict[str, float]] = {}
+    for item, prediction in zip(items, predictions, strict=True):
+        masks = prediction.masks
+        ious = [
+            iou(masks[i] if i < len(masks) else None, mask)
             for i, mask in enumerate(item.reference_masks)
         ]
-        found = [iou(*pair) for pair in pairs]
-        each[item.id] = {
-            "mIoU": float(np.mean(found)),
-            "matches": float(np.sum(np.array(found) >= 0.5)),
-            "phrases": float(len(found)),
+        per_item[item.id] = {
+            "mIoU": float(np.mean(ious)),
+            "matches": float(np.sum(np.array(ious) >= 0.5)),
+            "phrases": float(len(ious)),
         }
-    columns = {key: [row[key] for row in each.values()] for key in ("mIoU", "matches", "phrases")}
+    rows = per_item.values()
+    columns = {key: [row[key] for row in rows] for key in ("mIoU", "matches", "phrases")}
     recall = sum(columns["matches"]) / sum(columns["phrases"])
     return MetricResult(
         {"mIoU": float(np.mean(columns["mIoU"])), "recall": recall, "AP50": recall / 2},
-        each,
+        per_item,
         {"recall": ("matches", "phrases")},
         {"missing prediction": (items[-1].id,)},
     )
 
 
 def _item(number: int) -> Item:
-    drawn = record(scene(0, number, SIZE, FULL))
-    annotation = next(each for each in drawn.annotations if each.task == "gcg")
+    source = record(scene(0, number, SIZE, FULL))
+    annotation = next(each for each in source.annotations if each.task == "gcg")
     links: dict[int, str] = {}
     for link in annotation.links:
         links.setdefault(link.region, annotation.text[link.start : link.end])
-    size = [drawn.height, drawn.width]
+    size = [source.height, source.width]
     return Item(
         id=f"scene {number}",
         image_id=f"scene {number}",
@@ -92,7 +93,7 @@ def _item(number: int) -> Item:
         reference_texts=(annotation.text,),
         reference_phrases=tuple(links.values()),
         reference_masks=tuple(
-            {"size": size, "counts": (drawn.regions[region].mask or b"").decode()}
+            {"size": size, "counts": (source.regions[region].mask or b"").decode()}
             for region in links
         ),
     )
