@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.measure import RESULTS, machine, median, table, write
 from glamm_jax.config.experiment import ConversationConfig, ConversationTask
 from glamm_jax.data.conversation_sampler import draw_examples
-from glamm_jax.miniworld import EASY, FULL, World, record, scene
+from glamm_jax.miniworld import EASY, FULL, World, scene_record, render_scene
 
 WORLDS = {"easy": EASY, "full": FULL}
 SIZES = (96, 128, 256)
@@ -30,10 +30,10 @@ TASKS: tuple[ConversationTask, ...] = ("gcg", "referring")  # in turn
 def works(size: int, world: World) -> dict[str, Callable[[int], object]]:
     """What is done for an id."""
     return {
-        "scene": lambda i: scene(0, i, size, world),
-        "record": lambda i: record(scene(0, i, size, world)),
+        "scene": lambda i: render_scene(0, i, size, world),
+        "record": lambda i: scene_record(render_scene(0, i, size, world)),
         "example": lambda i: draw_examples(
-            record(scene(0, i, size, world)), (TASKS[i % len(TASKS)],), ConversationConfig()
+            scene_record(render_scene(0, i, size, world)), (TASKS[i % len(TASKS)],), ConversationConfig()
         ),
     }
 

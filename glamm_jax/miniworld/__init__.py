@@ -13,10 +13,10 @@ world: what there is. layout: where it is. painting, stuff, shapes: how it looks
 expressions, captions, questions: what can be said. annotations: records of it.
 """
 
-from glamm_jax.miniworld.annotations import record
+from glamm_jax.miniworld.annotations import scene_record
 from glamm_jax.miniworld.records import MiniWorldRecords, open_miniworld
-from glamm_jax.miniworld.scene import Scene, SceneError, scene
-from glamm_jax.miniworld.world import EASY, FULL, WORLDS, World, extended, held_out
+from glamm_jax.miniworld.scene import Scene, SceneError, render_scene
+from glamm_jax.miniworld.world import EASY, FULL, WORLDS, World, extended, hold_out
 
 __all__ = [
     "EASY",
@@ -27,8 +27,8 @@ __all__ = [
     "SceneError",
     "World",
     "extended",
-    "held_out",
+    "hold_out",
     "open_miniworld",
-    "record",
-    "scene",
+    "scene_record",
+    "render_scene",
 ]

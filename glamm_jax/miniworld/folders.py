@@ -19,17 +19,17 @@ import numpy as np
 from jaxtyping import Bool
 
 from glamm_jax.data import rle
-from glamm_jax.miniworld.annotations import bounds, jpeg
+from glamm_jax.miniworld.annotations import mask_box, encode_jpeg
 from glamm_jax.miniworld.scene import Scene
 
-Fields = dict[str, Any]
-Splits = Mapping[str, Iterable[Scene]]
+JsonObject = dict[str, Any]
+ScenesBySplit = Mapping[str, Iterable[Scene]]
 
 
-def write_picture(folder: Path, name: str, one: Scene) -> None:
+def write_image(folder: Path, name: str, one: Scene) -> None:
     """The scene's JPEG, under the name that annotations know."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(jpeg(one.image))
+    (folder / name).write_bytes(encode_jpeg(one.image))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -38,13 +38,13 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, separators=(",", ":")), encoding="utf-8")
 
 
-def coco_image(one: Scene, identity: int | str) -> Fields:
+def coco_image(one: Scene, identity: int | str) -> JsonObject:
     """A picture as COCO lists it, without its file's name."""
     return {"id": identity, "height": one.size, "width": one.size}
 
 
-def coco_instance(mask: Bool[np.ndarray, "h w"]) -> Fields:
+def coco_instance(mask: Bool[np.ndarray, "h w"]) -> JsonObject:
     """What COCO says about a mask; boxes are x, y, width, height in pixels."""
-    x0, y0, x1, y1 = bounds(mask)
+    x0, y0, x1, y1 = mask_box(mask)
     shape = {"segmentation": rle.encode(mask), "bbox": [x0, y0, x1 - x0, y1 - y0]}
     return {**shape, "area": int(mask.sum()), "iscrowd": 0}

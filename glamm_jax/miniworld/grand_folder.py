@@ -22,20 +22,20 @@ import numpy as np
 from glamm_jax.data import rle
 from glamm_jax.files import atomic_folder
 from glamm_jax.miniworld.annotations import (
-    all_mentions,
-    bounds,
-    expressions,
-    mask_of,
-    words_lots,
+    scene_entities,
+    mask_box,
+    referring_expressions,
+    entity_mask,
+    text_rng,
 )
 from glamm_jax.miniworld.captions import (
-    Caption,
-    Mention,
+    SceneCaption,
+    SceneEntity,
     dense_caption,
-    place_name,
+    place_description,
     short_captions,
 )
-from glamm_jax.miniworld.folders import write_picture
+from glamm_jax.miniworld.folders import write_image
 from glamm_jax.miniworld.scene import Scene
 from glamm_jax.miniworld.world import PLACES
 
@@ -55,30 +55,30 @@ def write_grand(folder: Path | str, scenes: Iterable[Scene]) -> None:
         for part, group in groupby(enumerate(scenes), lambda item: item[0] // SCENES_A_PART):
             with tarfile.open(data / "annotations" / f"part_{part + 1}.tar", "w") as archive:
                 for _, one in group:
-                    write_picture(data / "images", f"{picture_name(one)}.jpg", one)
-                    _add(archive, f"{picture_name(one)}.json", grand_entry(one))
+                    write_image(data / "images", f"{image_name(one)}.jpg", one)
+                    _add(archive, f"{image_name(one)}.json", grand_entry(one))
 
 
-def picture_name(one: Scene) -> str:
+def image_name(one: Scene) -> str:
     """What GranD calls a picture, without its ending."""
     return f"sa_{one.scene_id}"
 
 
 def grand_entry(one: Scene) -> Fields:
     """What the file of a picture says."""
-    rng = words_lots(one)
+    rng = text_rng(one)
     dense, short = dense_caption(one, rng), short_captions(one, rng)
-    said = expressions(one, rng)
-    mentions = all_mentions(one)
+    said = referring_expressions(one, rng)
+    mentions = scene_entities(one)
     # Things first, as the pipeline numbers objects first and what floats after them.
-    ordered = sorted(mentions, key=lambda mention: mention.sort != "thing")
+    ordered = sorted(mentions, key=lambda mention: mention.category != "thing")
     number = {mention: i for i, mention in enumerate(ordered)}
-    boxes = {mention: list(bounds(mask_of(one, mention))) for mention in mentions}
-    things = [mention for mention in ordered if mention.sort == "thing"]
-    floating = [mention for mention in ordered if mention.sort != "thing"]
-    category, fine_category = PLACES[one.plan.place].landmark
+    boxes = {mention: list(mask_box(entity_mask(one, mention))) for mention in mentions}
+    things = [mention for mention in ordered if mention.category == "thing"]
+    floating = [mention for mention in ordered if mention.category != "thing"]
+    category, fine_category = PLACES[one.layout.place].landmark
     return {
-        f"{picture_name(one)}.jpg": {
+        f"{image_name(one)}.jpg": {
             "objects": [_object(one, x, number[x], boxes[x], said) for x in things],
             "floating_objects": [_float(one, x, number[x], boxes[x]) for x in floating],
             "floating_attributes": [],
@@ -88,7 +88,7 @@ def grand_entry(one: Scene) -> Fields:
             "relationships": _relationships(short, number),
             "short_captions": [_short(caption, number, boxes) for caption in short],
             "dense_caption": _dense(dense, number, boxes),
-            "additional_context": f"This is {place_name(one)}, with {', '.join(one.stuff)}.",
+            "additional_context": f"This is {place_description(one)}, with {', '.join(one.stuff)}.",
         }
     }
 
@@ -101,19 +101,19 @@ def _add(archive: tarfile.TarFile, name: str, entry: Fields) -> None:
     archive.addfile(info, io.BytesIO(data))
 
 
-def _segmentation(one: Scene, mention: Mention) -> Fields:
-    return {"segmentation": rle.encode(mask_of(one, mention)), "segmentation_source": "SAM"}
+def _segmentation(one: Scene, mention: SceneEntity) -> Fields:
+    return {"segmentation": rle.encode(entity_mask(one, mention)), "segmentation_source": "SAM"}
 
 
 def _object(
     one: Scene,
-    mention: Mention,
+    mention: SceneEntity,
     number: int,
     box: list[float],
-    said: list[tuple[str, tuple[Mention, ...]]],
+    said: list[tuple[str, tuple[SceneEntity, ...]]],
 ) -> Fields:
     """A thing; its attributes are the expressions that have its name in them."""
-    thing = one.things[mention.number]
+    thing = one.objects[mention.index]
     texts = [text for text, meant in said if meant == (mention,)]
     return {
         "id": number,
@@ -127,21 +127,21 @@ def _object(
     }
 
 
-def _float(one: Scene, mention: Mention, number: int, box: list[float]) -> Fields:
-    if mention.sort == "stuff":
-        label = one.stuff[mention.number]
+def _float(one: Scene, mention: SceneEntity, number: int, box: list[float]) -> Fields:
+    if mention.category == "stuff":
+        label = one.stuff[mention.index]
     else:
-        part = one.things[mention.number].part
+        part = one.objects[mention.index].part
         label = part.name if part else ""
     common = {"id": number, "bbox": box, "labels": [label], "label": label, "attributes": None}
     return common | _segmentation(one, mention)
 
 
-def _phrase(caption: Caption, start: int, end: int) -> Fields:
+def _phrase(caption: SceneCaption, start: int, end: int) -> Fields:
     return {"phrase": caption.text[start:end], "tokens_positive": [start, end]}
 
 
-def _short(caption: Caption, number: dict[Mention, int], boxes: dict[Mention, list]) -> Fields:
+def _short(caption: SceneCaption, number: dict[SceneEntity, int], boxes: dict[SceneEntity, list]) -> Fields:
     """A detail knows one object: the one of the lowest id."""
     details = []
     for start, end, mentions in caption.phrases:
@@ -151,7 +151,7 @@ def _short(caption: Caption, number: dict[Mention, int], boxes: dict[Mention, li
     return {"caption": caption.text, "details": details}
 
 
-def _dense(caption: Caption, number: dict[Mention, int], boxes: dict[Mention, list]) -> Fields:
+def _dense(caption: SceneCaption, number: dict[SceneEntity, int], boxes: dict[SceneEntity, list]) -> Fields:
     details = [
         _phrase(caption, start, end)
         | {"ids": [number[x] for x in mentions], "bbox": [boxes[x] for x in mentions]}
@@ -160,7 +160,7 @@ def _dense(caption: Caption, number: dict[Mention, int], boxes: dict[Mention, li
     return {"caption": caption.text, "details": details}
 
 
-def _relationships(captions: Iterable[Caption], number: dict[Mention, int]) -> Fields:
+def _relationships(captions: Iterable[SceneCaption], number: dict[SceneEntity, int]) -> Fields:
     """Phrases of the short captions and the objects that they mean."""
     grounding: dict[str, list[int]] = {}
     for caption in captions:

@@ -12,20 +12,20 @@ from pathlib import Path
 
 from glamm_jax.data import rle
 from glamm_jax.files import atomic_folder
-from glamm_jax.miniworld.annotations import mask_of, mask_of_all, words_lots
-from glamm_jax.miniworld.captions import Caption, dense_caption
+from glamm_jax.miniworld.annotations import entity_mask, union_mask, text_rng
+from glamm_jax.miniworld.captions import SceneCaption, dense_caption
 from glamm_jax.miniworld.folders import (
-    Fields,
-    Splits,
+    JsonObject,
+    ScenesBySplit,
     coco_image,
     coco_instance,
     write_json,
-    write_picture,
+    write_image,
 )
 from glamm_jax.miniworld.scene import Scene
 
 
-def write_grandf(folder: Path | str, splits: Splits) -> None:
+def write_grandf(folder: Path | str, splits: ScenesBySplit) -> None:
     """Write scenes by split: train, val, test, or some of them.
 
     Raises: FolderError when the folder exists or cannot be written.
@@ -41,18 +41,18 @@ def write_grandf(folder: Path | str, splits: Splits) -> None:
                 _write_truth(base, split, scenes)
 
 
-def _dense(one: Scene) -> Caption:
-    return dense_caption(one, words_lots(one))
+def _dense(one: Scene) -> SceneCaption:
+    return dense_caption(one, text_rng(one))
 
 
-def _training_entry(one: Scene, images: Path) -> Fields:
+def _training_entry(one: Scene, images: Path) -> JsonObject:
     """Groundings by phrase; no phrase of a dense caption occurs twice. Writes the picture, too."""
     name, caption = f"sa_{one.scene_id}", _dense(one)
-    write_picture(images, f"{name}.jpg", one)
+    write_image(images, f"{name}.jpg", one)
     groundings = {
         caption.text[start:end]: {
             "token_positives": [start, end],
-            "rle_masks": [rle.encode(mask_of(one, mention)) for mention in mentions],
+            "rle_masks": [rle.encode(entity_mask(one, mention)) for mention in mentions],
         }
         for start, end, mentions in caption.phrases
     }
@@ -62,19 +62,19 @@ def _training_entry(one: Scene, images: Path) -> Fields:
 
 def _write_truth(base: Path, split: str, scenes: Iterable[Scene]) -> None:
     """Captions with labels, and masks in the order of the labels; categories in one file only."""
-    images: list[Fields] = []
-    captions: list[Fields] = []
-    found: list[Fields] = []
+    images: list[JsonObject] = []
+    captions: list[JsonObject] = []
+    found: list[JsonObject] = []
     for one in scenes:
         name, caption = f"sa_{one.scene_id}", _dense(one)
-        write_picture(base / "GranDf_HA_images" / "val_test", f"{name}.jpg", one)
+        write_image(base / "GranDf_HA_images" / "val_test", f"{name}.jpg", one)
         images.append({"file_name": f"{name}.jpg", **coco_image(one, name)})
         labels = [caption.text[start:end] for start, end, _ in caption.phrases]
         told = {"image_id": name, "caption": caption.text, "labels": labels}
         captions.append({"id": len(captions), **told})
         for _, _, mentions in caption.phrases:
             placed = {"id": len(found), "image_id": name, "category_id": 1}
-            found.append(placed | coco_instance(mask_of_all(one, mentions)))
+            found.append(placed | coco_instance(union_mask(one, mentions)))
     folder = base / "annotations" / "val_test"
     # With categories in it, pycocotools would ask captions for theirs (trap 47).
     truth = {"images": images, "annotations": captions}

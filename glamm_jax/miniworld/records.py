@@ -5,8 +5,8 @@ from __future__ import annotations
 from glamm_jax.data.record import Record
 from glamm_jax.data.record_sources import RecordScheme, register_scheme
 from glamm_jax.errors import ConfigError
-from glamm_jax.miniworld.annotations import record
-from glamm_jax.miniworld.scene import scene
+from glamm_jax.miniworld.annotations import scene_record
+from glamm_jax.miniworld.scene import render_scene
 from glamm_jax.miniworld.world import WORLDS
 
 SCHEME = "miniworld"
@@ -43,7 +43,7 @@ class MiniWorldRecords:
         Raises:
             SceneError: the scene has no room for its objects.
         """
-        return record(scene(self._seed, index, self._size, WORLDS[self._world]))
+        return scene_record(render_scene(self._seed, index, self._size, WORLDS[self._world]))
 
 
 def open_miniworld(name: str, split: str, seed: int = 0) -> MiniWorldRecords:

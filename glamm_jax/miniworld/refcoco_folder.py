@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from glamm_jax.files import atomic_folder
-from glamm_jax.miniworld.annotations import expressions, mask_of, words_lots
-from glamm_jax.miniworld.captions import Mention
+from glamm_jax.miniworld.annotations import referring_expressions, entity_mask, text_rng
+from glamm_jax.miniworld.captions import SceneEntity
 from glamm_jax.miniworld.folders import (
-    Fields,
-    Splits,
+    JsonObject,
+    ScenesBySplit,
     coco_image,
     coco_instance,
     write_json,
-    write_picture,
+    write_image,
 )
 from glamm_jax.miniworld.scene import Scene
 from glamm_jax.miniworld.shapes import SHAPES
@@ -27,20 +27,20 @@ from glamm_jax.miniworld.shapes import SHAPES
 PICKLE_PROTOCOL = 2  # that of the files which go round
 
 
-def write_refcoco(folder: Path | str, splits: Splits) -> None:
+def write_refcoco(folder: Path | str, splits: ScenesBySplit) -> None:
     """Write scenes by split, as refCOCO: expressions that mean one thing each.
 
     Raises: FolderError when the folder exists or cannot be written.
     """
-    images: list[Fields] = []
-    annotations: list[Fields] = []
-    refs: list[Fields] = []
+    images: list[JsonObject] = []
+    annotations: list[JsonObject] = []
+    refs: list[JsonObject] = []
     with atomic_folder(folder) as unfinished:
         base = unfinished / "Refer_Segm"
         for split, scenes in splits.items():
             for one in scenes:
                 name = f"COCO_train2014_{one.scene_id:012d}.jpg"
-                write_picture(base / "coco_2014" / "train2014", name, one)
+                write_image(base / "coco_2014" / "train2014", name, one)
                 images.append({"file_name": name, **coco_image(one, one.scene_id)})
                 for annotation, ref in _references(one, name, split, len(annotations)):
                     annotations.append(annotation)
@@ -52,17 +52,17 @@ def write_refcoco(folder: Path | str, splits: Splits) -> None:
         refs_file.write_bytes(pickle.dumps(refs, protocol=PICKLE_PROTOCOL))
 
 
-def _references(one: Scene, name: str, split: str, first: int) -> Iterator[tuple[Fields, Fields]]:
+def _references(one: Scene, name: str, split: str, first: int) -> Iterator[tuple[JsonObject, JsonObject]]:
     """An object and what is said to point at it, for everything that can be pointed at."""
-    said = expressions(one, words_lots(one))
-    for i, thing in enumerate(one.things):
-        mention = Mention("thing", i)
+    said = referring_expressions(one, text_rng(one))
+    for i, thing in enumerate(one.objects):
+        mention = SceneEntity("thing", i)
         texts = [text for text, mentions in said if mentions == (mention,)]
         if not texts:
             continue
         category = list(SHAPES).index(thing.shape) + 1
         joined = {"image_id": one.scene_id, "category_id": category}
-        instance = coco_instance(mask_of(one, mention))
+        instance = coco_instance(entity_mask(one, mention))
         instance["segmentation"] = [instance["segmentation"]]
         sentences = [
             {"sent_id": 100 * first + k, "sent": text, "raw": text, "tokens": text.split()}

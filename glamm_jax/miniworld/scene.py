@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from glamm_jax.data.record import RecordError
-from glamm_jax.miniworld.layout import Plan, Thing, draw_plan
-from glamm_jax.miniworld.painting import Painting, paint
+from glamm_jax.miniworld.layout import SceneLayout, SceneObject, sample_layout
+from glamm_jax.miniworld.rendering import Rendering, render_layout
 from glamm_jax.miniworld.world import FULL, PLACES, World
 
-ATTEMPTS = 100  # at a scene whose things can all be seen
+MAX_ATTEMPTS = 100  # at a scene whose things can all be seen
 MIN_PIXELS = 8  # of a thing, and of a part
 
 
@@ -33,58 +33,58 @@ class Scene:
     seed: int
     scene_id: int
     world: World
-    plan: Plan
-    painting: Painting
+    layout: SceneLayout
+    rendering: Rendering
 
     @property
     def image(self) -> UInt8[np.ndarray, "s s 3"]:
-        return self.painting.image
+        return self.rendering.image
 
     @property
     def size(self) -> int:
-        return self.painting.labels.shape[0]
+        return self.rendering.labels.shape[0]
 
     @property
     def stuff(self) -> tuple[str, ...]:
         """Names of what fills the place, from top to bottom."""
-        return PLACES[self.plan.place].stuff
+        return PLACES[self.layout.place].stuff
 
     @property
-    def things(self) -> tuple[Thing, ...]:
-        return self.plan.things
+    def objects(self) -> tuple[SceneObject, ...]:
+        return self.layout.objects
 
     def stuff_mask(self, number: int) -> Bool[np.ndarray, "s s"]:
         """Where this stuff is seen."""
-        return self.painting.labels == number
+        return self.rendering.labels == number
 
-    def thing_mask(self, number: int) -> Bool[np.ndarray, "s s"]:
+    def object_mask(self, number: int) -> Bool[np.ndarray, "s s"]:
         """Where this thing is seen. No two masks of stuff and things share a pixel."""
-        return self.painting.labels == len(self.stuff) + number
+        return self.rendering.labels == len(self.stuff) + number
 
     def part_mask(self, number: int) -> Bool[np.ndarray, "s s"]:
         """Where the part of this thing is seen; it lies within the thing's mask."""
-        return self.thing_mask(number) & self.painting.is_part
+        return self.object_mask(number) & self.rendering.is_part
 
-    def covers(self, front: int, back: int) -> int:
+    def covered_pixels(self, front: int, back: int) -> int:
         """How many pixels of one thing another was painted over."""
-        return int(self.painting.covered[front, back])
+        return int(self.rendering.covered_pixels[front, back])
 
 
-def scene(seed: int, scene_id: int, size: int, world: World = FULL) -> Scene:
+def render_scene(seed: int, scene_id: int, size: int, world: World = FULL) -> Scene:
     """The scene of this seed and id, the same whenever it is asked for.
 
     Raises: SceneError when things do not fit or cannot be seen, at every attempt.
     """
-    for attempt in range(ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         rng = np.random.default_rng((seed, scene_id, attempt))
-        plan = draw_plan(world, rng)
-        if len(plan.things) < world.num_things[0]:
+        plan = sample_layout(world, rng)
+        if len(plan.objects) < world.num_objects[0]:
             continue
-        drawn = Scene(seed, scene_id, world, plan, paint(plan, size, rng))
+        drawn = Scene(seed, scene_id, world, plan, render_layout(plan, size, rng))
         if _all_visible(drawn):
             return drawn
     raise SceneError(
-        f"scene {scene_id} of seed {seed}: {world.num_things[0]} to {world.num_things[1]} things "
+        f"scene {scene_id} of seed {seed}: {world.num_objects[0]} to {world.num_objects[1]} things "
         f"with radii {world.radii} find no room to be seen in {size} x {size} pixels; take fewer, "
         "smaller ones or a larger picture"
     )
@@ -92,13 +92,13 @@ def scene(seed: int, scene_id: int, size: int, world: World = FULL) -> Scene:
 
 def _all_visible(drawn: Scene) -> bool:
     """Whether enough is seen of everything that texts may speak of."""
-    painting, first = drawn.painting, len(drawn.stuff)
-    seen = np.bincount(painting.labels.ravel(), minlength=first + len(drawn.things))
-    if seen.min() < MIN_PIXELS or (seen[first:] < drawn.world.min_visible * painting.areas).any():
+    painting, first = drawn.rendering, len(drawn.stuff)
+    seen = np.bincount(painting.labels.ravel(), minlength=first + len(drawn.objects))
+    if seen.min() < MIN_PIXELS or (seen[first:] < drawn.world.min_visible * painting.object_areas).any():
         return False
     parts = np.bincount(painting.labels[painting.is_part], minlength=len(seen))[first:]
     return all(
         part >= MIN_PIXELS
-        for part, thing in zip(parts, drawn.things, strict=True)
+        for part, thing in zip(parts, drawn.objects, strict=True)
         if thing.part is not None
     )

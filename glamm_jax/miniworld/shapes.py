@@ -22,7 +22,7 @@ HEART_TOP = 0.5**0.5 / 2
 REACH = 1.09  # how far the corners of some shapes stick out, in radii
 
 
-class Shape(NamedTuple):
+class ObjectShape(NamedTuple):
     """A distance field, where its lowest point lies below its centre in radii, and its top."""
 
     distance: Callable[[Plane, Plane, float], Plane]
@@ -85,14 +85,14 @@ def _moon(x: Plane, y: Plane, r: float) -> Plane:
     return np.maximum(np.sqrt(middle**2 + y * y) - 0.9 * r, bite)
 
 
-SHAPES: dict[str, Shape] = {
-    "circle": Shape(_circle, 0.92),
-    "square": Shape(_square, 0.8, 0.8),
-    "triangle": Shape(_triangle, 0.66),
-    "star": Shape(_star, 0.81),
-    "heart": Shape(_heart, 0.84),
-    "ring": Shape(_ring, 0.94),
-    "cross": Shape(_cross, 0.9),
-    "diamond": Shape(_diamond, 0.98),
-    "moon": Shape(_moon, 0.9),
+SHAPES: dict[str, ObjectShape] = {
+    "circle": ObjectShape(_circle, 0.92),
+    "square": ObjectShape(_square, 0.8, 0.8),
+    "triangle": ObjectShape(_triangle, 0.66),
+    "star": ObjectShape(_star, 0.81),
+    "heart": ObjectShape(_heart, 0.84),
+    "ring": ObjectShape(_ring, 0.94),
+    "cross": ObjectShape(_cross, 0.9),
+    "diamond": ObjectShape(_diamond, 0.98),
+    "moon": ObjectShape(_moon, 0.9),
 }

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glamm_jax.data.record import Defect, ReadResult
-from glamm_jax.miniworld.annotations import NAME, record
-from glamm_jax.miniworld.scene import SceneError, scene
+from glamm_jax.miniworld.annotations import SOURCE_NAME, scene_record
+from glamm_jax.miniworld.scene import SceneError, render_scene
 from glamm_jax.miniworld.world import FULL, World
 
-NO_ROOM = "no room for its things"
+DOES_NOT_FIT = "no room for its things"
 
 
-class MiniWorld:
+class MiniWorldSource:
     """Scenes of these ids. `root` is not looked at; sources have one.
 
     A key holds what its scene follows from, so that another world has other keys.
     """
 
-    name = NAME
+    name = SOURCE_NAME
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class MiniWorld:
         """The record of a scene; none where the world has no room for its things."""
         number = int(key.rpartition("-")[2])
         try:
-            one = scene(self._seed, number, self._size, self._world)
+            one = render_scene(self._seed, number, self._size, self._world)
         except SceneError as error:
-            return ReadResult(None, (Defect(NO_ROOM, str(error)),))
-        return ReadResult(record(one, self.split))
+            return ReadResult(None, (Defect(DOES_NOT_FIT, str(error)),))
+        return ReadResult(scene_record(one, self.split))

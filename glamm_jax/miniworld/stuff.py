@@ -40,7 +40,7 @@ SKIES: dict[str, tuple[Colour, Colour]] = {
 }
 
 
-class Stuff(NamedTuple):
+class StuffStyle(NamedTuple):
     """Colours far and near, the grain, how strong it is, and a pattern on top."""
 
     far: Colour
@@ -89,7 +89,7 @@ def cut_grain(name: str, height: int, size: int, rng: np.random.Generator) -> Gr
     return tile[top : top + height, left : left + size]
 
 
-def paint_stuff(
+def render_stuff(
     name: str, first: int, last: int, size: int, daytime: str, rng: np.random.Generator
 ) -> Rows:
     """Rows `first` to `last` of a picture, filled with this stuff, in [0, 1]."""
@@ -180,13 +180,13 @@ def _floor(rows: Rows, canvas: Canvas) -> None:
     rows += 0.85 * board * (np.float32(0.93) - rows)
 
 
-STUFF: dict[str, Stuff] = {
-    "sky": Stuff((0, 0, 0), (0, 0, 0), "cloud", 0.0, _sky),
-    "grass": Stuff((136, 190, 84), (62, 132, 46), "fine", 0.035, _grass),
-    "water": Stuff((76, 166, 200), (20, 84, 138), "ripple", 0.022, _water),
-    "sand": Stuff((240, 220, 166), (216, 182, 118), "fine", 0.028),
-    "snow": Stuff((246, 250, 255), (212, 226, 242), "soft", 0.016, _snow),
-    "road": Stuff((128, 128, 134), (92, 92, 98), "fine", 0.03, _road),
-    "wall": Stuff((188, 118, 92), (168, 100, 78), "soft", 0.02, _brick_wall),
-    "floor": Stuff((196, 146, 92), (156, 106, 60), "ripple", 0.02, _floor),
+STUFF: dict[str, StuffStyle] = {
+    "sky": StuffStyle((0, 0, 0), (0, 0, 0), "cloud", 0.0, _sky),
+    "grass": StuffStyle((136, 190, 84), (62, 132, 46), "fine", 0.035, _grass),
+    "water": StuffStyle((76, 166, 200), (20, 84, 138), "ripple", 0.022, _water),
+    "sand": StuffStyle((240, 220, 166), (216, 182, 118), "fine", 0.028),
+    "snow": StuffStyle((246, 250, 255), (212, 226, 242), "soft", 0.016, _snow),
+    "road": StuffStyle((128, 128, 134), (92, 92, 98), "fine", 0.03, _road),
+    "wall": StuffStyle((188, 118, 92), (168, 100, 78), "soft", 0.02, _brick_wall),
+    "floor": StuffStyle((196, 146, 92), (156, 106, 60), "ripple", 0.02, _floor),
 }

@@ -10,24 +10,24 @@ from collections.abc import Callable
 
 import numpy as np
 
-from glamm_jax.miniworld.captions import article, in_words, place_name
+from glamm_jax.miniworld.captions import with_article, number_word, place_description
 from glamm_jax.miniworld.expressions import (
     DIRECTIONS,
-    Query,
-    holds,
+    ObjectQuery,
+    is_related,
     is_unambiguous,
-    meant,
+    match_objects,
     preposition,
     simple_expression,
 )
-from glamm_jax.miniworld.layout import NOWHERE, pick
+from glamm_jax.miniworld.layout import NO_INDEX, choose
 from glamm_jax.miniworld.scene import Scene
 
 Turn = tuple[str, str]
 MAX_TURNS = 4
 
 
-def conversation(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
+def vqa_turns(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
     """Two to four questions of different sorts and their answers, in turns."""
     wanted = int(rng.integers(2, MAX_TURNS + 1))
     turns: list[str] = []
@@ -41,28 +41,28 @@ def conversation(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
 def _how_many(scene: Scene, rng: np.random.Generator) -> Turn:
     """Things of a colour, of a shape or of both; sometimes there are none."""
     colour, shape = _some_kind(scene, rng)
-    query = pick(rng, (Query(colour, shape, plural=True), Query(shape=shape, plural=True)))
-    number = len(meant(scene, query)[0])
-    counted = Query(query.colour, query.shape, plural=number != 1)
+    query = choose(rng, (ObjectQuery(colour, shape, plural=True), ObjectQuery(shape=shape, plural=True)))
+    number = len(match_objects(scene, query)[0])
+    counted = ObjectQuery(query.colour, query.shape, plural=number != 1)
     verb = "is" if number == 1 else "are"
-    return f"How many {query.text} are there?", f"There {verb} {in_words(number)} {counted.text}."
+    return f"How many {query.text} are there?", f"There {verb} {number_word(number)} {counted.text}."
 
 
 def _is_there(scene: Scene, rng: np.random.Generator) -> Turn:
-    query = Query(*_some_kind(scene, rng))
-    question = f"Is there {article(query.text)} in the picture?"
-    if meant(scene, query)[0]:
-        return question, f"Yes, there is {article(query.text)}."
+    query = ObjectQuery(*_some_kind(scene, rng))
+    question = f"Is there {with_article(query.text)} in the picture?"
+    if match_objects(scene, query)[0]:
+        return question, f"Yes, there is {with_article(query.text)}."
     return question, f"No, there is no {query.text}."
 
 
 def _what_colour(scene: Scene, rng: np.random.Generator) -> Turn | None:
     number = _some_thing(scene, rng)
-    thing = scene.things[number]
+    thing = scene.objects[number]
     return _ask_about(
         scene,
         number,
-        (Query(shape=thing.shape), Query(shape=thing.shape, size=thing.size)),
+        (ObjectQuery(shape=thing.shape), ObjectQuery(shape=thing.shape, size=thing.size)),
         "What colour is the {}?",
         f"It is {thing.colour}.",
     )
@@ -70,41 +70,41 @@ def _what_colour(scene: Scene, rng: np.random.Generator) -> Turn | None:
 
 def _what_shape(scene: Scene, rng: np.random.Generator) -> Turn | None:
     number = _some_thing(scene, rng)
-    thing = scene.things[number]
+    thing = scene.objects[number]
     return _ask_about(
         scene,
         number,
-        (Query(thing.colour), Query(thing.colour, size=thing.size)),
+        (ObjectQuery(thing.colour), ObjectQuery(thing.colour, size=thing.size)),
         "What shape does the {} have?",
-        f"It is {article(thing.shape)}.",
+        f"It is {with_article(thing.shape)}.",
     )
 
 
 def _where(scene: Scene, rng: np.random.Generator) -> Turn | None:
     number = _some_thing(scene, rng)
-    thing, name = scene.things[number], simple_expression(scene, number)
-    if thing.area == NOWHERE or name is None:
+    thing, name = scene.objects[number], simple_expression(scene, number)
+    if thing.ground_index == NO_INDEX or name is None:
         return None
-    ground = scene.stuff[thing.area]
+    ground = scene.stuff[thing.ground_index]
     return f"Where is the {name.text}?", f"It is {preposition(ground)} the {ground}."
 
 
 def _is_it_so(scene: Scene, rng: np.random.Generator) -> Turn | None:
     """Whether one thing is left of another, or the like, where that is beyond doubt."""
-    if len(scene.things) < 2:
+    if len(scene.objects) < 2:
         return None
-    a, b = (int(i) for i in rng.permutation(len(scene.things))[:2])
-    relation = pick(rng, tuple(DIRECTIONS))
+    a, b = (int(i) for i in rng.permutation(len(scene.objects))[:2])
+    relation = choose(rng, tuple(DIRECTIONS))
     one, other = simple_expression(scene, a), simple_expression(scene, b)
-    surely = holds(scene, relation, a, b, certain=True)
-    if one is None or other is None or surely != holds(scene, relation, a, b, certain=False):
+    surely = is_related(scene, relation, a, b, certain=True)
+    if one is None or other is None or surely != is_related(scene, relation, a, b, certain=False):
         return None
     answer = "Yes, it is." if surely else "No, it is not."
     return f"Is the {one.text} {relation} the {other.text}?", answer
 
 
 def _what_place(scene: Scene, rng: np.random.Generator) -> Turn:
-    return "What kind of place is this?", f"This is {place_name(scene)}."
+    return "What kind of place is this?", f"This is {place_description(scene)}."
 
 
 QUESTIONS: tuple[Callable[[Scene, np.random.Generator], Turn | None], ...] = (
@@ -119,19 +119,19 @@ QUESTIONS: tuple[Callable[[Scene, np.random.Generator], Turn | None], ...] = (
 
 
 def _some_thing(scene: Scene, rng: np.random.Generator) -> int:
-    return int(rng.integers(len(scene.things)))
+    return int(rng.integers(len(scene.objects)))
 
 
 def _some_kind(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     """Of a thing that is there, or one that shares its colour or shape with it."""
-    colour, shape = scene.things[_some_thing(scene, rng)].kind
+    colour, shape = scene.objects[_some_thing(scene, rng)].kind
     if rng.random() < 0.5:
         return colour, shape
-    return pick(rng, [k for k in scene.world.kinds if k[0] == colour or k[1] == shape])
+    return choose(rng, [k for k in scene.world.kinds if k[0] == colour or k[1] == shape])
 
 
 def _ask_about(
-    scene: Scene, number: int, ways: tuple[Query, ...], question: str, answer: str
+    scene: Scene, number: int, ways: tuple[ObjectQuery, ...], question: str, answer: str
 ) -> Turn | None:
     """Ask about a thing by the first name that means it alone."""
     only = frozenset((number,))

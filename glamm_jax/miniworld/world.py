@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 from glamm_jax.config.checks import require, require_choice
 from glamm_jax.miniworld.shapes import SHAPES
 
-Kind = tuple[str, str]  # colour, shape
-Words = Literal["plain", "rich"]
+ObjectKind = tuple[str, str]  # colour, shape
+TextStyle = Literal["plain", "rich"]
 Colour = tuple[int, int, int]
 
 COLOURS: dict[str, Colour] = {
@@ -34,30 +34,30 @@ COLOURS: dict[str, Colour] = {
 }
 TEXTURES = ("plain", "striped", "dotted", "checked")
 PARTS = ("band", "cap")
-MAX_THINGS = 12  # in any world
+MAX_OBJECTS = 12  # in any world
 MAX_RELATIONS = 2  # sentences of a caption about who is where
 DAYTIMES = ("day", "evening", "night")
 
 
-class Place(NamedTuple):
+class PlaceSpec(NamedTuple):
     """Stuff from top to bottom, and what the pipeline of GranD would call the place."""
 
     stuff: tuple[str, ...]
     landmark: tuple[str, str]  # category, fine category
 
 
-OUTSIDE = "Outdoor scene"
-PLACES: dict[str, Place] = {
-    "meadow": Place(("sky", "grass"), (OUTSIDE, "Natural landscape")),
-    "sea": Place(("sky", "water"), (OUTSIDE, "Natural landscape")),
-    "desert": Place(("sky", "sand"), (OUTSIDE, "Natural landscape")),
-    "beach": Place(("sky", "water", "sand"), (OUTSIDE, "Natural landscape")),
-    "lake": Place(("sky", "grass", "water"), (OUTSIDE, "Rural landscape")),
-    "park": Place(("sky", "grass", "road"), ("Sports and recreation scene", "Recreational area")),
-    "street": Place(("sky", "wall", "road"), ("Transportation scene", "Road")),
-    "yard": Place(("wall", "grass"), (OUTSIDE, "Urban landscape")),
-    "room": Place(("wall", "floor"), ("Indoor scene", "Living space")),
-    "glacier": Place(("sky", "snow"), (OUTSIDE, "Natural landscape")),
+OUTDOOR = "Outdoor scene"
+PLACES: dict[str, PlaceSpec] = {
+    "meadow": PlaceSpec(("sky", "grass"), (OUTDOOR, "Natural landscape")),
+    "sea": PlaceSpec(("sky", "water"), (OUTDOOR, "Natural landscape")),
+    "desert": PlaceSpec(("sky", "sand"), (OUTDOOR, "Natural landscape")),
+    "beach": PlaceSpec(("sky", "water", "sand"), (OUTDOOR, "Natural landscape")),
+    "lake": PlaceSpec(("sky", "grass", "water"), (OUTDOOR, "Rural landscape")),
+    "park": PlaceSpec(("sky", "grass", "road"), ("Sports and recreation scene", "Recreational area")),
+    "street": PlaceSpec(("sky", "wall", "road"), ("Transportation scene", "Road")),
+    "yard": PlaceSpec(("wall", "grass"), (OUTDOOR, "Urban landscape")),
+    "room": PlaceSpec(("wall", "floor"), ("Indoor scene", "Living space")),
+    "glacier": PlaceSpec(("sky", "snow"), (OUTDOOR, "Natural landscape")),
 }
 NEW_SHAPE, NEW_PLACE = "moon", "glacier"
 HANGING = ("sky", "wall")  # stuff that things float in or hang on; on everything else they stand
@@ -83,12 +83,12 @@ class World:
     shapes: tuple[str, ...]
     colours: tuple[str, ...]
     places: tuple[str, ...]
-    num_things: tuple[int, int] = (2, 3)
+    num_objects: tuple[int, int] = (2, 3)
     radii: tuple[float, float] = (0.14, 0.22)
     sizes: bool = False
     textures: tuple[str, ...] = ("plain",)
     daytimes: tuple[str, ...] = ("day",)
-    closeness: float = 1.05
+    min_spacing: float = 1.05
     min_visible: float = 0.4
     standing: bool = False
     hanging: float = 0.0
@@ -96,9 +96,9 @@ class World:
     distractors: float = 0.5
     parts: float = 0.0
     stacks: float = 0.0
-    withheld: tuple[Kind, ...] = ()
-    featured: tuple[Kind, ...] = ()
-    words: Words = "plain"
+    withheld: tuple[ObjectKind, ...] = ()
+    featured: tuple[ObjectKind, ...] = ()
+    text_style: TextStyle = "plain"
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -111,10 +111,10 @@ class World:
             chosen = getattr(self, name)
             fits = bool(chosen) and set(chosen) <= set(known)
             require(fits, self, name, f"choose some of {', '.join(known)}")
-        low, high = self.num_things
-        require(1 <= low <= high <= MAX_THINGS, self, "num_things", f"between 1 and {MAX_THINGS}")
+        low, high = self.num_objects
+        require(1 <= low <= high <= MAX_OBJECTS, self, "num_things", f"between 1 and {MAX_OBJECTS}")
         require(0 < self.radii[0] <= self.radii[1] < 0.3, self, "radii", "between 0 and 0.3")
-        require(self.closeness > 0.5, self, "closeness", "must be above 0.5")
+        require(self.min_spacing > 0.5, self, "closeness", "must be above 0.5")
         for name in ("min_visible", "hanging", "repeats", "distractors", "parts", "stacks"):
             require(0 <= getattr(self, name) <= 1, self, name, "must be in 0 to 1")
         every = set(self._all_kinds)
@@ -123,46 +123,46 @@ class World:
             require(set(getattr(self, name)) <= every, self, name, message)
         require(not set(self.featured) & set(self.withheld), self, "featured", "some are withheld")
         require(len(self.kinds) > 2 * high, self, "withheld", "too few kinds are left")
-        require_choice(self, "words", Words)
+        require_choice(self, "words", TextStyle)
 
     @property
-    def kinds(self) -> tuple[Kind, ...]:
+    def kinds(self) -> tuple[ObjectKind, ...]:
         """All kinds that may occur."""
         return tuple(kind for kind in self._all_kinds if kind not in self.withheld)
 
     @property
-    def _all_kinds(self) -> list[Kind]:
+    def _all_kinds(self) -> list[ObjectKind]:
         return [(colour, shape) for shape in self.shapes for colour in self.colours]
 
     @property
     def max_masks(self) -> int:
         """The most that a grounded caption can need: of things and their parts, and with rich
         words of stuff and of the things that stand in a relation."""
-        things = self.num_things[1] * (2 if self.parts else 1)
+        things = self.num_objects[1] * (2 if self.parts else 1)
         stuff = max(len(PLACES[place].stuff) for place in self.places)
-        return things + (stuff + 2 * MAX_RELATIONS) * (self.words == "rich")
+        return things + (stuff + 2 * MAX_RELATIONS) * (self.text_style == "rich")
 
 
-OLD_SHAPES = tuple(shape for shape in SHAPES if shape != NEW_SHAPE)
-OLD_PLACES = tuple(place for place in PLACES if place != NEW_PLACE)
+BASE_SHAPES = tuple(shape for shape in SHAPES if shape != NEW_SHAPE)
+BASE_PLACES = tuple(place for place in PLACES if place != NEW_PLACE)
 
-EASY = World(OLD_SHAPES[:4], tuple(COLOURS)[:6], ("meadow", "sea", "desert"))
+EASY = World(BASE_SHAPES[:4], tuple(COLOURS)[:6], ("meadow", "sea", "desert"))
 FULL = World(
-    shapes=OLD_SHAPES,
+    shapes=BASE_SHAPES,
     colours=tuple(COLOURS)[:8],
-    places=OLD_PLACES,
-    num_things=(3, 6),
+    places=BASE_PLACES,
+    num_objects=(3, 6),
     radii=(0.07, 0.15),
     sizes=True,
     textures=TEXTURES,
     daytimes=("day", "day", "evening", "night"),
-    closeness=0.72,
+    min_spacing=0.72,
     standing=True,
     hanging=0.3,
     repeats=0.25,
     parts=0.25,
     stacks=0.25,
-    words="rich",
+    text_style="rich",
 )
 
 
@@ -172,17 +172,17 @@ def extended(world: World) -> World:
     return replace(world, shapes=shapes, places=places)
 
 
-def held_out(world: World, kinds: tuple[Kind, ...]) -> tuple[World, World]:
+def hold_out(world: World, kinds: tuple[ObjectKind, ...]) -> tuple[World, World]:
     """A world for training, without these kinds, and one for tests, with one in every scene."""
     return replace(world, withheld=kinds), replace(world, featured=kinds)
 
 
 # What whoever learns from EASY_SEEN never sees, in pictures or texts.
-UNSEEN: tuple[Kind, ...] = (
+UNSEEN_KINDS: tuple[ObjectKind, ...] = (
     ("red", "star"),
     ("blue", "triangle"),
 )
-EASY_SEEN, EASY_UNSEEN = held_out(EASY, UNSEEN)
+EASY_SEEN, EASY_UNSEEN = hold_out(EASY, UNSEEN_KINDS)
 # Other colours, on every shape: here nothing says that some colour excludes a shape.
 EASY_PALE = replace(EASY, colours=tuple(COLOURS)[6:])
 # What whoever knows EASY has yet to learn: every scene has the new shape, some the new ground.

@@ -11,7 +11,7 @@ from glamm_jax.data.preprocess import open_image
 from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.metrics.iou import iou
 from glamm_jax.metrics.result import MetricResult
-from glamm_jax.miniworld import FULL, record, scene
+from glamm_jax.miniworld import FULL, scene_record, render_scene
 
 SIZE = 96
 PROMPT = "Could you describe the picture? Answer with masks."
@@ -24,7 +24,7 @@ def items_of(number: int) -> list[Item]:
 
 def picture_of(item: Item) -> np.ndarray:
     """The picture of an item of `items_of`."""
-    return open_image(record(scene(0, item.record, SIZE, FULL)).image)
+    return open_image(scene_record(render_scene(0, item.record, SIZE, FULL)).image)
 
 
 def right_answer(item: Item) -> Prediction:
@@ -78,7 +78,7 @@ def scored_of(items: list[Item], predictions: list[Prediction]) -> MetricResult:
 
 
 def _item(number: int) -> Item:
-    drawn = record(scene(0, number, SIZE, FULL))
+    drawn = scene_record(render_scene(0, number, SIZE, FULL))
     annotation = next(each for each in drawn.annotations if each.task == "gcg")
     links: dict[int, str] = {}
     for link in annotation.links:

@@ -12,9 +12,9 @@ from glamm_jax.data.record import Annotation, Link, Record, Region
 from glamm_jax.evaluation import record_items
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.record_items import SENTENCES, PromptTemplate, PromptTemplateError
-from glamm_jax.miniworld import WORLDS, record, scene
+from glamm_jax.miniworld import WORLDS, scene_record, render_scene
 
-RICH = record(scene(5, 3, 64, WORLDS["full"]))
+RICH = scene_record(render_scene(5, 3, 64, WORLDS["full"]))
 
 
 def pixels(columns: slice) -> np.ndarray:

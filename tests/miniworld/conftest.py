@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from glamm_jax.miniworld import EASY, FULL, Scene, scene
+from glamm_jax.miniworld import EASY, FULL, Scene, render_scene
 
 SIZE = 64
 
@@ -12,10 +12,10 @@ SIZE = 64
 @pytest.fixture(scope="session")
 def full_scenes() -> list[Scene]:
     """Two hundred of everything."""
-    return [scene(0, i, SIZE, FULL) for i in range(200)]
+    return [render_scene(0, i, SIZE, FULL) for i in range(200)]
 
 
 @pytest.fixture(scope="session")
 def easy_scenes() -> list[Scene]:
     """A hundred of the easy world."""
-    return [scene(0, i, SIZE, EASY) for i in range(100)]
+    return [render_scene(0, i, SIZE, EASY) for i in range(100)]

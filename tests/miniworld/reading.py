@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from glamm_jax.miniworld import Scene
-from glamm_jax.miniworld.layout import Thing
+from glamm_jax.miniworld.layout import SceneObject
 from glamm_jax.miniworld.shapes import SHAPES
 from glamm_jax.miniworld.world import COLOURS, TEXTURES
 
@@ -32,20 +32,20 @@ def things_meant(scene: Scene, text: str) -> set[int]:
     *words, noun = head.split()
     noun = PLURALS.get(noun, noun)
     extreme = words.pop(0) if words and words[0] in EXTREMES else ""
-    found = {i for i, thing in enumerate(scene.things) if _fits(thing, words, noun)}
+    found = {i for i, thing in enumerate(scene.objects) if _fits(thing, words, noun)}
     if link in ("in", "on"):
-        found = {i for i in found if scene.stuff[scene.things[i].area] == tail}
-        found = {i for i in found if scene.things[i].area >= 0}
+        found = {i for i in found if scene.stuff[scene.objects[i].ground_index] == tail}
+        found = {i for i in found if scene.objects[i].ground_index >= 0}
     elif link:
         others = things_meant(scene, tail)
         found = {i for i in found if any(_related(scene, link, i, j) for j in others - {i})}
     if extreme and found:
         key = EXTREMES[extreme]
-        found = {min(found, key=lambda i: key(scene.things[i]))}
+        found = {min(found, key=lambda i: key(scene.objects[i]))}
     return found
 
 
-def _fits(thing: Thing, words: list[str], noun: str) -> bool:
+def _fits(thing: SceneObject, words: list[str], noun: str) -> bool:
     for word in words:
         if word in COLOURS:
             fits = thing.colour == word
@@ -61,14 +61,14 @@ def _fits(thing: Thing, words: list[str], noun: str) -> bool:
 
 
 def _related(scene: Scene, link: str, i: int, j: int) -> bool:
-    one, other = scene.things[i], scene.things[j]
+    one, other = scene.objects[i], scene.objects[j]
     if link in ("in front of", "behind"):
         front, back = (i, j) if link == "in front of" else (j, i)
-        return scene.covers(front, back) > 0
+        return scene.covered_pixels(front, back) > 0
     return {
         "left of": one.x < other.x,
         "right of": one.x > other.x,
         "above": one.y < other.y,
         "below": one.y > other.y,
-        "standing on": one.base == j,
+        "standing on": one.base_index == j,
     }[link]

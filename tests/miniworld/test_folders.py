@@ -17,20 +17,20 @@ from glamm_jax.data import rle
 from glamm_jax.data.record import Annotation, Record, check_record
 from glamm_jax.data.sources.registry import find_dataset
 from glamm_jax.errors import FolderError
-from glamm_jax.miniworld import FULL, Scene, record, scene
-from glamm_jax.miniworld.annotations import expressions, mask_of_all, words_lots
+from glamm_jax.miniworld import FULL, Scene, scene_record, render_scene
+from glamm_jax.miniworld.annotations import referring_expressions, union_mask, text_rng
 from glamm_jax.miniworld.captions import dense_caption, short_captions
 from glamm_jax.miniworld.grand_folder import write_grand
 from glamm_jax.miniworld.grandf_folder import write_grandf
 from glamm_jax.miniworld.refcoco_folder import write_refcoco
-from glamm_jax.miniworld.source import NO_ROOM, MiniWorld
+from glamm_jax.miniworld.source import DOES_NOT_FIT, MiniWorldSource
 
 SIZE, NUM_SCENES = 64, 12
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return [scene(0, i, SIZE, FULL) for i in range(NUM_SCENES)]
+    return [render_scene(0, i, SIZE, FULL) for i in range(NUM_SCENES)]
 
 
 def _read(dataset: str, root: Path, split: str, scenes: list[Scene]) -> list[Record]:
@@ -59,13 +59,13 @@ def _mask(made: Record, annotation: Annotation, start: int = -1) -> np.ndarray:
 
 
 def _check_dense(one: Scene, made: Record) -> None:
-    caption = dense_caption(one, words_lots(one))
+    caption = dense_caption(one, text_rng(one))
     (grounded,) = _of(made, "gcg")
     assert grounded.text == caption.text
     spans = {(link.start, link.end) for link in grounded.links}
     assert spans == {(start, end) for start, end, _ in caption.phrases}
     for start, _, mentions in caption.phrases:
-        np.testing.assert_array_equal(_mask(made, grounded, start), mask_of_all(one, mentions))
+        np.testing.assert_array_equal(_mask(made, grounded, start), union_mask(one, mentions))
 
 
 def test_grand_is_read_without_defects_and_true(tmp_path: Path, scenes: list[Scene]) -> None:
@@ -73,15 +73,15 @@ def test_grand_is_read_without_defects_and_true(tmp_path: Path, scenes: list[Sce
     counts: Counter[str] = Counter()
     for one, made in zip(scenes, _read("grand", tmp_path / "world", "train", scenes), strict=True):
         _check_dense(one, made)
-        assert made.image == record(one).image
-        rng = words_lots(one)
+        assert made.image == scene_record(one).image
+        rng = text_rng(one)
         dense_caption(one, rng)
         short = short_captions(one, rng)
         assert [item.text for item in _of(made, "caption")] == [item.text for item in short]
-        said = dict(expressions(one, rng))
+        said = dict(referring_expressions(one, rng))
         for annotation in _of(made, "referring"):
             mentions = said[annotation.text]
-            np.testing.assert_array_equal(_mask(made, annotation), mask_of_all(one, mentions))
+            np.testing.assert_array_equal(_mask(made, annotation), union_mask(one, mentions))
         counts.update(annotation.task for annotation in made.annotations)
     assert set(counts) == {"gcg", "referring", "region", "caption"}
     assert counts["referring"] > 3 * NUM_SCENES
@@ -124,7 +124,7 @@ def test_grandf_is_read_without_defects_and_true(tmp_path: Path, scenes: list[Sc
             wanted, _read("grandf_ha", tmp_path / "world", split, wanted), strict=True
         ):
             _check_dense(one, made)
-            assert made.image == record(one).image
+            assert made.image == scene_record(one).image
 
 
 def test_the_truth_of_grandf_is_what_the_evaluation_opens(
@@ -151,11 +151,11 @@ def test_refcoco_is_read_without_defects_and_true(tmp_path: Path, scenes: list[S
     for split, wanted in splits.items():
         found = _read("refcoco", tmp_path / "world", split, wanted)
         for one, made in zip(wanted, found, strict=True):
-            said = expressions(one, words_lots(one))
-            single = {text: m for text, m in said if len(m) == 1 and m[0].sort == "thing"}
+            said = referring_expressions(one, text_rng(one))
+            single = {text: m for text, m in said if len(m) == 1 and m[0].category == "thing"}
             assert {item.text for item in made.annotations} == set(single)
             for annotation in made.annotations:
-                mask = mask_of_all(one, single[annotation.text])
+                mask = union_mask(one, single[annotation.text])
                 np.testing.assert_array_equal(_mask(made, annotation), mask)
 
 
@@ -190,14 +190,14 @@ def test_an_unfinished_folder_is_not_left_behind(tmp_path: Path, scenes: list[Sc
 
 
 def test_the_source_draws_what_it_is_asked_for() -> None:
-    source = MiniWorld(Path(), "val", ids=range(3, 6), seed=1, size=SIZE)
+    source = MiniWorldSource(Path(), "val", ids=range(3, 6), seed=1, size=SIZE)
     assert len(source.keys) == 3
     for i, key in enumerate(source.keys, 3):
         found = source.read(key)
-        assert found.record == record(scene(1, i, SIZE, FULL), "val")
+        assert found.record == scene_record(render_scene(1, i, SIZE, FULL), "val")
         assert not found.defects
-    other = MiniWorld(Path(), "val", ids=range(3, 6), seed=1, size=8)
+    other = MiniWorldSource(Path(), "val", ids=range(3, 6), seed=1, size=8)
     assert not set(source.keys) & set(other.keys)
     found = other.read(other.keys[0])
     assert found.record is None
-    assert [defect.kind for defect in found.defects] == [NO_ROOM]
+    assert [defect.kind for defect in found.defects] == [DOES_NOT_FIT]

@@ -19,12 +19,12 @@ from glamm_jax.miniworld import (
     SceneError,
     World,
     extended,
-    held_out,
-    record,
-    scene,
+    hold_out,
+    scene_record,
+    render_scene,
 )
-from glamm_jax.miniworld.layout import NOWHERE
-from glamm_jax.miniworld.painting import paint
+from glamm_jax.miniworld.layout import NO_INDEX
+from glamm_jax.miniworld.rendering import render_layout
 from glamm_jax.miniworld.shapes import SHAPES
 from glamm_jax.miniworld.world import COLOURS, HANGING, NEW_PLACE, NEW_SHAPE
 from glamm_jax.text.answer_parser import parse_answer
@@ -35,26 +35,26 @@ STAR, RING = math.pi / 5, 0.66
 
 
 def test_a_scene_follows_from_seed_and_id() -> None:
-    one, _, again = scene(1, 5, SIZE), scene(1, 6, SIZE), scene(1, 5, SIZE)
-    assert one.plan == again.plan
+    one, _, again = render_scene(1, 5, SIZE), render_scene(1, 6, SIZE), render_scene(1, 5, SIZE)
+    assert one.layout == again.layout
     np.testing.assert_array_equal(one.image, again.image)
-    assert record(one) == record(again)
-    for other in (scene(2, 5, SIZE), scene(1, 6, SIZE), scene(1, 5, SIZE, EASY)):
+    assert scene_record(one) == scene_record(again)
+    for other in (render_scene(2, 5, SIZE), render_scene(1, 6, SIZE), render_scene(1, 5, SIZE, EASY)):
         assert not np.array_equal(one.image, other.image)
 
 
 def test_a_larger_picture_shows_the_same_scene() -> None:
-    small, large = scene(0, 3, SIZE), scene(0, 3, 4 * SIZE)
-    assert small.plan == large.plan
-    blocks = large.painting.labels.reshape(SIZE, 4, SIZE, 4)
-    same = (blocks == small.painting.labels[:, None, :, None]).mean()
+    small, large = render_scene(0, 3, SIZE), render_scene(0, 3, 4 * SIZE)
+    assert small.layout == large.layout
+    blocks = large.rendering.labels.reshape(SIZE, 4, SIZE, 4)
+    same = (blocks == small.rendering.labels[:, None, :, None]).mean()
     assert same > 0.97
 
 
 def test_every_pixel_belongs_to_one_mask(full_scenes: list[Scene]) -> None:
     for one in full_scenes[:30]:
         masks = [one.stuff_mask(i) for i in range(len(one.stuff))]
-        masks += [one.thing_mask(i) for i in range(len(one.things))]
+        masks += [one.object_mask(i) for i in range(len(one.objects))]
         assert (np.sum(masks, axis=0) == 1).all()
 
 
@@ -62,38 +62,38 @@ def test_a_mask_is_what_nearer_things_leave_of_its_thing(full_scenes: list[Scene
     covered = 0
     for one in full_scenes[:40]:
         whole = []
-        for thing in one.things:
-            plan = replace(one.plan, things=(replace(thing, base=NOWHERE),))
-            alone = paint(plan, SIZE, np.random.default_rng(0))
+        for thing in one.objects:
+            plan = replace(one.layout, things=(replace(thing, base=NO_INDEX),))
+            alone = render_layout(plan, SIZE, np.random.default_rng(0))
             whole.append(alone.labels == len(one.stuff))
         for i, mask in enumerate(whole):
             nearer = np.any([np.zeros_like(mask), *whole[i + 1 :]], axis=0)
-            np.testing.assert_array_equal(one.thing_mask(i), mask & ~nearer)
-            assert one.painting.areas[i] == mask.sum()
-            assert one.thing_mask(i).sum() >= FULL.min_visible * mask.sum()
+            np.testing.assert_array_equal(one.object_mask(i), mask & ~nearer)
+            assert one.rendering.object_areas[i] == mask.sum()
+            assert one.object_mask(i).sum() >= FULL.min_visible * mask.sum()
             covered += bool((mask & nearer).any())
     assert covered > 10  # things do cover each other
 
 
 def test_near_things_are_drawn_over_far_ones(full_scenes: list[Scene]) -> None:
     for one in full_scenes:
-        depths = [thing.depth for thing in one.things]
+        depths = [thing.depth for thing in one.objects]
         assert depths == sorted(depths)
-        for thing in one.things:
-            if thing.base != NOWHERE:
-                assert one.things[thing.base].base == NOWHERE
-                assert thing.foot < one.things[thing.base].y
+        for thing in one.objects:
+            if thing.base_index != NO_INDEX:
+                assert one.objects[thing.base_index].base_index == NO_INDEX
+                assert thing.bottom < one.objects[thing.base_index].y
 
 
 def test_a_part_lies_in_its_thing_and_has_its_own_colour(full_scenes: list[Scene]) -> None:
     parts = 0
     for one in full_scenes:
-        for i, thing in enumerate(one.things):
+        for i, thing in enumerate(one.objects):
             mask = one.part_mask(i)
             assert mask.any() == (thing.part is not None)
-            if thing.part is None or one.plan.daytime != "day" or mask.sum() < 40:
+            if thing.part is None or one.layout.daytime != "day" or mask.sum() < 40:
                 continue
-            assert (one.thing_mask(i) | ~mask).all()
+            assert (one.object_mask(i) | ~mask).all()
             assert _nearest_colour(one.image[mask]) == thing.part.colour
             parts += 1
     assert parts > 5
@@ -101,8 +101,8 @@ def test_a_part_lies_in_its_thing_and_has_its_own_colour(full_scenes: list[Scene
 
 def test_a_thing_has_its_colour(easy_scenes: list[Scene]) -> None:
     for one in easy_scenes:
-        for i, thing in enumerate(one.things):
-            assert _nearest_colour(one.image[one.thing_mask(i)]) == thing.colour
+        for i, thing in enumerate(one.objects):
+            assert _nearest_colour(one.image[one.object_mask(i)]) == thing.colour
 
 
 def _nearest_colour(pixels: np.ndarray) -> str:
@@ -115,73 +115,73 @@ def test_things_stand_on_the_stuff_that_they_are_said_to_stand_on(
     full_scenes: list[Scene],
 ) -> None:
     for one in full_scenes:
-        bounds = [0.0, *(edge.height for edge in one.plan.edges), 1.0]
-        for thing in one.things:
-            if thing.area == NOWHERE:
+        bounds = [0.0, *(edge.height for edge in one.layout.boundaries), 1.0]
+        for thing in one.objects:
+            if thing.ground_index == NO_INDEX:
                 continue
-            hangs = one.stuff[thing.area] in HANGING
-            top = thing.y - thing.radius if hangs else thing.foot
-            assert bounds[thing.area] <= top < thing.foot + 1e-9 <= bounds[thing.area + 1]
+            hangs = one.stuff[thing.ground_index] in HANGING
+            top = thing.y - thing.radius if hangs else thing.bottom
+            assert bounds[thing.ground_index] <= top < thing.bottom + 1e-9 <= bounds[thing.ground_index + 1]
 
 
 def test_small_and_large_things_are_told_apart(full_scenes: list[Scene]) -> None:
-    things = [thing for one in full_scenes for thing in one.things]
+    things = [thing for one in full_scenes for thing in one.objects]
     small = max(thing.radius for thing in things if thing.size == "small")
     large = min(thing.radius for thing in things if thing.size == "large")
     assert large - small > 0.02
 
 
 def test_a_full_world_shows_all_that_it_has(full_scenes: list[Scene]) -> None:
-    things = [thing for one in full_scenes for thing in one.things]
+    things = [thing for one in full_scenes for thing in one.objects]
     assert {thing.shape for thing in things} == set(FULL.shapes)
     assert len(FULL.shapes) >= 6
     assert {thing.colour for thing in things} == set(FULL.colours)
     assert {thing.texture for thing in things} == set(FULL.textures)
-    assert {one.plan.place for one in full_scenes} == set(FULL.places)
-    assert {one.plan.daytime for one in full_scenes} == set(FULL.daytimes)
+    assert {one.layout.place for one in full_scenes} == set(FULL.places)
+    assert {one.layout.daytime for one in full_scenes} == set(FULL.daytimes)
     assert {name for one in full_scenes for name in one.stuff} >= {
         *("sky", "grass", "water", "road", "floor", "wall"),
     }
-    assert any(thing.base != NOWHERE for thing in things)
-    kinds = [[thing.kind for thing in one.things] for one in full_scenes]
+    assert any(thing.base_index != NO_INDEX for thing in things)
+    kinds = [[thing.kind for thing in one.objects] for one in full_scenes]
     assert any(len(set(kind)) < len(kind) for kind in kinds)
 
 
 def test_colour_alone_often_does_not_tell(easy_scenes: list[Scene]) -> None:
-    shared = [one for one in easy_scenes if len({t.colour for t in one.things}) < len(one.things)]
+    shared = [one for one in easy_scenes if len({t.colour for t in one.objects}) < len(one.objects)]
     assert len(shared) > len(easy_scenes) / 4
 
 
 def test_withheld_kinds_are_neither_shown_nor_named() -> None:
     kinds = (("red", "star"), ("blue", "circle"))
-    train, test = held_out(EASY, kinds)
+    train, test = hold_out(EASY, kinds)
     for i in range(200):
-        one = scene(0, i, SIZE, train)
-        assert not {thing.kind for thing in one.things} & set(kinds)
-        said = record(one).annotations
+        one = render_scene(0, i, SIZE, train)
+        assert not {thing.kind for thing in one.objects} & set(kinds)
+        said = scene_record(one).annotations
         texts = " ".join(" ".join((note.text, *note.turns)) for note in said)
         assert not any(f"{colour} {shape}" in texts for colour, shape in kinds)
     for i in range(50):
-        assert {thing.kind for thing in scene(0, i, SIZE, test).things} & set(kinds)
+        assert {thing.kind for thing in render_scene(0, i, SIZE, test).objects} & set(kinds)
 
 
 def test_the_new_shape_and_place_are_in_extended_worlds_only(
     full_scenes: list[Scene], easy_scenes: list[Scene]
 ) -> None:
     for one in (*full_scenes, *easy_scenes):
-        assert one.plan.place != NEW_PLACE
-        assert all(thing.shape != NEW_SHAPE for thing in one.things)
+        assert one.layout.place != NEW_PLACE
+        assert all(thing.shape != NEW_SHAPE for thing in one.objects)
     for world in (EASY, FULL):
-        new = [scene(0, i, SIZE, extended(world)) for i in range(40)]
-        assert any(one.plan.place == NEW_PLACE for one in new)
-        assert any(thing.shape == NEW_SHAPE for one in new for thing in one.things)
+        new = [render_scene(0, i, SIZE, extended(world)) for i in range(40)]
+        assert any(one.layout.place == NEW_PLACE for one in new)
+        assert any(thing.shape == NEW_SHAPE for one in new for thing in one.objects)
 
 
 def test_a_world_without_room_says_so() -> None:
     with pytest.raises(SceneError, match=r"10 to 10 things .* find no room .* 64 x 64 pixels"):
-        scene(0, 0, SIZE, replace(EASY, num_things=(10, 10), radii=(0.2, 0.22)))
+        render_scene(0, 0, SIZE, replace(EASY, num_things=(10, 10), radii=(0.2, 0.22)))
     with pytest.raises(SceneError, match="in 8 x 8 pixels; take fewer"):
-        scene(0, 0, 8, FULL)
+        render_scene(0, 0, 8, FULL)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_shape_has_the_area_that_geometry_says(shape: str, area: float) -> Non
 @pytest.mark.parametrize("scene_id", range(2))
 def test_every_seg_of_what_training_draws_has_its_mask(name: str, scene_id: int) -> None:
     world: World = WORLDS[name]
-    drawn = draw_examples(record(scene(0, scene_id, SIZE, world)), MASK_TASKS, ConversationConfig())
+    drawn = draw_examples(scene_record(render_scene(0, scene_id, SIZE, world)), MASK_TASKS, ConversationConfig())
     assert [example.task for example in drawn.examples] == [*MASK_TASKS]
     for example in drawn.examples:
         answers = [parse_answer(answer) for answer in example.turns[1::2]]

@@ -14,24 +14,24 @@ from PIL import Image
 
 from glamm_jax.data import rle
 from glamm_jax.data.record import TASKS, check_record
-from glamm_jax.miniworld import EASY, FULL, Scene, record, scene
+from glamm_jax.miniworld import EASY, FULL, Scene, scene_record, render_scene
 from glamm_jax.miniworld.annotations import (
-    all_mentions,
-    bounds,
-    expressions,
-    jpeg,
-    mask_of,
-    words_lots,
+    scene_entities,
+    mask_box,
+    referring_expressions,
+    encode_jpeg,
+    entity_mask,
+    text_rng,
 )
-from glamm_jax.miniworld.captions import Caption, Mention, dense_caption, short_captions
+from glamm_jax.miniworld.captions import SceneCaption, SceneEntity, dense_caption, short_captions
 from glamm_jax.miniworld.expressions import (
-    Query,
+    ObjectQuery,
     is_unambiguous,
     plural_expression,
     simple_expression,
 )
-from glamm_jax.miniworld.layout import Thing
-from glamm_jax.miniworld.vqa import conversation
+from glamm_jax.miniworld.layout import SceneObject
+from glamm_jax.miniworld.vqa import vqa_turns
 from glamm_jax.miniworld.world import MAX_RELATIONS
 from tests.miniworld.reading import things_meant
 
@@ -48,22 +48,22 @@ def scenes(request: pytest.FixtureRequest) -> list[Scene]:
 def test_expressions_mean_one_thing_and_nothing_else(scenes: list[Scene]) -> None:
     relations: Counter[str] = Counter()
     for one in scenes:
-        said = expressions(one, words_lots(one))
+        said = referring_expressions(one, text_rng(one))
         assert said
         for text, mentions in said:
             part = PART.match(text)
             owner = part.group(3) if part else text
-            assert things_meant(one, owner) == {mention.number for mention in mentions}, text
+            assert things_meant(one, owner) == {mention.index for mention in mentions}, text
             if part:
-                thing = one.things[mentions[0].number]
-                assert mentions[0].sort == "part"
+                thing = one.objects[mentions[0].index]
+                assert mentions[0].category == "part"
                 assert tuple(thing.part or ()) == (part.group(2), part.group(1))
             relations[" ".join(text.split()[-6:-3])] += 1
     assert len(relations) > (10 if one.world is FULL else 0)
 
 
 def test_every_way_of_telling_things_apart_is_used(full_scenes: list[Scene]) -> None:
-    texts = "\n".join(text for one in full_scenes for text, _ in expressions(one, words_lots(one)))
+    texts = "\n".join(text for one in full_scenes for text, _ in referring_expressions(one, text_rng(one)))
     for words in (
         *("leftmost", "rightmost", "topmost", "lowest", "small", "large", "striped", "on the "),
         *("left of", "right of", "above", "below", "behind", "in front of", "standing on"),
@@ -72,39 +72,39 @@ def test_every_way_of_telling_things_apart_is_used(full_scenes: list[Scene]) -> 
         assert words in texts
 
 
-def _like(thing: Thing, **fields: object) -> Thing:
+def _like(thing: SceneObject, **fields: object) -> SceneObject:
     return replace(thing, part=None, base=-1, **fields)  # type: ignore[arg-type]  # any fields
 
 
-def _staged(*things: Thing) -> Scene:
+def _staged(*things: SceneObject) -> Scene:
     """A scene with other things in its place; the picture stays the old one."""
-    one = scene(0, 0, SIZE, EASY)
-    return replace(one, plan=replace(one.plan, things=things))
+    one = render_scene(0, 0, SIZE, EASY)
+    return replace(one, plan=replace(one.layout, things=things))
 
 
 def test_the_checker_refuses_what_is_ambiguous_or_vague() -> None:
-    star = replace(scene(0, 0, SIZE, EASY).things[0], shape="star", colour="red", x=0.2, y=0.5)
+    star = replace(render_scene(0, 0, SIZE, EASY).objects[0], shape="star", colour="red", x=0.2, y=0.5)
     ring = _like(star, shape="ring", colour="blue", x=0.6)
     two = _staged(star, _like(star, x=0.9), ring)
-    assert not is_unambiguous(two, Query("red", "star"), frozenset((0,)))
-    assert is_unambiguous(two, Query("red", "star", plural=True), frozenset((0, 1)))
-    assert is_unambiguous(two, Query("red", "star", extreme="leftmost"), frozenset((0,)))
-    left = Query("red", "star", relation="left of", other=Query("blue", "ring"))
+    assert not is_unambiguous(two, ObjectQuery("red", "star"), frozenset((0,)))
+    assert is_unambiguous(two, ObjectQuery("red", "star", plural=True), frozenset((0, 1)))
+    assert is_unambiguous(two, ObjectQuery("red", "star", extreme="leftmost"), frozenset((0,)))
+    left = ObjectQuery("red", "star", relation="left of", other=ObjectQuery("blue", "ring"))
     assert is_unambiguous(two, left, frozenset((0,)))
     vague = _staged(star, _like(star, x=0.61), ring)  # hardly right of the ring
     assert not is_unambiguous(vague, left, frozenset((0,)))
     nearly = _staged(star, _like(star, x=0.25), ring)  # hardly the leftmost
-    assert not is_unambiguous(nearly, Query("red", "star", extreme="leftmost"), frozenset((0,)))
-    unclear = Query("blue", "ring", relation="right of", other=Query("red", "star"))
+    assert not is_unambiguous(nearly, ObjectQuery("red", "star", extreme="leftmost"), frozenset((0,)))
+    unclear = ObjectQuery("blue", "ring", relation="right of", other=ObjectQuery("red", "star"))
     assert not is_unambiguous(two, unclear, frozenset((2,)))  # of which star?
-    alone = Query("blue", "ring", extreme="leftmost")
+    alone = ObjectQuery("blue", "ring", extreme="leftmost")
     assert not is_unambiguous(two, alone, frozenset((2,)))  # a superlative needs others
     assert simple_expression(_staged(star, star), 0) is None
     assert plural_expression(_staged(star, star), 0) is not None
 
 
-def _captions(one: Scene) -> Iterator[Caption]:
-    rng = words_lots(one)
+def _captions(one: Scene) -> Iterator[SceneCaption]:
+    rng = text_rng(one)
     yield dense_caption(one, rng)
     yield from short_captions(one, rng)
 
@@ -122,12 +122,12 @@ def test_phrases_name_what_they_are_linked_to(scenes: list[Scene]) -> None:
                     _check_name(one, words, mention, several=len(mentions) > 1)
 
 
-def _check_name(one: Scene, words: str, mention: Mention, *, several: bool) -> None:
-    if mention.sort == "stuff":
-        assert words.lower() == f"the {one.stuff[mention.number]}"
+def _check_name(one: Scene, words: str, mention: SceneEntity, *, several: bool) -> None:
+    if mention.category == "stuff":
+        assert words.lower() == f"the {one.stuff[mention.index]}"
         return
-    thing = one.things[mention.number]
-    if mention.sort == "part":
+    thing = one.objects[mention.index]
+    if mention.category == "part":
         assert thing.part is not None
         assert words.endswith(f"{thing.part.colour} {thing.part.name}")
         return
@@ -135,7 +135,7 @@ def _check_name(one: Scene, words: str, mention: Mention, *, several: bool) -> N
     if several:
         assert words.split()[0].lower() in NUMBERS
     if words.startswith("The "):
-        assert things_meant(one, words[4:]) == {mention.number}
+        assert things_meant(one, words[4:]) == {mention.index}
 
 
 def test_no_phrase_stands_in_a_caption_twice(scenes: list[Scene]) -> None:
@@ -147,20 +147,20 @@ def test_no_phrase_stands_in_a_caption_twice(scenes: list[Scene]) -> None:
 
 def test_a_dense_caption_tells_everything_once(scenes: list[Scene]) -> None:
     for one in scenes:
-        caption = dense_caption(one, words_lots(one))
-        told = Counter(mention for phrase in caption.phrases for mention in phrase.mentions)
-        if one.world.words == "plain":
-            assert set(told) == {Mention("thing", i) for i in range(len(one.things))}
+        caption = dense_caption(one, text_rng(one))
+        told = Counter(mention for phrase in caption.phrases for mention in phrase.entities)
+        if one.world.text_style == "plain":
+            assert set(told) == {SceneEntity("thing", i) for i in range(len(one.objects))}
             assert set(told.values()) == {1}
             continue
-        assert set(told) == set(all_mentions(one))
+        assert set(told) == set(scene_entities(one))
         assert sum(told.values()) - len(told) <= 2 * MAX_RELATIONS
         assert len(caption.phrases) <= one.world.max_masks
         for sentence in caption.text.split(". ")[len(one.stuff) :]:
             match = re.match(r"^The (.*) is (.*? the .*?)\.?$", sentence)
             assert match is not None
             (subject,) = things_meant(one, match.group(1))
-            thing = one.things[subject]
+            thing = one.objects[subject]
             related = f"{thing.colour} {thing.shape} {match.group(2)}"
             assert subject in things_meant(one, related)
 
@@ -168,7 +168,7 @@ def test_a_dense_caption_tells_everything_once(scenes: list[Scene]) -> None:
 def test_answers_are_true(scenes: list[Scene]) -> None:
     asked: Counter[str] = Counter()
     for one in scenes:
-        turns = conversation(one, words_lots(one))
+        turns = vqa_turns(one, text_rng(one))
         assert 4 <= len(turns) <= 8
         assert len(turns) % 2 == 0
         for question, answer in zip(turns[::2], turns[1::2], strict=True):
@@ -187,41 +187,41 @@ def _check_answer(one: Scene, question: str, answer: str) -> int:
         return 1
     if match := re.match(r"What (?:colour is|shape does) the (.*?)(?: have)?\?", question):
         (number,) = things_meant(one, match.group(1))
-        assert answer.rstrip(".").split()[-1] in one.things[number].kind
+        assert answer.rstrip(".").split()[-1] in one.objects[number].kind
         return 1
     if match := re.match(r"Where is the (.*)\?", question):
         (number,) = things_meant(one, match.group(1))
-        assert answer.endswith(f"the {one.stuff[one.things[number].area]}.")
+        assert answer.endswith(f"the {one.stuff[one.objects[number].ground_index]}.")
         return 1
     if match := re.match(r"Is the (.*?) ((?:left of|right of|above|below) the .*)\?", question):
         (number,) = things_meant(one, match.group(1))
-        thing = one.things[number]
+        thing = one.objects[number]
         holds = number in things_meant(one, f"{thing.colour} {thing.shape} {match.group(2)}")
         assert answer == ("Yes, it is." if holds else "No, it is not.")
         return 1
     assert question == "What kind of place is this?"
-    assert one.plan.place in answer
+    assert one.layout.place in answer
     return 1
 
 
 def test_a_record_says_all_tasks_and_its_masks_return(scenes: list[Scene]) -> None:
     for one in scenes[:50]:
-        made = record(one, "val")
+        made = scene_record(one, "val")
         check_record(made)
         assert {annotation.task for annotation in made.annotations} == set(TASKS)
         assert (made.split, made.source) == ("val", "miniworld")
-        assert len(made.regions) == len(all_mentions(one))
-        for region, mention in zip(made.regions, all_mentions(one), strict=True):
+        assert len(made.regions) == len(scene_entities(one))
+        for region, mention in zip(made.regions, scene_entities(one), strict=True):
             assert region.mask is not None
             mask = rle.decode({"size": [SIZE, SIZE], "counts": region.mask})
-            np.testing.assert_array_equal(mask, mask_of(one, mention))
-            assert region.box_xyxy_pixel == bounds(mask)
+            np.testing.assert_array_equal(mask, entity_mask(one, mention))
+            assert region.box_xyxy_pixel == mask_box(mask)
         assert np.asarray(Image.open(io.BytesIO(made.image))).shape == (SIZE, SIZE, 3)
 
 
 def test_a_class_has_all_that_belongs_to_it(scenes: list[Scene]) -> None:
     for one in scenes[:50]:
-        made = record(one)
+        made = scene_record(one)
         covered = np.zeros((SIZE, SIZE), int)
         for annotation in made.annotations:
             if annotation.task == "semantic":
@@ -234,11 +234,11 @@ def test_a_class_has_all_that_belongs_to_it(scenes: list[Scene]) -> None:
 def test_boxes_are_tight() -> None:
     mask = np.zeros((10, 12), bool)
     mask[2:5, 3:9] = True
-    assert bounds(mask) == (3, 2, 9, 5)
+    assert mask_box(mask) == (3, 2, 9, 5)
 
 
 def test_a_picture_is_stored_as_the_same_bytes() -> None:
-    image = scene(0, 0, SIZE).image
-    assert jpeg(image) == jpeg(image.copy())
-    stored = np.asarray(Image.open(io.BytesIO(jpeg(image))))
+    image = render_scene(0, 0, SIZE).image
+    assert encode_jpeg(image) == encode_jpeg(image.copy())
+    stored = np.asarray(Image.open(io.BytesIO(encode_jpeg(image))))
     assert np.abs(stored.astype(int) - image).mean() < 4

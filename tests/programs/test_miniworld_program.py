@@ -9,7 +9,7 @@ import pytest
 from glamm_jax.cli.convert import main
 from glamm_jax.data.record_shards import RecordShards
 from glamm_jax.data.sources.registry import find_dataset
-from glamm_jax.miniworld import EASY, held_out, record, scene
+from glamm_jax.miniworld import EASY, hold_out, scene_record, render_scene
 
 SMALL = ["--scenes", "12", "--size", "64"]
 
@@ -44,11 +44,11 @@ def test_shards_hold_the_scenes_and_go_on(
     for _ in range(2):
         assert _run(tmp_path / "world", *options) == 0
         assert "12 records of 12 pictures" in capsys.readouterr().out
-    train, test = held_out(EASY, (("red", "star"), ("blue", "circle")))
+    train, test = hold_out(EASY, (("red", "star"), ("blue", "circle")))
     folder = tmp_path / "world/glamm_miniworld/1.0.0"
     for split, ids, world in (("train", range(12), train), ("val", range(12, 14), test)):
         found = {made.image_id: made for made in RecordShards(folder, split)}
-        assert found == {f"3-{i}": record(scene(3, i, 64, world), split) for i in ids}
+        assert found == {f"3-{i}": scene_record(render_scene(3, i, 64, world), split) for i in ids}
     assert _run(tmp_path / "world", "--world", "easy") == 2
     assert "holds another conversion" in capsys.readouterr().err
 

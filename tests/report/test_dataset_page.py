@@ -16,8 +16,8 @@ from glamm_jax.data import encode, rle
 from glamm_jax.data.conversation_sampler import NO_BOX, NOTHING, OVERLAPPING, draw_examples
 from glamm_jax.data.record import Annotation, Link, Record, Region
 from glamm_jax.data.record_shards import ShardError
-from glamm_jax.miniworld import FULL, record, scene
-from glamm_jax.miniworld.annotations import jpeg
+from glamm_jax.miniworld import FULL, scene_record, render_scene
+from glamm_jax.miniworld.annotations import encode_jpeg
 from glamm_jax.report.dataset_page import (
     ASKED_TASKS,
     NO_MASKS,
@@ -39,7 +39,7 @@ ROOM = BatchShape(tokens=2000, targets=2000)
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
-    return [record(scene(0, i, 64, FULL)) for i in range(6)]
+    return [scene_record(render_scene(0, i, 64, FULL)) for i in range(6)]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def _page(
 
 
 def _of(*annotations: Annotation, regions: Sequence[Region] = ()) -> Record:
-    picture = jpeg(np.zeros((10, 10, 3), np.uint8))
+    picture = encode_jpeg(np.zeros((10, 10, 3), np.uint8))
     return Record(picture, "x", "s", "train", 10, 10, tuple(regions), annotations)
 
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from glamm_jax.miniworld.layout import NOWHERE, Edge, Plan, Thing
+from glamm_jax.miniworld.layout import NO_INDEX, StuffBoundary, SceneLayout, SceneObject
 from glamm_jax.miniworld.shapes import REACH, SHAPES
-from glamm_jax.miniworld.stuff import LIGHT, paint_stuff
+from glamm_jax.miniworld.stuff import LIGHT, render_stuff
 from glamm_jax.miniworld.world import COLOURS, HANGING, PLACES
 
 Plane = Float[np.ndarray, "h w"]
@@ -25,7 +25,7 @@ FRAME = 0.1  # width of the rim that patterns leave free, in radii
 BAND, CAP = 0.2, -0.28  # half the height of a band; what is above this is the cap; in radii
 
 
-class Painting(NamedTuple):
+class Rendering(NamedTuple):
     """labels: the stuff's number in its place, then, from their number on, things by depth.
     is_part: where the thing that is seen shows its part.
     areas: pixels of each whole thing. covered: [i, j] pixels of j that i was painted over.
@@ -34,8 +34,8 @@ class Painting(NamedTuple):
     image: UInt8[np.ndarray, "s s 3"]
     labels: UInt8[np.ndarray, "s s"]
     is_part: Bool[np.ndarray, "s s"]
-    areas: Int[np.ndarray, "k"]
-    covered: Int[np.ndarray, "k k"]
+    object_areas: Int[np.ndarray, "k"]
+    covered_pixels: Int[np.ndarray, "k k"]
 
 
 class _Truth(NamedTuple):
@@ -54,45 +54,45 @@ class _Box(NamedTuple):
     y: Plane
 
 
-def paint(plan: Plan, size: int, rng: np.random.Generator) -> Painting:
+def render_layout(plan: SceneLayout, size: int, rng: np.random.Generator) -> Rendering:
     """Draw a plan at `size` x `size` pixels; `rng` chooses the grain."""
     stuff = PLACES[plan.place].stuff
     image = np.zeros((3, size, size), np.float32)
     truth = _Truth(np.zeros((size, size), np.uint8), np.zeros((size, size), bool))
     _paint_place(plan, image, truth.labels, rng)
     hidden = []
-    for i, thing in enumerate(plan.things):
+    for i, thing in enumerate(plan.objects):
         _cast_shadow(thing, stuff, image)
         before = _paint_thing(thing, plan.daytime, image, truth, len(stuff) + i)
-        hidden.append(np.bincount(before, minlength=len(stuff) + len(plan.things)))
-    covered = np.array(hidden, np.int64).reshape(len(plan.things), -1)
+        hidden.append(np.bincount(before, minlength=len(stuff) + len(plan.objects)))
+    covered = np.array(hidden, np.int64).reshape(len(plan.objects), -1)
     pixels = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
     pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    return Painting(pixels, *truth, covered.sum(1), covered[:, len(stuff) :])
+    return Rendering(pixels, *truth, covered.sum(1), covered[:, len(stuff) :])
 
 
 def _paint_place(
-    plan: Plan, image: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+    plan: SceneLayout, image: np.ndarray, labels: np.ndarray, rng: np.random.Generator
 ) -> None:
     """All stuff, each reaching a little below where the next one begins."""
     size = labels.shape[0]
     places = (np.arange(size, dtype=np.float32) + 0.5) / size
     stuff = PLACES[plan.place].stuff
-    edges = (Edge(0.0, 0.0, 0.0, 0.0), *plan.edges, Edge(1.0, 0.0, 0.0, 0.0))
+    edges = (StuffBoundary(0.0, 0.0, 0.0, 0.0), *plan.boundaries, StuffBoundary(1.0, 0.0, 0.0, 0.0))
     for i, name in enumerate(stuff):
-        first = max(math.floor((edges[i].height - edges[i].swing) * size) - 1, 0)
-        last = min(math.ceil((edges[i + 1].height + edges[i + 1].swing) * size) + 1, size)
-        rows = paint_stuff(name, first, last, size, plan.daytime, rng)
+        first = max(math.floor((edges[i].height - edges[i].amplitude) * size) - 1, 0)
+        last = min(math.ceil((edges[i + 1].height + edges[i + 1].amplitude) * size) + 1, size)
+        rows = render_stuff(name, first, last, size, plan.daytime, rng)
         if i == 0:
             image[:, first:last] = rows
             continue
-        line = edges[i].height + edges[i].swing * np.sin(edges[i].waves * places + edges[i].phase)
+        line = edges[i].height + edges[i].amplitude * np.sin(edges[i].frequency * places + edges[i].phase)
         below = (places[first:last, None] - line[None, :]) * size
         image[:, first:last] += (rows - image[:, first:last]) * np.clip(below + 0.5, 0, 1)
         labels[first:last][below > 0] = i
 
 
-def _box(thing: Thing, size: int, reach: float) -> _Box:
+def _box(thing: SceneObject, size: int, reach: float) -> _Box:
     """All pixels within `reach` radii of a thing's centre."""
     far = reach * thing.radius * size + 2
     x, y = thing.x * size, thing.y * size
@@ -103,20 +103,20 @@ def _box(thing: Thing, size: int, reach: float) -> _Box:
     return _Box(rows, columns, across[None, :], down[:, None])
 
 
-def _own_frame(thing: Thing, box: _Box) -> tuple[Plane, Plane]:
+def _own_frame(thing: SceneObject, box: _Box) -> tuple[Plane, Plane]:
     """The box's coordinates, turned with the thing."""
     cos, sin = np.float32(math.cos(thing.angle)), np.float32(math.sin(thing.angle))
     return box.x * cos + box.y * sin, box.y * cos - box.x * sin
 
 
-def _cast_shadow(thing: Thing, stuff: tuple[str, ...], image: np.ndarray) -> None:
+def _cast_shadow(thing: SceneObject, stuff: tuple[str, ...], image: np.ndarray) -> None:
     """On the ground where it stands, or on the wall behind it; nothing in the sky."""
-    if thing.base != NOWHERE or (thing.area != NOWHERE and stuff[thing.area] == "sky"):
+    if thing.base_index != NO_INDEX or (thing.ground_index != NO_INDEX and stuff[thing.ground_index] == "sky"):
         return
     size = image.shape[1]
     radius = thing.radius * size
     box = _box(thing, size, 1.6)
-    if thing.area == NOWHERE or stuff[thing.area] in HANGING:
+    if thing.ground_index == NO_INDEX or stuff[thing.ground_index] in HANGING:
         x, y = _own_frame(thing, box._replace(x=box.x - 0.1 * radius, y=box.y - 0.16 * radius))
         distance = SHAPES[thing.shape].distance(x, y, radius)
         shadow = 0.42 * np.clip(0.5 - distance / (0.4 * radius), 0, 1)
@@ -129,7 +129,7 @@ def _cast_shadow(thing: Thing, stuff: tuple[str, ...], image: np.ndarray) -> Non
 
 
 def _paint_thing(
-    thing: Thing, daytime: str, image: np.ndarray, truth: _Truth, label: int
+    thing: SceneObject, daytime: str, image: np.ndarray, truth: _Truth, label: int
 ) -> UInt8[np.ndarray, "n"]:
     """Draw a thing over what is there; what its pixels showed before."""
     size = image.shape[1]
@@ -184,7 +184,7 @@ PATTERNS: dict[str, Callable[[Plane, Plane, float], Plane]] = {
 }
 
 
-def _on_part(thing: Thing, y: Plane, radius: float) -> Bool[np.ndarray, "h w"]:
+def _on_part(thing: SceneObject, y: Plane, radius: float) -> Bool[np.ndarray, "h w"]:
     if thing.part is None:
         return np.zeros(y.shape, bool)
     if thing.part.name == "cap":
