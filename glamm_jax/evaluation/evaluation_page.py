@@ -19,7 +19,7 @@ from glamm_jax.evaluation.item_cards import LoadImage, cards_of, common_question
 from glamm_jax.evaluation.item_scores import ranked, values_of
 from glamm_jax.evaluation.published import paper_table, rows
 from glamm_jax.evaluation.scoring import FREE
-from glamm_jax.metrics.captions import ALL_NAMES as CAPTION_FIGURES
+from glamm_jax.metrics.captions import CAPTION_METRICS as CAPTION_FIGURES
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.report.html_page import Page
 from glamm_jax.training.run_folder import flatten_config

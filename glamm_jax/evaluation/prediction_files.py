@@ -29,7 +29,7 @@ from glamm_jax.data import rle
 from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.item import Item, Prediction, RunLengths
 from glamm_jax.files import write_atomic
-from glamm_jax.metrics.gcg import owners_by_number
+from glamm_jax.metrics.gcg import phrase_indices_by_order
 from glamm_jax.text.answer_parser import PHRASE, last_answer, parse_answer
 
 PREDICTIONS = "predictions.jsonl"
@@ -239,7 +239,7 @@ def _original_prediction(entry: Any, read: ReadPredictions) -> Prediction | None
         caption,
         phrases=tuple(phrases),
         masks=tuple(_sound_mask(mask, name, read) for mask in masks),
-        phrase_of=owners_by_number(len(phrases), len(masks)),
+        phrase_of=phrase_indices_by_order(len(phrases), len(masks)),
     )
 
 

@@ -188,7 +188,7 @@ def _phrases(items: Sequence[Item], said: Predictions) -> MetricResult:
         }
         for name, x in scores.items()
     }
-    figures = {"phrases_right": total.phrases_right, "phrase_mask_iou": total.mask_iou}
+    figures = {"phrases_right": total.min_precision_recall, "phrase_mask_iou": total.mask_iou}
     return MetricResult(figures, each, {"phrase_mask_iou": ("phrase_iou", "phrases")})
 
 
