@@ -86,16 +86,16 @@ def write_report(
         _show(page, shown, said, values, pictures)
     page.section("What was irregular")
     page.section("In answers", level=3)
-    page.kinds(problems)
+    page.counts_by_kind(problems)
     for mode, scored in scored_by_mode.items():
         page.section(f"Noted by scoring, {mode}", level=3)
-        page.kinds(scored.notes)
+        page.counts_by_kind(scored.notes)
     page.section("Configuration")
     lines = [
         f"{name} = {json.dumps(value, default=str)}"
         for name, value in flatten_config(dict(config)).items()
     ]
-    page.folded("config.json", lines)
+    page.collapsed("config.json", lines)
     page.save(path)
 
 
