@@ -15,7 +15,7 @@ from glamm_jax.inference.chat import Assistant, Question
 from glamm_jax.metrics.iou import iou
 from glamm_jax.metrics.phrase_matching import PhraseScores, content_words, score_phrases, sum_scores
 from glamm_jax.miniworld import Scene, World, render_scene
-from glamm_jax.miniworld.annotations import mask_box, referring_expressions, union_mask, text_rng
+from glamm_jax.miniworld.annotations import mask_box, referring_expressions, text_rng, union_mask
 from glamm_jax.miniworld.captions import object_description
 from glamm_jax.text.questions import (
     GCG_QUESTIONS,
@@ -101,7 +101,9 @@ class Evaluation:
         for i, answer in enumerate(self._answers(asked, self.at_once)):
             one = self.scenes[i]
             said = [(each.phrase, each.mask) for each in answer.groundings]
-            true = [(f"{t.colour} {t.shape}", one.object_mask(k)) for k, t in enumerate(one.objects)]
+            true = [
+                (f"{t.colour} {t.shape}", one.object_mask(k)) for k, t in enumerate(one.objects)
+            ]
             score = score_phrases(said, true)
             every.append(score)
             new = [

@@ -18,7 +18,7 @@ from pathlib import Path
 import sentencepiece
 
 from glamm_jax.files import write_atomic
-from glamm_jax.miniworld import WORLDS, scene_record, render_scene
+from glamm_jax.miniworld import WORLDS, render_scene, scene_record
 from glamm_jax.text import questions
 from glamm_jax.text.chat_template import RELEASED_TEMPLATE
 

@@ -213,7 +213,8 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
         nargs="*",
         default=DEFAULT_CAPTION_METRICS,
         metavar="FIGURE",
-        help=f"of captions; they need Java ({' '.join(DEFAULT_CAPTION_METRICS)}; SPICE where CoreNLP is)",
+        help=f"of captions; they need Java ({' '.join(DEFAULT_CAPTION_METRICS)}; SPICE where "
+        "CoreNLP is)",
     )
     add("--judge", metavar="URL", help="an OpenAI-compatible endpoint, for conversations")
     add("--judge-model", default="gpt-4", metavar="NAME", help="which of its models (%(default)s)")

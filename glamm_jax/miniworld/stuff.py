@@ -59,7 +59,7 @@ class StuffStyle(NamedTuple):
 
 
 class Canvas(NamedTuple):
-    """What a pattern needs to know about the rows that it is drawn into.
+    """Position and noise of the rows that a pattern is drawn into.
 
     Attributes:
         down: vertical position, 0 at the upper edge of the stuff to 1 at the lower one.

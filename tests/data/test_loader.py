@@ -37,7 +37,7 @@ from glamm_jax.data.loader import (
 from glamm_jax.data.record import Record
 from glamm_jax.data.record_shards import ShardError
 from glamm_jax.errors import ConfigError
-from glamm_jax.miniworld import EASY, scene_record, render_scene
+from glamm_jax.miniworld import EASY, render_scene, scene_record
 from glamm_jax.text.tokenizer import TokenizerError, load_tokenizer
 from glamm_jax.types import Batch, BatchShape
 from tests.small_experiment import TOKENIZER, get_config

@@ -11,7 +11,7 @@ from glamm_jax.data.preprocess import open_image
 from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.metrics.iou import iou
 from glamm_jax.metrics.result import MetricResult
-from glamm_jax.miniworld import FULL, scene_record, render_scene
+from glamm_jax.miniworld import FULL, render_scene, scene_record
 
 SIZE = 96
 PROMPT = "Could you describe the picture? Answer with masks."

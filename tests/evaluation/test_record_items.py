@@ -12,7 +12,7 @@ from glamm_jax.data.record import Annotation, Link, Record, Region
 from glamm_jax.evaluation import record_items
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.record_items import SENTENCES, PromptTemplate, PromptTemplateError
-from glamm_jax.miniworld import WORLDS, scene_record, render_scene
+from glamm_jax.miniworld import WORLDS, render_scene, scene_record
 
 RICH = scene_record(render_scene(5, 3, 64, WORLDS["full"]))
 

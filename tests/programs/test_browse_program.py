@@ -27,7 +27,7 @@ def test_all_datasets_and_splits_below_a_folder_are_shown(shards: Path, tmp_path
     for name in ("glamm_grandf_ha, train", *(f"glamm_miniworld, {s}" for s in ("train", "val"))):
         assert f">{name}</h2>" in text
     assert "overlapping polygons" in text  # of the fixtures
-    assert "learned</small>" in text
+    assert "targets</small>" in text
     assert "caption: nothing of this task" in text  # two of the fixtures have none
 
 

@@ -77,7 +77,9 @@ def run(options: argparse.Namespace) -> None:
     shape = BatchShape(tokens=options.tokens, targets=options.tokens)
     collections = list(_collections(options.data, options.limit))
     sampling = ConversationSampling(tokenizer, model, shape)
-    build_dataset_page(options.data, collections, options.samples, sampling, _progress).save(options.out)
+    build_dataset_page(options.data, collections, options.samples, sampling, _progress).save(
+        options.out
+    )
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")
 
 

@@ -96,7 +96,9 @@ def _render(
 
 def _write_shards(split: str, options: argparse.Namespace, ids: range, world: World) -> int:
     print(f"{split}:")
-    make_source = partial(MiniWorldSource, ids=ids, seed=options.seed, size=options.size, world=world)
+    make_source = partial(
+        MiniWorldSource, ids=ids, seed=options.seed, size=options.size, world=world
+    )
     return dataset.convert(SourceReader(make_source, options.out, split, options.shards), options)
 
 
