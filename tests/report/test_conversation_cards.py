@@ -52,9 +52,9 @@ def test_tokens_without_phrases_are_counted_over_the_turns() -> None:
 def test_the_name_in_a_question_has_the_colour_of_its_mask(question: str) -> None:
     first, second = (question.format(name=name) for name in ("a dog (old)", "the ball"))
     card = _card(first, "It is [SEG].", second, "[SEG].", masks=2)
-    question, _, second_question, _ = _marked(card)
-    assert question == [("a dog (old)", 0, False)]
-    assert second_question == [("the ball", 1, False)]
+    first_marks, _, second_marks, _ = _marked(card)
+    assert first_marks == [("a dog (old)", 0, False)]
+    assert second_marks == [("the ball", 1, False)]
     assert _marked(_card(first, "I cannot.")) == [[], []]
 
 
@@ -74,10 +74,10 @@ def test_equal_boxes_have_one_colour() -> None:
         "One.",
         boxes=[left, right, right],
     )
-    question, _, second_question, _ = _marked(card)
+    first_marks, _, second_marks, _ = _marked(card)
     first, second = [("region1", 0, False), ("<bbox>", 0, True)], [("region2", 1, False)]
-    assert question == [*first, *second, ("<bbox>", 1, True)]
-    assert second_question == [("region1", 1, False), ("<bbox>", 1, True)]
+    assert first_marks == [*first, *second, ("<bbox>", 1, True)]
+    assert second_marks == [("region1", 1, False), ("<bbox>", 1, True)]
     assert card.boxes_xyxy_pixel == [(0, 0, 10, 10), (10, 2, 20, 10)]
 
 
