@@ -57,7 +57,7 @@ parity: $(STAMP) ## our numbers against the original's, at full and tiny size
 bench: $(STAMP) ## CPU speed: against PyTorch, of conversion, mini-world, loader, metrics
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.conversion
-	$(BIN)/python -m bench.world
+	$(BIN)/python -m bench.miniworld
 	$(BIN)/python -m bench.loader
 	$(BIN)/python -m bench.metrics
 

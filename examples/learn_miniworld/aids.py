@@ -26,7 +26,7 @@ from jaxtyping import Float
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.config.experiment import OptimConfig
-from glamm_jax.miniworld import EASY, Scene, World, scene
+from glamm_jax.miniworld import EASY, Scene, World, render_scene
 from glamm_jax.miniworld.world import COLOURS, EASY_PALE, EASY_SEEN
 from glamm_jax.models.clip import CLIPVision
 from glamm_jax.models.sam.sam import SAM
@@ -184,7 +184,7 @@ def _drawn_ahead(aid: Aid) -> Iterator[TagBatch | MaskBatch]:
     def batch(number: int) -> TagBatch | MaskBatch:
         first = number * aid.images
         ids = range(first, first + aid.images)
-        scenes = [scene(aid.seed + 1, i, aid.image_size, _world(aid, i)) for i in ids]
+        scenes = [render_scene(aid.seed + 1, i, aid.image_size, _world(aid, i)) for i in ids]
         return draw(scenes, aid)
 
     with ThreadPoolExecutor(1) as pool:
@@ -205,12 +205,12 @@ def tag_batch(scenes: list[Scene], aid: Aid) -> TagBatch:
     side = aid.image_size // grid
     colours, shapes = (np.zeros((len(scenes), grid**2), np.int32) for _ in range(2))
     for i, one in enumerate(scenes):
-        labels = one.painting.labels.reshape(grid, side, grid, side).transpose(0, 2, 1, 3)
+        labels = one.rendering.labels.reshape(grid, side, grid, side).transpose(0, 2, 1, 3)
         first = len(one.stuff)
-        counts = [(labels == first + k).sum((2, 3)).ravel() for k in range(len(one.things))]
+        counts = [(labels == first + k).sum((2, 3)).ravel() for k in range(len(one.objects))]
         thing, most = np.argmax(counts, 0), np.max(counts, 0)
         covered = 2 * most > COVERED * side**2
-        kinds = [_numbers(each.colour, each.shape) for each in one.things]
+        kinds = [_numbers(each.colour, each.shape) for each in one.objects]
         colour, shape = np.array(kinds).T + 1
         colours[i] = np.where(covered, colour[thing], 0)
         shapes[i] = np.where(covered, shape[thing], 0)
@@ -219,15 +219,15 @@ def tag_batch(scenes: list[Scene], aid: Aid) -> TagBatch:
 
 def mask_batch(scenes: list[Scene], aid: Aid) -> MaskBatch:
     """All things of these scenes with their masks."""
-    most, size = EASY.num_things[1], aid.image_size
+    most, size = EASY.num_objects[1], aid.image_size
     room = len(scenes) * most
     numbers, valid = np.zeros((room, 2), np.int32), np.zeros(room, bool)
     masks = np.zeros((room, size, size), np.uint8)
     for i, one in enumerate(scenes):
-        for k, thing in enumerate(one.things):
+        for k, thing in enumerate(one.objects):
             at = i * most + k
             numbers[at] = _numbers(thing.colour, thing.shape)
-            masks[at], valid[at] = one.thing_mask(k), True
+            masks[at], valid[at] = one.object_mask(k), True
     mask_image = np.repeat(np.arange(len(scenes), dtype=np.int32), most)
     images = np.stack([one.image for one in scenes])
     return MaskBatch(images, numbers[:, 0], numbers[:, 1], mask_image, masks, valid)

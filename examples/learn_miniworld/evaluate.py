@@ -14,9 +14,9 @@ from glamm_jax.inference.answer import Answer
 from glamm_jax.inference.chat import Assistant, Question
 from glamm_jax.metrics.iou import iou
 from glamm_jax.metrics.phrase_matching import PhraseScores, content_words, score_phrases, sum_scores
-from glamm_jax.miniworld import Scene, World, scene
-from glamm_jax.miniworld.annotations import bounds, expressions, mask_of_all, words_lots
-from glamm_jax.miniworld.captions import description
+from glamm_jax.miniworld import Scene, World, render_scene
+from glamm_jax.miniworld.annotations import mask_box, referring_expressions, text_rng, union_mask
+from glamm_jax.miniworld.captions import object_description
 from glamm_jax.text.questions import (
     GCG_QUESTIONS,
     REGION_QUESTIONS,
@@ -69,8 +69,8 @@ class Scores:
 def held_out_scenes(world: World, size: int, seed: int = TEST_SEED) -> Iterator[Scene]:
     """Scenes of the seed, one after another, in which two things have the same colour."""
     for scene_id in count():
-        one = scene(seed, scene_id, size, world)
-        colours = [thing.colour for thing in one.things]
+        one = render_scene(seed, scene_id, size, world)
+        colours = [thing.colour for thing in one.objects]
         if len(set(colours)) < len(colours):
             yield one
 
@@ -81,7 +81,7 @@ class Evaluation:
     def __init__(self, assistant: Assistant, scenes: Sequence[Scene], at_once: int = 50):
         self.assistant, self.scenes, self.at_once = assistant, scenes, at_once
         self.asked: list[Asked] = []
-        self.expressions = [expressions(one, words_lots(one)) for one in scenes]
+        self.expressions = [referring_expressions(one, text_rng(one)) for one in scenes]
 
     def _answers(self, questions: list[Question], size: int) -> Iterator[Answer]:
         for start in range(0, len(questions), size):
@@ -101,11 +101,13 @@ class Evaluation:
         for i, answer in enumerate(self._answers(asked, self.at_once)):
             one = self.scenes[i]
             said = [(each.phrase, each.mask) for each in answer.groundings]
-            true = [(f"{t.colour} {t.shape}", one.thing_mask(k)) for k, t in enumerate(one.things)]
+            true = [
+                (f"{t.colour} {t.shape}", one.object_mask(k)) for k, t in enumerate(one.objects)
+            ]
             score = score_phrases(said, true)
             every.append(score)
             new = [
-                pair for pair, thing in zip(true, one.things, strict=True) if thing.kind in unseen
+                pair for pair, thing in zip(true, one.objects, strict=True) if thing.kind in unseen
             ]
             some.append(score_phrases(said, new))
             self.asked.append(Asked(i, "gcg", prompt, answer, score.mask_iou, true))
@@ -130,9 +132,9 @@ class Evaluation:
         for (i, text, mentions), answer in zip(own, answers, strict=True):
             one = self.scenes[i]
             mask = answer.groundings[0].mask if answer.groundings else None
-            truth = mask_of_all(one, mentions)
+            truth = union_mask(one, mentions)
             score = iou(mask, truth)
-            kind = one.things[mentions[0].number].kind
+            kind = one.objects[mentions[0].index].kind
             found.append((score, kind))
             if not shift:
                 self.asked.append(Asked(i, "referring", text, answer, score, [("", truth)]))
@@ -140,16 +142,16 @@ class Evaluation:
 
     def regions(self) -> list[tuple[bool, Any]]:
         """(right, kind) of every thing's caption, asked by its box."""
-        where = [(i, k) for i, one in enumerate(self.scenes) for k in range(len(one.things))]
+        where = [(i, k) for i, one in enumerate(self.scenes) for k in range(len(one.objects))]
         prompt = format_question(REGION_QUESTIONS, 0, num_regions=1)
         asked = [
-            self._question(i, prompt, [bounds(self.scenes[i].thing_mask(k))]) for i, k in where
+            self._question(i, prompt, [mask_box(self.scenes[i].object_mask(k))]) for i, k in where
         ]
         found = []
         for (i, k), answer in zip(where, self._answers(asked, 2 * self.at_once), strict=True):
             one = self.scenes[i]
-            right = content_words(answer.text) == content_words(description(one, k))
-            found.append((right, one.things[k].kind))
+            right = content_words(answer.text) == content_words(object_description(one, k))
+            found.append((right, one.objects[k].kind))
             self.asked.append(Asked(i, "region", prompt, answer, float(right)))
         return found
 
@@ -175,7 +177,7 @@ def evaluate(evaluation: Evaluation, unseen: Sequence[Any] = ()) -> Scores:
         referring_miou=mean(referring),
         shuffled_miou=mean(evaluation.referring("shuffled")),
         swapped_miou=mean(evaluation.referring("swapped")),
-        phrases_right=every.phrases_right,
+        phrases_right=every.min_precision_recall,
         phrase_recall=every.recall,
         phrase_precision=every.precision,
         phrase_mask_iou=every.mask_iou,

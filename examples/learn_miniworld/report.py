@@ -90,7 +90,7 @@ def _page(
 def _card(asked: Asked, evaluation: Evaluation) -> Card:
     """The picture twice, with predicted and with true masks; question, answer, what is there."""
     answer, scene = asked.answer, evaluation.scenes[asked.scene]
-    things = ", ".join(f"{thing.colour} {thing.shape}" for thing in scene.things)
+    things = ", ".join(f"{thing.colour} {thing.shape}" for thing in scene.objects)
     marks = [TextMark(each.start, each.end, i) for i, each in enumerate(answer.groundings)]
     return Card(
         np.concatenate([scene.image] * (2 if asked.true else 1), axis=1),

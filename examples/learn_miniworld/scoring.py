@@ -16,7 +16,7 @@ from examples.learn_miniworld.stages import MODEL, all_stages
 from glamm_jax.files import write_atomic
 from glamm_jax.inference.chat import load
 from glamm_jax.miniworld import Scene
-from glamm_jax.miniworld.world import EASY, NEW_PLACE, NEW_SHAPE, UNSEEN, extended
+from glamm_jax.miniworld.world import EASY, NEW_PLACE, NEW_SHAPE, UNSEEN_KINDS, extended
 
 SCENES = 200
 ADAPTED, RETRAINED = "adapted", "retrained"
@@ -29,7 +29,7 @@ def score(out: Path, report: Path) -> dict[str, Any]:
     stages = all_stages()
     folder = out / LEARNED[-1] / MODEL
     evaluation = Evaluation(load(folder), list(islice(held_out_scenes(EASY, IMAGE_SIZE), SCENES)))
-    scores = evaluate(evaluation, UNSEEN)
+    scores = evaluate(evaluation, UNSEEN_KINDS)
     written = write_report(report, out, [stages[name] for name in LEARNED], scores, evaluation)
     shutil.rmtree(out / MODEL, ignore_errors=True)
     shutil.copytree(folder, out / MODEL)
@@ -58,7 +58,7 @@ def score_adapted(out: Path, report: Path) -> dict[str, Any]:
 def new_scenes() -> Iterator[Scene]:
     """Held-out scenes of the extended world with the new shape or on the new ground."""
     for one in held_out_scenes(extended(EASY), IMAGE_SIZE):
-        if one.plan.place == NEW_PLACE or any(each.shape == NEW_SHAPE for each in one.things):
+        if one.layout.place == NEW_PLACE or any(each.shape == NEW_SHAPE for each in one.objects):
             yield one
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import sentencepiece
 
 from glamm_jax.files import write_atomic
-from glamm_jax.miniworld import WORLDS, record, scene
+from glamm_jax.miniworld import WORLDS, render_scene, scene_record
 from glamm_jax.text import questions
 from glamm_jax.text.chat_template import RELEASED_TEMPLATE
 
@@ -59,7 +59,7 @@ def texts() -> Iterator[str]:
     """All that is said about some scenes of the easy worlds."""
     for number in range(SCENES):
         world = WORLDS["easy-extended" if number % 2 else "easy-pale"]
-        for each in record(scene(SEED, number, SIZE, world)).annotations:
+        for each in scene_record(render_scene(SEED, number, SIZE, world)).annotations:
             yield from (text for text in (each.text, *each.turns) if text)
     regions = ("region1", "region2", "region3")
     yield from ("USER: The image", "ASSISTANT: region1 region2 region3", *regions) * 100

@@ -29,7 +29,7 @@ from glamm_jax.data.boxes import check_boxes
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.inference.answer import Answer, Grounding
 from glamm_jax.inference.chat import Assistant, Question, load
-from glamm_jax.miniworld import EASY, scene
+from glamm_jax.miniworld import EASY, render_scene
 from glamm_jax.text.questions import GCG_QUESTIONS
 
 SHIPPED_MODEL = ("checkpoints", "miniworld-tiny")  # in a checkout
@@ -105,7 +105,7 @@ def _question(options: argparse.Namespace) -> Question:
 
 def scene_image(number: int) -> UInt8[np.ndarray, "h w 3"]:
     """Render a scene of the world that the shipped model was trained on."""
-    return scene(SCENE_SEED, number, SCENE_SIZE, EASY).image
+    return render_scene(SCENE_SEED, number, SCENE_SIZE, EASY).image
 
 
 def _generate(assistant: Assistant, question: Question) -> Answer:

@@ -55,7 +55,7 @@ from glamm_jax.evaluation.items import EvaluationData
 from glamm_jax.evaluation.llm_judge import LLMJudge, review_all
 from glamm_jax.evaluation.published import beside_paper
 from glamm_jax.inference.chat import Assistant, load
-from glamm_jax.metrics.captions import NAMES, check_java
+from glamm_jax.metrics.captions import DEFAULT_CAPTION_METRICS, check_java
 from glamm_jax.metrics.similarity import CachedSimilarity, Similarity, WordSimilarity
 from glamm_jax.parallel import make_mesh
 from glamm_jax.text.questions import MAX_NEW_TOKENS
@@ -199,9 +199,10 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
     add(
         "--captions",
         nargs="*",
-        default=NAMES,
+        default=DEFAULT_CAPTION_METRICS,
         metavar="METRIC",
-        help=f"caption metrics; they need Java ({' '.join(NAMES)}; SPICE if CoreNLP is installed)",
+        help=f"caption metrics; they need Java ({' '.join(DEFAULT_CAPTION_METRICS)}; SPICE if "
+        "CoreNLP is installed)",
     )
     add("--judge", metavar="URL", help="OpenAI-compatible endpoint, for conversations")
     add("--judge-model", default="gpt-4", metavar="NAME", help="the judge's model (%(default)s)")

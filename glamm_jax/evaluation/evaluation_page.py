@@ -73,16 +73,16 @@ def write_report(
         _add_items(page, section_items, by_id, values, load_image)
     page.section("Problems")
     page.section("In predictions", level=3)
-    page.kinds(problems)
+    page.counts_by_kind(problems)
     for mode, result in results.items():
         page.section(f"Noted by scoring, {mode}", level=3)
-        page.kinds(result.notes)
+        page.counts_by_kind(result.notes)
     page.section("Configuration")
     lines = [
         f"{name} = {json.dumps(value, default=str)}"
         for name, value in flatten_config(dict(config)).items()
     ]
-    page.folded("config.json", lines)
+    page.collapsed("config.json", lines)
     page.save(path)
 
 

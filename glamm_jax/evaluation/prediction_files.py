@@ -32,7 +32,7 @@ from glamm_jax.data import rle
 from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.benchmarks.base import Item, Prediction, RunLengths
 from glamm_jax.files import write_atomic
-from glamm_jax.metrics.gcg import owners_by_number
+from glamm_jax.metrics.gcg import phrase_indices_by_order
 
 PREDICTIONS = "predictions.jsonl"
 UNKNOWN, UNREADABLE = "unknown prediction", "unreadable prediction"
@@ -211,7 +211,7 @@ def _from_original(entry: Any, result: ReadPredictions) -> Prediction | None:
         caption,
         phrases=tuple(phrases),
         masks=tuple(_valid_mask(mask, name, result) for mask in masks),
-        phrase_of=owners_by_number(len(phrases), len(masks)),
+        phrase_of=phrase_indices_by_order(len(phrases), len(masks)),
     )
 
 

@@ -1,7 +1,7 @@
-"""What answers are worth: numpy and run lengths, no model.
+"""Metrics of answers, computed from numpy arrays and run lengths, without a model.
 
-iou: how well masks agree. phrases: which true phrases an answer names. gcg, refseg, captions,
-grounding: the paper's figures, as the original counts them and as their definitions say.
-similarity: which phrases mean the same. scored: what all of them give back. docs/metrics.md sets
-the two ways of counting side by side.
+iou: overlap of masks. phrase_matching: which reference phrases an answer contains. gcg, refseg,
+captions, phrase_grounding, average_precision: the metrics of the paper, as the original code
+computes them (compat) and by their definitions (strict). similarity: similarity of phrases. result:
+the results of all metrics. docs/metrics.md compares the two modes.
 """

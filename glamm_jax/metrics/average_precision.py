@@ -1,8 +1,8 @@
-"""Average precision of masks of one kind, by COCO's evaluator or with ties taken as ties.
+"""Average precision (AP) of masks of one category: COCO's, or with ties ranked together.
 
-COCO's rules: a prediction is right at a threshold when its IoU with a truth that is still free
-reaches it; predictions choose in the order of their scores, and the precision that is reached at
-101 levels of recall is averaged. Ten thresholds, 0.5 to 0.95; at most 100 predictions an image.
+COCO's rules: a prediction is correct at a threshold if its IoU with a reference that is not matched
+yet reaches it. Predictions are matched in the order of their scores, at most 100 of an image. The
+precision at 101 levels of recall is averaged, and that over ten thresholds, 0.5 to 0.95.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ COCO_STATS = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
     *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
 )
-# Figures of `ranked_precision`: the thresholds that count, and the areas, by COCO's numbers.
+# Metrics of `ranked_precision` -> indices of the thresholds, and index of the range of areas in
+# COCO's evaluator.
 RANKED = {
     "AP": (slice(None), 0),
     "AP50": (slice(0, 1), 0),
@@ -37,7 +38,13 @@ RANKED = {
 
 
 class ImageMasks(NamedTuple):
-    """An image's true masks, those said, and how sure of each the model is (larger is surer)."""
+    """The masks of an image.
+
+    Attributes:
+        reference: reference masks.
+        predicted: predicted masks.
+        scores: confidence of every predicted mask.
+    """
 
     reference: Sequence[MaskRuns]
     predicted: Sequence[MaskRuns]
@@ -45,11 +52,11 @@ class ImageMasks(NamedTuple):
 
 
 def coco_stats(images: Sequence[ImageMasks]) -> dict[str, float]:
-    """COCO's twelve figures by name; -1 where nothing is to be found.
+    """Return COCO's twelve metrics; -1 for one without reference masks.
 
-    Equal scores keep the order of the images, and within an image that of its masks.
+    Predictions of equal scores are ranked by the order of images and of masks within an image.
     """
-    evaluator = _evaluated(images)
+    evaluator = _evaluate(images)
     with redirect_stdout(io.StringIO()):
         evaluator.accumulate()
         evaluator.summarize()
@@ -57,70 +64,77 @@ def coco_stats(images: Sequence[ImageMasks]) -> dict[str, float]:
 
 
 def ranked_precision(images: Sequence[ImageMasks]) -> dict[str, float]:
-    """AP, AP50, AP75 and AP by size; figures without anything to be found are left out.
+    """Return AP, AP50, AP75 and AP by size, without those that have no reference masks.
 
-    Predictions are matched by COCO's evaluator. A level of the score is a point of the curve:
-    equal scores are accepted or rejected together, so no order among them has a say.
+    Predictions are matched by COCO's evaluator. Every distinct score is one point of the
+    precision-recall curve: equal scores are accepted or rejected together, so their order has no
+    influence.
     """
-    evaluator = _evaluated(images)
-    levels = np.asarray(evaluator.params.recThrs)
-    found = {}
+    evaluator = _evaluate(images)
+    recall_levels = np.asarray(evaluator.params.recThrs)
+    metrics = {}
     for name, (thresholds, area) in RANKED.items():
         results = evaluator.evalImgs[area * len(images) : (area + 1) * len(images)]
-        table = _precision([each for each in results if each is not None], levels)
+        results = [result for result in results if result is not None]
+        table = _average_precision(results, recall_levels)
         if table is not None:
-            found[name] = float(table[thresholds].mean())
-    return found
+            metrics[name] = float(table[thresholds].mean())
+    return metrics
 
 
-def _precision(
-    results: Sequence[Any], levels: Float[np.ndarray, "r"]
+def _average_precision(
+    results: Sequence[Any], recall_levels: Float[np.ndarray, "r"]
 ) -> Float[np.ndarray, "t"] | None:
-    """Average precision at every threshold of IoU, out of the evaluator's matches."""
-    num_true = sum(np.count_nonzero(np.asarray(each["gtIgnore"]) == 0) for each in results)
-    if not num_true:
+    """Return the average precision at every IoU threshold, from the evaluator's matches."""
+    num_references = sum(np.count_nonzero(np.asarray(item["gtIgnore"]) == 0) for item in results)
+    if not num_references:
         return None
-    scores = np.concatenate([np.asarray(each["dtScores"], np.float64) for each in results])
+    scores = np.concatenate([np.asarray(item["dtScores"], np.float64) for item in results])
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
     matched, ignored = (
-        np.concatenate([np.asarray(each[name]) != 0 for each in results], axis=1)[:, order]
+        np.concatenate([np.asarray(item[name]) != 0 for item in results], axis=1)[:, order]
         for name in ("dtMatches", "dtIgnore")
     )
-    last = np.ones(scores.size, bool)
-    last[:-1] = scores[1:] != scores[:-1]
-    right = np.cumsum(matched & ~ignored, axis=1)[:, last]
-    wrong = np.cumsum(~matched & ~ignored, axis=1)[:, last]
-    recall, precision = right / num_true, right / np.maximum(right + wrong, 1)
-    # What precision can still be had at this recall or a higher one.
+    # The last one of every group of equal scores.
+    is_last = np.ones(scores.size, bool)
+    is_last[:-1] = scores[1:] != scores[:-1]
+    correct = np.cumsum(matched & ~ignored, axis=1)[:, is_last]
+    wrong = np.cumsum(~matched & ~ignored, axis=1)[:, is_last]
+    recall, precision = correct / num_references, correct / np.maximum(correct + wrong, 1)
+    # The best precision at this recall or a higher one.
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     best = np.pad(best, [(0, 0), (0, 1)])
     return np.array(
-        [row[np.searchsorted(at, levels)].mean() for row, at in zip(best, recall, strict=True)]
+        [
+            row[np.searchsorted(recalls, recall_levels)].mean()
+            for row, recalls in zip(best, recall, strict=True)
+        ]
     )
 
 
-def _evaluated(images: Sequence[ImageMasks]) -> COCOeval:
-    """COCO's evaluator after matching. Images and masks are numbered in their order."""
-    sides = []
+def _evaluate(images: Sequence[ImageMasks]) -> COCOeval:
+    """Return COCO's evaluator after matching; images and masks have consecutive ids."""
+    datasets = []
     with redirect_stdout(io.StringIO()):
-        for name in ("reference", "predicted"):
-            side: Any = COCO()
-            side.dataset = {
+        for side in ("reference", "predicted"):
+            dataset: Any = COCO()
+            dataset.dataset = {
                 "images": [{"id": i, "height": 0, "width": 0} for i in range(len(images))],
                 "categories": [{"id": 1}],
-                "annotations": list(_annotations(images, name)),
+                "annotations": list(_annotations(images, side)),
             }
-            side.createIndex()
-            sides.append(side)
-        true, said = sides
-        evaluator = COCOeval(true, said, "segm")
+            dataset.createIndex()
+            datasets.append(dataset)
+        references, predictions = datasets
+        evaluator = COCOeval(references, predictions, "segm")
         evaluator.evaluate()
     return evaluator
 
 
 def _annotations(images: Sequence[ImageMasks], side: str) -> Iterator[dict[str, Any]]:
-    ids = count(1)  # an id of 0 would read as "no match"
+    """Yield COCO's annotations of the reference or of the predicted masks."""
+    ids = count(1)  # the evaluator takes an id of 0 for "no match"
     for i, image in enumerate(images):
         masks = getattr(image, side)
         scores = image.scores if side == "predicted" else [1.0] * len(masks)

@@ -1,19 +1,20 @@
 """Grounded conversation generation: AP, mIoU and mask recall of captions with masks.
 
-| figure | compat: the original's code | strict: the definition |
+| metric | compat: the original's code | strict: the definition |
 |---|---|---|
-| AP, AP50, AP75 | every mask has score 1, so ties are ranked by image id and order of saying | \
-ranked by the decoder's own estimate; equal scores are one point of the curve |
-| mIoU | greedy pairs of masks, largest IoU first; masks without a pair cost nothing; two empty \
-masks (0 / 0) end an image's pairing; an image without pairs is 0 | the pairing with the largest \
-sum, over all true masks: one that is not found counts 0; two empty masks agree |
+| AP, AP50, AP75 | every mask has score 1, so ties are ranked by image id and order of the masks | \
+ranked by the decoder's confidence; equal scores are one point of the curve |
+| mIoU | greedy pairs of masks, largest IoU first; unpaired masks cost nothing; two empty masks \
+(0 / 0) end an image's pairing; an image without pairs is 0 | the pairing with the largest sum, \
+over all reference masks: an unpaired one counts 0; two empty masks agree |
 | recall | the pair with the largest IoU first; the first that fails a threshold ends the image, \
-whatever comes behind it; masks belong to phrases by their numbers | the most true masks that can \
-be found at once, each by a mask of its own; masks belong to the phrases in front of them |
+whatever pairs follow; masks and phrases are paired by their indices | the largest number of \
+reference masks that can be matched at once, each by a mask of its own; masks belong to the \
+phrases before them |
 
-The denominators of recall are the true phrases (compat) and the true masks (strict: paper,
-appendix A.1). An image counts in the mIoU of compat whatever it holds, in that of strict when it
-has true masks. docs/metrics.md shows what each difference is worth.
+The denominators of recall are the reference phrases (compat) and the reference masks (strict:
+paper, appendix A.1). The mIoU of compat is a mean over all images, that of strict over the images
+with reference masks. docs/metrics.md shows the effect of each difference.
 
 Source: eval/gcg/evaluate.py of the original.
 """
@@ -36,13 +37,18 @@ from glamm_jax.metrics.similarity import Similarity
 IOU_THRESHOLD = TEXT_THRESHOLD = 0.5
 RATIOS = {"recall": ("recall_matches", "recall_true")}
 RunLengths = Mapping[str, Any]
+Scores = dict[str, float]
 
 
 class GroundedCaption(NamedTuple):
-    """A caption with its phrases and masks, as it was said or as it is true.
+    """A caption with its phrases and masks; a prediction or a reference.
 
-    phrase_of: for each mask the number of its phrase, -1 for none.
-    scores: how sure of each mask the decoder is; empty where nobody knows.
+    Attributes:
+        caption: the text.
+        phrases: its phrases.
+        masks: run lengths of its masks.
+        phrase_of: for each mask the index of its phrase, -1: no phrase.
+        scores: confidence of each mask; empty: unknown.
     """
 
     caption: str
@@ -52,16 +58,24 @@ class GroundedCaption(NamedTuple):
     scores: tuple[float, ...] = ()
 
 
-NOTHING = GroundedCaption("", (), (), ())
+EMPTY_CAPTION = GroundedCaption("", (), (), ())
 
 
-def owners_by_number(num_phrases: int, num_masks: int) -> tuple[int, ...]:
-    """`phrase_of` where masks and phrases are two lists, as the original writes them."""
+def phrase_indices_by_order(num_phrases: int, num_masks: int) -> tuple[int, ...]:
+    """Return `phrase_of` of masks that are paired with phrases by order, as in the original."""
     return tuple(i if i < num_phrases else -1 for i in range(num_masks))
 
 
 class ImagePair(NamedTuple):
-    """An image with its masks as checked runs."""
+    """Prediction and reference of an image, with their checked masks.
+
+    Attributes:
+        name: id of the image.
+        predicted: the predicted caption.
+        reference: the reference caption.
+        predicted_runs: masks of the prediction.
+        reference_runs: masks of the reference.
+    """
 
     name: str
     predicted: GroundedCaption
@@ -70,188 +84,72 @@ class ImagePair(NamedTuple):
     reference_runs: list[MaskRuns]
 
     @property
-    def one_size(self) -> bool:
-        """Whether all masks can be compared with each other."""
-        return len({each.size for each in (*self.predicted_runs, *self.reference_runs)}) <= 1
+    def same_size(self) -> bool:
+        """Whether all masks have the same size."""
+        return len({mask.size for mask in (*self.predicted_runs, *self.reference_runs)}) <= 1
 
 
 def score_gcg(
-    said: Mapping[str, GroundedCaption],
-    true: Mapping[str, GroundedCaption],
+    predictions: Mapping[str, GroundedCaption],
+    references: Mapping[str, GroundedCaption],
     similarity: Similarity,
     mode: Mode,
 ) -> MetricResult:
-    """AP, mIoU and recall of all images of `true`; words alone are for `score_captions`.
+    """Compute AP, mIoU and recall; `score_captions` computes the caption metrics.
 
-    An image without a prediction counts as one without phrases and masks (the original stops
-    there); predictions of other images are left out. A mask of another size than the true ones
-    agrees with nothing; in compat it also ends the image's recall, as the original's exception
-    does, while its mIoU, where the original stops, takes that mask as 0.
+    Args:
+        predictions: by image id. Unknown ids are ignored; a missing one counts as a caption without
+            phrases and masks (the original stops there).
+        references: by image id.
+        similarity: of phrases, for recall.
+        mode: compat or strict. In both, masks of different sizes have an IoU of 0; in compat they
+            also end the recall of the image, as the original's exception does, while the mIoU,
+            for which the original stops, takes that mask as 0.
 
-    Raises: MetricError naming image and mask when run lengths are broken or fields disagree.
+    Raises:
+        MetricError: run lengths are damaged or the fields of a caption are inconsistent; names
+            image and mask.
     """
     notes = Irregularities()
-    notes.add_unknown(said, true)
+    notes.add_id_mismatches(predictions, references)
     images = [
-        record_irregularities(name, said.get(name, NOTHING), truth, notes)
-        for name, truth in true.items()
+        record_irregularities(name, predictions.get(name, EMPTY_CAPTION), reference, notes)
+        for name, reference in references.items()
     ]
-    scores, each = (_compat if mode == "compat" else _strict)(images, similarity)
-    return MetricResult(scores, each, RATIOS, notes.as_dict())
+    scores, per_item = (_compat if mode == "compat" else _strict)(images, similarity)
+    return MetricResult(scores, per_item, RATIOS, notes.as_dict())
 
 
-def read_pair(name: str, said: GroundedCaption, true: GroundedCaption) -> ImagePair:
-    """Check what was said about an image, and the truth.
+def read_pair(name: str, prediction: GroundedCaption, reference: GroundedCaption) -> ImagePair:
+    """Check prediction and reference of an image.
 
-    Raises: MetricError naming image and mask.
+    Args:
+        name: id of the image.
+        prediction: the predicted caption.
+        reference: the reference caption.
+
+    Raises:
+        MetricError: run lengths are damaged or fields are inconsistent; names image and mask.
     """
-    for caption, side in ((said, "the prediction"), (true, "the truth")):
-        if len(caption.phrase_of) != len(caption.masks):
-            raise MetricError(f"{name}: {side} does not say whose each of its masks is")
-        if not all(-1 <= number < len(caption.phrases) for number in caption.phrase_of):
-            raise MetricError(f"{name}: a mask of {side} belongs to a phrase that is not there")
-        if len(caption.scores) not in (0, len(caption.masks)):
-            raise MetricError(f"{name}: {side} has not as many scores as masks")
-    runs = (_read_masks(name, said, "the prediction"), _read_masks(name, true, "the truth"))
-    return ImagePair(name, said, true, *runs)
-
-
-def record_irregularities(
-    name: str, said: GroundedCaption, true: GroundedCaption, notes: Irregularities
-) -> ImagePair:
-    """An image as `read_image` gives it, and a note of everything irregular about it."""
-    image = read_pair(name, said, true)
-    sizes = {each.size for each in image.reference_runs} or {
-        each.size for each in image.predicted_runs[:1]
-    }
-    others = {each.size for each in image.predicted_runs} - sizes
-    notes.add_if(others or len(sizes) > 1, "sizes disagree", name)
-    notes.add_if(any(not each.area for each in image.predicted_runs), "empty mask said", name)
-    notes.add_if(any(not each.area for each in image.reference_runs), "empty true mask", name)
-    notes.add_if(not true.masks, "no true mask", name)
-    notes.add_if(len(said.phrases) > len(said.masks), "more phrases than masks", name)
-    notes.add_if(len(said.phrases) < len(said.masks), "fewer phrases than masks", name)
-    notes.add_if(len(true.phrases) != len(true.masks), "true phrases and masks disagree", name)
-    notes.add_if(not np.isfinite(said.scores).all(), "scores not finite", name)
-    return image
-
-
-def greedy_iou(table: Float[np.ndarray, "said true"]) -> float:
-    """compat: mean IoU of the pairs taken greedily, of one image; 0 without pairs.
-
-    NaN, two empty masks, is the largest of all and above nothing: it ends the pairing (trap 45).
-    """
-    found = []
-    while table.size and np.max(table) > 0:
-        row, column = np.unravel_index(np.argmax(table), table.shape)
-        found.append(table[row, column])
-        table = np.delete(np.delete(table, row, 0), column, 1)
-    return float(np.mean(found)) if found else 0.0
-
-
-def greedy_matches(image: ImagePair, similarity: Similarity) -> list[tuple[int, int]]:
-    """compat: (true, said) numbers of the masks that count as found, in the order of finding.
-
-    The search ends at the first best pair that fails (trap 46). There is no match at all where the
-    original raises and catches: with masks of several sizes, or when a best pair has no label of
-    its number. Two empty masks pass as a pair: NaN is below no threshold.
-    """
-    if not image.one_size:
-        return []
-    ious = pairwise_iou(image.reference_runs, image.predicted_runs, both_empty=np.nan)
-    similar = similarity(image.reference.phrases, image.predicted.phrases)
-    matches = []
-    while ious.size:
-        true, said = map(int, np.unravel_index(np.argmax(ious), ious.shape))
-        if ious[true, said] < IOU_THRESHOLD:
-            break
-        if true >= similar.shape[0] or said >= similar.shape[1]:
-            return []
-        if similar[true, said] < TEXT_THRESHOLD:
-            break
-        matches.append((true, said))
-        ious[true, :] = ious[:, said] = 0
-    return matches
-
-
-def _compat(
-    images: Sequence[ImagePair], similarity: Similarity
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    each = {}
-    for image in images:
-        table = pairwise_iou(
-            image.predicted_runs, image.reference_runs, both_empty=np.nan, unequal=0.0
-        )
-        each[image.name] = {
-            "mIoU": greedy_iou(table),
-            "recall_matches": len(greedy_matches(image, similarity)),
-            "recall_true": len(image.reference.phrases),
-        }
-    # COCO's evaluator looks at images in the order of their ids.
-    ordered = sorted(images, key=lambda image: image.name)
-    stats = coco_stats(
-        [
-            ImageMasks(one.reference_runs, one.predicted_runs, [1.0] * len(one.predicted_runs))
-            for one in ordered
-        ]
+    for caption, side in ((prediction, "the prediction"), (reference, "the reference")):
+        num_masks = len(caption.masks)
+        if len(caption.phrase_of) != num_masks:
+            raise MetricError(
+                f"{name}: {side} has {num_masks} masks but {len(caption.phrase_of)} phrase indices"
+            )
+        if not all(-1 <= index < len(caption.phrases) for index in caption.phrase_of):
+            raise MetricError(f"{name}: a mask of {side} has the index of a missing phrase")
+        if len(caption.scores) not in (0, num_masks):
+            raise MetricError(
+                f"{name}: {side} has {num_masks} masks but {len(caption.scores)} scores"
+            )
+    return ImagePair(
+        name,
+        prediction,
+        reference,
+        _read_masks(name, prediction, "the prediction"),
+        _read_masks(name, reference, "the reference"),
     )
-    return {**stats, **_summed(each, empty=0.0)}, each
-
-
-def _strict(
-    images: Sequence[ImagePair], similarity: Similarity
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    each = {}
-    for image in images:
-        if not image.reference_runs:
-            continue
-        ious = pairwise_iou(image.reference_runs, image.predicted_runs, unequal=0.0)
-        found = (ious > IOU_THRESHOLD) & (_of_masks(image, similarity) > TEXT_THRESHOLD)
-        each[image.name] = {
-            "mIoU": _best_sum(ious) / len(image.reference_runs),
-            "recall_matches": _best_sum(found.astype(np.float64)),
-            "recall_true": len(image.reference_runs),
-        }
-    ranked = ranked_precision(
-        [
-            ImageMasks(one.reference_runs, one.predicted_runs, _scores(one.predicted))
-            for one in images
-        ]
-    )
-    return {**ranked, **_summed(each, empty=None)}, each
-
-
-def _of_masks(image: ImagePair, similarity: Similarity) -> Float[np.ndarray, "true said"]:
-    """How alike the phrases of every two masks are; 0 where one has no phrase."""
-    # One row and column of zeros behind the phrases: where -1 leads.
-    padded = np.zeros((len(image.reference.phrases) + 1, len(image.predicted.phrases) + 1))
-    if image.reference.phrases and image.predicted.phrases:
-        padded[:-1, :-1] = similarity(image.reference.phrases, image.predicted.phrases)
-    rows, columns = (np.array(one.phrase_of, int) for one in (image.reference, image.predicted))
-    return padded[np.ix_(rows, columns)]
-
-
-def _best_sum(table: Float[np.ndarray, "true said"]) -> float:
-    """The largest sum that one-to-one pairs can reach."""
-    return float(table[linear_sum_assignment(table, maximize=True)].sum())
-
-
-def _summed(each: Mapping[str, Mapping[str, float]], empty: float | None) -> dict[str, float]:
-    """mIoU and recall; where there is nothing to divide by, `empty`, or no figure."""
-    columns = list(each.values())
-    true = sum(one["recall_true"] for one in columns)
-    found = sum(one["recall_matches"] for one in columns)
-    figures = {
-        "mIoU": float(np.mean([one["mIoU"] for one in columns])) if columns else empty,
-        "recall": found / true if true else empty,
-    }
-    return {name: value for name, value in figures.items() if value is not None}
-
-
-def _scores(said: GroundedCaption) -> list[float]:
-    """What masks are ranked by; last where nobody knows."""
-    known = said.scores or (np.nan,) * len(said.masks)
-    return [score if np.isfinite(score) else -np.inf for score in known]
 
 
 def _read_masks(name: str, caption: GroundedCaption, side: str) -> list[MaskRuns]:
@@ -262,3 +160,150 @@ def _read_masks(name: str, caption: GroundedCaption, side: str) -> list[MaskRuns
         except MaskError as error:
             raise MetricError(f"{name}: mask {i} of {side}: {error}") from error
     return runs
+
+
+def record_irregularities(
+    name: str, prediction: GroundedCaption, reference: GroundedCaption, notes: Irregularities
+) -> ImagePair:
+    """Check prediction and reference of an image as `read_pair` and record irregularities.
+
+    Args:
+        name: id of the image.
+        prediction: the predicted caption.
+        reference: the reference caption.
+        notes: irregularities are added to it.
+
+    Raises:
+        MetricError: as for `read_pair`.
+    """
+    image = read_pair(name, prediction, reference)
+    phrases, masks = len(prediction.phrases), len(prediction.masks)
+    sizes = {mask.size for mask in image.reference_runs} or {
+        mask.size for mask in image.predicted_runs[:1]
+    }
+    other_sizes = {mask.size for mask in image.predicted_runs} - sizes
+    notes.add_if(other_sizes or len(sizes) > 1, "sizes disagree", name)
+    notes.add_if(any(not mask.area for mask in image.predicted_runs), "empty mask said", name)
+    notes.add_if(any(not mask.area for mask in image.reference_runs), "empty true mask", name)
+    notes.add_if(not reference.masks, "no true mask", name)
+    notes.add_if(phrases > masks, "more phrases than masks", name)
+    notes.add_if(phrases < masks, "fewer phrases than masks", name)
+    differ = len(reference.phrases) != len(reference.masks)
+    notes.add_if(differ, "true phrases and masks disagree", name)
+    notes.add_if(not np.isfinite(prediction.scores).all(), "scores not finite", name)
+    return image
+
+
+def greedy_iou(table: Float[np.ndarray, "predictions references"]) -> float:
+    """Compute the mIoU of one image in compat: of greedily formed pairs; 0 without pairs."""
+    # quirk 45: unpaired masks cost nothing, and two empty masks (NaN) end the pairing, because
+    # NaN is the maximum but is not greater than 0.
+    ious = []
+    while table.size and np.max(table) > 0:
+        row, column = np.unravel_index(np.argmax(table), table.shape)
+        ious.append(table[row, column])
+        table = np.delete(np.delete(table, row, 0), column, 1)
+    return float(np.mean(ious)) if ious else 0.0
+
+
+def greedy_matches(image: ImagePair, similarity: Similarity) -> list[tuple[int, int]]:
+    """Return the pairs of masks that count for recall in compat.
+
+    There is no pair at all where the original raises and catches an exception: for masks of
+    different sizes, and if a best pair has no phrase of its index. Two empty masks pass as a pair:
+    NaN is below no threshold.
+
+    Returns:
+        Indices of (reference, predicted) masks, in the order of the matching.
+    """
+    if not image.same_size:
+        return []
+    ious = pairwise_iou(image.reference_runs, image.predicted_runs, both_empty=np.nan)
+    similar = similarity(image.reference.phrases, image.predicted.phrases)
+    matches = []
+    while ious.size:
+        reference, predicted = map(int, np.unravel_index(np.argmax(ious), ious.shape))
+        # quirk 46: the first best pair that fails a threshold ends the image.
+        if ious[reference, predicted] < IOU_THRESHOLD:
+            break
+        if reference >= similar.shape[0] or predicted >= similar.shape[1]:
+            return []
+        if similar[reference, predicted] < TEXT_THRESHOLD:
+            break
+        matches.append((reference, predicted))
+        ious[reference, :] = ious[:, predicted] = 0
+    return matches
+
+
+def _compat(
+    images: Sequence[ImagePair], similarity: Similarity
+) -> tuple[Scores, dict[str, Scores]]:
+    per_item = {}
+    for image in images:
+        table = pairwise_iou(
+            image.predicted_runs, image.reference_runs, both_empty=np.nan, size_mismatch=0.0
+        )
+        per_item[image.name] = {
+            "mIoU": greedy_iou(table),
+            "recall_matches": len(greedy_matches(image, similarity)),
+            "recall_true": len(image.reference.phrases),
+        }
+    # quirk 44: all scores are 1, and COCO's evaluator ranks ties by the order of the image ids.
+    masks = [
+        ImageMasks(image.reference_runs, image.predicted_runs, [1.0] * len(image.predicted_runs))
+        for image in sorted(images, key=lambda image: image.name)
+    ]
+    return {**coco_stats(masks), **_mean_iou_and_recall(per_item, empty=0.0)}, per_item
+
+
+def _strict(
+    images: Sequence[ImagePair], similarity: Similarity
+) -> tuple[Scores, dict[str, Scores]]:
+    per_item = {}
+    for image in images:
+        if not image.reference_runs:
+            continue
+        ious = pairwise_iou(image.reference_runs, image.predicted_runs, size_mismatch=0.0)
+        similar = _mask_similarity(image, similarity)
+        matches = (ious > IOU_THRESHOLD) & (similar > TEXT_THRESHOLD)
+        per_item[image.name] = {
+            "mIoU": _best_sum(ious) / len(image.reference_runs),
+            "recall_matches": _best_sum(matches.astype(np.float64)),
+            "recall_true": len(image.reference_runs),
+        }
+    masks = []
+    for image in images:
+        # Masks of unknown or invalid confidence rank last.
+        scores = image.predicted.scores or (np.nan,) * len(image.predicted.masks)
+        scores = [score if np.isfinite(score) else -np.inf for score in scores]
+        masks.append(ImageMasks(image.reference_runs, image.predicted_runs, scores))
+    return {**ranked_precision(masks), **_mean_iou_and_recall(per_item, empty=None)}, per_item
+
+
+def _mask_similarity(
+    image: ImagePair, similarity: Similarity
+) -> Float[np.ndarray, "references predictions"]:
+    """Return the similarity of the phrases of all pairs of masks; 0 for a mask without phrase."""
+    # One row and one column of zeros at the end: index -1 selects them.
+    padded = np.zeros((len(image.reference.phrases) + 1, len(image.predicted.phrases) + 1))
+    if image.reference.phrases and image.predicted.phrases:
+        padded[:-1, :-1] = similarity(image.reference.phrases, image.predicted.phrases)
+    rows, columns = (np.array(x.phrase_of, int) for x in (image.reference, image.predicted))
+    return padded[np.ix_(rows, columns)]
+
+
+def _best_sum(table: Float[np.ndarray, "references predictions"]) -> float:
+    """Return the largest sum over a one-to-one pairing."""
+    return float(table[linear_sum_assignment(table, maximize=True)].sum())
+
+
+def _mean_iou_and_recall(per_item: Mapping[str, Scores], empty: float | None) -> Scores:
+    """Return mIoU and recall; `empty`, or no metric if that is None, where the denominator is 0."""
+    rows = list(per_item.values())
+    num_references = sum(row["recall_true"] for row in rows)
+    num_matches = sum(row["recall_matches"] for row in rows)
+    metrics = {
+        "mIoU": float(np.mean([row["mIoU"] for row in rows])) if rows else empty,
+        "recall": num_matches / num_references if num_references else empty,
+    }
+    return {name: value for name, value in metrics.items() if value is not None}

@@ -1,12 +1,12 @@
-"""Intersection over union of masks: of one pair, of all pairs, and its mean over many.
+"""Intersection over union (IoU) of masks: of one pair, or of all pairs of two lists.
 
-A mask is an array [h, w], true where it is not 0, or COCO run lengths `{"size", "counts"}`. Many
-pairs are compared by their run lengths: no pixel is painted, and every mask is read once.
+A mask is an array [h, w], true where it is not 0, or COCO run lengths `{"size", "counts"}`. All
+pairs are compared by their run lengths: masks are not decoded, and each is read once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
@@ -18,37 +18,29 @@ from glamm_jax.data import rle
 Mask = np.ndarray | Mapping[str, Any]
 
 
-def iou(predicted: Mask | None, truth: Mask) -> float:
-    """Shared pixels over all pixels of both masks, in 0 to 1.
+def iou(predicted: Mask | None, reference: Mask) -> float:
+    """Return the IoU of two masks; 1 if both are empty, 0 if the predicted one is None.
 
-    None, a mask that was not given, counts 0. Two empty masks agree: 1.
-
-    Raises: ValueError when the masks differ in size.
+    Raises:
+        ValueError: the masks have different sizes.
     """
     if predicted is None:
         return 0.0
-    one, other = _pixels(predicted), _pixels(truth)
-    if one.shape != other.shape:
-        raise ValueError(f"masks of different sizes: {one.shape} and {other.shape}")
-    union = int((one | other).sum())
-    return int((one & other).sum()) / union if union else 1.0
-
-
-def mean_iou(pairs: Iterable[tuple[Mask | None, Mask]]) -> float:
-    """Mean over (predicted, truth) of their IoU: every pair counts the same, whatever its size.
-
-    Raises: ValueError when there is no pair.
-    """
-    each = [iou(predicted, truth) for predicted, truth in pairs]
-    if not each:
-        raise ValueError("no masks: there is no mean of nothing")
-    return float(np.mean(each))
+    pixels, reference_pixels = _pixels(predicted), _pixels(reference)
+    if pixels.shape != reference_pixels.shape:
+        raise ValueError(f"masks of different sizes: {pixels.shape} and {reference_pixels.shape}")
+    union = int((pixels | reference_pixels).sum())
+    return int((pixels & reference_pixels).sum()) / union if union else 1.0
 
 
 class MaskRuns(NamedTuple):
-    """A mask as the ends of its runs, down the columns.
+    """A mask as the ends of its runs, in column-major order.
 
-    It holds the pixels from ends[0] to ends[1], from ends[2] to ends[3], and so on.
+    Attributes:
+        size: height and width.
+        ends: the mask consists of the pixels from ends[0] to ends[1], from ends[2] to ends[3], and
+            so on.
+        area: number of pixels.
     """
 
     size: tuple[int, int]
@@ -57,9 +49,10 @@ class MaskRuns(NamedTuple):
 
 
 def read_runs(mask: Mask) -> MaskRuns:
-    """The runs of a mask, checked.
+    """Return the checked runs of a mask.
 
-    Raises: MaskError when run lengths are broken.
+    Raises:
+        MaskError: the run lengths are damaged.
     """
     runs = rle.encode(mask != 0) if isinstance(mask, np.ndarray) else mask
     size, ends = rle.run_ends(runs)
@@ -67,68 +60,73 @@ def read_runs(mask: Mask) -> MaskRuns:
     return MaskRuns(size, ends, area)
 
 
-def shared_pixels(one: MaskRuns, other: MaskRuns) -> int:
-    """How many pixels both masks hold.
+def intersection_area(mask: MaskRuns, other: MaskRuns) -> int:
+    """Return the number of pixels that are in both masks.
 
-    Raises: ValueError when they differ in size.
+    Raises:
+        ValueError: the masks have different sizes.
     """
-    if one.size != other.size:
-        raise ValueError(f"masks of different sizes: {one.size} and {other.size}")
-    return int(_shared(one.ends, other.ends))
+    if mask.size != other.size:
+        raise ValueError(f"masks of different sizes: {mask.size} and {other.size}")
+    return int(_intersection(mask.ends, other.ends))
 
 
-def without(mask: MaskRuns, hidden: MaskRuns) -> MaskRuns:
-    """The pixels of a mask that the other does not hide.
+def subtract(mask: MaskRuns, other: MaskRuns) -> MaskRuns:
+    """Return the pixels of a mask that are not in another one.
 
-    Raises: ValueError when they differ in size.
+    Raises:
+        ValueError: the masks have different sizes.
     """
-    if mask.size != hidden.size:
-        raise ValueError(f"masks of different sizes: {mask.size} and {hidden.size}")
-    return read_runs(_painted(mask) & ~_painted(hidden))
+    if mask.size != other.size:
+        raise ValueError(f"masks of different sizes: {mask.size} and {other.size}")
+    return read_runs(_decode(mask) & ~_decode(other))
 
 
 def pairwise_iou(
-    some: Sequence[MaskRuns],
+    masks: Sequence[MaskRuns],
     others: Sequence[MaskRuns],
     *,
     both_empty: float = 1.0,
-    unequal: float | None = None,
-) -> Float[np.ndarray, "some others"]:
-    """IoU of each of some masks with each of the others.
+    size_mismatch: float | None = None,
+) -> Float[np.ndarray, "masks others"]:
+    """Return the IoU of all pairs.
 
     Args:
-        both_empty: that of two empty masks.
-        unequal: that of two masks of different sizes; None: they are an error.
+        masks: first mask of a pair.
+        others: second mask of a pair.
+        both_empty: value for two empty masks.
+        size_mismatch: value for two masks of different sizes; None: they are an error.
 
-    Raises: ValueError when masks differ in size and `unequal` does not say what that is worth.
+    Raises:
+        ValueError: masks have different sizes and `size_mismatch` is None.
     """
-    table = np.zeros((len(some), len(others)))
-    for i, one in enumerate(some):
+    table = np.zeros((len(masks), len(others)))
+    for i, mask in enumerate(masks):
         for j, other in enumerate(others):
-            if one.size != other.size and unequal is not None:
-                table[i, j] = unequal
-            elif one.area == 0 and other.area == 0 and one.size == other.size:
+            if mask.size != other.size and size_mismatch is not None:
+                table[i, j] = size_mismatch
+            elif mask.area == 0 and other.area == 0 and mask.size == other.size:
                 table[i, j] = both_empty
             else:
-                shared = shared_pixels(one, other)
-                table[i, j] = shared / (one.area + other.area - shared)
+                intersection = intersection_area(mask, other)
+                table[i, j] = intersection / (mask.area + other.area - intersection)
     return table
 
 
-def _painted(mask: MaskRuns) -> Bool[np.ndarray, "h w"]:
+def _decode(mask: MaskRuns) -> Bool[np.ndarray, "h w"]:
     counts = np.diff(mask.ends, prepend=0)
     return rle.decode({"size": list(mask.size), "counts": counts})
 
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def _shared(one, other):
-    """Walk along both lists of ends at once."""
+def _intersection(ends, others):
+    """Traverse both lists of ends at once."""
     total, i, j = 0, 0, 0
-    while i + 1 < len(one) and j + 1 < len(other):
-        first, last = max(one[i], other[j]), min(one[i + 1], other[j + 1])
+    while i + 1 < len(ends) and j + 1 < len(others):
+        first, last = max(ends[i], others[j]), min(ends[i + 1], others[j + 1])
         total += max(0, last - first)
-        if one[i + 1] < other[j + 1]:
+        if ends[i + 1] < others[j + 1]:
             i += 2
         else:
             j += 2

@@ -1,6 +1,6 @@
-"""Which phrases of a caption are right: the same words, whatever the article and the case.
+"""Exact matching of phrases: the same words, regardless of articles and case.
 
-"A red circle" names "the red circle", and no other; said twice, it names two of them.
+"A red circle" matches "the red circle". Every phrase is used for one match at most.
 """
 
 from __future__ import annotations
@@ -15,24 +15,30 @@ ARTICLES = frozenset(("a", "an", "the", "another"))
 
 
 class PhraseScores(NamedTuple):
-    """How a caption's phrases compare with the true ones.
+    """Comparison of the phrases of a caption with its reference phrases.
 
-    Sums over captions give the scores of all: `sum_scores`.
+    The counts of several captions can be added: `sum_scores`.
+
+    Attributes:
+        num_predicted: number of predicted phrases.
+        num_reference: number of reference phrases.
+        num_correct: number of reference phrases that are matched.
+        iou_sum: sum of the mask IoU over all reference phrases; 0 for one that is not matched.
     """
 
-    num_predicted: int  # phrases of the answer
-    num_reference: int  # phrases of the truth
-    num_correct: int  # true phrases that the answer names
-    iou_sum: float  # sum over ALL true phrases of the IoU of their masks; 0 where one is not named
+    num_predicted: int
+    num_reference: int
+    num_correct: int
+    iou_sum: float
 
     @property
     def recall(self) -> float:
-        """Share of the true phrases that are named."""
+        """Share of the reference phrases that are matched."""
         return self.num_correct / self.num_reference if self.num_reference else 1.0
 
     @property
     def precision(self) -> float:
-        """Share of the phrases said that are true."""
+        """Share of the predicted phrases that are matched."""
         return (
             self.num_correct / self.num_predicted
             if self.num_predicted
@@ -40,56 +46,60 @@ class PhraseScores(NamedTuple):
         )
 
     @property
-    def phrases_right(self) -> float:
-        """The stricter of recall and precision."""
+    def min_precision_recall(self) -> float:
+        """The smaller one of precision and recall."""
         return min(self.recall, self.precision)
 
     @property
     def mask_iou(self) -> float:
-        """Mean IoU over all true phrases."""
+        """Mean IoU over all reference phrases."""
         return self.iou_sum / self.num_reference if self.num_reference else 1.0
 
 
 def content_words(phrase: str) -> tuple[str, ...]:
-    """The words of a phrase in lower case, without punctuation and articles in front."""
-    found = re.findall(r"[a-z0-9]+", phrase.lower())
-    while found and found[0] in ARTICLES:
-        found = found[1:]
-    return tuple(found)
+    """Return the words of a phrase in lower case, without punctuation and leading articles."""
+    words = re.findall(r"[a-z0-9]+", phrase.lower())
+    while words and words[0] in ARTICLES:
+        words = words[1:]
+    return tuple(words)
 
 
-def match_phrases(said: Sequence[str], true: Sequence[str]) -> list[int | None]:
-    """For each true phrase the number of the one said with the same words; each is used once."""
-    left = [content_words(phrase) for phrase in said]
-    found: list[int | None] = []
-    free = set(range(len(left)))
-    for phrase in true:
-        match = next((i for i in sorted(free) if left[i] == content_words(phrase)), None)
-        free.discard(-1 if match is None else match)
-        found.append(match)
-    return found
+def match_phrases(predictions: Sequence[str], references: Sequence[str]) -> list[int | None]:
+    """Return for each reference the index of the prediction with the same words, or None.
+
+    Every prediction is used once at most; predictions with the same words are used in their order.
+    """
+    words = [content_words(phrase) for phrase in predictions]
+    unused = set(range(len(words)))
+    matches: list[int | None] = []
+    for phrase in references:
+        match = next((i for i in sorted(unused) if words[i] == content_words(phrase)), None)
+        unused.discard(-1 if match is None else match)
+        matches.append(match)
+    return matches
 
 
 def score_phrases(
-    said: Sequence[tuple[str, Mask | None]], true: Sequence[tuple[str, Mask]]
+    predictions: Sequence[tuple[str, Mask | None]], references: Sequence[tuple[str, Mask]]
 ) -> PhraseScores:
-    """Phrases with their masks, of an answer and of the truth.
-
-    Where several phrases have the same words they are matched in order.
-    """
-    found = match_phrases([phrase for phrase, _ in said], [phrase for phrase, _ in true])
-    total = sum(
-        iou(said[i][1], mask) for i, (_, mask) in zip(found, true, strict=True) if i is not None
+    """Compare the phrases and masks of an answer with those of its reference."""
+    matches = match_phrases(
+        [phrase for phrase, _ in predictions], [phrase for phrase, _ in references]
     )
-    right = sum(i is not None for i in found)
-    return PhraseScores(len(said), len(true), right, float(total))
+    iou_sum = sum(
+        iou(predictions[i][1], mask)
+        for i, (_, mask) in zip(matches, references, strict=True)
+        if i is not None
+    )
+    num_correct = sum(i is not None for i in matches)
+    return PhraseScores(len(predictions), len(references), num_correct, float(iou_sum))
 
 
 def sum_scores(scores: Sequence[PhraseScores]) -> PhraseScores:
-    """The scores of many captions together: every phrase counts the same."""
+    """Return the sums over several captions, in which every phrase has the same weight."""
     return PhraseScores(
-        sum(each.num_predicted for each in scores),
-        sum(each.num_reference for each in scores),
-        sum(each.num_correct for each in scores),
-        float(sum(each.iou_sum for each in scores)),
+        sum(item.num_predicted for item in scores),
+        sum(item.num_reference for item in scores),
+        sum(item.num_correct for item in scores),
+        float(sum(item.iou_sum for item in scores)),
     )

@@ -1,4 +1,4 @@
-"""What scoring gives back: figures of all items, what each contributes, and what was irregular."""
+"""Results of metrics: values of all items, contributions of single items, and irregularities."""
 
 from __future__ import annotations
 
@@ -8,55 +8,66 @@ from typing import Literal, get_args
 
 from glamm_jax.errors import GLaMMError
 
-# compat: the original's numbers, its quirks included. strict: what the metric's definition says.
+# compat: what the original code computes, quirks included. strict: what the definition says.
 Mode = Literal["compat", "strict"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 class MetricError(GLaMMError):
-    """Something cannot be scored. Says what, and what to do about it."""
+    """A metric cannot be computed. The message says what is wrong and what to do."""
 
 
 class Irregularities:
-    """Irregularities by kind, each with the ids of its items in the order of their coming."""
+    """Irregularities of the input by kind, each with the ids of its items in insertion order."""
 
     def __init__(self) -> None:
         self._ids: dict[str, dict[str, None]] = {}
 
     def add(self, kind: str, ids: Iterable[str] = ()) -> None:
-        """A kind of irregularity and its items; one of the whole split has none."""
+        """Add items with an irregularity; one that concerns the complete split has no items."""
         self._ids.setdefault(kind, {}).update(dict.fromkeys(ids))
 
-    def add_if(self, irregular: object, kind: str, name: str) -> None:
-        """Add an item where it is irregular."""
-        if irregular:
-            self.add(kind, (name,))
+    def add_if(self, irregular: object, kind: str, item_id: str) -> None:
+        """Add an item if it is irregular.
 
-    def add_unknown(self, said: Mapping[str, object], true: Mapping[str, object]) -> None:
-        """Compare the ids of predictions and truth, and see whether there is a truth at all."""
-        unknown = [name for name in said if name not in true]
-        missing = [name for name in true if name not in said]
+        Args:
+            irregular: true if the item is irregular.
+            kind: of the irregularity.
+            item_id: id of the item.
+        """
+        if irregular:
+            self.add(kind, (item_id,))
+
+    def add_id_mismatches(
+        self, predictions: Mapping[str, object], references: Mapping[str, object]
+    ) -> None:
+        """Add the ids that only predictions or only references have, and an empty split."""
+        unknown = [name for name in predictions if name not in references]
+        missing = [name for name in references if name not in predictions]
         for kind, names in (("unknown prediction", unknown), ("missing prediction", missing)):
             if names:
                 self.add(kind, names)
-        if not true:
+        if not references:
             self.add("empty split")
 
     def as_dict(self) -> dict[str, tuple[str, ...]]:
-        """As `Scored.notes` wants them."""
+        """Return them in the form of `MetricResult.notes`."""
         return {kind: tuple(ids) for kind, ids in self._ids.items()}
 
 
 @dataclass(frozen=True)
 class MetricResult:
-    """The outcome of one metric, or of several joined by `|`.
+    """The values of one or more metrics. `a | b` joins the results of different metrics.
 
-    scores: figures of all items; shares, as a rule in 0 to 1 (CIDEr reaches 10).
-    each: item id -> column -> value: what the item contributes. Where a figure is the mean of a
-        column, the column has the figure's name; where it is a ratio of sums, `ratios` has
-        figure -> (column above, column below).
-    notes: kind of irregularity -> the ids of its items: "missing prediction", "sizes disagree";
-        no id where it concerns all: "empty split". docs/metrics.md lists them.
+    Attributes:
+        scores: metric -> value over all items; in 0 to 1 as a rule (CIDEr reaches 10).
+        per_item: item id -> column -> what the item contributes. If a metric is the mean of a
+            column, the column has the metric's name.
+        ratios: metric -> (numerator column, denominator column), for metrics that are ratios of
+            sums over the items.
+        notes: kind of irregularity -> ids of its items, such as "missing prediction" or "sizes
+            disagree"; without ids if it concerns the complete split, such as "empty split".
+            docs/metrics.md lists the kinds.
     """
 
     scores: Mapping[str, float]
@@ -65,13 +76,13 @@ class MetricResult:
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __or__(self, other: MetricResult) -> MetricResult:
-        """Both outcomes side by side; figures, columns and notes of the other come second."""
+        """Return both results joined; metrics, columns and notes of `other` come second."""
         ids = dict.fromkeys((*self.per_item, *other.per_item))
-        each = {
+        per_item = {
             name: {**self.per_item.get(name, {}), **other.per_item.get(name, {})} for name in ids
         }
         notes = dict(self.notes)
         for kind, names in other.notes.items():
             notes[kind] = tuple(dict.fromkeys((*notes.get(kind, ()), *names)))
         scores, ratios = {**self.scores, **other.scores}, {**self.ratios, **other.ratios}
-        return MetricResult(scores, each, ratios, notes)
+        return MetricResult(scores, per_item, ratios, notes)

@@ -1,4 +1,4 @@
-"""How alike two phrases are: what decides, beside the masks, whether a true phrase was found."""
+"""Similarity of phrases, which decides together with the masks whether a phrase is recalled."""
 
 from __future__ import annotations
 
@@ -14,22 +14,27 @@ from glamm_jax.metrics.phrase_matching import content_words
 
 @runtime_checkable
 class Similarity(Protocol):
-    """Compares phrases; its name goes into reports, since recall depends on who judged."""
+    """Compares phrases.
+
+    Attributes:
+        name: shown in reports, because recall depends on the similarity.
+    """
 
     name: str
 
     def __call__(
         self, some: Sequence[str], others: Sequence[str]
     ) -> Float[np.ndarray, "some others"]:
-        """Similarity of each of some phrases with each of the others; 1 is the same."""
+        """Return the similarity of all pairs of phrases; that of equal phrases is 1."""
         ...
 
 
 class WordSimilarity:
-    """Shared words over all words, articles in front aside: 2 |a and b| / (|a| + |b|), in 0 to 1.
+    """Dice coefficient of the words of two phrases: 2 |a and b| / (|a| + |b|), in 0 to 1.
 
-    It needs no model and always says the same. "the red bus" and "a bus" are 2/3 alike; that a bus
-    is a coach it does not know. Two phrases without words are the same.
+    Leading articles are ignored. It needs no model and is deterministic. "the red bus" and "a bus"
+    have a similarity of 2/3; it knows no synonyms. Two phrases without words have a similarity
+    of 1.
     """
 
     name = "words"
@@ -37,36 +42,35 @@ class WordSimilarity:
     def __call__(
         self, some: Sequence[str], others: Sequence[str]
     ) -> Float[np.ndarray, "some others"]:
-        """Similarity of each of some phrases with each of the others."""
+        """Return the similarity of all pairs of phrases."""
         rows = [Counter(content_words(phrase)) for phrase in some]
         columns = [Counter(content_words(phrase)) for phrase in others]
         table = np.ones((len(rows), len(columns)))
-        for i, one in enumerate(rows):
-            for j, other in enumerate(columns):
-                if total := one.total() + other.total():
-                    table[i, j] = 2 * (one & other).total() / total
+        for i, row in enumerate(rows):
+            for j, column in enumerate(columns):
+                if total := row.total() + column.total():
+                    table[i, j] = 2 * (row & column).total() / total
         return table
 
 
 class CachedSimilarity:
-    """A similarity that is asked once for every pair of phrases."""
+    """Caches a similarity, which computes every pair of phrases once."""
 
     def __init__(self, similarity: Similarity):
         self.name = similarity.name
         self._similarity = similarity
-        self._known: dict[tuple[str, str], float] = {}
+        self._cache: dict[tuple[str, str], float] = {}
 
     def __call__(
         self, some: Sequence[str], others: Sequence[str]
     ) -> Float[np.ndarray, "some others"]:
-        """Similarity of each of some phrases with each of the others."""
-        new = [(a, b) for a in some for b in others if (a, b) not in self._known]
-        rows, columns = (
-            (list(dict.fromkeys(each)) for each in zip(*new, strict=True)) if new else ([], [])
-        )
+        """Return the similarity of all pairs of phrases."""
+        new = [(a, b) for a in some for b in others if (a, b) not in self._cache]
         if new:
+            rows = list(dict.fromkeys(a for a, _ in new))
+            columns = list(dict.fromkeys(b for _, b in new))
             table = self._similarity(rows, columns)
             pairs = ((a, b) for a in rows for b in columns)
-            self._known.update(zip(pairs, table.ravel().tolist(), strict=True))
-        table = [[self._known[a, b] for b in others] for a in some]
+            self._cache.update(zip(pairs, table.ravel().tolist(), strict=True))
+        table = [[self._cache[a, b] for b in others] for a in some]
         return np.array(table, np.float64).reshape(len(some), len(others))

@@ -1,22 +1,23 @@
-"""The mini-world: scenes drawn on the fly, with everything that is true of them.
+"""The mini-world: synthetic scenes with exact masks and texts for all tasks.
 
-    one = scene(seed=0, scene_id=7, size=128, world=FULL)     the picture and its truth
-    record(one)                                               annotations of all tasks
+    scene = render_scene(seed=0, scene_id=7, size=128, world=FULL)     image and masks
+    record = scene_record(scene)                                       annotations of all tasks
 
-Training streams records of scenes that are drawn as they are asked for: `miniworld/full` is a
-dataset by name (`glamm_jax.data.record_sources`), from which `data.tasks` draws conversations.
+Importing this package registers the datasets `miniworld/WORLD@SIZE`
+(`glamm_jax.data.record_sources`), whose records are rendered when they are read.
 
-Everything follows from (seed, id), so any scene can be made anywhere, at any time, again. Another
-processor or another numpy may round a pixel differently.
+A scene depends on seed, id, size and world only. Another processor or another version of numpy may
+round a pixel differently.
 
-world: what there is. layout: where it is. painting, stuff, shapes: how it looks. scene: the truth.
-expressions, captions, questions: what can be said. annotations: records of it.
+Modules in the order of the data flow: `world` (options), `layout` (sampled content), `rendering`
+with `stuff` and `shapes` (pixels), `scene` (image and masks), `expressions`, `captions` and `vqa`
+(texts), `annotations` (records), `records` and `source` (datasets), `*_folder` (export).
 """
 
-from glamm_jax.miniworld.annotations import record
+from glamm_jax.miniworld.annotations import scene_record
 from glamm_jax.miniworld.records import MiniWorldRecords, open_miniworld
-from glamm_jax.miniworld.scene import Scene, SceneError, scene
-from glamm_jax.miniworld.world import EASY, FULL, WORLDS, World, extended, held_out
+from glamm_jax.miniworld.scene import Scene, SceneError, render_scene
+from glamm_jax.miniworld.world import EASY, FULL, WORLDS, World, extended, hold_out
 
 __all__ = [
     "EASY",
@@ -27,8 +28,8 @@ __all__ = [
     "SceneError",
     "World",
     "extended",
-    "held_out",
+    "hold_out",
     "open_miniworld",
-    "record",
-    "scene",
+    "render_scene",
+    "scene_record",
 ]

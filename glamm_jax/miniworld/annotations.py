@@ -1,21 +1,20 @@
-"""A scene as the house takes it: a record with annotations of all tasks."""
+"""Records of scenes with annotations of all tasks, and the masks of everything in a scene."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from glamm_jax.data import rle
-from glamm_jax.data.record import Annotation, Link, Record, Region
+from glamm_jax.data.record import Annotation, Link, Record, Region, Task
 from glamm_jax.miniworld.captions import (
-    Caption,
-    Mention,
+    SceneCaption,
+    SceneEntity,
     dense_caption,
-    description,
+    object_description,
     short_captions,
 )
 from glamm_jax.miniworld.expressions import (
@@ -24,125 +23,127 @@ from glamm_jax.miniworld.expressions import (
     simple_expression,
 )
 from glamm_jax.miniworld.scene import Scene
-from glamm_jax.miniworld.vqa import conversation
+from glamm_jax.miniworld.vqa import vqa_turns
 
-NAME = "miniworld"
+SOURCE_NAME = "miniworld"
 JPEG_QUALITY = 92
-WORDS = 1 << 20  # sets the lots for words apart from the attempts at a picture
+TEXT_STREAM = 1 << 20  # separates the random stream of texts from those of layout attempts
 
-Expressions = list[tuple[str, tuple[Mention, ...]]]
+GroundedTexts = list[tuple[str, tuple[SceneEntity, ...]]]
 
 
-def record(one: Scene, split: str = "train") -> Record:
-    """Everything that is said about a scene: annotations of all tasks."""
-    mentions = all_mentions(one)
-    number = {mention: i for i, mention in enumerate(mentions)}
-    size = one.size
+def scene_record(scene: Scene, split: str = "train") -> Record:
+    """Return the record of a scene, with annotations of all tasks."""
+    entities = scene_entities(scene)
+    regions = []
+    for entity in entities:
+        mask = entity_mask(scene, entity)
+        regions.append(Region(mask_box(mask), rle.encode(mask)["counts"].encode("ascii")))
+    size = scene.size
     return Record(
-        image=jpeg(one.image),
-        image_id=f"{one.seed}-{one.scene_id}",
-        source=NAME,
+        image=encode_jpeg(scene.image),
+        image_id=f"{scene.seed}-{scene.scene_id}",
+        source=SOURCE_NAME,
         split=split,
         height=size,
         width=size,
-        regions=tuple(_region(mask_of(one, mention)) for mention in mentions),
-        annotations=tuple(_annotations(one, number)),
+        regions=tuple(regions),
+        annotations=_annotations(scene, {entity: i for i, entity in enumerate(entities)}),
     )
 
 
-def words_lots(one: Scene) -> np.random.Generator:
-    """What chooses among the things that can be said about a scene."""
-    return np.random.default_rng((one.seed, one.scene_id, WORDS))
+def text_rng(scene: Scene) -> np.random.Generator:
+    """Return the random generator of a scene's texts, in its initial state."""
+    return np.random.default_rng((scene.seed, scene.scene_id, TEXT_STREAM))
 
 
-def all_mentions(one: Scene) -> tuple[Mention, ...]:
-    """Everything that has a region: stuff, things, parts."""
-    things = range(len(one.things))
+def scene_entities(scene: Scene) -> tuple[SceneEntity, ...]:
+    """Return everything that has a mask: stuff, then objects, then parts."""
+    indices = range(len(scene.objects))
     return (
-        *(Mention("stuff", i) for i in range(len(one.stuff))),
-        *(Mention("thing", i) for i in things),
-        *(Mention("part", i) for i in things if one.things[i].part),
+        *(SceneEntity("stuff", i) for i in range(len(scene.stuff))),
+        *(SceneEntity("object", i) for i in indices),
+        *(SceneEntity("part", i) for i in indices if scene.objects[i].part),
     )
 
 
-def mask_of(one: Scene, mention: Mention) -> Bool[np.ndarray, "s s"]:
-    """What is seen of it."""
-    masks_of = {"stuff": one.stuff_mask, "thing": one.thing_mask, "part": one.part_mask}
-    return masks_of[mention.sort](mention.number)
+def entity_mask(scene: Scene, entity: SceneEntity) -> Bool[np.ndarray, "s s"]:
+    """Return the visible pixels of an entity."""
+    masks = {"stuff": scene.stuff_mask, "object": scene.object_mask, "part": scene.part_mask}
+    return masks[entity.category](entity.index)
 
 
-def mask_of_all(one: Scene, mentions: tuple[Mention, ...]) -> Bool[np.ndarray, "s s"]:
-    """What is seen of several."""
-    return np.any([mask_of(one, mention) for mention in mentions], axis=0)
+def union_mask(scene: Scene, entities: tuple[SceneEntity, ...]) -> Bool[np.ndarray, "s s"]:
+    """Return the visible pixels of several entities."""
+    return np.any([entity_mask(scene, entity) for entity in entities], axis=0)
 
 
-def expressions(one: Scene, rng: np.random.Generator) -> Expressions:
-    """Texts that mean one thing, one part, or all things of a kind, and nothing else."""
-    said: Expressions = []
-    for i, thing in enumerate(one.things):
-        simple = simple_expression(one, i)
-        rich = rich_expression(one, i, rng) if one.world.words == "rich" else None
+def referring_expressions(scene: Scene, rng: np.random.Generator) -> GroundedTexts:
+    """Return unambiguous expressions of single objects, their parts, and all objects of a kind."""
+    expressions: GroundedTexts = []
+    for i, item in enumerate(scene.objects):
+        simple = simple_expression(scene, i)
+        rich = rich_expression(scene, i, rng) if scene.world.text_style == "rich" else None
         texts = dict.fromkeys(query.text for query in (simple, rich) if query is not None)
-        said += [(text, (Mention("thing", i),)) for text in texts]
-        if thing.part is not None and simple is not None:
-            text = f"{thing.part.colour} {thing.part.name} of the {simple.text}"
-            said.append((text, (Mention("part", i),)))
-        several = plural_expression(one, i)
-        if several is not None and i == min(several[1]):
-            mentions = tuple(Mention("thing", j) for j in sorted(several[1]))
-            said.append((several[0].text, mentions))
-    return said
+        expressions += [(text, (SceneEntity("object", i),)) for text in texts]
+        if item.part is not None and simple is not None:
+            text = f"{item.part.colour} {item.part.name} of the {simple.text}"
+            expressions.append((text, (SceneEntity("part", i),)))
+        plural = plural_expression(scene, i)
+        if plural is not None and i == min(plural[1]):
+            entities = tuple(SceneEntity("object", j) for j in sorted(plural[1]))
+            expressions.append((plural[0].text, entities))
+    return expressions
 
 
-def classes(one: Scene) -> list[tuple[str, tuple[Mention, ...]]]:
-    """Stuff and shapes, each with all that belongs to it."""
-    found = {name: [Mention("stuff", i)] for i, name in enumerate(one.stuff)}
-    for i, thing in enumerate(one.things):
-        found.setdefault(thing.shape, []).append(Mention("thing", i))
-    return [(name, tuple(mentions)) for name, mentions in found.items()]
+def semantic_classes(scene: Scene) -> GroundedTexts:
+    """Return the classes of the scene, stuff and shapes, each with all its entities."""
+    classes = {name: [SceneEntity("stuff", i)] for i, name in enumerate(scene.stuff)}
+    for i, item in enumerate(scene.objects):
+        classes.setdefault(item.shape, []).append(SceneEntity("object", i))
+    return [(name, tuple(entities)) for name, entities in classes.items()]
 
 
-def jpeg(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """The picture's file, the same bytes from the same pixels."""
+def encode_jpeg(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """Encode an image as JPEG; equal pixels give equal bytes."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return stream.getvalue()
 
 
-def bounds(mask: Bool[np.ndarray, "h w"]) -> tuple[float, float, float, float]:
-    """The box around a mask, x0, y0, x1, y1 in pixels."""
+def mask_box(mask: Bool[np.ndarray, "h w"]) -> tuple[float, float, float, float]:
+    """Return the bounding box of a mask as x0, y0, x1, y1 in pixels."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def _region(mask: Bool[np.ndarray, "h w"]) -> Region:
-    return Region(bounds(mask), rle.encode(mask)["counts"].encode("ascii"))
+def _annotations(scene: Scene, region_of: dict[SceneEntity, int]) -> tuple[Annotation, ...]:
+    rng = text_rng(scene)
+    annotations: list[Annotation] = []
 
+    def add(task: Task, text: str, entities: tuple[SceneEntity, ...]) -> None:
+        links = tuple(Link(region_of[entity]) for entity in entities)
+        annotations.append(Annotation(task, text, links))
 
-def _annotations(one: Scene, number: dict[Mention, int]) -> Iterator[Annotation]:
-    rng = words_lots(one)
-
-    def whole(mentions: tuple[Mention, ...]) -> tuple[Link, ...]:
-        return tuple(Link(number[mention]) for mention in mentions)
-
-    def spans(caption: Caption) -> tuple[Link, ...]:
-        return tuple(
-            Link(number[mention], phrase.start, phrase.end)
-            for phrase in caption.phrases
-            for mention in phrase.mentions
+    def add_grounded(caption: SceneCaption) -> None:
+        links = tuple(
+            Link(region_of[entity], span.start, span.end)
+            for span in caption.phrases
+            for entity in span.entities
         )
+        annotations.append(Annotation("gcg", caption.text, links))
 
-    dense = dense_caption(one, rng)
-    yield Annotation("gcg", dense.text, spans(dense))
-    short = short_captions(one, rng)
-    if one.world.words == "rich":  # in plain words the same question always asks for everything
-        yield Annotation("gcg", short[0].text, spans(short[0]))
-    for text, mentions in expressions(one, rng):
-        yield Annotation("referring", text, whole(mentions))
-    for name, mentions in classes(one):
-        yield Annotation("semantic", name, whole(mentions))
-    for i in range(len(one.things)):
-        yield Annotation("region", description(one, i), whole((Mention("thing", i),)))
-    for caption in short:
-        yield Annotation("caption", caption.text)
-    yield Annotation("vqa", turns=conversation(one, rng))
+    add_grounded(dense_caption(scene, rng))
+    short = short_captions(scene, rng)
+    # In plain style all questions ask for all objects, which a short caption does not name.
+    if scene.world.text_style == "rich":
+        add_grounded(short[0])
+    for text, entities in referring_expressions(scene, rng):
+        add("referring", text, entities)
+    for name, entities in semantic_classes(scene):
+        add("semantic", name, entities)
+    for i in range(len(scene.objects)):
+        add("region", object_description(scene, i), (SceneEntity("object", i),))
+    annotations += [Annotation("caption", caption.text) for caption in short]
+    annotations.append(Annotation("vqa", turns=vqa_turns(scene, rng)))
+    return tuple(annotations)

@@ -1,9 +1,9 @@
-"""What can be said about a whole scene: captions whose phrases know what they speak of.
+"""Captions of scenes whose phrases are linked to what they describe.
 
     "On the grass there are a red star with a white band and two blue rings."
 
-Phrases: "the grass", "a red star", "a white band", "two blue rings" (of two things). Texts are
-plain and regular, and no phrase stands in a caption twice.
+Phrases: "the grass", "a red star", "a white band", "two blue rings" (of two objects). Texts follow
+simple templates. No phrase occurs twice in a caption.
 """
 
 from __future__ import annotations
@@ -17,226 +17,235 @@ import numpy as np
 from glamm_jax.miniworld.expressions import (
     DIRECTIONS,
     RELATIONS,
-    full_look,
-    holds,
+    appearance_query,
+    is_related,
     preposition,
     simple_expression,
 )
-from glamm_jax.miniworld.layout import NOWHERE, Thing
+from glamm_jax.miniworld.layout import NO_INDEX, SceneObject
 from glamm_jax.miniworld.scene import Scene
 from glamm_jax.miniworld.world import MAX_RELATIONS
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-CLOSE_RELATIONS = tuple(name for name in RELATIONS if name not in DIRECTIONS)
-Sort = Literal["stuff", "thing", "part"]
+DEPTH_RELATIONS = tuple(name for name in RELATIONS if name not in DIRECTIONS)
+EntityCategory = Literal["stuff", "object", "part"]
 
 
-class Mention(NamedTuple):
-    """Something in a scene: stuff, a thing or a thing's part, with its number."""
+class SceneEntity(NamedTuple):
+    """Something in a scene that has a mask.
 
-    sort: Sort
-    number: int
+    Attributes:
+        category: stuff, an object, or the part of an object.
+        index: of the stuff or of the object.
+    """
+
+    category: EntityCategory
+    index: int
 
 
-class Phrase(NamedTuple):
-    """Words, and all that they speak of."""
+class EntityPhrase(NamedTuple):
+    """A phrase and the entities that it describes."""
 
     text: str
-    mentions: tuple[Mention, ...]
+    entities: tuple[SceneEntity, ...]
 
 
-class Spoken(NamedTuple):
-    """A phrase and its place in a text."""
+class PhraseSpan(NamedTuple):
+    """A phrase within a text, from character `start` to `end` (exclusive)."""
 
     start: int
     end: int
-    mentions: tuple[Mention, ...]
+    entities: tuple[SceneEntity, ...]
 
 
-class Caption(NamedTuple):
-    """A text and its phrases, in the order of the text."""
+class SceneCaption(NamedTuple):
+    """A text and its phrases in the order of the text."""
 
     text: str
-    phrases: tuple[Spoken, ...]
+    phrases: tuple[PhraseSpan, ...]
 
 
-Words = list[str | Phrase]
+CaptionPieces = list[str | EntityPhrase]
 
 
-def article(noun: str) -> str:
-    """The noun with "a" or "an"."""
+def with_article(noun: str) -> str:
+    """Return the noun with "a" or "an"."""
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def in_words(number: int) -> str:
-    """A small number as a word."""
+def number_word(number: int) -> str:
+    """Return a number as a word, or as digits above ten."""
     return NUMBERS[number] if number < len(NUMBERS) else str(number)
 
 
-def place_name(scene: Scene) -> str:
-    """Where it is: "a meadow at night"."""
-    hour = {"day": "", "evening": " in the evening", "night": " at night"}[scene.plan.daytime]
-    return article(scene.plan.place) + hour
+def place_description(scene: Scene) -> str:
+    """Return place and time of day, such as "a meadow at night"."""
+    daytime = {"day": "", "evening": " in the evening", "night": " at night"}[scene.layout.daytime]
+    return with_article(scene.layout.place) + daytime
 
 
-def dense_caption(scene: Scene, rng: np.random.Generator) -> Caption:
-    """Everything: all things with their parts, and in rich words, where they are."""
-    groups = list(_alike(scene))
-    if scene.world.words == "plain":
-        listed = _list_of([_group(scene, group) for group in groups])
-        return _caption(["The picture shows ", *listed, "."])
-    words: Words = []
-    for area, name in enumerate(scene.stuff):
-        here = [group for group in groups if scene.things[group[0]].area == area]
-        mentions = (Mention("stuff", area),)
-        words.append(" " if words else "")
-        if not here:
-            words += [Phrase(f"The {name}", mentions), " is empty."]
+def dense_caption(scene: Scene, rng: np.random.Generator) -> SceneCaption:
+    """Return a caption of all objects and parts; in rich style, of their ground and relations."""
+    groups = list(_similar_objects(scene))
+    if scene.world.text_style == "plain":
+        enumeration = _enumerate([_group(scene, group) for group in groups])
+        return _join(["The picture shows ", *enumeration, "."])
+    pieces: CaptionPieces = []
+    for ground_index, name in enumerate(scene.stuff):
+        present = [g for g in groups if scene.objects[g[0]].ground_index == ground_index]
+        entities = (SceneEntity("stuff", ground_index),)
+        pieces.append(" " if pieces else "")
+        if not present:
+            pieces += [EntityPhrase(f"The {name}", entities), " is empty."]
             continue
-        there_are = " there are " if sum(map(len, here)) > 1 else " there is "
-        words += [f"{preposition(name).capitalize()} ", Phrase(f"the {name}", mentions), there_are]
-        words += [*_list_of([_group(scene, group) for group in here]), "."]
-    return _caption([*words, *_relations(scene, rng)])
+        verb = " there are " if sum(map(len, present)) > 1 else " there is "
+        start = f"{preposition(name).capitalize()} "
+        pieces += [start, EntityPhrase(f"the {name}", entities), verb]
+        pieces += [*_enumerate([_group(scene, group) for group in present]), "."]
+    return _join([*pieces, *_relations(scene, rng)])
 
 
-def short_captions(scene: Scene, rng: np.random.Generator) -> tuple[Caption, Caption]:
-    """Two of one sentence: what stands out most, and what kind of place it is."""
-    order = sorted(range(len(scene.things)), key=lambda i: -int(scene.thing_mask(i).sum()))
-    return _main_thing(scene, order, rng), _overview(scene, order)
+def short_captions(scene: Scene, rng: np.random.Generator) -> tuple[SceneCaption, SceneCaption]:
+    """Return two captions of one sentence: of the largest object, and of the place."""
+    order = sorted(range(len(scene.objects)), key=lambda i: -int(scene.object_mask(i).sum()))
+    return _main_object(scene, order, rng), _overview(scene, order)
 
 
-def description(scene: Scene, number: int) -> str:
-    """A thing by itself, for whoever sees its box."""
-    thing = scene.things[number]
-    text = "".join(word if isinstance(word, str) else word.text for word in _one(scene, number))
-    if thing.area == NOWHERE:
+def object_description(scene: Scene, index: int) -> str:
+    """Return a description of one object, as the caption of its region."""
+    item = scene.objects[index]
+    pieces = _object_with_part(scene, index)
+    text = "".join(piece if isinstance(piece, str) else piece.text for piece in pieces)
+    if item.ground_index == NO_INDEX:
         return text
-    ground = scene.stuff[thing.area]
+    ground = scene.stuff[item.ground_index]
     return f"{text} {preposition(ground)} the {ground}"
 
 
-def _alike(scene: Scene) -> Iterator[tuple[int, ...]]:
-    """Things that one phrase can name, from left to right; what carries something stands alone."""
-    carrying = {thing.base for thing in scene.things}
+def _similar_objects(scene: Scene) -> Iterator[tuple[int, ...]]:
+    """Yield groups of objects that one phrase can name, from left to right.
+
+    Objects that carry another one or have a part are a group of their own. Stacked objects are in
+    no group: they are named together with their base.
+    """
+    carrying = {item.base_index for item in scene.objects}
     groups: dict[object, list[int]] = {}
-    order = sorted(range(len(scene.things)), key=lambda i: scene.things[i].x)
+    order = sorted(range(len(scene.objects)), key=lambda i: scene.objects[i].x)
     for i in order:
-        thing = scene.things[i]
-        if thing.base != NOWHERE:
-            continue  # it is named with what it stands on
-        alone = i if i in carrying or thing.part else NOWHERE
-        groups.setdefault((full_look(thing), thing.area, alone), []).append(i)
+        item = scene.objects[i]
+        if item.base_index != NO_INDEX:
+            continue
+        single = i if i in carrying or item.part else NO_INDEX
+        groups.setdefault((appearance_query(item), item.ground_index, single), []).append(i)
     yield from map(tuple, groups.values())
 
 
-def _group(scene: Scene, group: tuple[int, ...]) -> Words:
-    """One thing with all that belongs to it, or several that look alike."""
+def _group(scene: Scene, group: tuple[int, ...]) -> CaptionPieces:
+    """Name one object with its part and what stands on it, or several similar objects."""
     first, *others = group
     if others:
-        look = full_look(scene.things[first], plural=True)
-        mentions = tuple(Mention("thing", i) for i in group)
-        return [Phrase(f"{in_words(len(group))} {look.text}", mentions)]
-    words = _one(scene, first)
-    for i, thing in enumerate(scene.things):
-        if thing.base == first:
-            words = [*_one(scene, i), " standing on ", *words]
-    return words
+        query = appearance_query(scene.objects[first], plural=True)
+        entities = tuple(SceneEntity("object", i) for i in group)
+        return [EntityPhrase(f"{number_word(len(group))} {query.text}", entities)]
+    pieces = _object_with_part(scene, first)
+    for i, item in enumerate(scene.objects):
+        if item.base_index == first:
+            pieces = [*_object_with_part(scene, i), " standing on ", *pieces]
+    return pieces
 
 
-def _one(scene: Scene, number: int) -> Words:
-    thing = scene.things[number]
-    words: Words = [Phrase(article(full_look(thing).text), (Mention("thing", number),))]
-    if thing.part is not None:
-        part = article(f"{thing.part.colour} {thing.part.name}")
-        words += [" with ", Phrase(part, (Mention("part", number),))]
-    return words
+def _object_with_part(scene: Scene, index: int) -> CaptionPieces:
+    item = scene.objects[index]
+    name = with_article(appearance_query(item).text)
+    pieces: CaptionPieces = [EntityPhrase(name, (SceneEntity("object", index),))]
+    if item.part is not None:
+        part = with_article(f"{item.part.colour} {item.part.name}")
+        pieces += [" with ", EntityPhrase(part, (SceneEntity("part", index),))]
+    return pieces
 
 
-def _list_of(items: list[Words]) -> Words:
-    """a, b and c."""
-    words = list(items[0])
+def _enumerate(items: list[CaptionPieces]) -> CaptionPieces:
+    """Join items as in "a, b and c"."""
+    pieces = list(items[0])
     for i, item in enumerate(items[1:], 1):
-        words += [" and " if i + 1 == len(items) else ", ", *item]
-    return words
+        pieces += [" and " if i + 1 == len(items) else ", ", *item]
+    return pieces
 
 
-def _relations(scene: Scene, rng: np.random.Generator) -> Words:
-    """Who is where, each thing at most once, by an expression that means it alone."""
-    free = [i for i in range(len(scene.things)) if scene.things[i].base == NOWHERE]
-    names = {i: name.text for i in free if (name := simple_expression(scene, i)) is not None}
+def _relations(scene: Scene, rng: np.random.Generator) -> CaptionPieces:
+    """Return up to MAX_RELATIONS sentences that relate two objects; no object occurs twice."""
+    standing = [i for i in range(len(scene.objects)) if scene.objects[i].base_index == NO_INDEX]
+    names = {i: query.text for i in standing if (query := simple_expression(scene, i)) is not None}
     pairs = [(a, b) for a in names for b in names if a != b]
-    words: Words = []
-    for relation in [*CLOSE_RELATIONS, *rng.permutation(tuple(DIRECTIONS))]:
+    pieces: CaptionPieces = []
+    for relation in [*DEPTH_RELATIONS, *rng.permutation(tuple(DIRECTIONS))]:
         for k in rng.permutation(len(pairs)):
             a, b = pairs[int(k)]
-            if a in names and b in names and holds(scene, str(relation), a, b, certain=True):
-                first = Phrase(f"The {names.pop(a)}", (Mention("thing", a),))
-                second = Phrase(f"the {names.pop(b)}", (Mention("thing", b),))
-                words += [" ", first, f" is {relation} ", second, "."]
-                if len(words) >= 5 * MAX_RELATIONS:
-                    return words
-    return words
+            if a in names and b in names and is_related(scene, str(relation), a, b, certain=True):
+                first = EntityPhrase(f"The {names.pop(a)}", (SceneEntity("object", a),))
+                second = EntityPhrase(f"the {names.pop(b)}", (SceneEntity("object", b),))
+                pieces += [" ", first, f" is {relation} ", second, "."]
+                if len(pieces) >= 5 * MAX_RELATIONS:
+                    return pieces
+    return pieces
 
 
-def _main_thing(scene: Scene, order: list[int], rng: np.random.Generator) -> Caption:
-    """The largest thing, and a neighbour."""
+def _main_object(scene: Scene, order: list[int], rng: np.random.Generator) -> SceneCaption:
+    """Describe the largest object and, in rich style, one that it is related to."""
     main = order[0]
-    name = Phrase(article(_plain(scene.things[main])), (Mention("thing", main),))
+    name = with_article(_plain_name(scene.objects[main]))
+    phrase = EntityPhrase(_capitalize(name), (SceneEntity("object", main),))
     related = [
         (relation, i)
         for i in order[1:]
         for relation in RELATIONS
-        if holds(scene, relation, main, i, certain=True)
-        and scene.things[i].kind != scene.things[main].kind
+        if is_related(scene, relation, main, i, certain=True)
+        and scene.objects[i].kind != scene.objects[main].kind
     ]
-    if not related or scene.world.words == "plain":
-        return _caption([_capital(name), " can be seen."])
+    if not related or scene.world.text_style == "plain":
+        return _join([phrase, " can be seen."])
     relation, other = related[int(rng.integers(len(related)))]
-    second = Phrase(article(_plain(scene.things[other])), (Mention("thing", other),))
-    return _caption([_capital(name), f" is {relation} ", second, "."])
+    other_name = with_article(_plain_name(scene.objects[other]))
+    second = EntityPhrase(other_name, (SceneEntity("object", other),))
+    return _join([phrase, f" is {relation} ", second, "."])
 
 
-def _overview(scene: Scene, order: list[int]) -> Caption:
-    """The place, and what is in it."""
-    seen: dict[str, list[int]] = {}
+def _overview(scene: Scene, order: list[int]) -> SceneCaption:
+    """Describe the place and the objects in it."""
+    groups: dict[str, list[int]] = {}
     for i in order:
-        seen.setdefault(_plain(scene.things[i]), []).append(i)
-    items: list[Words] = []
-    for name, group in seen.items():
-        alike = tuple(Mention("thing", i) for i in group)
-        look = full_look(scene.things[group[0]], plural=True)
-        several = f"{in_words(len(group))} {look.colour} {look.text.split()[-1]}"
-        items.append([Phrase(article(name) if len(group) == 1 else several, alike)])
-    place = place_name(scene)
-    return _caption([f"{place[0].upper()}{place[1:]} with ", *_list_of(items), "."])
+        groups.setdefault(_plain_name(scene.objects[i]), []).append(i)
+    items: list[CaptionPieces] = []
+    for name, group in groups.items():
+        entities = tuple(SceneEntity("object", i) for i in group)
+        query = appearance_query(scene.objects[group[0]], plural=True)
+        plural = f"{number_word(len(group))} {query.colour} {query.text.split()[-1]}"
+        items.append([EntityPhrase(with_article(name) if len(group) == 1 else plural, entities)])
+    return _join([f"{_capitalize(place_description(scene))} with ", *_enumerate(items), "."])
 
 
-def _plain(thing: Thing) -> str:
-    return f"{thing.colour} {thing.shape}"
+def _plain_name(item: SceneObject) -> str:
+    return f"{item.colour} {item.shape}"
 
 
-def _capital(phrase: Phrase) -> Phrase:
-    return Phrase(phrase.text[0].upper() + phrase.text[1:], phrase.mentions)
+def _capitalize(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
-def _caption(words: Words) -> Caption:
-    """Put together; phrases get their places, and what was named before is "another" one."""
-    text, spoken = "", []
-    said: Counter[str] = Counter()
-    for word in words:
-        if isinstance(word, str):
-            text += word
+def _join(pieces: CaptionPieces) -> SceneCaption:
+    """Concatenate the pieces. Repeated phrases get "another" or "one more" as their article."""
+    text, spans = "", []
+    counts: Counter[str] = Counter()
+    for piece in pieces:
+        if isinstance(piece, str):
+            text += piece
             continue
+        phrase, count = piece.text, counts[piece.text]
+        counts[piece.text] += 1
+        first, _, noun = phrase.partition(" ")
+        if count and first in ("a", "an"):
+            phrase = f"another {noun}" if count == 1 else f"one more {noun}"
         start = len(text)
-        text += _again(word.text, said[word.text])
-        said[word.text] += 1
-        spoken.append(Spoken(start, len(text), word.mentions))
-    return Caption(text, tuple(spoken))
-
-
-def _again(phrase: str, times: int) -> str:
-    """A phrase that was said so many times before, so that it differs."""
-    first, _, noun = phrase.partition(" ")
-    if not times or first not in ("a", "an"):
-        return phrase
-    return f"another {noun}" if times == 1 else f"one more {noun}"
+        text += phrase
+        spans.append(PhraseSpan(start, len(text), piece.entities))
+    return SceneCaption(text, tuple(spans))

@@ -1,8 +1,9 @@
-"""Expressions that mean exactly what they should: every one is tried on every thing of its scene.
+"""Unambiguous referring expressions.
 
-An expression is a `Query`, which says what it demands, and its words. Some demands are vague: is
-the star "left of" the ring when it is hardly so? `meant` finds who fits for certain and who may
-fit; an expression is unambiguous when these are the same, and the ones that it should mean.
+An expression is an `ObjectQuery`: a set of conditions with the text that states them. Some
+conditions are vague: an object may be hardly "left of" another one. `match_objects` finds the
+objects that match for certain and those that match possibly. An expression is unambiguous for some
+target objects if both sets are exactly the targets.
 
     leftmost large striped red star on the grass        left of the blue ring
     extreme  size  texture colour shape ground          relation    other
@@ -16,20 +17,29 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glamm_jax.miniworld.layout import NOWHERE, Thing
+from glamm_jax.miniworld.layout import NO_INDEX, SceneObject
 from glamm_jax.miniworld.scene import Scene
 from glamm_jax.miniworld.world import HANGING
 
-CLEAR, VAGUE = 0.08, -0.02  # a shift that is one for certain, and one that may be, in widths
-COVERED = 0.03  # share of a thing that is covered, for certain
-Numbers = frozenset[int]
+# Minimum offset in a direction, in image widths, for a certain and for a possible relation.
+CERTAIN_OFFSET, POSSIBLE_OFFSET = 0.08, -0.02
+CERTAIN_COVERED_SHARE = 0.03  # share of an object's pixels that is covered for certain
+Indices = frozenset[int]
 
 
-class Query(NamedTuple):
-    """What an expression demands; "" and None demand nothing.
+class ObjectQuery(NamedTuple):
+    """Conditions that an object has to meet; "" and None are no condition.
 
-    plural: it means all that fit. ground: name of stuff. extreme: a key of EXTREMES, among all
-    that fit the rest. relation: a key of RELATIONS, to the thing that `other` means.
+    Attributes:
+        colour: key of COLOURS.
+        shape: key of SHAPES.
+        texture: name in TEXTURES.
+        size: "small" or "large".
+        plural: the expression refers to all matching objects.
+        ground: name of the stuff that the object stands on, hangs on or floats in.
+        extreme: key of EXTREMES; compares the objects that meet the other conditions.
+        relation: one of RELATIONS, to the object that `other` refers to.
+        other: query of the related object.
     """
 
     colour: str = ""
@@ -40,7 +50,7 @@ class Query(NamedTuple):
     ground: str = ""
     extreme: str = ""
     relation: str = ""
-    other: Query | None = None
+    other: ObjectQuery | None = None
 
     @property
     def text(self) -> str:
@@ -54,16 +64,16 @@ class Query(NamedTuple):
 
 
 def preposition(ground: str) -> str:
-    """In the sky, on everything else."""
+    """Return "in" for the sky, "on" for all other stuff."""
     return "in" if ground == "sky" else "on"
 
 
-# ---------------------------------------------------------------- what is true
+# ---------------------------------------------------------------- matching
 
-Shift = Callable[[Thing, Thing], tuple[float, float]]
+Displacement = Callable[[SceneObject, SceneObject], tuple[float, float]]
 
-# Direction -> how far a thing lies that way from another, and how far it lies aside.
-DIRECTIONS: dict[str, Shift] = {
+# Direction -> offset of an object from another one in that direction, and across it.
+DIRECTIONS: dict[str, Displacement] = {
     "left of": lambda a, b: (b.x - a.x, abs(a.y - b.y)),
     "right of": lambda a, b: (a.x - b.x, abs(a.y - b.y)),
     "above": lambda a, b: (b.y - a.y, abs(a.x - b.x)),
@@ -73,131 +83,161 @@ RELATIONS = (*DIRECTIONS, "in front of", "behind", "standing on")
 EXTREMES = {"leftmost": "left of", "rightmost": "right of", "topmost": "above", "lowest": "below"}
 
 
-def holds(scene: Scene, relation: str, a: int, b: int, *, certain: bool) -> bool:
-    """Whether thing a stands in this relation to thing b: for certain, or possibly."""
-    one, other = scene.things[a], scene.things[b]
+def is_related(scene: Scene, relation: str, a: int, b: int, *, certain: bool) -> bool:
+    """Whether object `a` has a relation to object `b`.
+
+    Args:
+        scene: the scene.
+        relation: one of RELATIONS.
+        a: index of the first object.
+        b: index of the second object.
+        certain: whether it has the relation for certain; False: at least possibly.
+    """
+    first, second = scene.objects[a], scene.objects[b]
     if a == b:
         return False
     if relation in DIRECTIONS:
-        along, aside = DIRECTIONS[relation](one, other)
-        return along > CLEAR and 2 * along > aside if certain else along > VAGUE
+        along, across = DIRECTIONS[relation](first, second)
+        if certain:
+            return along > CERTAIN_OFFSET and 2 * along > across
+        return along > POSSIBLE_OFFSET
     if relation == "standing on":
-        return one.base == b
+        return first.base_index == b
     front, back = (a, b) if relation == "in front of" else (b, a)
-    hidden = scene.covers(front, back)
+    covered = scene.covered_pixels(front, back)
     if certain:
-        return hidden > COVERED * float(scene.painting.areas[back])
-    near, far = scene.things[front], scene.things[back]
-    close = abs(near.x - far.x) < near.radius + far.radius
-    return hidden > 0 or (close and near.depth > far.depth)
+        return covered > CERTAIN_COVERED_SHARE * float(scene.rendering.object_areas[back])
+    near, far = scene.objects[front], scene.objects[back]
+    overlap = abs(near.x - far.x) < near.radius + far.radius
+    return covered > 0 or (overlap and near.depth > far.depth)
 
 
-def meant(scene: Scene, query: Query) -> tuple[Numbers, Numbers]:
-    """The things that fit a query for certain, and all that may."""
+def match_objects(scene: Scene, query: ObjectQuery) -> tuple[Indices, Indices]:
+    """Return the objects that match a query for certain, and those that match at least possibly."""
     certain = possible = frozenset(
-        i for i, thing in enumerate(scene.things) if _looks(thing, query)
+        i
+        for i, item in enumerate(scene.objects)
+        if query.colour in ("", item.colour)
+        and query.shape in ("", item.shape)
+        and query.texture in ("", item.texture)
+        and query.size in ("", item.size)
     )
     if query.ground:
         certain = frozenset(i for i in certain if _is_on(scene, i, query.ground, certain=True))
         possible = frozenset(i for i in possible if _is_on(scene, i, query.ground, certain=False))
     if query.other is not None:
-        sure, perhaps = meant(scene, query.other)
-        certain = _related(scene, query.relation, certain, sure, certain=True)
-        possible = _related(scene, query.relation, possible, perhaps, certain=False)
+        others = match_objects(scene, query.other)
+        certain = _related(scene, query.relation, certain, others[0], certain=True)
+        possible = _related(scene, query.relation, possible, others[1], certain=False)
     if query.extreme:
         return _extremes(scene, query.extreme, certain, possible)
     return certain, possible
 
 
-def is_unambiguous(scene: Scene, query: Query, targets: Numbers) -> bool:
-    """Whether a query means these things and nothing else could be meant."""
-    if query.other is not None and not _means_one(meant(scene, query.other)):
-        return False
-    return meant(scene, query) == (targets, targets)
+def is_unambiguous(scene: Scene, query: ObjectQuery, targets: Indices) -> bool:
+    """Whether a query matches exactly the targets, and its related object is unambiguous too.
 
-
-def _means_one(found: tuple[Numbers, Numbers]) -> bool:
-    return found[0] == found[1] and len(found[0]) == 1
-
-
-def _looks(thing: Thing, query: Query) -> bool:
-    return (
-        query.colour in ("", thing.colour)
-        and query.shape in ("", thing.shape)
-        and query.texture in ("", thing.texture)
-        and query.size in ("", thing.size)
-    )
+    Args:
+        scene: the scene.
+        query: conditions.
+        targets: indices of the objects that it has to refer to.
+    """
+    if query.other is not None:
+        certain, possible = match_objects(scene, query.other)
+        if certain != possible or len(certain) != 1:
+            return False
+    return match_objects(scene, query) == (targets, targets)
 
 
 def _related(
-    scene: Scene, relation: str, things: Numbers, others: Numbers, *, certain: bool
-) -> Numbers:
-    """Those of the things that stand in a relation to one of the others."""
-    pairs = ((i, j) for i in things for j in others)
-    return frozenset(i for i, j in pairs if holds(scene, relation, i, j, certain=certain))
+    scene: Scene, relation: str, candidates: Indices, others: Indices, *, certain: bool
+) -> Indices:
+    """Return the candidates that have a relation to any of the others."""
+    pairs = ((i, j) for i in candidates for j in others)
+    return frozenset(i for i, j in pairs if is_related(scene, relation, i, j, certain=certain))
 
 
-def _is_on(scene: Scene, number: int, ground: str, *, certain: bool) -> bool:
-    """Whether something stands or hangs on some stuff; on a heap, at most possibly."""
-    thing = scene.things[number]
-    if thing.base != NOWHERE:
+def _is_on(scene: Scene, index: int, ground: str, *, certain: bool) -> bool:
+    """Whether an object stands or hangs on some stuff; a stacked object does so only possibly."""
+    item = scene.objects[index]
+    if item.base_index != NO_INDEX:
         return not certain and ground not in HANGING
-    return thing.area != NOWHERE and scene.stuff[thing.area] == ground
+    return item.ground_index != NO_INDEX and scene.stuff[item.ground_index] == ground
 
 
 def _extremes(
-    scene: Scene, extreme: str, certain: Numbers, possible: Numbers
-) -> tuple[Numbers, Numbers]:
-    """Who is farther in a direction than all others by a clear distance; else nobody for sure."""
-    farther = DIRECTIONS[EXTREMES[extreme]]
+    scene: Scene, extreme: str, certain: Indices, possible: Indices
+) -> tuple[Indices, Indices]:
+    """Return the object that leads all others by a clear offset; without one, none is certain."""
+    displacement = DIRECTIONS[EXTREMES[extreme]]
     for i in certain:
-        shifts = [farther(scene.things[i], scene.things[j])[0] for j in possible if j != i]
-        if shifts and min(shifts) > CLEAR:
+        offsets = [displacement(scene.objects[i], scene.objects[j])[0] for j in possible if j != i]
+        if offsets and min(offsets) > CERTAIN_OFFSET:
             return frozenset((i,)), frozenset((i,))
     return frozenset(), possible
 
 
-# ---------------------------------------------------------------- how to say it
+# ---------------------------------------------------------------- generation
 
 
-def full_look(thing: Thing, *, plural: bool = False) -> Query:
-    """All that is seen of a thing at first sight."""
-    texture = "" if thing.texture == "plain" else thing.texture
-    return Query(thing.colour, thing.shape, texture, thing.size, plural)
+def appearance_query(item: SceneObject, *, plural: bool = False) -> ObjectQuery:
+    """Return the query for an object's colour, shape, texture and size."""
+    texture = "" if item.texture == "plain" else item.texture
+    return ObjectQuery(item.colour, item.shape, texture, item.size, plural)
 
 
-def simple_expression(scene: Scene, number: int) -> Query | None:
-    """The plainest unambiguous one: colour and shape, and more where that is not enough."""
-    full = full_look(scene.things[number])
-    plain = Query(full.colour, full.shape)
-    looks = (plain, plain._replace(size=full.size), plain._replace(texture=full.texture), full)
+def simple_expression(scene: Scene, index: int) -> ObjectQuery | None:
+    """Return the simplest unambiguous expression: colour and shape, and more only if needed."""
+    full = appearance_query(scene.objects[index])
+    plain = ObjectQuery(full.colour, full.shape)
+    queries = (plain, plain._replace(size=full.size), plain._replace(texture=full.texture), full)
     extremes = (plain._replace(extreme=extreme) for extreme in EXTREMES)
-    return _first(scene, chain(looks, extremes), number)
+    return _first_unambiguous(scene, chain(queries, extremes), index)
 
 
-def rich_expression(scene: Scene, number: int, rng: np.random.Generator) -> Query | None:
-    """An unambiguous one by another way: less of its look, its ground, or its neighbours."""
-    queries = list(_ways(scene, number))
-    return _first(scene, (queries[int(i)] for i in rng.permutation(len(queries))), number)
+def rich_expression(scene: Scene, index: int, rng: np.random.Generator) -> ObjectQuery | None:
+    """Return a random unambiguous expression of another form than the simple one.
+
+    It uses fewer attributes, the ground, an extreme position or a relation to another object.
+
+    Args:
+        scene: the scene.
+        index: index of the object.
+        rng: random generator.
+
+    Returns:
+        The expression; None if no form is unambiguous.
+    """
+    queries = list(_rich_queries(scene, index))
+    permuted = (queries[int(i)] for i in rng.permutation(len(queries)))
+    return _first_unambiguous(scene, permuted, index)
 
 
-def plural_expression(scene: Scene, number: int) -> tuple[Query, Numbers] | None:
-    """All things of one colour and shape, where there are several."""
-    kind = scene.things[number].kind
-    query = Query(*kind, plural=True)
-    alike = frozenset(i for i, thing in enumerate(scene.things) if thing.kind == kind)
-    return (query, alike) if len(alike) > 1 and is_unambiguous(scene, query, alike) else None
+def plural_expression(scene: Scene, index: int) -> tuple[ObjectQuery, Indices] | None:
+    """Return an expression for all objects of an object's kind, and their indices.
+
+    Returns:
+        None if the object is the only one of its kind, or the expression is ambiguous.
+    """
+    kind = scene.objects[index].kind
+    query = ObjectQuery(*kind, plural=True)
+    indices = frozenset(i for i, item in enumerate(scene.objects) if item.kind == kind)
+    unambiguous = len(indices) > 1 and is_unambiguous(scene, query, indices)
+    return (query, indices) if unambiguous else None
 
 
-def _first(scene: Scene, queries: Iterable[Query], number: int) -> Query | None:
-    only = frozenset((number,))
-    return next((query for query in queries if is_unambiguous(scene, query, only)), None)
+def _first_unambiguous(
+    scene: Scene, queries: Iterable[ObjectQuery], index: int
+) -> ObjectQuery | None:
+    targets = frozenset((index,))
+    return next((query for query in queries if is_unambiguous(scene, query, targets)), None)
 
 
-def _ways(scene: Scene, number: int) -> Iterator[Query]:
-    thing = scene.things[number]
-    full = full_look(thing)
-    plain, shape, colour = Query(*thing.kind), Query(shape=thing.shape), Query(colour=thing.colour)
+def _rich_queries(scene: Scene, index: int) -> Iterator[ObjectQuery]:
+    item = scene.objects[index]
+    full = appearance_query(item)
+    plain = ObjectQuery(*item.kind)
+    shape, colour = ObjectQuery(shape=item.shape), ObjectQuery(colour=item.colour)
     yield from (shape, colour)
     yield from (plain._replace(extreme=extreme) for extreme in EXTREMES)
     yield from (shape._replace(extreme=extreme) for extreme in EXTREMES)
@@ -205,14 +245,14 @@ def _ways(scene: Scene, number: int) -> Iterator[Query]:
         yield from (shape._replace(size=full.size), colour._replace(size=full.size))
     if full.texture:
         yield from (shape._replace(texture=full.texture), colour._replace(texture=full.texture))
-    if thing.area != NOWHERE:
-        ground = scene.stuff[thing.area]
+    if item.ground_index != NO_INDEX:
+        ground = scene.stuff[item.ground_index]
         yield from (plain._replace(ground=ground), shape._replace(ground=ground))
-    for other in range(len(scene.things)):
-        neighbour = None if other == number else simple_expression(scene, other)
-        if neighbour is None or neighbour.extreme:
+    for other in range(len(scene.objects)):
+        query = None if other == index else simple_expression(scene, other)
+        if query is None or query.extreme:
             continue
         for relation in RELATIONS:
-            if holds(scene, relation, number, other, certain=True):
-                yield plain._replace(relation=relation, other=neighbour)
-                yield shape._replace(relation=relation, other=neighbour)
+            if is_related(scene, relation, index, other, certain=True):
+                yield plain._replace(relation=relation, other=query)
+                yield shape._replace(relation=relation, other=query)

@@ -1,11 +1,12 @@
-"""Mini-worlds as folders in the formats of real datasets, so that the same readers serve both.
+"""Common parts of writing mini-worlds in the folder formats of real datasets.
 
-    write_grand(folder, scenes)                          GranD as released
-    write_grandf(folder, {"train": scenes, ...})         GranD_f: human-annotated, and its truth
+    write_grand(folder, scenes)                          GranD
+    write_grandf(folder, {"train": scenes, ...})         GranD_f: training data, and references of
+                                                         val and test
     write_refcoco(folder, {"train": scenes, ...})        refCOCO
 
-Each appears under its name when it is whole. A picture is called by its scene's id, so scenes of
-one folder need different ids.
+The readers of the real datasets read these folders. A folder appears under its name when it is
+complete. Images are named after scene ids, so the scenes of a folder need different ids.
 """
 
 from __future__ import annotations
@@ -19,32 +20,38 @@ import numpy as np
 from jaxtyping import Bool
 
 from glamm_jax.data import rle
-from glamm_jax.miniworld.annotations import bounds, jpeg
+from glamm_jax.miniworld.annotations import encode_jpeg, mask_box
 from glamm_jax.miniworld.scene import Scene
 
-Fields = dict[str, Any]
-Splits = Mapping[str, Iterable[Scene]]
+JsonObject = dict[str, Any]
+ScenesBySplit = Mapping[str, Iterable[Scene]]
 
 
-def write_picture(folder: Path, name: str, one: Scene) -> None:
-    """The scene's JPEG, under the name that annotations know."""
+def write_image(folder: Path, name: str, scene: Scene) -> None:
+    """Write the JPEG of a scene.
+
+    Args:
+        folder: created if it does not exist.
+        name: name of the file.
+        scene: the scene.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(jpeg(one.image))
+    (folder / name).write_bytes(encode_jpeg(scene.image))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Compact JSON, in folders that are made for it."""
+    """Write compact JSON; folders are created as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, separators=(",", ":")), encoding="utf-8")
 
 
-def coco_image(one: Scene, identity: int | str) -> Fields:
-    """A picture as COCO lists it, without its file's name."""
-    return {"id": identity, "height": one.size, "width": one.size}
+def coco_image(scene: Scene, image_id: int | str) -> JsonObject:
+    """Return COCO's entry of an image, without "file_name"."""
+    return {"id": image_id, "height": scene.size, "width": scene.size}
 
 
-def coco_instance(mask: Bool[np.ndarray, "h w"]) -> Fields:
-    """What COCO says about a mask; boxes are x, y, width, height in pixels."""
-    x0, y0, x1, y1 = bounds(mask)
+def coco_instance(mask: Bool[np.ndarray, "h w"]) -> JsonObject:
+    """Return COCO's entry of a mask, without ids; "bbox" is x, y, width, height in pixels."""
+    x0, y0, x1, y1 = mask_box(mask)
     shape = {"segmentation": rle.encode(mask), "bbox": [x0, y0, x1 - x0, y1 - y0]}
     return {**shape, "area": int(mask.sum()), "iscrowd": 0}

@@ -1,10 +1,10 @@
-"""The mini-world in the format of GranD's release: one JSON a picture, in tar archives.
+"""The mini-world in the format of the GranD release: one JSON file per image, in tar archives.
 
     folder/GranD_Data/images/sa_7.jpg
     folder/GranD_Data/annotations/part_1.tar        sa_7.json, ...
 
-Things are `objects`, with attributes that mean them alone. Parts and stuff are `floating_objects`:
-they have masks and the captions' phrases speak of them, but nothing describes them.
+Objects are `objects`; their attributes are unambiguous expressions. Stuff and parts are
+`floating_objects`, which have masks and are linked to phrases of captions, but have no attributes.
 """
 
 from __future__ import annotations
@@ -15,160 +15,158 @@ import tarfile
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from glamm_jax.data import rle
 from glamm_jax.files import atomic_folder
 from glamm_jax.miniworld.annotations import (
-    all_mentions,
-    bounds,
-    expressions,
-    mask_of,
-    words_lots,
+    GroundedTexts,
+    entity_mask,
+    mask_box,
+    referring_expressions,
+    scene_entities,
+    text_rng,
 )
 from glamm_jax.miniworld.captions import (
-    Caption,
-    Mention,
+    SceneCaption,
+    SceneEntity,
     dense_caption,
-    place_name,
+    place_description,
     short_captions,
 )
-from glamm_jax.miniworld.folders import write_picture
+from glamm_jax.miniworld.folders import JsonObject, write_image
 from glamm_jax.miniworld.scene import Scene
 from glamm_jax.miniworld.world import PLACES
 
-SCENES_A_PART = 1000
-NEAREST = 255.0  # of a depth, which grows with nearness as MiDaS's does
-Fields = dict[str, Any]
+SCENES_PER_ARCHIVE = 1000
+MAX_DEPTH = 255.0  # "depth" of the nearest object; larger is nearer, as in MiDaS
 
 
 def write_grand(folder: Path | str, scenes: Iterable[Scene]) -> None:
-    """Write scenes as they come; no more than one is in memory.
+    """Write scenes in GranD's format, holding one scene in memory at a time.
 
-    Raises: FolderError when the folder exists or cannot be written.
+    Raises:
+        FolderError: the folder exists or cannot be written.
     """
     with atomic_folder(folder) as unfinished:
         data = unfinished / "GranD_Data"
         (data / "annotations").mkdir(parents=True)
-        for part, group in groupby(enumerate(scenes), lambda item: item[0] // SCENES_A_PART):
+        for part, group in groupby(enumerate(scenes), lambda item: item[0] // SCENES_PER_ARCHIVE):
             with tarfile.open(data / "annotations" / f"part_{part + 1}.tar", "w") as archive:
-                for _, one in group:
-                    write_picture(data / "images", f"{picture_name(one)}.jpg", one)
-                    _add(archive, f"{picture_name(one)}.json", grand_entry(one))
+                for _, scene in group:
+                    name = f"sa_{scene.scene_id}"
+                    write_image(data / "images", f"{name}.jpg", scene)
+                    entry = {f"{name}.jpg": _entry(scene)}
+                    content = json.dumps(entry, separators=(",", ":")).encode("utf-8")
+                    # A member without time and owner: equal scenes give equal archives.
+                    member = tarfile.TarInfo(f"{name}.json")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
 
 
-def picture_name(one: Scene) -> str:
-    """What GranD calls a picture, without its ending."""
-    return f"sa_{one.scene_id}"
-
-
-def grand_entry(one: Scene) -> Fields:
-    """What the file of a picture says."""
-    rng = words_lots(one)
-    dense, short = dense_caption(one, rng), short_captions(one, rng)
-    said = expressions(one, rng)
-    mentions = all_mentions(one)
-    # Things first, as the pipeline numbers objects first and what floats after them.
-    ordered = sorted(mentions, key=lambda mention: mention.sort != "thing")
-    number = {mention: i for i, mention in enumerate(ordered)}
-    boxes = {mention: list(bounds(mask_of(one, mention))) for mention in mentions}
-    things = [mention for mention in ordered if mention.sort == "thing"]
-    floating = [mention for mention in ordered if mention.sort != "thing"]
-    category, fine_category = PLACES[one.plan.place].landmark
+def _entry(scene: Scene) -> JsonObject:
+    """Return GranD's annotation of an image."""
+    rng = text_rng(scene)
+    dense, short = dense_caption(scene, rng), short_captions(scene, rng)
+    expressions = referring_expressions(scene, rng)
+    # As in GranD, objects have the first ids and floating objects the following ones.
+    entities = sorted(scene_entities(scene), key=lambda entity: entity.category != "object")
+    ids = {entity: i for i, entity in enumerate(entities)}
+    boxes = {entity: list(mask_box(entity_mask(scene, entity))) for entity in entities}
+    objects = [entity for entity in entities if entity.category == "object"]
+    floating = [entity for entity in entities if entity.category != "object"]
+    category, fine_category = PLACES[scene.layout.place].landmark
     return {
-        f"{picture_name(one)}.jpg": {
-            "objects": [_object(one, x, number[x], boxes[x], said) for x in things],
-            "floating_objects": [_float(one, x, number[x], boxes[x]) for x in floating],
-            "floating_attributes": [],
-            "landmark": {"category": category, "fine_category": fine_category},
-            "affordances": {},
-            "id_counter": len(ordered),
-            "relationships": _relationships(short, number),
-            "short_captions": [_short(caption, number, boxes) for caption in short],
-            "dense_caption": _dense(dense, number, boxes),
-            "additional_context": f"This is {place_name(one)}, with {', '.join(one.stuff)}.",
-        }
+        "objects": [_object(scene, x, ids[x], boxes[x], expressions) for x in objects],
+        "floating_objects": [_floating_object(scene, x, ids[x], boxes[x]) for x in floating],
+        "floating_attributes": [],
+        "landmark": {"category": category, "fine_category": fine_category},
+        "affordances": {},
+        "id_counter": len(entities),
+        "relationships": _relationships(short, ids),
+        "short_captions": [_short_caption(caption, ids, boxes) for caption in short],
+        "dense_caption": _dense_caption(dense, ids, boxes),
+        "additional_context": f"This is {place_description(scene)}, with {', '.join(scene.stuff)}.",
     }
 
 
-def _add(archive: tarfile.TarFile, name: str, entry: Fields) -> None:
-    """A member without time and owner, so that the archive depends on its content alone."""
-    data = json.dumps(entry, separators=(",", ":")).encode("utf-8")
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    archive.addfile(info, io.BytesIO(data))
-
-
-def _segmentation(one: Scene, mention: Mention) -> Fields:
-    return {"segmentation": rle.encode(mask_of(one, mention)), "segmentation_source": "SAM"}
+def _segmentation(scene: Scene, entity: SceneEntity) -> JsonObject:
+    mask = rle.encode(entity_mask(scene, entity))
+    return {"segmentation": mask, "segmentation_source": "SAM"}
 
 
 def _object(
-    one: Scene,
-    mention: Mention,
-    number: int,
+    scene: Scene,
+    entity: SceneEntity,
+    object_id: int,
     box: list[float],
-    said: list[tuple[str, tuple[Mention, ...]]],
-) -> Fields:
-    """A thing; its attributes are the expressions that have its name in them."""
-    thing = one.things[mention.number]
-    texts = [text for text, meant in said if meant == (mention,)]
+    expressions: GroundedTexts,
+) -> JsonObject:
+    """Return an object; its attributes are its expressions that contain its shape."""
+    item = scene.objects[entity.index]
+    texts = [text for text, entities in expressions if entities == (entity,)]
     return {
-        "id": number,
+        "id": object_id,
         "bbox": box,
-        "labels": [thing.shape],
-        "label": thing.shape,
+        "labels": [item.shape],
+        "label": item.shape,
         "score": 1.0,
-        "attributes": [text for text in texts if thing.shape in text] or None,
-        "depth": round(NEAREST * thing.depth, 2),
-        **_segmentation(one, mention),
+        "attributes": [text for text in texts if item.shape in text] or None,
+        "depth": round(MAX_DEPTH * item.depth, 2),
+        **_segmentation(scene, entity),
     }
 
 
-def _float(one: Scene, mention: Mention, number: int, box: list[float]) -> Fields:
-    if mention.sort == "stuff":
-        label = one.stuff[mention.number]
+def _floating_object(
+    scene: Scene, entity: SceneEntity, object_id: int, box: list[float]
+) -> JsonObject:
+    if entity.category == "stuff":
+        label = scene.stuff[entity.index]
     else:
-        part = one.things[mention.number].part
+        part = scene.objects[entity.index].part
         label = part.name if part else ""
-    common = {"id": number, "bbox": box, "labels": [label], "label": label, "attributes": None}
-    return common | _segmentation(one, mention)
+    common = {"id": object_id, "bbox": box, "labels": [label], "label": label, "attributes": None}
+    return common | _segmentation(scene, entity)
 
 
-def _phrase(caption: Caption, start: int, end: int) -> Fields:
+def _phrase(caption: SceneCaption, start: int, end: int) -> JsonObject:
     return {"phrase": caption.text[start:end], "tokens_positive": [start, end]}
 
 
-def _short(caption: Caption, number: dict[Mention, int], boxes: dict[Mention, list]) -> Fields:
-    """A detail knows one object: the one of the lowest id."""
+def _short_caption(
+    caption: SceneCaption, ids: dict[SceneEntity, int], boxes: dict[SceneEntity, list]
+) -> JsonObject:
+    """Return a short caption; a detail is linked to one object only, that of the lowest id."""
     details = []
-    for start, end, mentions in caption.phrases:
-        first = min(mentions, key=lambda mention: number[mention])
-        found = {"id": number[first], "bbox": boxes[first]}
-        details.append(_phrase(caption, start, end) | found)
+    for start, end, entities in caption.phrases:
+        first = min(entities, key=lambda entity: ids[entity])
+        details.append({**_phrase(caption, start, end), "id": ids[first], "bbox": boxes[first]})
     return {"caption": caption.text, "details": details}
 
 
-def _dense(caption: Caption, number: dict[Mention, int], boxes: dict[Mention, list]) -> Fields:
+def _dense_caption(
+    caption: SceneCaption, ids: dict[SceneEntity, int], boxes: dict[SceneEntity, list]
+) -> JsonObject:
     details = [
         _phrase(caption, start, end)
-        | {"ids": [number[x] for x in mentions], "bbox": [boxes[x] for x in mentions]}
-        for start, end, mentions in caption.phrases
+        | {"ids": [ids[x] for x in entities], "bbox": [boxes[x] for x in entities]}
+        for start, end, entities in caption.phrases
     ]
     return {"caption": caption.text, "details": details}
 
 
-def _relationships(captions: Iterable[Caption], number: dict[Mention, int]) -> Fields:
-    """Phrases of the short captions and the objects that they mean."""
+def _relationships(captions: Iterable[SceneCaption], ids: dict[SceneEntity, int]) -> JsonObject:
+    """Return the phrases of the short captions with the ids of their objects."""
     grounding: dict[str, list[int]] = {}
     for caption in captions:
-        for start, end, mentions in caption.phrases:
-            ids = sorted(number[mention] for mention in mentions)
-            grounding.setdefault(caption.text[start:end].lower(), ids)
+        for start, end, entities in caption.phrases:
+            object_ids = sorted(ids[entity] for entity in entities)
+            grounding.setdefault(caption.text[start:end].lower(), object_ids)
     return {
-        "object_ids": np.unique([i for ids in grounding.values() for i in ids]).tolist(),
+        "object_ids": np.unique([i for group in grounding.values() for i in group]).tolist(),
         "floating_object_ids": [],
-        "grounding": [{"phrase": phrase, "object_ids": ids} for phrase, ids in grounding.items()],
+        "grounding": [
+            {"phrase": phrase, "object_ids": object_ids} for phrase, object_ids in grounding.items()
+        ],
     }

@@ -1,4 +1,4 @@
-"""The mini-world in the formats of GranD_f: what people annotated, and the evaluation's truth.
+"""The mini-world in the formats of GranD_f: training data and references of the evaluation.
 
 folder/GranDf/annotations/train/GranDf_HA_GCG_train.json
 folder/GranDf/annotations/val_test/{val,test}_gcg_coco_{caption,mask}_gt.json
@@ -12,72 +12,85 @@ from pathlib import Path
 
 from glamm_jax.data import rle
 from glamm_jax.files import atomic_folder
-from glamm_jax.miniworld.annotations import mask_of, mask_of_all, words_lots
-from glamm_jax.miniworld.captions import Caption, dense_caption
+from glamm_jax.miniworld.annotations import entity_mask, text_rng, union_mask
+from glamm_jax.miniworld.captions import dense_caption
 from glamm_jax.miniworld.folders import (
-    Fields,
-    Splits,
+    JsonObject,
+    ScenesBySplit,
     coco_image,
     coco_instance,
+    write_image,
     write_json,
-    write_picture,
 )
 from glamm_jax.miniworld.scene import Scene
 
 
-def write_grandf(folder: Path | str, splits: Splits) -> None:
-    """Write scenes by split: train, val, test, or some of them.
+def write_grandf(folder: Path | str, splits: ScenesBySplit) -> None:
+    """Write scenes of the splits "train", "val" and "test", or of some of them.
 
-    Raises: FolderError when the folder exists or cannot be written.
+    Raises:
+        FolderError: the folder exists or cannot be written.
     """
     with atomic_folder(folder) as unfinished:
         base = unfinished / "GranDf"
         for split, scenes in splits.items():
             if split == "train":
-                images = base / "GranDf_HA_images" / "train"
-                entries = [_training_entry(one, images) for one in scenes]
-                write_json(base / "annotations" / "train" / "GranDf_HA_GCG_train.json", entries)
+                _write_training_data(base, scenes)
             else:
-                _write_truth(base, split, scenes)
+                _write_references(base, split, scenes)
 
 
-def _dense(one: Scene) -> Caption:
-    return dense_caption(one, words_lots(one))
-
-
-def _training_entry(one: Scene, images: Path) -> Fields:
-    """Groundings by phrase; no phrase of a dense caption occurs twice. Writes the picture, too."""
-    name, caption = f"sa_{one.scene_id}", _dense(one)
-    write_picture(images, f"{name}.jpg", one)
-    groundings = {
-        caption.text[start:end]: {
-            "token_positives": [start, end],
-            "rle_masks": [rle.encode(mask_of(one, mention)) for mention in mentions],
+def _write_training_data(base: Path, scenes: Iterable[Scene]) -> None:
+    """Write captions with groundings by phrase; no phrase of a dense caption occurs twice."""
+    entries: list[JsonObject] = []
+    for scene in scenes:
+        image_id, caption = f"sa_{scene.scene_id}", dense_caption(scene, text_rng(scene))
+        write_image(base / "GranDf_HA_images" / "train", f"{image_id}.jpg", scene)
+        groundings = {
+            caption.text[start:end]: {
+                "token_positives": [start, end],
+                "rle_masks": [rle.encode(entity_mask(scene, entity)) for entity in entities],
+            }
+            for start, end, entities in caption.phrases
         }
-        for start, end, mentions in caption.phrases
-    }
-    size = {"height": one.size, "width": one.size, "image_id": name}
-    return {"file_name": f"{name}.jpg", **size, "caption": caption.text, "groundings": groundings}
+        entries.append(
+            {
+                "file_name": f"{image_id}.jpg",
+                "height": scene.size,
+                "width": scene.size,
+                "image_id": image_id,
+                "caption": caption.text,
+                "groundings": groundings,
+            }
+        )
+    write_json(base / "annotations" / "train" / "GranDf_HA_GCG_train.json", entries)
 
 
-def _write_truth(base: Path, split: str, scenes: Iterable[Scene]) -> None:
-    """Captions with labels, and masks in the order of the labels; categories in one file only."""
-    images: list[Fields] = []
-    captions: list[Fields] = []
-    found: list[Fields] = []
-    for one in scenes:
-        name, caption = f"sa_{one.scene_id}", _dense(one)
-        write_picture(base / "GranDf_HA_images" / "val_test", f"{name}.jpg", one)
-        images.append({"file_name": f"{name}.jpg", **coco_image(one, name)})
-        labels = [caption.text[start:end] for start, end, _ in caption.phrases]
-        told = {"image_id": name, "caption": caption.text, "labels": labels}
-        captions.append({"id": len(captions), **told})
-        for _, _, mentions in caption.phrases:
-            placed = {"id": len(found), "image_id": name, "category_id": 1}
-            found.append(placed | coco_instance(mask_of_all(one, mentions)))
+def _write_references(base: Path, split: str, scenes: Iterable[Scene]) -> None:
+    """Write captions with labels, and masks in the order of the labels."""
+    images: list[JsonObject] = []
+    captions: list[JsonObject] = []
+    instances: list[JsonObject] = []
+    for scene in scenes:
+        image_id, caption = f"sa_{scene.scene_id}", dense_caption(scene, text_rng(scene))
+        write_image(base / "GranDf_HA_images" / "val_test", f"{image_id}.jpg", scene)
+        images.append({"file_name": f"{image_id}.jpg", **coco_image(scene, image_id)})
+        captions.append(
+            {
+                "id": len(captions),
+                "image_id": image_id,
+                "caption": caption.text,
+                "labels": [caption.text[start:end] for start, end, _ in caption.phrases],
+            }
+        )
+        for _, _, entities in caption.phrases:
+            ids = {"id": len(instances), "image_id": image_id, "category_id": 1}
+            instances.append(ids | coco_instance(union_mask(scene, entities)))
     folder = base / "annotations" / "val_test"
-    # With categories in it, pycocotools would ask captions for theirs (trap 47).
-    truth = {"images": images, "annotations": captions}
-    write_json(folder / f"{split}_gcg_coco_caption_gt.json", truth)
-    truth = {"images": images, "annotations": found, "categories": [{"id": 1, "name": "object"}]}
-    write_json(folder / f"{split}_gcg_coco_mask_gt.json", truth)
+    # quirk 47: the original's caption file has no categories; with them pycocotools would look for
+    # a category of every caption.
+    content: JsonObject = {"images": images, "annotations": captions}
+    write_json(folder / f"{split}_gcg_coco_caption_gt.json", content)
+    categories = [{"id": 1, "name": "object"}]
+    content = {"images": images, "annotations": instances, "categories": categories}
+    write_json(folder / f"{split}_gcg_coco_mask_gt.json", content)

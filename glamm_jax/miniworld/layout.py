@@ -1,55 +1,66 @@
-"""Where everything is, before anything is drawn: the plan of a scene, drawn by lot.
+"""Layout of a scene: place, time of day, and the position and appearance of every object.
 
-Things are tried one by one, each where it may be and not too close to the others. Standing things
-are nearer the lower their foot is; what hangs is far away.
+`sample_layout` places the objects one after the other, each at a permitted position that keeps its
+distance from the earlier ones. Standing objects are nearer the lower their bottom is; hanging ones
+are far away.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from glamm_jax.miniworld.shapes import SHAPES
-from glamm_jax.miniworld.world import HANGING, PARTS, PLACES, Kind, World
+from glamm_jax.miniworld.world import HANGING, PARTS, PLACES, ObjectKind, World
 
 Choice = TypeVar("Choice")
 
-TRIES = 40  # places that are tried for one thing
-RIM = 0.015  # between a thing and the picture's edge, in widths of the picture
-SHORE = 0.03  # between a foot and the edge of what it stands on
-STRAIGHT = ("wall", "floor", "water", "road")  # stuff whose upper edge is a line
+MAX_PLACEMENTS = 40  # positions tried for one object
+IMAGE_MARGIN = 0.015  # between an object and the image border, in image widths
+GROUND_MARGIN = 0.03  # between an object's bottom and the boundaries of its ground
+STRAIGHT = ("wall", "floor", "water", "road")  # stuff with a straight upper boundary
 SMALL, LARGE = (0.0, 0.35), (0.65, 1.0)  # shares of the range of radii
-MAX_ALIKE = 3  # things of one kind
-NOWHERE = -1
+MAX_ALIKE = 3  # objects of one kind that repetition may produce
+NO_INDEX = -1
 
 
-class Part(NamedTuple):
-    """A part of a thing, of another colour: a band across its middle, or a cap on top."""
+class ObjectPart(NamedTuple):
+    """A part of an object, of another colour: "band" across its middle, or "cap" on top."""
 
     name: str
     colour: str
 
 
-class Edge(NamedTuple):
-    """The upper edge of some stuff: y = height + swing * sin(waves * x + phase)."""
+class StuffBoundary(NamedTuple):
+    """Upper boundary of some stuff: y = height + amplitude * sin(frequency * x + phase)."""
 
     height: float
-    swing: float
-    waves: float
+    amplitude: float
+    frequency: float
     phase: float
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One thing. Lengths are in widths of the picture, from its top left corner.
+class SceneObject:
+    """An object of a scene.
 
-    size: "small", "large", or "" in a world that does not tell. angle: in radians.
-    depth: 0 far to 1 near; nearer things cover farther ones.
-    area: which stuff of the place it stands on, hangs on or floats in; NOWHERE where the world
-        does not tell, or it stands on another thing. base: which thing that is, or NOWHERE.
+    Attributes:
+        shape: key of SHAPES.
+        colour: key of COLOURS.
+        texture: name in TEXTURES.
+        size: "small" or "large"; "" in a world without sizes.
+        x: horizontal position of the centre, in image widths from the left.
+        y: vertical position of the centre, in image widths from the top.
+        radius: in image widths.
+        angle: rotation in radians.
+        depth: 0 (far) to 1 (near); nearer objects cover farther ones.
+        ground_index: index of the stuff that it stands on, hangs on or floats in; NO_INDEX in a
+            world without `standing`, or if it stands on another object.
+        base_index: index of the object that it stands on, or NO_INDEX.
+        part: its part, or None.
     """
 
     shape: str
@@ -61,206 +72,234 @@ class Thing:
     radius: float
     angle: float
     depth: float
-    area: int = NOWHERE
-    base: int = NOWHERE
-    part: Part | None = None
+    ground_index: int = NO_INDEX
+    base_index: int = NO_INDEX
+    part: ObjectPart | None = None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ObjectKind:
         return self.colour, self.shape
 
     @property
-    def foot(self) -> float:
-        """Its lowest point, upright."""
+    def bottom(self) -> float:
+        """y of its lowest point when upright."""
         return self.y + SHAPES[self.shape].bottom * self.radius
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A scene to be drawn. edges: of all stuff but the topmost. Things are in order of depth."""
+class SceneLayout:
+    """Content of a scene, independent of the image size.
+
+    Attributes:
+        place: key of PLACES.
+        daytime: name in DAYTIMES.
+        boundaries: upper boundaries of all stuff but the topmost.
+        objects: in the order of their depth, farthest first.
+    """
 
     place: str
     daytime: str
-    edges: tuple[Edge, ...]
-    things: tuple[Thing, ...]
+    boundaries: tuple[StuffBoundary, ...]
+    objects: tuple[SceneObject, ...]
 
 
-def draw_plan(world: World, rng: np.random.Generator) -> Plan:
-    """One plan; it may hold fewer things than wished where there was no room."""
-    place = pick(rng, world.places)
-    daytime = pick(rng, world.daytimes)
-    edges = _draw_edges(PLACES[place].stuff, rng)
-    layout = _Layout(world, place, edges, rng)
-    for _ in range(int(rng.integers(world.num_things[0], world.num_things[1] + 1))):
-        layout.add()
-    return Plan(place, daytime, edges, layout.sorted_by_depth())
+def sample_layout(world: World, rng: np.random.Generator) -> SceneLayout:
+    """Sample a layout. It has fewer objects than `world.num_objects` if they do not fit."""
+    place = choose(rng, world.places)
+    daytime = choose(rng, world.daytimes)
+    boundaries = _sample_boundaries(PLACES[place].stuff, rng)
+    sampler = _LayoutSampler(world, place, boundaries, rng)
+    for _ in range(int(rng.integers(world.num_objects[0], world.num_objects[1] + 1))):
+        sampler.add_object()
+    return SceneLayout(place, daytime, boundaries, sampler.sorted_by_depth())
 
 
-def pick(rng: np.random.Generator, choices: tuple[Choice, ...] | list[Choice]) -> Choice:
-    """One of them, each as likely."""
+def choose(rng: np.random.Generator, choices: tuple[Choice, ...] | list[Choice]) -> Choice:
+    """Return one of the choices, uniformly at random."""
     return choices[int(rng.integers(len(choices)))]
 
 
-def _draw_edges(stuff: tuple[str, ...], rng: np.random.Generator) -> tuple[Edge, ...]:
+def _sample_boundaries(
+    stuff: tuple[str, ...], rng: np.random.Generator
+) -> tuple[StuffBoundary, ...]:
     heights = [rng.uniform(0.4, 0.58)]
     if len(stuff) == 3:
         heights = [rng.uniform(0.26, 0.36), rng.uniform(0.56, 0.68)]
-    edges = []
+    boundaries = []
     for name, height in zip(stuff[1:], heights, strict=True):
-        swing = 0.0 if name in STRAIGHT else rng.uniform(0.006, 0.022)
-        waves, phase = rng.uniform(4, 9), rng.uniform(0, 2 * math.pi)
-        edges.append(Edge(float(height), float(swing), float(waves), float(phase)))
-    return tuple(edges)
+        amplitude = 0.0 if name in STRAIGHT else rng.uniform(0.006, 0.022)
+        frequency, phase = rng.uniform(4, 9), rng.uniform(0, 2 * math.pi)
+        boundaries.append(
+            StuffBoundary(float(height), float(amplitude), float(frequency), float(phase))
+        )
+    return tuple(boundaries)
 
 
-class _Layout:
-    """Things so far. They refer to each other by their place in `things`."""
+class _LayoutSampler:
+    """The objects placed so far. `base_index` refers to positions in `objects`."""
 
-    def __init__(self, world: World, place: str, edges: tuple[Edge, ...], rng: np.random.Generator):
+    def __init__(
+        self,
+        world: World,
+        place: str,
+        boundaries: tuple[StuffBoundary, ...],
+        rng: np.random.Generator,
+    ):
         self.world, self.stuff, self.rng = world, PLACES[place].stuff, rng
-        self.bounds = [RIM, *(edge.height for edge in edges), 1 - RIM]
-        self.things: list[Thing] = []
+        self.heights = [
+            IMAGE_MARGIN,
+            *(boundary.height for boundary in boundaries),
+            1 - IMAGE_MARGIN,
+        ]
+        self.objects: list[SceneObject] = []
 
-    def sorted_by_depth(self) -> tuple[Thing, ...]:
-        """From far to near, with bases renumbered."""
-        order = sorted(range(len(self.things)), key=lambda i: self.things[i].depth)
-        number = {old: new for new, old in enumerate(order)} | {NOWHERE: NOWHERE}
-        things = (self.things[i] for i in order)
-        return tuple(replace(thing, base=number[thing.base]) for thing in things)
+    def sorted_by_depth(self) -> tuple[SceneObject, ...]:
+        """Return the objects from far to near, with `base_index` renumbered."""
+        order = sorted(range(len(self.objects)), key=lambda i: self.objects[i].depth)
+        new_index = {old: new for new, old in enumerate(order)} | {NO_INDEX: NO_INDEX}
+        objects = (self.objects[i] for i in order)
+        return tuple(replace(item, base_index=new_index[item.base_index]) for item in objects)
 
-    def add(self) -> None:
-        """One more thing, if a place for it is found."""
-        look = self._draw_look()
-        for _ in range(TRIES):
-            thing = self._draw_place(look)
-            if thing is not None and self._fits(thing):
-                self.things.append(thing)
+    def add_object(self) -> None:
+        """Add an object, unless none of MAX_PLACEMENTS positions is free."""
+        appearance = self._sample_appearance()
+        for _ in range(MAX_PLACEMENTS):
+            placed = self._sample_position(appearance)
+            if placed is not None and self._fits(placed):
+                self.objects.append(placed)
                 return
 
-    def _chance(self, share: float) -> bool:
-        return bool(self.rng.random() < share)
+    def _chance(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
 
-    def _draw_look(self) -> dict[str, object]:
-        """Shape, colour, texture, size and part. Two things look alike only as a repetition."""
+    def _sample_appearance(self) -> dict[str, Any]:
+        """Sample shape, colour, texture, size and part. Only a repetition equals an object."""
         world, rng = self.world, self.rng
-        if self.things and self._chance(world.repeats):
-            other = pick(rng, self.things)
-            if sum(thing.kind == other.kind for thing in self.things) < MAX_ALIKE:
+        if self.objects and self._chance(world.repeats):
+            other = choose(rng, self.objects)
+            if sum(item.kind == other.kind for item in self.objects) < MAX_ALIKE:
                 return {n: getattr(other, n) for n in ("shape", "colour", "texture", "size")}
-        texture = pick(rng, world.textures) if self._chance(0.5) else world.textures[0]
-        size = pick(rng, ("small", "large")) if world.sizes else ""
-        colour, shape = self._draw_kind()
-        part = self._draw_part(colour) if self._chance(world.parts) else None
+        texture = choose(rng, world.textures) if self._chance(0.5) else world.textures[0]
+        size = choose(rng, ("small", "large")) if world.sizes else ""
+        colour, shape = self._sample_kind()
+        part = self._sample_part(colour) if self._chance(world.parts) else None
         return {"shape": shape, "colour": colour, "texture": texture, "size": size, "part": part}
 
-    def _draw_kind(self) -> Kind:
+    def _sample_kind(self) -> ObjectKind:
         world, rng = self.world, self.rng
-        if not self.things and world.featured:
-            return pick(rng, world.featured)
+        if not self.objects and world.featured:
+            return choose(rng, world.featured)
         kinds = world.kinds
-        if self.things and self._chance(world.distractors):
-            colour, shape = pick(rng, self.things).kind
+        if self.objects and self._chance(world.distractors):
+            colour, shape = choose(rng, self.objects).kind
             # Exactly one of the two is the same.
             kinds = [k for k in kinds if (k[0] == colour) != (k[1] == shape)] or kinds
-        taken = {thing.kind for thing in self.things}
-        return pick(rng, [kind for kind in kinds if kind not in taken] or list(kinds))
+        used = {item.kind for item in self.objects}
+        return choose(rng, [kind for kind in kinds if kind not in used] or list(kinds))
 
-    def _draw_part(self, colour: str) -> Part | None:
-        """A part that no other thing has, in colours that are seen beside each other."""
-        taken = {thing.part for thing in self.things}
-        parts = [Part(n, c) for n in PARTS for c in self.world.colours if c != colour]
-        free = [part for part in parts if part not in taken]
-        return pick(self.rng, free) if free else None
+    def _sample_part(self, colour: str) -> ObjectPart | None:
+        """Sample a part that no other object has, of another colour than the object's."""
+        used = {item.part for item in self.objects}
+        parts = [ObjectPart(n, c) for n in PARTS for c in self.world.colours if c != colour]
+        unused = [part for part in parts if part not in used]
+        return choose(self.rng, unused) if unused else None
 
-    def _draw_radius(self, size: str, nearness: float) -> float:
-        """A radius of this size; of two things of one size the nearer one tends to be larger."""
+    def _sample_radius(self, size: str, nearness: float) -> float:
+        """Sample a radius of this size; among objects of one size nearer ones tend to be larger."""
         low, high = self.world.radii
         start, stop = {"small": SMALL, "large": LARGE, "": (0.0, 1.0)}[size]
-        mixed = (self.rng.random() + nearness) / 2 if self.world.standing else self.rng.random()
-        return float(low + (high - low) * (start + (stop - start) * mixed))
+        share = (self.rng.random() + nearness) / 2 if self.world.standing else self.rng.random()
+        return float(low + (high - low) * (start + (stop - start) * share))
 
-    def _draw_place(self, look: dict) -> Thing | None:
+    def _sample_position(self, appearance: dict[str, Any]) -> SceneObject | None:
         world, rng = self.world, self.rng
         if not world.standing:
-            radius = self._draw_radius(look["size"], 0.5)
-            low, high = radius + RIM, 1 - radius - RIM
-            x, y = (float(place) for place in rng.uniform(low, high, 2))
+            radius = self._sample_radius(appearance["size"], 0.5)
+            low, high = radius + IMAGE_MARGIN, 1 - radius - IMAGE_MARGIN
+            x, y = (float(centre) for centre in rng.uniform(low, high, 2))
             depth = 0.5 + 0.1 * y
-            return Thing(**look, x=x, y=y, radius=radius, angle=self._angle(0.3), depth=depth)
+            angle = self._sample_angle(0.3)
+            return SceneObject(**appearance, x=x, y=y, radius=radius, angle=angle, depth=depth)
         if self._chance(world.stacks):
-            return self._on_a_thing(look)
+            return self._stack(appearance)
         hanging = [i for i, name in enumerate(self.stuff) if name in HANGING]
         ground = [i for i, name in enumerate(self.stuff) if name not in HANGING]
         if hanging and self._chance(world.hanging):
-            return self._hanging(look, pick(rng, hanging))
-        return self._standing(look, pick(rng, ground))
+            return self._hang(appearance, choose(rng, hanging))
+        return self._stand(appearance, choose(rng, ground))
 
-    def _standing(self, look: dict, area: int) -> Thing:
-        foot = float(self.rng.uniform(self.bounds[area] + SHORE, self.bounds[area + 1] - SHORE))
-        radius = self._draw_radius(look["size"], foot)
-        y = foot - SHAPES[look["shape"]].bottom * radius
-        return Thing(
-            **look,
-            x=self._across(radius),
+    def _stand(self, appearance: dict[str, Any], ground_index: int) -> SceneObject:
+        """Place an object on a ground."""
+        low, high = self.heights[ground_index : ground_index + 2]
+        bottom = float(self.rng.uniform(low + GROUND_MARGIN, high - GROUND_MARGIN))
+        radius = self._sample_radius(appearance["size"], bottom)
+        y = bottom - SHAPES[appearance["shape"]].bottom * radius
+        return SceneObject(
+            **appearance,
+            x=self._sample_x(radius),
             y=y,
             radius=radius,
-            angle=self._angle(0.06),
-            depth=0.2 + 0.8 * foot,
-            area=area,
+            angle=self._sample_angle(0.06),
+            depth=0.2 + 0.8 * bottom,
+            ground_index=ground_index,
         )
 
-    def _hanging(self, look: dict, area: int) -> Thing | None:
-        radius = self._draw_radius(look["size"], 0.3)
-        low, high = self.bounds[area] + radius, self.bounds[area + 1] - radius - SHORE
+    def _hang(self, appearance: dict[str, Any], ground_index: int) -> SceneObject | None:
+        """Place an object in the sky or on a wall."""
+        radius = self._sample_radius(appearance["size"], 0.3)
+        low = self.heights[ground_index] + radius
+        high = self.heights[ground_index + 1] - radius - GROUND_MARGIN
         if low > high:
             return None
         y = float(self.rng.uniform(low, high))
-        return Thing(
-            **look,
-            x=self._across(radius),
+        return SceneObject(
+            **appearance,
+            x=self._sample_x(radius),
             y=y,
             radius=radius,
-            angle=self._angle(0.25),
+            angle=self._sample_angle(0.25),
             depth=0.1 * float(self.rng.random()),
-            area=area,
+            ground_index=ground_index,
         )
 
-    def _on_a_thing(self, look: dict) -> Thing | None:
-        """On something with a flat top that carries nothing, yet, and is no smaller."""
-        carrying = {thing.base for thing in self.things}
+    def _stack(self, appearance: dict[str, Any]) -> SceneObject | None:
+        """Place an object on a larger one that has a flat top and carries nothing yet."""
+        carrying = {item.base_index for item in self.objects}
         bases = [
             i
-            for i, thing in enumerate(self.things)
-            if SHAPES[thing.shape].flat_top and i not in carrying
-            if thing.area != NOWHERE and self.stuff[thing.area] not in HANGING
+            for i, item in enumerate(self.objects)
+            if SHAPES[item.shape].flat_top and i not in carrying
+            if item.ground_index != NO_INDEX and self.stuff[item.ground_index] not in HANGING
         ]
         if not bases:
             return None
-        base = pick(self.rng, bases)
-        below = self.things[base]
-        radius = self._draw_radius(look["size"], below.foot)
-        if radius > below.radius:
+        base_index = choose(self.rng, bases)
+        base = self.objects[base_index]
+        radius = self._sample_radius(appearance["size"], base.bottom)
+        if radius > base.radius:
             return None
-        x = below.x + float(self.rng.uniform(-0.25, 0.25)) * below.radius
-        top = below.y - (SHAPES[below.shape].flat_top or 0) * below.radius
-        y = top - (SHAPES[look["shape"]].bottom - 0.03) * radius
-        return Thing(
-            **look, x=x, y=y, radius=radius, angle=0.0, depth=below.depth + 1e-3, base=base
+        x = base.x + float(self.rng.uniform(-0.25, 0.25)) * base.radius
+        top = base.y - (SHAPES[base.shape].flat_top or 0) * base.radius
+        y = top - (SHAPES[appearance["shape"]].bottom - 0.03) * radius
+        depth = base.depth + 1e-3
+        return SceneObject(
+            **appearance, x=x, y=y, radius=radius, angle=0.0, depth=depth, base_index=base_index
         )
 
-    def _across(self, radius: float) -> float:
-        return float(self.rng.uniform(radius + RIM, 1 - radius - RIM))
+    def _sample_x(self, radius: float) -> float:
+        return float(self.rng.uniform(radius + IMAGE_MARGIN, 1 - radius - IMAGE_MARGIN))
 
-    def _angle(self, swing: float) -> float:
-        return float(self.rng.uniform(-swing, swing))
+    def _sample_angle(self, limit: float) -> float:
+        return float(self.rng.uniform(-limit, limit))
 
-    def _fits(self, thing: Thing) -> bool:
-        inside = RIM + thing.radius
-        if thing.y < inside or not inside <= thing.x <= 1 - inside:
+    def _fits(self, candidate: SceneObject) -> bool:
+        """Whether a candidate is inside the image and keeps its distance from all but its base."""
+        margin = IMAGE_MARGIN + candidate.radius
+        if candidate.y < margin or not margin <= candidate.x <= 1 - margin:
             return False
-        for i, other in enumerate(self.things):
-            reach = self.world.closeness * (thing.radius + other.radius)
-            near = (thing.x - other.x) ** 2 + (thing.y - other.y) ** 2 < reach**2
-            if near and i != thing.base:
+        for i, other in enumerate(self.objects):
+            spacing = self.world.min_spacing * (candidate.radius + other.radius)
+            distance = (candidate.x - other.x) ** 2 + (candidate.y - other.y) ** 2
+            if distance < spacing**2 and i != candidate.base_index:
                 return False
         return True

@@ -5,28 +5,28 @@ from __future__ import annotations
 from glamm_jax.data.record import Record
 from glamm_jax.data.record_sources import RecordScheme, register_scheme
 from glamm_jax.errors import ConfigError
-from glamm_jax.miniworld.annotations import record
-from glamm_jax.miniworld.scene import scene
+from glamm_jax.miniworld.annotations import scene_record
+from glamm_jax.miniworld.scene import render_scene
 from glamm_jax.miniworld.world import WORLDS
 
 SCHEME = "miniworld"
-DEFAULT_SIZE = 128  # pixels of a side
-# Added to the seed of the scenes: no two splits have a scene in common.
+DEFAULT_SIZE = 128  # width and height of an image in pixels
+# Added to the seed of the scenes, so that no two splits share a scene.
 SPLIT_SEEDS = {"train": 0, "val": 1_000_003, "test": 2_000_003}
 SCENES_PER_EPOCH = 1 << 20
-EVAL_LIMIT = 200  # scenes that an evaluation takes by default
+EVAL_LIMIT = 200  # default number of scenes of an evaluation
 
 
 class MiniWorldRecords:
-    """Records of a world's scenes by index. Each is rendered anew when it is read.
+    """Records of a world by scene id; a record is rendered whenever it is read.
 
     Args:
-        world: a name in `WORLDS`.
-        seed: of the scenes.
-        size: pixels of a side.
+        world: key of WORLDS.
+        seed: random seed of the scenes.
+        size: width and height of the images in pixels.
 
     Raises:
-        ConfigError: there is no such world; lists those that there are.
+        ConfigError: there is no such world.
     """
 
     def __init__(self, world: str, seed: int, size: int = DEFAULT_SIZE):
@@ -41,9 +41,9 @@ class MiniWorldRecords:
         """Render a scene.
 
         Raises:
-            SceneError: the scene has no room for its objects.
+            SceneError: the objects of the scene do not fit.
         """
-        return record(scene(self._seed, index, self._size, WORLDS[self._world]))
+        return scene_record(render_scene(self._seed, index, self._size, WORLDS[self._world]))
 
 
 def open_miniworld(name: str, split: str, seed: int = 0) -> MiniWorldRecords:
@@ -51,8 +51,8 @@ def open_miniworld(name: str, split: str, seed: int = 0) -> MiniWorldRecords:
 
     Args:
         name: such as "easy" (128 x 128 pixels) or "easy@64".
-        split: "train", "val" or "test"; each has scenes of its own.
-        seed: another seed has other scenes.
+        split: "train", "val" or "test".
+        seed: random seed of the scenes.
 
     Raises:
         ConfigError: there is no such world or split, or the size is not a positive integer.

@@ -1,4 +1,4 @@
-"""The mini-world in the format of refCOCO: expressions that mean one thing each.
+"""The mini-world in the format of refCOCO: unambiguous expressions of single objects.
 
 folder/Refer_Segm/refcoco/{instances.json, refs(unc).p}
 folder/Refer_Segm/coco_2014/train2014/COCO_train2014_000000000007.jpg
@@ -11,38 +11,39 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from glamm_jax.files import atomic_folder
-from glamm_jax.miniworld.annotations import expressions, mask_of, words_lots
-from glamm_jax.miniworld.captions import Mention
+from glamm_jax.miniworld.annotations import entity_mask, referring_expressions, text_rng
+from glamm_jax.miniworld.captions import SceneEntity
 from glamm_jax.miniworld.folders import (
-    Fields,
-    Splits,
+    JsonObject,
+    ScenesBySplit,
     coco_image,
     coco_instance,
+    write_image,
     write_json,
-    write_picture,
 )
 from glamm_jax.miniworld.scene import Scene
 from glamm_jax.miniworld.shapes import SHAPES
 
-PICKLE_PROTOCOL = 2  # that of the files which go round
+PICKLE_PROTOCOL = 2  # that of the published files
 
 
-def write_refcoco(folder: Path | str, splits: Splits) -> None:
-    """Write scenes by split, as refCOCO: expressions that mean one thing each.
+def write_refcoco(folder: Path | str, splits: ScenesBySplit) -> None:
+    """Write scenes by split in refCOCO's format.
 
-    Raises: FolderError when the folder exists or cannot be written.
+    Raises:
+        FolderError: the folder exists or cannot be written.
     """
-    images: list[Fields] = []
-    annotations: list[Fields] = []
-    refs: list[Fields] = []
+    images: list[JsonObject] = []
+    annotations: list[JsonObject] = []
+    refs: list[JsonObject] = []
     with atomic_folder(folder) as unfinished:
         base = unfinished / "Refer_Segm"
         for split, scenes in splits.items():
-            for one in scenes:
-                name = f"COCO_train2014_{one.scene_id:012d}.jpg"
-                write_picture(base / "coco_2014" / "train2014", name, one)
-                images.append({"file_name": name, **coco_image(one, one.scene_id)})
-                for annotation, ref in _references(one, name, split, len(annotations)):
+            for scene in scenes:
+                name = f"COCO_train2014_{scene.scene_id:012d}.jpg"
+                write_image(base / "coco_2014" / "train2014", name, scene)
+                images.append({"file_name": name, **coco_image(scene, scene.scene_id)})
+                for annotation, ref in _annotations(scene, name, split, len(annotations)):
                     annotations.append(annotation)
                     refs.append(ref)
         categories = [{"id": i + 1, "name": shape} for i, shape in enumerate(SHAPES)]
@@ -52,23 +53,26 @@ def write_refcoco(folder: Path | str, splits: Splits) -> None:
         refs_file.write_bytes(pickle.dumps(refs, protocol=PICKLE_PROTOCOL))
 
 
-def _references(one: Scene, name: str, split: str, first: int) -> Iterator[tuple[Fields, Fields]]:
-    """An object and what is said to point at it, for everything that can be pointed at."""
-    said = expressions(one, words_lots(one))
-    for i, thing in enumerate(one.things):
-        mention = Mention("thing", i)
-        texts = [text for text, mentions in said if mentions == (mention,)]
+def _annotations(
+    scene: Scene, name: str, split: str, first_id: int
+) -> Iterator[tuple[JsonObject, JsonObject]]:
+    """Yield the instance and the ref of every object that has an expression."""
+    expressions = referring_expressions(scene, text_rng(scene))
+    ann_id = first_id
+    for i, item in enumerate(scene.objects):
+        entity = SceneEntity("object", i)
+        texts = [text for text, entities in expressions if entities == (entity,)]
         if not texts:
             continue
-        category = list(SHAPES).index(thing.shape) + 1
-        joined = {"image_id": one.scene_id, "category_id": category}
-        instance = coco_instance(mask_of(one, mention))
+        category_id = list(SHAPES).index(item.shape) + 1
+        ids = {"image_id": scene.scene_id, "category_id": category_id}
+        instance = coco_instance(entity_mask(scene, entity))
         instance["segmentation"] = [instance["segmentation"]]
         sentences = [
-            {"sent_id": 100 * first + k, "sent": text, "raw": text, "tokens": text.split()}
+            {"sent_id": 100 * ann_id + k, "sent": text, "raw": text, "tokens": text.split()}
             for k, text in enumerate(texts)
         ]
-        ref = {"ref_id": first, "ann_id": first, "file_name": name, "split": split}
-        ref |= {"sentences": sentences, "sent_ids": [item["sent_id"] for item in sentences]}
-        yield {"id": first, **joined, **instance}, ref | joined
-        first += 1
+        ref = {"ref_id": ann_id, "ann_id": ann_id, "file_name": name, "split": split}
+        ref |= {"sentences": sentences, "sent_ids": [sent["sent_id"] for sent in sentences]}
+        yield {"id": ann_id, **ids, **instance}, ref | ids
+        ann_id += 1

@@ -1,9 +1,9 @@
-"""A scene of the mini-world: a picture, and everything that is true of it.
+"""A rendered scene: image, objects and exact masks.
 
-one = scene(seed=0, scene_id=7, size=128, world=FULL)
-one.image            uint8[128, 128, 3]
-one.things[0]        Thing(shape="star", colour="red", ...), far things first
-one.thing_mask(0)    what is visible of it
+scene = render_scene(seed=0, scene_id=7, size=128, world=FULL)
+scene.image             uint8[128, 128, 3]
+scene.objects[0]        SceneObject(shape="star", colour="red", ...), the farthest one
+scene.object_mask(0)    its visible pixels
 """
 
 from __future__ import annotations
@@ -14,91 +14,109 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from glamm_jax.data.record import RecordError
-from glamm_jax.miniworld.layout import Plan, Thing, draw_plan
-from glamm_jax.miniworld.painting import Painting, paint
+from glamm_jax.miniworld.layout import SceneLayout, SceneObject, sample_layout
+from glamm_jax.miniworld.rendering import Rendering, render_layout
 from glamm_jax.miniworld.world import FULL, PLACES, World
 
-ATTEMPTS = 100  # at a scene whose things can all be seen
-MIN_PIXELS = 8  # of a thing, and of a part
+MAX_ATTEMPTS = 100  # layouts tried until all objects are sufficiently visible
+MIN_PIXELS = 8  # visible pixels of any stuff, object or part
 
 
 class SceneError(RecordError):
-    """A world that has no room for its things, or a picture that is too small for them."""
+    """The objects of a world do not fit, or the image is too small to show them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What `scene` draws. Stuff and things are numbered as in `plan`."""
+    """A rendered scene; the result of `render_scene`.
+
+    Attributes:
+        seed: random seed.
+        scene_id: number of the scene among those of the seed.
+        world: options that the scene was sampled from.
+        layout: objects and stuff; masks are requested by their indices in it.
+        rendering: image and label maps.
+    """
 
     seed: int
     scene_id: int
     world: World
-    plan: Plan
-    painting: Painting
+    layout: SceneLayout
+    rendering: Rendering
 
     @property
     def image(self) -> UInt8[np.ndarray, "s s 3"]:
-        return self.painting.image
+        return self.rendering.image
 
     @property
     def size(self) -> int:
-        return self.painting.labels.shape[0]
+        """Width and height of the image in pixels."""
+        return self.rendering.labels.shape[0]
 
     @property
     def stuff(self) -> tuple[str, ...]:
-        """Names of what fills the place, from top to bottom."""
-        return PLACES[self.plan.place].stuff
+        """Names of the stuff of the place, from top to bottom."""
+        return PLACES[self.layout.place].stuff
 
     @property
-    def things(self) -> tuple[Thing, ...]:
-        return self.plan.things
+    def objects(self) -> tuple[SceneObject, ...]:
+        return self.layout.objects
 
-    def stuff_mask(self, number: int) -> Bool[np.ndarray, "s s"]:
-        """Where this stuff is seen."""
-        return self.painting.labels == number
+    def stuff_mask(self, index: int) -> Bool[np.ndarray, "s s"]:
+        """Return the visible pixels of some stuff."""
+        return self.rendering.labels == index
 
-    def thing_mask(self, number: int) -> Bool[np.ndarray, "s s"]:
-        """Where this thing is seen. No two masks of stuff and things share a pixel."""
-        return self.painting.labels == len(self.stuff) + number
+    def object_mask(self, index: int) -> Bool[np.ndarray, "s s"]:
+        """Return the visible pixels of an object. Masks of stuff and objects are disjoint."""
+        return self.rendering.labels == len(self.stuff) + index
 
-    def part_mask(self, number: int) -> Bool[np.ndarray, "s s"]:
-        """Where the part of this thing is seen; it lies within the thing's mask."""
-        return self.thing_mask(number) & self.painting.is_part
+    def part_mask(self, index: int) -> Bool[np.ndarray, "s s"]:
+        """Return the visible pixels of an object's part, a subset of the object's mask."""
+        return self.object_mask(index) & self.rendering.is_part
 
-    def covers(self, front: int, back: int) -> int:
-        """How many pixels of one thing another was painted over."""
-        return int(self.painting.covered[front, back])
+    def covered_pixels(self, front: int, back: int) -> int:
+        """Return the number of pixels of object `back` that object `front` was rendered over."""
+        return int(self.rendering.covered_pixels[front, back])
 
 
-def scene(seed: int, scene_id: int, size: int, world: World = FULL) -> Scene:
-    """The scene of this seed and id, the same whenever it is asked for.
+def render_scene(seed: int, scene_id: int, size: int, world: World = FULL) -> Scene:
+    """Sample and render a scene. The same arguments give the same scene.
 
-    Raises: SceneError when things do not fit or cannot be seen, at every attempt.
+    Args:
+        seed: random seed.
+        scene_id: number of the scene; not negative.
+        size: width and height of the image in pixels.
+        world: options to sample from.
+
+    Raises:
+        SceneError: in none of MAX_ATTEMPTS layouts all objects fit and are sufficiently visible.
     """
-    for attempt in range(ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         rng = np.random.default_rng((seed, scene_id, attempt))
-        plan = draw_plan(world, rng)
-        if len(plan.things) < world.num_things[0]:
+        layout = sample_layout(world, rng)
+        if len(layout.objects) < world.num_objects[0]:
             continue
-        drawn = Scene(seed, scene_id, world, plan, paint(plan, size, rng))
-        if _all_visible(drawn):
-            return drawn
+        scene = Scene(seed, scene_id, world, layout, render_layout(layout, size, rng))
+        if _is_visible(scene):
+            return scene
     raise SceneError(
-        f"scene {scene_id} of seed {seed}: {world.num_things[0]} to {world.num_things[1]} things "
-        f"with radii {world.radii} find no room to be seen in {size} x {size} pixels; take fewer, "
-        "smaller ones or a larger picture"
+        f"scene {scene_id} of seed {seed}: {world.num_objects[0]} to {world.num_objects[1]} "
+        f"objects with radii {world.radii} do not fit visibly into {size} x {size} pixels; use "
+        "fewer or smaller objects or a larger image"
     )
 
 
-def _all_visible(drawn: Scene) -> bool:
-    """Whether enough is seen of everything that texts may speak of."""
-    painting, first = drawn.painting, len(drawn.stuff)
-    seen = np.bincount(painting.labels.ravel(), minlength=first + len(drawn.things))
-    if seen.min() < MIN_PIXELS or (seen[first:] < drawn.world.min_visible * painting.areas).any():
+def _is_visible(scene: Scene) -> bool:
+    """Whether all stuff, objects and parts that texts may name are sufficiently visible."""
+    rendering, num_stuff = scene.rendering, len(scene.stuff)
+    num_labels = num_stuff + len(scene.objects)
+    pixels = np.bincount(rendering.labels.ravel(), minlength=num_labels)
+    min_pixels = scene.world.min_visible * rendering.object_areas
+    if pixels.min() < MIN_PIXELS or (pixels[num_stuff:] < min_pixels).any():
         return False
-    parts = np.bincount(painting.labels[painting.is_part], minlength=len(seen))[first:]
+    part_pixels = np.bincount(rendering.labels[rendering.is_part], minlength=len(pixels))
     return all(
-        part >= MIN_PIXELS
-        for part, thing in zip(parts, drawn.things, strict=True)
-        if thing.part is not None
+        count >= MIN_PIXELS
+        for count, item in zip(part_pixels[num_stuff:], scene.objects, strict=True)
+        if item.part is not None
     )

@@ -1,8 +1,8 @@
-"""Outlines of things as signed distances in pixels: negative inside, so a mask is `distance < 0`.
+"""Outlines of objects as signed distances in pixels, negative inside: a mask is `distance < 0`.
 
-Every shape fits, about (REACH), into a circle around 0, 0 with the thing's radius; y points down.
-Near the outline the distance is true, which gives soft edges and bevels for free; far from it, at
-corners, it may be too small.
+Every shape fits into the circle around (0, 0) with the object's radius, up to a factor of REACH; y
+points down. Near the outline the distance is exact, which gives antialiased edges and bevels. Far
+from it, at corners, it may be too small.
 """
 
 from __future__ import annotations
@@ -15,19 +15,25 @@ import numpy as np
 from jaxtyping import Float
 
 Plane = Float[np.ndarray, "h w"]
-SLANT = 0.75**0.5  # sine of 60 degrees
-TIP = math.pi / 5  # half the angle between two tips of a star
-INNER = 0.46  # where a star's notches lie, in radii of its tips
-HEART_TOP = 0.5**0.5 / 2
-REACH = 1.09  # how far the corners of some shapes stick out, in radii
+SIN_60 = 0.75**0.5  # of 60 degrees
+STAR_ANGLE = math.pi / 5  # half the angle between two tips of a star
+STAR_NOTCH = 0.46  # distance of a star's notches from its centre, in radii
+HEART_LOBE = 0.5**0.5 / 2  # radius of a heart's lobes, in its own scale
+REACH = 1.09  # largest distance of an outline from the centre, in radii
 
 
-class Shape(NamedTuple):
-    """A distance field, where its lowest point lies below its centre in radii, and its top."""
+class ObjectShape(NamedTuple):
+    """Geometry of a shape; lengths are in radii.
+
+    Attributes:
+        distance: function of x, y and radius that returns signed distances.
+        bottom: how far the lowest point is below the centre.
+        flat_top: how far a flat top is above the centre; None: nothing can stand on the shape.
+    """
 
     distance: Callable[[Plane, Plane, float], Plane]
     bottom: float
-    flat_top: float | None = None  # how far above the centre something can stand on it
+    flat_top: float | None = None
 
 
 def _circle(x: Plane, y: Plane, r: float) -> Plane:
@@ -36,33 +42,36 @@ def _circle(x: Plane, y: Plane, r: float) -> Plane:
 
 def _square(x: Plane, y: Plane, r: float) -> Plane:
     corner = 0.12 * r
-    across, down = np.abs(x) - (0.8 * r - corner), np.abs(y) - (0.8 * r - corner)
-    outside = np.sqrt(np.maximum(across, 0) ** 2 + np.maximum(down, 0) ** 2)
-    return outside + np.minimum(np.maximum(across, down), 0) - corner
+    right, down = np.abs(x) - (0.8 * r - corner), np.abs(y) - (0.8 * r - corner)
+    outside = np.sqrt(np.maximum(right, 0) ** 2 + np.maximum(down, 0) ** 2)
+    return outside + np.minimum(np.maximum(right, down), 0) - corner
 
 
 def _triangle(x: Plane, y: Plane, r: float) -> Plane:
-    low = y - 0.2 * r  # its middle is lower than that of the circle around it
-    return np.maximum(low, SLANT * np.abs(x) - 0.5 * low) - 0.46 * r
+    low = y - 0.2 * r  # the triangle's centroid is below the circle's centre
+    return np.maximum(low, SIN_60 * np.abs(x) - 0.5 * low) - 0.46 * r
 
 
 def _star(x: Plane, y: Plane, r: float) -> Plane:
-    angle = np.abs((np.arctan2(x, -y) + TIP) % (2 * TIP) - TIP)
-    far = np.sqrt(x * x + y * y)
-    along, aside = far * np.cos(angle) - r, far * np.sin(angle)
-    # The edge from a tip, now at 0, 0, to the notch beside it.
-    edge_along, edge_aside = INNER * r * math.cos(TIP) - r, INNER * r * math.sin(TIP)
+    angle = np.abs((np.arctan2(x, -y) + STAR_ANGLE) % (2 * STAR_ANGLE) - STAR_ANGLE)
+    distance = np.sqrt(x * x + y * y)
+    along, aside = distance * np.cos(angle) - r, distance * np.sin(angle)
+    # The edge from a tip, now at (0, 0), to the notch beside it.
+    edge_along, edge_aside = (
+        STAR_NOTCH * r * math.cos(STAR_ANGLE) - r,
+        STAR_NOTCH * r * math.sin(STAR_ANGLE),
+    )
     length = math.hypot(edge_along, edge_aside)
     return (along * (edge_aside / length) - aside * (edge_along / length)).astype(x.dtype)
 
 
 def _heart(x: Plane, y: Plane, r: float) -> Plane:
     scale = 1 / (1.45 * r)
-    across, up = np.abs(x) * scale, 0.58 - y * scale
-    lobe = np.sqrt((across - 0.25) ** 2 + (up - 0.75) ** 2) - HEART_TOP
-    foot = 0.5 * np.maximum(across + up, 0)
-    below = np.minimum(across**2 + (up - 1) ** 2, (across - foot) ** 2 + (up - foot) ** 2)
-    return np.where(across + up > 1, lobe, np.sqrt(below) * np.sign(across - up)) / scale
+    right, up = np.abs(x) * scale, 0.58 - y * scale
+    lobe = np.sqrt((right - 0.25) ** 2 + (up - 0.75) ** 2) - HEART_LOBE
+    nearest = 0.5 * np.maximum(right + up, 0)
+    squared = np.minimum(right**2 + (up - 1) ** 2, (right - nearest) ** 2 + (up - nearest) ** 2)
+    return np.where(right + up > 1, lobe, np.sqrt(squared) * np.sign(right - up)) / scale
 
 
 def _ring(x: Plane, y: Plane, r: float) -> Plane:
@@ -70,9 +79,9 @@ def _ring(x: Plane, y: Plane, r: float) -> Plane:
 
 
 def _cross(x: Plane, y: Plane, r: float) -> Plane:
-    across, down = np.abs(x), np.abs(y)
-    upright = np.maximum(across - 0.32 * r, down - 0.9 * r)
-    return np.minimum(upright, np.maximum(across - 0.9 * r, down - 0.32 * r))
+    right, down = np.abs(x), np.abs(y)
+    vertical = np.maximum(right - 0.32 * r, down - 0.9 * r)
+    return np.minimum(vertical, np.maximum(right - 0.9 * r, down - 0.32 * r))
 
 
 def _diamond(x: Plane, y: Plane, r: float) -> Plane:
@@ -80,19 +89,19 @@ def _diamond(x: Plane, y: Plane, r: float) -> Plane:
 
 
 def _moon(x: Plane, y: Plane, r: float) -> Plane:
-    middle = x + 0.18 * r
-    bite = 0.76 * r - np.sqrt((middle - 0.52 * r) ** 2 + (y + 0.1 * r) ** 2)
-    return np.maximum(np.sqrt(middle**2 + y * y) - 0.9 * r, bite)
+    shifted = x + 0.18 * r
+    cutout = 0.76 * r - np.sqrt((shifted - 0.52 * r) ** 2 + (y + 0.1 * r) ** 2)
+    return np.maximum(np.sqrt(shifted**2 + y * y) - 0.9 * r, cutout)
 
 
-SHAPES: dict[str, Shape] = {
-    "circle": Shape(_circle, 0.92),
-    "square": Shape(_square, 0.8, 0.8),
-    "triangle": Shape(_triangle, 0.66),
-    "star": Shape(_star, 0.81),
-    "heart": Shape(_heart, 0.84),
-    "ring": Shape(_ring, 0.94),
-    "cross": Shape(_cross, 0.9),
-    "diamond": Shape(_diamond, 0.98),
-    "moon": Shape(_moon, 0.9),
+SHAPES: dict[str, ObjectShape] = {
+    "circle": ObjectShape(_circle, 0.92),
+    "square": ObjectShape(_square, 0.8, 0.8),
+    "triangle": ObjectShape(_triangle, 0.66),
+    "star": ObjectShape(_star, 0.81),
+    "heart": ObjectShape(_heart, 0.84),
+    "ring": ObjectShape(_ring, 0.94),
+    "cross": ObjectShape(_cross, 0.9),
+    "diamond": ObjectShape(_diamond, 0.98),
+    "moon": ObjectShape(_moon, 0.9),
 }

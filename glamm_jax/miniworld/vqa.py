@@ -1,7 +1,6 @@
-"""Questions about a scene with their answers, by several ways of asking, each true by count.
+"""Questions about a scene with their answers, from several templates.
 
-A question that names a thing names it unambiguously. Kinds that a world withholds are not asked
-for, either.
+Questions name objects unambiguously. Kinds that a world withholds occur in no question.
 """
 
 from __future__ import annotations
@@ -10,132 +9,126 @@ from collections.abc import Callable
 
 import numpy as np
 
-from glamm_jax.miniworld.captions import article, in_words, place_name
+from glamm_jax.miniworld.captions import number_word, place_description, with_article
 from glamm_jax.miniworld.expressions import (
     DIRECTIONS,
-    Query,
-    holds,
+    ObjectQuery,
+    is_related,
     is_unambiguous,
-    meant,
+    match_objects,
     preposition,
     simple_expression,
 )
-from glamm_jax.miniworld.layout import NOWHERE, pick
+from glamm_jax.miniworld.layout import NO_INDEX, choose
 from glamm_jax.miniworld.scene import Scene
 
-Turn = tuple[str, str]
-MAX_TURNS = 4
+QuestionAnswer = tuple[str, str]
+MAX_QUESTIONS = 4
 
 
-def conversation(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
-    """Two to four questions of different sorts and their answers, in turns."""
-    wanted = int(rng.integers(2, MAX_TURNS + 1))
+def vqa_turns(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
+    """Return two to four questions from different templates, each followed by its answer."""
+    num_questions = int(rng.integers(2, MAX_QUESTIONS + 1))
     turns: list[str] = []
     for i in rng.permutation(len(QUESTIONS)):
         turn = QUESTIONS[int(i)](scene, rng)
-        if turn is not None and len(turns) < 2 * wanted:
+        if turn is not None and len(turns) < 2 * num_questions:
             turns += turn
     return tuple(turns)
 
 
-def _how_many(scene: Scene, rng: np.random.Generator) -> Turn:
-    """Things of a colour, of a shape or of both; sometimes there are none."""
-    colour, shape = _some_kind(scene, rng)
-    query = pick(rng, (Query(colour, shape, plural=True), Query(shape=shape, plural=True)))
-    number = len(meant(scene, query)[0])
-    counted = Query(query.colour, query.shape, plural=number != 1)
+def _how_many(scene: Scene, rng: np.random.Generator) -> QuestionAnswer:
+    """Ask for the number of objects of a shape, with or without a colour; it may be 0."""
+    colour, shape = _sample_kind(scene, rng)
+    query = choose(
+        rng, (ObjectQuery(colour, shape, plural=True), ObjectQuery(shape=shape, plural=True))
+    )
+    number = len(match_objects(scene, query)[0])
+    noun = ObjectQuery(query.colour, query.shape, plural=number != 1).text
     verb = "is" if number == 1 else "are"
-    return f"How many {query.text} are there?", f"There {verb} {in_words(number)} {counted.text}."
+    return f"How many {query.text} are there?", f"There {verb} {number_word(number)} {noun}."
 
 
-def _is_there(scene: Scene, rng: np.random.Generator) -> Turn:
-    query = Query(*_some_kind(scene, rng))
-    question = f"Is there {article(query.text)} in the picture?"
-    if meant(scene, query)[0]:
-        return question, f"Yes, there is {article(query.text)}."
+def _is_there(scene: Scene, rng: np.random.Generator) -> QuestionAnswer:
+    query = ObjectQuery(*_sample_kind(scene, rng))
+    question = f"Is there {with_article(query.text)} in the picture?"
+    if match_objects(scene, query)[0]:
+        return question, f"Yes, there is {with_article(query.text)}."
     return question, f"No, there is no {query.text}."
 
 
-def _what_colour(scene: Scene, rng: np.random.Generator) -> Turn | None:
-    number = _some_thing(scene, rng)
-    thing = scene.things[number]
-    return _ask_about(
-        scene,
-        number,
-        (Query(shape=thing.shape), Query(shape=thing.shape, size=thing.size)),
-        "What colour is the {}?",
-        f"It is {thing.colour}.",
-    )
-
-
-def _what_shape(scene: Scene, rng: np.random.Generator) -> Turn | None:
-    number = _some_thing(scene, rng)
-    thing = scene.things[number]
-    return _ask_about(
-        scene,
-        number,
-        (Query(thing.colour), Query(thing.colour, size=thing.size)),
-        "What shape does the {} have?",
-        f"It is {article(thing.shape)}.",
-    )
-
-
-def _where(scene: Scene, rng: np.random.Generator) -> Turn | None:
-    number = _some_thing(scene, rng)
-    thing, name = scene.things[number], simple_expression(scene, number)
-    if thing.area == NOWHERE or name is None:
+def _what_colour(scene: Scene, rng: np.random.Generator) -> QuestionAnswer | None:
+    index = _sample_object(scene, rng)
+    item = scene.objects[index]
+    queries = (ObjectQuery(shape=item.shape), ObjectQuery(shape=item.shape, size=item.size))
+    name = _first_unambiguous(scene, index, queries)
+    if name is None:
         return None
-    ground = scene.stuff[thing.area]
-    return f"Where is the {name.text}?", f"It is {preposition(ground)} the {ground}."
+    return f"What colour is the {name}?", f"It is {item.colour}."
 
 
-def _is_it_so(scene: Scene, rng: np.random.Generator) -> Turn | None:
-    """Whether one thing is left of another, or the like, where that is beyond doubt."""
-    if len(scene.things) < 2:
+def _what_shape(scene: Scene, rng: np.random.Generator) -> QuestionAnswer | None:
+    index = _sample_object(scene, rng)
+    item = scene.objects[index]
+    queries = (ObjectQuery(item.colour), ObjectQuery(item.colour, size=item.size))
+    name = _first_unambiguous(scene, index, queries)
+    if name is None:
         return None
-    a, b = (int(i) for i in rng.permutation(len(scene.things))[:2])
-    relation = pick(rng, tuple(DIRECTIONS))
-    one, other = simple_expression(scene, a), simple_expression(scene, b)
-    surely = holds(scene, relation, a, b, certain=True)
-    if one is None or other is None or surely != holds(scene, relation, a, b, certain=False):
+    return f"What shape does the {name} have?", f"It is {with_article(item.shape)}."
+
+
+def _where(scene: Scene, rng: np.random.Generator) -> QuestionAnswer | None:
+    index = _sample_object(scene, rng)
+    item, query = scene.objects[index], simple_expression(scene, index)
+    if item.ground_index == NO_INDEX or query is None:
         return None
-    answer = "Yes, it is." if surely else "No, it is not."
-    return f"Is the {one.text} {relation} the {other.text}?", answer
+    ground = scene.stuff[item.ground_index]
+    return f"Where is the {query.text}?", f"It is {preposition(ground)} the {ground}."
 
 
-def _what_place(scene: Scene, rng: np.random.Generator) -> Turn:
-    return "What kind of place is this?", f"This is {place_name(scene)}."
+def _is_it_related(scene: Scene, rng: np.random.Generator) -> QuestionAnswer | None:
+    """Ask whether one object is left of another one, or the like, unless the answer is vague."""
+    if len(scene.objects) < 2:
+        return None
+    a, b = (int(i) for i in rng.permutation(len(scene.objects))[:2])
+    relation = choose(rng, tuple(DIRECTIONS))
+    first, second = simple_expression(scene, a), simple_expression(scene, b)
+    certain = is_related(scene, relation, a, b, certain=True)
+    possible = is_related(scene, relation, a, b, certain=False)
+    if first is None or second is None or certain != possible:
+        return None
+    answer = "Yes, it is." if certain else "No, it is not."
+    return f"Is the {first.text} {relation} the {second.text}?", answer
 
 
-QUESTIONS: tuple[Callable[[Scene, np.random.Generator], Turn | None], ...] = (
+def _what_place(scene: Scene, rng: np.random.Generator) -> QuestionAnswer:
+    return "What kind of place is this?", f"This is {place_description(scene)}."
+
+
+QUESTIONS: tuple[Callable[[Scene, np.random.Generator], QuestionAnswer | None], ...] = (
     _how_many,
     _is_there,
     _what_colour,
     _what_shape,
     _where,
-    _is_it_so,
+    _is_it_related,
     _what_place,
 )
 
 
-def _some_thing(scene: Scene, rng: np.random.Generator) -> int:
-    return int(rng.integers(len(scene.things)))
+def _sample_object(scene: Scene, rng: np.random.Generator) -> int:
+    return int(rng.integers(len(scene.objects)))
 
 
-def _some_kind(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """Of a thing that is there, or one that shares its colour or shape with it."""
-    colour, shape = scene.things[_some_thing(scene, rng)].kind
+def _sample_kind(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """Return the kind of an object, or in half of the cases one that shares colour or shape."""
+    colour, shape = scene.objects[_sample_object(scene, rng)].kind
     if rng.random() < 0.5:
         return colour, shape
-    return pick(rng, [k for k in scene.world.kinds if k[0] == colour or k[1] == shape])
+    return choose(rng, [k for k in scene.world.kinds if k[0] == colour or k[1] == shape])
 
 
-def _ask_about(
-    scene: Scene, number: int, ways: tuple[Query, ...], question: str, answer: str
-) -> Turn | None:
-    """Ask about a thing by the first name that means it alone."""
-    only = frozenset((number,))
-    for query in ways:
-        if is_unambiguous(scene, query, only):
-            return question.format(query.text), answer
-    return None
+def _first_unambiguous(scene: Scene, index: int, queries: tuple[ObjectQuery, ...]) -> str | None:
+    """Return the text of the first query that refers to the object alone."""
+    targets = frozenset((index,))
+    return next((query.text for query in queries if is_unambiguous(scene, query, targets)), None)

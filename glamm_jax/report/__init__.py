@@ -1,0 +1,1 @@
+"""Reports: self-contained web pages, images with coloured masks, drawings, and text tables."""

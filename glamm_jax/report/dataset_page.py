@@ -1,8 +1,8 @@
-"""A page about records as training sees them: drawn conversations, their lengths, what is left out.
+"""Page about records as training uses them: sampled conversations, statistics, and losses.
 
-Every record is asked for every task, tokenised and cut exactly as for a batch; a dataset that has
-nothing for a task leaves it out. What was lost is told in two tables: on the way into the records
-(the defects of their conversion), and on the way from them into training.
+Conversations of all tasks are sampled from every record, tokenized and truncated exactly as for a
+batch; tasks without annotations are left out. Losses are listed separately for the conversion to
+records (its defects) and for the encoding of conversations.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from glamm_jax.data.preprocess import ImageError
 from glamm_jax.data.record import Record
 from glamm_jax.data.record_shards import ShardError
 from glamm_jax.data.record_sources import RecordSource
-from glamm_jax.report.conversation_cards import card_of
+from glamm_jax.report.conversation_cards import conversation_card
 from glamm_jax.report.html_page import Card, Page, TextMark
 from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import Tokenizer
 from glamm_jax.types import BatchShape, Example
 
-UNREADABLE = "unreadable record"
-NO_PICTURE = "unreadable picture"
-NO_MASKS = "unreadable mask"
-ASKED_TASKS: tuple[ConversationTask, ...] = get_args(ConversationTask)
+UNREADABLE_RECORD = "unreadable record"
+UNREADABLE_IMAGE = "unreadable image"
+UNREADABLE_MASK = "unreadable mask"
+CONVERSATION_TASKS: tuple[ConversationTask, ...] = get_args(ConversationTask)
 TITLES: dict[str, str] = {
     "gcg": "Grounded captions",
     "referring": "Referring expressions",
@@ -41,17 +41,21 @@ TITLES: dict[str, str] = {
     "vqa": "Questions and answers",
 }
 LEGEND = (
-    "A dog [SEG] has the colour of its mask, region1 <bbox> that of its box. Behind each [SEG] the "
-    "model puts a mask; <bbox> is where it is shown a region."
+    "A dog [SEG] has the colour of its mask, region1 <bbox> that of its box. The model predicts a "
+    "mask for each [SEG]; each <bbox> refers to a region in the prompt."
 )
 ProgressBar = Callable[[Sequence[int], str], Iterable[int]]
 
 
 @dataclass(frozen=True)
 class RecordCollection:
-    """Records of one split. limit: so many are looked at, spread evenly over all.
+    """Records of one split.
 
-    defects: kind -> where, of everything that was dropped or put right when they were made.
+    Attributes:
+        name: heading of its section.
+        records: the records.
+        limit: maximum number of records to read; they are evenly spaced.
+        defects: kind -> places, of everything dropped or corrected in the conversion to records.
     """
 
     name: str
@@ -60,8 +64,8 @@ class RecordCollection:
     defects: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
-    def chosen(self) -> list[int]:
-        """The numbers of the records that are looked at."""
+    def selected_indices(self) -> list[int]:
+        """Indices of the records to read."""
         size = len(self.records)
         step = max(size / self.limit, 1)
         return [int(i * step) for i in range(min(self.limit, size))]
@@ -69,199 +73,219 @@ class RecordCollection:
 
 @dataclass(frozen=True)
 class ConversationSampling:
-    """How conversations are drawn and cut: of a training, its tokenizer, its model and its room."""
+    """How conversations are sampled and truncated.
+
+    Attributes:
+        tokenizer: tokenizer of the model.
+        model: its number of patches and its special tokens are used.
+        batch_shape: limits of tokens and targets.
+        conversation: sampling options.
+    """
 
     tokenizer: Tokenizer
     model: GLaMMConfig
-    room: BatchShape
-    asking: ConversationConfig = field(default_factory=ConversationConfig)
+    batch_shape: BatchShape
+    conversation: ConversationConfig = field(default_factory=ConversationConfig)
 
 
-def page_of(
+def build_dataset_page(
     title: str,
     collections: Sequence[RecordCollection],
-    samples: int,
-    drawing: ConversationSampling,
-    watch: ProgressBar = lambda numbers, name: numbers,
+    num_samples: int,
+    sampling: ConversationSampling,
+    progress: ProgressBar = lambda indices, name: indices,
 ) -> Page:
-    """The page; `samples` conversations of each task of each collection.
+    """Build the page.
 
-    watch: what the numbers of the records of a collection go through, such as a progress bar.
+    Args:
+        title: of the page.
+        collections: records; each has a section.
+        num_samples: maximum number of conversations of each task to show in a section.
+        sampling: how conversations are sampled.
+        progress: called with the record indices and the name of a collection; returns the indices
+            to iterate over, such as a progress bar.
     """
     total = sum(len(collection.records) for collection in collections)
-    page = Page(title, f"{total:,} pictures; rest the pointer on one to see it without masks")
-    _explain(page)
-    looks = [_Look(each, drawing, watch(each.chosen, each.name)) for each in collections]
-    if len(looks) > 1:
-        _overview(page, looks)
-    for look in looks:
-        page.section(look.collection.name)
-        page.facts(look.facts())
-        for task in look.tasks:
+    page = Page(title, f"{total:,} images; hover over an image to see it without masks")
+    marks = []
+    for text, colour, is_token in (
+        ("A dog", 0, False),
+        ("[SEG]", 0, True),
+        ("region1", 1, False),
+        ("<bbox>", 1, True),
+    ):
+        start = LEGEND.index(text)
+        marks.append(TextMark(start, start + len(text), colour, is_token))
+    page.paragraph(LEGEND, marks)
+    summaries = [
+        _CollectionSummary(item, sampling, progress(item.selected_indices, item.name))
+        for item in collections
+    ]
+    if len(summaries) > 1:
+        page.table(*_overview_table(summaries))
+    for summary in summaries:
+        page.section(summary.collection.name)
+        page.facts(summary.counts())
+        for task in summary.tasks:
             page.section(TITLES[task], level=3)
-            page.cards(look.cards(task, samples))
-        page.section("How much", level=3)
-        page.histograms(look.numbers)
-        _tell(page, "Left out on the way into the records", look.collection.defects)
-        _tell(page, "Left out or cut on the way into training", look.notes)
+            page.cards(summary.cards(task, num_samples))
+        page.section("Statistics", level=3)
+        page.histograms(summary.values)
+        page.section("Dropped or corrected in the conversion to records", level=3)
+        page.counts_by_kind(summary.collection.defects)
+        page.section("Dropped or truncated in training", level=3)
+        page.counts_by_kind(summary.notes)
     return page
 
 
-class _Look:
-    """What a pass over some records of a collection finds."""
+class _CollectionSummary:
+    """Statistics of the selected records of a collection and of the sampled conversations.
+
+    Attributes:
+        collection: the records.
+        values: title of a histogram -> values.
+        notes: kind of loss -> places.
+    """
 
     def __init__(
-        self, collection: RecordCollection, drawing: ConversationSampling, numbers: Iterable[int]
+        self,
+        collection: RecordCollection,
+        sampling: ConversationSampling,
+        indices: Iterable[int],
     ):
         self.collection = collection
-        self.numbers: dict[str, list[float]] = {
+        self.values: dict[str, list[float]] = {
             **{f"{title}: tokens": [] for title in TITLES.values()},
-            "Learned tokens of a conversation": [],
-            "Masks of a conversation": [],
-            "Boxes of a conversation": [],
-            "Things said about a picture": [],
-            "Regions of a picture": [],
-            "Masks of a picture": [],
-            "Area of a mask, % of its picture": [],
-            "Longer side of a picture, pixels": [],
+            "Target tokens per conversation": [],
+            "Masks per conversation": [],
+            "Boxes per conversation": [],
+            "Annotations per image": [],
+            "Regions per image": [],
+            "Masks per image": [],
+            "Mask area, % of the image": [],
+            "Longer side of the image, pixels": [],
         }
         self.notes: dict[str, list[str]] = {}
-        self._drawing, self._looked = drawing, 0
-        self._drawn: dict[str, list[int]] = {task: [] for task in ASKED_TASKS}
+        self._sampling, self._num_read = sampling, 0
+        self._record_indices: dict[str, list[int]] = {task: [] for task in CONVERSATION_TASKS}
         self._counts: Counter[str] = Counter()
-        for number in numbers:
-            self._look_at(number)
-        for task in ASKED_TASKS:
-            if not self._drawn[task]:
+        for index in indices:
+            self._add_record(index)
+        for task in CONVERSATION_TASKS:
+            if not self._record_indices[task]:
                 self.notes.pop(f"{task}: {NO_ANNOTATION}", None)
 
     @property
     def tasks(self) -> list[ConversationTask]:
-        """Those that something was drawn for."""
-        return [task for task in ASKED_TASKS if self._drawn[task]]
+        """Tasks with at least one conversation."""
+        return [task for task in CONVERSATION_TASKS if self._record_indices[task]]
 
-    def drawn(self, task: str) -> int:
-        """Conversations of a task."""
-        return len(self._drawn[task])
+    def num_conversations(self, task: str) -> int:
+        """Return the number of conversations of a task."""
+        return len(self._record_indices[task])
 
-    def facts(self) -> dict[str, int]:
-        """What there is."""
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of images, conversations, regions, masks and boxes."""
         size = len(self.collection.records)
-        looked_at = {"pictures looked at": self._looked} if self._looked < size else {}
-        said = {TITLES[task].lower(): self.drawn(task) for task in self.tasks}
-        return {"pictures": size, **looked_at, **said, **self._counts}
+        num_read = {"images examined": self._num_read} if self._num_read < size else {}
+        conversations = {TITLES[task].lower(): self.num_conversations(task) for task in self.tasks}
+        return {"images": size, **num_read, **conversations, **self._counts}
 
-    def cards(self, task: ConversationTask, samples: int) -> list[Card]:
-        """Conversations of a task, spread evenly over all that were drawn."""
-        numbers = self._drawn[task]
-        step = max(len(numbers) / samples, 1)
-        chosen = [numbers[int(i * step)] for i in range(min(samples, len(numbers)))]
-        return [self._card(self.collection.records[number], task) for number in chosen]
+    def cards(self, task: ConversationTask, num_samples: int) -> list[Card]:
+        """Return cards of evenly spaced conversations of a task."""
+        indices = self._record_indices[task]
+        step = max(len(indices) / num_samples, 1)
+        cards = []
+        for i in range(min(num_samples, len(indices))):
+            record = self.collection.records[indices[int(i * step)]]
+            (example,) = sample_conversations(record, (task,), self._sampling.conversation).examples
+            length, num_targets, note = self._encoded_length(example)
+            text = f"{length:,} tokens, {num_targets:,} targets; {note}".removesuffix("; ")
+            cards.append(conversation_card(example, text))
+        return cards
 
-    def _card(self, record: Record, task: ConversationTask) -> Card:
-        (example,) = sample_conversations(record, (task,), self._drawing.asking).examples
-        length, learned, note = self._length(example)
-        return card_of(
-            example, f"{length:,} tokens, {learned:,} learned; {note}".removesuffix("; ")
-        )
-
-    def _look_at(self, number: int) -> None:
-        self._looked += 1
+    def _add_record(self, index: int) -> None:
+        self._num_read += 1
         try:
-            record = self.collection.records[number]
+            record = self.collection.records[index]
         except ShardError as error:
-            self._note(UNREADABLE, str(error))
+            self._note(UNREADABLE_RECORD, str(error))
             return
         try:
-            drawn = sample_conversations(record, ASKED_TASKS, self._drawing.asking)
-            self._measure(record)
+            sampled = sample_conversations(record, CONVERSATION_TASKS, self._sampling.conversation)
+            self._measure_record(record)
         except (ImageError, rle.MaskError) as error:
-            kind = NO_PICTURE if isinstance(error, ImageError) else NO_MASKS
+            kind = UNREADABLE_IMAGE if isinstance(error, ImageError) else UNREADABLE_MASK
             self._note(kind, f"{record.image_id}: {error}")
             return
-        for note in drawn.notes:
+        for note in sampled.notes:
             self._note(note, record.image_id)
-        for example in drawn.examples:
-            self._take(example, number)
+        for example in sampled.examples:
+            self._add_conversation(example, index)
 
-    def _take(self, example: Example, number: int) -> None:
-        """A conversation that was drawn from the record of this number."""
+    def _add_conversation(self, example: Example, index: int) -> None:
+        """Add a conversation of the record at an index, unless it is dropped."""
         task = example.task
-        length, learned, note = self._length(example)
+        length, num_targets, note = self._encoded_length(example)
         if note:
             self._note(f"{task}: {note}", example.id)
         if not length:
             return
-        self._drawn[task].append(number)
-        self.numbers[f"{TITLES[task]}: tokens"].append(length)
-        self.numbers["Learned tokens of a conversation"].append(learned)
+        self._record_indices[task].append(index)
+        self.values[f"{TITLES[task]}: tokens"].append(length)
+        self.values["Target tokens per conversation"].append(num_targets)
         for name, items in (("Masks", example.masks), ("Boxes", example.boxes_xyxy_unit)):
-            self.numbers[f"{name} of a conversation"] += [] if items is None else [len(items)]
+            self.values[f"{name} per conversation"] += [] if items is None else [len(items)]
 
-    def _length(self, example: Example) -> tuple[int, int, str]:
-        """Tokens of the whole prepared conversation, how many are learned, and what happened."""
-        drawing, bare = self._drawing, self._drawing.asking.bare_image
-        kept, note = encode_example(
-            example, drawing.tokenizer, drawing.model, drawing.room, bare_image=bare
+    def _encoded_length(self, example: Example) -> tuple[int, int, str]:
+        """Return the number of tokens and of targets after encoding, and what was lost."""
+        sampling, bare = self._sampling, self._sampling.conversation.bare_image
+        encoded, note = encode_example(
+            example, sampling.tokenizer, sampling.model, sampling.batch_shape, bare_image=bare
         )
-        if kept is None:
+        if encoded is None:
             return 0, 0, note
-        patches = drawing.model.clip.num_patches
-        turns, _, _ = kept
-        learned = int((turns.labels != IGNORE_ID).sum())
-        return len(turns.ids) + patches - 1, learned, note
+        turns, _, _ = encoded
+        num_targets = int((turns.labels != IGNORE_ID).sum())
+        return len(turns.ids) + sampling.model.clip.num_patches - 1, num_targets, note
 
-    def _measure(self, record: Record) -> None:
-        """What there is in a record, whatever is drawn from it."""
+    def _measure_record(self, record: Record) -> None:
         size = [record.height, record.width]
         runs = [region.mask for region in record.regions if region.mask is not None]
         areas = [100 * float(rle.decode({"size": size, "counts": x}).mean()) for x in runs]
         boxes = sum(region.box_xyxy_pixel is not None for region in record.regions)
         self._counts.update({"regions": len(record.regions), "masks": len(runs), "boxes": boxes})
         for name, values in {
-            "Things said about a picture": [len(record.annotations)],
-            "Regions of a picture": [len(record.regions)],
-            "Masks of a picture": [len(runs)],
-            "Area of a mask, % of its picture": areas,
-            "Longer side of a picture, pixels": [max(size)],
+            "Annotations per image": [len(record.annotations)],
+            "Regions per image": [len(record.regions)],
+            "Masks per image": [len(runs)],
+            "Mask area, % of the image": areas,
+            "Longer side of the image, pixels": [max(size)],
         }.items():
-            self.numbers[name] += values
+            self.values[name] += values
 
-    def _note(self, kind: str, where: str) -> None:
-        self.notes.setdefault(kind, []).append(where)
-
-
-def _explain(page: Page) -> None:
-    """What the colours mean, in the colours."""
-    marks = []
-    for words, colour, is_token in (
-        ("A dog", 0, False),
-        ("[SEG]", 0, True),
-        ("region1", 1, False),
-        ("<bbox>", 1, True),
-    ):
-        start = LEGEND.index(words)
-        marks.append(TextMark(start, start + len(words), colour, is_token))
-    page.paragraph(LEGEND, marks)
+    def _note(self, kind: str, place: str) -> None:
+        self.notes.setdefault(kind, []).append(place)
 
 
-def _overview(page: Page, looks: Sequence[_Look]) -> None:
-    """A row for each collection."""
-    tasks = [task for task in ASKED_TASKS if any(look.drawn(task) for look in looks)]
-    header = ["", "pictures", *(TITLES[task].lower() for task in tasks), "defects", "left out"]
+def _overview_table(
+    summaries: Sequence[_CollectionSummary],
+) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
+    """Return header and rows of a table with a row for each collection."""
+    tasks = [
+        task
+        for task in CONVERSATION_TASKS
+        if any(summary.num_conversations(task) for summary in summaries)
+    ]
+    header = ["", "images", *(TITLES[task].lower() for task in tasks), "defects", "losses"]
     rows = [
         [
-            look.collection.name,
-            len(look.collection.records),
-            *(look.drawn(task) or "" for task in tasks),
-            sum(map(len, look.collection.defects.values())),
-            sum(map(len, look.notes.values())),
+            summary.collection.name,
+            len(summary.collection.records),
+            *(summary.num_conversations(task) or "" for task in tasks),
+            sum(map(len, summary.collection.defects.values())),
+            sum(map(len, summary.notes.values())),
         ]
-        for look in looks
+        for summary in summaries
     ]
-    page.table(header, rows)
-
-
-def _tell(page: Page, title: str, found: Mapping[str, Sequence[str]]) -> None:
-    page.section(title, level=3)
-    page.kinds(found)
+    return header, rows

@@ -1,12 +1,12 @@
-"""The one writer of web pages: a single file with its pictures in it, no script, light and dark.
+"""Web pages of a single file: images are embedded, no scripts, light and dark colour scheme.
 
-    page = Page("shards/glamm_refcoco", "what is in it")
+    page = Page("shards/glamm_refcoco", "12 images")
     page.section("Samples")
-    page.cards([Card(image, (Line("A dog runs.", (Mark(0, 5, 0),)),), masks=(dog,))])
+    page.cards([Card(image, [TextLine("A dog runs.", [TextMark(0, 5, 0)])], masks=[dog])])
     page.save(Path("page.html"))
 
-Marked words have the colour of their mask (`report.paint`). A picture shows its masks until the
-pointer rests on it. Everything that is written is escaped, and the page may load nothing.
+Marked text has the colour of its mask (`report.mask_overlay`). An image shows its masks unless the
+pointer hovers over it. All text is escaped, and a content policy forbids the page to load anything.
 """
 
 from __future__ import annotations
@@ -27,16 +27,23 @@ from glamm_jax.report.curves import Curve, curves_svg
 from glamm_jax.report.histogram import histogram_svg
 from glamm_jax.report.mask_overlay import colour_of, overlay
 
-MAX_SIDE = 640  # pixels of an embedded picture
+MAX_SIDE = 640  # longer side of an embedded image in pixels
 JPEG_QUALITY = 88
-MAX_NAMED = 50  # places of one kind
-OPACITY = 0.5  # of masks: stuff may cover the whole picture, which should still be seen
+MAX_LISTED = 50  # places listed of one kind
+OPACITY = 0.5  # of masks: an image that is covered by stuff completely has to stay visible
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class TextMark:
-    """Words [start, end) of a line that have the colour of this number; a token is in capsules."""
+    """A coloured range of characters of a line.
+
+    Attributes:
+        start: first character.
+        end: character behind the last one.
+        colour: index of the colour, that of a mask or box of the card.
+        is_token: shown as a special token.
+    """
 
     start: int
     end: int
@@ -46,9 +53,14 @@ class TextMark:
 
 @dataclass(frozen=True)
 class TextLine:
-    """A text with its marks, in order.
+    """A line of text.
 
-    speaker: who says it. note: small print behind it. is_question: shown softly.
+    Attributes:
+        text: the text.
+        marks: coloured ranges, in order and without overlap; others are ignored.
+        speaker: name in front of the text.
+        note: text in small print after it.
+        is_question: shown in a weaker colour.
     """
 
     text: str
@@ -60,9 +72,14 @@ class TextLine:
 
 @dataclass(frozen=True)
 class Card:
-    """A picture with what is said about it.
+    """An image with text.
 
-    masks, boxes_xyxy_pixel: in the colours 0, 1, ... of the marks; None where there is none.
+    Attributes:
+        image: the image.
+        lines: text below it.
+        masks: the i-th mask has colour i; None: no mask of that colour.
+        boxes_xyxy_pixel: the i-th box has colour i; None: no box of that colour.
+        title: heading above the text.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -73,7 +90,7 @@ class Card:
 
 
 class Page:
-    """A page in the making, from top to bottom."""
+    """A page, written from top to bottom."""
 
     def __init__(self, title: str, subtitle: str = ""):
         self._title = title
@@ -81,77 +98,81 @@ class Page:
         self._links: dict[int, list[str]] = {2: [], 3: []}
 
     def section(self, title: str, level: int = 2) -> None:
-        """A heading of level 2 or 3.
+        """Add a heading of level 2 or 3.
 
-        The page begins with links to those of level 2, or, where there is one only, of level 3.
+        The page begins with links to the headings of level 2, or to those of level 3 if there is at
+        most one of level 2.
         """
-        identity = f"s{len(self._body)}"
-        self._links[level].append(f'<a href="#{identity}">{_text(title)}</a>')
-        self._body.append(f'<h{level} id="{identity}">{_text(title)}</h{level}>')
+        anchor = f"s{len(self._body)}"
+        self._links[level].append(f'<a href="#{anchor}">{_text(title)}</a>')
+        self._body.append(f'<h{level} id="{anchor}">{_text(title)}</h{level}>')
 
     def facts(self, facts: Mapping[str, int]) -> None:
-        """Numbers with their names, in a row."""
+        """Add a row of numbers with their names."""
         tiles = (f"<div><b>{number:,}</b>{_text(name)}</div>" for name, number in facts.items())
         self._body.append(f'<div class="facts">{"".join(tiles)}</div>')
 
     def paragraph(self, text: str, marks: Sequence[TextMark] = ()) -> None:
-        """Words, some of them marked."""
+        """Add a paragraph, parts of which may be marked."""
         self._body.append(_line(TextLine(text, marks)))
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Numbers stand to the right."""
+        """Add a table; numbers are right-aligned."""
         head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
         body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-        rows_of = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-        self._body.append(f'<div class="wide"><table>{rows_of}</table></div>')
+        content = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+        self._body.append(f'<div class="wide"><table>{content}</table></div>')
 
-    def folded(self, summary: str, lines: Sequence[str]) -> None:
-        """Lines that are shown when asked for."""
+    def collapsed(self, summary: str, lines: Sequence[str]) -> None:
+        """Add a list that is collapsed at first."""
         items = "".join(f"<li>{_text(line)}</li>" for line in lines)
         self._body.append(f"<details><summary>{_text(summary)}</summary><ul>{items}</ul></details>")
 
-    def kinds(self, found: Mapping[str, Sequence[str]]) -> None:
-        """How often each kind of thing was met, the most frequent first, and where."""
-        if not found:
-            self.paragraph("Nothing.")
+    def counts_by_kind(self, places_by_kind: Mapping[str, Sequence[str]]) -> None:
+        """Add a table of counts, the most frequent kind first, and collapsed lists of places."""
+        if not places_by_kind:
+            self.paragraph("None.")
             return
-        kinds = sorted(found, key=lambda kind: -len(found[kind]))
-        self.table(("kind", "number"), [(kind, len(found[kind])) for kind in kinds])
+        kinds = sorted(places_by_kind, key=lambda kind: -len(places_by_kind[kind]))
+        self.table(("kind", "count"), [(kind, len(places_by_kind[kind])) for kind in kinds])
         for kind in kinds:
-            places = list(found[kind][:MAX_NAMED])
-            if len(found[kind]) > MAX_NAMED:
-                places.append(f"and {len(found[kind]) - MAX_NAMED:,} more")
-            self.folded(f"{kind}: where", places)
+            places = list(places_by_kind[kind])
+            lines = places[:MAX_LISTED]
+            if len(places) > MAX_LISTED:
+                lines.append(f"and {len(places) - MAX_LISTED:,} more")
+            self.collapsed(f"{kind}: where", lines)
 
     def histograms(self, values: Mapping[str, Sequence[float]]) -> None:
-        """One drawing a name, side by side; names without values are left out."""
-        drawn = (
+        """Add a histogram for each name, side by side; names without values are left out."""
+        figures = (
             f"<figure><figcaption>{_text(name)}</figcaption>{histogram_svg(numbers)}</figure>"
             for name, numbers in values.items()
             if len(numbers)
         )
-        self._body.append(f'<div class="histograms">{"".join(drawn)}</div>')
+        self._body.append(f'<div class="histograms">{"".join(figures)}</div>')
 
     def curves(self, drawings: Mapping[str, Mapping[str, Curve]]) -> None:
-        """One drawing a name, each of some curves over the steps, side by side."""
-        drawn = (
+        """Add drawings of curves over steps, side by side: title -> name of a curve -> curve."""
+        figures = (
             f"<figure><figcaption>{_text(name)}</figcaption>{svg}</figure>"
             for name, curves in drawings.items()
             if (svg := curves_svg({_text(key): curve for key, curve in curves.items()}))
         )
-        self._body.append(f'<div class="drawings">{"".join(drawn)}</div>')
+        self._body.append(f'<div class="drawings">{"".join(figures)}</div>')
 
     def cards(self, cards: Sequence[Card]) -> None:
-        """Pictures side by side, as many as the window takes."""
+        """Add cards side by side; their number in a row depends on the width of the window."""
         self._body.append(f'<div class="cards">{"".join(map(_card, cards))}</div>')
 
     def groups(self, groups: Sequence[Sequence[Card]]) -> None:
-        """Cards that belong together, such as what was said and what is true, stay side by side."""
-        drawn = (f'<div class="cards group">{"".join(map(_card, group))}</div>' for group in groups)
-        self._body.append(f'<div class="groups">{"".join(drawn)}</div>')
+        """Add groups of cards; the cards of a group, as prediction and reference, are in a row."""
+        content = (
+            f'<div class="cards group">{"".join(map(_card, group))}</div>' for group in groups
+        )
+        self._body.append(f'<div class="groups">{"".join(content)}</div>')
 
     def html(self) -> str:
-        """The whole page."""
+        """Return the complete page."""
         head, *body = self._body
         links = self._links[2] if len(self._links[2]) > 1 else self._links[3]
         nav = f"<nav>{' '.join(links)}</nav>" if links else ""
@@ -164,65 +185,64 @@ class Page:
         )
 
     def save(self, path: Path) -> None:
-        """Write it, all or nothing."""
+        """Write the page atomically."""
         write_atomic(path, self.html())
 
 
 def _text(value: object) -> str:
-    """Escaped; halves of characters, which UTF-8 cannot hold, become question marks."""
+    """Return escaped text; lone surrogates, which UTF-8 cannot encode, become question marks."""
     return html.escape(str(value).encode("utf-8", "replace").decode("utf-8"))
 
 
 def _cell(value: object) -> str:
     if isinstance(value, int | float):
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-        return f'<td class="number">{shown}</td>'
+        text = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+        return f'<td class="number">{text}</td>'
     return f"<td>{_text(value)}</td>"
 
 
 def _card(card: Card) -> str:
     title = f"<h3>{_text(card.title)}</h3>" if card.title else ""
     lines = "".join(map(_line, card.lines))
-    return f'<article>{_pictures(card)}<div class="said">{title}{lines}</div></article>'
+    return f'<article>{_image_layers(card)}<div class="text">{title}{lines}</div></article>'
 
 
 def _line(line: TextLine) -> str:
-    """A text whose marks do not overlap; what is out of order or beyond its end is not marked."""
-    pieces, done = [], 0
+    """Return a line; marks that overlap, are out of order or exceed the text are ignored."""
+    pieces, position = [], 0
     for mark in line.marks:
-        if not done <= mark.start < mark.end <= len(line.text):
+        if not position <= mark.start < mark.end <= len(line.text):
             continue
-        words = _text(line.text[mark.start : mark.end])
-        pieces += [_text(line.text[done : mark.start]), _marked(words, mark)]
-        done = mark.end
-    pieces.append(_text(line.text[done:]))
-    note = f" <small>{_text(line.note)}</small>" if line.note else ""
-    said = "".join(pieces) + note
+        pieces.append(_text(line.text[position : mark.start]))
+        css_class = ' class="token"' if mark.is_token else ""
+        text = _text(line.text[mark.start : mark.end])
+        pieces.append(f'<mark{css_class} style="--c:{_hex(mark.colour)}">{text}</mark>')
+        position = mark.end
+    pieces.append(_text(line.text[position:]))
+    if line.note:
+        pieces.append(f" <small>{_text(line.note)}</small>")
+    content = "".join(pieces)
     if not line.speaker:
-        return f"<p>{said}</p>"
-    kind = "turn question" if line.is_question else "turn"
-    return f'<p class="{kind}"><b>{_text(line.speaker)}</b><span>{said}</span></p>'
-
-
-def _marked(words: str, mark: TextMark) -> str:
-    kind = ' class="token"' if mark.is_token else ""
-    return f'<mark{kind} style="--c:{_hex(mark.colour)}">{words}</mark>'
+        return f"<p>{content}</p>"
+    css_class = "turn question" if line.is_question else "turn"
+    return f'<p class="{css_class}"><b>{_text(line.speaker)}</b><span>{content}</span></p>'
 
 
 def _hex(colour: int) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour_of(colour))
 
 
-def _pictures(card: Card) -> str:
-    """The picture, over it the one with masks, over that the boxes."""
+def _image_layers(card: Card) -> str:
+    """Return the image, above it the image with masks, above that the boxes."""
     height, width = card.image.shape[:2]
     scale = min(1.0, MAX_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.asarray(Image.fromarray(card.image).resize(size, Image.Resampling.LANCZOS))
-    layers = [_image(small, "the picture")]
+    layers = [_image(small, "the image")]
     if any(mask is not None for mask in card.masks):
-        fitted = [_fitted(mask, size) for mask in card.masks]
-        layers.append(_image(overlay(small, fitted, OPACITY), "the picture with its masks"))
+        empty = np.zeros(size[::-1], bool)
+        masks = [empty if mask is None else _resize_mask(mask, size) for mask in card.masks]
+        layers.append(_image(overlay(small, masks, OPACITY), "the image with its masks"))
     boxes = "".join(
         f'<rect x="{x0}" y="{y0}" width="{x1 - x0}" height="{y1 - y0}" stroke="{_hex(i)}"/>'
         for i, box in enumerate(card.boxes_xyxy_pixel)
@@ -231,20 +251,18 @@ def _pictures(card: Card) -> str:
     )
     if boxes:
         layers.append(f'<svg viewBox="0 0 {width} {height}">{boxes}</svg>')
-    return f'<div class="picture" tabindex="0">{"".join(layers)}</div>'
+    return f'<div class="image" tabindex="0">{"".join(layers)}</div>'
 
 
-def _fitted(mask: Bool[np.ndarray, "h w"] | None, size: tuple[int, int]) -> np.ndarray:
-    if mask is None:
-        return np.zeros(size[::-1], bool)
+def _resize_mask(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
-def _image(pixels: UInt8[np.ndarray, "h w 3"], what: str) -> str:
+def _image(pixels: UInt8[np.ndarray, "h w 3"], alt: str) -> str:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     data = base64.b64encode(stream.getvalue()).decode("ascii")
-    return f'<img alt="{what}" src="data:image/jpeg;base64,{data}">'
+    return f'<img alt="{alt}" src="data:image/jpeg;base64,{data}">'
 
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -284,17 +302,17 @@ details ul { font-size: .87rem; overflow-wrap: anywhere; }
   grid-auto-columns: minmax(0, 1fr); }
 article { overflow: hidden; border: 1px solid var(--rule); border-radius: 8px;
   background: var(--card); }
-.picture { position: relative; display: grid; }
-.picture > * { grid-area: 1 / 1; width: 100%; display: block; }
-.picture img { transition: opacity .15s; }
-.picture:hover img:nth-of-type(2), .picture:focus img:nth-of-type(2) { opacity: 0; }
-.picture rect { fill: none; stroke-width: 2.5px; vector-effect: non-scaling-stroke;
+.image { position: relative; display: grid; }
+.image > * { grid-area: 1 / 1; width: 100%; display: block; }
+.image img { transition: opacity .15s; }
+.image:hover img:nth-of-type(2), .image:focus img:nth-of-type(2) { opacity: 0; }
+.image rect { fill: none; stroke-width: 2.5px; vector-effect: non-scaling-stroke;
   paint-order: stroke; }
-.said { padding: .6rem .9rem .8rem; }
-.said h3 { margin: 0 0 .4rem; color: var(--soft); font-size: .8rem; font-weight: 500;
+.text { padding: .6rem .9rem .8rem; }
+.text h3 { margin: 0 0 .4rem; color: var(--soft); font-size: .8rem; font-weight: 500;
   overflow-wrap: anywhere; }
-.said p { margin: .3rem 0; overflow-wrap: anywhere; }
-.said .turn { display: grid; grid-template-columns: 3.6rem 1fr; align-items: baseline; }
+.text p { margin: .3rem 0; overflow-wrap: anywhere; }
+.text .turn { display: grid; grid-template-columns: 3.6rem 1fr; align-items: baseline; }
 .turn b { color: var(--soft); font-weight: 500; font-size: .8rem; }
 .question span { color: var(--soft); }
 small { color: var(--soft); white-space: nowrap; }

@@ -1,11 +1,11 @@
-"""The one painter of masks and phrases: a picture, its masks in colour, the words below.
+"""Images with coloured masks and boxes, and with coloured text below.
 
-    question = Passage("Where is the dog?")
-    answer = Passage("A dog runs.", [Layer("A dog", mask, start=0, end=5)])
-    paint(image, [question, answer]).save("dog.png")
+    question = ColouredText("Where is the dog?")
+    answer = ColouredText("A dog runs.", [MaskLayer("A dog", mask, start=0, end=5)])
+    draw_overlay(image, [question, answer]).save("dog.png")
 
-Every phrase has the colour of its mask; phrases that have no place in their text stand behind it.
-Numpy and PIL only.
+Every phrase has the colour of its mask. Phrases without a position in the text are appended to it.
+Needs numpy and PIL only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
 
-# Twelve hues that stay apart for colour-blind readers at the front of the list; then they repeat.
+# The first ones can be distinguished by colour-blind readers.
 PALETTE: tuple[Colour, ...] = (
     (230, 159, 0),
     (86, 180, 233),
@@ -41,7 +41,14 @@ MIN_WIDTH = 480
 
 @dataclass(frozen=True)
 class MaskLayer:
-    """One mask and the phrase it belongs to; start and end are its place in the text, if any."""
+    """A mask and its phrase.
+
+    Attributes:
+        phrase: the phrase.
+        mask: the mask.
+        start: first character of the phrase in the text.
+        end: character behind the last one; not greater than `start`: the phrase is not in the text.
+    """
 
     phrase: str
     mask: Bool[np.ndarray, "h w"]
@@ -51,14 +58,14 @@ class MaskLayer:
 
 @dataclass(frozen=True)
 class ColouredText:
-    """Words below the picture, and the masks that they speak of."""
+    """A text below the image, and the masks of its phrases."""
 
     text: str
     layers: Sequence[MaskLayer] = ()
 
 
 def colour_of(index: int) -> Colour:
-    """The colour of the index-th mask. Colours repeat; they never run out."""
+    """Return the colour of a mask by its index; the palette is repeated."""
     return PALETTE[index % len(PALETTE)]
 
 
@@ -67,17 +74,25 @@ def overlay(
     masks: Sequence[Bool[np.ndarray, "h w"]],
     opacity: float = OPACITY,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Masks laid over a picture, later ones on top, each with a sharp outline.
+    """Return an image with masks, later ones on top, each with an opaque outline.
 
-    Raises: ValueError naming the mask whose size is not the picture's.
+    Args:
+        image: RGB image.
+        masks: in the order of their colours.
+        opacity: of the masks, 0 to 1.
+
+    Raises:
+        ValueError: a mask has another size than the image.
     """
     out = image.astype(np.float32)
     for index, mask in enumerate(masks):
         if mask.shape != image.shape[:2]:
-            raise ValueError(f"mask {index} is {mask.shape}, the picture {image.shape[:2]}")
+            raise ValueError(f"mask {index} is {mask.shape}, the image {image.shape[:2]}")
         colour = np.array(colour_of(index), np.float32)
         out[mask] = (1 - opacity) * out[mask] + opacity * colour
-        out[_outline(mask)] = colour
+        padded = np.pad(mask, 1)
+        inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        out[mask & ~inner] = colour
     return np.clip(out.round(), 0, 255).astype(np.uint8)
 
 
@@ -86,104 +101,109 @@ def draw_overlay(
     passages: Sequence[ColouredText],
     boxes_xyxy_pixel: Float[np.ndarray, "r 4"] | None = None,
 ) -> Image.Image:
-    """The picture with its masks and numbered boxes, and below it one passage after the other.
+    """Return the image with its masks and numbered boxes, and the texts below it.
 
-    Raises: ValueError naming the mask whose size is not the picture's.
+    Args:
+        image: RGB image.
+        passages: the texts; the colours of their masks are numbered consecutively.
+        boxes_xyxy_pixel: boxes in pixels of the image.
+
+    Raises:
+        ValueError: a mask has another size than the image.
     """
     layers = [layer for passage in passages for layer in passage.layers]
-    picture = Image.fromarray(overlay(image, [layer.mask for layer in layers]))
-    scale = max(1.0, MIN_WIDTH / picture.width)
+    canvas = Image.fromarray(overlay(image, [layer.mask for layer in layers]))
+    scale = max(1.0, MIN_WIDTH / canvas.width)
     if scale > 1:
-        size = (MIN_WIDTH, max(1, round(picture.height * scale)))
-        picture = picture.resize(size, Image.Resampling.NEAREST)
-    size = max(14, picture.width // 45)
+        size = (MIN_WIDTH, max(1, round(canvas.height * scale)))
+        canvas = canvas.resize(size, Image.Resampling.NEAREST)
+    font_size = max(14, canvas.width // 45)
     if boxes_xyxy_pixel is not None:
-        _draw_boxes(picture, boxes_xyxy_pixel * scale, size)
-    blocks, first = [], 0
+        _draw_boxes(canvas, boxes_xyxy_pixel * scale, font_size)
+    blocks, first_mask = [], 0
     for passage in passages:
-        blocks.append(_lines(_words(passage, first), picture.width, size))
-        first += len(passage.layers)
-    return _sheet(picture, [lines for lines in blocks if lines], size)
+        blocks.append(_wrap(_words(passage, first_mask), canvas.width, font_size))
+        first_mask += len(passage.layers)
+    return _append_text(canvas, [lines for lines in blocks if lines], font_size)
 
 
-_Word = tuple[str, int | None]  # a word and the mask it belongs to
+_Word = tuple[str, int | None]  # a word and the index of its mask
 
 
-def _outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
-
-
-def _words(passage: ColouredText, first: int) -> list[_Word]:
-    """Words of the text, each with the layer whose phrase it stands in, then the other phrases."""
+def _words(passage: ColouredText, first_mask: int) -> list[_Word]:
+    """Return the words of the text with their masks, then the phrases that are not in the text."""
     words: list[_Word] = []
-    place = 0
+    position = 0
     for word in passage.text.split():
-        place = passage.text.index(word, place)
-        end = place + len(word)
-        inside = (i for i, x in enumerate(passage.layers) if x.start < end and place < x.end)
-        owner = next(inside, None)
-        words.append((word, None if owner is None else first + owner))
-        place = end
+        position = passage.text.index(word, position)
+        end = position + len(word)
+        layers = (i for i, x in enumerate(passage.layers) if x.start < end and position < x.end)
+        layer = next(layers, None)
+        words.append((word, None if layer is None else first_mask + layer))
+        position = end
     absent = [i for i, layer in enumerate(passage.layers) if layer.start >= layer.end]
-    return words + [(passage.layers[i].phrase, first + i) for i in absent]
+    return words + [(passage.layers[i].phrase, first_mask + i) for i in absent]
 
 
-def _lines(words: list[_Word], width: int, size: int) -> list[list[_Word]]:
-    font = ImageFont.load_default(size)
+def _wrap(words: list[_Word], width: int, font_size: int) -> list[list[_Word]]:
+    """Break words into lines of at most `width` pixels, margins included."""
+    font = ImageFont.load_default(font_size)
     lines: list[list[_Word]] = [[]]
-    used = size // 2
+    used = font_size // 2
     for word in words:
         length = font.getlength(word[0] + " ")
-        if lines[-1] and used + length > width - size // 2:
+        if lines[-1] and used + length > width - font_size // 2:
             lines.append([])
-            used = size // 2
+            used = font_size // 2
         lines[-1].append(word)
         used += length
     return [line for line in lines if line]
 
 
-def _sheet(picture: Image.Image, blocks: list[list[list[_Word]]], size: int) -> Image.Image:
-    """The picture and blocks of lines below it, a thin rule between them."""
-    step, gap = round(1.5 * size), size
-    height = sum(step * len(lines) + gap for lines in blocks)
-    sheet = Image.new("RGB", (picture.width, picture.height + height), PAPER)
-    sheet.paste(picture, (0, 0))
+def _append_text(
+    image: Image.Image, blocks: list[list[list[_Word]]], font_size: int
+) -> Image.Image:
+    """Return the image with blocks of lines below it, separated by thin rules."""
+    line_height, gap = round(1.5 * font_size), font_size
+    height = sum(line_height * len(lines) + gap for lines in blocks)
+    sheet = Image.new("RGB", (image.width, image.height + height), PAPER)
+    sheet.paste(image, (0, 0))
     draw = ImageDraw.Draw(sheet)
-    y = picture.height
+    y = image.height
     for lines in blocks:
-        if y > picture.height:
-            draw.line((size // 2, y, picture.width - size // 2, y), fill=RULE)
+        if y > image.height:
+            draw.line((font_size // 2, y, image.width - font_size // 2, y), fill=RULE)
         for row, line in enumerate(lines):
-            _draw_line(draw, size, (size // 2, y + gap // 2 + row * step), line)
-        y += step * len(lines) + gap
+            position = (font_size // 2, y + gap // 2 + row * line_height)
+            _draw_line(draw, font_size, position, line)
+        y += line_height * len(lines) + gap
     return sheet
 
 
 def _draw_line(
-    draw: ImageDraw.ImageDraw, size: int, at: tuple[int, int], line: list[_Word]
+    draw: ImageDraw.ImageDraw, font_size: int, position: tuple[int, int], line: list[_Word]
 ) -> None:
-    font = ImageFont.load_default(size)
-    x, y = float(at[0]), at[1]
-    for i, (word, owner) in enumerate(line):
+    font = ImageFont.load_default(font_size)
+    x, y = float(position[0]), position[1]
+    for i, (word, mask) in enumerate(line):
         length = font.getlength(word + " ")
-        if owner is not None:
-            goes_on = i + 1 < len(line) and line[i + 1][1] == owner
-            right = x + (length if goes_on else font.getlength(word) + 2)
-            draw.rectangle((x - 2, y, right, y + round(1.3 * size)), fill=colour_of(owner))
+        if mask is not None:
+            continues = i + 1 < len(line) and line[i + 1][1] == mask
+            right = x + (length if continues else font.getlength(word) + 2)
+            draw.rectangle((x - 2, y, right, y + round(1.3 * font_size)), fill=colour_of(mask))
         draw.text((x, y), word, fill=INK, font=font)
         x += length
 
 
-def _draw_boxes(picture: Image.Image, boxes: Float[np.ndarray, "r 4"], size: int) -> None:
-    """Outlines, each with its number at the top left, as far as they lie on the picture."""
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
-    width = max(2, size // 8)
-    inside = np.clip(boxes, 0, np.tile(np.array(picture.size) - 1, 2))
-    for number, (x0, y0, x1, y1) in enumerate(inside.tolist(), start=1):
+def _draw_boxes(image: Image.Image, boxes: Float[np.ndarray, "r 4"], font_size: int) -> None:
+    """Draw the outlines of boxes, clipped to the image, with their numbers at the top left."""
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(font_size)
+    width = max(2, font_size // 8)
+    clipped = np.clip(boxes, 0, np.tile(np.array(image.size) - 1, 2))
+    for number, (x0, y0, x1, y1) in enumerate(clipped.tolist(), start=1):
         draw.rectangle((x0, y0, x1, y1), outline=INK, width=2 * width)
         draw.rectangle((x0, y0, x1, y1), outline=PAPER, width=width)
         label = f" {number} "
-        draw.rectangle((x0, y0, x0 + font.getlength(label), y0 + round(1.3 * size)), fill=PAPER)
+        right, bottom = x0 + font.getlength(label), y0 + round(1.3 * font_size)
+        draw.rectangle((x0, y0, right, bottom), fill=PAPER)
         draw.text((x0, y0), label, fill=INK, font=font)

@@ -74,7 +74,7 @@ def page_of(runs: Sequence[Path]) -> Page:
         _what_happened(page, told)
         page.section("Configuration")
         config = flatten_config(json.loads((runs[0] / CONFIG).read_text(encoding="utf-8")))
-        page.folded(CONFIG, [f"{name} = {json.dumps(value)}" for name, value in config.items()])
+        page.collapsed(CONFIG, [f"{name} = {json.dumps(value)}" for name, value in config.items()])
     return page
 
 

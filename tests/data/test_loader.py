@@ -37,7 +37,7 @@ from glamm_jax.data.loader import (
 from glamm_jax.data.record import Record
 from glamm_jax.data.record_shards import ShardError
 from glamm_jax.errors import ConfigError
-from glamm_jax.miniworld import EASY, record, scene
+from glamm_jax.miniworld import EASY, render_scene, scene_record
 from glamm_jax.text.tokenizer import TokenizerError, load_tokenizer
 from glamm_jax.types import Batch, BatchShape
 from tests.small_experiment import TOKENIZER, get_config
@@ -78,7 +78,7 @@ class World:
         return NUM_RECORDS
 
     def __getitem__(self, index: int) -> Record:
-        made = record(scene(0, index, SIDE, EASY))
+        made = scene_record(render_scene(0, index, SIDE, EASY))
         said = tuple(
             replace(each, text=f"{each.task} {index}") if each.task in LABELLED else each
             for each in made.annotations

@@ -11,7 +11,7 @@ from glamm_jax.data.preprocess import open_image
 from glamm_jax.evaluation.benchmarks.base import Item, Prediction
 from glamm_jax.metrics.iou import iou
 from glamm_jax.metrics.result import MetricResult
-from glamm_jax.miniworld import FULL, record, scene
+from glamm_jax.miniworld import FULL, render_scene, scene_record
 
 SIZE = 96
 PROMPT = "Could you describe the picture? Answer with masks."
@@ -24,7 +24,7 @@ def scene_items(number: int) -> list[Item]:
 
 def scene_image(item: Item) -> np.ndarray:
     """The image of an item of `scene_items`."""
-    return open_image(record(scene(0, item.record, SIZE, FULL)).image)
+    return open_image(scene_record(render_scene(0, item.record, SIZE, FULL)).image)
 
 
 def perfect_answer(item: Item) -> Prediction:
@@ -79,7 +79,7 @@ def example_result(items: list[Item], predictions: list[Prediction]) -> MetricRe
 
 
 def _item(number: int) -> Item:
-    source = record(scene(0, number, SIZE, FULL))
+    source = scene_record(render_scene(0, number, SIZE, FULL))
     annotation = next(each for each in source.annotations if each.task == "gcg")
     links: dict[int, str] = {}
     for link in annotation.links:

@@ -20,9 +20,9 @@ from glamm_jax.evaluation.benchmarks import (
 )
 from glamm_jax.evaluation.benchmarks.base import PromptTemplate, PromptTemplateError
 from glamm_jax.evaluation.benchmarks.refseg import NUM_FORCED
-from glamm_jax.miniworld import WORLDS, record, scene
+from glamm_jax.miniworld import WORLDS, render_scene, scene_record
 
-RICH = record(scene(5, 3, 64, WORLDS["full"]))
+RICH = scene_record(render_scene(5, 3, 64, WORLDS["full"]))
 
 
 def pixels(columns: slice) -> np.ndarray:

@@ -14,11 +14,11 @@ from glamm_jax.data.preprocess import open_image
 from glamm_jax.data.record import RecordError
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.items import EvaluationData, ItemsError, ItemSet, open_items
-from glamm_jax.miniworld import EASY, scene
-from glamm_jax.miniworld.annotations import jpeg
+from glamm_jax.miniworld import EASY, render_scene
+from glamm_jax.miniworld.annotations import encode_jpeg
 from glamm_jax.miniworld.grandf_folder import write_grandf
 
-SCENES = [scene(1, i, 64, EASY) for i in range(3)]
+SCENES = [render_scene(1, i, 64, EASY) for i in range(3)]
 
 
 def opened(benchmark: str, path: Path, split: str = "val", images: Path | None = None) -> ItemSet:
@@ -37,7 +37,7 @@ def image_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
     for one in SCENES:
-        (folder / f"{one.scene_id}.jpg").write_bytes(jpeg(one.image))
+        (folder / f"{one.scene_id}.jpg").write_bytes(encode_jpeg(one.image))
     return folder
 
 
@@ -48,7 +48,7 @@ def test_grounded_captions_are_read_as_the_original_judges_them(tmp_path: Path) 
         item_set = opened("gcg", place)
         assert [item.id for item in item_set.items] == ["sa_0", "sa_1", "sa_2"]
         for one, item in zip(SCENES, item_set.items, strict=True):
-            assert len(item.reference_phrases) == len(item.reference_masks) >= len(one.things)
+            assert len(item.reference_phrases) == len(item.reference_masks) >= len(one.objects)
             assert open_image(item_set.records[item.record].image).shape == (64, 64, 3)
         assert item_set.name == ""
 

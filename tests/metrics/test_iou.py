@@ -1,4 +1,4 @@
-"""Masks are compared as the papers do, and what is missing counts nothing."""
+"""IoU of dense masks and of run lengths, and of empty and missing masks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
 from glamm_jax.data import rle
-from glamm_jax.metrics.iou import iou, mean_iou, pairwise_iou, read_runs, shared_pixels, without
+from glamm_jax.metrics.iou import intersection_area, iou, pairwise_iou, read_runs, subtract
 
 
 def square(top: int, left: int, side: int) -> np.ndarray:
@@ -41,20 +41,13 @@ def test_masks_of_different_sizes_are_refused() -> None:
         iou(square(0, 0, 4), square(0, 0, 4).T)
 
 
-def test_the_mean_weighs_every_pair_alike() -> None:
-    large, small = square(0, 0, 8), square(0, 0, 1)
-    assert mean_iou([(large, large), (None, small)]) == 0.5
-    with pytest.raises(ValueError, match="no masks"):
-        mean_iou([])
-
-
 MASKS = arrays.arrays(bool, (4, 5, 7))
 
 
 @given(MASKS, MASKS)
 def test_runs_give_the_same_iou_as_pixels(some, others):
     table = pairwise_iou([read_runs(mask) for mask in some], [read_runs(mask) for mask in others])
-    np.testing.assert_array_equal(table, [[iou(one, other) for other in others] for one in some])
+    np.testing.assert_array_equal(table, [[iou(mask, other) for other in others] for mask in some])
 
 
 @given(MASKS)
@@ -65,21 +58,21 @@ def test_runs_give_the_same_iou_as_pycocotools(masks):
 
 
 @given(MASKS)
-def test_pixels_are_hidden_and_shared(masks):
-    one, other = read_runs(masks[0]), read_runs(masks[1])
-    seen = without(one, other)
-    assert seen.area == (masks[0] & ~masks[1]).sum()
-    assert shared_pixels(seen, other) == 0
-    assert shared_pixels(one, other) == one.area - seen.area
+def test_pixels_are_subtracted_and_intersected(masks):
+    mask, other = read_runs(masks[0]), read_runs(masks[1])
+    difference = subtract(mask, other)
+    assert difference.area == (masks[0] & ~masks[1]).sum()
+    assert intersection_area(difference, other) == 0
+    assert intersection_area(mask, other) == mask.area - difference.area
 
 
-def test_two_empty_masks_and_two_sizes_are_worth_what_is_asked():
+def test_two_empty_masks_and_two_sizes_have_the_requested_value():
     empty, small = read_runs(np.zeros((8, 10), bool)), read_runs(np.zeros((2, 2), bool))
     full = read_runs(square(0, 0, 4))
     assert pairwise_iou([empty], [empty, full]).tolist() == [[1, 0]]
     assert np.isnan(pairwise_iou([empty], [empty], both_empty=np.nan)).all()
-    assert pairwise_iou([empty, full], [small], unequal=-1.0).tolist() == [[-1], [-1]]
+    assert pairwise_iou([empty, full], [small], size_mismatch=-1.0).tolist() == [[-1], [-1]]
     assert pairwise_iou([], [full]).shape == (0, 1)
-    for broken in (lambda: pairwise_iou([empty], [small]), lambda: without(full, small)):
+    for broken in (lambda: pairwise_iou([empty], [small]), lambda: subtract(full, small)):
         with pytest.raises(ValueError, match=r"\(8, 10\) and \(2, 2\)"):
             broken()

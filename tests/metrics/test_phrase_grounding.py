@@ -1,4 +1,4 @@
-"""Phrase grounding: by order in compat, by the words in front of a mask in strict."""
+"""Phrase grounding: by order in compat, by the words of a mask's phrase in strict."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from glamm_jax.metrics.phrase_grounding import score_grounding
 from glamm_jax.metrics.result import MODES
 from tests.metrics.scenes import EMPTY, box, caption
 
-TRUE = caption(("a dog", box(0, 4)), ("the red bus", box(6, 4)))
+REFERENCE = caption(("a dog", box(0, 4)), ("the red bus", box(6, 4)))
 
 
-def both(said, figure, true=TRUE):
-    return tuple(score_grounding({"1": said}, {"1": true}, mode).scores[figure] for mode in MODES)
+def both(predicted, metric, reference=REFERENCE):
+    return tuple(
+        score_grounding({"1": predicted}, {"1": reference}, mode).scores[metric] for mode in MODES
+    )
 
 
-def test_the_truth_is_perfect():
-    assert both(TRUE, "mIoU") == both(TRUE, "recall") == (1.0, 1.0)
+def test_the_reference_scores_perfectly():
+    assert both(REFERENCE, "mIoU") == both(REFERENCE, "recall") == (1.0, 1.0)
 
 
 def test_words_lead_to_the_mask_in_strict_and_order_in_compat():
-    said = caption(("the red bus", box(6, 4)), ("the dog", box(0, 3)))
-    assert both(said, "mIoU") == (0.0, 0.875)
-    assert both(said, "recall") == (0.0, 1.0)
+    predicted = caption(("the red bus", box(6, 4)), ("the dog", box(0, 3)))
+    assert both(predicted, "mIoU") == (0.0, 0.875)
+    assert both(predicted, "recall") == (0.0, 1.0)
 
 
 def test_a_phrase_without_a_mask_costs_mean_iou_in_strict_alone():
-    said = caption(("a dog", box(0, 4)), ("the red bus", None))
-    assert both(said, "mIoU") == (1.0, 0.5)
-    assert both(said, "recall") == (0.5, 0.5)
+    predicted = caption(("a dog", box(0, 4)), ("the red bus", None))
+    assert both(predicted, "mIoU") == (1.0, 0.5)
+    assert both(predicted, "recall") == (0.5, 0.5)
 
 
 def test_two_empty_masks_agree_in_strict_alone():
@@ -37,19 +39,23 @@ def test_two_empty_masks_agree_in_strict_alone():
 
 
 def test_phrases_weigh_alike_whatever_their_image():
-    said = {"1": TRUE, "2": caption(("a cat", EMPTY))}
-    true = {"1": TRUE, "2": caption(("a cat", box(0, 1)))}
+    predicted = {"1": REFERENCE, "2": caption(("a cat", EMPTY))}
+    reference = {"1": REFERENCE, "2": caption(("a cat", box(0, 1)))}
     for mode in MODES:
-        assert score_grounding(said, true, mode).scores == pytest.approx(
+        assert score_grounding(predicted, reference, mode).scores == pytest.approx(
             {"mIoU": 2 / 3, "recall": 2 / 3}
         )
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_irregular_input_is_noted_and_counts_nothing(mode):
-    true = dict.fromkeys(("right", "missing", "size"), caption(("a", box(0, 4))))
-    said = {"right": true["right"], "size": caption(("a", box(0, 4, (9, 10)))), "unknown": TRUE}
-    result = score_grounding(said, {**true, "nothing": caption()}, mode)
+    reference = dict.fromkeys(("right", "missing", "size"), caption(("a", box(0, 4))))
+    predicted = {
+        "right": reference["right"],
+        "size": caption(("a", box(0, 4, (9, 10)))),
+        "unknown": REFERENCE,
+    }
+    result = score_grounding(predicted, {**reference, "nothing": caption()}, mode)
     assert result.notes == {
         "unknown prediction": ("unknown",),
         "missing prediction": ("missing", "nothing"),

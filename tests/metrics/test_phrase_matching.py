@@ -1,4 +1,4 @@
-"""A phrase is right when its words are; the stricter figure counts."""
+"""Phrases match if their words are the same."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ def test_articles_case_and_punctuation_do_not_matter() -> None:
     assert content_words("an a") == ()
 
 
-def test_a_phrase_said_is_used_once() -> None:
+def test_a_predicted_phrase_is_used_once() -> None:
     assert match_phrases(["a red star"], ["red star", "red star"]) == [0, None]
     assert match_phrases(["a star", "a red star"], ["red star", "blue star"]) == [1, None]
 
 
-def test_masks_count_for_all_true_phrases() -> None:
-    said = [("a red star", HERE), ("a blue ring", THERE)]
-    true = [("red star", HERE), ("green ring", THERE)]
-    scores = score_phrases(said, true)
+def test_masks_count_for_all_reference_phrases() -> None:
+    predicted = [("a red star", HERE), ("a blue ring", THERE)]
+    reference = [("red star", HERE), ("green ring", THERE)]
+    scores = score_phrases(predicted, reference)
     assert (scores.num_predicted, scores.num_reference, scores.num_correct) == (2, 2, 1)
     assert scores.mask_iou == 0.5
-    assert score_phrases([("a red star", None)], true[:1]).mask_iou == 0
+    assert score_phrases([("a red star", None)], reference[:1]).mask_iou == 0
 
 
-def test_saying_everything_or_hardly_anything_is_not_right() -> None:
-    true = [("red star", HERE), ("blue ring", HERE)]
+def test_too_many_and_too_few_phrases_lower_the_score() -> None:
+    reference = [("red star", HERE), ("blue ring", HERE)]
     much = score_phrases(
-        [(f"a {c} {s}", HERE) for c in ("red", "blue") for s in ("star", "ring")], true
+        [(f"a {c} {s}", HERE) for c in ("red", "blue") for s in ("star", "ring")], reference
     )
-    assert (much.recall, much.precision, much.phrases_right) == (1.0, 0.5, 0.5)
-    little = score_phrases([("a red star", HERE)], true)
-    assert (little.recall, little.precision, little.phrases_right) == (0.5, 1.0, 0.5)
+    assert (much.recall, much.precision, much.min_precision_recall) == (1.0, 0.5, 0.5)
+    little = score_phrases([("a red star", HERE)], reference)
+    assert (little.recall, little.precision, little.min_precision_recall) == (0.5, 1.0, 0.5)
 
 
 def test_sums_weigh_every_phrase_alike() -> None:
-    one = score_phrases([("a red star", HERE)], [("red star", HERE)])
+    item = score_phrases([("a red star", HERE)], [("red star", HERE)])
     none = score_phrases([], [("red star", HERE)] * 3)
-    total = sum_scores([one, none])
+    total = sum_scores([item, none])
     assert (total.num_predicted, total.num_reference, total.num_correct, total.mask_iou) == (
         1,
         4,
         1,
         0.25,
     )
-    assert score_phrases([], []).phrases_right == 1
+    assert score_phrases([], []).min_precision_recall == 1

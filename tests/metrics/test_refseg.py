@@ -10,17 +10,18 @@ from glamm_jax.metrics.result import MODES, MetricError
 from tests.metrics.scenes import EMPTY, box
 
 
-def both(said, true, figure, **options):
-    """A figure in compat and in strict."""
+def both(predicted, reference, metric, **options):
+    """Return a metric in compat and in strict mode."""
     return tuple(
-        score_refseg({"1": said}, {"1": true}, mode, **options).scores[figure] for mode in MODES
+        score_refseg({"1": predicted}, {"1": reference}, mode, **options).scores[metric]
+        for mode in MODES
     )
 
 
 def test_ciou_weighs_pixels_and_giou_expressions():
-    said, true = [box(0, 2), box(0, 8)], [box(0, 4), box(0, 8)]
-    assert both(said, true, "cIoU") == pytest.approx((10 / 12, 10 / 12), abs=1e-7)
-    assert both(said, true, "gIoU") == pytest.approx((0.75, 0.75), abs=1e-5)
+    predicted, reference = [box(0, 2), box(0, 8)], [box(0, 4), box(0, 8)]
+    assert both(predicted, reference, "cIoU") == pytest.approx((10 / 12, 10 / 12), abs=1e-7)
+    assert both(predicted, reference, "gIoU") == pytest.approx((0.75, 0.75), abs=1e-5)
 
 
 def test_compat_is_float32_with_an_epsilon_in_both_divisions():
@@ -37,47 +38,49 @@ def test_two_empty_masks_are_right():
 
 
 def test_expressions_without_a_mask_are_absent_from_ciou_in_compat_alone():
-    said, true = [box(0, 4)], [box(0, 4), box(4, 4)]
-    assert both(said, true, "cIoU") == (1.0, 0.5)
-    assert both(said, true, "gIoU") == pytest.approx((0.5, 0.5), abs=1e-5)
+    predicted, reference = [box(0, 4)], [box(0, 4), box(4, 4)]
+    assert both(predicted, reference, "cIoU") == (1.0, 0.5)
+    assert both(predicted, reference, "gIoU") == pytest.approx((0.5, 0.5), abs=1e-5)
 
 
 def test_none_keeps_its_place_and_counts_as_an_empty_mask():
-    said, true = [None, box(4, 4)], [box(0, 4), box(4, 4)]
-    assert both(said, true, "cIoU") == (0.5, 0.5)
-    assert both([EMPTY, box(4, 4)], true, "gIoU") == both(said, true, "gIoU")
+    predicted, reference = [None, box(4, 4)], [box(0, 4), box(4, 4)]
+    assert both(predicted, reference, "cIoU") == (0.5, 0.5)
+    assert both([EMPTY, box(4, 4)], reference, "gIoU") == both(predicted, reference, "gIoU")
     assert both([None], [EMPTY], "gIoU") == pytest.approx((1, 1), abs=2e-5)
 
 
 def test_ignored_pixels_count_in_neither_mask():
-    # columns 4 and 5 are ignored: said 0 to 5, true 0 to 3
+    # columns 4 and 5 are ignored: predicted 0 to 5, reference 0 to 3
     options = {"ignored": {"1": [box(4, 2)]}}
     assert both([box(0, 6)], [box(0, 4)], "cIoU", **options) == (1.0, 1.0)
     assert both([box(0, 8)], [box(0, 4)], "cIoU", **options) == pytest.approx((2 / 3, 2 / 3))
     assert both([], [box(0, 6)], "gIoU", **options) == (0.0, 0.0)
 
 
-def test_ratios_give_the_figures():
-    said = {"1": [box(0, 2)], "2": [box(0, 8), box(0, 3)]}
-    true = {"1": [box(0, 4)], "2": [box(0, 8), box(0, 4)]}
+def test_ratios_give_the_metrics():
+    predicted = {"1": [box(0, 2)], "2": [box(0, 8), box(0, 3)]}
+    reference = {"1": [box(0, 4)], "2": [box(0, 8), box(0, 4)]}
     for mode in MODES:
-        result = score_refseg(said, true, mode)
-        for figure, columns in result.ratios.items():
-            above, below = (sum(one[name] for one in result.per_item.values()) for name in columns)
-            assert above / below == pytest.approx(result.scores[figure], abs=1e-5)
+        result = score_refseg(predicted, reference, mode)
+        for metric, columns in result.ratios.items():
+            above, below = (
+                sum(item[name] for item in result.per_item.values()) for name in columns
+            )
+            assert above / below == pytest.approx(result.scores[metric], abs=1e-5)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_irregular_input_is_noted_and_counts_as_no_mask(mode):
-    true = {name: [box(0, 4)] for name in ("right", "missing", "more", "size", "none")}
-    said = {
+    reference = {name: [box(0, 4)] for name in ("right", "missing", "more", "size", "none")}
+    predicted = {
         "right": [box(0, 4)],
         "unknown": [box(0, 4)],
         "more": [box(0, 4), box(0, 4)],
         "size": [box(0, 4, (9, 10))],
         "none": [None],
     }
-    result = score_refseg(said, {**true, "nothing": []}, mode)
+    result = score_refseg(predicted, {**reference, "nothing": []}, mode)
     assert result.notes == {
         "unknown prediction": ("unknown",),
         "missing prediction": ("missing", "nothing"),
@@ -88,7 +91,7 @@ def test_irregular_input_is_noted_and_counts_as_no_mask(mode):
         "no true mask": ("nothing",),
     }
     assert result.scores["gIoU"] == pytest.approx(2 / 5, abs=1e-5)
-    assert set(result.per_item) == set(true)
+    assert set(result.per_item) == set(reference)
 
 
 def test_an_empty_split_is_noted():
@@ -102,7 +105,7 @@ def test_broken_masks_are_errors_with_their_item():
     broken = {"size": [8, 10], "counts": "o"}
     with pytest.raises(MetricError, match="a: the compressed counts are damaged"):
         score_refseg({"a": [broken]}, {"a": [box(0, 4)]}, "strict")
-    with pytest.raises(MetricError, match="a: 1 true masks, 2 of ignored pixels"):
+    with pytest.raises(MetricError, match="a: 1 reference masks but 2 masks of ignored pixels"):
         score_refseg({}, {"a": [EMPTY]}, "strict", {"a": [EMPTY, EMPTY]})
     with pytest.raises(MetricError, match="a: masks of different sizes"):
         score_refseg({}, {"a": [EMPTY]}, "strict", {"a": [box(0, 1, (9, 10))]})

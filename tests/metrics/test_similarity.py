@@ -1,4 +1,4 @@
-"""Phrases are alike by their words, and no pair is asked twice."""
+"""Similarity of phrases by their words, and its cache."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Counting:
     name = "counting"
 
     def __init__(self):
-        self.asked = []
+        self.pairs = []
 
     def __call__(self, some, others):
-        self.asked += [(a, b) for a in some for b in others]
+        self.pairs += [(a, b) for a in some for b in others]
         return np.array([[len(a) + 10.0 * len(b) for b in others] for a in some])
 
 
-def test_a_cache_asks_every_pair_once_and_keeps_the_name():
+def test_a_cache_computes_every_pair_once_and_has_the_same_name():
     counting = Counting()
     cached = CachedSimilarity(counting)
     assert isinstance(cached, Similarity) and cached.name == "counting"
@@ -32,4 +32,4 @@ def test_a_cache_asks_every_pair_once_and_keeps_the_name():
     np.testing.assert_array_equal(cached(["bb", "a"], ["ccc", "c"]), [[32, 12], [31, 11]])
     np.testing.assert_array_equal(cached(["a", "a"], ["c"]), [[11], [11]])
     assert cached([], ["c"]).shape == (0, 1)
-    assert len(counting.asked) == len(set(counting.asked)) == 4
+    assert len(counting.pairs) == len(set(counting.pairs)) == 4

@@ -1,4 +1,4 @@
-"""Mini-worlds in the formats of real datasets: their readers find the truth, and no defect."""
+"""Mini-worlds in the formats of real datasets are read without defects and unchanged."""
 
 from __future__ import annotations
 
@@ -17,72 +17,74 @@ from glamm_jax.data import rle
 from glamm_jax.data.record import Annotation, Record, check_record
 from glamm_jax.data.sources.registry import find_dataset
 from glamm_jax.errors import FolderError
-from glamm_jax.miniworld import FULL, Scene, record, scene
-from glamm_jax.miniworld.annotations import expressions, mask_of_all, words_lots
+from glamm_jax.miniworld import FULL, Scene, render_scene, scene_record
+from glamm_jax.miniworld.annotations import referring_expressions, text_rng, union_mask
 from glamm_jax.miniworld.captions import dense_caption, short_captions
 from glamm_jax.miniworld.grand_folder import write_grand
 from glamm_jax.miniworld.grandf_folder import write_grandf
 from glamm_jax.miniworld.refcoco_folder import write_refcoco
-from glamm_jax.miniworld.source import NO_ROOM, MiniWorld
+from glamm_jax.miniworld.source import DOES_NOT_FIT, MiniWorldSource
 
 SIZE, NUM_SCENES = 64, 12
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return [scene(0, i, SIZE, FULL) for i in range(NUM_SCENES)]
+    return [render_scene(0, i, SIZE, FULL) for i in range(NUM_SCENES)]
 
 
 def _read(dataset: str, root: Path, split: str, scenes: list[Scene]) -> list[Record]:
-    """The records of a folder, in the order of the scenes, checked."""
+    """Return the checked records of a folder in the order of the scenes."""
     source = find_dataset(dataset)(root, split)
-    found = {}
+    records = {}
     for key in source.keys:
         read = source.read(key)
         assert read.defects == ()
         assert read.record is not None
         check_record(read.record)
-        found[int(read.record.image_id.removeprefix("sa_"))] = read.record
-    assert set(found) == {one.scene_id for one in scenes}
-    return [found[one.scene_id] for one in scenes]
+        records[int(read.record.image_id.removeprefix("sa_"))] = read.record
+    assert set(records) == {scene.scene_id for scene in scenes}
+    return [records[scene.scene_id] for scene in scenes]
 
 
-def _of(made: Record, task: str) -> list[Annotation]:
-    return [annotation for annotation in made.annotations if annotation.task == task]
+def _of(record: Record, task: str) -> list[Annotation]:
+    return [annotation for annotation in record.annotations if annotation.task == task]
 
 
-def _mask(made: Record, annotation: Annotation, start: int = -1) -> np.ndarray:
-    """Union of what an annotation links from there."""
-    linked = [made.regions[link.region] for link in annotation.links if link.start == start]
+def _mask(record: Record, annotation: Annotation, start: int = -1) -> np.ndarray:
+    """Return the union of the regions that an annotation links from `start`."""
+    linked = [record.regions[link.region] for link in annotation.links if link.start == start]
     runs = [{"size": [SIZE, SIZE], "counts": region.mask} for region in linked]
     return np.any([rle.decode(run) for run in runs], axis=0)
 
 
-def _check_dense(one: Scene, made: Record) -> None:
-    caption = dense_caption(one, words_lots(one))
-    (grounded,) = _of(made, "gcg")
+def _check_dense(scene: Scene, record: Record) -> None:
+    caption = dense_caption(scene, text_rng(scene))
+    (grounded,) = _of(record, "gcg")
     assert grounded.text == caption.text
     spans = {(link.start, link.end) for link in grounded.links}
     assert spans == {(start, end) for start, end, _ in caption.phrases}
-    for start, _, mentions in caption.phrases:
-        np.testing.assert_array_equal(_mask(made, grounded, start), mask_of_all(one, mentions))
+    for start, _, entities in caption.phrases:
+        np.testing.assert_array_equal(_mask(record, grounded, start), union_mask(scene, entities))
 
 
 def test_grand_is_read_without_defects_and_true(tmp_path: Path, scenes: list[Scene]) -> None:
     write_grand(tmp_path / "world", scenes)
     counts: Counter[str] = Counter()
-    for one, made in zip(scenes, _read("grand", tmp_path / "world", "train", scenes), strict=True):
-        _check_dense(one, made)
-        assert made.image == record(one).image
-        rng = words_lots(one)
-        dense_caption(one, rng)
-        short = short_captions(one, rng)
-        assert [item.text for item in _of(made, "caption")] == [item.text for item in short]
-        said = dict(expressions(one, rng))
-        for annotation in _of(made, "referring"):
-            mentions = said[annotation.text]
-            np.testing.assert_array_equal(_mask(made, annotation), mask_of_all(one, mentions))
-        counts.update(annotation.task for annotation in made.annotations)
+    for scene, record in zip(
+        scenes, _read("grand", tmp_path / "world", "train", scenes), strict=True
+    ):
+        _check_dense(scene, record)
+        assert record.image == scene_record(scene).image
+        rng = text_rng(scene)
+        dense_caption(scene, rng)
+        short = short_captions(scene, rng)
+        assert [item.text for item in _of(record, "caption")] == [item.text for item in short]
+        expressions = dict(referring_expressions(scene, rng))
+        for annotation in _of(record, "referring"):
+            entities = expressions[annotation.text]
+            np.testing.assert_array_equal(_mask(record, annotation), union_mask(scene, entities))
+        counts.update(annotation.task for annotation in record.annotations)
     assert set(counts) == {"gcg", "referring", "region", "caption"}
     assert counts["referring"] > 3 * NUM_SCENES
 
@@ -106,7 +108,7 @@ def test_grand_has_every_field_of_the_release(tmp_path: Path, scenes: list[Scene
         *("segmentation", "segmentation_source"),
     }
     depths = [item["depth"] for item in entry["objects"]]
-    assert depths == sorted(depths)  # things are in order of depth, and near is large
+    assert depths == sorted(depths)  # objects are in the order of depth, and near is large
     for caption in (*entry["short_captions"], entry["dense_caption"]):
         for detail in caption["details"]:
             assert caption["caption"][slice(*detail["tokens_positive"])] == detail["phrase"]
@@ -119,15 +121,15 @@ def test_grand_has_every_field_of_the_release(tmp_path: Path, scenes: list[Scene
 def test_grandf_is_read_without_defects_and_true(tmp_path: Path, scenes: list[Scene]) -> None:
     splits = {"train": scenes[:6], "val": scenes[6:9], "test": scenes[9:]}
     write_grandf(tmp_path / "world", splits)
-    for split, wanted in splits.items():
-        for one, made in zip(
-            wanted, _read("grandf_ha", tmp_path / "world", split, wanted), strict=True
+    for split, expected in splits.items():
+        for scene, record in zip(
+            expected, _read("grandf_ha", tmp_path / "world", split, expected), strict=True
         ):
-            _check_dense(one, made)
-            assert made.image == record(one).image
+            _check_dense(scene, record)
+            assert record.image == scene_record(scene).image
 
 
-def test_the_truth_of_grandf_is_what_the_evaluation_opens(
+def test_references_of_grandf_are_read_by_pycocotools(
     tmp_path: Path, scenes: list[Scene], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_grandf(tmp_path / "world", {"val": scenes[:3]})
@@ -136,30 +138,32 @@ def test_the_truth_of_grandf_is_what_the_evaluation_opens(
     truth = COCO(str(folder / "val_gcg_coco_mask_gt.json"))
     capsys.readouterr()
     assert "categories" not in captions.dataset
-    for one in scenes[:3]:
-        (told,) = captions.imgToAnns[f"sa_{one.scene_id}"]
-        instances = truth.imgToAnns[f"sa_{one.scene_id}"]
-        assert len(told["labels"]) == len(instances)
-        for label, instance in zip(told["labels"], instances, strict=True):
-            assert label in told["caption"]
+    for scene in scenes[:3]:
+        (caption,) = captions.imgToAnns[f"sa_{scene.scene_id}"]
+        instances = truth.imgToAnns[f"sa_{scene.scene_id}"]
+        assert len(caption["labels"]) == len(instances)
+        for label, instance in zip(caption["labels"], instances, strict=True):
+            assert label in caption["caption"]
             assert rle.decode(instance["segmentation"]).sum() == instance["area"]
 
 
 def test_refcoco_is_read_without_defects_and_true(tmp_path: Path, scenes: list[Scene]) -> None:
     splits = {"train": scenes[:8], "val": scenes[8:]}
     write_refcoco(tmp_path / "world", splits)
-    for split, wanted in splits.items():
-        found = _read("refcoco", tmp_path / "world", split, wanted)
-        for one, made in zip(wanted, found, strict=True):
-            said = expressions(one, words_lots(one))
-            single = {text: m for text, m in said if len(m) == 1 and m[0].sort == "thing"}
-            assert {item.text for item in made.annotations} == set(single)
-            for annotation in made.annotations:
-                mask = mask_of_all(one, single[annotation.text])
-                np.testing.assert_array_equal(_mask(made, annotation), mask)
+    for split, expected in splits.items():
+        records = _read("refcoco", tmp_path / "world", split, expected)
+        for scene, record in zip(expected, records, strict=True):
+            expressions = referring_expressions(scene, text_rng(scene))
+            single = {
+                text: m for text, m in expressions if len(m) == 1 and m[0].category == "object"
+            }
+            assert {item.text for item in record.annotations} == set(single)
+            for annotation in record.annotations:
+                mask = union_mask(scene, single[annotation.text])
+                np.testing.assert_array_equal(_mask(record, annotation), mask)
 
 
-def test_a_folder_holds_the_same_bytes_whenever_it_is_written(
+def test_a_folder_has_the_same_bytes_whenever_it_is_written(
     tmp_path: Path, scenes: list[Scene]
 ) -> None:
     hashes = []
@@ -189,15 +193,15 @@ def test_an_unfinished_folder_is_not_left_behind(tmp_path: Path, scenes: list[Sc
     assert not list(tmp_path.iterdir())
 
 
-def test_the_source_draws_what_it_is_asked_for() -> None:
-    source = MiniWorld(Path(), "val", ids=range(3, 6), seed=1, size=SIZE)
-    assert len(source.keys) == 3
+def test_the_source_renders_the_requested_scenes() -> None:
+    source = MiniWorldSource(Path(), "val", ids=range(3, 6), seed=1, size=SIZE)
+    assert list(source.keys) == [f"cdce059b-1-{i}" for i in range(3, 6)]  # keys never change
     for i, key in enumerate(source.keys, 3):
-        found = source.read(key)
-        assert found.record == record(scene(1, i, SIZE, FULL), "val")
-        assert not found.defects
-    other = MiniWorld(Path(), "val", ids=range(3, 6), seed=1, size=8)
+        result = source.read(key)
+        assert result.record == scene_record(render_scene(1, i, SIZE, FULL), "val")
+        assert not result.defects
+    other = MiniWorldSource(Path(), "val", ids=range(3, 6), seed=1, size=8)
     assert not set(source.keys) & set(other.keys)
-    found = other.read(other.keys[0])
-    assert found.record is None
-    assert [defect.kind for defect in found.defects] == [NO_ROOM]
+    result = other.read(other.keys[0])
+    assert result.record is None
+    assert [defect.kind for defect in result.defects] == [DOES_NOT_FIT]

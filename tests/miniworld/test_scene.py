@@ -1,4 +1,4 @@
-"""Scenes follow from seed and id, and their masks are what is seen."""
+"""Scenes are determined by seed and id, and their masks are the visible pixels."""
 
 from __future__ import annotations
 
@@ -19,169 +19,185 @@ from glamm_jax.miniworld import (
     SceneError,
     World,
     extended,
-    held_out,
-    record,
-    scene,
+    hold_out,
+    render_scene,
+    scene_record,
 )
-from glamm_jax.miniworld.layout import NOWHERE
-from glamm_jax.miniworld.painting import paint
+from glamm_jax.miniworld.layout import NO_INDEX
+from glamm_jax.miniworld.rendering import render_layout
 from glamm_jax.miniworld.shapes import SHAPES
 from glamm_jax.miniworld.world import COLOURS, HANGING, NEW_PLACE, NEW_SHAPE
 from glamm_jax.text.answer_parser import parse_answer
 from glamm_jax.text.special_tokens import SEG
+from tests.miniworld.conftest import max_masks
 
 SIZE = 64
 STAR, RING = math.pi / 5, 0.66
 
 
 def test_a_scene_follows_from_seed_and_id() -> None:
-    one, _, again = scene(1, 5, SIZE), scene(1, 6, SIZE), scene(1, 5, SIZE)
-    assert one.plan == again.plan
-    np.testing.assert_array_equal(one.image, again.image)
-    assert record(one) == record(again)
-    for other in (scene(2, 5, SIZE), scene(1, 6, SIZE), scene(1, 5, SIZE, EASY)):
-        assert not np.array_equal(one.image, other.image)
+    scene, _, again = (render_scene(1, i, SIZE) for i in (5, 6, 5))
+    assert scene.layout == again.layout
+    np.testing.assert_array_equal(scene.image, again.image)
+    assert scene_record(scene) == scene_record(again)
+    for other in (
+        render_scene(2, 5, SIZE),
+        render_scene(1, 6, SIZE),
+        render_scene(1, 5, SIZE, EASY),
+    ):
+        assert not np.array_equal(scene.image, other.image)
 
 
 def test_a_larger_picture_shows_the_same_scene() -> None:
-    small, large = scene(0, 3, SIZE), scene(0, 3, 4 * SIZE)
-    assert small.plan == large.plan
-    blocks = large.painting.labels.reshape(SIZE, 4, SIZE, 4)
-    same = (blocks == small.painting.labels[:, None, :, None]).mean()
+    small, large = render_scene(0, 3, SIZE), render_scene(0, 3, 4 * SIZE)
+    assert small.layout == large.layout
+    blocks = large.rendering.labels.reshape(SIZE, 4, SIZE, 4)
+    same = (blocks == small.rendering.labels[:, None, :, None]).mean()
     assert same > 0.97
 
 
 def test_every_pixel_belongs_to_one_mask(full_scenes: list[Scene]) -> None:
-    for one in full_scenes[:30]:
-        masks = [one.stuff_mask(i) for i in range(len(one.stuff))]
-        masks += [one.thing_mask(i) for i in range(len(one.things))]
+    for scene in full_scenes[:30]:
+        masks = [scene.stuff_mask(i) for i in range(len(scene.stuff))]
+        masks += [scene.object_mask(i) for i in range(len(scene.objects))]
         assert (np.sum(masks, axis=0) == 1).all()
 
 
-def test_a_mask_is_what_nearer_things_leave_of_its_thing(full_scenes: list[Scene]) -> None:
+def test_a_mask_is_its_object_without_what_nearer_objects_cover(full_scenes: list[Scene]) -> None:
     covered = 0
-    for one in full_scenes[:40]:
-        whole = []
-        for thing in one.things:
-            plan = replace(one.plan, things=(replace(thing, base=NOWHERE),))
-            alone = paint(plan, SIZE, np.random.default_rng(0))
-            whole.append(alone.labels == len(one.stuff))
-        for i, mask in enumerate(whole):
-            nearer = np.any([np.zeros_like(mask), *whole[i + 1 :]], axis=0)
-            np.testing.assert_array_equal(one.thing_mask(i), mask & ~nearer)
-            assert one.painting.areas[i] == mask.sum()
-            assert one.thing_mask(i).sum() >= FULL.min_visible * mask.sum()
+    for scene in full_scenes[:40]:
+        complete = []
+        for item in scene.objects:
+            layout = replace(scene.layout, objects=(replace(item, base_index=NO_INDEX),))
+            alone = render_layout(layout, SIZE, np.random.default_rng(0))
+            complete.append(alone.labels == len(scene.stuff))
+        for i, mask in enumerate(complete):
+            nearer = np.any([np.zeros_like(mask), *complete[i + 1 :]], axis=0)
+            np.testing.assert_array_equal(scene.object_mask(i), mask & ~nearer)
+            assert scene.rendering.object_areas[i] == mask.sum()
+            assert scene.object_mask(i).sum() >= FULL.min_visible * mask.sum()
             covered += bool((mask & nearer).any())
-    assert covered > 10  # things do cover each other
+    assert covered > 10  # objects do cover each other
 
 
-def test_near_things_are_drawn_over_far_ones(full_scenes: list[Scene]) -> None:
-    for one in full_scenes:
-        depths = [thing.depth for thing in one.things]
+def test_near_objects_are_rendered_over_far_ones(full_scenes: list[Scene]) -> None:
+    for scene in full_scenes:
+        depths = [item.depth for item in scene.objects]
         assert depths == sorted(depths)
-        for thing in one.things:
-            if thing.base != NOWHERE:
-                assert one.things[thing.base].base == NOWHERE
-                assert thing.foot < one.things[thing.base].y
+        for item in scene.objects:
+            if item.base_index != NO_INDEX:
+                assert scene.objects[item.base_index].base_index == NO_INDEX
+                assert item.bottom < scene.objects[item.base_index].y
 
 
-def test_a_part_lies_in_its_thing_and_has_its_own_colour(full_scenes: list[Scene]) -> None:
+def test_a_part_is_within_its_object_and_has_its_own_colour(full_scenes: list[Scene]) -> None:
     parts = 0
-    for one in full_scenes:
-        for i, thing in enumerate(one.things):
-            mask = one.part_mask(i)
-            assert mask.any() == (thing.part is not None)
-            if thing.part is None or one.plan.daytime != "day" or mask.sum() < 40:
+    for scene in full_scenes:
+        for i, item in enumerate(scene.objects):
+            mask = scene.part_mask(i)
+            assert mask.any() == (item.part is not None)
+            if item.part is None or scene.layout.daytime != "day" or mask.sum() < 40:
                 continue
-            assert (one.thing_mask(i) | ~mask).all()
-            assert _nearest_colour(one.image[mask]) == thing.part.colour
+            assert (scene.object_mask(i) | ~mask).all()
+            assert _nearest_colour(scene.image[mask]) == item.part.colour
             parts += 1
     assert parts > 5
 
 
-def test_a_thing_has_its_colour(easy_scenes: list[Scene]) -> None:
-    for one in easy_scenes:
-        for i, thing in enumerate(one.things):
-            assert _nearest_colour(one.image[one.thing_mask(i)]) == thing.colour
+def test_an_object_has_its_colour(easy_scenes: list[Scene]) -> None:
+    for scene in easy_scenes:
+        for i, item in enumerate(scene.objects):
+            assert _nearest_colour(scene.image[scene.object_mask(i)]) == item.colour
 
 
 def _nearest_colour(pixels: np.ndarray) -> str:
-    """By the median, which outlines and highlights do not move."""
-    seen = np.median(pixels, axis=0)
-    return min(COLOURS, key=lambda colour: float(np.abs(seen - COLOURS[colour]).sum()))
+    """Return the colour nearest to the median, which outlines and highlights do not affect."""
+    median = np.median(pixels, axis=0)
+    return min(COLOURS, key=lambda colour: float(np.abs(median - COLOURS[colour]).sum()))
 
 
-def test_things_stand_on_the_stuff_that_they_are_said_to_stand_on(
+def test_objects_stand_on_their_ground(
     full_scenes: list[Scene],
 ) -> None:
-    for one in full_scenes:
-        bounds = [0.0, *(edge.height for edge in one.plan.edges), 1.0]
-        for thing in one.things:
-            if thing.area == NOWHERE:
+    for scene in full_scenes:
+        bounds = [0.0, *(edge.height for edge in scene.layout.boundaries), 1.0]
+        for item in scene.objects:
+            if item.ground_index == NO_INDEX:
                 continue
-            hangs = one.stuff[thing.area] in HANGING
-            top = thing.y - thing.radius if hangs else thing.foot
-            assert bounds[thing.area] <= top < thing.foot + 1e-9 <= bounds[thing.area + 1]
+            hangs = scene.stuff[item.ground_index] in HANGING
+            top = item.y - item.radius if hangs else item.bottom
+            assert (
+                bounds[item.ground_index]
+                <= top
+                < item.bottom + 1e-9
+                <= bounds[item.ground_index + 1]
+            )
 
 
-def test_small_and_large_things_are_told_apart(full_scenes: list[Scene]) -> None:
-    things = [thing for one in full_scenes for thing in one.things]
-    small = max(thing.radius for thing in things if thing.size == "small")
-    large = min(thing.radius for thing in things if thing.size == "large")
+def test_small_and_large_objects_differ_clearly(full_scenes: list[Scene]) -> None:
+    objects = [item for scene in full_scenes for item in scene.objects]
+    small = max(item.radius for item in objects if item.size == "small")
+    large = min(item.radius for item in objects if item.size == "large")
     assert large - small > 0.02
 
 
 def test_a_full_world_shows_all_that_it_has(full_scenes: list[Scene]) -> None:
-    things = [thing for one in full_scenes for thing in one.things]
-    assert {thing.shape for thing in things} == set(FULL.shapes)
+    objects = [item for scene in full_scenes for item in scene.objects]
+    assert {item.shape for item in objects} == set(FULL.shapes)
     assert len(FULL.shapes) >= 6
-    assert {thing.colour for thing in things} == set(FULL.colours)
-    assert {thing.texture for thing in things} == set(FULL.textures)
-    assert {one.plan.place for one in full_scenes} == set(FULL.places)
-    assert {one.plan.daytime for one in full_scenes} == set(FULL.daytimes)
-    assert {name for one in full_scenes for name in one.stuff} >= {
+    assert {item.colour for item in objects} == set(FULL.colours)
+    assert {item.texture for item in objects} == set(FULL.textures)
+    assert {scene.layout.place for scene in full_scenes} == set(FULL.places)
+    assert {scene.layout.daytime for scene in full_scenes} == set(FULL.daytimes)
+    assert {name for scene in full_scenes for name in scene.stuff} >= {
         *("sky", "grass", "water", "road", "floor", "wall"),
     }
-    assert any(thing.base != NOWHERE for thing in things)
-    kinds = [[thing.kind for thing in one.things] for one in full_scenes]
+    assert any(item.base_index != NO_INDEX for item in objects)
+    kinds = [[item.kind for item in scene.objects] for scene in full_scenes]
     assert any(len(set(kind)) < len(kind) for kind in kinds)
 
 
 def test_colour_alone_often_does_not_tell(easy_scenes: list[Scene]) -> None:
-    shared = [one for one in easy_scenes if len({t.colour for t in one.things}) < len(one.things)]
+    shared = [
+        scene
+        for scene in easy_scenes
+        if len({t.colour for t in scene.objects}) < len(scene.objects)
+    ]
     assert len(shared) > len(easy_scenes) / 4
 
 
 def test_withheld_kinds_are_neither_shown_nor_named() -> None:
     kinds = (("red", "star"), ("blue", "circle"))
-    train, test = held_out(EASY, kinds)
+    train, test = hold_out(EASY, kinds)
     for i in range(200):
-        one = scene(0, i, SIZE, train)
-        assert not {thing.kind for thing in one.things} & set(kinds)
-        said = record(one).annotations
-        texts = " ".join(" ".join((note.text, *note.turns)) for note in said)
+        scene = render_scene(0, i, SIZE, train)
+        assert not {item.kind for item in scene.objects} & set(kinds)
+        annotations = scene_record(scene).annotations
+        texts = " ".join(" ".join((item.text, *item.turns)) for item in annotations)
         assert not any(f"{colour} {shape}" in texts for colour, shape in kinds)
     for i in range(50):
-        assert {thing.kind for thing in scene(0, i, SIZE, test).things} & set(kinds)
+        assert {item.kind for item in render_scene(0, i, SIZE, test).objects} & set(kinds)
 
 
 def test_the_new_shape_and_place_are_in_extended_worlds_only(
     full_scenes: list[Scene], easy_scenes: list[Scene]
 ) -> None:
-    for one in (*full_scenes, *easy_scenes):
-        assert one.plan.place != NEW_PLACE
-        assert all(thing.shape != NEW_SHAPE for thing in one.things)
+    for scene in (*full_scenes, *easy_scenes):
+        assert scene.layout.place != NEW_PLACE
+        assert all(item.shape != NEW_SHAPE for item in scene.objects)
     for world in (EASY, FULL):
-        new = [scene(0, i, SIZE, extended(world)) for i in range(40)]
-        assert any(one.plan.place == NEW_PLACE for one in new)
-        assert any(thing.shape == NEW_SHAPE for one in new for thing in one.things)
+        new = [render_scene(0, i, SIZE, extended(world)) for i in range(40)]
+        assert any(scene.layout.place == NEW_PLACE for scene in new)
+        assert any(item.shape == NEW_SHAPE for scene in new for item in scene.objects)
 
 
 def test_a_world_without_room_says_so() -> None:
-    with pytest.raises(SceneError, match=r"10 to 10 things .* find no room .* 64 x 64 pixels"):
-        scene(0, 0, SIZE, replace(EASY, num_things=(10, 10), radii=(0.2, 0.22)))
-    with pytest.raises(SceneError, match="in 8 x 8 pixels; take fewer"):
-        scene(0, 0, 8, FULL)
+    with pytest.raises(
+        SceneError, match=r"10 to 10 objects .* do not fit visibly into 64 x 64 pixels"
+    ):
+        render_scene(0, 0, SIZE, replace(EASY, num_objects=(10, 10), radii=(0.2, 0.22)))
+    with pytest.raises(SceneError, match="into 8 x 8 pixels; use fewer"):
+        render_scene(0, 0, 8, FULL)
 
 
 @pytest.mark.parametrize(
@@ -189,13 +205,13 @@ def test_a_world_without_room_says_so() -> None:
     [
         ("shapes", ("circle", "blob"), r"World.shapes = .*choose some of circle, square"),
         ("colours", (), "World.colours"),
-        ("num_things", (3, 2), r"World.num_things = \(3, 2\): between 1 and 12"),
+        ("num_objects", (3, 2), r"World.num_objects = \(3, 2\): between 1 and 12"),
         ("radii", (0.2, 0.4), "World.radii"),
         ("repeats", 1.5, "World.repeats = 1.5: must be in 0 to 1"),
-        ("closeness", 0.1, "World.closeness"),
+        ("min_spacing", 0.1, "World.min_spacing"),
         ("withheld", EASY.kinds[3:], "too few kinds are left"),
         ("withheld", (("red", "blob"),), "a kind is a colour and a shape of this world"),
-        ("words", "many", "World.words"),
+        ("text_style", "many", "World.text_style"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -232,15 +248,15 @@ def test_a_shape_has_the_area_that_geometry_says(shape: str, area: float) -> Non
 @pytest.mark.parametrize("scene_id", range(2))
 def test_every_seg_of_what_training_draws_has_its_mask(name: str, scene_id: int) -> None:
     world: World = WORLDS[name]
-    drawn = sample_conversations(
-        record(scene(0, scene_id, SIZE, world)), MASK_TASKS, ConversationConfig()
+    sampled = sample_conversations(
+        scene_record(render_scene(0, scene_id, SIZE, world)), MASK_TASKS, ConversationConfig()
     )
-    assert [example.task for example in drawn.examples] == [*MASK_TASKS]
-    for example in drawn.examples:
+    assert [example.task for example in sampled.examples] == [*MASK_TASKS]
+    for example in sampled.examples:
         answers = [parse_answer(answer) for answer in example.turns[1::2]]
         assert example.masks is not None
         assert sum(answer.num_segs for answer in answers) == len(example.masks) > 0
-        assert len(example.masks) <= world.max_masks
+        assert len(example.masks) <= max_masks(world)
         assert example.masks.any(axis=(1, 2)).all()
         assert not any(SEG in question for question in example.turns[::2])
         if example.task == "gcg":

@@ -98,7 +98,7 @@ def test_a_changed_truth_of_referring_segmentation_is_noticed(part, case):
 @pytest.fixture
 def silent(monkeypatch):
     """Without captions, which need seconds of Java: masks alone are looked at."""
-    monkeypatch.setattr(evaluation, "running_meteor", nullcontext)
+    monkeypatch.setattr(evaluation, "meteor_process", nullcontext)
     monkeypatch.setattr(evaluation.evaluation_gcg.GCGCase, "captions", lambda *_: MetricResult({}))
 
 
@@ -194,7 +194,7 @@ def test_no_java_is_an_error_that_says_what_to_install(part, monkeypatch):
     def missing():
         raise MetricError("install the extra `eval`")
 
-    monkeypatch.setattr(evaluation, "running_meteor", missing)
+    monkeypatch.setattr(evaluation, "meteor_process", missing)
     with pytest.raises(GoldenError, match="install the extra"):
         evaluation.check(keep(part, *REGIONS), Ledger())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from glamm_jax.cli.convert import browse, main
-from glamm_jax.report.dataset_page import UNREADABLE
+from glamm_jax.report.dataset_page import UNREADABLE_RECORD
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_all_datasets_and_splits_below_a_folder_are_shown(shards: Path, tmp_path
     for name in ("glamm_grandf_ha, train", *(f"glamm_miniworld, {s}" for s in ("train", "val"))):
         assert f">{name}</h2>" in text
     assert "overlapping polygons" in text  # of the fixtures
-    assert "learned</small>" in text
+    assert "targets</small>" in text
     assert "caption: nothing of this task" in text  # two of the fixtures have none
 
 
@@ -36,8 +36,8 @@ def test_a_limit_spreads_what_is_read(shards: Path, tmp_path: Path) -> None:
     folder = shards / "glamm_miniworld" / "1.0.0"
     assert main(["browse", str(folder), "--out", str(page), "--limit", "3"]) == 0
     text = page.read_text(encoding="utf-8")
-    assert "<b>10</b>pictures" in text
-    assert "<b>3</b>pictures looked at" in text
+    assert "<b>10</b>images" in text
+    assert "<b>3</b>images examined" in text
 
 
 def test_a_damaged_record_is_named_and_the_others_are_shown(shards: Path, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_damaged_record_is_named_and_the_others_are_shown(shards: Path, tmp_pa
     file.write_bytes(data)
     page = tmp_path / "page.html"
     assert main(["browse", str(folder), "--out", str(page), "--samples", "1"]) == 0
-    assert UNREADABLE in page.read_text(encoding="utf-8")
+    assert UNREADABLE_RECORD in page.read_text(encoding="utf-8")
 
 
 def test_a_mini_world_is_drawn_on_the_spot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from glamm_jax.evaluation.scores import SCORES, RunScores, save_scores
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.metrics.phrase_matching import score_phrases
 from glamm_jax.metrics.result import MetricResult
-from glamm_jax.miniworld import EASY, scene
+from glamm_jax.miniworld import EASY, render_scene
 from glamm_jax.testing.golden_checkpoints import GoldenSource, write_checkpoint
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.glamm import CLIP_PREFIX
@@ -69,9 +69,9 @@ def test_a_region_and_a_phrase_give_an_answer_and_a_picture(
 def test_the_shipped_model_names_the_things_of_a_scene_and_outlines_them(tmp_path: Path) -> None:
     assert run("--scene", 1, "--out", tmp_path / "answer") == 0
     read = json.loads((tmp_path / "answer.json").read_text("utf-8"))
-    one = scene(ask.SCENE_SEED, 1, ask.SCENE_SIZE, EASY)
+    one = render_scene(ask.SCENE_SEED, 1, ask.SCENE_SIZE, EASY)
     true = [
-        (f"{thing.colour} {thing.shape}", one.thing_mask(i)) for i, thing in enumerate(one.things)
+        (f"{thing.colour} {thing.shape}", one.object_mask(i)) for i, thing in enumerate(one.objects)
     ]
     said = [(each["phrase"], each["mask"]) for each in read["groundings"]]
     scores = score_phrases(said, true)

@@ -24,8 +24,8 @@ from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.data.loader import open_batches
 from glamm_jax.inference.answer import Grounding
 from glamm_jax.inference.chat import Question, load
-from glamm_jax.miniworld import EASY, Scene, scene
-from glamm_jax.miniworld.world import COLOURS, EASY_PALE, EASY_SEEN, UNSEEN, WORLDS
+from glamm_jax.miniworld import EASY, Scene, render_scene
+from glamm_jax.miniworld.world import COLOURS, EASY_PALE, EASY_SEEN, UNSEEN_KINDS, WORLDS
 from glamm_jax.text.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -62,8 +62,8 @@ def test_no_training_picture_has_an_unseen_kind() -> None:
         if isinstance(stage.made_of, ExperimentConfig):
             parts = stage.made_of.data.mixture
             worlds |= {WORLDS[part.dataset.removeprefix("miniworld/")] for part in parts}
-    assert not any(set(world.kinds) & set(UNSEEN) for world in worlds)
-    assert set(UNSEEN) <= set(EASY.kinds)
+    assert not any(set(world.kinds) & set(UNSEEN_KINDS) for world in worlds)
+    assert set(UNSEEN_KINDS) <= set(EASY.kinds)
 
 
 def test_the_tokenizer_is_made_again_byte_for_byte(tmp_path: Path) -> None:
@@ -91,24 +91,24 @@ def test_the_batches_of_the_runs_lose_nothing() -> None:
 
 
 def test_tags_are_what_covers_a_patch() -> None:
-    one = scene(3, 1, recipe.IMAGE_SIZE, EASY_SEEN)
+    one = render_scene(3, 1, recipe.IMAGE_SIZE, EASY_SEEN)
     batch = tag_batch([one], aid("tags"))
     colours, shapes = (x.reshape(8, 8) for x in (batch.colours, batch.shapes))
-    for number, thing in enumerate(one.things):
-        whole = one.thing_mask(number).reshape(8, 8, 8, 8).all((1, 3))
+    for number, thing in enumerate(one.objects):
+        whole = one.object_mask(number).reshape(8, 8, 8, 8).all((1, 3))
         assert (colours[whole] == 1 + list(COLOURS).index(thing.colour)).all()
         assert (shapes[whole] == 1 + EASY.shapes.index(thing.shape)).all()
-    nothing = (one.painting.labels < len(one.stuff)).reshape(8, 8, 8, 8).all((1, 3))
+    nothing = (one.rendering.labels < len(one.stuff)).reshape(8, 8, 8, 8).all((1, 3))
     assert not colours[nothing].any()
     assert not shapes[nothing].any()
 
 
 def test_masks_are_those_of_all_things() -> None:
-    scenes = [scene(3, number, recipe.IMAGE_SIZE, EASY_SEEN) for number in range(4)]
+    scenes = [render_scene(3, number, recipe.IMAGE_SIZE, EASY_SEEN) for number in range(4)]
     batch = mask_batch(scenes, aid("masks"))
-    assert batch.valid.sum() == sum(len(one.things) for one in scenes)
+    assert batch.valid.sum() == sum(len(one.objects) for one in scenes)
     places = np.flatnonzero(batch.valid)
-    truth = [one.thing_mask(k) for one in scenes for k in range(len(one.things))]
+    truth = [one.object_mask(k) for one in scenes for k in range(len(one.objects))]
     np.testing.assert_array_equal(batch.masks[places].astype(bool), truth)
     assert (np.diff(batch.mask_image[places]) >= 0).all()
 
@@ -136,14 +136,14 @@ class _Oracle:
         return [self._answer(self.known[np.asarray(q.image).tobytes()], q) for q in questions]
 
     def _answer(self, one: Scene, question: Question) -> _Said:
-        names = [f"{t.colour} {t.shape}" for t in one.things]
+        names = [f"{t.colour} {t.shape}" for t in one.objects]
         if len(question.regions):
             x0, y0, x1, y1 = question.regions[0]
-            middle = [abs(t.x * one.size - (x0 + x1) / 2) for t in one.things]
-            high = [abs(t.y * one.size - (y0 + y1) / 2) for t in one.things]
+            middle = [abs(t.x * one.size - (x0 + x1) / 2) for t in one.objects]
+            high = [abs(t.y * one.size - (y0 + y1) / 2) for t in one.objects]
             i = int(np.argmin(np.add(middle, high)))
             return _Said(
-                f"a {'red' if self.wrong else one.things[i].colour} {one.things[i].shape}", ()
+                f"a {'red' if self.wrong else one.objects[i].colour} {one.objects[i].shape}", ()
             )
         asked = [i for i, name in enumerate(names) if name in question.prompt]
         if re.search("Segment the", question.prompt):
@@ -152,22 +152,22 @@ class _Oracle:
         return _Said("", tuple(said[:1] if self.wrong else said))
 
     def _grounding(self, one: Scene, number: int, phrase: str) -> Grounding:
-        return Grounding(phrase, 0, 0, one.thing_mask(number), 1.0)
+        return Grounding(phrase, 0, 0, one.object_mask(number), 1.0)
 
 
 def test_held_out_scenes_have_two_things_of_one_colour() -> None:
     scenes = list(islice(held_out_scenes(EASY, 32), 20))
     for one in scenes:
-        colours = [thing.colour for thing in one.things]
+        colours = [thing.colour for thing in one.objects]
         assert len(set(colours)) < len(colours)
-    kinds = {thing.kind for one in scenes for thing in one.things}
-    assert kinds & set(UNSEEN)
+    kinds = {thing.kind for one in scenes for thing in one.objects}
+    assert kinds & set(UNSEEN_KINDS)
 
 
 def test_the_truth_gets_full_marks_and_fails_when_asked_for_something_else() -> None:
     scenes = list(islice(held_out_scenes(EASY, 32), 12))
     oracle: Any = _Oracle(scenes)
-    scores = evaluate(Evaluation(oracle, scenes, at_once=5), UNSEEN)
+    scores = evaluate(Evaluation(oracle, scenes, at_once=5), UNSEEN_KINDS)
     for name in ("referring_miou", "phrases_right", "phrase_mask_iou", "regions_right"):
         assert getattr(scores, name) == 1.0, name
     assert scores.swapped_miou == 0.0
@@ -179,11 +179,11 @@ def test_naming_one_thing_only_costs_recall() -> None:
     scenes = list(islice(held_out_scenes(EASY, 32), 12))
     oracle: Any = _Oracle(scenes, wrong=True)
     scores = evaluate(Evaluation(oracle, scenes, at_once=5))
-    things = sum(len(one.things) for one in scenes)
+    things = sum(len(one.objects) for one in scenes)
     assert scores.phrase_precision == 1.0
     assert scores.phrases_right == scores.phrase_recall == len(scenes) / things
     assert scores.phrase_mask_iou == pytest.approx(len(scenes) / things)
-    red = sum(thing.colour == "red" for one in scenes for thing in one.things)
+    red = sum(thing.colour == "red" for one in scenes for thing in one.objects)
     assert scores.regions_right == pytest.approx(red / things)
 
 
@@ -191,7 +191,7 @@ def test_the_report_says_which_bars_are_met_and_shows_the_scenes(tmp_path: Path)
     scenes = list(islice(held_out_scenes(EASY, 32), 6))
     oracle: Any = _Oracle(scenes, wrong=True)
     evaluation = Evaluation(oracle, scenes, at_once=6)
-    scores = evaluate(evaluation, UNSEEN)
+    scores = evaluate(evaluation, UNSEEN_KINDS)
     stage = all_stages()["tags"]
     (tmp_path / "tags").mkdir()
     lines = [{"step": i, "loss": 2.0 - i, "seconds": 1.0} for i in (0, 1)]
@@ -234,7 +234,7 @@ def test_two_steps_of_every_stage_make_a_model_that_answers(tmp_path: Path) -> N
         assert is_done(tmp_path, short)
         lines = (tmp_path / stage.name / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [0, 1]
-    one = scene(3, 1, recipe.IMAGE_SIZE, EASY_SEEN)
+    one = render_scene(3, 1, recipe.IMAGE_SIZE, EASY_SEEN)
     answer = load(tmp_path / "adapted" / "model").chat(one.image, "What?", max_tokens=4)
     assert answer.finish in ("end", "length")
 

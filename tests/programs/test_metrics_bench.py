@@ -10,19 +10,19 @@ import pytest
 from bench import metrics
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pycocotools copies in an old way
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from pycocotools' use of numpy
 def test_it_measures_pairs_and_scoring(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "TURNS", 1)
+    monkeypatch.setattr(metrics, "REPEATS", 1)
     assert metrics.main(["--images", "2", "--out", str(tmp_path / "metrics.json")]) == 0
-    found = json.loads((tmp_path / "metrics.json").read_text("utf-8"))
-    assert found["images"] == 2 and 10 <= found["masks"] <= 16
-    assert found["pairs"]["ratio"] > 1
-    assert set(found["scoring_s"]) == {"compat", "strict"}
+    results = json.loads((tmp_path / "metrics.json").read_text("utf-8"))
+    assert results["images"] == 2 and 10 <= results["masks"] <= 16
+    assert results["pairs"]["ratio"] > 1
+    assert set(results["scoring_s"]) == {"compat", "strict"}
     assert "scoring 2 images, strict" in capsys.readouterr().out
 
 
-def test_no_image_is_refused() -> None:
+def test_zero_images_are_refused() -> None:
     with pytest.raises(SystemExit):
         metrics.main(["--images", "0"])

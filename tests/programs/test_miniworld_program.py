@@ -9,7 +9,7 @@ import pytest
 from glamm_jax.cli.convert import main
 from glamm_jax.data.record_shards import RecordShards
 from glamm_jax.data.sources.registry import find_dataset
-from glamm_jax.miniworld import EASY, held_out, record, scene
+from glamm_jax.miniworld import EASY, hold_out, render_scene, scene_record
 
 SMALL = ["--scenes", "12", "--size", "64"]
 
@@ -32,23 +32,25 @@ def test_every_format_is_read_by_its_own_reader(
     assert _run(tmp_path / "world", "--format", format_name) == 0
     for split, number in splits.items():
         source = find_dataset(dataset)(tmp_path / "world", split)
-        found = [source.read(key) for key in source.keys]
-        assert sum(read.record is not None for read in found) == number
-        assert not any(read.defects for read in found)
+        results = [source.read(key) for key in source.keys]
+        assert sum(result.record is not None for result in results) == number
+        assert not any(result.defects for result in results)
 
 
-def test_shards_hold_the_scenes_and_go_on(
+def test_shards_hold_the_scenes_and_conversion_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--world", "easy", "--seed", "3", "--held-out", "red:star,blue:circle")
     for _ in range(2):
         assert _run(tmp_path / "world", *options) == 0
-        assert "12 records of 12 pictures" in capsys.readouterr().out
-    train, test = held_out(EASY, (("red", "star"), ("blue", "circle")))
+        assert "12 records of 12 images" in capsys.readouterr().out
+    train, test = hold_out(EASY, (("red", "star"), ("blue", "circle")))
     folder = tmp_path / "world/glamm_miniworld/1.0.0"
     for split, ids, world in (("train", range(12), train), ("val", range(12, 14), test)):
-        found = {made.image_id: made for made in RecordShards(folder, split)}
-        assert found == {f"3-{i}": record(scene(3, i, 64, world), split) for i in ids}
+        records = {record.image_id: record for record in RecordShards(folder, split)}
+        assert records == {
+            f"3-{i}": scene_record(render_scene(3, i, 64, world), split) for i in ids
+        }
     assert _run(tmp_path / "world", "--world", "easy") == 2
     assert "holds another conversion" in capsys.readouterr().err
 
@@ -58,10 +60,10 @@ def test_shards_hold_the_scenes_and_go_on(
     [
         (["--held-out", "red:blob"], "a kind is a colour and a shape of this world"),
         (["--format", "grand", "--out", "."], ".: exists already; remove it"),
-        (["--size", "8"], "find no room to be seen in 8 x 8 pixels"),
+        (["--size", "8"], "do not fit visibly into 8 x 8 pixels"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(
+def test_errors_are_reported_in_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert _run(tmp_path / "world", "--format", "grandf", *arguments) == 2

@@ -1,11 +1,11 @@
-"""A card of a conversation: every token of the model has the colour of what it stands for."""
+"""A card of a conversation: special tokens have the colour of their mask or box."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from glamm_jax.report.conversation_cards import card_of
+from glamm_jax.report.conversation_cards import conversation_card
 from glamm_jax.report.html_page import Card
 from glamm_jax.text.questions import SEGMENTATION_QUESTIONS
 from glamm_jax.types import Example
@@ -14,17 +14,17 @@ HEIGHT, WIDTH = 10, 20
 
 
 def _card(*turns: str, masks: int = 0, boxes: list[list[float]] | None = None) -> Card:
-    truth = np.zeros((masks, HEIGHT, WIDTH), np.uint8)
+    reference_masks = np.zeros((masks, HEIGHT, WIDTH), np.uint8)
     for i in range(masks):
-        truth[i, i] = 1 + i  # where polygons overlap a mask counts 2
+        reference_masks[i, i] = 1 + i  # where polygons overlap a mask counts 2
     example = Example(
         np.zeros((HEIGHT, WIDTH, 3), np.uint8),
         turns,
         None if boxes is None else np.array(boxes, np.float32),
-        truth if masks else None,
+        reference_masks if masks else None,
         *("gcg", "somewhere", "x"),
     )
-    return card_of(example)
+    return conversation_card(example)
 
 
 def _marked(card: Card) -> list[list[tuple[str, int, bool]]]:
@@ -43,29 +43,29 @@ def test_a_phrase_and_its_token_have_the_colour_of_the_mask() -> None:
     assert [line.speaker for line in card.lines] == ["user", "GLaMM"]
 
 
-def test_tokens_without_phrases_count_on_over_the_turns() -> None:
+def test_tokens_without_phrases_are_counted_over_the_turns() -> None:
     card = _card("The dog?", "It is [SEG].", "The ball?", "Sure, [SEG].", masks=2)
     assert _marked(card) == [[], [("[SEG]", 0, True)], [], [("[SEG]", 1, True)]]
 
 
 @pytest.mark.parametrize("question", SEGMENTATION_QUESTIONS)
-def test_what_is_asked_for_has_the_colour_of_its_mask(question: str) -> None:
+def test_the_name_in_a_question_has_the_colour_of_its_mask(question: str) -> None:
     first, second = (question.format(name=name) for name in ("a dog (old)", "the ball"))
     card = _card(first, "It is [SEG].", second, "[SEG].", masks=2)
-    asked, _, again, _ = _marked(card)
-    assert asked == [("a dog (old)", 0, False)]
-    assert again == [("the ball", 1, False)]
+    first_marks, _, second_marks, _ = _marked(card)
+    assert first_marks == [("a dog (old)", 0, False)]
+    assert second_marks == [("the ball", 1, False)]
     assert _marked(_card(first, "I cannot.")) == [[], []]
 
 
 def test_phrases_of_a_question_have_the_colours_of_the_answer() -> None:
     card = _card("Where is <p> it </p> on <p> that </p>?", "<p> it </p> [SEG], [SEG].", masks=2)
-    asked, told = _marked(card)
-    assert asked == [("it", 0, False), ("that", 1, False)]
-    assert told == [("it", 0, False), ("[SEG]", 0, True), ("[SEG]", 1, True)]
+    question, answer = _marked(card)
+    assert question == [("it", 0, False), ("that", 1, False)]
+    assert answer == [("it", 0, False), ("[SEG]", 0, True), ("[SEG]", 1, True)]
 
 
-def test_a_box_has_one_colour_however_often_it_is_spoken_of() -> None:
+def test_equal_boxes_have_one_colour() -> None:
     left, right = [0.0, 0.0, 0.5, 1.0], [0.5, 0.2, 1.0, 1.0]
     card = _card(
         "What do region1 <bbox>,region2 <bbox>, show?",
@@ -74,14 +74,14 @@ def test_a_box_has_one_colour_however_often_it_is_spoken_of() -> None:
         "One.",
         boxes=[left, right, right],
     )
-    asked, _, again, _ = _marked(card)
+    first_marks, _, second_marks, _ = _marked(card)
     first, second = [("region1", 0, False), ("<bbox>", 0, True)], [("region2", 1, False)]
-    assert asked == [*first, *second, ("<bbox>", 1, True)]
-    assert again == [("region1", 1, False), ("<bbox>", 1, True)]
+    assert first_marks == [*first, *second, ("<bbox>", 1, True)]
+    assert second_marks == [("region1", 1, False), ("<bbox>", 1, True)]
     assert card.boxes_xyxy_pixel == [(0, 0, 10, 10), (10, 2, 20, 10)]
 
 
-def test_boxes_come_behind_masks() -> None:
+def test_boxes_have_the_colours_after_those_of_masks() -> None:
     card = _card("What is <bbox>?", "It is [SEG].", masks=1, boxes=[[0.0, 0.0, 1.0, 1.0]])
     assert _marked(card) == [[("<bbox>", 1, True)], [("[SEG]", 0, True)]]
     assert card.boxes_xyxy_pixel == [None, (0, 0, 20, 10)]

@@ -1,4 +1,4 @@
-"""Curves show what is there, and stay small and whole whatever the numbers are."""
+"""Curves show all finite values in a drawing of limited size."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from glamm_jax.report.curves import HEIGHT, MAX_POINTS, TOP, WIDTH, curves_svg
 
 def points(svg: str) -> list[list[tuple[float, float]]]:
     return [
-        [tuple(map(float, point.split(","))) for point in drawn.split()]  # type: ignore[misc]  # pairs
-        for drawn in re.findall(r'points="([^"]*)"', svg)
+        [tuple(map(float, point.split(","))) for point in coordinates.split()]  # type: ignore[misc]  # pairs
+        for coordinates in re.findall(r'points="([^"]*)"', svg)
     ]
 
 
-def test_a_curve_goes_from_left_to_right_and_higher_values_stand_higher() -> None:
+def test_a_curve_goes_from_left_to_right_and_higher_values_are_higher() -> None:
     [curve] = points(curves_svg({"loss": [(0, 3.0), (10, 1.0), (20, 2.0)]}))
     xs, ys = zip(*curve, strict=True)
     assert list(xs) == sorted(xs)
@@ -34,9 +34,9 @@ def test_many_steps_are_averaged_and_a_first_peak_does_not_flatten_the_rest() ->
 
 
 def test_several_curves_have_a_legend_and_one_has_none() -> None:
-    one, two = [(0, 1.0), (1, 2.0)], [(0, 2.0), (1, 1.0)]
-    assert curves_svg({"first": one, "second": two}).count("<text") == 5 + 2 + 2
-    assert curves_svg({"first": one}).count("<text") == 5 + 2
+    first, second = [(0, 1.0), (1, 2.0)], [(0, 2.0), (1, 1.0)]
+    assert curves_svg({"first": first, "second": second}).count("<text") == 5 + 2 + 2
+    assert curves_svg({"first": first}).count("<text") == 5 + 2
 
 
 @pytest.mark.parametrize("values", [[], [math.nan], [math.inf, math.nan]])

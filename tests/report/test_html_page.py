@@ -1,4 +1,4 @@
-"""Pages are one file, say what they are given, and load and run nothing."""
+"""Pages are one file with escaped content, and load and run nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VOID = {"meta", "img"}
 
 
 class _Tree(HTMLParser):
-    """Elements in order, and whether all that are opened are closed."""
+    """Parses elements in order and checks that all that are opened are closed."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -79,7 +79,7 @@ def test_words_have_the_colour_of_their_mask() -> None:
     assert not changed[:3].any()
 
 
-def test_a_card_without_masks_has_one_picture_and_boxes_keep_their_colours() -> None:
+def test_a_card_without_masks_has_one_image_and_boxes_keep_their_colours() -> None:
     tree = _page(
         Card(_image(), [TextLine("a cat")], boxes_xyxy_pixel=[None, (3.0, 4.0, 13.5, 9.0)])
     )
@@ -96,7 +96,7 @@ def test_a_card_without_masks_has_one_picture_and_boxes_keep_their_colours() -> 
     assert drawing["viewbox"] == "0 0 30 20"
 
 
-def test_large_pictures_are_embedded_small_with_their_masks() -> None:
+def test_large_images_are_embedded_small_with_their_masks() -> None:
     mask = np.zeros((1500, 3000), bool)
     mask[:, 1500:] = True
     tree = _page(Card(_image(1500, 3000), [], masks=[mask, None]))
@@ -126,13 +126,13 @@ def test_a_token_is_marked_as_one_and_a_turn_has_its_speaker() -> None:
     assert tree.words[tree.words.index("GLaMM") :][:5] == ["GLaMM", "A dog", " ", "[SEG]", " runs."]
 
 
-def test_what_is_written_is_escaped_and_the_page_may_load_nothing() -> None:
+def test_text_is_escaped_and_the_page_may_load_nothing() -> None:
     attack = '<script>alert(1)</script><img src="http://x/y"> & "quotes" \ud800'
     page = Page(attack, attack)
     page.section(attack)
     page.paragraph(attack)
     page.table((attack, "number"), [(attack, 3), (attack, 0.5)])
-    page.folded(attack, [attack])
+    page.collapsed(attack, [attack])
     page.histograms({attack: [1.0, 2.0]})
     page.facts({attack: 7})
     page.cards(
@@ -170,7 +170,7 @@ def test_both_colour_schemes_define_the_same_colours() -> None:
     assert used == names[0]
 
 
-def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_page_is_written_atomically(tmp_path: Path) -> None:
     path = tmp_path / "new" / "page.html"
     page = Page("title")
     page.save(path)
@@ -184,12 +184,12 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def _bars(svg: str) -> dict[str, float]:
-    """Title of every bar -> its height."""
-    found = re.findall(r'height="([\d.]+)"><title>(.*?)</title>', svg)
-    return {title: float(height) for height, title in found}
+    """Return title of a bar -> its height."""
+    matches = re.findall(r'height="([\d.]+)"><title>(.*?)</title>', svg)
+    return {title: float(height) for height, title in matches}
 
 
-def test_few_whole_numbers_have_a_bar_each() -> None:
+def test_few_integers_have_a_bar_each() -> None:
     bars = _bars(histogram_svg([1, 1, 1, 4, 4, 2]))
     assert list(bars) == ["1: 3", "2: 1", "3: 0", "4: 2"]
     tallest = bars["1: 3"]
@@ -209,7 +209,7 @@ def test_other_numbers_are_counted_in_bins_and_none_is_lost() -> None:
     assert f"median {np.median(numbers):.4g}" in svg
 
 
-def test_one_value_is_said_in_words_and_none_is_nothing() -> None:
+def test_a_single_value_is_a_sentence_and_no_value_is_empty() -> None:
     assert histogram_svg([256, 256]) == "<p>always 256</p>"
     assert histogram_svg([]) == histogram_svg([float("nan")]) == ""
     page = Page("title")
@@ -223,15 +223,20 @@ def test_cards_of_a_group_stay_together() -> None:
         [[Card(_image(), [TextLine(name)]) for name in "ab"], [Card(_image(), [TextLine("c")])]]
     )
     tree = _Tree(page.html())
-    kinds = [each.get("class") for tag, each in tree.elements if tag in ("div", "article")]
-    group = ["cards group", *([None, "picture", "said"] * 2)]
+    kinds = [
+        attributes.get("class") for tag, attributes in tree.elements if tag in ("div", "article")
+    ]
+    group = ["cards group", *([None, "image", "text"] * 2)]
     assert kinds == ["groups", *group, *group[:4]]
 
 
-def test_questions_are_told_from_answers() -> None:
+def test_questions_and_answers_differ() -> None:
     lines = [
         TextLine("Where?", speaker="user", is_question=True),
         TextLine("Here.", speaker="GLaMM"),
     ]
     tree = _page(Card(_image(), lines))
-    assert [each.get("class") for each in tree.all("p")][1:] == ["turn question", "turn"]
+    assert [attributes.get("class") for attributes in tree.all("p")][1:] == [
+        "turn question",
+        "turn",
+    ]

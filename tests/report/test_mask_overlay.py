@@ -1,4 +1,4 @@
-"""The painter: colours, outlines, phrases, and what it refuses."""
+"""Overlays: colours, outlines, phrases, and errors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def square() -> np.ndarray:
     return mask
 
 
-def test_outside_the_masks_the_picture_is_untouched() -> None:
+def test_outside_the_masks_the_image_is_unchanged() -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     out = overlay(image, [square()])
     np.testing.assert_array_equal(out[~square()], image[~square()])
     assert (out[10, 10:30] == PALETTE[0]).all()  # the outline has the full colour
 
 
-def test_colours_never_run_out() -> None:
+def test_colours_repeat() -> None:
     assert [colour_of(i) for i in range(100)][len(PALETTE)] == PALETTE[0]
 
 
@@ -46,7 +46,7 @@ def has(sheet: np.ndarray, colour: tuple[int, int, int]) -> bool:
     return bool((sheet == colour).all(-1).any())
 
 
-def test_the_text_stands_below_the_picture_with_the_phrase_in_its_masks_colour() -> None:
+def test_the_text_is_below_the_image_with_the_phrase_in_its_masks_colour() -> None:
     passage = ColouredText("A box stands here.", [MaskLayer("A box", square(), 0, 5)])
     sheet = np.asarray(draw_overlay(grey(), [passage]))
     below = sheet[sheet.shape[1] * 40 // 60 :]
@@ -54,12 +54,12 @@ def test_the_text_stands_below_the_picture_with_the_phrase_in_its_masks_colour()
     assert not has(np.asarray(draw_overlay(grey(), [ColouredText(passage.text)])), PALETTE[0])
 
 
-def test_a_phrase_that_is_not_in_the_text_stands_behind_it() -> None:
+def test_a_phrase_that_is_not_in_the_text_is_appended() -> None:
     sheet = np.asarray(draw_overlay(grey(), [ColouredText("", [MaskLayer("the box", square())])]))
     assert has(sheet[330:], PALETTE[0])
 
 
-def test_colours_go_on_from_passage_to_passage() -> None:
+def test_colours_continue_from_passage_to_passage() -> None:
     passages = [ColouredText(text, [MaskLayer(text, square(), 0, 3)]) for text in ("one", "two")]
     sheet = np.asarray(draw_overlay(grey(), passages))
     middle = 320 + (len(sheet) - 320) // 2
@@ -76,10 +76,10 @@ def test_a_phrase_is_coloured_without_gaps_and_no_further() -> None:
     assert coloured[-1] < 60
 
 
-def test_boxes_are_drawn_and_those_beyond_the_picture_are_cut() -> None:
+def test_boxes_are_drawn_and_clipped_to_the_image() -> None:
     boxes = np.array([[5.0, 5.0, 20.0, 20.0], [40.0, 10.0, 900.0, 900.0]])
     plain = np.asarray(draw_overlay(grey(), []))
-    drawn = np.asarray(draw_overlay(grey(), [], boxes))
-    changed = (plain != drawn).any(-1)
+    with_boxes = np.asarray(draw_overlay(grey(), [], boxes))
+    changed = (plain != with_boxes).any(-1)
     assert changed[5 * 8, 10 * 8] and changed[30 * 8, 479]
     assert not changed[10 * 8, 10 * 8]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glamm_jax.data.rle import encode
-from glamm_jax.metrics.captions import running_meteor, score_captions, tokenize
+from glamm_jax.metrics.captions import meteor_process, score_captions, tokenize
 from glamm_jax.metrics.refseg import score_refseg
 from glamm_jax.metrics.result import MetricError, MetricResult
 from tools.parity import evaluation_gcg
@@ -69,7 +69,7 @@ def check(folder: Path, ledger: Ledger) -> None:
         meteor = None
         if set(present) & {evaluation_gcg.EXPECTED, "regcap_expected.json"}:
             with _as_golden_errors():
-                meteor = stack.enter_context(running_meteor())
+                meteor = stack.enter_context(meteor_process())
         for name in present:
             with ledger.guard(f"{PART}/{name}"), _as_golden_errors(), naming(part / name):
                 CASES[name][1](part, ledger, meteor)

@@ -18,7 +18,7 @@ from glamm_jax.metrics.captions import score_captions
 from glamm_jax.metrics.gcg import (
     GroundedCaption,
     greedy_matches,
-    owners_by_number,
+    phrase_indices_by_order,
     read_pair,
     score_gcg,
 )
@@ -254,7 +254,7 @@ def _read_prediction(path: Path, ledger: Ledger) -> GroundedCaption:
 
 def _caption(caption: str, phrases: Sequence[str], masks: Sequence[Any]) -> GroundedCaption:
     """Make a caption whose masks match its phrases by their order."""
-    phrase_of = owners_by_number(len(phrases), len(masks))
+    phrase_of = phrase_indices_by_order(len(phrases), len(masks))
     return GroundedCaption(caption, tuple(phrases), tuple(masks), phrase_of)
 
 

@@ -25,7 +25,7 @@ from glamm_jax.cli.program import checkout_path, positive_int
 from glamm_jax.config import released
 from glamm_jax.data.record_shards import RecordShards, ShardError
 from glamm_jax.data.record_sources import find_scheme, open_records
-from glamm_jax.report.dataset_page import ConversationSampling, RecordCollection, page_of
+from glamm_jax.report.dataset_page import ConversationSampling, RecordCollection, build_dataset_page
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.types import BatchShape
 
@@ -77,7 +77,9 @@ def run(options: argparse.Namespace) -> None:
     shape = BatchShape(tokens=options.tokens, targets=options.tokens)
     collections = list(_collections(options.data, options.limit))
     sampling = ConversationSampling(tokenizer, model, shape)
-    page_of(options.data, collections, options.samples, sampling, _progress).save(options.out)
+    build_dataset_page(options.data, collections, options.samples, sampling, _progress).save(
+        options.out
+    )
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")
 
 

@@ -28,12 +28,12 @@ from tqdm import tqdm
 from glamm_jax.cli.convert import dataset
 from glamm_jax.cli.program import positive_int
 from glamm_jax.data.conversion import SourceReader
-from glamm_jax.miniworld import WORLDS, Scene, World, held_out, scene
+from glamm_jax.miniworld import WORLDS, Scene, World, hold_out, render_scene
 from glamm_jax.miniworld.grand_folder import write_grand
 from glamm_jax.miniworld.grandf_folder import write_grandf
 from glamm_jax.miniworld.refcoco_folder import write_refcoco
-from glamm_jax.miniworld.source import MiniWorld
-from glamm_jax.miniworld.world import Kind
+from glamm_jax.miniworld.source import MiniWorldSource
+from glamm_jax.miniworld.world import ObjectKind
 
 FORMATS = ("shards", "grand", "grandf", "refcoco")
 EVAL_SHARE = 10  # val and test have a tenth of the scenes of train
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _splits(options: argparse.Namespace) -> Splits:
     world = WORLDS[options.world]
-    train, test = held_out(world, options.held_out) if options.held_out else (world, world)
+    train, test = hold_out(world, options.held_out) if options.held_out else (world, world)
     first, few = options.scenes, -(-options.scenes // EVAL_SHARE)
     return {
         "train": (range(first), train),
@@ -90,17 +90,19 @@ def _render(
     options: argparse.Namespace, ids: Iterable[int], world: World, bar: tqdm
 ) -> Iterator[Scene]:
     for i in ids:
-        yield scene(options.seed, i, options.size, world)
+        yield render_scene(options.seed, i, options.size, world)
         bar.update()
 
 
 def _write_shards(split: str, options: argparse.Namespace, ids: range, world: World) -> int:
     print(f"{split}:")
-    make_source = partial(MiniWorld, ids=ids, seed=options.seed, size=options.size, world=world)
+    make_source = partial(
+        MiniWorldSource, ids=ids, seed=options.seed, size=options.size, world=world
+    )
     return dataset.convert(SourceReader(make_source, options.out, split, options.shards), options)
 
 
-def _kinds(text: str) -> tuple[Kind, ...]:
+def _kinds(text: str) -> tuple[ObjectKind, ...]:
     """The argparse type of kinds of objects: "red:star,blue:ring"."""
     pairs = [tuple(pair.split(":")) for pair in text.split(",")]
     if not all(len(pair) == 2 for pair in pairs):

@@ -174,7 +174,7 @@ def _score_phrases(items: Sequence[Item], predictions: Predictions) -> MetricRes
         }
         for name, x in scores.items()
     }
-    metrics = {"phrases_right": total.phrases_right, "phrase_mask_iou": total.mask_iou}
+    metrics = {"phrases_right": total.min_precision_recall, "phrase_mask_iou": total.mask_iou}
     return MetricResult(metrics, per_item, {"phrase_mask_iou": ("phrase_iou", "phrases")})
 
 

@@ -10,14 +10,14 @@ import numpy as np
 
 from glamm_jax.evaluation.benchmarks.base import Item, Prediction, Predictions, TextScorers
 from glamm_jax.files import write_atomic
-from glamm_jax.metrics.captions import ALL_NAMES, score_captions
+from glamm_jax.metrics.captions import CAPTION_METRICS, score_captions
 from glamm_jax.metrics.phrase_matching import content_words
 from glamm_jax.metrics.result import MetricResult, Mode
 from glamm_jax.text.answer_parser import PHRASE, last_answer, parse_answer
 
 # For `Benchmark.mode_differences`.
 CAPTION_MODE_DIFFERENCES: dict[str, str] = dict.fromkeys(
-    ALL_NAMES, "compat leaves a missing caption out; strict scores it as an empty one"
+    CAPTION_METRICS, "compat leaves a missing caption out; strict scores it as an empty one"
 )
 
 
