@@ -34,7 +34,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from bench.measure import RESULTS, interleaved, machine, median, table, write
-from bench.pictures import Pictures, written
+from bench.photographs import PhotographSource, write_shards
 from glamm_jax.config import GLaMMConfig, released, tiny
 from glamm_jax.config.experiment import DataConfig, MixtureEntry
 from glamm_jax.data import rle
@@ -68,7 +68,7 @@ ALONE = ("CLIP's resize alone", "SAM's resize alone")
 
 
 class Kind(NamedTuple):
-    """Pictures of one kind: size, detail (see `bench.pictures`), height and width of the masks of
+    """Pictures of one kind: size, detail (see `bench.photographs`), height and width of the masks of
     a batch, and whose bar it is."""
 
     name: str
@@ -267,7 +267,7 @@ def measure(kind: Kind, model: GLaMMConfig, num_pictures: int, turns: int) -> di
     spent: dict[str, float] = {}
     seen: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=".") as name:
-        folder = written(Pictures(kind.size, kind.detail, num_pictures), Path(name))
+        folder = write_shards(PhotographSource(kind.size, kind.detail, num_pictures), Path(name))
         for variables, ours in (({}, False), (WORKER_ENVIRONMENT, True)):
             pool = ProcessPoolExecutor(1, get_context("spawn"))
             with environment_variables(**variables), pool:

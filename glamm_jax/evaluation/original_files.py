@@ -23,17 +23,9 @@ import numpy as np
 from glamm_jax.data import rle
 from glamm_jax.data.record import Record, RecordError
 from glamm_jax.data.sources.coco_file import CocoFile, read_coco
+from glamm_jax.data.sources.defects import BAD_MASK, DefectLog, SourceError, quoted
+from glamm_jax.data.sources.json_files import as_id, as_list, as_numbers, read_json
 from glamm_jax.data.sources.mask_annotations import read_mask
-from glamm_jax.data.sources.source_files import (
-    BAD_MASK,
-    DefectLog,
-    SourceError,
-    as_id,
-    as_list,
-    as_numbers,
-    quoted,
-    read_json,
-)
 from glamm_jax.evaluation.item import Item, RunLengths
 from glamm_jax.evaluation.record_items import PromptTemplate
 
@@ -275,10 +267,10 @@ def _pictures(told: CocoFile, base: Path, images: Path | None) -> AnnotatedImage
     for i, entry in enumerate(told.images):
         if not isinstance(entry, dict) or as_id(entry.get("id")) is None:
             raise SourceError(f"{base}: picture {i} of the annotations has no id: {quoted(entry)}")
-    if told.strays:
-        kind, where = next(iter(told.strays.values()))
+    if told.unassigned:
+        kind, where = next(iter(told.unassigned.values()))
         raise SourceError(
-            f"{base}: {len(told.strays)} broken annotations; the first: {kind}: {where}"
+            f"{base}: {len(told.unassigned)} broken annotations; the first: {kind}: {where}"
         )
     # Without a file name the id is one, as the original writes its predictions.
     names = [str(e.get("file_name") or f"{as_id(e.get('id'))}.jpg") for e in told.images]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench import loader
-from bench.pictures import PHRASES, Pictures, written
+from bench.photographs import PHRASES, PhotographSource, write_shards
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.data.record import check_record
 
@@ -33,11 +33,11 @@ def test_a_number_of_pictures_that_fills_no_batch_is_refused() -> None:
 
 
 def test_drawn_photographs_are_whole_records_and_always_the_same() -> None:
-    record = Pictures((48, 64), -1.1, 2).read("1").record
+    record = PhotographSource((48, 64), -1.1, 2).read("1").record
     assert record is not None
     check_record(record)
-    assert record == Pictures((48, 64), -1.1, 2).read("1").record
-    assert record != Pictures((48, 64), -1.1, 2).read("0").record
+    assert record == PhotographSource((48, 64), -1.1, 2).read("1").record
+    assert record != PhotographSource((48, 64), -1.1, 2).read("0").record
     assert open_image(record.image).shape == (48, 64, 3)
     caption = record.annotations[0]
     assert tuple(caption.text[link.start : link.end] for link in caption.links) == PHRASES
@@ -45,7 +45,7 @@ def test_drawn_photographs_are_whole_records_and_always_the_same() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pycocotools copies in an old way
 def test_the_plain_path_sees_what_ours_sees(tmp_path: Path) -> None:
-    folder = written(Pictures((48, 64), -1.1, 4), tmp_path)
+    folder = write_shards(PhotographSource((48, 64), -1.1, 4), tmp_path)
     work = loader.work_on(loader.TINY[0], loader.TINY_MODEL, folder)
     (plain,), (ours,) = work.plain(), work.whole()
     for name, pixels, config in (

@@ -10,9 +10,14 @@ from pathlib import Path
 from glamm_jax.config.experiment import ConversationConfig
 from glamm_jax.data.conversation_sampler import Counts, draw_examples
 from glamm_jax.data.record import Annotation, Record
-from glamm_jax.data.sources.grand_lmdb import GrandDatabase
-from glamm_jax.data.sources.grandf import Flickr30k, HumanAnnotated, OpenPSG, RefCOCOg
-from glamm_jax.data.sources.refcoco import ReferSource
+from glamm_jax.data.sources.grand_lmdb import GrandLMDB
+from glamm_jax.data.sources.grandf import (
+    GranDfFlickr30k,
+    GranDfHumanAnnotated,
+    GranDfOpenPSG,
+    GranDfRefCOCOg,
+)
+from glamm_jax.data.sources.refcoco import RefCOCOSource
 from glamm_jax.text.answer_parser import parse_answer
 from glamm_jax.types import Example
 from tools.parity.dataset_items import (
@@ -42,7 +47,7 @@ def _check_grounded(
 ) -> None:
     """Captions with phrases and masks."""
     ours: PicturedSource = source(data, split)
-    lower = source is RefCOCOg
+    lower = source is GranDfRefCOCOg
     for item in items_of(recorded, dataset):
         _, record = record_of(item, ours, data)
         compare_picture(item, record)
@@ -96,7 +101,7 @@ def _check_referring(
     recorded: Recorded, dataset: str, data: Path, *, folder: str, owner: str, split: str
 ) -> None:
     """Expressions that were drawn, each with its mask."""
-    ours = ReferSource(data, split, folder=folder, owner=owner)
+    ours = RefCOCOSource(data, split, folder=folder, owner=owner)
     for item in items_of(recorded, dataset):
         _, record = record_of(item, ours, data)
         compare_segmentation(item, record, "referring")
@@ -105,7 +110,7 @@ def _check_referring(
 
 def _check_regions(recorded: Recorded, dataset: str, data: Path) -> None:
     """Descriptions of GranD's regions, in the order that was drawn."""
-    ours = GrandDatabase(data, "train")
+    ours = GrandLMDB(data, "train")
     for item in items_of(recorded, dataset):
         _, record = record_of(item, ours, data)
         compare_regions(item, record)
@@ -116,15 +121,15 @@ def _check_failing(recorded: Recorded, dataset: str, data: Path) -> None:
     """Datasets whose items all fail in the original; what ours gives instead has tests."""
     for item in items_of(recorded, dataset):
         item.exclude("error", "the original fails (trap 38); ours has a test")
-    recorded.compare(f"{dataset}.len", len(GrandDatabase(data, "train").keys), "exact")
+    recorded.compare(f"{dataset}.len", len(GrandLMDB(data, "train").keys), "exact")
 
 
 CHECKS: dict[str, DatasetCheck] = {
-    "GCG_GranDf": partial(_check_grounded, source=HumanAnnotated, split="train"),
-    "GCG_OpenPSG": partial(_check_grounded, source=OpenPSG, split="train"),
-    "GCG_RefCOCOg": partial(_check_grounded, source=RefCOCOg, split="train"),
-    "GCG_Flickr": partial(_check_grounded, source=Flickr30k, split="train"),
-    "GCG_Flickr_val": partial(_check_grounded, source=Flickr30k, split="val"),
+    "GCG_GranDf": partial(_check_grounded, source=GranDfHumanAnnotated, split="train"),
+    "GCG_OpenPSG": partial(_check_grounded, source=GranDfOpenPSG, split="train"),
+    "GCG_RefCOCOg": partial(_check_grounded, source=GranDfRefCOCOg, split="train"),
+    "GCG_Flickr": partial(_check_grounded, source=GranDfFlickr30k, split="train"),
+    "GCG_Flickr_val": partial(_check_grounded, source=GranDfFlickr30k, split="val"),
     **{
         f"ReferSegm_{name}": partial(_check_referring, folder=folder, owner=owner, split=split)
         for name, folder, owner, split in (

@@ -78,7 +78,7 @@ def _check_regions(
     dataset: str,
     data: Path,
     *,
-    source: type[region_captions.DescribedRegions],
+    source: type[region_captions.RegionCaptionSource],
     split: str = "train",
     bare: bool = False,
 ) -> None:

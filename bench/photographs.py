@@ -25,7 +25,7 @@ CAPTION = "A brown dog chases a red ball across the wet grass of a park."
 PHRASES = ("A brown dog", "a red ball", "the wet grass")
 
 
-class Pictures:
+class PhotographSource:
     """A source of drawn photographs with masks, expressions and a grounded caption."""
 
     name = "photographs"
@@ -57,7 +57,7 @@ class Pictures:
         return ReadResult(made)
 
 
-def written(pictures: Pictures, out: Path) -> Path:
+def write_shards(pictures: PhotographSource, out: Path) -> Path:
     """The folder of the shards that hold the pictures' records, under `out`."""
     reading = SourceReader(lambda root, split: pictures, out, "train", 1)
     target = reading.target(out)
