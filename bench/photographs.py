@@ -1,8 +1,8 @@
-"""Pictures as hard to decode as photographs, for the loader's benchmark.
+"""Synthetic images that are as hard to decode as photographs, for the benchmark of the loader.
 
-A photograph's amplitudes fall with the frequency, and things have outlines. `detail` sets how fast
-they fall, chosen so that a file is as large as real ones are: 0.16 MB of a COCO picture, 1.1 MB of
-one of SA-1B.
+The amplitudes of a photograph fall with the frequency, and objects have outlines. `detail` is the
+exponent of the amplitudes, chosen so that a file has the size of real ones: 0.16 MB for COCO, 1.1
+MB for SA-1B.
 """
 
 from __future__ import annotations
@@ -26,63 +26,71 @@ PHRASES = ("A brown dog", "a red ball", "the wet grass")
 
 
 class PhotographSource:
-    """A source of drawn photographs with masks, expressions and a grounded caption."""
+    """A source of synthetic photographs with masks, expressions and a grounded caption."""
 
     name = "photographs"
 
-    def __init__(self, size: tuple[int, int], detail: float, num_pictures: int):
+    def __init__(self, size: tuple[int, int], detail: float, num_images: int):
+        """Prepare the keys.
+
+        Args:
+            size: height and width in pixels.
+            detail: exponent of the amplitudes over the frequency.
+            num_images: number of images.
+        """
         self._size, self._detail = size, detail
-        self.keys: Sequence[str] = [str(number) for number in range(num_pictures)]
+        self.keys: Sequence[str] = [str(number) for number in range(num_images)]
 
     def read(self, key: str) -> ReadResult:
-        """The picture of a key, always the same."""
+        """Generate the record of a key, which is its seed."""
         rng = np.random.default_rng(int(key))
         outlines = [_outline(rng, *self._size) for _ in range(NUM_REGIONS)]
         stream = io.BytesIO()
-        picture = _photograph(rng, outlines, self._detail)
-        Image.fromarray(picture).save(stream, "JPEG", quality=QUALITY)
+        image = _photograph(rng, outlines, self._detail)
+        Image.fromarray(image).save(stream, "JPEG", quality=QUALITY)
         regions = [
             Region(mask=rle.encode(outline)["counts"].encode("ascii")) for outline in outlines
         ]
-        links = [
-            Link(i, start, start + len(phrase))
-            for i, phrase in enumerate(PHRASES)
-            for start in (CAPTION.index(phrase),)
-        ]
-        said = (
+        links = []
+        for i, phrase in enumerate(PHRASES):
+            start = CAPTION.index(phrase)
+            links.append(Link(i, start, start + len(phrase)))
+        annotations = (
             Annotation("gcg", CAPTION, tuple(links)),
-            *(Annotation("referring", f"thing {i}", (Link(i),)) for i in range(NUM_REGIONS)),
+            *(Annotation("referring", f"object {i}", (Link(i),)) for i in range(NUM_REGIONS)),
         )
-        made = Record(stream.getvalue(), key, self.name, "train", *self._size, tuple(regions), said)
-        return ReadResult(made)
+        data, split = stream.getvalue(), "train"
+        return ReadResult(
+            Record(data, key, self.name, split, *self._size, tuple(regions), annotations)
+        )
 
 
-def write_shards(pictures: PhotographSource, out: Path) -> Path:
-    """The folder of the shards that hold the pictures' records, under `out`."""
-    reading = SourceReader(lambda root, split: pictures, out, "train", 1)
-    target = reading.target(out)
-    target.begin(reading.description())
-    write_shard(reading, target, 0)
-    target.publish(target.summarize(len(reading.keys)))
-    return next(out.glob("*/*/dataset_info.json")).parent
+def write_shards(source: PhotographSource, out: Path) -> Path:
+    """Write the records of a source as shards below `out`; returns the folder of the dataset."""
+    reader = SourceReader(lambda root, split: source, out, "train", 1)
+    target = reader.target(out)
+    target.begin(reader.description())
+    write_shard(reader, target, 0)
+    target.publish(target.summarize(len(reader.keys)))
+    return target.folder
 
 
 def _outline(rng: np.random.Generator, height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """A thing with a wavy edge, somewhere."""
-    down, across = np.mgrid[:height, :width].astype(np.float32)
-    top, left = rng.uniform(0.3, 0.7, 2)
-    down, across = down / height - top, across / width - left
-    angle, radius = np.arctan2(down, across), rng.uniform(0.08, 0.3)
+    """The mask of an object with a wavy outline at a random position."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    centre_y, centre_x = rng.uniform(0.3, 0.7, 2)
+    y, x = y / height - centre_y, x / width - centre_x
+    angle, radius = np.arctan2(y, x), rng.uniform(0.08, 0.3)
     edge = np.full_like(angle, radius)
     for waves in (2, 3, 5, 13, 41):
         edge += radius / waves * rng.uniform(0, 0.5) * np.cos(waves * angle + rng.uniform(0, 6))
-    return np.hypot(down, across) < edge
+    return np.hypot(y, x) < edge
 
 
 def _photograph(
     rng: np.random.Generator, outlines: Sequence[Bool[np.ndarray, "h w"]], detail: float
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Noise with a photograph's spectrum, most of it gray, with every thing in its own colour."""
+    """Noise with the spectrum of a photograph, mostly gray, with every object in its own colour."""
     shape = outlines[0].shape
     light = _spectral_noise(rng, shape, detail)
     levels = np.empty((*shape, 3), np.float32)
@@ -97,9 +105,9 @@ def _photograph(
 def _spectral_noise(
     rng: np.random.Generator, shape: tuple[int, ...], detail: float
 ) -> Float[np.ndarray, "h w"]:
-    """Of mean 0 and deviation 1; amplitudes go with frequency ** detail."""
-    down, across = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :]
-    frequency = np.hypot(down, across)
+    """Noise of mean 0 and standard deviation 1, with amplitudes frequency ** detail."""
+    frequency_y, frequency_x = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :]
+    frequency = np.hypot(frequency_y, frequency_x)
     frequency[0, 0] = 1
     waves = rng.normal(size=(2, *frequency.shape))
     noise = np.fft.irfft2((waves[0] + 1j * waves[1]) * frequency**detail, s=shape)

@@ -27,7 +27,7 @@ class MaskError(GLaMMError):
 
 def encode(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
     """Return {"size": [h, w], "counts": compressed string}, for JSON."""
-    runs = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    runs: Any = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": list(mask.shape), "counts": runs["counts"].decode("ascii")}
 
 
