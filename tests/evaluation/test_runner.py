@@ -201,7 +201,7 @@ def test_what_cannot_be_asked_fails_alone_and_says_why(
     assert {name for name, each in said.items() if each.finish == FAILED} == {*spoilt}
     problems = {name: said[name].problems[0] for name in spoilt}
     assert problems["missing"] == "3.jpg: no such picture"
-    assert "not a readable picture" in problems["broken"]
+    assert "not a readable image" in problems["broken"]
     assert "box" in problems["outside"]
     assert "<image>" in problems["image"]
     sound = [each for each in alone if each.id in said]
