@@ -56,7 +56,16 @@ def first_existing(root: Path, places: Iterable[str]) -> Path:
 
 
 def find_image(root: Path, folders: Iterable[str], name: str) -> Path | None:
-    """Return the file called `name` in the first of the folders below `root` that has it."""
+    """Return the path of an image in the first of several folders that contains it.
+
+    Args:
+        root: the data folder.
+        folders: below `root`.
+        name: of the image file.
+
+    Returns:
+        None if no folder contains it.
+    """
     paths = (os.path.join(root, folder, name) for folder in folders)
     # Unlike Path.is_file, os.path.isfile does not raise for names that no file system allows.
     return next((Path(path) for path in paths if os.path.isfile(path)), None)

@@ -102,12 +102,24 @@ class RecordBuilder:
         return self._regions[region].box_xyxy_pixel
 
     def add_annotation(self, task: Task, text: str, regions: Sequence[int] = ()) -> None:
-        """Add a text about these regions, or about the complete image if there are none."""
+        """Add a text about regions, or about the complete image.
+
+        Args:
+            task: of the annotation.
+            text: the caption, expression or class.
+            regions: indices of the regions; none for the complete image.
+        """
         links = tuple(Link(region) for region in regions)
         self._annotations.append(Annotation(task, text, links))
 
     def add_grounded_caption(self, text: str, phrases: PhraseSpans, where: str) -> None:
-        """Add a caption with the links of its phrases; without links it is a plain caption."""
+        """Add a caption with the links of its phrases; without links it is a plain caption.
+
+        Args:
+            text: the caption.
+            phrases: of the caption, with their regions.
+            where: its place, for the defect of a caption without links.
+        """
         links = phrases.links()
         if not links:
             self.log.add(NO_GROUNDINGS, where)
@@ -121,6 +133,11 @@ class RecordBuilder:
         """Return the record, or none if the image has no annotation, with all defects.
 
         Regions without an annotation are dropped.
+
+        Args:
+            image_id: name of the image in its dataset.
+            source: name of the dataset.
+            split: of the dataset.
         """
         defects = tuple(self.log.defects)
         if not self._annotations:
