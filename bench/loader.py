@@ -1,17 +1,23 @@
-"""The loader: pictures a second on one core, from the bytes of records to a batch, stage by stage.
+"""Benchmark of the loader: images a second on one core, from encoded records to a batch, by stage.
 
-    python -m bench.loader                three kinds of pictures, two minutes
-    python -m bench.loader --pictures 4   fewer of each
+    python -m bench.loader                three kinds of images, two minutes
+    python -m bench.loader --images 4     fewer of each
     python -m bench.loader --tiny         seconds: shows that it runs
 
-whole: record bytes to `Batch`, at the sizes of the released model (CLIP 336, SAM 1024). plain: the
-same as it is commonly written, and as the original does it: PIL decodes and resizes, float32 leaves
-the host, masks are dense and of full size. bare: decoding, both resizes and the masks alone, by
-fast common libraries: OpenCV, without antialiasing, and pycocotools. own bare: the same by the
-means of the whole path, which antialias as the original does. Drawn photographs of COCO's and
-SA-1B's sizes, three masks each; a batch is four of them. Processor time counts, so other programs
-matter little. Ours runs in a process like the pipeline's workers, the plain path in an ordinary
-one; "plain, memory kept" is the plain path in a process like ours.
+What is measured:
+
+    loader     encoded records to `Batch`, at the sizes of the released model (CLIP 336, SAM 1024)
+    plain      the usual implementation, and that of the original: PIL decodes and resizes, float32
+               leaves the host, masks are dense and of full size
+    plain, memory kept
+               the same with the allocator settings of our workers
+    bare       decoding, both resizes and the masks alone, by fast common libraries: OpenCV, without
+               antialiasing, and pycocotools
+    own bare   the same by our functions, which antialias as the original does
+
+The images are synthetic photographs of the sizes of COCO and SA-1B, with three masks each; a batch
+is four of them. Processor time is measured, so other programs have little influence. Everything but
+`plain` runs in a process with the environment of the pipeline's workers.
 """
 
 from __future__ import annotations
@@ -34,7 +40,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from bench.measure import RESULTS, interleaved, machine, median, table, write
-from bench.pictures import Pictures, written
+from bench.photographs import PhotographSource, write_shards
 from glamm_jax.config import GLaMMConfig, released, tiny
 from glamm_jax.config.experiment import DataConfig, MixtureEntry
 from glamm_jax.data import rle
@@ -57,39 +63,46 @@ from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.types import Batch, BatchShape
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "tests" / "goldens" / "tokenizer"
-PICTURES_A_BATCH = 4
-# What is asked for: the whole over the plain path, and over the bare cost.
+IMAGES_PER_BATCH = 4
+# Required ratios: speed of the loader over that of plain, and over that of bare.
 OVER_PLAIN, OVER_BARE = {"COCO": 4.0, "SA-1B": 3.4}, 0.8
-RATES = ("whole", "plain", "plain, memory kept", "bare", "own bare")
+RATES = ("loader", "plain", "plain, memory kept", "bare", "own bare")
 PARTS = ("read", "decode", "both resizes", "masks", "text", "pack")
-ALONE = ("CLIP's resize alone", "SAM's resize alone")
+ALONE = ("CLIP resize alone", "SAM resize alone")
 
 
-class Kind(NamedTuple):
-    """Pictures of one kind: size, detail (see `bench.pictures`), height and width of the masks of
-    a batch, and whose bar it is."""
+class ImageKind(NamedTuple):
+    """A kind of images.
+
+    Attributes:
+        name: in the tables.
+        size: height and width in pixels.
+        detail: exponent of the spectrum (see `bench.photographs`).
+        mask_size: height and width of the masks of a batch.
+        bar: key of its required ratio in `OVER_PLAIN`.
+    """
 
     name: str
     size: tuple[int, int]
     detail: float
-    mask_room: tuple[int, int]
+    mask_size: tuple[int, int]
     bar: str
 
 
 KINDS = (
-    Kind("COCO, 480 x 640", (480, 640), -1.1, (640, 640), "COCO"),
-    Kind("SA-1B, 1500 x 2250, masks within 1024", (1500, 2250), -1.28, (1024, 1024), "SA-1B"),
-    Kind("SA-1B, 1500 x 2250, masks of full size", (1500, 2250), -1.28, (1500, 2250), "SA-1B"),
+    ImageKind("COCO, 480 x 640", (480, 640), -1.1, (640, 640), "COCO"),
+    ImageKind("SA-1B, 1500 x 2250, masks within 1024", (1500, 2250), -1.28, (1024, 1024), "SA-1B"),
+    ImageKind("SA-1B, 1500 x 2250, masks of full size", (1500, 2250), -1.28, (1500, 2250), "SA-1B"),
 )
-TINY = (Kind("tiny, 48 x 64", (48, 64), -1.1, (32, 64), "COCO"),)
-# The released model's pictures, with the vocabulary of the tokenizer at hand.
+TINY = (ImageKind("tiny, 48 x 64", (48, 64), -1.1, (32, 64), "COCO"),)
+# The image sizes of the released model, with the vocabulary of the test tokenizer.
 MODEL = replace(tiny(800), clip=released().clip, sam=released().sam)
 TINY_MODEL = tiny(800)
 
 
 @dataclass
-class Work:
-    """What is done to the records of some shards; each method does it to all of them."""
+class LoaderBenchmark:
+    """The implementations to measure; a method processes all records of the shards."""
 
     shards: RecordShards
     model: GLaMMConfig
@@ -103,14 +116,14 @@ class Work:
         self.reads = [self.reader(i, RecordRequest(0, i, 0)) for i in range(len(self.records))]
         cv2.setNumThreads(1)
 
-    def whole(self) -> list[Batch]:
+    def loader(self) -> list[Batch]:
         """Every batch."""
         return self._batches(
             self.reader(i, RecordRequest(0, i, 0)) for i in range(len(self.shards))
         )
 
     def bare(self) -> None:
-        """Decode, resize, masks, by common libraries."""
+        """Decode images, resize them and decode masks, by common libraries."""
         clip, sam = self.model.clip.image_size, self.model.sam.image_size
         for record in self.records:
             data = np.frombuffer(record.image, np.uint8)
@@ -118,44 +131,44 @@ class Work:
             height, width = grounding_size(record.height, record.width, sam)
             padded = np.zeros((sam, sam, 3), np.uint8)
             padded[:height, :width] = cv2.resize(image, (width, height))
-            height, width, top, left = _centre(record, clip)
+            height, width, top, left = _centre_crop(record, clip)
             small = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
             small[top : top + clip, left : left + clip].copy()
             coco.decode(_runs(record))
 
     def own_bare(self) -> None:
-        """Decode, resize, masks, by our own means."""
+        """Decode images, resize them and decode masks, by our own functions."""
         for record in self.records:
-            self._both(open_image(record.image))
+            self._resize(open_image(record.image))
             self._masks(record)
 
     def stages(self) -> dict[str, Callable[[], Any]]:
-        """The parts of the whole, and the resizes one by one."""
+        """Return the stages of the loader, and each of the resizes alone."""
         clip, sam = self.model.clip.image_size, self.model.sam.image_size
-        each: dict[str, tuple[Callable[[Any], Any], Sequence[Any]]] = {
+        stages: dict[str, tuple[Callable[[Any], Any], Sequence[Any]]] = {
             "read": (self.shards.__getitem__, range(len(self.shards))),
             "decode": (lambda record: open_image(record.image), self.records),
-            "both resizes": (self._both, self.images),
+            "both resizes": (self._resize, self.images),
             "masks": (self._masks, self.records),
             "text": (self._ids, self.records),
-            "CLIP's resize alone": (lambda image: clip_image(image, clip), self.images),
-            "SAM's resize alone": (lambda image: grounding_image(image, sam), self.images),
+            "CLIP resize alone": (lambda image: clip_image(image, clip), self.images),
+            "SAM resize alone": (lambda image: grounding_image(image, sam), self.images),
         }
 
-        def all_of(work: Callable[[Any], Any], items: Sequence[Any]) -> None:
+        def run(function: Callable[[Any], Any], items: Sequence[Any]) -> None:
             for item in items:
-                work(item)
+                function(item)
 
-        runs = {name: partial(all_of, *both) for name, both in each.items()}
+        runs = {name: partial(run, *stage) for name, stage in stages.items()}
         return {**runs, "pack": lambda: self._batches(iter(self.reads))}
 
     def plain(self) -> list[dict[str, Any]]:
-        """The same as it is commonly written."""
+        """Return every batch, by the usual implementation."""
         batches = []
-        for start in range(0, len(self.shards), PICTURES_A_BATCH):
-            made = [self._plain(self.shards[start + i]) for i in range(PICTURES_A_BATCH)]
-            stacked = {name: np.stack([one[name] for one in made]) for name in ("clip", "sam")}
-            batches.append({**stacked, "masks": [one["masks"] for one in made]})
+        for start in range(0, len(self.shards), IMAGES_PER_BATCH):
+            samples = [self._plain(self.shards[start + i]) for i in range(IMAGES_PER_BATCH)]
+            stacked = {name: np.stack([x[name] for x in samples]) for name in ("clip", "sam")}
+            batches.append({**stacked, "masks": [sample["masks"] for sample in samples]})
         return batches
 
     def _batches(self, reads: Any) -> list[Batch]:
@@ -163,23 +176,23 @@ class Work:
         loader = SliceLoader(self.reads, self.data, self.model, reads)
         return [
             join_slices({0: loader.next_batch().batch}, shape, num_patches)
-            for _ in range(len(self.shards) // PICTURES_A_BATCH)
+            for _ in range(len(self.shards) // IMAGES_PER_BATCH)
         ]
 
-    def _both(self, image: np.ndarray) -> None:
+    def _resize(self, image: np.ndarray) -> None:
         clip_and_grounding_images(image, self.model.clip.image_size, self.model.sam.image_size)
 
     def _masks(self, record: Record) -> None:
         size = (record.height, record.width)
-        room = (self.data.batch_shape.mask_height, self.data.batch_shape.mask_width)
+        limit = (self.data.batch_shape.mask_height, self.data.batch_shape.mask_width)
         links = record.annotations[0].links
-        out = np.zeros((len(links), *rle.size_within(size, room)), np.uint8)
+        out = np.zeros((len(links), *rle.size_within(size, limit)), np.uint8)
         for i, link in enumerate(links):
             runs = {"size": size, "counts": record.regions[link.region].mask}
             rle.decode_into(runs, out[i])
 
     def _ids(self, record: Record) -> np.ndarray:
-        """Of a conversation as long as those that are drawn."""
+        """Token ids of a conversation of the usual length."""
         caption = record.annotations[0]
         phrases = [caption.text[link.start : link.end] for link in caption.links]
         answer = ", ".join(f"<p> {phrase} </p> [SEG]" for phrase in phrases)
@@ -187,140 +200,167 @@ class Work:
         return encode_turns([with_preamble(question), answer], self.tokenizer).ids
 
     def _plain(self, record: Record) -> dict[str, np.ndarray]:
-        picture = Image.open(io.BytesIO(record.image)).convert("RGB")
+        image = Image.open(io.BytesIO(record.image)).convert("RGB")
         clip, sam = self.model.clip, self.model.sam
-        height, width, top, left = _centre(record, clip.image_size)
-        small = picture.resize((width, height), Image.Resampling.BICUBIC).crop(
+        height, width, top, left = _centre_crop(record, clip.image_size)
+        small = image.resize((width, height), Image.Resampling.BICUBIC).crop(
             (left, top, left + clip.image_size, top + clip.image_size)
         )
         height, width = grounding_size(record.height, record.width, sam.image_size)
-        large = picture.resize((width, height), Image.Resampling.BILINEAR)
+        large = image.resize((width, height), Image.Resampling.BILINEAR)
         padded = np.zeros((3, sam.image_size, sam.image_size), np.float32)
         padded[:, :height, :width] = _normalised(large, sam.pixel_mean, sam.pixel_std)
         return {
             "clip": _normalised(small, clip.pixel_mean, clip.pixel_std),
             "sam": padded,
-            "masks": np.stack([coco.decode(one) for one in _runs(record)]),
+            "masks": np.stack([coco.decode(runs) for runs in _runs(record)]),
             "ids": self._ids(record),
         }
 
 
-def _centre(record: Record, size: int) -> tuple[int, int, int, int]:
-    """Height and width for CLIP, and where the centre square begins: top and left."""
+def _centre_crop(record: Record, size: int) -> tuple[int, int, int, int]:
+    """Height and width of the image resized for CLIP; top and left of its centre square."""
     height, width = clip_size(record.height, record.width, size)
     return height, width, (height - size) // 2, (width - size) // 2
 
 
 def _runs(record: Record) -> Any:
-    """The masks that a record speaks of, as pycocotools takes them."""
+    """The masks of the grounded caption, in the form of pycocotools."""
     size = [record.height, record.width]
     regions = (record.regions[link.region] for link in record.annotations[0].links)
     return [{"size": size, "counts": region.mask} for region in regions]
 
 
-def _normalised(picture: Image.Image, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    pixels = np.array(picture).transpose(2, 0, 1).astype(np.float32)
+def _normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    pixels = np.array(image).transpose(2, 0, 1).astype(np.float32)
     shift, scale = (np.array(values, np.float32)[:, None, None] for values in (mean, std))
     return (pixels - shift) / scale
 
 
-def work_on(kind: Kind, model: GLaMMConfig, folder: Path) -> Work:
-    """The work on the shards in a folder."""
+def open_benchmark(kind: ImageKind, model: GLaMMConfig, folder: Path) -> LoaderBenchmark:
+    """Return the benchmark of the shards in a folder."""
     quotas = BatchShape(
-        rows=PICTURES_A_BATCH,
+        rows=IMAGES_PER_BATCH,
         tokens=1024,
         targets=256,
-        images=PICTURES_A_BATCH,
-        grounding_images=PICTURES_A_BATCH,
-        masks=8 * PICTURES_A_BATCH,
-        mask_height=kind.mask_room[0],
-        mask_width=kind.mask_room[1],
+        images=IMAGES_PER_BATCH,
+        grounding_images=IMAGES_PER_BATCH,
+        masks=8 * IMAGES_PER_BATCH,
+        mask_height=kind.mask_size[0],
+        mask_width=kind.mask_size[1],
     )
     data = DataConfig((MixtureEntry(str(folder), ("gcg",)),), str(TOKENIZER), batch_shape=quotas)
-    return Work(RecordShards(folder, "train"), model, data)
+    return LoaderBenchmark(RecordShards(folder, "train"), model, data)
 
 
-def timed(
-    kind: Kind, model: GLaMMConfig, folder: Path, turns: int, ours: bool
+def time_runs(
+    kind: ImageKind, model: GLaMMConfig, folder: Path, repeats: int, plain_only: bool
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Milliseconds a picture of the plain path, or of everything; and what was seen on the way."""
-    work = work_on(kind, model, folder)
-    runs: dict[str, Callable[[], Any]] = {"plain": work.plain}
-    if ours:
-        kept = {"plain, memory kept": work.plain}
-        bare = {"bare": work.bare, "own bare": work.own_bare}
-        runs = {"whole": work.whole, **bare, **kept, **work.stages()}
-    batch = work.whole()[0]
+    """Measure in this process.
+
+    Args:
+        kind: of the images.
+        model: its image sizes and vocabulary are used.
+        folder: of the shards.
+        repeats: of every run.
+        plain_only: measure `plain`; otherwise everything else.
+
+    Returns:
+        Milliseconds for an image by run, and facts about the images and the batch.
+    """
+    benchmark = open_benchmark(kind, model, folder)
+    runs: dict[str, Callable[[], Any]] = {"plain": benchmark.plain}
+    if not plain_only:
+        runs = {
+            "loader": benchmark.loader,
+            "bare": benchmark.bare,
+            "own bare": benchmark.own_bare,
+            "plain, memory kept": benchmark.plain,
+            **benchmark.stages(),
+        }
+    batch = benchmark.loader()[0]
     pixels = (batch.images, batch.grounding_images, batch.masks)
-    seen = {
-        "file_bytes": sum(len(record.image) for record in work.records) / len(work.records),
+    facts = {
+        "file_bytes": sum(len(x.image) for x in benchmark.records) / len(benchmark.records),
         "dtypes": [str(array.dtype) for array in pixels],
         "shapes": [list(array.shape) for array in pixels],
     }
-    times = interleaved(runs, turns, clock=time.process_time)
-    return {name: median(each) / len(work.records) for name, each in times.items()}, seen
+    times = interleaved(runs, repeats, clock=time.process_time)
+    num_images = len(benchmark.records)
+    return {name: median(values) / num_images for name, values in times.items()}, facts
 
 
-def measure(kind: Kind, model: GLaMMConfig, num_pictures: int, turns: int) -> dict[str, Any]:
-    """Milliseconds a picture, and the ratios; each side in a process of its own."""
-    spent: dict[str, float] = {}
-    seen: dict[str, Any] = {}
+def measure(kind: ImageKind, model: GLaMMConfig, num_images: int, repeats: int) -> dict[str, Any]:
+    """Measure `plain` and everything else, each in a process of its own.
+
+    Args:
+        kind: of the images.
+        model: its image sizes and vocabulary are used.
+        num_images: in the shards.
+        repeats: of every run.
+
+    Returns:
+        A row of the results: milliseconds for an image by run, and ratios of them.
+    """
+    ms: dict[str, float] = {}
+    facts: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=".") as name:
-        folder = written(Pictures(kind.size, kind.detail, num_pictures), Path(name))
-        for variables, ours in (({}, False), (WORKER_ENVIRONMENT, True)):
+        folder = write_shards(PhotographSource(kind.size, kind.detail, num_images), Path(name))
+        for variables, plain_only in (({}, True), (WORKER_ENVIRONMENT, False)):
             pool = ProcessPoolExecutor(1, get_context("spawn"))
             with environment_variables(**variables), pool:
-                found, seen = pool.submit(timed, kind, model, folder, turns, ours).result()
-            spent |= found
+                future = pool.submit(time_runs, kind, model, folder, repeats, plain_only)
+                times, facts = future.result()
+            ms |= times
     return {
         "kind": kind.name,
-        **seen,
-        "ms": spent,
-        "rest_ms": spent["whole"] - sum(spent[name] for name in PARTS),
-        "over_plain": spent["plain"] / spent["whole"],
+        **facts,
+        "ms": ms,
+        "rest_ms": ms["loader"] - sum(ms[name] for name in PARTS),
+        "over_plain": ms["plain"] / ms["loader"],
         "over_plain_bar": OVER_PLAIN[kind.bar],
-        "over_bare": spent["bare"] / spent["whole"],
+        "over_bare": ms["bare"] / ms["loader"],
         "over_bare_bar": OVER_BARE,
     }
 
 
-def printed(rows: Sequence[dict[str, Any]]) -> str:
-    """The rates and ratios, then where the time goes."""
+def format_tables(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the tables of rates and ratios, and of the time of each stage."""
     rates, shares = [], []
     for row in rows:
-        spent = row["ms"]
-        speeds = (f"{1e3 / spent[name]:.1f}" for name in RATES)
+        ms = row["ms"]
+        speeds = (f"{1e3 / ms[name]:.1f}" for name in RATES)
         ratios = (f"{row[name]:.2f} ({row[name + '_bar']})" for name in ("over_plain", "over_bare"))
         rates.append([row["kind"], *speeds, *ratios])
-        parts = [*(spent[name] for name in PARTS), row["rest_ms"]]
-        shown = [f"{part:.2f} ({100 * part / spent['whole']:.0f} %)" for part in parts]
-        shares.append([row["kind"], *shown, *(f"{spent[name]:.2f}" for name in ALONE)])
-    header = ["images/s/core", *RATES, "whole / plain (bar)", "whole / bare (bar)"]
-    names = ["ms a picture", *PARTS, "rest", *ALONE]
+        parts = [*(ms[name] for name in PARTS), row["rest_ms"]]
+        cells = [f"{part:.2f} ({100 * part / ms['loader']:.0f} %)" for part in parts]
+        shares.append([row["kind"], *cells, *(f"{ms[name]:.2f}" for name in ALONE)])
+    header = ["images/s/core", *RATES, "loader / plain (bar)", "loader / bare (bar)"]
+    names = ["ms an image", *PARTS, "rest", *ALONE]
     return table(header, rates) + "\n\n" + table(names, shares)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print two tables, write the JSON."""
+    """Measure, print two tables and write the JSON."""
     parser = argparse.ArgumentParser(
         "python -m bench.loader", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=8, help="of each kind (default: 8)")
-    parser.add_argument("--turns", type=int, default=9, help="calls of each (default: 9)")
-    parser.add_argument("--tiny", action="store_true", help="four tiny pictures, three turns")
+    parser.add_argument("--images", type=int, default=8, help="of each kind (default: 8)")
+    parser.add_argument("--repeats", type=int, default=9, help="of each run (default: 9)")
+    parser.add_argument("--tiny", action="store_true", help="four tiny images, three repeats")
     parser.add_argument("--out", type=Path, default=RESULTS / "loader.json", help="JSON to write")
     options = parser.parse_args(arguments)
-    if options.pictures < 1 or options.pictures % PICTURES_A_BATCH:
-        parser.error(f"--pictures must be a multiple of {PICTURES_A_BATCH}")
-    kinds, pictures, turns, model = KINDS, options.pictures, options.turns, MODEL
+    if options.images < 1 or options.images % IMAGES_PER_BATCH:
+        parser.error(f"--images must be a multiple of {IMAGES_PER_BATCH}")
+    kinds, num_images, repeats, model = KINDS, options.images, options.repeats, MODEL
     if options.tiny:
-        kinds, pictures, turns, model = TINY, PICTURES_A_BATCH, 3, TINY_MODEL
+        kinds, num_images, repeats, model = TINY, IMAGES_PER_BATCH, 3, TINY_MODEL
     facts, rows = machine(), []
     for kind in kinds:
-        rows.append(measure(kind, model, pictures, turns))
-        print(f"{kind.name}: {1e3 / rows[-1]['ms']['whole']:.1f} images/s/core", flush=True)
-    print("\n" + printed(rows))
-    write(options.out, {"machine": facts, "pictures": pictures, "rows": rows})
+        rows.append(measure(kind, model, num_images, repeats))
+        print(f"{kind.name}: {1e3 / rows[-1]['ms']['loader']:.1f} images/s/core", flush=True)
+    print("\n" + format_tables(rows))
+    write(options.out, {"machine": facts, "images": num_images, "rows": rows})
     return 0
 
 

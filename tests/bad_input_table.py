@@ -1,6 +1,6 @@
-"""One table of bad input: what goes in, and the result or message that comes out.
+"""All cases of bad input: the input, and the resulting value or error message.
 
-`tests/test_bad_input.py` checks every row; `docs/bad-input.md` is written from the same rows by
+`tests/test_bad_input.py` runs every case. `docs/bad-input.md` is generated from them by
 
     python -m tests.bad_input_table
 """
@@ -9,25 +9,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.bad_input import checkpoint_folders, geometry, pictures, shard_files, weight_files, words
+from tests.bad_input import (
+    checkpoint_folders,
+    geometry,
+    image_files,
+    prompts,
+    shard_files,
+    weight_files,
+)
 from tests.bad_input.case import Case
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "bad-input.md"
 
 CASES: tuple[Case, ...] = (
-    *(*pictures.CASES, *geometry.CASES, *words.CASES),
+    *(*image_files.CASES, *geometry.CASES, *prompts.CASES),
     *(*weight_files.CASES, *checkpoint_folders.CASES, *shard_files.CASES),
 )
 
 
 def document() -> str:
-    """The page: one section a topic, one row a case."""
+    """Return the text of the page: one section for each topic, one row for each case."""
     lines = [
         "# Bad input",
         "",
-        "Written from `tests/bad_input_table.py`, whose rows `tests/test_bad_input.py` checks. "
-        "Do not edit: `python -m tests.bad_input_table` writes it anew. "
-        "Sizes are width x height.",
+        "Results and error messages for unusual and invalid input. This page is generated from "
+        "`tests/bad_input_table.py`: do not edit it, run `python -m tests.bad_input_table`. "
+        "`tests/test_bad_input.py` checks every row. Image sizes are width x height.",
     ]
     for topic in dict.fromkeys(case.topic for case in CASES):
         lines += ["", f"## {topic}", "", "| Input | Result or message |", "|---|---|"]
@@ -38,8 +45,8 @@ def document() -> str:
 
 
 def _cell(text: str) -> str:
-    for mark in ("\\", "|", "<", "[", "*", "_"):
-        text = text.replace(mark, "\\" + mark)
+    for character in ("\\", "|", "<", "[", "*", "_"):
+        text = text.replace(character, "\\" + character)
     return text
 
 

@@ -1,4 +1,4 @@
-"""Every row of the table of bad input holds, and the page in the docs is the table."""
+"""Every case of bad input gives the documented result, and the page in docs is up to date."""
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
-"""The conversion as an Apache Beam transform, for more machines than one: `glamm-jax[beam]`.
+"""Conversion of a dataset with Apache Beam, for several machines: `glamm-jax[beam]`.
 
-    reading = Reading(make_source, root, "train")
-    target = reading.target(out)
-    target.begin(reading.job())
+    reader = SourceReader(make_source, root, "train")
+    target = reader.target(out)
+    target.begin(reader.description())
     with beam.Pipeline(options=options) as pipeline:
-        pipeline | WriteShards(reading, target)
-    target.publish(target.add_up(len(reading.keys)))
+        pipeline | WriteShards(reader, target)
+    target.publish(target.summarize(len(reader.keys)))
 
-A shard is one element: `write_shard`, the function that the processes of one machine run. So the
-files are the same, a shard that is tried twice is written twice under names of its own and renamed,
-and what one runner began another can go on with. All workers see `root` and `out` as folders.
+An element of the pipeline is a shard, and it is written by `write_shard`, the function that the
+processes of one machine run. So the files are the same. A shard that Beam tries twice is written
+under two temporary names. A conversion that one runner began can be resumed with another. All
+workers need `root` and `out` as folders.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from glamm_jax.data.split_folder import ShardReport, SplitFolder
 
 
 class WriteShards(beam.PTransform):
-    """Write every shard of a split; gives a `ShardReport` for each.
+    """Writes every shard of a split; its output is the `ShardReport` of each.
 
-    Raises: when it runs, what `write_shard` raises.
+    When it runs, it raises what `write_shard` raises.
     """
 
-    def __init__(self, reading: SourceReader, target: SplitFolder):
+    def __init__(self, reader: SourceReader, target: SplitFolder):
         super().__init__()
-        self._reading, self._target = reading, target
+        self._reader, self._target = reader, target
 
     def expand(self, input_or_inputs: Any) -> Any:
-        """The transform, from the beginning of a pipeline."""
+        """Apply the transform to the start of a pipeline."""
         indices = input_or_inputs | beam.Create(range(self._target.num_shards))
         return indices | beam.Reshuffle() | beam.Map(self._write)
 
     def _write(self, index: int) -> ShardReport:
-        return write_shard(self._reading, self._target, index)
+        return write_shard(self._reader, self._target, index)

@@ -1,8 +1,8 @@
-"""Boxes of regions: checked, brought to the frame of the model, chosen for training.
+"""Boxes of regions: validation, conversion between frames, selection for training.
 
-Every box is x0, y0, x1, y1. `pixel` boxes count pixels of the original, upright picture; `unit`
-boxes are divided by its width and height. The image encoder sees a centre crop of that picture and
-nothing corrects for it (trap 12).
+Every box is x0, y0, x1, y1. `pixel` boxes are in pixels of the original, upright image; `unit`
+boxes are divided by its width and height. The image encoder sees a centre crop of that image;
+nothing corrects the boxes for it (quirk 12).
 """
 
 from __future__ import annotations
@@ -21,48 +21,75 @@ Label = TypeVar("Label")
 
 
 class BoxError(GLaMMError):
-    """Boxes that mark nothing in the picture. Lists every offender."""
+    """Boxes are malformed or outside of the image. Lists all of them."""
 
 
 def as_boxes(boxes: Any) -> Float[np.ndarray, "r 4"]:
-    """One box, a list of them, or none, as float64 [R, 4].
+    """Return one box, a list of boxes, or an empty list as float64 [R, 4].
 
-    Raises: BoxError when they are not quadruples of numbers.
+    Raises:
+        BoxError: they are not four numbers each.
     """
     try:
         array = np.asarray(boxes, np.float64)
     except (TypeError, ValueError) as error:
-        raise BoxError("boxes are x0, y0, x1, y1 in pixels: four numbers each") from error
+        raise BoxError("boxes must be x0, y0, x1, y1 in pixels: four numbers each") from error
     if array.size == 0:
         return array.reshape(0, 4)
     if array.shape[-1:] != (4,) or array.ndim > 2:
-        raise BoxError(f"boxes are x0, y0, x1, y1 in pixels, not an array of shape {array.shape}")
+        raise BoxError(
+            f"boxes must be x0, y0, x1, y1 in pixels, not an array of shape {array.shape}"
+        )
     return array.reshape(-1, 4)
 
 
 def overlaps_image(
     boxes_xyxy_pixel: Float[np.ndarray, "r 4"], height: int, width: int
 ) -> Bool[np.ndarray, "r"]:
-    """Whether any of a box lies inside the picture. Datasets drop the others (trap 12)."""
+    """Return whether each box overlaps an image of this size.
+
+    Datasets drop the other boxes (quirk 12: boxes that reach beyond the image are kept).
+
+    Args:
+        boxes_xyxy_pixel: boxes.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+    """
     x0, y0, x1, y1 = boxes_xyxy_pixel.T
-    across = np.minimum(x1, width) - np.maximum(x0, 0)
-    down = np.minimum(y1, height) - np.maximum(y0, 0)
-    return (across > 0) & (down > 0)
+    inner_width = np.minimum(x1, width) - np.maximum(x0, 0)
+    inner_height = np.minimum(y1, height) - np.maximum(y0, 0)
+    return (inner_width > 0) & (inner_height > 0)
 
 
 def check_boxes(boxes: Any, height: int, width: int) -> Float[np.ndarray, "r 4"]:
-    """Boxes in pixels of a picture of this size, or one error about all that are wrong.
+    """Return boxes as float64 [R, 4] if all of them are valid in an image of this size.
 
-    A box that reaches beyond the picture is kept as it is (trap 12); one wholly outside, without
-    area, with its corners swapped, or with a number that is not finite is refused.
+    A box that reaches beyond the image is kept as it is (quirk 12: so does the original). A box is
+    invalid if it is completely outside, has no area, swapped corners or a number that is not
+    finite.
 
-    Raises: BoxError listing every offending box with its number and the reason.
+    Args:
+        boxes: x0, y0, x1, y1 in pixels; one box, a list of boxes, or an empty list.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    Raises:
+        BoxError: boxes are invalid; lists all of them with their index and the reason.
     """
     array = as_boxes(boxes)
-    inside = overlaps_image(array, height, width)
+    overlaps = overlaps_image(array, height, width)
     problems = []
     for i, box in enumerate(array):
-        problem = _problem(box, bool(inside[i]), height, width)
+        x0, y0, x1, y1 = box
+        problem = None
+        if not np.isfinite(box).all():
+            problem = "has a coordinate that is not a finite number"
+        elif x1 < x0 or y1 < y0:
+            problem = "is inverted: give the top left corner first, x0, y0, x1, y1"
+        elif x1 == x0 or y1 == y0:
+            problem = "has no area"
+        elif not overlaps[i]:
+            problem = f"is outside of the image of {width} x {height} pixels (width x height)"
         if problem:
             problems.append(f"box {i} {tuple(box.tolist())} {problem}")
     if problems:
@@ -70,25 +97,20 @@ def check_boxes(boxes: Any, height: int, width: int) -> Float[np.ndarray, "r 4"]
     return array
 
 
-def _problem(box: Float[np.ndarray, "4"], inside: bool, height: int, width: int) -> str | None:
-    x0, y0, x1, y1 = box
-    if not np.isfinite(box).all():
-        return "has a coordinate that is not a finite number"
-    if x1 < x0 or y1 < y0:
-        return "is inverted: give the top left corner first, x0, y0, x1, y1"
-    if x1 == x0 or y1 == y0:
-        return "has no area"
-    if not inside:
-        return f"lies outside the picture of {width} x {height} pixels (width x height)"
-    return None
-
-
 def to_unit(
     boxes_xyxy_pixel: Float[np.ndarray, "r 4"], height: int, width: int
 ) -> Float[np.ndarray, "r 4"]:
-    """Divide by the ORIGINAL size, float32 (trap 12). Values above 1 reach beyond the picture.
+    """Return boxes divided by the size of the original image, as float32.
 
-    Source: eval/region_captioning/infer.py:75. Differs: the original goes through CLIP's size and
+    Values below 0 or above 1 are beyond the image. CLIP sees a centre crop, but the boxes are
+    divided by the uncropped size (quirk 12).
+
+    Args:
+        boxes_xyxy_pixel: boxes.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    Source: eval/region_captioning/infer.py:75. Differs: the original converts to CLIP's size and
     back, which rounds differently by 1e-7.
     """
     scale = np.array([width, height, width, height], np.float64)
@@ -98,25 +120,40 @@ def to_unit(
 def to_pixel(
     boxes_xyxy_unit: Float[np.ndarray, "r 4"], height: int, width: int
 ) -> Float[np.ndarray, "r 4"]:
-    """float64 boxes in pixels of a picture of this size: `to_unit` turned around."""
+    """Return boxes multiplied by the size of the image, as float64; the inverse of `to_unit`.
+
+    Args:
+        boxes_xyxy_unit: boxes.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+    """
     return boxes_xyxy_unit.astype(np.float64) * np.array([width, height, width, height])
 
 
 def round_like_original(boxes_xyxy_unit: Float[np.ndarray, "r 4"]) -> np.ndarray:
-    """bfloat16[R, 4] by way of float16, as the original's evaluation passes boxes (trap 13)."""
+    """Return boxes rounded to float16, then to bfloat16 [R, 4].
+
+    The evaluation of the original passes boxes through these types (quirk 13).
+    """
     return boxes_xyxy_unit.astype(np.float16).astype(ml_dtypes.bfloat16)
 
 
 def to_grounding_frame(
     boxes_xyxy_pixel: Float[np.ndarray, "r 4"], height: int, width: int, longest: int
 ) -> Float[np.ndarray, "r 4"]:
-    """float64 boxes in pixels of the resized picture: what SAM takes as box prompts.
+    """Return float64 boxes in pixels of the resized image, as box prompts of SAM.
+
+    Args:
+        boxes_xyxy_pixel: boxes.
+        height: of the original image, in pixels.
+        width: of the original image, in pixels.
+        longest: the longer side of the resized image, in pixels.
 
     Source: model/SAM/utils/transforms.py:52.
     """
     resized_height, resized_width = grounding_size(height, width, longest)
-    across, down = resized_width / width, resized_height / height
-    return boxes_xyxy_pixel.astype(np.float64) * np.array([across, down, across, down])
+    scale_x, scale_y = resized_width / width, resized_height / height
+    return boxes_xyxy_pixel.astype(np.float64) * np.array([scale_x, scale_y, scale_x, scale_y])
 
 
 def select_regions(
@@ -126,12 +163,17 @@ def select_regions(
     max_regions: int = 10,
     limit_boxes: bool = True,
 ) -> tuple[Float[np.ndarray, "k 4"], list[Label]]:
-    """The first `max_regions` boxes and labels in a shuffled order.
+    """Return the first `max_regions` boxes and labels in a shuffled order.
 
-    limit_boxes: False keeps all boxes in their shuffled order and limits the labels alone, as the
-    Flickr class does (trap 42).
+    Args:
+        boxes: of all regions.
+        labels: of all regions.
+        order: a permutation of the regions.
+        max_regions: how many to return.
+        limit_boxes: False returns all boxes in the shuffled order and limits only the labels, as
+            the Flickr class of the original does (quirk 42).
 
     Source: dataset/region_datasets/RefCOCO_VG_Region_ds.py:117.
     """
-    chosen = order[:max_regions]
-    return boxes[chosen if limit_boxes else order], [labels[int(i)] for i in chosen]
+    selected = order[:max_regions]
+    return boxes[selected if limit_boxes else order], [labels[int(i)] for i in selected]

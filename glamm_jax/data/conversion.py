@@ -1,15 +1,15 @@
-"""A source becomes shards: any shard by itself, so that any number of processes can share the work.
+"""Conversion of a dataset into record shards, each independently of the others.
 
-Which shard a picture belongs to, and where in it, follows from the hash of its key: not from the
-order in which a source lists its pictures, nor from who else is there. So the shards' bytes depend
-on the source and the number of shards alone.
+The shard of an image and its position in the shard follow from the hash of its key, not from the
+order in which a source lists its images or from other processes. So the bytes of the shards depend
+only on the source and the number of shards, and any number of processes can share the work.
 
-    reading = Reading(make_source, root, "train")       opened anew in every process
-    target = reading.target(out)
-    target.begin(reading.job())
-    for index in range(target.num_shards):              in any order, anywhere
-        write_shard(reading, target, index)             skips what is finished
-    target.publish(target.add_up(len(reading.keys)))
+    reader = SourceReader(make_source, root, "train")       opened anew in every process
+    target = reader.target(out)
+    target.begin(reader.description())
+    for index in range(target.num_shards):                  in any order, on any machine
+        write_shard(reader, target, index)                  skips finished shards
+    target.publish(target.summarize(len(reader.keys)))
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from glamm_jax.data.preprocess import ImageError, open_image
 from glamm_jax.data.record import Defect, Record, RecordError, check_record
 from glamm_jax.data.record_shards import ShardError, decode, encode
+from glamm_jax.data.sources.defects import SIZE_MISMATCH, UNREADABLE_IMAGE, SourceError, quoted
 from glamm_jax.data.sources.registry import MakeSource
-from glamm_jax.data.sources.source_files import SIZE_MISMATCH, UNREADABLE_IMAGE, SourceError, quoted
 from glamm_jax.data.split_folder import (
     VERSION,
     ConversionError,
@@ -40,18 +40,24 @@ from glamm_jax.data.split_folder import (
     translate_write_errors,
 )
 
-IMAGES_PER_SHARD = 1000  # a fifth of a GB or so, and what a kill can cost a process
+IMAGES_PER_SHARD = 1000  # about 0.2 GB, and what a process loses when it is killed
 INCONSISTENT = "inconsistent record"
 READER_FAILED = "reader failed"
 
 
-def _nothing() -> None:
+def _ignore_key() -> None:
     pass
 
 
 @dataclass
 class ShardStats:
-    """What was met while a shard was read."""
+    """Statistics of reading a shard.
+
+    Attributes:
+        num_keys: keys that were read.
+        counts: records, regions, masks, boxes, and annotations by task.
+        defects: of all keys.
+    """
 
     num_keys: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -59,102 +65,144 @@ class ShardStats:
 
 
 class SourceReader:
-    """A source, opened, and its records by shard. Pickled as the way to open it again.
+    """An open source, and its records by shard. It is pickled as its arguments and opened again.
 
-    num_shards: None makes it one for every `PICTURES_PER_SHARD`.
-    Raises: SourceError when the source cannot be opened, is empty or lists a picture twice.
+    Attributes:
+        source: the dataset.
+        keys: all keys of the source.
+        split: its name.
+        num_shards: of this split.
     """
 
     def __init__(
         self, make_source: MakeSource, root: Path, split: str, num_shards: int | None = None
     ):
-        self._way = (make_source, root, split, num_shards)
+        """Open a source.
+
+        Args:
+            make_source: opens the dataset, given root and split.
+            root: the data folder.
+            split: of the dataset.
+            num_shards: None: one for every `IMAGES_PER_SHARD` keys.
+
+        Raises:
+            SourceError: the source cannot be opened, is empty, or lists a key twice.
+        """
+        self._arguments = (make_source, root, split, num_shards)
         self.source = make_source(root, split)
         self.keys: list[str] = list(self.source.keys)
         self._hashes = np.array([_hash(key) for key in self.keys], np.uint64)
         if not len(self.keys):
-            raise SourceError(f"{root}: {self.source.name} has no pictures in split {split!r}")
+            raise SourceError(f"{root}: {self.source.name} has no images in split {split!r}")
         if len(np.unique(self._hashes)) < len(self.keys):
-            twice = [quoted(key) for key, count in Counter(self.keys).items() if count > 1]
-            raise SourceError(f"{root}: {self.source.name} lists {', '.join(twice[:3])} twice")
+            duplicates = [quoted(key) for key, count in Counter(self.keys).items() if count > 1]
+            names = ", ".join(duplicates[:3])
+            raise SourceError(f"{root}: {self.source.name} lists {names} twice")
         self.split = split
         self.num_shards = num_shards or -(-len(self.keys) // IMAGES_PER_SHARD)
         self._shards = self._hashes % np.uint64(self.num_shards)
 
     def __reduce__(self) -> tuple[type[SourceReader], tuple[Any, ...]]:
-        return SourceReader, self._way
+        return SourceReader, self._arguments
 
     def target(self, out: Path) -> SplitFolder:
-        """Where this goes under `out`."""
+        """Return the folder of this split below `out`."""
         name = dataset_name(self.source.name)
         return SplitFolder(out / name / VERSION, name, self.split, self.num_shards)
 
     def description(self) -> dict[str, Any]:
-        """What is converted, for whoever wants to go on with it."""
+        """Return what is converted, as JSON; a conversion is resumed only if it is the same."""
         keys = hashlib.sha256(np.sort(self._hashes).tobytes()).hexdigest()
         sizes = {"num_keys": len(self.keys), "num_shards": self.num_shards}
         return {"source": self.source.name, "keys": keys, **sizes}
 
     def shard_keys(self, index: int) -> list[str]:
-        """The keys of a shard, in the order of their hashes."""
-        places = np.flatnonzero(self._shards == index)
-        return [self.keys[i] for i in places[np.argsort(self._hashes[places])]]
+        """Return the keys of a shard, in the order of their hashes."""
+        positions = np.flatnonzero(self._shards == index)
+        return [self.keys[i] for i in positions[np.argsort(self._hashes[positions])]]
 
     def records(
-        self, index: int, tally: ShardStats, on_key: Callable[[], None] = _nothing
+        self, index: int, stats: ShardStats, on_key: Callable[[], None] = _ignore_key
     ) -> Iterator[bytes]:
-        """The records of a shard, checked and encoded. What is wrong is tallied, never raised."""
+        """Read, check and encode the records of a shard.
+
+        Errors are added to the statistics and never raised.
+
+        Args:
+            index: of the shard.
+            stats: to add to.
+            on_key: called after every key.
+
+        Yields:
+            Encoded records.
+        """
         for key in self.shard_keys(index):
-            tally.num_keys += 1
+            stats.num_keys += 1
             try:
                 record, defects = self.source.read(key)
-            except Exception as error:  # whatever a reader trips over costs one picture
+            except Exception as error:  # a failure of a reader loses one image only
                 record, defects = None, (Defect(READER_FAILED, f"{quoted(key)}: {error!r}"),)
-            tally.defects += defects
-            data = None if record is None else _encoded(record, tally)
+            stats.defects += defects
+            data = None if record is None else _encode_checked(record, stats)
             if data is not None:
                 yield data
             on_key()
 
 
 def write_shard(
-    reading: SourceReader, target: SplitFolder, index: int, on_key: Callable[[], None] = _nothing
+    reader: SourceReader,
+    target: SplitFolder,
+    index: int,
+    on_key: Callable[[], None] = _ignore_key,
 ) -> ShardReport:
-    """Write a shard and read it back, unless it is finished.
+    """Write a shard and verify it by reading it back, unless it is finished.
 
-    Raises: ConversionError when it cannot be written, or not be read as it was written.
+    Args:
+        reader: of the source.
+        target: where to write.
+        index: of the shard.
+        on_key: called after every key.
+
+    Raises:
+        ConversionError: the shard cannot be written, or differs when it is read back.
     """
     with translate_write_errors(target.shard_path(index)):
         report = target.shard_report(index)
         if report is not None:
             return report
-        tally = ShardStats()
+        stats = ShardStats()
         with temporary_name(target.shard_path(index)) as path:
-            digests = _write(path, reading.records(index, tally, on_key))
-            _verify(path, digests)
+            digests = _write_records(path, reader.records(index, stats, on_key))
+            _verify_records(path, digests)
             with open(path, "rb+") as stream:
                 os.fsync(stream.fileno())
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             report = ShardReport(
-                num_keys=tally.num_keys,
+                num_keys=stats.num_keys,
                 num_records=len(digests),
                 num_bytes=path.stat().st_size,
                 sha256=sha256,
-                counts=dict(sorted(tally.counts.items())),
-                defects=tuple(tally.defects),
+                counts=dict(sorted(stats.counts.items())),
+                defects=tuple(stats.defects),
             )
             target.commit_shard(index, path, report)
         return report
 
 
 def check_shard(
-    reading: SourceReader, index: int, on_key: Callable[[], None] = _nothing
+    reader: SourceReader, index: int, on_key: Callable[[], None] = _ignore_key
 ) -> ShardStats:
-    """Read what a shard would hold, and write nothing."""
-    tally = ShardStats()
-    for _ in reading.records(index, tally, on_key):
+    """Read the content of a shard without writing anything.
+
+    Args:
+        reader: of the source.
+        index: of the shard.
+        on_key: called after every key.
+    """
+    stats = ShardStats()
+    for _ in reader.records(index, stats, on_key):
         pass
-    return tally
+    return stats
 
 
 def _hash(key: str) -> int:
@@ -162,40 +210,33 @@ def _hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
 
 
-def _encoded(record: Record, tally: ShardStats) -> bytes | None:
+def _encode_checked(record: Record, stats: ShardStats) -> bytes | None:
+    """The encoded record; None and a defect if it is inconsistent or its image is unreadable."""
     where = f"{record.source} {quoted(record.image_id)}"
     try:
         check_record(record)
         data = encode(record)
         height, width = open_image(record.image).shape[:2]
     except RecordError as error:
-        tally.defects.append(Defect(INCONSISTENT, str(error)))
+        stats.defects.append(Defect(INCONSISTENT, str(error)))
     except ImageError as error:
-        tally.defects.append(Defect(UNREADABLE_IMAGE, f"{where}: {error}"))
+        stats.defects.append(Defect(UNREADABLE_IMAGE, f"{where}: {error}"))
     else:
         if (height, width) == (record.height, record.width):
-            tally.counts.update(_counted(record))
+            num_masks = sum(region.mask is not None for region in record.regions)
+            num_boxes = sum(region.box_xyxy_pixel is not None for region in record.regions)
+            stats.counts.update(["records"])  # a count of 0 has no entry
+            stats.counts.update(["regions"] * len(record.regions))
+            stats.counts.update(["masks"] * num_masks + ["boxes"] * num_boxes)
+            stats.counts.update(annotation.task for annotation in record.annotations)
             return data
         size = f"{record.height} x {record.width} in its record, is {height} x {width}"
-        tally.defects.append(Defect(SIZE_MISMATCH, f"{where}: {size}"))
+        stats.defects.append(Defect(SIZE_MISMATCH, f"{where}: {size}"))
     return None
 
 
-def _counted(record: Record) -> Iterator[str]:
-    """A word for each thing in a record."""
-    yield "records"
-    for region in record.regions:
-        yield "regions"
-        if region.mask is not None:
-            yield "masks"
-        if region.box_xyxy_pixel is not None:
-            yield "boxes"
-    for annotation in record.annotations:
-        yield annotation.task
-
-
-def _write(path: Path, records: Iterator[bytes]) -> list[bytes]:
-    """Write records; their digests."""
+def _write_records(path: Path, records: Iterator[bytes]) -> list[bytes]:
+    """Write records; returns their digests."""
     digests = []
     writer = ArrayRecordWriter(str(path), "group_size:1")
     try:
@@ -207,8 +248,8 @@ def _write(path: Path, records: Iterator[bytes]) -> list[bytes]:
     return digests
 
 
-def _verify(path: Path, digests: list[bytes]) -> None:
-    """Every record is there, is what was written, and can be decoded."""
+def _verify_records(path: Path, digests: list[bytes]) -> None:
+    """Check that every record is there, unchanged, and can be decoded."""
     reader = ArrayRecordReader(str(path))
     try:
         num_records = reader.num_records()
@@ -217,7 +258,7 @@ def _verify(path: Path, digests: list[bytes]) -> None:
         for i, digest in enumerate(digests):
             data = reader.read([i])[0]
             if hashlib.sha256(data).digest() != digest:
-                raise ConversionError(f"{path}: record {i} reads back as another; is the disk ok?")
+                raise ConversionError(f"{path}: record {i} differs when read back; check the disk")
             decode(data)
     except ShardError as error:
         raise ConversionError(f"{path}: {error}") from error

@@ -1,7 +1,8 @@
-"""One record an image: the picture as it was stored, and everything that is said about it.
+"""The record: one image as stored on disk, and all annotations of it.
 
-Every source becomes records once, whatever it looks like on disk; tasks are drawn from records
-again and again (`glamm_jax.data.conversation_sampler`). Nothing here knows a question or a token.
+Every dataset is converted to records once, whatever its layout; examples of all tasks are sampled
+from them in training (`glamm_jax.data.conversation_sampler`). Records contain no prompts and no
+tokens.
 
     Record(image=b"...", regions=(dog, ball), annotations=(
         Annotation("gcg", "A dog chases a ball.", links=(Link(0, 0, 5), Link(1, 13, 19))),
@@ -22,17 +23,18 @@ TASKS: tuple[Task, ...] = get_args(Task)
 
 
 class RecordError(GLaMMError):
-    """A record contradicts itself, or cannot be read. Names the record, and what is wrong."""
+    """A record is inconsistent, or cannot be read. Names the record and the problem."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the picture: a box, a mask, or both.
+    """A part of the image: a box, a mask, or both.
 
-    box_xyxy_pixel: in pixels of the picture, as annotated: it may reach beyond it.
-    mask: COCO's compressed run lengths at the picture's size; the union where several make it up.
-    overlap: the same, of the pixels that its polygons cover twice, where the original counts 2
-        (trap 22); None where there are none.
+    Attributes:
+        box_xyxy_pixel: x0, y0, x1, y1 in pixels, as annotated; it may reach beyond the image.
+        mask: COCO's compressed run lengths at the size of the image; the union of all polygons.
+        overlap: the same, of the pixels that two or more polygons cover; None if there are none.
+            The original counts these pixels as 2 (quirk 22).
     """
 
     box_xyxy_pixel: tuple[float, float, float, float] | None = None
@@ -42,9 +44,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Link:
-    """A region that a text speaks of, and the characters [start, end) that name it.
+    """A reference from a text to a region, for the characters [start, end) of the text.
 
-    -1, -1: the whole text. Several links with one span: their masks belong together.
+    A start and end of -1 are the complete text. The masks of links with the same span belong
+    together.
     """
 
     region: int
@@ -54,11 +57,19 @@ class Link:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One thing that is said about the picture.
+    """One annotation of the image, for one task.
 
-    gcg: a caption whose phrases have regions with masks. referring: an expression and the regions
-    it means. semantic: a class and its region. region: a description of a region's box. caption:
-    a text without regions. vqa: `turns` that alternate, the user first; `text` is empty.
+    Attributes:
+        task: decides what the other fields hold.
+            gcg: a caption whose phrases are linked to regions with masks.
+            referring: an expression, linked to the regions that it refers to.
+            semantic: the name of a class, linked to its region.
+            region: a caption of the box of a region.
+            caption: a text without regions.
+            vqa: a conversation in `turns`.
+        text: empty for vqa.
+        links: regions of the text or of its phrases.
+        turns: they alternate, the user's first; empty for the other tasks.
     """
 
     task: Task
@@ -69,7 +80,18 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Record:
-    """A picture and what is said about it. `image` is the file's bytes; sizes are upright."""
+    """An image and its annotations.
+
+    Attributes:
+        image: the bytes of the image file.
+        image_id: name of the image in its dataset.
+        source: name of the dataset.
+        split: of the dataset.
+        height: of the upright image, in pixels.
+        width: of the upright image, in pixels.
+        regions: parts of the image, referred to by their index.
+        annotations: of all tasks.
+    """
 
     image: bytes
     image_id: str
@@ -82,14 +104,19 @@ class Record:
 
 
 class Defect(NamedTuple):
-    """Something in a source that could not be taken over as it is: counted by kind, and named."""
+    """A part of a dataset that could not be converted as it is.
 
-    kind: str  # a short name, the same for all of its kind: "null grounding", "missing image"
-    where: str  # file, record, field
+    Attributes:
+        kind: the same for all defects of this kind: "null grounding", "missing image".
+        where: file, record and field, and what was there.
+    """
+
+    kind: str
+    where: str
 
 
 class ReadResult(NamedTuple):
-    """What a source has under a key: a record, or none, and what was wrong on the way."""
+    """What a source reads under a key: a record or None, and its defects."""
 
     record: Record | None
     defects: tuple[Defect, ...] = ()
@@ -97,27 +124,28 @@ class ReadResult(NamedTuple):
 
 @runtime_checkable
 class DatasetSource(Protocol):
-    """A dataset on disk. Made anew in every process; `read` never raises for bad data."""
+    """A dataset on disk. It is opened anew in every process; `read` never raises for bad data."""
 
     @property
     def name(self) -> str:
-        """The dataset's name, which becomes `Record.source`."""
+        """The name of the dataset, which becomes `Record.source`."""
         ...
 
     @property
     def keys(self) -> Sequence[str]:
-        """One key a picture, in an order that is the same everywhere."""
+        """One key for each image, in an order that is the same in every process."""
         ...
 
     def read(self, key: str) -> ReadResult:
-        """The record under a key."""
+        """Read the record of a key."""
         ...
 
 
 def check_record(record: Record) -> None:
-    """Refuse a record whose parts do not fit each other.
+    """Check that the parts of a record are consistent.
 
-    Raises: RecordError naming the record and all that is wrong with it.
+    Raises:
+        RecordError: they are not; names the record and lists all problems.
     """
     problems = []
     if record.height < 1 or record.width < 1:
@@ -139,13 +167,13 @@ def _annotation_problems(annotation: Annotation, record: Record) -> list[str]:
         if not annotation.turns or len(annotation.turns) % 2:
             problems.append(f"{len(annotation.turns)} turns")
     elif not annotation.text:
-        problems.append("an empty text")
+        problems.append("empty text")
     for link in annotation.links:
         if not 0 <= link.region < len(record.regions):
-            problems.append(f"a link to region {link.region} of {len(record.regions)}")
+            problems.append(f"link to region {link.region} of {len(record.regions)}")
         elif annotation.task == "gcg" and record.regions[link.region].mask is None:
             problems.append(f"region {link.region} of a grounded caption has no mask")
-        whole = (link.start, link.end) == (-1, -1)
-        if not whole and not 0 <= link.start < link.end <= len(annotation.text):
-            problems.append(f"a span {link.start}:{link.end} in {len(annotation.text)} characters")
+        is_complete_text = (link.start, link.end) == (-1, -1)
+        if not is_complete_text and not 0 <= link.start < link.end <= len(annotation.text):
+            problems.append(f"span {link.start}:{link.end} in {len(annotation.text)} characters")
     return problems

@@ -1,7 +1,7 @@
-"""Masks as COCO run lengths: compressed strings and plain counts, both ways.
+"""Encoding and decoding of masks as COCO run lengths: compressed strings and plain counts.
 
-Runs go down the columns and start with background. Decoding checks everything first: files of
-annotations come from elsewhere, and C code should not be the first to find out that they lie.
+Runs go down the columns and start with background. Decoding validates its input first: annotation
+files may be damaged, and C code would read outside of its arrays.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from pycocotools import mask as coco
 
 from glamm_jax.errors import GLaMMError
 
-# A compressed count is a little-endian number of 5-bit groups; bit 5 says that more follow.
+# A compressed count is a little-endian number of 5-bit groups; bit 5 is set if another follows.
 FIRST_CHARACTER = 48
 MAX_PIXELS = 1 << 31
 
 
 class MaskError(GLaMMError):
-    """Run lengths that describe no mask. Says what is wrong with them."""
+    """Run lengths are not a valid mask. Says why."""
 
 
 def encode(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
-    """{"size": [h, w], "counts": compressed string}, ready for JSON."""
-    runs = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": list(mask.shape), "counts": _text(runs)}
+    """Return {"size": [h, w], "counts": compressed string}, for JSON."""
+    runs: Any = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(mask.shape), "counts": runs["counts"].decode("ascii")}
 
 
 def encode_counts(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
-    """{"size": [h, w], "counts": run lengths}. The first run is background and may be 0."""
+    """Return {"size": [h, w], "counts": run lengths}; the first run is background, perhaps 0."""
     flat = mask.T.reshape(-1)
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
@@ -41,36 +41,39 @@ def encode_counts(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
 
 
 def compress(runs: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain counts as a compressed string.
+    """Return run lengths, compressed or not, with compressed counts.
 
-    Raises: MaskError when the counts do not fill the mask.
+    Raises:
+        MaskError: the counts do not fill the mask.
     """
-    height, width, counts = _checked(runs)
+    height, width, counts = _validate(runs)
     plain: Any = {"size": [height, width], "counts": counts.tolist()}
-    packed = coco.frPyObjects(plain, height, width)
-    return {"size": [height, width], "counts": _text(packed)}
+    compressed: Any = coco.frPyObjects(plain, height, width)
+    return {"size": [height, width], "counts": compressed["counts"].decode("ascii")}
 
 
 def decode(runs: Mapping[str, Any]) -> Bool[np.ndarray, "h w"]:
-    """The mask of compressed or plain run lengths.
+    """Return the mask of compressed or plain run lengths.
 
-    Raises: MaskError when size or counts are missing or broken, or do not fill the mask.
+    Raises:
+        MaskError: size or counts are missing or damaged, or the counts do not fill the mask.
     """
-    height, width, counts = _checked(runs)
+    height, width, counts = _validate(runs)
     mask = np.zeros((height, width), np.uint8)
     _paint(np.cumsum(counts), mask)
     return mask.view(bool)
 
 
 def decode_into(runs: Mapping[str, Any], out: UInt8[np.ndarray, "h w"]) -> None:
-    """Put ones where the mask is into an array of zeros, which may be smaller than the mask.
+    """Decode a mask into an array of zeros, which may be smaller than the mask.
 
-    A smaller one holds what the mask is at the centres of its larger pixels. It is read from the
-    run lengths: the large mask is never made.
+    A pixel of a smaller array is the mask at the centre of that pixel. It is computed from the run
+    lengths; the large mask is never decoded.
 
-    Raises: MaskError, as `decode`.
+    Raises:
+        MaskError: as in `decode`.
     """
-    height, width, counts = _checked(runs)
+    height, width, counts = _validate(runs)
     ends = np.cumsum(counts)
     if out.shape != (height, width):
         ends = _ends_at_centres(ends, (height, width), out.shape)
@@ -78,43 +81,44 @@ def decode_into(runs: Mapping[str, Any], out: UInt8[np.ndarray, "h w"]) -> None:
 
 
 def run_ends(runs: Mapping[str, Any]) -> tuple[tuple[int, int], Int[np.ndarray, "n"]]:
-    """Height and width, and where the runs end, counted down the columns.
+    """Return height and width, and the ends of the runs as indices down the columns.
 
     The mask is ends[0] to ends[1], ends[2] to ends[3], and so on.
 
-    Raises: MaskError, as `decode`.
+    Raises:
+        MaskError: as in `decode`.
     """
-    height, width, counts = _checked(runs)
+    height, width, counts = _validate(runs)
     return (height, width), np.cumsum(counts)
 
 
-def size_within(size: tuple[int, int], room: tuple[int, int]) -> tuple[int, int]:
-    """The largest height and width in the proportions of `size` that `room` holds."""
-    (height, width), (rows, columns) = size, room
-    scale = min(rows / height, columns / width)
+def size_within(size: tuple[int, int], limit: tuple[int, int]) -> tuple[int, int]:
+    """Return a height and width scaled down with their proportions until they fit into `limit`."""
+    (height, width), (max_height, max_width) = size, limit
+    scale = min(max_height / height, max_width / width)
     return size if scale >= 1 else (max(1, int(height * scale)), max(1, int(width * scale)))
 
 
 def sample_centres(size: int, new_size: int) -> Int[np.ndarray, "n"]:
-    """The pixels of a line at the centres of `new_size` larger ones."""
+    """Return the pixels of a line of `size` that are at the centres of `new_size` larger pixels."""
     return (np.arange(new_size) * 2 + 1) * size // (2 * new_size)
 
 
 def _ends_at_centres(
     ends: Int[np.ndarray, "n"], size: tuple[int, int], new_size: tuple[int, ...]
 ) -> Int[np.ndarray, "n"]:
-    """Where runs end, counted in the pixels that are read alone, down the columns as before."""
+    """The ends of the runs as indices of sampled pixels only, down the columns as before."""
     column, row = np.divmod(ends, size[0])
     rows, columns = (sample_centres(old, new) for old, new in zip(size, new_size, strict=True))
-    before = np.searchsorted(columns, column)
-    read = np.append(columns, -1)[before] == column
-    return before * new_size[0] + np.where(read, np.searchsorted(rows, row), 0)
+    new_column = np.searchsorted(columns, column)
+    is_sampled = np.append(columns, -1)[new_column] == column
+    return new_column * new_size[0] + np.where(is_sampled, np.searchsorted(rows, row), 0)
 
 
 @njit(cache=True, nogil=True)
 @no_type_check
 def _paint(ends, out):
-    """Mark where each column changes, then carry the marks down, whole rows at a time."""
+    """Mark where each column changes, then accumulate the marks downwards, row by row."""
     height, width = out.shape
     for i in range(0, len(ends) - 1, 2):
         if ends[i] == ends[i + 1]:
@@ -133,18 +137,13 @@ def _paint(ends, out):
             row[x] ^= above[x]
 
 
-def _text(runs: Any) -> str:
-    """The counts that pycocotools gives as bytes, for JSON."""
-    return runs["counts"].decode("ascii")
-
-
-def _checked(runs: Mapping[str, Any]) -> tuple[int, int, Int[np.ndarray, "n"]]:
-    """Height, width and counts that fill them exactly."""
+def _validate(runs: Mapping[str, Any]) -> tuple[int, int, Int[np.ndarray, "n"]]:
+    """Height, width, and counts that fill them exactly."""
     if not isinstance(runs, Mapping) or not {"size", "counts"} <= set(runs):
-        raise MaskError('run lengths are {"size": [height, width], "counts": ...}')
+        raise MaskError('run lengths must be {"size": [height, width], "counts": ...}')
     size = runs["size"]
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(map(_is_size, size))):
-        raise MaskError(f"the size of a mask is [height, width], not {size!r}")
+        raise MaskError(f"the size of a mask must be [height, width], not {size!r}")
     counts = _counts(runs["counts"])
     area = size[0] * size[1]
     total = int(counts.sum())
@@ -154,43 +153,42 @@ def _checked(runs: Mapping[str, Any]) -> tuple[int, int, Int[np.ndarray, "n"]]:
 
 
 def _is_size(value: Any) -> bool:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return whole and bool(value >= 0)
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return is_integer and bool(value >= 0)
 
 
 def _counts(counts: Any) -> Int[np.ndarray, "n"]:
+    """Run lengths of a compressed string, or of a list."""
     if isinstance(counts, str | bytes):
-        return _parse(counts)
+        raw = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+        try:
+            return _decompress(np.frombuffer(raw, np.uint8))
+        except ValueError as error:
+            raise MaskError(f"the compressed counts are damaged: {error}") from error
     try:
         array = np.asarray(counts)
     except ValueError as error:
         raise MaskError(f"counts are not a list of numbers: {error}") from error
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise MaskError("counts are a string or a list of whole numbers")
+        raise MaskError("counts must be a string or a list of whole numbers")
     if array.size and (array.max() > MAX_PIXELS or array.min() < 0):
-        raise MaskError("a run is negative or longer than any mask")
+        raise MaskError("a run is negative or longer than the largest mask")
     return array.astype(np.int64)
-
-
-def _parse(text: str | bytes) -> Int[np.ndarray, "n"]:
-    """Run lengths of a compressed string."""
-    raw = text.encode("ascii", "replace") if isinstance(text, str) else text
-    try:
-        return _runs(np.frombuffer(raw, np.uint8))
-    except ValueError as error:
-        raise MaskError(f"the compressed counts are damaged: {error}") from error
 
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def _runs(characters):
-    """Numbers of their 5-bit groups. From the fourth on, a run is its change by two back."""
-    runs, found = np.empty(len(characters), np.int64), 0
+def _decompress(characters):
+    """Run lengths from their 5-bit groups. From the fourth on, a run is stored as a difference.
+
+    The difference is to the run two places before.
+    """
+    runs, num_runs = np.empty(len(characters), np.int64), 0
     number = bits = 0
     for character in characters:
         code = np.int64(character) - FIRST_CHARACTER
         if code < 0 or code > 63:
-            raise ValueError("a character means nothing")
+            raise ValueError("invalid character")
         if bits == 40:
             raise ValueError("a number is too long")
         number |= (code & 31) << bits
@@ -199,11 +197,11 @@ def _runs(characters):
             continue
         if code & 16:
             number -= 1 << bits
-        runs[found] = number + (runs[found - 2] if found > 2 else 0)
-        if runs[found] < 0:
+        runs[num_runs] = number + (runs[num_runs - 2] if num_runs > 2 else 0)
+        if runs[num_runs] < 0:
             raise ValueError("a run is negative")
-        found += 1
+        num_runs += 1
         number = bits = 0
     if bits:
-        raise ValueError("the last number has no end")
-    return runs[:found]
+        raise ValueError("the last number is incomplete")
+    return runs[:num_runs]

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from glamm_jax.data.record import DatasetSource, Record, RecordError
 from glamm_jax.data.record_sources import RecordSource, find_scheme, open_records
+from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.data.sources.registry import find_dataset
-from glamm_jax.data.sources.source_files import SourceError
 from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.evaluation.benchmarks.base import (
     Benchmark,

@@ -1,4 +1,4 @@
-"""One row of the table of bad input, and what it gives."""
+"""A case of bad input: a row of the table in docs/bad-input.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from glamm_jax.data.boxes import BoxError
 from glamm_jax.data.preprocess import ImageError
 from glamm_jax.data.record_shards import ShardError
 from glamm_jax.data.rle import MaskError
-from glamm_jax.data.sources.source_files import SourceError
+from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.data.split_folder import ConversionError
 from glamm_jax.errors import ConfigError, FolderError
 from glamm_jax.text.prompt import PromptError
@@ -27,7 +27,14 @@ ERRORS = (
 
 @dataclass(frozen=True)
 class Case:
-    """One row. `run` gets an empty folder and says in words what came out, or raises."""
+    """One row of the table.
+
+    Attributes:
+        topic: heading of its section.
+        title: the input.
+        run: takes an empty folder; returns a description of the result, or raises.
+        expected: the description, or class and message of the error.
+    """
 
     topic: str
     title: str
@@ -36,7 +43,7 @@ class Case:
 
 
 def outcome(case: Case, folder: Path) -> str:
-    """What the case gives: the words of its result, or the class and message of its error."""
+    """Run a case; returns the description of its result, or class and message of its error."""
     try:
         return case.run(folder)
     except ERRORS as error:

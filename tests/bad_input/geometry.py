@@ -1,4 +1,4 @@
-"""Rows about boxes and run lengths of masks."""
+"""Cases of boxes and of run lengths of masks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from glamm_jax.data import boxes, rle
 from tests.bad_input.case import Case
 
-_BOXES = "Boxes, on a picture of 100 x 60 pixels"
+_BOXES = "Boxes, on an image of 100 x 60 pixels"
 _MASKS = "Run lengths of masks"
 
 
-def _boxes(given: object) -> Callable[[Path], str]:
+def _boxes(value: object) -> Callable[[Path], str]:
     def run(_: Path) -> str:
-        unit = boxes.to_unit(boxes.check_boxes(given, 60, 100), 60, 100)
+        unit = boxes.to_unit(boxes.check_boxes(value, 60, 100), 60, 100)
         listed = ", ".join(str(np.round(box.astype(float), 4).tolist()) for box in unit)
-        return f"as shares of the picture: {listed or 'none'}"
+        return f"divided by the image size: {listed or 'none'}"
 
     return run
 
@@ -32,25 +32,25 @@ CASES: tuple[Case, ...] = (
         _BOXES,
         "no boxes",
         _boxes([]),
-        "as shares of the picture: none",
+        "divided by the image size: none",
     ),
     Case(
         _BOXES,
-        "one box alone, not in a list",
+        "one box, not in a list",
         _boxes([10, 6, 50, 30]),
-        "as shares of the picture: [0.1, 0.1, 0.5, 0.5]",
+        "divided by the image size: [0.1, 0.1, 0.5, 0.5]",
     ),
     Case(
         _BOXES,
-        "reaches beyond the picture: kept as it is",
+        "reaches beyond the image: kept as it is",
         _boxes([[-10, 6, 110, 30]]),
-        "as shares of the picture: [-0.1, 0.1, 1.1, 0.5]",
+        "divided by the image size: [-0.1, 0.1, 1.1, 0.5]",
     ),
     Case(
         _BOXES,
-        "outside",
+        "outside of the image",
         _boxes([[10, 6, 50, 30], [120, 0, 130, 10]]),
-        "BoxError: box 1 (120.0, 0.0, 130.0, 10.0) lies outside the picture of 100 x "
+        "BoxError: box 1 (120.0, 0.0, 130.0, 10.0) is outside of the image of 100 x "
         "60 pixels (width x height)",
     ),
     Case(
@@ -80,23 +80,23 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         _BOXES,
-        "several wrong at once",
+        "several invalid boxes",
         _boxes([[50, 30, 10, 6], [120, 0, 130, 10]]),
         "BoxError: box 0 (50.0, 30.0, 10.0, 6.0) is inverted: give the top left corner "
-        "first, x0, y0, x1, y1; box 1 (120.0, 0.0, 130.0, 10.0) lies outside the "
-        "picture of 100 x 60 pixels (width x height)",
+        "first, x0, y0, x1, y1; box 1 (120.0, 0.0, 130.0, 10.0) is outside of the "
+        "image of 100 x 60 pixels (width x height)",
     ),
     Case(
         _BOXES,
         "three numbers",
         _boxes([[10, 6, 50]]),
-        "BoxError: boxes are x0, y0, x1, y1 in pixels, not an array of shape (1, 3)",
+        "BoxError: boxes must be x0, y0, x1, y1 in pixels, not an array of shape (1, 3)",
     ),
     Case(
         _BOXES,
-        "words",
+        "texts instead of numbers",
         _boxes([["a", "b", "c", "d"]]),
-        "BoxError: boxes are x0, y0, x1, y1 in pixels: four numbers each",
+        "BoxError: boxes must be x0, y0, x1, y1 in pixels: four numbers each",
     ),
     Case(
         _MASKS,
@@ -106,14 +106,14 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         _MASKS,
-        "a compressed string cut short",
+        "a truncated compressed string",
         _runs({"size": [100, 100], "counts": "`0`"}),
-        "MaskError: the compressed counts are damaged: the last number has no end",
+        "MaskError: the compressed counts are damaged: the last number is incomplete",
     ),
     Case(
         _MASKS,
         "no counts",
         _runs({"size": [3, 4]}),
-        'MaskError: run lengths are {"size": [height, width], "counts": ...}',
+        'MaskError: run lengths must be {"size": [height, width], "counts": ...}',
     ),
 )

@@ -1,4 +1,4 @@
-"""Rows about datasets: a user's own lines, and shards that are not what they were."""
+"""Cases of JSON lines of a user, and of damaged record shards."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from glamm_jax.data.split_folder import SplitFolder
 from tests.bad_input.case import Case
 from tests.data.records import jpeg, plain
 
-_LINES = "Your own data, a line of JSON"
-_SHARDS = "Shards"
+_LINES = "Your own data, one line of JSON"
+_SHARDS = "Record shards"
 _SQUARE = [[1, 1, 5, 1, 5, 5]]
 
 
-def _line(line: dict[str, Any] | bytes, picture: bytes | None = None) -> Callable[[Path], str]:
-    """What is said of a line about a sound picture, or another one."""
+def _line(line: dict[str, Any] | bytes, image: bytes | None = None) -> Callable[[Path], str]:
+    """Read a line about dog.jpg, and list its defects and the tasks of its record."""
 
     def run(folder: Path) -> str:
-        (folder / "dog.jpg").write_bytes(jpeg() if picture is None else picture)
+        (folder / "dog.jpg").write_bytes(jpeg() if image is None else image)
         raw = line if isinstance(line, bytes) else json.dumps({"image": "dog.jpg", **line}).encode()
         (folder / "own.jsonl").write_bytes(raw)
         source = JsonlSource(folder / "own.jsonl", "train")
         (key,) = source.keys
         record, defects = source.read(key)
-        kept = "no record" if record is None else ", ".join(x.task for x in record.annotations)
-        return "; ".join([*(f"{where} ({kind})" for kind, where in defects), f"kept: {kept}"])
+        tasks = "no record" if record is None else ", ".join(x.task for x in record.annotations)
+        return "; ".join([*(f"{where} ({kind})" for kind, where in defects), f"kept: {tasks}"])
 
     return run
 
 
 def _converted(folder: Path) -> SplitFolder:
-    """Three pictures in one shard, published."""
-    reading = SourceReader(plain(3), folder, "train", 1)
-    target = reading.target(folder)
-    target.begin(reading.description())
-    write_shard(reading, target, 0)
+    """Convert three images into one shard."""
+    reader = SourceReader(plain(3), folder, "train", 1)
+    target = reader.target(folder)
+    target.begin(reader.description())
+    write_shard(reader, target, 0)
     target.publish(target.summarize(3))
     return target
 
 
 def _damaged(damage: Callable[[SplitFolder], Any], split: str = "train") -> Callable[[Path], str]:
-    """The first record of a dataset to which something has happened."""
+    """Damage a dataset, and read its first record."""
 
     def run(folder: Path) -> str:
         target = _converted(folder)
@@ -66,46 +66,46 @@ _CAPTIONS: dict[str, Any] = {"captions": ["A dog."]}
 CASES: tuple[Case, ...] = (
     Case(
         _LINES,
-        "no JSON",
+        "not JSON",
         _line(b"{"),
-        "own.jsonl line 1: no readable JSON: Expecting property name enclosed in double "
+        "own.jsonl line 1: not valid JSON: Expecting property name enclosed in double "
         "quotes: line 1 column 2 (char 1) (broken line); kept: no record",
     ),
     Case(
         _LINES,
-        "half of the picture",
+        "a truncated image",
         _line(_CAPTIONS, jpeg()[:-10]),
-        "own.jsonl line 1: dog.jpg: 623 bytes: not a readable picture: the file ends too "
+        "own.jsonl line 1: dog.jpg: 623 bytes: not a readable image: the file ends too "
         "early (unreadable image); kept: no record",
     ),
     Case(
         _LINES,
-        "a field that nobody knows",
+        "an unknown field",
         _line({**_CAPTIONS, "boxs": []}),
-        "own.jsonl line 1: boxs: no such field; known here: image, id, split, captions, "
+        "own.jsonl line 1: boxs: no such field; available: image, id, split, captions, "
         "grounded_captions, expressions, regions, conversations (unknown field); kept: "
         "caption",
     ),
     Case(
         _LINES,
-        "a box whose corners are swapped, beside a caption",
+        "a box with swapped corners, and a valid caption",
         _line({**_CAPTIONS, "regions": [{"box": [5, 5, 1, 1], "description": "x"}]}),
         "own.jsonl line 1: regions[0].box: box 0 (5.0, 5.0, 1.0, 1.0) is inverted: give the "
         "top left corner first, x0, y0, x1, y1 (bad box); kept: caption",
     ),
     Case(
         _LINES,
-        "a polygon of two points, beside a caption",
+        "a polygon of two points, and a valid caption",
         _line({**_CAPTIONS, "expressions": [{"text": "x", "masks": [[[1, 1, 5, 5]]]}]}),
         "own.jsonl line 1: expressions[0].masks[0]: a polygon of 4 numbers: [1, 1, 5, 5] (bad"
         " mask); kept: caption",
     ),
     Case(
         _LINES,
-        "run lengths of another size than the picture",
+        "run lengths of another size than the image",
         _line({"expressions": [{"text": "x", "masks": [{"size": [2, 2], "counts": [4]}]}]}),
-        "own.jsonl line 1: expressions[0].masks[0]: 2 x 2 in a picture of 6 x 8 (mask of "
-        "another size); kept: no record",
+        "own.jsonl line 1: expressions[0].masks[0]: 2 x 2 in an image of 6 x 8 (wrong mask "
+        "size); kept: no record",
     ),
     Case(
         _LINES,
@@ -122,38 +122,38 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         _SHARDS,
-        "an ArrayRecord cut in the middle",
+        "a truncated ArrayRecord",
         _damaged(_cut),
         "ShardError: glamm_plain/1.0.0/glamm_plain-train.array_record-00000-of-00001: record "
-        "0 of train: 0 bytes are no record; delete the file and run the conversion again with"
-        " the same --out: only what is missing is written",
+        "0 of train: 0 bytes are not a record; delete the file and run the conversion again "
+        "with the same --out: it writes only missing files",
     ),
     Case(
         _SHARDS,
-        "a file that is gone",
+        "a missing file",
         _damaged(lambda x: x.shard_path(0).unlink()),
         "ShardError: glamm_plain/1.0.0/glamm_plain-train.array_record-00000-of-00001: record "
         "0 of train: open() failed: No such file or directory; opening "
         "glamm_plain/1.0.0/glamm_plain-train.array_record-00000-of-00001; delete the file and"
-        " run the conversion again with the same --out: only what is missing is written",
+        " run the conversion again with the same --out: it writes only missing files",
     ),
     Case(
         _SHARDS,
-        "a conversion that was killed",
+        "a conversion that was interrupted",
         _damaged(lambda x: (x.folder / "dataset_info.json").unlink()),
-        "ShardError: glamm_plain/1.0.0: no dataset_info.json; `python -m convert dataset` "
-        "writes it last, so run the same command again if it was stopped",
+        "ShardError: glamm_plain/1.0.0: no dataset_info.json; `glamm-jax convert dataset` "
+        "writes it last, so if the conversion was stopped, run the same command again",
     ),
     Case(
         _SHARDS,
-        "a split that is not there",
+        "an unknown split",
         _damaged(lambda x: None, "test"),
-        "ShardError: glamm_plain/1.0.0: no split 'test'; there are train",
+        "ShardError: glamm_plain/1.0.0: no split 'test'; available: train",
     ),
     Case(
         _SHARDS,
-        "bytes that are no record",
+        "bytes that are not a record",
         lambda _: decode(b"\0" * 9).image_id,
-        "ShardError: 9 bytes are no record",
+        "ShardError: 9 bytes are not a record",
     ),
 )

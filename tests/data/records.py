@@ -1,4 +1,4 @@
-"""Records for tests: any that is possible, and a source of plain ones in memory."""
+"""Records for tests: arbitrary ones for hypothesis, and a source of plain ones in memory."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from glamm_jax.data.record import (
     Region,
 )
 
-# Whatever UTF-8 can hold: every plane, no halves of characters.
+# Every text that UTF-8 can encode: all planes, no surrogates.
 texts = st.text(st.characters(codec="utf-8"), max_size=30)
 numbers = st.integers(-(2**63), 2**63 - 1)
-# Not-a-number is not equal to itself; its own test looks at it.
+# NaN is not equal to itself; it has a test of its own.
 boxes = st.tuples(*[st.floats(allow_nan=False)] * 4)
 runs = st.none() | st.binary(min_size=1, max_size=20)
 
 
-# What `built` makes any record of, also one that `check_record` would refuse. The parts are plain:
-# a dataclass checks its types by random samples, which a strategy may not draw.
+# The arguments of arbitrary records, also of those that `check_record` refuses. They are plain
+# values: jaxtyping checks a dataclass by random samples, which a strategy may not draw.
 parts = st.tuples(
     *(st.binary(max_size=50), texts, texts, texts, numbers, numbers),
     st.lists(st.tuples(st.none() | boxes, runs, runs), max_size=4),
@@ -46,58 +46,61 @@ parts = st.tuples(
 )
 
 
-def built(parts: Any) -> Record:
-    """A record of `parts`."""
+def build_record(parts: Any) -> Record:
+    """Build a record of `parts`."""
     *fields, regions, annotations = parts
-    said = (
+    items = (
         Annotation(task, text, tuple(Link(*link) for link in links), tuple(turns))
         for task, text, links, turns in annotations
     )
-    return Record(*fields, tuple(Region(*region) for region in regions), tuple(said))
+    return Record(*fields, tuple(Region(*region) for region in regions), tuple(items))
 
 
 def jpeg(height: int = 6, width: int = 8, color: Any = "red") -> bytes:
-    """A picture's file."""
+    """The bytes of a JPEG file."""
     stream = io.BytesIO()
     Image.new("RGB", (width, height), color).save(stream, "JPEG")
     return stream.getvalue()
 
 
 def plain_record(name: str, split: str = "train") -> Record:
-    """A picture of its own colour with a caption, a box and a question."""
-    said = (
+    """A record of an image in a colour of its own, with a caption, a box and a question."""
+    annotations = (
         Annotation("caption", f"This is {name}."),
         Annotation("region", "a corner", (Link(0),)),
         Annotation("vqa", turns=("What is it?", f"It is {name}.")),
     )
     color = tuple(name.encode()[-3:].rjust(3))
-    image = jpeg(color=color)
-    return Record(image, name, "plain", split, 6, 8, (Region((0.0, 0.0, 2.5, 3.0)),), said)
+    image, regions = jpeg(color=color), (Region((0.0, 0.0, 2.5, 3.0)),)
+    return Record(image, name, "plain", split, 6, 8, regions, annotations)
 
 
 class PlainSource:
-    """Pictures p0, p1, ... in memory; `oddities` are found instead of, or raised for, some."""
+    """Records of images p0, p1, ... in memory.
+
+    replacements: key -> a record to read instead, or an exception to raise.
+    """
 
     name = "plain"
 
-    def __init__(self, keys: Sequence[str], split: str, oddities: dict[str, Any]):
-        self.keys, self._split, self._oddities = keys, split, oddities
+    def __init__(self, keys: Sequence[str], split: str, replacements: dict[str, Any]):
+        self.keys, self._split, self._replacements = keys, split, replacements
 
     def read(self, key: str) -> ReadResult:
-        """The picture of a key."""
-        odd = self._oddities.get(key)
-        if isinstance(odd, Exception):
-            raise odd
-        if isinstance(odd, Record):
-            return ReadResult(odd, (Defect("odd", key),))
+        """Read the record of a key."""
+        replacement = self._replacements.get(key)
+        if isinstance(replacement, Exception):
+            raise replacement
+        if isinstance(replacement, Record):
+            return ReadResult(replacement, (Defect("replaced", key),))
         return ReadResult(plain_record(key, self._split))
 
 
-def plain(num: int = 20, reverse: bool = False, **oddities: Any) -> Any:
-    """What makes a source of so many pictures."""
+def plain(num: int = 20, reverse: bool = False, **replacements: Any) -> Any:
+    """A function that opens a `PlainSource` of so many images."""
     keys = [f"p{i}" for i in range(num)]
 
     def make_source(root: Path, split: str) -> DatasetSource:
-        return PlainSource(keys[::-1] if reverse else keys, split, oddities)
+        return PlainSource(keys[::-1] if reverse else keys, split, replacements)
 
     return make_source

@@ -1,4 +1,4 @@
-"""The Beam transform writes what one machine's processes write. Needs `glamm-jax[beam]`."""
+"""The Beam transform writes the same files as the processes of one machine."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.filterwarnings("default")  # Beam's own
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_beam_writes_the_same_bytes(runner: str, tmp_path: Path) -> None:
-    said = []
+    lines = []
     for i in range(40):
         (tmp_path / f"{i}.jpg").write_bytes(jpeg(color=(i, i, 255 - i)))
-        said.append(json.dumps({"image": f"{i}.jpg", "captions": [f"Picture {i}."]}))
-    (tmp_path / "many.jsonl").write_text("\n".join([*said, "no JSON"]))
+        lines.append(json.dumps({"image": f"{i}.jpg", "captions": [f"Picture {i}."]}))
+    (tmp_path / "many.jsonl").write_text("\n".join([*lines, "no JSON"]))
     arguments = ["dataset", "jsonl", "--source", str(tmp_path / "many.jsonl"), "--shards", "8"]
-    assert main([*arguments, "--out", str(tmp_path / "ours"), "--processes", "1"]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "local"), "--processes", "1"]) == 0
     assert main([*arguments, "--out", str(tmp_path / "beam"), f"--beam={RUNNERS[runner]}"]) == 0
-    assert files(tmp_path / "beam") == files(tmp_path / "ours")
-    assert len(files(tmp_path / "ours")) == 8 + 8 + 5
+    assert files(tmp_path / "beam") == files(tmp_path / "local")
+    assert len(files(tmp_path / "local")) == 8 + 8 + 5

@@ -1,4 +1,4 @@
-"""Boxes keep the frame of the original picture, and what marks nothing in it is refused."""
+"""Boxes are in the frame of the original image, and boxes outside of it are refused."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def test_rounding_passes_through_float16():
 
 
 def test_every_wrong_box_is_listed_once():
-    given_boxes = [[0, 0, 5, 5], [5, 5, 0, 0], [0, 0, 0, 5], [50, 50, 60, 60]]
+    pixel_boxes = [[0, 0, 5, 5], [5, 5, 0, 0], [0, 0, 0, 5], [50, 50, 60, 60]]
     with pytest.raises(boxes.BoxError) as caught:
-        boxes.check_boxes(given_boxes, height=20, width=20)
+        boxes.check_boxes(pixel_boxes, height=20, width=20)
     for part in ("box 1", "inverted", "box 2", "no area", "box 3", "outside"):
         assert str(caught.value).count(part) == 1
     assert "box 0" not in str(caught.value)
 
 
 @given(st.lists(st.tuples(*[st.floats(-50, 150)] * 4), max_size=6))
-def test_a_checked_box_overlaps_the_picture_and_is_unchanged(given_boxes):
+def test_a_checked_box_overlaps_the_picture_and_is_unchanged(pixel_boxes):
     try:
-        checked = boxes.check_boxes(given_boxes, height=60, width=100)
+        checked = boxes.check_boxes(pixel_boxes, height=60, width=100)
     except boxes.BoxError:
         return
-    assert checked.shape == (len(given_boxes), 4)
+    assert checked.shape == (len(pixel_boxes), 4)
     assert boxes.overlaps_image(checked, 60, 100).all()
-    np.testing.assert_array_equal(checked, np.reshape(given_boxes, (-1, 4)))
+    np.testing.assert_array_equal(checked, np.reshape(pixel_boxes, (-1, 4)))
 
 
 def test_a_full_box_fills_the_resized_picture():
@@ -57,9 +57,9 @@ def test_a_full_box_fills_the_resized_picture():
 @pytest.mark.parametrize(("limit_boxes", "num_boxes"), [(True, 10), (False, 13)])
 def test_training_takes_ten_regions_in_shuffled_order(limit_boxes, num_boxes):
     order = np.random.default_rng(0).permutation(13)
-    given_boxes = np.arange(13, dtype=np.float32)[:, None].repeat(4, axis=1)
+    pixel_boxes = np.arange(13, dtype=np.float32)[:, None].repeat(4, axis=1)
     chosen, labels = boxes.select_regions(
-        given_boxes, list(range(13)), order, limit_boxes=limit_boxes
+        pixel_boxes, list(range(13)), order, limit_boxes=limit_boxes
     )
     assert chosen[:, 0].tolist() == order[:num_boxes].tolist()
     assert labels == order[:10].tolist()

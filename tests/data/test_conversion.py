@@ -1,4 +1,4 @@
-"""A source becomes the same shards in any order, after any accident, and nothing is lost."""
+"""A source gives the same shards in any order and after any interruption, without losses."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from glamm_jax.data import conversion, split_folder
 from glamm_jax.data.conversion import ShardStats, SourceReader, check_shard, write_shard
 from glamm_jax.data.record import Record, Region
 from glamm_jax.data.record_shards import RecordShards, ShardError
-from glamm_jax.data.sources.source_files import SourceError
+from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.data.split_folder import ConversionError, SplitFolder, SplitReport, dataset_name
 from tests.data.records import jpeg, plain, plain_record
 
 ROOT = Path("anywhere")
 INFO = "dataset_info.json"
-LENGTHS = (10, 6, 3, 1)  # how the hashes of p0 to p19 fall
+LENGTHS = (10, 6, 3, 1)  # of the four shards, from the hashes of p0 to p19
 
 
 def write(
     make_source: Any, out: Path, num_shards: int = 4, split: str = "train", **begin: Any
 ) -> SplitReport:
     """Convert in this process."""
-    reading = SourceReader(make_source, ROOT, split, num_shards)
-    target = reading.target(out)
-    target.begin(reading.description(), **begin)
+    reader = SourceReader(make_source, ROOT, split, num_shards)
+    target = reader.target(out)
+    target.begin(reader.description(), **begin)
     for index in range(num_shards):
-        write_shard(reading, target, index)
-    report = target.summarize(len(reading.keys))
+        write_shard(reader, target, index)
+    report = target.summarize(len(reader.keys))
     target.publish(report)
     return report
 
@@ -69,7 +69,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files(out)
 
 
-# ---------------------------------------------------------------- what comes out
+# ---------------------------------------------------------------- shards
 
 
 def test_shards_hold_every_record_once(tmp_path: Path) -> None:
@@ -108,12 +108,12 @@ def test_a_picture_keeps_its_shard_when_others_come_and_go(tmp_path: Path) -> No
 
 def test_tfds_opens_them_by_name_and_by_folder(tmp_path: Path) -> None:
     write(plain(20), tmp_path)
-    ours = [record.image_id for record in RecordShards(folder_of(tmp_path), "train")]
+    image_ids = [record.image_id for record in RecordShards(folder_of(tmp_path), "train")]
     by_name = tfds.data_source("glamm_plain", split="train", data_dir=tmp_path)
     builder = tfds.builder_from_directory(folder_of(tmp_path))
     assert builder.info.splits["train"].num_examples == 20
     for source in (by_name, builder.as_data_source("train")):
-        assert [row["image_id"].decode() for row in source] == ours
+        assert [row["image_id"].decode() for row in source] == image_ids
         assert source[0]["image"].shape == (6, 8, 3)
 
 
@@ -144,7 +144,7 @@ def test_two_splits_share_a_folder_and_leave_each_other_alone(tmp_path: Path) ->
     folder = folder_of(tmp_path)
     assert len(RecordShards(folder, "train")) == 8
     assert [x.split for x in RecordShards(folder, "val")] == ["val"] * 6
-    with pytest.raises(ShardError, match="no split 'test'; there are train, val"):
+    with pytest.raises(ShardError, match="no split 'test'; available: train, val"):
         RecordShards(folder, "test")
     after = files(tmp_path)
     info = f"glamm_plain/1.0.0/{INFO}"
@@ -162,28 +162,32 @@ def test_names_are_what_tfds_takes_and_stay_apart() -> None:
     ]
 
 
-# ---------------------------------------------------------------- what a source may do
+# ---------------------------------------------------------------- defects of a source
 
 
-def _odd(**changes: Any) -> Record:
+def _changed_record(**changes: Any) -> Record:
     return replace(plain_record("p3"), **changes)
 
 
 @pytest.mark.parametrize(
-    ("odd", "kind", "where"),
+    ("replacement", "kind", "where"),
     [
-        (_odd(image=jpeg()[:-10]), "unreadable image", "the file ends too early"),
-        (_odd(image=b"no picture"), "unreadable image", "plain p3"),
-        (_odd(height=7), "size mismatch", "7 x 8 in its record, is 6 x 8"),
-        (_odd(regions=(Region(),)), "inconsistent record", "region 0 has neither box nor mask"),
-        (_odd(image_id="\ud800"), "inconsistent record", "surrogates"),
+        (_changed_record(image=jpeg()[:-10]), "unreadable image", "the file ends too early"),
+        (_changed_record(image=b"no picture"), "unreadable image", "plain p3"),
+        (_changed_record(height=7), "size mismatch", "7 x 8 in its record, is 6 x 8"),
+        (
+            _changed_record(regions=(Region(),)),
+            "inconsistent record",
+            "region 0 has neither box nor mask",
+        ),
+        (_changed_record(image_id="\ud800"), "inconsistent record", "surrogates"),
         (OSError("gone"), "reader failed", "p3: OSError('gone')"),
     ],
 )
 def test_a_bad_picture_is_counted_and_named_and_costs_no_other(
-    odd: Any, kind: str, where: str, tmp_path: Path
+    replacement: Any, kind: str, where: str, tmp_path: Path
 ) -> None:
-    report = write(plain(20, p3=odd), tmp_path)
+    report = write(plain(20, p3=replacement), tmp_path)
     (place,) = report.defects[kind]
     assert where in place
     assert sum(report.shard_lengths) == 19
@@ -196,22 +200,22 @@ def test_a_bad_picture_is_counted_and_named_and_costs_no_other(
 
 
 def test_defects_of_a_record_that_is_kept_are_named_too(tmp_path: Path) -> None:
-    report = write(plain(20, p3=_odd()), tmp_path)
-    assert report.defects == {"odd": ["p3"]}
+    report = write(plain(20, p3=_changed_record()), tmp_path)
+    assert report.defects == {"replaced": ["p3"]}
     assert sum(report.shard_lengths) == 20
 
 
 def test_checking_finds_what_writing_finds(tmp_path: Path) -> None:
-    make_source = plain(20, p3=_odd(height=7), p4=OSError())
+    make_source = plain(20, p3=_changed_record(height=7), p4=OSError())
     report = write(make_source, tmp_path, num_shards=1)
-    tally = check_shard(SourceReader(make_source, ROOT, "train", 1), 0)
-    assert tally.counts == report.counts
-    assert tally.num_keys == 20
-    assert sorted(defect.kind for defect in tally.defects) == sorted(report.defects)
+    stats = check_shard(SourceReader(make_source, ROOT, "train", 1), 0)
+    assert stats.counts == report.counts
+    assert stats.num_keys == 20
+    assert sorted(defect.kind for defect in stats.defects) == sorted(report.defects)
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"), [([], "no pictures in split 'train'"), (["a", "b", "a"], "lists a twice")]
+    ("keys", "message"), [([], "no images in split 'train'"), (["a", "b", "a"], "lists a twice")]
 )
 def test_an_empty_source_and_one_with_doubles_are_refused(keys: list[str], message: str) -> None:
     source = plain(1)(ROOT, "train")
@@ -221,20 +225,20 @@ def test_an_empty_source_and_one_with_doubles_are_refused(keys: list[str], messa
 
 
 def test_a_reading_is_pickled_as_the_way_to_open_it() -> None:
-    reading = SourceReader(_plain_source, ROOT, "train", 3)
-    again = pickle.loads(pickle.dumps(reading))
-    assert list(again.records(1, ShardStats())) == list(reading.records(1, ShardStats()))
+    reader = SourceReader(_plain_source, ROOT, "train", 3)
+    again = pickle.loads(pickle.dumps(reader))
+    assert list(again.records(1, ShardStats())) == list(reader.records(1, ShardStats()))
 
 
 def _plain_source(root: Path, split: str) -> Any:
     return plain(6)(root, split)
 
 
-# ---------------------------------------------------------------- accidents
+# ---------------------------------------------------------------- interruptions and damage
 
 
 def _full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the device that is always full take what ArrayRecord writes."""
+    """Make ArrayRecord write to /dev/full."""
     make_writer = conversion.ArrayRecordWriter
 
     def full(path: str, options: str) -> Any:
@@ -245,7 +249,7 @@ def _full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is full when small files reach it."""
+    """Make the disk full when small files are synchronised."""
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -253,7 +257,7 @@ def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(split_folder.os, "fsync", full)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 @pytest.mark.parametrize("break_disk", [_full_disk, _no_sync])
 def test_a_full_disk_is_said_and_leaves_nothing_that_looks_finished(
     break_disk: Callable[[pytest.MonkeyPatch], None],
@@ -263,7 +267,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_that_looks_finished(
 ) -> None:
     with monkeypatch.context() as patch:
         break_disk(patch)
-        with pytest.raises(ConversionError, match=r"No space left on device.*Make room"):
+        with pytest.raises(ConversionError, match=r"No space left on device.*Free disk space"):
             write(plain(), tmp_path)
     assert not list(tmp_path.rglob("*.tmp-*"))
     assert not list(tmp_path.rglob("*.array_record-*"))
@@ -275,15 +279,15 @@ def test_a_full_disk_is_said_and_leaves_nothing_that_looks_finished(
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "glamm_plain").write_text("a file")
-    with pytest.raises(ConversionError, match=r"Not a directory.*give access"):
+    with pytest.raises(ConversionError, match=r"Not a directory.*change the permissions"):
         write(plain(), tmp_path)
 
 
 def test_unfinished_shards_are_not_published(tmp_path: Path) -> None:
-    reading = SourceReader(plain(), ROOT, "train", 4)
-    target = reading.target(tmp_path)
-    target.begin(reading.description())
-    write_shard(reading, target, 0)
+    reader = SourceReader(plain(), ROOT, "train", 4)
+    target = reader.target(tmp_path)
+    target.begin(reader.description())
+    write_shard(reader, target, 0)
     with pytest.raises(ConversionError, match="1 of 4 shards are finished, with 10 of 20 keys"):
         target.summarize(20)
     assert not (folder_of(tmp_path) / INFO).exists()
@@ -327,7 +331,7 @@ def test_a_turned_bit_is_noticed(tmp_path: Path) -> None:
     write(plain(1), tmp_path, num_shards=1)
     shard = SplitFolder(folder_of(tmp_path), "glamm_plain", "train", 1).shard_path(0)
     data = bytearray(shard.read_bytes())
-    data[300] ^= 1  # behind the headers of the file and of its first chunk
+    data[300] ^= 1  # after the headers of the file and of its first chunk
     shard.write_bytes(data)
     with pytest.raises(ShardError, match=f"{shard.name}: record 0 of train"):
         RecordShards(folder_of(tmp_path), "train")[0]
@@ -336,12 +340,12 @@ def test_a_turned_bit_is_noticed(tmp_path: Path) -> None:
 def test_what_reads_back_otherwise_than_it_was_written_stops_the_conversion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_records = conversion._write
+    write_records = conversion._write_records
 
     def forgetful(path: Path, records: Any) -> list[bytes]:
         return [*write_records(path, records), b"one more"]
 
-    monkeypatch.setattr(conversion, "_write", forgetful)
+    monkeypatch.setattr(conversion, "_write_records", forgetful)
     with pytest.raises(ConversionError, match="10 records read, 11 written"):
         write(plain(), tmp_path)
     assert not list(tmp_path.rglob("*.array_record-*"))

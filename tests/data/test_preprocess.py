@@ -1,4 +1,4 @@
-"""Pictures of any kind become one kind, and both encoders' views are the original's."""
+"""Images of any format are decoded alike, and both encoders get the original's pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tools.parity.preprocessing import clip_pixels, grounding_pixels
 GOLDENS = sorted((Path(__file__).parents[1] / "goldens" / "preprocessing").glob("*.npz"))
 
 
-def _picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def _random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -37,7 +37,7 @@ def test_resized_pictures_are_the_recorded_ones_without_error(path):
 
 
 def test_both_pictures_are_those_made_one_by_one():
-    image = _picture(97, 131)
+    image = _random_image(97, 131)
     clip, grounding = preprocess.clip_and_grounding_images(image, 48, 64)
     np.testing.assert_array_equal(clip, preprocess.clip_image(image, 48))
     alone = preprocess.grounding_image(image, 64)
@@ -46,7 +46,9 @@ def test_both_pictures_are_those_made_one_by_one():
 
 
 def test_of_a_long_picture_only_the_middle_is_made():
-    image = np.repeat(_picture(2, 1, seed=1), 200_000, axis=1)  # 33 million pixels at full length
+    image = np.repeat(
+        _random_image(2, 1, seed=1), 200_000, axis=1
+    )  # 33 million pixels at full length
     clip = preprocess.clip_image(image, 336)
     assert clip.shape == (336, 336, 3)
     assert (clip == clip[:, :1]).all()
@@ -61,11 +63,11 @@ def test_a_picture_that_pillow_keeps_in_several_pieces_is_read(tmp_path):
 
 
 def test_padding_is_below_and_to_the_right_and_stays_zero():
-    padded = preprocess.grounding_image(_picture(30, 60), 64)
+    padded = preprocess.grounding_image(_random_image(30, 60), 64)
     assert padded.resized_size == (32, 64)
     assert padded.original_size == (30, 60)
     assert (padded.pixels[32:] == 0).all()
-    normal = grounding_pixels(_picture(30, 60), 64)
+    normal = grounding_pixels(_random_image(30, 60), 64)
     assert (normal[32:] == 0).all()
     assert (normal[:32] != 0).any()
 
@@ -79,7 +81,7 @@ def test_sizes_keep_the_proportions_and_are_never_zero(height, width, size):
 
 
 def test_every_way_of_naming_a_picture_gives_the_same_pixels(tmp_path):
-    image = _picture(5, 7)
+    image = _random_image(5, 7)
     path = tmp_path / "picture.png"
     Image.fromarray(image).save(path)
     content = path.read_bytes()
@@ -90,8 +92,8 @@ def test_every_way_of_naming_a_picture_gives_the_same_pixels(tmp_path):
 
 def test_the_limit_of_pixels_is_pillows(tmp_path, monkeypatch):
     path = tmp_path / "picture.png"
-    Image.fromarray(_picture(10, 10)).save(path)
-    for limit in (99, 49):  # Pillow itself only warns up to twice its limit, then raises
+    Image.fromarray(_random_image(10, 10)).save(path)
+    for limit in (99, 49):  # Pillow warns up to twice its limit, above it raises
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(ImageError, match=r"picture.png: too large \(100 pixels"):
             open_image(path)
@@ -100,9 +102,9 @@ def test_the_limit_of_pixels_is_pillows(tmp_path, monkeypatch):
 
 
 def test_a_palette_with_a_transparent_colour_is_blended(tmp_path):
-    picture = Image.new("P", (2, 2), 1)
-    picture.putpalette([0, 0, 0, 200, 0, 0])
-    picture.save(tmp_path / "picture.png", transparency=1)
+    image = Image.new("P", (2, 2), 1)
+    image.putpalette([0, 0, 0, 200, 0, 0])
+    image.save(tmp_path / "picture.png", transparency=1)
     assert open_image(tmp_path / "picture.png")[0, 0].tolist() == [255, 255, 255]
     green = open_image(tmp_path / "picture.png", background=(0, 255, 0))
     assert green[0, 0].tolist() == [0, 255, 0]
@@ -110,13 +112,13 @@ def test_a_palette_with_a_transparent_colour_is_blended(tmp_path):
 
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_picture_are_a_clear_error(content):
-    with pytest.raises(ImageError, match=f"{len(content)} bytes: not a readable picture"):
+    with pytest.raises(ImageError, match=f"{len(content)} bytes: not a readable image"):
         open_image(content)
 
 
-def jpeg(picture: Image.Image, **options: Any) -> bytes:
+def jpeg(image: Image.Image, **options: Any) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", **options)
+    image.save(stream, "JPEG", **options)
     return stream.getvalue()
 
 
@@ -128,11 +130,11 @@ def test_a_jpeg_is_decoded_to_pillows_very_pixels(
 ) -> None:
     rng = np.random.default_rng(size)
     coarse = rng.integers(0, 256, (size[1] // 6 + 2, size[0] // 6 + 2, 3), np.uint8)
-    picture = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+    image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
     for quality in (30, 92):
-        data = jpeg(picture, quality=quality, subsampling=subsampling, progressive=progressive)
-        wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-        np.testing.assert_array_equal(open_image(data), wanted)
+        data = jpeg(image, quality=quality, subsampling=subsampling, progressive=progressive)
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        np.testing.assert_array_equal(open_image(data), expected)
 
 
 def test_a_damaged_jpeg_is_what_pillow_makes_of_it() -> None:
@@ -143,13 +145,13 @@ def test_a_damaged_jpeg_is_what_pillow_makes_of_it() -> None:
         damaged = bytearray(data[:cut])
         damaged[int(rng.integers(250, cut - 2))] = int(rng.integers(256))
         try:
-            wanted = np.asarray(Image.open(io.BytesIO(damaged)).convert("RGB"))
+            expected = np.asarray(Image.open(io.BytesIO(damaged)).convert("RGB"))
         except Exception:
             refused += 1
             with pytest.raises(ImageError):
                 open_image(bytes(damaged))
         else:
-            np.testing.assert_array_equal(open_image(bytes(damaged)), wanted)
+            np.testing.assert_array_equal(open_image(bytes(damaged)), expected)
     assert refused > 10
 
 
@@ -160,7 +162,7 @@ def test_a_jpeg_is_upright_wherever_it_says_how_it_lies(orientation: int | None,
     if orientation is not None:
         exif[ExifTags.Base.Orientation] = orientation
     stream = io.BytesIO()
-    Image.fromarray(_picture(20, 30)).save(stream, "JPEG", exif=exif)
+    Image.fromarray(_random_image(20, 30)).save(stream, "JPEG", exif=exif)
     start, rest = stream.getvalue()[:2], stream.getvalue()[2:]
     data = start + in_front + rest
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
@@ -169,7 +171,7 @@ def test_a_jpeg_is_upright_wherever_it_says_how_it_lies(orientation: int | None,
 
 def test_a_jpeg_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch):
     stream = io.BytesIO()
-    Image.fromarray(_picture(20, 30)).save(stream, "JPEG")
+    Image.fromarray(_random_image(20, 30)).save(stream, "JPEG")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(ImageError, match=r"too large \(600 pixels; the limit"):
         open_image(stream.getvalue())

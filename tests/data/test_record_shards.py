@@ -1,4 +1,4 @@
-"""A record survives its encoding whole, and TFDS reads the same tables without tensorflow."""
+"""Encoding a record is lossless, and TFDS reads the same tables without TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from glamm_jax.data.record import Annotation, Link, Record, RecordError, Region
 from glamm_jax.data.record_shards import ShardError, decode, encode, features
-from tests.data.records import built, jpeg, parts, plain_record
+from tests.data.records import build_record, jpeg, parts, plain_record
 
 FILE = tfds.decode.SkipDecoding()  # pyright: ignore[reportCallIssue]  # made by a decorator
 
@@ -25,14 +25,14 @@ FILE = tfds.decode.SkipDecoding()  # pyright: ignore[reportCallIssue]  # made by
 @settings(max_examples=200)
 @given(parts)
 def test_any_record_comes_back_exactly(parts: Any) -> None:
-    record = built(parts)
+    record = build_record(parts)
     assert decode(encode(record)) == record
 
 
 @settings(max_examples=50)
 @given(parts)
 def test_tfds_reads_the_tables_that_were_written(parts: Any) -> None:
-    record = built(parts)
+    record = build_record(parts)
     table = features().deserialize_example_np(encode(record), decoders={"image": FILE})
     assert table["image"] == record.image
     assert table["image_id"].decode() == record.image_id
@@ -44,8 +44,8 @@ def test_tfds_reads_the_tables_that_were_written(parts: Any) -> None:
     for box, region in zip(regions["box"], record.regions, strict=True):
         assert tuple(box) == (region.box_xyxy_pixel or (0, 0, 0, 0))
     assert [mask or None for mask in regions["mask"]] == [r.mask for r in record.regions]
-    said = [text.decode() for text in table["annotations"]["text"]]
-    assert said == [item.text for item in record.annotations]
+    texts = [text.decode() for text in table["annotations"]["text"]]
+    assert texts == [item.text for item in record.annotations]
     links = [(i, *vars(x).values()) for i, y in enumerate(record.annotations) for x in y.links]
     columns = (table["links"][name] for name in ("annotation", "region", "start", "end"))
     assert list(zip(*columns, strict=True)) == links
@@ -79,13 +79,13 @@ def test_not_a_number_and_minus_zero_come_back() -> None:
 
 
 def test_links_and_turns_find_back_to_their_annotations() -> None:
-    said = (
+    annotations = (
         Annotation("vqa", turns=("a", "b")),
         Annotation("referring", "x", (Link(0), Link(0, 0, 1))),
         Annotation("vqa", turns=("c", "d", "e", "f")),
     )
-    record = replace(plain_record("p"), annotations=said)
-    assert decode(encode(record)).annotations == said
+    record = replace(plain_record("p"), annotations=annotations)
+    assert decode(encode(record)).annotations == annotations
 
 
 @pytest.mark.parametrize(
@@ -104,19 +104,19 @@ def test_what_cannot_be_encoded_is_refused_by_name(change: dict, message: str) -
 @settings(max_examples=200)
 @given(st.data())
 def test_damaged_bytes_are_refused_or_give_a_record(data: st.DataObject) -> None:
-    whole = bytearray(encode(plain_record("p")))
-    cut = data.draw(st.integers(0, len(whole)))
-    at = data.draw(st.integers(0, len(whole) - 1))
-    whole[at] ^= data.draw(st.integers(1, 255))
+    encoded = bytearray(encode(plain_record("p")))
+    cut = data.draw(st.integers(0, len(encoded)))
+    at = data.draw(st.integers(0, len(encoded) - 1))
+    encoded[at] ^= data.draw(st.integers(1, 255))
     with suppress(ShardError):
-        assert isinstance(decode(bytes(whole[:cut])), Record)
+        assert isinstance(decode(bytes(encoded[:cut])), Record)
 
 
 def test_reading_and_writing_wake_neither_tensorflow_nor_jax() -> None:
     code = (
         "import sys, glamm_jax.data.conversion as c; from tests.data.records import plain; "
         "from pathlib import Path; r = c.SourceReader(plain(3), Path(), 'train'); "
-        "[c.decode(x) for x in r.records(0, c.Tally())]; "
+        "[c.decode(x) for x in r.records(0, c.ShardStats())]; "
         "sys.exit(str([m for m in ('tensorflow', 'jax', 'flax', 'torch') if m in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

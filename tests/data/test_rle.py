@@ -1,4 +1,4 @@
-"""Run lengths go both ways, agree with pycocotools, and damaged ones raise instead of crashing."""
+"""Run lengths are encoded and decoded as by pycocotools, and damaged ones raise an error."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def test_a_large_mask_with_long_runs_survives():
 @given(any_mask, st.data())
 def test_a_smaller_mask_is_read_at_the_centres_of_its_pixels(mask, data):
     size = tuple(data.draw(st.integers(1, side)) for side in mask.shape)
-    found = np.zeros(size, np.uint8)
-    rle.decode_into(rle.encode(mask), found)
+    decoded = np.zeros(size, np.uint8)
+    rle.decode_into(rle.encode(mask), decoded)
     rows, columns = (
         rle.sample_centres(old, new) for old, new in zip(mask.shape, size, strict=True)
     )
-    np.testing.assert_array_equal(found, mask[rows[:, None], columns])
+    np.testing.assert_array_equal(decoded, mask[rows[:, None], columns])
 
 
 def test_centres_lie_in_the_middle_and_sizes_keep_their_proportions():
@@ -91,10 +91,10 @@ def test_any_runs_give_a_mask_of_their_size_or_a_clear_error(counts, size):
     [
         ({"size": [3, 4], "counts": [5, 8]}, "the runs cover 13 pixels, the mask has 3 x 4"),
         ({"size": [3, 4], "counts": [-5, 17]}, "a run is negative"),
-        ({"size": [3], "counts": [3]}, "the size of a mask"),
+        ({"size": [3], "counts": [3]}, "the size of a mask must be"),
         ({"size": [3, 4], "counts": 7}, "a string or a list of whole numbers"),
         ({"size": [3, 4], "counts": "o"}, "damaged"),
-        ({"counts": [3]}, "run lengths are"),
+        ({"counts": [3]}, "run lengths must be"),
     ],
 )
 def test_broken_runs_say_what_is_wrong(runs, message):

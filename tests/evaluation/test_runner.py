@@ -205,7 +205,7 @@ def test_what_cannot_be_asked_fails_alone_and_says_why(
     assert {name for name, each in by_id.items() if each.finish == FAILED} == {*broken}
     problems = {name: by_id[name].problems[0] for name in broken}
     assert problems["missing"] == "3.jpg: no such image"
-    assert "not a readable picture" in problems["broken"]
+    assert "not a readable image" in problems["broken"]
     assert "box" in problems["outside"]
     assert "<image>" in problems["image"]
     valid = [each for each in alone if each.id in by_id]

@@ -1,4 +1,4 @@
-"""`python -m convert browse` makes a page of whatever holds records."""
+"""`glamm-jax convert browse` writes a page about records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from glamm_jax.cli.convert import browse, main
+from glamm_jax.cli.convert import main
 from glamm_jax.report.dataset_page import UNREADABLE_RECORD
 
 
@@ -52,11 +52,9 @@ def test_a_damaged_record_is_named_and_the_others_are_shown(shards: Path, tmp_pa
     assert UNREADABLE_RECORD in page.read_text(encoding="utf-8")
 
 
-def test_a_mini_world_is_drawn_on_the_spot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(browse, "NUM_SCENES", 3)
-    monkeypatch.setattr(browse, "SCENE_SIZE", 64)
+def test_a_mini_world_is_drawn_on_the_spot(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    assert main(["browse", "miniworld/easy", "--out", str(page)]) == 0
+    assert main(["browse", "miniworld/easy@64", "--out", str(page), "--limit", "3"]) == 0
     assert "The picture shows" in page.read_text(encoding="utf-8")
 
 
@@ -65,7 +63,6 @@ def test_a_mini_world_is_drawn_on_the_spot(tmp_path: Path, monkeypatch: pytest.M
     [
         (["miniworld/moon"], "no mini-world 'moon'; there are easy, full"),
         (["nothing"], "no finished dataset in it"),
-        (["miniworld/easy", "--samples", "0"], "--samples and --limit must be at least 1"),
         (["miniworld/easy", "--tokenizer", "nowhere"], "tokenizer.model: no such file"),
     ],
 )
@@ -78,11 +75,19 @@ def test_what_cannot_be_shown_is_said_in_a_line(
     assert not page.exists()
 
 
-def test_a_conversation_that_is_longer_than_a_row_is_said_to_be_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("option", ["--samples", "--limit"])
+def test_a_count_of_zero_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
-    monkeypatch.setattr(browse, "NUM_SCENES", 2)
-    monkeypatch.setattr(browse, "SCENE_SIZE", 64)
     page = tmp_path / "page.html"
-    assert main(["browse", "miniworld/full", "--out", str(page), "--tokens", "700"]) == 0
+    with pytest.raises(SystemExit, match="2"):
+        main(["browse", "miniworld/easy", "--out", str(page), option, "0"])
+    assert f"{option}: 0 is less than 1" in capsys.readouterr().err
+    assert not page.exists()
+
+
+def test_a_conversation_that_is_longer_than_a_row_is_said_to_be_cut(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    options = ["--limit", "2", "--tokens", "700"]
+    assert main(["browse", "miniworld/full@64", "--out", str(page), *options]) == 0
     assert "vqa: cut to the context" in page.read_text(encoding="utf-8")

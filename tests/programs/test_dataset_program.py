@@ -1,4 +1,4 @@
-"""`python -m convert dataset`: processes, kills, exit codes, and what is on the screen."""
+"""`glamm-jax convert dataset`: processes, interruptions, exit statuses and output."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 
 from glamm_jax.cli.convert import main
 from glamm_jax.data.record_shards import RecordShards, ShardError
-from glamm_jax.data.shard_processes import over_shards
+from glamm_jax.data.shard_processes import map_shards
 from glamm_jax.data.split_folder import ConversionError
 from tests.conftest import ROOT
 from tests.data.records import jpeg
 
-NUM_PICTURES, NUM_SHARDS = 120, 30
+NUM_IMAGES, NUM_SHARDS = 120, 30
 
 
 def dataset(*arguments: object) -> int:
@@ -36,26 +36,26 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of JSON lines with 120 pictures, of which 3 is cut and 7 is a text."""
+    """A file of JSON lines with 120 images, of which 3 is truncated and 7 is a text file."""
     folder = tmp_path_factory.mktemp("lines")
-    said = []
-    for i in range(NUM_PICTURES):
+    items = []
+    for i in range(NUM_IMAGES):
         (folder / f"{i}.jpg").write_bytes(jpeg(24, 32, (i, 2 * i, 255 - i)))
         caption, expression = (
             {"captions": [f"Picture {i}."]},
             {"text": "it", "masks": [[[1, 1, 9, 1, 9, 9]]]},
         )
-        said.append({"image": f"{i}.jpg", **caption, "expressions": [expression]})
+        items.append({"image": f"{i}.jpg", **caption, "expressions": [expression]})
     (folder / "3.jpg").write_bytes(jpeg(24, 32)[:-10])
     (folder / "7.jpg").write_text("a text")
     path = folder / "many.jsonl"
-    path.write_text("\n".join(map(json.dumps, said)))
+    path.write_text("\n".join(map(json.dumps, items)))
     return path
 
 
 @pytest.fixture(scope="module")
 def undisturbed(lines: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What one process makes of them."""
+    """The files that one process writes."""
     out = tmp_path_factory.mktemp("undisturbed")
     arguments = ("--shards", NUM_SHARDS, "--processes", 1)
     assert dataset("jsonl", "--source", lines, "--out", out, *arguments) == 0
@@ -75,9 +75,11 @@ def test_what_was_done_and_what_was_wrong_is_printed(
 ) -> None:
     assert dataset("jsonl", "--source", lines, "--out", tmp_path, "--processes", 1) == 0
     out = capsys.readouterr().out
-    assert "118 records of 120 pictures: referring 118, caption 118" in out
+    assert "118 records of 120 images: referring 118, caption 118" in out
     assert "118 regions, 118 with a mask, 0 with a box" in out
-    assert re.search(r"2  unreadable image +many.jsonl line \d: \d.jpg: .*not a readable", out)
+    assert re.search(
+        r"2  unreadable image +many.jsonl line \d: \d.jpg: .*not a readable image", out
+    )
     assert f"all defects by name: {tmp_path}/glamm_many/1.0.0/defects-train.json" in out
     assert f"{tmp_path}/glamm_many/1.0.0: 1 shards, " in out
 
@@ -87,7 +89,7 @@ def _shards(out: Path) -> list[Path]:
 
 
 def _kill_when_some_are_written(command: list[str], out: Path) -> list[Path]:
-    """Kill the program without warning; where the system tells of the processes it had."""
+    """Kill the program; returns the files in /proc of the processes that it had."""
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as running:
         deadline = time.monotonic() + 60
         while len(_shards(out)) < 3 and time.monotonic() < deadline:
@@ -98,14 +100,14 @@ def _kill_when_some_are_written(command: list[str], out: Path) -> list[Path]:
 
 
 def _is_alive(process: Path) -> bool:
-    """Gone, or a zombie that nobody has asked for."""
+    """Whether a process exists and is not a zombie."""
     try:
         return process.read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which processes live")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_conversion_goes_on_and_loses_nothing(
     processes: int, lines: Path, undisturbed: dict[str, bytes], tmp_path: Path
@@ -126,7 +128,7 @@ def test_a_killed_conversion_goes_on_and_loses_nothing(
     assert files(tmp_path) == undisturbed
     assert {path: path.stat().st_mtime_ns for path in written} == written
     names = [record.image_id for record in RecordShards(tmp_path / "glamm_many/1.0.0", "train")]
-    assert sorted(names) == sorted(f"{i}.jpg" for i in range(NUM_PICTURES) if i not in (3, 7))
+    assert sorted(names) == sorted(f"{i}.jpg" for i in range(NUM_IMAGES) if i not in (3, 7))
 
 
 def test_strict_leaves_a_dataset_with_defects_unfinished(
@@ -134,7 +136,7 @@ def test_strict_leaves_a_dataset_with_defects_unfinished(
 ) -> None:
     arguments = ("jsonl", "--source", lines, "--out", tmp_path, "--processes", 1)
     assert dataset(*arguments, "--strict") == 1
-    assert "left unfinished (--strict)" in capsys.readouterr().err
+    assert "not finished, as there are defects (--strict)" in capsys.readouterr().out
     assert not list(tmp_path.rglob("dataset_info.json"))
     assert list(tmp_path.rglob("defects-train.json"))
     assert dataset(*arguments) == 0
@@ -149,7 +151,7 @@ def test_a_dataset_without_a_single_record_is_not_published(
     assert dataset(*arguments, "--processes", 1) == 2
     printed = capsys.readouterr()
     assert "    120  missing image" in printed.out
-    assert "no picture gave a record" in printed.err
+    assert "no image gave a record" in printed.err
     assert not list(tmp_path.rglob("dataset_info.json"))
 
 
@@ -183,9 +185,9 @@ def test_the_documented_mistakes_get_the_documented_answer(
         {"expresions": [], "captions": ["A dog."]},
         {"regions": [box]},
     ]
-    said = [json.dumps({"image": "dog.jpg", "id": i, **x}) for i, x in enumerate(mistakes)]
-    said.append('{"image": "photos/dog.jpg" "captions": []}')
-    (tmp_path / "photos.jsonl").write_text("\n".join(said))
+    lines = [json.dumps({"image": "dog.jpg", "id": i, **x}) for i, x in enumerate(mistakes)]
+    lines.append('{"image": "photos/dog.jpg" "captions": []}')
+    (tmp_path / "photos.jsonl").write_text("\n".join(lines))
     assert dataset("jsonl", "--source", tmp_path / "photos.jsonl", "--check") == 1
     page = (ROOT / "docs/your-data.md").read_text("utf-8")
     assert f"```\n{capsys.readouterr().out}```" in page
@@ -194,7 +196,7 @@ def test_the_documented_mistakes_get_the_documented_answer(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nonsense", "--source", "x", "--check"), "no dataset 'nonsense'; known are "),
+        (("nonsense", "--source", "x", "--check"), "no dataset 'nonsense'; available: "),
         (("jsonl", "--source", "nowhere", "--check"), "nowhere: no such folder or file"),
         (("jsonl", "--source", "x"), "give either --out, or --check"),
         (("jsonl", "--source", "x", "--out", "y", "--check"), "give either --out, or --check"),
@@ -221,7 +223,7 @@ def test_another_conversion_is_not_overwritten_unasked(
 
 def test_a_process_that_dies_ends_the_conversion_with_a_word() -> None:
     with pytest.raises(ConversionError, match=r"a process died.*fewer --processes"):
-        list(over_shards(_die, [0, 1, 2], 2, lambda count: None))
+        list(map_shards(_die, [0, 1, 2], 2, lambda count: None))
 
 
 def _die(index: int, on_key: Any) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark of the loader runs, measures every part and writes what it found."""
+"""The benchmark of the loader runs, measures every stage and writes its results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench import loader
-from bench.pictures import PHRASES, Pictures, written
+from bench.photographs import PHRASES, PhotographSource, write_shards
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.data.record import check_record
 
@@ -29,32 +29,32 @@ def test_every_part_of_the_path_is_measured(
 
 def test_a_number_of_pictures_that_fills_no_batch_is_refused() -> None:
     with pytest.raises(SystemExit):
-        loader.main(["--pictures", "3"])
+        loader.main(["--images", "3"])
 
 
 def test_drawn_photographs_are_whole_records_and_always_the_same() -> None:
-    record = Pictures((48, 64), -1.1, 2).read("1").record
+    record = PhotographSource((48, 64), -1.1, 2).read("1").record
     assert record is not None
     check_record(record)
-    assert record == Pictures((48, 64), -1.1, 2).read("1").record
-    assert record != Pictures((48, 64), -1.1, 2).read("0").record
+    assert record == PhotographSource((48, 64), -1.1, 2).read("1").record
+    assert record != PhotographSource((48, 64), -1.1, 2).read("0").record
     assert open_image(record.image).shape == (48, 64, 3)
     caption = record.annotations[0]
     assert tuple(caption.text[link.start : link.end] for link in caption.links) == PHRASES
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pycocotools copies in an old way
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pycocotools sets shapes in place
 def test_the_plain_path_sees_what_ours_sees(tmp_path: Path) -> None:
-    folder = written(Pictures((48, 64), -1.1, 4), tmp_path)
-    work = loader.work_on(loader.TINY[0], loader.TINY_MODEL, folder)
-    (plain,), (ours,) = work.plain(), work.whole()
+    folder = write_shards(PhotographSource((48, 64), -1.1, 4), tmp_path)
+    benchmark = loader.open_benchmark(loader.TINY[0], loader.TINY_MODEL, folder)
+    (plain,), (batch,) = benchmark.plain(), benchmark.loader()
     for name, pixels, config in (
-        ("clip", ours.images, loader.TINY_MODEL.clip),
-        ("sam", ours.grounding_images, loader.TINY_MODEL.sam),
+        ("clip", batch.images, loader.TINY_MODEL.clip),
+        ("sam", batch.grounding_images, loader.TINY_MODEL.sam),
     ):
         expected = (pixels - np.array(config.pixel_mean, np.float32)) / np.array(
             config.pixel_std, np.float32
         )
-        height, width = ours.resized_sizes[0] if name == "sam" else expected.shape[1:3]
-        seen = plain[name].transpose(0, 2, 3, 1)[:, :height, :width]
-        np.testing.assert_allclose(seen, expected[:, :height, :width], atol=1e-5)
+        height, width = batch.resized_sizes[0] if name == "sam" else expected.shape[1:3]
+        actual = plain[name].transpose(0, 2, 3, 1)[:, :height, :width]
+        np.testing.assert_allclose(actual, expected[:, :height, :width], atol=1e-5)

@@ -1,8 +1,8 @@
-"""What all checks of recorded dataset items share: pictures, sizes, masks, conversations.
+"""Comparison of recorded dataset items with records: images, sizes, masks and conversations.
 
-An item is what a dataset class of the original returned for an index; our side of it is a record.
-Questions are drawn from lists, and ours are other lists: a recorded question is taken as it is, and
-what it asks about is compared.
+An item is what a dataset class of the original returned for an index. The original samples its
+questions from lists, and our lists differ: a recorded question is used as it is, and only the
+object or region that it names is compared.
 """
 
 from __future__ import annotations
@@ -29,28 +29,31 @@ from glamm_jax.text.special_tokens import IMAGE_PLACEHOLDER
 from tools.parity.preprocessing import clip_pixels, grounding_pixels
 from tools.parity.report import GoldenError, Recorded
 
-# Checks one recorded dataset: its file, its name there, and the data folder of the fixtures.
+# Arguments: the recorded file, the name of the dataset in it, the data folder of the fixtures.
 DatasetCheck = Callable[[Recorded, str, Path], None]
 
-OWN_QUESTIONS = "questions are our own"
-NOT_PICTURES = "samples of an epoch, not pictures"
-MAX_LABELS = 10  # of one conversation about regions (trap 42)
+OWN_QUESTIONS = "the lists of questions differ"
+NOT_IMAGES = "samples of an epoch, not images"
+MAX_LABELS = 10  # quirk 42: region datasets limit the labels of a conversation
 QUESTION = re.compile(r"USER: (.*?) ASSISTANT: ", re.DOTALL)
-NAMES_REGION = f"each names its region; {OWN_QUESTIONS}"
+NAMES_REGION = f"every question names its region; {OWN_QUESTIONS}"
 ANSWER = re.compile(r" ASSISTANT: (.*?)</s>", re.DOTALL)
 
 
 @runtime_checkable
-class PicturedSource(DatasetSource, Protocol):
-    """A source that knows where the picture of a key lies."""
+class SourceWithImagePaths(DatasetSource, Protocol):
+    """A source that gives the path of the image of a key."""
 
     def image_path(self, key: str) -> Path | None:
-        """The picture's file."""
+        """Return the path of the image; None if there is no such file."""
         ...
 
 
 class Item:
-    """One recorded item, by its fields."""
+    """One recorded item: access to its fields by name.
+
+    Every field must be compared or excluded, or it is reported as unknown.
+    """
 
     def __init__(self, recorded: Recorded, prefix: str):
         self.recorded, self.prefix = recorded, prefix
@@ -59,61 +62,76 @@ class Item:
         return f"{self.prefix}.{field}" in self.recorded
 
     def get(self, field: str) -> Any:
-        """A field's value; it is not settled by that."""
+        """Return the value of a field; this does not count as a comparison."""
         return self.recorded.get(f"{self.prefix}.{field}")
 
     def compare(self, field: str, actual: Any, kind: str = "exact", note: str = "") -> None:
-        """Settle a field by comparing it with ours."""
+        """Compare a field with our value."""
         self.recorded.compare(f"{self.prefix}.{field}", actual, kind, note)
 
-    def require(self, field: str, holds: bool, note: str) -> None:
-        """Settle a field by a condition on it that the check has looked at."""
-        self.recorded.record(f"{self.prefix}.{field}", 0.0 if holds else 1.0, "exact", note)
+    def require(self, field: str, is_equal: bool, note: str) -> None:
+        """Compare a field by a condition that the caller has evaluated."""
+        self.recorded.record(f"{self.prefix}.{field}", 0.0 if is_equal else 1.0, "exact", note)
 
     def exclude(self, field: str, reason: str) -> None:
-        """Settle a field, or all fields under it, without comparing."""
+        """Exclude a field, or all fields below it, for a reason."""
         self.recorded.exclude(f"{self.prefix}.{field}", reason)
         self.recorded.exclude_prefix(f"{self.prefix}.{field}.", reason)
 
 
 def items_of(recorded: Recorded, dataset: str) -> list[Item]:
-    """The items of a dataset, their index and seed settled: ours are found by the picture."""
+    """Return the items of a dataset, and exclude index and seed: items are matched by image."""
     pattern = re.compile(rf"{re.escape(dataset)}\.items\[\d+\]")
-    found = (pattern.match(name) for name in recorded.names)
-    items = [Item(recorded, prefix) for prefix in dict.fromkeys(m.group() for m in found if m)]
+    matches = (pattern.match(name) for name in recorded.names)
+    items = [Item(recorded, prefix) for prefix in dict.fromkeys(m.group() for m in matches if m)]
     for item in items:
-        item.exclude("index", "the original's order, and its random draws")
-        item.exclude("seed", "of the original's random draws")
+        item.exclude("index", "of the original's order")
+        item.exclude("seed", "of the original's random numbers")
     return items
 
 
-def record_of(item: Item, source: PicturedSource, data: Path) -> tuple[str, Record]:
-    """The record of an item's picture, and its key; settles the path.
+def record_of(item: Item, source: SourceWithImagePaths, data: Path) -> tuple[str, Record]:
+    """Return the record of the image of an item, and its key; compares the path.
 
-    Raises: GoldenError when there is no such picture, or no record of it.
+    Args:
+        item: with `image_path`.
+        source: of the record.
+        data: the data folder.
+
+    Raises:
+        GoldenError: there is no such image, or no record of it.
     """
     path = item.get("image_path")
-    found = record_at(path, item, source, data)
-    item.compare("image_path", path, note="found by it")
-    return found
+    key, record = record_at(path, item, source, data)
+    item.compare("image_path", path, note="the record is looked up by it")
+    return key, record
 
 
-def record_at(path: str, item: Item, source: PicturedSource, data: Path) -> tuple[str, Record]:
-    """The record of the picture at a path from the data folder, and its key.
+def record_at(
+    path: str, item: Item, source: SourceWithImagePaths, data: Path
+) -> tuple[str, Record]:
+    """Return the record of the image with a path below the data folder, and its key.
 
-    Raises: GoldenError when there is no such picture, or no record of it.
+    Args:
+        path: of the image.
+        item: for the message of the error.
+        source: of the record.
+        data: the data folder.
+
+    Raises:
+        GoldenError: there is no such image, or no record of it.
     """
     for key in source.keys:
-        ours = source.image_path(key)
-        if ours is not None and ours.relative_to(data).as_posix() == path:
+        image_path = source.image_path(key)
+        if image_path is not None and image_path.relative_to(data).as_posix() == path:
             record = source.read(key).record
             if record is not None:
                 return key, record
     raise GoldenError(f"{item.prefix}: {source.name} has no record of {path!r}")
 
 
-def compare_picture(item: Item, record: Record) -> None:
-    """Both preprocessed pictures, by their sizes, means and deviations."""
+def compare_image(item: Item, record: Record) -> None:
+    """Compare both preprocessed images by their shapes, means and standard deviations."""
     image = preprocess.open_image(record.image)
     shape = item.get("clip_shape")
     pixels = clip_pixels(image, int(shape[-1]))
@@ -122,7 +140,7 @@ def compare_picture(item: Item, record: Record) -> None:
     item.compare("clip_std", pixels.std(dtype=np.float64, ddof=1), "pixel_statistic")
     if "sam" in item:
         for field in ("sam", "resize"):
-            item.compare(field, None, note="no picture for the grounding encoder")
+            item.compare(field, None, note="no image for the grounding encoder")
         return
     side = int(item.get("sam.shape")[-1])
     pixels = grounding_pixels(image, side)
@@ -133,23 +151,28 @@ def compare_picture(item: Item, record: Record) -> None:
 
 
 def recorded_counts(item: Item) -> list[tuple[Any, Any]]:
-    """Run lengths of all pixels above 0, and sum, of each recorded mask."""
+    """Return the run lengths of the pixels above 0, and the sum, of each recorded mask."""
     names = item.recorded.names_under(f"{item.prefix}.masks.rle_nonzero[")
     texts = [item.recorded.get(name) for name in names if name.endswith(".counts")]
     return list(zip(texts, item.get("masks.sum"), strict=True))
 
 
 def counts_key(counts: CountMask) -> tuple[str, int]:
-    """What `recorded_counts` says of a mask, of ours."""
+    """Return one of our masks in the form of `recorded_counts`."""
     return rle.encode(counts > 0)["counts"], int(counts.sum())
 
 
-def compare_masks(item: Item, ours: Sequence[CountMask], record: Record) -> None:
-    """All masks in their order: number, size, every pixel, sum and maximum.
+def compare_masks(item: Item, masks: Sequence[CountMask], record: Record) -> None:
+    """Compare all masks in their order: number, size, every pixel, sum and maximum.
 
-    The tensor beside them is there for its size alone (trap 21).
+    Of the label tensor only the size is compared (quirk 21: the original uses only its shape).
+
+    Args:
+        item: with masks and labels.
+        masks: ours.
+        record: that they are from.
     """
-    stack = np.array(ours, np.uint8).reshape(-1, record.height, record.width)
+    stack = np.array(masks, np.uint8).reshape(-1, record.height, record.width)
     item.compare("masks.shape", stack.shape)
     item.compare("masks.max", int(stack.max(initial=0)))
     item.compare("masks.sum", [int(counts.sum()) for counts in stack])
@@ -157,97 +180,116 @@ def compare_masks(item: Item, ours: Sequence[CountMask], record: Record) -> None
         runs = rle.encode(stack[i] > 0) if i < len(stack) else {"size": None, "counts": None}
         item.compare(f"masks.rle_nonzero[{i}].size", runs["size"])
         item.compare(f"masks.rle_nonzero[{i}].counts", runs["counts"])
-    item.exclude("masks.dtype", "ours are run lengths")
+    item.exclude("masks.dtype", "our masks are run lengths")
     compare_absent(item, "bboxes")
     if "label.shape" in item:
         item.compare("label.shape", (record.height, record.width))
     for field in ("label.dtype", "label.unique"):
-        item.exclude(field, "only the size of this tensor is used (trap 21)")
+        item.exclude(field, "the original uses only the size of this tensor")
 
 
 def compare_segmentation(item: Item, record: Record, task: Task) -> None:
-    """Expressions or classes that were drawn, each asked for and answered with its mask."""
-    compare_picture(item, record)
+    """Compare sampled expressions or classes, their questions, answers and masks.
+
+    Args:
+        item: of a segmentation dataset.
+        record: of the same image.
+        task: of the annotations to compare with.
+    """
+    compare_image(item, record)
     names = [name.strip().lower() for name in item.get("sampled_classes")]
     pairs = zip(names, recorded_counts(item), strict=True)
-    found = [_drawn(record, task, name, key) for name, key in pairs]
+    masks = [_mask_of_name(record, task, name, key) for name, key in pairs]
+    # quirk 41: the original strips and lower-cases sentences.
     item.require(
         "sampled_classes",
-        all(counts is not None for counts in found),
-        "drawn from ours; stripped and lower-cased, as it is asked for (trap 41)",
+        all(mask is not None for mask in masks),
+        "sampled from ours; stripped and lower-cased",
     )
-    compare_masks(item, [counts for counts in found if counts is not None], record)
+    compare_masks(item, [mask for mask in masks if mask is not None], record)
     questions, answers = item.get("questions"), recorded_answers(item)
     named = len(questions) == len(names) and all(
         name in question for name, question in zip(names, questions, strict=True)
     )
-    item.require("questions", named, f"each names what it asks for; {OWN_QUESTIONS}")
-    known = [answer if answer in SEGMENTATION_ANSWERS else "" for answer in answers]
-    item.compare("conversations", rendered(questions, known), note="answers drawn from ours")
+    item.require("questions", named, f"every question names its class; {OWN_QUESTIONS}")
+    expected = [answer if answer in SEGMENTATION_ANSWERS else "" for answer in answers]
+    note = "answers sampled from ours"
+    item.compare("conversations", rendered(questions, expected), note=note)
 
 
-def _drawn(record: Record, task: Task, name: str, key: tuple[Any, Any]) -> CountMask | None:
-    """What the mask of a name counts; of several with this name the one that is meant."""
-    meant = [
-        each
-        for each in record.annotations
-        if each.task == task and each.text.strip().lower() == name
+def _mask_of_name(record: Record, task: Task, name: str, key: tuple[Any, Any]) -> CountMask | None:
+    """The mask of a name: that with this key if there are several, None if there is none."""
+    candidates = [
+        annotation
+        for annotation in record.annotations
+        if annotation.task == task and annotation.text.strip().lower() == name
     ]
-    masks = np.zeros((len(meant), record.height, record.width), np.uint8)
-    for counts, each in zip(masks, meant, strict=True):
-        decode_union(record, each.links, counts)
-    same = [counts for counts in masks if counts_key(counts) == key]
-    return next(iter([*same, *masks]), None)
+    masks = np.zeros((len(candidates), record.height, record.width), np.uint8)
+    for mask, annotation in zip(masks, candidates, strict=True):
+        decode_union(record, annotation.links, mask)
+    equal = [mask for mask in masks if counts_key(mask) == key]
+    return next(iter([*equal, *masks]), None)
 
 
 def compare_regions(item: Item, record: Record, opening: str | None = None) -> None:
-    """Descriptions of regions in the order that was drawn, each asked for by its number.
+    """Compare captions of regions in their sampled order; each question names its region.
 
-    opening: what stands before the first question, where that is not our preamble.
+    Args:
+        item: of a region dataset.
+        record: of the same image.
+        opening: the text before the first question; None: our preamble.
     """
-    compare_picture(item, record)
-    compare_drawn_regions(item, record)
+    compare_image(item, record)
+    compare_sampled_regions(item, record)
     texts, questions = item.get("sampled_classes"), item.get("questions")
-    item.require("questions", name_one_each(questions, len(texts)), NAMES_REGION)
+    item.require("questions", name_regions_in_order(questions, len(texts)), NAMES_REGION)
     item.compare("conversations", rendered(questions, texts, opening))
 
 
-def compare_drawn_regions(item: Item, record: Record) -> None:
-    """Boxes and descriptions that were drawn; there are no masks."""
+def compare_sampled_regions(item: Item, record: Record) -> None:
+    """Compare the sampled boxes and captions; there are no masks."""
     texts = item.get("sampled_classes")
-    described = {each.text for each in _one_region_each(record)}
-    fits = len(texts) == min(len(item.get("bboxes")), MAX_LABELS) and set(texts) <= described
-    item.require("sampled_classes", fits, "drawn from ours")
-    item.compare("bboxes", _drawn_boxes(item, record), "box")
+    captions = {annotation.text for annotation in _single_region_captions(record)}
+    is_subset = len(texts) == min(len(item.get("bboxes")), MAX_LABELS) and set(texts) <= captions
+    item.require("sampled_classes", is_subset, "sampled from ours")
+    item.compare("bboxes", _sampled_boxes(item, record), "box")
     compare_absent(item, "masks", "label")
 
 
-def name_one_each(questions: Sequence[str], count: int) -> bool:
-    """Whether there are so many questions, each naming the region of its number."""
+def name_regions_in_order(questions: Sequence[str], count: int) -> bool:
+    """Return whether there are `count` questions that name the regions 1, 2, ... in order."""
     return len(questions) == count and all(
         name_regions(1).replace("1", str(i + 1)) in question for i, question in enumerate(questions)
     )
 
 
-def _one_region_each(record: Record) -> list[Annotation]:
-    return [each for each in record.annotations if each.task == "region" and len(each.links) == 1]
+def _single_region_captions(record: Record) -> list[Annotation]:
+    return [x for x in record.annotations if x.task == "region" and len(x.links) == 1]
 
 
-def _drawn_boxes(item: Item, record: Record) -> np.ndarray:
-    """Our boxes of the texts that were drawn; of equal texts the nearest box not yet taken.
+def _sampled_boxes(item: Item, record: Record) -> np.ndarray:
+    """Our boxes of the sampled captions; of equal captions the nearest box that is not yet used.
 
-    The Flickr class leaves boxes without a text (trap 42); they are any of the others.
+    The Flickr class gives boxes without a caption (quirk 42: it limits only the captions); these
+    may be any of the other boxes.
     """
-    left = _one_region_each(record)
+    unused = _single_region_captions(record)
     texts = item.get("sampled_classes")
     boxes = []
     for i, box in enumerate(item.get("bboxes")):
-        same = [each for each in left if i >= len(texts) or each.text == texts[i]]
-        ours = {each: _unit_box(record, each) for each in same}
-        if ours:
-            nearest = min(ours, key=lambda each: float(np.abs(ours[each] - np.array(box)).max()))
-            left.remove(nearest)
-            boxes.append(ours[nearest])
+        candidates = {
+            caption: _unit_box(record, caption)
+            for caption in unused
+            if i >= len(texts) or caption.text == texts[i]
+        }
+        if candidates:
+            distances = {
+                caption: float(np.abs(candidate - np.array(box)).max())
+                for caption, candidate in candidates.items()
+            }
+            nearest = min(candidates, key=lambda caption: distances[caption])
+            unused.remove(nearest)
+            boxes.append(candidates[nearest])
     return np.array(boxes, np.float32)
 
 
@@ -257,7 +299,7 @@ def _unit_box(record: Record, annotation: Annotation) -> np.ndarray:
 
 
 def compare_absent(item: Item, *fields: str) -> None:
-    """Fields that a task does not have are null."""
+    """Check that fields that a task does not have are null."""
     for field in fields:
         item.compare(field, None, note="none in this task")
 
@@ -265,9 +307,12 @@ def compare_absent(item: Item, *fields: str) -> None:
 def rendered(
     questions: Sequence[str], answers: Sequence[str], opening: str | None = None
 ) -> list[str]:
-    """The conversation of these turns as the original records it: the image not yet marked.
+    """Return the conversation of these turns as recorded, before image tokens are inserted.
 
-    opening: what stands before the first question instead of our preamble.
+    Args:
+        questions: turns of the user.
+        answers: turns of the assistant.
+        opening: the text before the first question; None: our preamble.
     """
     turns = [turn for pair in zip(questions, answers, strict=True) for turn in pair]
     if turns:
@@ -277,10 +322,10 @@ def rendered(
 
 
 def recorded_turns(item: Item) -> list[str]:
-    """The user's turns of an item's only conversation, preamble and all."""
+    """Return the user's turns of the only conversation of an item, with the preamble."""
     return [question for text in item.get("conversations") for question in QUESTION.findall(text)]
 
 
 def recorded_answers(item: Item) -> list[str]:
-    """The assistant's turns of an item's only conversation."""
+    """Return the assistant's turns of the only conversation of an item."""
     return [answer for text in item.get("conversations") for answer in ANSWER.findall(text)]

@@ -1,6 +1,6 @@
-"""The part `datasets`: what each dataset class of the original returned, against our records.
+"""The part `datasets`: what each dataset class of the original returned, compared with our records.
 
-The files that both read are those of the part `fixtures` of the same folder.
+The files that both read are in the part `fixtures` of the same folder.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from tools.parity.report import Ledger, Recorded
 
 PART, FILE = "datasets", "items.json"
 
-# A dataset without a check fails: nobody knows its entries.
+# The entries of a dataset without a check are reported as unknown.
 CHECKS: dict[str, DatasetCheck] = {**datasets_grounded.CHECKS, **datasets_plain.CHECKS}
 
 
 def check(folder: Path, ledger: Ledger) -> None:
-    """Compare everything recorded in `folder/datasets` with what `folder/fixtures/data` holds.
+    """Compare everything recorded in `folder/datasets` with the records of `folder/fixtures/data`.
 
-    Raises: GoldenError naming what is absent or broken.
+    Raises:
+        GoldenError: something is missing or broken; names it.
     """
     part = part_folder(folder, PART)
     data = part_folder(part_folder(folder, "fixtures"), "data")

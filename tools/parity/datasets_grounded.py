@@ -1,4 +1,4 @@
-"""Recorded items of GranD_f, of the referring sets and of GranD, against our records."""
+"""Recorded items of GranD-f, of the referring datasets and of GranD, and our records."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from pathlib import Path
 from glamm_jax.config.experiment import ConversationConfig
 from glamm_jax.data.conversation_sampler import CountMask, sample_conversations
 from glamm_jax.data.record import Annotation, Record
-from glamm_jax.data.sources.grand_lmdb import GrandDatabase
-from glamm_jax.data.sources.grandf import Flickr30k, HumanAnnotated, OpenPSG, RefCOCOg
-from glamm_jax.data.sources.refcoco import ReferSource
+from glamm_jax.data.sources.grand_lmdb import GrandLMDB
+from glamm_jax.data.sources.grandf import (
+    GranDfFlickr30k,
+    GranDfHumanAnnotated,
+    GranDfOpenPSG,
+    GranDfRefCOCOg,
+)
+from glamm_jax.data.sources.refcoco import RefCOCOSource
 from glamm_jax.text.answer_parser import parse_answer
 from glamm_jax.types import Example
 from tools.parity.dataset_items import (
-    NOT_PICTURES,
+    NOT_IMAGES,
     OWN_QUESTIONS,
     DatasetCheck,
     Item,
-    PicturedSource,
+    SourceWithImagePaths,
+    compare_image,
     compare_masks,
-    compare_picture,
     compare_regions,
     compare_segmentation,
     counts_key,
@@ -34,97 +39,99 @@ from tools.parity.dataset_items import (
 )
 from tools.parity.report import Recorded
 
-BROKEN_ANSWER = "the original cuts phrases at the wrong places (trap 40); ours has a test"
+# quirk 40: captions of RefCOCOg are lower-cased, phrases are not, and spans are cut unsorted.
+BROKEN_ANSWER = "the original cuts phrases at wrong places; covered by a test"
 
 
 def _check_grounded(
     recorded: Recorded, dataset: str, data: Path, *, source: type, split: str
 ) -> None:
-    """Captions with phrases and masks."""
-    ours: PicturedSource = source(data, split)
-    lower = source is RefCOCOg
+    """Compare captions with phrases and masks."""
+    reader: SourceWithImagePaths = source(data, split)
+    lower = source is GranDfRefCOCOg
     for item in items_of(recorded, dataset):
-        _, record = record_of(item, ours, data)
-        compare_picture(item, record)
+        _, record = record_of(item, reader, data)
+        compare_image(item, record)
         questions, answers = item.get("questions"), recorded_answers(item)
         item.exclude("questions", OWN_QUESTIONS)
-        captions = [each for each in record.annotations if each.task == "gcg"]
-        drawn = {each.turns[1]: each for each in (_drawn(x, record) for x in captions)}
-        told = next((answer for answer in answers if answer in drawn), next(iter(drawn)))
-        truth = drawn[told].masks
-        masks = [] if truth is None else [*truth]
+        captions = [x for x in record.annotations if x.task == "gcg"]
+        examples = [_example_of(caption, record) for caption in captions]
+        by_answer = {example.turns[1]: example for example in examples}
+        answer = next((x for x in answers if x in by_answer), next(iter(by_answer)))
+        example_masks = by_answer[answer].masks
+        masks = [] if example_masks is None else [*example_masks]
         if lower and parse_answer(answers[0]).problems:
-            # The masks are whole; their order follows the broken spans.
+            # The masks are complete; their order follows the broken spans.
             for field in ("conversations", "sampled_classes"):
                 item.exclude(field, BROKEN_ANSWER)
             masks = _in_recorded_order(item, masks)
         else:
-            item.compare("conversations", rendered(questions, [told]))
-            _compare_names(item, [phrase.text for phrase in parse_answer(told).phrases], lower)
+            item.compare("conversations", rendered(questions, [answer]))
+            _compare_names(item, [phrase.text for phrase in parse_answer(answer).phrases], lower)
         compare_masks(item, masks, record)
-    found = [ours.read(key).record for key in ours.keys]
-    captions = [each for record in found if record for each in record.annotations]
+    records = [reader.read(key).record for key in reader.keys]
+    captions = [x for record in records if record for x in record.annotations]
     recorded.compare(f"{dataset}.len", len(captions), "exact")
 
 
-def _drawn(caption: Annotation, record: Record) -> Example:
-    """What training draws from a record that says this caption alone."""
-    alone = replace(record, annotations=(caption,))
-    return sample_conversations(alone, ("gcg",), ConversationConfig()).examples[0]
+def _example_of(caption: Annotation, record: Record) -> Example:
+    """The training example of a record with this caption only."""
+    single = replace(record, annotations=(caption,))
+    return sample_conversations(single, ("gcg",), ConversationConfig()).examples[0]
 
 
 def _in_recorded_order(item: Item, masks: Sequence[CountMask]) -> list[CountMask]:
-    """Ours, arranged as recorded as far as they are the same; the rest behind."""
-    left = list(masks)
+    """Our masks in the recorded order; masks that were not recorded follow."""
+    remaining = list(masks)
     ordered = []
     for key in recorded_counts(item):
-        same = [i for i, counts in enumerate(left) if counts_key(counts) == key]
-        ordered += [left.pop(same[0])] if same else []
-    return [*ordered, *left]
+        equal = [i for i, mask in enumerate(remaining) if counts_key(mask) == key]
+        ordered += [remaining.pop(equal[0])] if equal else []
+    return [*ordered, *remaining]
 
 
 def _compare_names(item: Item, names: Sequence[str], lower: bool) -> None:
-    """Phrases in their order; of RefCOCOg without case, which its caption does not have."""
+    """Compare phrases in their order, ignoring case where the caption is lower-cased."""
     if not lower:
         item.compare("sampled_classes", names)
         return
-    given = [name.strip().lower() for name in item.get("sampled_classes")]
-    item.require("sampled_classes", given == list(names), "without case, as the caption")
+    recorded_names = [name.strip().lower() for name in item.get("sampled_classes")]
+    item.require("sampled_classes", recorded_names == list(names), "ignoring case")
 
 
 def _check_referring(
     recorded: Recorded, dataset: str, data: Path, *, folder: str, owner: str, split: str
 ) -> None:
-    """Expressions that were drawn, each with its mask."""
-    ours = ReferSource(data, split, folder=folder, owner=owner)
+    """Compare sampled expressions and their masks."""
+    reader = RefCOCOSource(data, split, folder=folder, owner=owner)
     for item in items_of(recorded, dataset):
-        _, record = record_of(item, ours, data)
+        _, record = record_of(item, reader, data)
         compare_segmentation(item, record, "referring")
-    recorded.exclude(f"{dataset}.len", NOT_PICTURES)
+    recorded.exclude(f"{dataset}.len", NOT_IMAGES)
 
 
 def _check_regions(recorded: Recorded, dataset: str, data: Path) -> None:
-    """Descriptions of GranD's regions, in the order that was drawn."""
-    ours = GrandDatabase(data, "train")
+    """Compare captions of GranD's regions, in their sampled order."""
+    reader = GrandLMDB(data, "train")
     for item in items_of(recorded, dataset):
-        _, record = record_of(item, ours, data)
+        _, record = record_of(item, reader, data)
         compare_regions(item, record)
-    recorded.exclude(f"{dataset}.len_error", "the original fails (trap 38); ours has a test")
+    recorded.exclude(f"{dataset}.len_error", "len() of the original fails; covered by a test")
 
 
 def _check_failing(recorded: Recorded, dataset: str, data: Path) -> None:
-    """Datasets whose items all fail in the original; what ours gives instead has tests."""
+    """Datasets whose items all fail in the original (quirk 38); tests cover our records."""
     for item in items_of(recorded, dataset):
-        item.exclude("error", "the original fails (trap 38); ours has a test")
-    recorded.compare(f"{dataset}.len", len(GrandDatabase(data, "train").keys), "exact")
+        item.exclude("error", "every item of the original fails; covered by a test")
+    recorded.compare(f"{dataset}.len", len(GrandLMDB(data, "train").keys), "exact")
 
 
 CHECKS: dict[str, DatasetCheck] = {
-    "GCG_GranDf": partial(_check_grounded, source=HumanAnnotated, split="train"),
-    "GCG_OpenPSG": partial(_check_grounded, source=OpenPSG, split="train"),
-    "GCG_RefCOCOg": partial(_check_grounded, source=RefCOCOg, split="train"),
-    "GCG_Flickr": partial(_check_grounded, source=Flickr30k, split="train"),
-    "GCG_Flickr_val": partial(_check_grounded, source=Flickr30k, split="val"),
+    "GCG_GranDf": partial(_check_grounded, source=GranDfHumanAnnotated, split="train"),
+    "GCG_OpenPSG": partial(_check_grounded, source=GranDfOpenPSG, split="train"),
+    "GCG_RefCOCOg": partial(_check_grounded, source=GranDfRefCOCOg, split="train"),
+    "GCG_Flickr": partial(_check_grounded, source=GranDfFlickr30k, split="train"),
+    "GCG_Flickr_val": partial(_check_grounded, source=GranDfFlickr30k, split="val"),
     **{
         f"ReferSegm_{name}": partial(_check_referring, folder=folder, owner=owner, split=split)
         for name, folder, owner, split in (

@@ -1,4 +1,4 @@
-"""Recorded items of segmentation by class, of regions, captions and conversations: our records."""
+"""Recorded items of semantic segmentation, regions, captions and conversations, and our records."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from glamm_jax.text.questions import name_regions
 from glamm_jax.text.special_tokens import IMAGE_PLACEHOLDER
 from tools.parity.dataset_items import (
     NAMES_REGION,
-    NOT_PICTURES,
+    NOT_IMAGES,
     DatasetCheck,
     Item,
-    PicturedSource,
+    SourceWithImagePaths,
     compare_absent,
-    compare_drawn_regions,
-    compare_picture,
+    compare_image,
     compare_regions,
+    compare_sampled_regions,
     compare_segmentation,
     items_of,
-    name_one_each,
+    name_regions_in_order,
     record_at,
     record_of,
     recorded_answers,
@@ -32,7 +32,8 @@ from tools.parity.dataset_items import (
 )
 from tools.parity.report import Recorded
 
-PATH_IS_A_TUPLE = "the original fails (trap 37); ours has a test"
+# quirk 37: the image path of pascal_part and paco_lvis is a tuple.
+PATH_IS_A_TUPLE = "the original fails: its image path is a tuple; covered by a test"
 BARE_IMAGE = f"{IMAGE_PLACEHOLDER}\n"
 
 
@@ -44,33 +45,40 @@ def _check_label_maps(
     source: type[semantic_segmentation.LabelMapSource],
     shift: int = 0,
 ) -> None:
-    """Classes that were drawn. shift: how much lower the original counts the classes."""
-    ours = source(data, "train")
+    """Compare sampled classes.
+
+    shift: the difference between our labels and those of the original.
+    """
+    reader = source(data, "train")
     for item in items_of(recorded, dataset):
-        _, record = record_of(item, ours, data)
-        numbers = set(item.get("label.unique")) - {semantic_segmentation.UNLABELLED}
-        names = {ours.classes.get(number + shift) for number in numbers}
-        said = {each.text for each in record.annotations}
-        item.require("label.unique", names == said, "the classes of ours, all of them")
+        _, record = record_of(item, reader, data)
+        labels = set(item.get("label.unique")) - {semantic_segmentation.UNLABELLED}
+        expected = {reader.classes.get(label + shift) for label in labels}
+        classes = {annotation.text for annotation in record.annotations}
+        item.require("label.unique", expected == classes, "all of our classes")
         compare_segmentation(item, record, "semantic")
-    recorded.exclude(f"{dataset}.len", NOT_PICTURES)
+    recorded.exclude(f"{dataset}.len", NOT_IMAGES)
 
 
 def _check_parts(
     recorded: Recorded, dataset: str, data: Path, *, source: type[semantic_segmentation.PartSource]
 ) -> None:
-    """Objects and parts that were drawn, by paths that were put together wrongly (trap 37)."""
-    ours = source(data, "train")
+    """Compare sampled objects and parts.
+
+    quirk 37: the original joins the image path wrongly; one variant of the recording repairs it.
+    """
+    reader = source(data, "train")
     for item in items_of(recorded, dataset):
         if "error" in item:
             item.exclude("error", PATH_IS_A_TUPLE)
             continue
         first, *rest = item.get("image_path")
-        meant = "/".join(rest) if first == "Semantic_Segm" else first
-        key, record = record_at(meant, item, ours, data)
-        item.compare("image_path", [first, "coco_2017", key], note="found by it (trap 37)")
+        path = "/".join(rest) if first == "Semantic_Segm" else first
+        key, record = record_at(path, item, reader, data)
+        note = "the record is looked up by it"
+        item.compare("image_path", [first, "coco_2017", key], note=note)
         compare_segmentation(item, record, "semantic")
-    recorded.exclude(f"{dataset}.len", NOT_PICTURES)
+    recorded.exclude(f"{dataset}.len", NOT_IMAGES)
 
 
 def _check_regions(
@@ -78,83 +86,95 @@ def _check_regions(
     dataset: str,
     data: Path,
     *,
-    source: type[region_captions.DescribedRegions],
+    source: type[region_captions.RegionCaptionSource],
     split: str = "train",
     bare: bool = False,
 ) -> None:
-    """Descriptions of boxes. bare: the image, and before the first question advice of its own."""
-    ours = source(data, split)
+    """Compare captions of boxes.
+
+    bare: the first question follows the bare image token, and a preamble of the original.
+    """
+    reader = source(data, split)
     for item in items_of(recorded, dataset):
-        _, record = record_of(item, ours, data)
-        compare_regions(item, record, _advice(item) if bare else None)
-    recorded.compare(f"{dataset}.len", len(_records(ours)), "exact")
+        _, record = record_of(item, reader, data)
+        compare_regions(item, record, _opening(item) if bare else None)
+    recorded.compare(f"{dataset}.len", len(_records(reader)), "exact")
 
 
-def _advice(item: Item) -> str:
-    """What stands between the bare image and the first question is the original's own wording."""
-    advice = recorded_turns(item)[0].removeprefix(BARE_IMAGE).removesuffix(item.get("questions")[0])
-    return BARE_IMAGE + advice
+def _opening(item: Item) -> str:
+    """The image token and the recorded preamble before the first question."""
+    first_turn, first_question = recorded_turns(item)[0], item.get("questions")[0]
+    return BARE_IMAGE + first_turn.removeprefix(BARE_IMAGE).removesuffix(first_question)
 
 
 def _check_flickr(recorded: Recorded, dataset: str, data: Path) -> None:
-    """A caption about all regions, then the phrase of each."""
-    ours = region_captions.FlickrRegions(data, "train")
+    """Compare a caption about all regions, then the phrase of each."""
+    reader = region_captions.FlickrRegions(data, "train")
     for item in items_of(recorded, dataset):
-        _, record = record_of(item, ours, data)
-        compare_picture(item, record)
-        compare_drawn_regions(item, record)
+        _, record = record_of(item, reader, data)
+        compare_image(item, record)
+        compare_sampled_regions(item, record)
         texts = item.get("sampled_classes")
-        group, *each = recorded_turns(item)
-        named = name_regions(len(texts)) in group and name_one_each(each, len(texts))
-        item.require("questions", item.get("questions") == [_asked(group)] and named, NAMES_REGION)
+        first_turn, *questions = recorded_turns(item)
+        group_question = _question(first_turn)
+        named = name_regions(len(texts)) in first_turn
+        named = named and name_regions_in_order(questions, len(texts))
+        item.require("questions", item.get("questions") == [group_question] and named, NAMES_REGION)
         captions = [x.text for x in record.annotations if len(x.links) == len(item.get("bboxes"))]
         caption = recorded_answers(item)[0]
         answers = [caption if caption in captions else captions[0], *texts]
-        item.compare("conversations", rendered([_asked(group), *each], answers))
-    recorded.compare(f"{dataset}.len", len(ours.keys), "exact", "unfiltered (trap 38)")
+        item.compare("conversations", rendered([group_question, *questions], answers))
+    # quirk 38: the original reports the length before filtering.
+    recorded.compare(f"{dataset}.len", len(reader.keys), "exact", "unfiltered")
 
 
-def _asked(turn: str) -> str:
+def _question(turn: str) -> str:
     """The question of the first turn, without our preamble."""
     return turn.partition("\n")[2]
 
 
 def _check_captions(recorded: Recorded, dataset: str, data: Path) -> None:
-    """A caption that was drawn, whatever the index (trap 41)."""
-    ours = COCOCaptions(data, "train")
+    """Compare a sampled caption.
+
+    quirk 41: the original samples a caption of any image, whatever the index.
+    """
+    reader = COCOCaptions(data, "train")
     for item in items_of(recorded, dataset):
-        _, record = record_of(item, ours, data)
-        compare_picture(item, record)
-        captions = [each.text for each in record.annotations]
-        drawn = recorded_answers(item)[0]
-        caption = drawn if drawn in captions else captions[0]
-        question = _asked(recorded_turns(item)[0])
+        _, record = record_of(item, reader, data)
+        compare_image(item, record)
+        captions = [annotation.text for annotation in record.annotations]
+        answer = recorded_answers(item)[0]
+        caption = answer if answer in captions else captions[0]
+        question = _question(recorded_turns(item)[0])
         item.compare("sampled_classes", [caption])
         item.compare("conversations", rendered([question], [caption]))
-        item.compare("questions", [], note="the original keeps none")
+        item.compare("questions", [], note="the original returns none")
         compare_absent(item, "bboxes", "masks", "label")
-    num_captions = sum(len(record.annotations) for record in _records(ours))
+    num_captions = sum(len(record.annotations) for record in _records(reader))
     recorded.compare(f"{dataset}.len", num_captions, "exact")
 
 
 def _check_conversations(recorded: Recorded, dataset: str, data: Path) -> None:
-    """Conversations whose first question follows the bare image."""
-    ours = LLaVAInstruct150k(data, "train")
+    """Compare conversations whose first question follows the bare image token."""
+    reader = LLaVAInstruct150k(data, "train")
     for item in items_of(recorded, dataset):
-        _, record = record_of(item, ours, data)
-        compare_picture(item, record)
-        turns = [each.turns for each in record.annotations]
-        said = [rendered(each[::2], each[1::2], BARE_IMAGE) for each in turns]
-        drawn = item.get("conversations")
+        _, record = record_of(item, reader, data)
+        compare_image(item, record)
+        conversations = [
+            rendered(annotation.turns[::2], annotation.turns[1::2], BARE_IMAGE)
+            for annotation in record.annotations
+        ]
+        sampled = item.get("conversations")
         for field in ("conversations", "questions", "sampled_classes"):
-            item.compare(field, drawn if drawn in said else said[0])
+            item.compare(field, sampled if sampled in conversations else conversations[0])
         compare_absent(item, "bboxes", "masks", "label")
-    recorded.exclude(f"{dataset}.len_error", "the original fails (trap 38); ours has a test")
+    # quirk 38: its len() is broken.
+    recorded.exclude(f"{dataset}.len_error", "len() of the original fails; covered by a test")
 
 
-def _records(source: PicturedSource) -> list[Record]:
-    found = (source.read(key).record for key in source.keys)
-    return [record for record in found if record is not None]
+def _records(source: SourceWithImagePaths) -> list[Record]:
+    records = (source.read(key).record for key in source.keys)
+    return [record for record in records if record is not None]
 
 
 CHECKS: dict[str, DatasetCheck] = {

@@ -36,7 +36,7 @@ from glamm_jax.training.losses import losses
 from glamm_jax.training.optimizer import trainable_filter
 from glamm_jax.types import Batch, BatchShape, Losses
 from glamm_jax.weights.glamm import glamm_table
-from tools.parity.dataset_items import ANSWER, QUESTION, PicturedSource
+from tools.parity.dataset_items import ANSWER, QUESTION, SourceWithImagePaths
 from tools.parity.e2e_train import compare_losses, torch_tensors
 from tools.parity.golden_model import glamm_config, golden_glamm
 from tools.parity.recorded_folder import naming, part_folder, report_unknown_files
@@ -102,7 +102,7 @@ def _make(
 ) -> _Made:
     dataset, task = BATCHES[name]
     source = find_dataset(dataset)(data, "train")
-    if not isinstance(source, PicturedSource):
+    if not isinstance(source, SourceWithImagePaths):
         raise GoldenError(f"{dataset}: does not know where its pictures lie")
     prefix = f"batches.{name}"
     items = (
@@ -124,7 +124,7 @@ def _make(
     return made
 
 
-def _record_of(source: PicturedSource, path: Path) -> Record:
+def _record_of(source: SourceWithImagePaths, path: Path) -> Record:
     for key in source.keys:
         if source.image_path(key) == path:
             record = source.read(key).record

@@ -1,4 +1,4 @@
-"""The part `preprocessing`: pictures for CLIP and SAM, boxes, and run lengths of masks."""
+"""The part `preprocessing`: images for CLIP and SAM, boxes, and run lengths of masks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ DEFAULT_CLIP_SIZE, DEFAULT_SAM_SIZE = 336, 1024
 def check(folder: Path, ledger: Ledger) -> None:
     """Compare everything recorded in `folder/preprocessing`.
 
-    Raises: GoldenError naming what is absent or broken.
+    Raises:
+        GoldenError: something is missing or broken; names it.
     """
     part = part_folder(folder, PART)
     path = part / "info.json"
@@ -52,12 +53,12 @@ def check(folder: Path, ledger: Ledger) -> None:
 
 
 def _images(info: Recorded) -> list[str]:
-    found = (re.match(r"images\[\d+\]", name) for name in info.names)
-    return list(dict.fromkeys(match.group() for match in found if match))
+    matches = (re.match(r"images\[\d+\]", name) for name in info.names)
+    return list(dict.fromkeys(match.group() for match in matches if match))
 
 
 def _check_processor(info: Recorded) -> int:
-    """The processor's own settings against our constants; returns the size it cuts to."""
+    """Compare the settings of the processor with our constants; returns the size of its crop."""
     expected = {
         "do_resize": True,
         "do_center_crop": True,
@@ -76,17 +77,17 @@ def _check_processor(info: Recorded) -> int:
     size = DEFAULT_CLIP_SIZE
     if "clip_processor.size.shortest_edge" in info:
         size = int(whole_numbers(info, "clip_processor.size.shortest_edge"))
-    # Both edges of the crop are the resized edge: there is one size.
+    # Both sides of the crop are the resized side: there is one size.
     for edge in ("height", "width"):
         if f"clip_processor.crop_size.{edge}" in info:
             info.compare(f"clip_processor.crop_size.{edge}", size, "exact")
-    info.exclude("clip_processor._processor_class", "name of a class of transformers")
-    info.exclude("clip_processor.feature_extractor_type", "name of a class of transformers")
+    info.exclude("clip_processor._processor_class", "name of a class in transformers")
+    info.exclude("clip_processor.feature_extractor_type", "name of a class in transformers")
     return size
 
 
 def _check_arrays(arrays: Recorded) -> int:
-    """Every array of one picture's file; sizes are those of the arrays. Returns SAM's full size."""
+    """Compare every array of the file of an image; returns the size of the image for SAM."""
     image = _checked_image(arrays)
     sizes: dict[str, int] = {}
     for name in arrays.names:
@@ -106,51 +107,53 @@ def _check_arrays(arrays: Recorded) -> int:
 
 
 def _checked_image(arrays: Recorded) -> np.ndarray:
-    """The picture; compared with the golden rule's draw where that explains nearly all of it."""
+    """The image; compared with the golden rule's image if nearly all pixels are equal."""
     name = "in/image_u8"
     image = arrays.get(name)
     for number in re.findall(r"\d+", arrays.file.split("/")[-1]):
-        drawn = golden_weights.image_u8(f"pre{number}", *image.shape[:2])
-        if drawn.shape == image.shape and np.mean(drawn == image) > 0.9:
-            arrays.compare(name, drawn, "exact")
+        expected = golden_weights.image_u8(f"pre{number}", *image.shape[:2])
+        if expected.shape == image.shape and np.mean(expected == image) > 0.9:
+            arrays.compare(name, expected, "exact")
             return image
     return arrays.input(name)
 
 
 def clip_pixels(image: np.ndarray, size: int) -> np.ndarray:
-    """What CLIP sees: the host's part, then the device's."""
+    """Return the input of CLIP: preprocessed on the host, normalised on the device."""
     config = CLIPConfig()
     pixels = jnp.asarray(preprocess.clip_image(image, size))[None]
     return np.asarray(normalise(pixels, config.pixel_mean, config.pixel_std))[0]
 
 
 def grounding_pixels(image: np.ndarray, size: int) -> np.ndarray:
-    """What SAM sees: the host's part, then the device's."""
+    """Return the input of SAM: preprocessed on the host, normalised on the device."""
     config = SAMConfig()
     padded = preprocess.grounding_image(image, size)
     pixels, sizes = jnp.asarray(padded.pixels)[None], jnp.asarray([padded.resized_size])
     return np.asarray(normalise(pixels, config.pixel_mean, config.pixel_std, sizes))[0]
 
 
-def _compare_pixels(arrays: Recorded, name: str, ours: np.ndarray, kind: str) -> None:
-    """One grey level is forgiven to another resizer, which differs here and there all over.
+def _compare_pixels(arrays: Recorded, name: str, pixels: np.ndarray, kind: str) -> None:
+    """Compare pixels, with a stricter tolerance if nearly all of them are equal.
 
-    Where every value but one is the same, the resizer is the same one, and the whole record,
-    statistics included, has to agree: levels bit for bit, normalised pixels to float32's rounding,
-    for XLA multiplies by the reciprocal where the original divides.
+    `kind` allows for another resizer, which differs by one level in many places. If all values but
+    one are equal, the resizer is the same, so the complete recording, with its statistics, must be
+    equal: levels bit for bit, normalised pixels up to float32 rounding, as XLA multiplies by the
+    reciprocal where the original divides.
     """
     if f"{name}__val" in arrays.values:
         index = arrays.get(f"{name}__idx")
-        inside = index.size == 0 or (index.min() >= 0 and index.max() < ours.size)
-        recorded, values = arrays.get(f"{name}__val"), ours.reshape(-1)[index] if inside else ours
+        in_range = index.size == 0 or (index.min() >= 0 and index.max() < pixels.size)
+        recorded = arrays.get(f"{name}__val")
+        values = pixels.reshape(-1)[index] if in_range else pixels
     else:
-        recorded, values = arrays.get(name), ours
-    same = recorded.shape == values.shape
-    apart = np.abs(recorded.astype(np.float64) - values) > 1e-6 if same else np.ones(2)
-    # A picture of one colour has no deviation to measure by.
-    if apart.sum() <= 1 and values.std() > 1e-2:
+        recorded, values = arrays.get(name), pixels
+    same_shape = recorded.shape == values.shape
+    differs = np.abs(recorded.astype(np.float64) - values) > 1e-6 if same_shape else np.ones(2)
+    # Errors are relative to the standard deviation, which an image of one colour does not have.
+    if differs.sum() <= 1 and values.std() > 1e-2:
         kind = "input" if kind == "resized_uint8" else "module"
-    arrays.compare(name, ours, kind)
+    arrays.compare(name, pixels, kind)
 
 
 def _check_image_info(
@@ -158,32 +161,32 @@ def _check_image_info(
 ) -> None:
     image = arrays.get("in/image_u8")
     height, width = image.shape[:2]
-    known: dict[str, Callable[[], Any]] = {
+    expected: dict[str, Callable[[], Any]] = {
         "h": lambda: height,
         "w": lambda: width,
         "clip_shape": lambda: preprocess.clip_image(image, clip_size).transpose(2, 0, 1).shape,
         "sam_resize": lambda: preprocess.grounding_size(height, width, sam_size),
     }
-    for name, ours in known.items():
+    for name, compute in expected.items():
         if f"{prefix}.{name}" in info:
-            info.compare(f"{prefix}.{name}", ours(), "exact")
+            info.compare(f"{prefix}.{name}", compute(), "exact")
     if f"{prefix}.boxes_px" not in info:
         return
     boxes = np.asarray(info.input(f"{prefix}.boxes_px"), np.float32)
     order = np.atleast_1d(whole_numbers(info, f"{prefix}.shuffle"))
     if not set(order.tolist()) <= set(range(len(boxes))):
-        raise GoldenError(f"{info.file}: {prefix}.shuffle does not number {len(boxes)} boxes")
+        raise GoldenError(f"{info.file}: {prefix}.shuffle is not an order of {len(boxes)} boxes")
     # Before the shuffle the labels are a, b, c in the order of the boxes.
     labels = [chr(ord("a") + i) for i in range(len(boxes))]
-    chosen, chosen_labels = box_module.select_regions(boxes, labels, order)
-    info.compare(f"{prefix}.region_boxes", box_module.to_unit(chosen, height, width), "box")
-    info.compare(f"{prefix}.region_labels", chosen_labels, "exact")
+    selected, selected_labels = box_module.select_regions(boxes, labels, order)
+    info.compare(f"{prefix}.region_boxes", box_module.to_unit(selected, height, width), "box")
+    info.compare(f"{prefix}.region_labels", selected_labels, "exact")
     if f"{prefix}.single_box" in info:
         info.compare(f"{prefix}.single_box", box_module.to_unit(boxes[:1], height, width), "box")
 
 
 def _check_shapes(info: Recorded, clip_size: int, sam_size: int) -> None:
-    """Rows of height, width and both after resizing: the first two are fed, all four compared."""
+    """Compare sizes after resizing; a row is height, width, resized height, resized width."""
     for name, resized, size in (
         ("clip_resize_shapes", preprocess.clip_size, clip_size),
         ("sam_resize_shapes", preprocess.grounding_size, sam_size),
@@ -203,14 +206,17 @@ def _check_boxes(info: Recorded, sam_size: int) -> None:
 
 
 def _check_counts(info: Recorded) -> None:
-    """How many boxes and labels are left of many: the Flickr class keeps all boxes (trap 42)."""
+    """Compare the numbers of boxes and labels that are kept of many.
+
+    quirk 42: the Flickr class keeps all boxes, and limits only the labels.
+    """
     if "more_than_10_boxes.flickr.n_boxes" not in info:
         return
-    given = int(info.get("more_than_10_boxes.flickr.n_boxes"))
-    order = np.arange(given)
+    num_boxes = int(info.get("more_than_10_boxes.flickr.n_boxes"))
+    order = np.arange(num_boxes)
     for name, limit_boxes in (("region_base", True), ("flickr", False)):
         boxes, labels = box_module.select_regions(
-            np.zeros((given, 4), np.float32), [""] * given, order, limit_boxes=limit_boxes
+            np.zeros((num_boxes, 4), np.float32), [""] * num_boxes, order, limit_boxes=limit_boxes
         )
         info.compare(f"more_than_10_boxes.{name}.n_boxes", len(boxes), "exact")
         info.compare(f"more_than_10_boxes.{name}.n_labels", len(labels), "exact")
@@ -222,11 +228,11 @@ def _check_run_lengths(info: Recorded) -> None:
     recorded = [np.asarray(mask) for mask in info.get("rle.masks")]
     decoded = []
     for i, mask in enumerate(recorded):
-        ours = {
+        encoded = {
             "uncompressed": rle.encode_counts(mask != 0),
             "compressed": rle.encode(mask != 0),
         }
-        for kind, runs in ours.items():
+        for kind, runs in encoded.items():
             for field, value in runs.items():
                 info.compare(f"rle.{kind}[{i}].{field}", value, "exact")
         decoded.append(_decoded(info, i))
@@ -234,12 +240,12 @@ def _check_run_lengths(info: Recorded) -> None:
 
 
 def _decoded(info: Recorded, i: int) -> list[list[int]]:
-    """The recorded runs of mask i as a mask; its plain counts must give the same one."""
+    """The mask of the recorded runs i; [] if compressed and plain counts differ or are broken."""
     both = []
     for kind in ("uncompressed", "compressed"):
         runs = {field: info.get(f"rle.{kind}[{i}].{field}") for field in ("size", "counts")}
         try:
             both.append(rle.decode(runs).astype(int).tolist())
         except rle.MaskError:
-            both.append([])  # the rows of size and counts say what is wrong
+            both.append([])  # the comparisons of size and counts report it
     return both[0] if both[0] == both[1] else []

@@ -35,9 +35,9 @@ from tqdm import tqdm
 from glamm_jax.cli.program import positive_int, printable
 from glamm_jax.data.conversion import ShardStats, SourceReader, check_shard, write_shard
 from glamm_jax.data.record import TASKS, Defect
-from glamm_jax.data.shard_processes import over_shards
+from glamm_jax.data.shard_processes import map_shards
+from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.data.sources.registry import datasets, find_dataset
-from glamm_jax.data.sources.source_files import SourceError
 from glamm_jax.data.split_folder import ConversionError, SplitFolder
 
 EXAMPLES_PER_KIND = 2  # places that are printed of a kind of defect
@@ -128,7 +128,7 @@ def check(reader: SourceReader, processes: int) -> int:
     with tqdm(total=len(reader.keys), unit=" images", disable=None) as bar:
         work, indices = partial(check_shard, reader), list(range(reader.num_shards))
         stats: ShardStats
-        for stats in over_shards(work, indices, processes, bar.update):
+        for stats in map_shards(work, indices, processes, bar.update):
             counts += stats.counts
             defects += stats.defects
     for kind, where in sorted(defects, key=lambda defect: _natural_order(defect.where)):
@@ -144,7 +144,7 @@ def _write_with_processes(reader: SourceReader, target: SplitFolder, processes: 
     missing = [index for index, report in enumerate(reports) if report is None]
     work = partial(write_shard, reader, target)
     with tqdm(total=len(reader.keys), initial=done, unit=" images", disable=None) as bar:
-        for _ in over_shards(work, missing, processes, bar.update):
+        for _ in map_shards(work, missing, processes, bar.update):
             pass
 
 

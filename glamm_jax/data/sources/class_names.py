@@ -1,4 +1,4 @@
-"""Names of classes that their datasets do not bring along, in the order of their numbers."""
+"""Class names of datasets that do not come with a list of them, in the order of the class ids."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
-# Each of the 150 by the first of its names.
+# 150 classes, the first name of each.
 ADE20K = _names("""
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person,
 earth, door, table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea,
@@ -25,7 +25,7 @@ tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, rad
 clock, flag
 """)
 
-# 182, things before stuff. Those with a hyphen are what is left of a group, or variants in it.
+# 182 classes, things before stuff. A hyphen marks a variant, or the remainder, of a group.
 COCO_STUFF = _names("""
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
 street sign, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear,

@@ -1,4 +1,4 @@
-"""The two LMDBs of GranD: referring expressions and captions, JSON under a picture's name."""
+"""The two LMDBs of GranD: referring expressions and captions, as JSON by image name."""
 
 from __future__ import annotations
 
@@ -9,122 +9,121 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.data.record import ReadResult
-from glamm_jax.data.sources.grand_texts import (
-    add_captions,
-    clean_expression,
-    data_folder,
-    describe,
-    image_path,
-)
-from glamm_jax.data.sources.record_builder import RecordBuilder
-from glamm_jax.data.sources.source_files import (
+from glamm_jax.data.sources.dataset_files import read_image_file, require_split
+from glamm_jax.data.sources.defects import (
     BROKEN_ENTRY,
     MISSING_ENTRY,
     MISSING_IMAGE,
     DefectLog,
     SourceError,
-    as_fields,
-    as_list,
-    parse_json,
     quoted,
-    read_image_file,
 )
+from glamm_jax.data.sources.grand_texts import (
+    add_expressions,
+    add_short_captions,
+    clean_expression,
+    data_folder,
+    image_path,
+)
+from glamm_jax.data.sources.json_files import as_fields, as_list, parse_json
+from glamm_jax.data.sources.record_builder import RecordBuilder
 
 EXPRESSIONS, CAPTIONS = "Grand_Referring_Expression_lmdb", "Grand_Caption_Grounding_lmdb"
-LISTS = {"train": "Train", "val": "Val"}
+LISTS = {"train": "Train", "val": "Val"}  # split -> end of the name of its list of images
 
 _opening = threading.Lock()
 
 
-class GrandDatabase:
-    """Both databases, or the one that is there, gathered by picture.
-
-    Raises: SourceError when neither is there or one is damaged, or there is no such split.
-    """
+class GrandLMDB:
+    """Both databases, or the one that exists, grouped by image; keys are names of images."""
 
     name = "grand_lmdb"
 
     def __init__(self, root: Path, split: str):
-        if split not in LISTS:
-            raise SourceError(f"{self.name}: no split {split!r}; there are {', '.join(LISTS)}")
+        """List the images.
+
+        Raises:
+            SourceError: there is no database, or a damaged one, or there is no such split.
+        """
+        require_split(self.name, split, LISTS)
         self.split, self._folder = split, data_folder(root)
         self._names = {
-            database: dict.fromkeys(_names(self._folder / database, split))
+            database: dict.fromkeys(_image_names(self._folder / database, split))
             for database in (EXPRESSIONS, CAPTIONS)
             if (self._folder / database).is_dir()
         }
         if not self._names:
             raise SourceError(
-                f"{self._folder}: no {EXPRESSIONS} and no {CAPTIONS} in it; "
-                "the released JSON files are read as grand"
+                f"{self._folder}: contains no {EXPRESSIONS} and no {CAPTIONS}; "
+                "use the dataset grand for the released JSON files"
             )
         self._keys = list(dict.fromkeys(key for names in self._names.values() for key in names))
 
     @property
     def keys(self) -> Sequence[str]:
-        """Names of pictures, those with expressions first."""
+        """Names of images, those with expressions first."""
         return self._keys
 
     def read(self, key: str) -> ReadResult:
-        """What both databases say about a picture."""
-        notes = DefectLog(f"{self.name} {quoted(key)}")
+        """Read the annotations of an image from both databases."""
+        log = DefectLog(f"{self.name} {quoted(key)}")
         path = self.image_path(key)
         if path is None:
-            notes.add(MISSING_IMAGE, f"not in {self._folder / 'images'}")
-        picture = read_image_file(path, notes) if path else None
-        if picture is None:
-            return notes.nothing()
-        draft = RecordBuilder(picture, notes)
-        described = []
-        for i, item in enumerate(self._items(EXPRESSIONS, key, notes)):
+            log.add(MISSING_IMAGE, f"not in {self._folder / 'images'}")
+        image = read_image_file(path, log) if path else None
+        if image is None:
+            return log.no_record()
+        builder = RecordBuilder(image, log)
+        expressions = []
+        for i, item in enumerate(self._items(EXPRESSIONS, key, log)):
             where = f"expression {i}"
-            fields = as_fields(item, notes, where)
-            text = clean_expression(fields.get("attribute"), notes, where) if fields else ""
+            fields = as_fields(item, log, where)
+            text = clean_expression(fields.get("attribute"), log, where) if fields else ""
             if not text:
                 continue
-            box = draft.box(fields.get("bbox"), where)
-            region = draft.region(box, draft.mask(fields.get("segmentation"), where))
-            described += [] if region is None else [(text, region)]
-        describe(draft, described)
-        add_captions(draft, self._items(CAPTIONS, key, notes), "caption")
-        return draft.result(Path(key).stem, self.name, self.split)
+            box = builder.parse_box(fields.get("bbox"), where)
+            region = builder.add_region(box, builder.parse_mask(fields.get("segmentation"), where))
+            expressions += [] if region is None else [(text, region)]
+        add_expressions(builder, expressions)
+        add_short_captions(builder, self._items(CAPTIONS, key, log), "caption")
+        return builder.build(Path(key).stem, self.name, self.split)
 
     def image_path(self, key: str) -> Path | None:
-        """Where the picture of a key lies."""
+        """Return the path of the image of a key; None if there is no such file."""
         return image_path(self._folder, key)
 
-    def _items(self, database: str, key: str, notes: DefectLog) -> list[Any]:
-        """The list under a picture's name in one database."""
+    def _items(self, database: str, key: str, log: DefectLog) -> list[Any]:
+        """The list under the name of an image in one database."""
         if key not in self._names.get(database, ()):
             return []
-        with _environment(self._folder / database).begin() as transaction:
+        with _open_database(self._folder / database).begin() as transaction:
             value = transaction.get(key.encode())
         if value is None:
-            notes.add(MISSING_ENTRY, f"listed, but not in {database}")
+            log.add(MISSING_ENTRY, f"listed, but not in {database}")
             return []
         try:
-            fields = as_fields(parse_json(value), notes, database)
+            fields = as_fields(parse_json(value), log, database)
         except ValueError as error:
-            notes.add(BROKEN_ENTRY, f"{database}: {error}")
+            log.add(BROKEN_ENTRY, f"{database}: {error}")
             return []
-        return as_list(fields.get(key), notes, database)
+        return as_list(fields.get(key), log, database)
 
 
-def _names(database: Path, split: str) -> list[str]:
-    """Names of pictures from the list of a split; without one, everything that is there."""
-    listed = database / f"{database.name}_{LISTS[split]}.txt"
-    if listed.is_file():
-        lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
+def _image_names(database: Path, split: str) -> list[str]:
+    """Names of images in the list of a split; without a list, all keys of the database."""
+    names_file = database / f"{database.name}_{LISTS[split]}.txt"
+    if names_file.is_file():
+        lines = names_file.read_text(encoding="utf-8", errors="replace").splitlines()
         return [line.strip() for line in lines if line.strip()]
     if split != "train":
-        raise SourceError(f"{listed}: no such file; it lists the pictures of split {split!r}")
-    with _environment(database).begin() as transaction:
+        raise SourceError(f"{names_file}: no such file; it lists the images of split {split!r}")
+    with _open_database(database).begin() as transaction:
         keys = transaction.cursor().iternext(keys=True, values=False)
         return [bytes(key).decode("utf-8", "replace") for key in keys]
 
 
-def _environment(database: Path) -> Any:
-    """An open database. LMDB allows one of a kind in a process, so it stays open."""
+def _open_database(database: Path) -> Any:
+    """An open database. LMDB allows to open it once in a process, so it stays open."""
     with _opening:
         return _open(database.resolve())
 
@@ -139,4 +138,4 @@ def _open(database: Path) -> Any:
     try:
         return lmdb.open(str(database), readonly=True, lock=False, readahead=False, max_dbs=0)
     except lmdb.Error as error:
-        raise SourceError(f"{database}: no readable LMDB: {error}") from error
+        raise SourceError(f"{database}: not a readable LMDB: {error}") from error

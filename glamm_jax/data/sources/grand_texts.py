@@ -1,4 +1,4 @@
-"""What GranD says about a picture, whichever file it comes from, as annotations of a draft."""
+"""Texts of GranD, from its JSON files or its LMDBs, as annotations of a record."""
 
 from __future__ import annotations
 
@@ -7,80 +7,97 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from glamm_jax.data.sources.dataset_files import find_image
+from glamm_jax.data.sources.defects import REPEATED_EXPRESSION, DefectLog, quoted
+from glamm_jax.data.sources.json_files import Fields, as_fields, as_list, as_text
 from glamm_jax.data.sources.record_builder import RecordBuilder
-from glamm_jax.data.sources.source_files import (
-    REPEATED_EXPRESSION,
-    DefectLog,
-    Fields,
-    as_fields,
-    as_list,
-    as_text,
-    find_image,
-    quoted,
-)
 
-# What a language model said in front of its answer, whole or cut.
+# The speaker before the answer of a language model, complete or cut.
 SPEAKER = re.compile(r"^\s*(?:ass)?istant\s*:\s*", re.IGNORECASE)
 
 
 def data_folder(root: Path) -> Path:
-    """GranD's own folder, given itself or by the one that holds it."""
+    """Return GranD's own folder; `root` is that folder or its parent."""
     inner = root / "GranD_Data"
     return inner if inner.is_dir() else root
 
 
 def image_path(folder: Path, name: str) -> Path | None:
-    """Where a picture lies in GranD's folder."""
+    """Return the path of an image below GranD's folder; None if there is no such file."""
     return find_image(folder, ["images"], name)
 
 
-def expressions(item: Fields, notes: DefectLog, where: str) -> list[str]:
-    """The attributes of an object that describe it: those that name it, else the first.
+def object_expressions(item: Fields, log: DefectLog, where: str) -> list[str]:
+    """Return the attributes that describe an object: those that contain its label, else the first.
 
-    `attributes` is a text, a list of texts or null; labels are written_so.
+    Args:
+        item: fields of the object. `attributes` is a text, a list of texts or null; labels are
+            written_like_this.
+        log: for defects.
+        where: place of the object, for defects.
+
     Source: GranD/prepare_annotations/prepare_grand_referring_expression.py.
     """
-    listed = item.get("attributes")
-    listed = [listed] if isinstance(listed, str) else as_list(listed, notes, f"{where}, attributes")
-    texts = [clean_expression(value, notes, f"{where}, attribute") for value in listed]
+    attributes = item.get("attributes")
+    if isinstance(attributes, str):
+        attributes = [attributes]
+    attributes = as_list(attributes, log, f"{where}, attributes")
+    texts = [clean_expression(value, log, f"{where}, attribute") for value in attributes]
     texts = list(dict.fromkeys(text for text in texts if text))
     labels = item.get("labels")
     labels = [*(labels if isinstance(labels, list) else []), item.get("label")]
     names = [label.replace("_", " ").lower() for label in labels if isinstance(label, str)]
-    named = [text for text in texts if any(name and name in text.lower() for name in names)]
-    return named or texts[:1]
+    naming = [text for text in texts if any(name and name in text.lower() for name in names)]
+    return naming or texts[:1]
 
 
-def clean_expression(value: Any, notes: DefectLog, where: str) -> str:
-    """An attribute without the speaker before it; "" and a defect where nothing is left."""
-    text = as_text(value, notes, where)
-    return as_text(SPEAKER.sub("", text).strip(), notes, where) if text else ""
+def clean_expression(value: Any, log: DefectLog, where: str) -> str:
+    """Return an attribute without the speaker before it; "" and a defect if nothing is left.
 
-
-def describe(draft: RecordBuilder, described: Iterable[tuple[str, int]]) -> None:
-    """Each text and region: a description of the region's box, and an expression for its mask.
-
-    A text of several regions is one expression, which means all of them.
+    Args:
+        value: the attribute, from a file.
+        log: for the defect.
+        where: place of the attribute, for the defect.
     """
-    meant: dict[str, list[int]] = {}
-    spelled: dict[str, str] = {}
-    for text, region in described:
-        if draft.box_of(region) is not None:
-            draft.annotate("region", text, [region])
-        if draft.has_mask(region):
-            meant.setdefault(text.lower(), []).append(region)
-            spelled.setdefault(text.lower(), text)
-    for key, regions in meant.items():
+    text = as_text(value, log, where)
+    return as_text(SPEAKER.sub("", text).strip(), log, where) if text else ""
+
+
+def add_expressions(builder: RecordBuilder, expressions: Iterable[tuple[str, int]]) -> None:
+    """Add each text both as the caption of its region's box and as a referring expression.
+
+    A text of several regions is one referring expression, which refers to all of them.
+
+    Args:
+        builder: of the record.
+        expressions: texts with the index of their region.
+    """
+    regions_by_text: dict[str, list[int]] = {}  # lower-cased text -> regions
+    spelling: dict[str, str] = {}  # lower-cased text -> text
+    for text, region in expressions:
+        if builder.region_box(region) is not None:
+            builder.add_annotation("region", text, [region])
+        if builder.has_mask(region):
+            regions_by_text.setdefault(text.lower(), []).append(region)
+            spelling.setdefault(text.lower(), text)
+    for key, regions in regions_by_text.items():
         if len(regions) > 1:
-            draft.notes.add(REPEATED_EXPRESSION, f"{quoted(spelled[key])}: {len(regions)} regions")
-        draft.annotate("referring", spelled[key], regions)
+            where = f"{quoted(spelling[key])}: {len(regions)} regions"
+            builder.log.add(REPEATED_EXPRESSION, where)
+        builder.add_annotation("referring", spelling[key], regions)
 
 
-def add_captions(draft: RecordBuilder, captions: Any, where: str) -> None:
-    """Short captions as captions of the whole picture; their groundings are not used."""
-    for i, item in enumerate(as_list(captions, draft.notes, where)):
-        name = f"{where} {i}"
-        fields = as_fields(item, draft.notes, name)
-        text = as_text(fields.get("caption"), draft.notes, name).strip() if fields else ""
+def add_short_captions(builder: RecordBuilder, captions: Any, where: str) -> None:
+    """Add short captions as captions of the complete image; their groundings are not used.
+
+    Args:
+        builder: of the record.
+        captions: a list of objects, from a file.
+        where: name of a caption, for defects.
+    """
+    for i, item in enumerate(as_list(captions, builder.log, where)):
+        place = f"{where} {i}"
+        fields = as_fields(item, builder.log, place)
+        text = as_text(fields.get("caption"), builder.log, place).strip() if fields else ""
         if text:
-            draft.annotate("caption", text)
+            builder.add_annotation("caption", text)

@@ -1,4 +1,4 @@
-"""Annotations in one file that says more than one thing about a picture, gathered by picture."""
+"""Base classes of readers of one annotation file with several entries for each image."""
 
 from __future__ import annotations
 
@@ -8,118 +8,123 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from glamm_jax.data.record import Defect, ReadResult
-from glamm_jax.data.sources.coco_file import CocoFile, Strays, read_coco
-from glamm_jax.data.sources.record_builder import RecordBuilder
-from glamm_jax.data.sources.source_files import (
-    BROKEN_ENTRY,
-    NO_ANNOTATION,
-    DefectLog,
-    Fields,
-    SourceError,
-    as_id,
+from glamm_jax.data.sources.coco_file import CocoFile, read_coco
+from glamm_jax.data.sources.dataset_files import (
     find_image,
     first_existing,
     open_image_file,
-    quoted,
-    read_json,
     require_split,
 )
+from glamm_jax.data.sources.defects import (
+    BROKEN_ENTRY,
+    NO_ANNOTATION,
+    DefectLog,
+    DefectsByKey,
+    SourceError,
+    quoted,
+)
+from glamm_jax.data.sources.json_files import Fields, as_id, read_json
+from glamm_jax.data.sources.record_builder import RecordBuilder
 
-# What one entry of a file is: its number there, and its fields.
-Entry = tuple[int, Fields]
 
-
-def files_of(splits: Sequence[str], *places: str) -> dict[str, list[str]]:
-    """Places where the file of each split may lie; {} in them is the split."""
+def files_by_split(splits: Sequence[str], *places: str) -> dict[str, list[str]]:
+    """Return the places where the file of each split may be; {} in a place is the split."""
     return {split: [place.format(split) for place in places] for split in splits}
 
 
 class GroupedSource(ABC):
-    """Entries of one file, gathered by picture. What has no picture has a key of its own.
+    """A source whose file lists entries with the name of their image; one record for each image.
 
-    Raises: SourceError when the annotations are absent or no JSON, or there is no such split.
+    An entry without an image has a key of its own, under which only its defect is read.
+
+    Attributes:
+        name: of the dataset.
+        files: split -> places where its file may be, below the data folder.
+        image_folders: where images may be, below the data folder; {} is the split.
     """
 
     name = ""
-    files: Mapping[str, Sequence[str]]  # split -> places of its file, from the data folder
-    folders: Sequence[str]  # where pictures may lie; {} in them is the split
+    files: Mapping[str, Sequence[str]]
+    image_folders: Sequence[str]
 
     def __init__(self, root: Path, split: str):
+        """Read the annotations.
+
+        Raises:
+            SourceError: they are missing or not JSON, or there is no such split.
+        """
         require_split(self.name, split, self.files)
         self.split, self._root = split, root
-        self._folders = [folder.format(split) for folder in self.folders]
+        self._folders = [folder.format(split) for folder in self.image_folders]
         self._file = first_existing(root, self.files[split])
-        self._entries: dict[str, list[Entry]] = {}
-        self._broken: Strays = {}
-        for i, entry in enumerate(self._load()):
-            self._sort_in(i, entry)
+        # Entries of each image, with their positions in the file.
+        self._entries: dict[str, list[tuple[int, Fields]]] = {}
+        self._unassigned: DefectsByKey = {}
+        for i, entry in enumerate(self._read_entries()):
+            fields = self._with_file_name(entry)
+            name = fields.get("file_name") if isinstance(fields, dict) else None
+            if isinstance(name, str) and name:
+                self._entries.setdefault(name, []).append((i, fields))
+            else:
+                self._unassigned[f"entry {i}"] = (BROKEN_ENTRY, f"no image name: {quoted(entry)}")
 
     @property
     def keys(self) -> Sequence[str]:
-        """File names of pictures, in the order of the file, then entries that name none."""
-        return [*self._entries, *self._broken]
+        """File names of images, in the order of the file, then the entries without an image."""
+        return [*self._entries, *self._unassigned]
 
     def read(self, key: str) -> ReadResult:
-        """Everything that is said about a picture."""
-        notes = DefectLog(f"{self._file.name} {quoted(key)}")
-        if key in self._broken:
-            notes.add(*self._broken[key])
-            return notes.nothing()
-        picture = open_image_file(self.image_path(key), self._folders, notes)
-        if picture is None:
-            return notes.nothing()
-        draft = RecordBuilder(picture, notes)
+        """Read all annotations of an image."""
+        log = DefectLog(f"{self._file.name} {quoted(key)}")
+        if key in self._unassigned:
+            log.add(*self._unassigned[key])
+            return log.no_record()
+        image = open_image_file(self.image_path(key), self._folders, log)
+        if image is None:
+            return log.no_record()
+        builder = RecordBuilder(image, log)
         for i, entry in self._entries[key]:
-            draft.check_size(entry.get("height"), entry.get("width"))
-            self._fill(draft, entry, f"entry {i}")
-        found = draft.result(PurePosixPath(key).stem, self.name, self.split)
-        if found.record is None and not found.defects:
-            return ReadResult(None, (Defect(NO_ANNOTATION, notes.where),))
-        return found
+            builder.check_size(entry.get("height"), entry.get("width"))
+            self._add_entry(builder, entry, f"entry {i}")
+        result = builder.build(PurePosixPath(key).stem, self.name, self.split)
+        if result.record is None and not result.defects:
+            return ReadResult(None, (Defect(NO_ANNOTATION, log.where),))
+        return result
 
     def image_path(self, key: str) -> Path | None:
-        """Where the picture of a key lies."""
+        """Return the path of the image of a key; None if there is no such file."""
         return find_image(self._root, self._folders, key)
 
-    def _sort_in(self, i: int, entry: Any) -> None:
-        fields = self._image_fields(entry)
-        name = fields.get("file_name") if isinstance(fields, dict) else None
-        if isinstance(name, str) and name:
-            self._entries.setdefault(name, []).append((i, fields))
-        else:
-            self._broken[f"entry {i}"] = (BROKEN_ENTRY, f"names no picture: {quoted(entry)}")
+    def _read_coco(self, file: Path) -> CocoFile:
+        """A file in COCO's layout; what belongs to none of its images gets keys of its own."""
+        coco = read_coco(file)
+        self._unassigned |= coco.unassigned
+        return coco
 
-    def _coco(self, file: Path) -> CocoFile:
-        """A file in COCO's layout; what belongs to no picture of it is broken."""
-        layout = read_coco(file)
-        self._broken |= layout.strays
-        return layout
-
-    def _load(self) -> Iterable[Any]:
+    def _read_entries(self) -> Iterable[Any]:
+        """The entries of the file; their types are not checked."""
         entries = read_json(self._file)
         if not isinstance(entries, list):
-            raise SourceError(
-                f"{self._file}: a list of pictures is expected, not {quoted(entries)}"
-            )
+            raise SourceError(f"{self._file}: must hold a list of images, not {quoted(entries)}")
         return entries
 
-    def _image_fields(self, entry: Any) -> Any:
-        """An entry with its picture's name as `file_name`."""
+    def _with_file_name(self, entry: Any) -> Any:
+        """An entry with the name of its image as `file_name`."""
         return entry
 
     @abstractmethod
-    def _fill(self, draft: RecordBuilder, entry: Fields, where: str) -> None:
-        """Add what an entry says about its picture."""
+    def _add_entry(self, builder: RecordBuilder, entry: Fields, where: str) -> None:
+        """Add the annotations of one entry of an image."""
 
 
 class CocoSource(GroupedSource):
-    """The same of a file in COCO's layout: what is said stands in annotations of the entries."""
+    """A grouped source whose file has COCO's layout: the entries are its images."""
 
-    def _load(self) -> Iterable[Any]:
-        self._layout = self._coco(self._file)
-        return self._layout.images
+    def _read_entries(self) -> Iterable[Any]:
+        self._coco = self._read_coco(self._file)
+        return self._coco.images
 
-    def _said(self, entry: Fields) -> Iterable[tuple[Fields, str]]:
-        """The annotations of an entry, and where they stand."""
-        for annotation in self._layout.annotations.get(as_id(entry.get("id")) or "", []):
+    def _annotations(self, entry: Fields) -> Iterable[tuple[Fields, str]]:
+        """The annotations of an entry, each with its place for defects."""
+        for annotation in self._coco.annotations.get(as_id(entry.get("id")) or "", []):
             yield annotation, f"annotation {quoted(annotation.get('id'))}"

@@ -1,12 +1,12 @@
-"""LLaVA-Instruct: conversations about pictures of COCO 2017.
+"""LLaVA-Instruct: conversations about images of COCO 2017.
 
     llava_dataset/llava_instruct_{150k,80k}.json, coco_2017/train2017
 
-The mark of the image, <image>, is taken out of the question that carries it, wherever it stands
-there: the model is shown the image in front of the first question.
-Source: dataset/caption_datasets/LLavaInstruct_vqa_ds.py. Differs: all conversations about a picture
-are one record; where one breaks off or loses its order, what stands before is kept (the original
-fails); a mark in a later turn is no second image.
+The image token, <image>, is removed from the question that contains it, wherever it is there: the
+model always sees the image before the first question.
+Source: dataset/caption_datasets/LLavaInstruct_vqa_ds.py. Differs: all conversations about an image
+are one record. Where a conversation breaks off or its turns do not alternate, the turns before that
+are kept (the original fails). An image token in a later turn is not a second image.
 """
 
 from __future__ import annotations
@@ -16,22 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.data.record import DatasetSource
-from glamm_jax.data.sources.grouped_by_image import GroupedSource, files_of
+from glamm_jax.data.sources.defects import DefectLog, quoted
+from glamm_jax.data.sources.grouped_by_image import GroupedSource, files_by_split
+from glamm_jax.data.sources.json_files import Fields, as_fields, as_list, as_text
 from glamm_jax.data.sources.record_builder import RecordBuilder
-from glamm_jax.data.sources.source_files import (
-    DefectLog,
-    Fields,
-    as_fields,
-    as_list,
-    as_text,
-    quoted,
-)
 from glamm_jax.text.special_tokens import IMAGE_PLACEHOLDER
 
-EXTRA_IMAGE = "image mark in a later turn"
+EXTRA_IMAGE = "image token in a later turn"
 NO_QUESTION = "answer without a question"
 UNANSWERED = "question without an answer"
-WRONG_SPEAKER = "turn of the wrong speaker"
+WRONG_SPEAKER = "wrong speaker"
 
 SPEAKERS = ("human", "gpt")
 
@@ -40,57 +34,53 @@ class LLaVAInstruct150k(GroupedSource):
     """Conversations, descriptions and reasoning, written by a language model."""
 
     name = "llava_instruct_150k"
-    files = files_of(("train",), "llava_dataset/llava_instruct_150k.json")
-    folders = ("coco_2017/train2017",)
+    files = files_by_split(("train",), "llava_dataset/llava_instruct_150k.json")
+    image_folders = ("coco_2017/train2017",)
 
-    def _image_fields(self, entry: Any) -> Any:
+    def _with_file_name(self, entry: Any) -> Any:
         return entry | {"file_name": entry.get("image")} if isinstance(entry, dict) else None
 
-    def _fill(self, draft: RecordBuilder, entry: Fields, where: str) -> None:
-        listed = as_list(entry.get("conversations"), draft.notes, f"{where}, conversations")
-        turns = _turns(listed, draft.notes, where)
+    def _add_entry(self, builder: RecordBuilder, entry: Fields, where: str) -> None:
+        items = as_list(entry.get("conversations"), builder.log, f"{where}, conversations")
+        turns = _valid_turns(items, builder.log, where)
         if turns:
-            draft.annotate_turns(turns)
+            builder.add_conversation(turns)
 
 
 class LLaVAInstruct80k(LLaVAInstruct150k):
-    """A part of it."""
+    """A subset of LLaVA-Instruct 150k."""
 
     name = "llava_instruct_80k"
-    files = files_of(("train",), "llava_dataset/llava_instruct_80k.json")
+    files = files_by_split(("train",), "llava_dataset/llava_instruct_80k.json")
 
 
-def _turns(listed: Sequence[Any], notes: DefectLog, where: str) -> list[str]:
-    """Turns that alternate, the user's first, the assistant's last, as far as they are sound."""
+def _valid_turns(items: Sequence[Any], log: DefectLog, where: str) -> list[str]:
+    """The longest prefix of turns that alternate, from the user's first to an answer."""
     turns: list[str] = []
-    for i, item in enumerate(listed):
-        name = f"{where}, turn {i}"
-        fields = as_fields(item, notes, name)
+    for i, item in enumerate(items):
+        place = f"{where}, turn {i}"
+        fields = as_fields(item, log, place)
         speaker = fields.get("from")
         if i == 0 and speaker == SPEAKERS[1]:
-            notes.add(NO_QUESTION, name)
+            log.add(NO_QUESTION, place)
             continue
         if speaker != SPEAKERS[len(turns) % 2]:
-            notes.add(WRONG_SPEAKER, f"{name}: {quoted(speaker)}")
+            log.add(WRONG_SPEAKER, f"{place}: {quoted(speaker)}")
             break
-        text = _text(fields.get("value"), notes, name, first=not turns)
+        value = fields.get("value")
+        if isinstance(value, str) and IMAGE_PLACEHOLDER in value:
+            value = value.replace(IMAGE_PLACEHOLDER, "").strip()
+            if turns:
+                log.add(EXTRA_IMAGE, place)
+        text = as_text(value, log, place)
         if not text:
             break
         turns.append(text)
     if len(turns) % 2:
-        notes.add(UNANSWERED, f"{where}: {quoted(turns.pop())}")
+        log.add(UNANSWERED, f"{where}: {quoted(turns.pop())}")
     return turns
 
 
-def _text(value: Any, notes: DefectLog, where: str, *, first: bool) -> str:
-    """What is said in a turn without the image's mark."""
-    if isinstance(value, str) and IMAGE_PLACEHOLDER in value:
-        value = value.replace(IMAGE_PLACEHOLDER, "").strip()
-        if not first:
-            notes.add(EXTRA_IMAGE, where)
-    return as_text(value, notes, where)
-
-
 DATASETS: dict[str, Callable[[Path, str], DatasetSource]] = {
-    each.name: each for each in (LLaVAInstruct150k, LLaVAInstruct80k)
+    source.name: source for source in (LLaVAInstruct150k, LLaVAInstruct80k)
 }

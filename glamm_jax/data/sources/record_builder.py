@@ -1,4 +1,4 @@
-"""A record in the making: regions get numbers, annotations refer to them, defects are noted."""
+"""Construction of a record from annotations, value by value, with a log of their defects."""
 
 from __future__ import annotations
 
@@ -10,116 +10,153 @@ import numpy as np
 
 from glamm_jax.data.boxes import BoxError, check_boxes
 from glamm_jax.data.record import Annotation, Link, ReadResult, Record, Region, Task
-from glamm_jax.data.sources.mask_annotations import MaskAnnotation, read_mask
-from glamm_jax.data.sources.phrase_spans import Phrases
-from glamm_jax.data.sources.source_files import (
+from glamm_jax.data.sources.dataset_files import ImageFile
+from glamm_jax.data.sources.defects import (
     BAD_BOX,
     NO_GROUNDINGS,
     SIZE_MISMATCH,
     DefectLog,
-    ImageFile,
-    as_numbers,
     quoted,
 )
+from glamm_jax.data.sources.json_files import as_numbers
+from glamm_jax.data.sources.mask_annotations import MaskAnnotation, read_mask
+from glamm_jax.data.sources.phrase_spans import PhraseSpans
 
 MAX_COORDINATE = 1e6  # pixels
 Box = tuple[float, float, float, float]
 
 
 class RecordBuilder:
-    """What is known of one picture so far.
+    """Collects regions and annotations of one image.
 
-    Boxes and polygons count pixels of the picture that was annotated. Where the source says how
-    large that was, and it was not as large as this one, they are not used (`check_size`).
+    Boxes and polygons are in pixels of the image that was annotated. If the source gives the size
+    of that image and it differs from the size of this one, they are not used (`check_size`).
+
+    Attributes:
+        image: the file, and its size.
+        log: for the defects of the annotations.
     """
 
-    def __init__(self, picture: ImageFile, notes: DefectLog):
-        self.picture, self.notes = picture, notes
+    def __init__(self, image: ImageFile, log: DefectLog):
+        self.image, self.log = image, log
         self._regions: list[Region] = []
         self._annotations: list[Annotation] = []
         self._same_size = True
 
     def check_size(self, height: Any, width: Any) -> None:
-        """Compare the picture's size with what its annotations say; None says nothing."""
-        picture = self.picture
-        told = [x for x in ((height, picture.height), (width, picture.width)) if x[0] is not None]
-        self._same_size = all(said == true for said, true in told)
+        """Compare the size of the image with the annotated one, where that is not None."""
+        image = self.image
+        self._same_size = height in (None, image.height) and width in (None, image.width)
         if not self._same_size:
-            size = f"annotated at {quoted(height)} x {quoted(width)}"
-            self.notes.add(SIZE_MISMATCH, f"{size}, is {picture.height} x {picture.width}")
+            annotated = f"annotated at {quoted(height)} x {quoted(width)}"
+            self.log.add(SIZE_MISMATCH, f"{annotated}, is {image.height} x {image.width}")
 
-    def box(self, value: Any, where: str, *, xywh: bool = False) -> Box | None:
-        """A box that marks something in the picture, x0, y0, x1, y1; None and a defect otherwise.
+    def parse_box(self, value: Any, where: str, *, xywh: bool = False) -> Box | None:
+        """Return a box in pixels that overlaps the image; None and a defect for anything else.
 
-        It may reach beyond the picture (trap 12).
+        A box may reach beyond the image (quirk 12: the original keeps such boxes as they are).
+
+        Args:
+            value: four numbers from a file.
+            where: its place, for the defect.
+            xywh: they are x0, y0, width, height; otherwise x0, y0, x1, y1.
+
+        Returns:
+            x0, y0, x1, y1.
         """
         numbers = as_numbers(value, 4)
         if numbers is None or max(map(abs, numbers)) > MAX_COORDINATE:
-            self.notes.add(BAD_BOX, f"{where}: {quoted(value)} is no box")
+            self.log.add(BAD_BOX, f"{where}: {quoted(value)} is not a box")
             return None
         if not self._same_size:
-            self.notes.add(BAD_BOX, f"{where}: a box for a picture of another size")
+            self.log.add(BAD_BOX, f"{where}: a box for an image of another size")
             return None
         x0, y0, x1, y1 = numbers
         box = (x0, y0, x0 + x1, y0 + y1) if xywh else (x0, y0, x1, y1)
         try:
-            check_boxes(np.array([box], np.float64), self.picture.height, self.picture.width)
+            check_boxes(np.array([box], np.float64), self.image.height, self.image.width)
         except BoxError as error:
-            self.notes.add(BAD_BOX, f"{where}: {error}")
+            self.log.add(BAD_BOX, f"{where}: {error}")
             return None
         return box
 
-    def mask(self, parts: Any, where: str) -> MaskAnnotation | None:
-        """The mask of a segmentation, or None and a defect."""
-        height, width = self.picture.height, self.picture.width
-        return read_mask(parts, height, width, self.notes, where, self._same_size)
+    def parse_mask(self, parts: Any, where: str) -> MaskAnnotation | None:
+        """Return the mask of a segmentation; None and a defect where it cannot be read."""
+        height, width = self.image.height, self.image.width
+        return read_mask(parts, height, width, self.log, where, self._same_size)
 
-    def region(self, box: Box | None, shape: MaskAnnotation | None) -> int | None:
-        """The number of a new region; None where there is nothing to make it of."""
-        if box is None and shape is None:
+    def add_region(self, box: Box | None, mask: MaskAnnotation | None) -> int | None:
+        """Add a region with a box, a mask or both; returns its index, None if it has neither."""
+        if box is None and mask is None:
             return None
-        mask, overlap = (shape.mask, shape.overlap) if shape else (None, None)
-        self._regions.append(Region(box, mask, overlap))
+        region = Region(box) if mask is None else Region(box, mask.mask, mask.overlap)
+        self._regions.append(region)
         return len(self._regions) - 1
 
     def has_mask(self, region: int) -> bool:
-        """Whether a region has a mask, empty or not."""
+        """Return whether a region has a mask; it may be empty."""
         return self._regions[region].mask is not None
 
-    def box_of(self, region: int) -> Box | None:
-        """A region's box."""
+    def region_box(self, region: int) -> Box | None:
+        """Return the box of a region."""
         return self._regions[region].box_xyxy_pixel
 
-    def annotate(self, task: Task, text: str, regions: Sequence[int] = ()) -> None:
-        """Say something about whole regions, or about the picture."""
+    def add_annotation(self, task: Task, text: str, regions: Sequence[int] = ()) -> None:
+        """Add a text about regions, or about the complete image.
+
+        Args:
+            task: of the annotation.
+            text: the caption, expression or class.
+            regions: indices of the regions; none for the complete image.
+        """
         links = tuple(Link(region) for region in regions)
         self._annotations.append(Annotation(task, text, links))
 
-    def annotate_phrases(self, text: str, phrases: Phrases, where: str) -> None:
-        """A caption with what could be grounded of it; without any of that it is a plain one."""
+    def add_grounded_caption(self, text: str, phrases: PhraseSpans, where: str) -> None:
+        """Add a caption with the links of its phrases; without links it is a plain caption.
+
+        Args:
+            text: the caption.
+            phrases: of the caption, with their regions.
+            where: its place, for the defect of a caption without links.
+        """
         links = phrases.links()
         if not links:
-            self.notes.add(NO_GROUNDINGS, where)
+            self.log.add(NO_GROUNDINGS, where)
         self._annotations.append(Annotation("gcg" if links else "caption", text, links))
 
-    def annotate_turns(self, turns: Sequence[str]) -> None:
-        """A conversation about the picture, the user first."""
+    def add_conversation(self, turns: Sequence[str]) -> None:
+        """Add a conversation; the turns alternate and the user's is the first."""
         self._annotations.append(Annotation("vqa", turns=tuple(turns)))
 
-    def result(self, image_id: str, source: str, split: str) -> ReadResult:
-        """The record, or none where nothing is said about the picture.
+    def build(self, image_id: str, source: str, split: str) -> ReadResult:
+        """Return the record, or none if the image has no annotation, with all defects.
 
-        Regions that no annotation speaks of are left out.
+        Regions without an annotation are dropped.
+
+        Args:
+            image_id: name of the image in its dataset.
+            source: name of the dataset.
+            split: of the dataset.
         """
-        defects = tuple(self.notes.defects)
+        defects = tuple(self.log.defects)
         if not self._annotations:
             return ReadResult(None, defects)
         used = sorted({link.region for item in self._annotations for link in item.links})
-        number = {region: i for i, region in enumerate(used)}
+        new_index = {region: i for i, region in enumerate(used)}
         annotations = [
-            replace(item, links=tuple(replace(x, region=number[x.region]) for x in item.links))
+            replace(item, links=tuple(replace(x, region=new_index[x.region]) for x in item.links))
             for item in self._annotations
         ]
-        data, height, width = self.picture
-        said = tuple(self._regions[i] for i in used), tuple(annotations)
-        return ReadResult(Record(data, image_id, source, split, height, width, *said), defects)
+        data, height, width = self.image
+        record = Record(
+            data,
+            image_id,
+            source,
+            split,
+            height,
+            width,
+            regions=tuple(self._regions[region] for region in used),
+            annotations=tuple(annotations),
+        )
+        return ReadResult(record, defects)

@@ -1,6 +1,7 @@
-"""Every dataset by name. A module of this package that has `DATASETS` is a family of them.
+"""All datasets by name.
 
-A family is imported when it is asked for; libraries that only it needs are imported when it reads.
+A module of this package that has a `DATASETS` contributes its entries. Libraries that only one
+dataset needs are imported when that dataset is read.
 """
 
 from __future__ import annotations
@@ -13,33 +14,38 @@ from pkgutil import iter_modules
 
 from glamm_jax.data import sources
 from glamm_jax.data.record import DatasetSource
-from glamm_jax.data.sources.source_files import SourceError
+from glamm_jax.data.sources.defects import SourceError
 
 MakeSource = Callable[[Path, str], DatasetSource]
 
 
 def datasets() -> dict[str, MakeSource]:
-    """Name of a dataset -> what opens it, given its folder (or file) and a split."""
-    found: dict[str, MakeSource] = {}
+    """Return the function that opens each dataset, by name.
+
+    The function takes the data folder (for `jsonl` the file) and the split.
+    """
+    registered: dict[str, MakeSource] = {}
     for module in iter_modules(sources.__path__, f"{sources.__name__}."):
         if module.name == __name__:
             continue
         family: dict[str, MakeSource] = getattr(import_module(module.name), "DATASETS", {})
-        twice = found.keys() & family.keys()
-        if twice:
-            raise ValueError(f"{module.name}: {', '.join(sorted(twice))} has a reader already")
-        found |= family
-    return dict(sorted(found.items()))
+        duplicates = registered.keys() & family.keys()
+        if duplicates:
+            names = ", ".join(sorted(duplicates))
+            raise ValueError(f"{module.name}: {names} is registered already")
+        registered |= family
+    return dict(sorted(registered.items()))
 
 
 def find_dataset(name: str) -> MakeSource:
-    """What opens a dataset.
+    """Return the function that opens a dataset.
 
-    Raises: SourceError for an unknown name, with the nearest and all that are known.
+    Raises:
+        SourceError: there is no such dataset; names the closest match, then lists all.
     """
-    known = datasets()
-    if name in known:
-        return known[name]
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise SourceError(f"no dataset {name!r}; {hint}known are {', '.join(known)}")
+    available = datasets()
+    if name in available:
+        return available[name]
+    matches = difflib.get_close_matches(name.lower(), available, n=1)
+    hint = f"did you mean {matches[0]!r}? " if matches else ""
+    raise SourceError(f"no dataset {name!r}; {hint}available: {', '.join(available)}")

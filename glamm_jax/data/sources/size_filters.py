@@ -1,46 +1,66 @@
-"""What the original does not train on: short captions, small pictures and boxes. It is counted.
+"""Filters of the original: it does not train on short captions, small images and small boxes.
+
+A filter returns True, and adds a defect, where something is left out.
 
 Source: dataset/gcg_datasets/GranDf_gcg_ds.py, dataset/region_datasets/*.py.
 """
 
 from __future__ import annotations
 
-from glamm_jax.data.sources.source_files import (
+from glamm_jax.data.sources.dataset_files import ImageFile
+from glamm_jax.data.sources.defects import (
     SHORT_CAPTION,
     SMALL_BOX,
     SMALL_IMAGE,
     DefectLog,
-    Fields,
-    ImageFile,
-    as_numbers,
     quoted,
 )
+from glamm_jax.data.sources.json_files import Fields, as_numbers
 
-MIN_WORDS, MIN_SIDE = 3, 32  # of a caption of Flickr30k; of a picture, in pixels
+MIN_WORDS = 3  # of a caption of Flickr30k
+MIN_SIDE = 32  # of an image, in pixels
 
 
-def is_short_caption(text: str, notes: DefectLog, where: str) -> bool:
-    """Whether a caption has fewer than three words."""
+def is_short_caption(text: str, log: DefectLog, where: str) -> bool:
+    """Return whether a caption has fewer than three words.
+
+    Args:
+        text: the caption.
+        log: for the defect.
+        where: place of the caption, for the defect.
+    """
     if len(text.split(" ")) >= MIN_WORDS:
         return False
-    notes.add(SHORT_CAPTION, f"{where}: {quoted(text)}")
+    log.add(SHORT_CAPTION, f"{where}: {quoted(text)}")
     return True
 
 
-def is_small_image(picture: ImageFile, notes: DefectLog, where: str) -> bool:
-    """Whether a side of a picture has fewer than 32 pixels."""
-    if min(picture.height, picture.width) >= MIN_SIDE:
+def is_small_image(image: ImageFile, log: DefectLog, where: str) -> bool:
+    """Return whether a side of an image is shorter than 32 pixels.
+
+    Args:
+        image: the image.
+        log: for the defect.
+        where: place of the annotation of the image, for the defect.
+    """
+    if min(image.height, image.width) >= MIN_SIDE:
         return False
-    notes.add(SMALL_IMAGE, f"{where}: {picture.height} x {picture.width}")
+    log.add(SMALL_IMAGE, f"{where}: {image.height} x {image.width}")
     return True
 
 
-def is_small_box(annotation: Fields, notes: DefectLog, where: str) -> bool:
-    """Whether an annotation has no area, a side below one pixel, or is marked to be ignored."""
-    bounds, area = annotation.get("bbox"), as_numbers([annotation.get("area")], 1)
-    numbers = as_numbers(bounds, 4)
-    small = numbers is not None and (numbers[2] < 1 or numbers[3] < 1)
+def is_small_box(annotation: Fields, log: DefectLog, where: str) -> bool:
+    """Return whether an annotation has no area, a side below one pixel, or an `ignore` flag.
+
+    Args:
+        annotation: in COCO's layout.
+        log: for the defect.
+        where: place of the annotation, for the defect.
+    """
+    bbox, area = annotation.get("bbox"), as_numbers([annotation.get("area")], 1)
+    xywh = as_numbers(bbox, 4)
+    small = xywh is not None and (xywh[2] < 1 or xywh[3] < 1)
     if not small and (area is None or area[0] > 0) and not annotation.get("ignore"):
         return False
-    notes.add(SMALL_BOX, f"{where}: {quoted(bounds)}, area {quoted(annotation.get('area'))}")
+    log.add(SMALL_BOX, f"{where}: {quoted(bbox)}, area {quoted(annotation.get('area'))}")
     return True

@@ -21,7 +21,7 @@ import numpy as np
 from glamm_jax.data import rle
 from glamm_jax.data.conversation_sampler import decode_union
 from glamm_jax.data.record import Annotation, Link, Record, Task
-from glamm_jax.data.sources.source_files import DefectLog
+from glamm_jax.data.sources.defects import DefectLog
 from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.benchmarks.original_annotations import ImageFiles
 from glamm_jax.evaluation.llm_judge import Review, ReviewCase

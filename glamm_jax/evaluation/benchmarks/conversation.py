@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.data.record import Record
-from glamm_jax.data.sources.source_files import SourceError
+from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.evaluation.benchmarks.base import (
     AnnotatedImages,
     Benchmark,

@@ -13,15 +13,9 @@ from glamm_jax.data import rle
 from glamm_jax.data.conversation_sampler import phrase_spans
 from glamm_jax.data.record import Record
 from glamm_jax.data.sources.coco_file import read_coco
+from glamm_jax.data.sources.defects import BAD_MASK, DefectLog, SourceError, quoted
+from glamm_jax.data.sources.json_files import as_id, as_list
 from glamm_jax.data.sources.mask_annotations import read_mask
-from glamm_jax.data.sources.source_files import (
-    BAD_MASK,
-    DefectLog,
-    SourceError,
-    as_id,
-    as_list,
-    quoted,
-)
 from glamm_jax.evaluation.benchmarks.base import (
     AnnotatedImages,
     Benchmark,

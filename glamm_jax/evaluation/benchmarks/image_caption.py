@@ -8,7 +8,8 @@ from typing import Any
 
 from glamm_jax.data.record import Record
 from glamm_jax.data.sources.coco_file import CocoFile, read_coco
-from glamm_jax.data.sources.source_files import SourceError, as_id, read_json
+from glamm_jax.data.sources.defects import SourceError
+from glamm_jax.data.sources.json_files import as_id, read_json
 from glamm_jax.evaluation.benchmarks.base import (
     AnnotatedImages,
     Benchmark,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from glamm_jax.data.record import Record, RecordError
 from glamm_jax.data.sources.coco_file import CocoFile
-from glamm_jax.data.sources.source_files import SourceError, as_id, quoted
+from glamm_jax.data.sources.defects import SourceError, quoted
+from glamm_jax.data.sources.json_files import as_id
 
 # Where images may be, relative to the folder of the annotations and to the folders above it.
 IMAGE_FOLDERS = (
@@ -73,10 +74,10 @@ def find_images(coco: CocoFile, base: Path, folder: Path | None) -> ImageFiles:
     for i, entry in enumerate(coco.images):
         if not isinstance(entry, dict) or as_id(entry.get("id")) is None:
             raise SourceError(f"{base}: image {i} of the annotations has no id: {quoted(entry)}")
-    if coco.strays:
-        kind, where = next(iter(coco.strays.values()))
+    if coco.unassigned:
+        kind, where = next(iter(coco.unassigned.values()))
         raise SourceError(
-            f"{base}: {len(coco.strays)} broken annotations; the first: {kind}: {where}"
+            f"{base}: {len(coco.unassigned)} broken annotations; the first: {kind}: {where}"
         )
     # Without a file name the id is the name, as in the file names of the original's predictions.
     names = [str(e.get("file_name") or f"{as_id(e.get('id'))}.jpg") for e in coco.images]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from glamm_jax.data.record import Record
 from glamm_jax.data.sources.coco_file import read_coco
-from glamm_jax.data.sources.source_files import DefectLog, as_id, as_numbers, quoted
+from glamm_jax.data.sources.defects import DefectLog, quoted
+from glamm_jax.data.sources.json_files import as_id, as_numbers
 from glamm_jax.evaluation.benchmarks.base import (
     AnnotatedImages,
     Benchmark,

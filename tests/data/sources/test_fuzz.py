@@ -1,4 +1,4 @@
-"""Damaged annotations: reading never raises, and whatever is not damaged is read as before."""
+"""Damaged annotations: reading never raises, and undamaged entries are read as before."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from glamm_jax.data.sources import (
     region_captions,
     semantic_segmentation,
 )
+from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.data.sources.grand import GrandFiles
-from glamm_jax.data.sources.grand_lmdb import CAPTIONS, EXPRESSIONS, GrandDatabase
-from glamm_jax.data.sources.source_files import SourceError
-from tests.data.sources.damage import Place, damaged
-from tests.data.sources.scenes import scene
-from tests.data.sources.small import FIXTURES, picture, read_all, write
+from glamm_jax.data.sources.grand_lmdb import CAPTIONS, EXPRESSIONS, GrandLMDB
+from tests.data.sources.damaged_json import Place, damaged
+from tests.data.sources.grand_scene import scene
+from tests.data.sources.small_datasets import FIXTURES, image_bytes, read_all, write
 
 
 class Family(NamedTuple):
-    """A dataset of the fixtures and one of its files; `owner` tells whose a place in it is."""
+    """A dataset of the fixtures and one of its files; `owner` gives the key of a place in it."""
 
     make: Callable[[Path, str], DatasetSource]
     file: str
@@ -44,50 +44,50 @@ class Family(NamedTuple):
 
 
 def in_list(tree: Any, place: Place) -> str | None:
-    """A list of entries that name their pictures."""
+    """The key in a list of entries with `file_name`."""
     return tree[place[0]]["file_name"] if place else None
 
 
 def in_named_list(tree: Any, place: Place) -> str | None:
-    """A list of entries that name their images."""
+    """The key in a list of entries with `image`."""
     return tree[place[0]]["image"] if place else None
 
 
 def in_wrapped_list(tree: Any, place: Place) -> str | None:
-    """A list of {id: entry}."""
+    """The key in a list of {id: entry}."""
     return next(iter(tree[place[0]].values()))["img_file_name"] if place else None
 
 
 def in_lists(tree: Any, place: Place) -> str | None:
-    """COCO's lists of pictures and annotations; keys are file names."""
+    """The key, a file name, in COCO's lists of images and annotations."""
     if len(place) < 2 or place[0] not in ("images", "annotations"):
         return None
-    item = tree[place[0]][place[1]]
-    image = item["id" if place[0] == "images" else "image_id"]
-    return next(each["file_name"] for each in tree["images"] if each["id"] == image)
+    entry = tree[place[0]][place[1]]
+    image_id = entry["id" if place[0] == "images" else "image_id"]
+    return next(image["file_name"] for image in tree["images"] if image["id"] == image_id)
 
 
 def in_instances(tree: Any, place: Place) -> str | None:
-    """The same, keys are ids."""
+    """The key, an id, in COCO's lists of images and annotations."""
     if len(place) < 2 or place[0] not in ("images", "annotations"):
         return None
     return str(tree[place[0]][place[1]]["id" if place[0] == "images" else "image_id"])
 
 
 def in_refs(tree: Any, place: Place) -> str | None:
-    """A list of references."""
+    """The key in a list of references."""
     return str(tree[place[0]]["image_id"]) if place else None
 
 
 GRANDF = "GranDf/annotations/train"
 FAMILIES = {
-    "human": Family(grandf.HumanAnnotated, f"{GRANDF}/GranDf_HA_GCG_train.json", in_list),
-    "psg": Family(grandf.OpenPSG, f"{GRANDF}/OpenPsgGCG_train.json", in_list),
+    "human": Family(grandf.GranDfHumanAnnotated, f"{GRANDF}/GranDf_HA_GCG_train.json", in_list),
+    "psg": Family(grandf.GranDfOpenPSG, f"{GRANDF}/OpenPsgGCG_train.json", in_list),
     "refcocog captions": Family(
-        grandf.RefCOCOg, f"{GRANDF}/RefCOCOg_GCG_train.json", in_wrapped_list
+        grandf.GranDfRefCOCOg, f"{GRANDF}/RefCOCOg_GCG_train.json", in_wrapped_list
     ),
     "flickr": Family(
-        grandf.Flickr30k,
+        grandf.GranDfFlickr30k,
         f"{GRANDF}/flickr_mergedGT_GCG_train.json",
         in_lists,
     ),
@@ -130,7 +130,7 @@ FAMILIES = {
 
 def records(source: DatasetSource) -> dict[str, Record | None]:
     """All records by key."""
-    return {key: each.record for key, each in read_all(source).items()}
+    return {key: result.record for key, result in read_all(source).items()}
 
 
 def load(path: Path) -> Any:
@@ -139,15 +139,15 @@ def load(path: Path) -> Any:
 
 
 @functools.cache
-def whole(name: str) -> tuple[Any, dict[str, Record | None]]:
-    """A family's file and its records, undamaged."""
+def undamaged(name: str) -> tuple[Any, dict[str, Record | None]]:
+    """The file and the records of a family."""
     family = FAMILIES[name]
     return load(FIXTURES / family.file), records(family.make(FIXTURES, "train"))
 
 
 @contextmanager
 def with_file(family: Family, content: Any) -> Iterator[Path]:
-    """The fixtures, one of their files with another content."""
+    """The fixtures, with one of the files replaced."""
     with tempfile.TemporaryDirectory() as folder:
         for path in FIXTURES.iterdir():
             (Path(folder) / path.name).symlink_to(path)
@@ -166,18 +166,18 @@ def with_file(family: Family, content: Any) -> Iterator[Path]:
 @given(data=st.data())
 def test_damage_in_one_entry_never_raises_and_costs_no_other_picture(name, data):
     family = FAMILIES[name]
-    tree, expected = whole(name)
+    tree, expected = undamaged(name)
     place, changed = data.draw(damaged(tree))
     owner = family.owner(tree, place)
     with with_file(family, changed) as root:
         try:
-            found = records(family.make(root, "train"))
+            results = records(family.make(root, "train"))
         except SourceError:
-            assert owner is None  # what is damaged is not one entry, but the file
+            assert owner is None  # the damage is not inside of one entry
             return
     if owner is not None:
         for key, record in expected.items():
-            assert key == owner or found[key] == record
+            assert key == owner or results[key] == record
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
@@ -189,21 +189,21 @@ def test_a_file_cut_anywhere_is_an_error_that_names_it(name, data):
     cut = content[: data.draw(st.integers(0, len(content.rstrip()) - 1))]
     with (
         with_file(family, cut) as root,
-        pytest.raises(SourceError, match="fetch the file again") as error,
+        pytest.raises(SourceError, match="download the file again") as error,
     ):
         family.make(root, "train")
     assert Path(family.file).name in str(error.value)
 
 
-def said(record: Record | None) -> list[Any]:
-    """What a record says, regions instead of their numbers."""
+def annotations_of(record: Record | None) -> list[Any]:
+    """The annotations of a record, with regions instead of their indices."""
     return [
         (
-            each.task,
-            each.text,
-            [(record.regions[link.region], link.start, link.end) for link in each.links],
+            item.task,
+            item.text,
+            [(record.regions[link.region], link.start, link.end) for link in item.links],
         )
-        for each in (record.annotations if record else ())
+        for item in (record.annotations if record else ())
     ]
 
 
@@ -213,12 +213,12 @@ def test_damage_in_a_scene_costs_what_hangs_on_it(damage):
     place, changed = damage
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write(root / "images" / "sa_1.jpg", picture())
+        write(root / "images" / "sa_1.jpg", image_bytes())
         write(root / "sa_1.json", {"sa_1.jpg": scene()})
-        before = said(GrandFiles(root, "train").read("sa_1").record)
+        before = annotations_of(GrandFiles(root, "train").read("sa_1").record)
         write(root / "sa_1.json", {"sa_1.jpg": changed})
-        (found,) = read_all(GrandFiles(root, "train")).values()
-    remaining = said(found.record)
+        (result,) = read_all(GrandFiles(root, "train")).values()
+    remaining = annotations_of(result.record)
     field = place[0] if place else ""
     lost = {
         "": ("region", "referring", "caption", "gcg"),
@@ -227,12 +227,12 @@ def test_damage_in_a_scene_costs_what_hangs_on_it(damage):
         "short_captions": ("caption",),
         "dense_caption": ("gcg",),
     }.get(str(field), ())
-    assert all(each in remaining for each in before if each[0] not in lost)
+    assert all(item in remaining for item in before if item[0] not in lost)
     if field == "objects" and len(place) > 1:
         other = "a green tree" if place[1] == 0 else "a tall baseball player in white"
-        assert sum(each[1] == other for each in remaining) >= 2
+        assert sum(item[1] == other for item in remaining) >= 2
     if field in ("objects", "floating_objects") and len(place) > 1:
-        assert "gcg" in {each[0] for each in remaining}
+        assert "gcg" in {item[0] for item in remaining}
 
 
 @settings(max_examples=150)
@@ -245,11 +245,13 @@ def test_damage_in_one_grounding_leaves_the_other_phrases(phrase, data):
         (root / "GranDf_HA_images").symlink_to(FIXTURES / "GranDf" / "GranDf_HA_images")
         file = root / GRANDF / "GranDf_HA_GCG_train.json"
         write(file, [entry])
-        (before,) = said(grandf.HumanAnnotated(root, "train").read("sa_0.jpg").record)
+        (before,) = annotations_of(
+            grandf.GranDfHumanAnnotated(root, "train").read("sa_0.jpg").record
+        )
         entry["groundings"][phrase] = changed
         write(file, [entry])
-        (found,) = read_all(grandf.HumanAnnotated(root, "train")).values()
-    ((task, text, links),) = said(found.record)
+        (result,) = read_all(grandf.GranDfHumanAnnotated(root, "train")).values()
+    ((task, text, links),) = annotations_of(result.record)
     assert (task, text) == before[:2]
     assert all(link in links for link in before[2] if text[link[1] : link[2]] != phrase), place
 
@@ -258,23 +260,25 @@ def test_damage_in_one_grounding_leaves_the_other_phrases(phrase, data):
 @given(st.sampled_from([EXPRESSIONS, CAPTIONS]), st.data())
 def test_damage_in_one_database_leaves_the_other_and_the_other_pictures(name, data):
     trees = {
-        each: load(FIXTURES / "GranD_Data" / f"{each}.as_json_for_readers.json")
-        for each in (EXPRESSIONS, CAPTIONS)
+        database: load(FIXTURES / "GranD_Data" / f"{database}.as_json_for_readers.json")
+        for database in (EXPRESSIONS, CAPTIONS)
     }
     _, changed = data.draw(damaged(trees[name]["sa_0.jpg"]))
-    expected = records(GrandDatabase(FIXTURES, "train"))
+    expected = records(GrandLMDB(FIXTURES, "train"))
     trees[name]["sa_0.jpg"] = changed
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "GranD_Data"
         root.mkdir()
         (root / "images").symlink_to(FIXTURES / "GranD_Data" / "images")
-        for each, values in trees.items():
-            (root / each).mkdir()
-            with lmdb.open(str(root / each)) as opened, opened.begin(write=True) as changes:
+        for database, values in trees.items():
+            (root / database).mkdir()
+            path = str(root / database)
+            with lmdb.open(path) as opened, opened.begin(write=True) as transaction:
                 for key, value in values.items():
-                    changes.put(key.encode(), json.dumps(value).encode())
-        found = records(GrandDatabase(Path(folder), "train"))
-    assert found["sa_1.jpg"] == expected["sa_1.jpg"]
-    kept = ("caption",) if name == EXPRESSIONS else ("region", "referring")
-    before = said(expected["sa_0.jpg"])
-    assert all(each in said(found["sa_0.jpg"]) for each in before if each[0] in kept)
+                    transaction.put(key.encode(), json.dumps(value).encode())
+        results = records(GrandLMDB(Path(folder), "train"))
+    assert results["sa_1.jpg"] == expected["sa_1.jpg"]
+    undamaged_tasks = ("caption",) if name == EXPRESSIONS else ("region", "referring")
+    before = annotations_of(expected["sa_0.jpg"])
+    after = annotations_of(results["sa_0.jpg"])
+    assert all(item in after for item in before if item[0] in undamaged_tasks)

@@ -1,4 +1,4 @@
-"""GranD's LMDBs: the three tasks whose classes fail in the original, gathered by picture."""
+"""GranD's LMDBs: the three tasks whose classes fail in the original, grouped by image."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import lmdb
 import pytest
 
 from glamm_jax.data.record import Link
-from glamm_jax.data.sources.grand_lmdb import CAPTIONS, EXPRESSIONS, GrandDatabase
-from glamm_jax.data.sources.source_files import (
+from glamm_jax.data.sources.defects import (
     BAD_BOX,
     BROKEN_ENTRY,
     MISSING_ENTRY,
@@ -17,13 +16,14 @@ from glamm_jax.data.sources.source_files import (
     MISSING_MASK,
     SourceError,
 )
-from tests.data.sources.small import (
+from glamm_jax.data.sources.grand_lmdb import CAPTIONS, EXPRESSIONS, GrandLMDB
+from tests.data.sources.small_datasets import (
     FIXTURES,
     block,
+    image_bytes,
     kinds,
-    only,
-    picture,
     read_all,
+    read_single,
     tasks,
     texts,
     write,
@@ -40,7 +40,7 @@ EXPRESSION = {
 @pytest.fixture
 def root(tmp_path):
     for name in ("sa_1.jpg", "sa_2.jpg"):
-        write(tmp_path / "GranD_Data" / "images" / name, picture())
+        write(tmp_path / "GranD_Data" / "images" / name, image_bytes())
     return tmp_path
 
 
@@ -61,15 +61,15 @@ def database(root, name, values):
 def test_both_databases_speak_of_one_picture(root):
     database(root, EXPRESSIONS, {"sa_1.jpg": [EXPRESSION]})
     database(root, CAPTIONS, {"sa_1.jpg": [{"caption": "A ball."}], "sa_2.jpg": [{"caption": "B"}]})
-    found = read_all(GrandDatabase(root, "train"))
-    assert list(found) == ["sa_1.jpg", "sa_2.jpg"]
-    assert tasks(found["sa_1.jpg"].record) == {"region": 1, "referring": 1, "caption": 1}
-    assert tasks(found["sa_2.jpg"].record) == {"caption": 1}
+    results = read_all(GrandLMDB(root, "train"))
+    assert list(results) == ["sa_1.jpg", "sa_2.jpg"]
+    assert tasks(results["sa_1.jpg"].record) == {"region": 1, "referring": 1, "caption": 1}
+    assert tasks(results["sa_2.jpg"].record) == {"caption": 1}
 
 
-def test_trap_38_referring_segmentation_of_grand_has_expressions_with_their_masks():
-    found = read_all(GrandDatabase(FIXTURES, "train"))
-    record = found["sa_0.jpg"].record
+def test_quirk_38_referring_segmentation_of_grand_has_expressions_with_their_masks():
+    results = read_all(GrandLMDB(FIXTURES, "train"))
+    record = results["sa_0.jpg"].record
     assert texts(record, "referring") == [f"attribute phrase 0{i}" for i in range(3)]
     twin = json.loads(
         (FIXTURES / "GranD_Data" / f"{EXPRESSIONS}.as_json_for_readers.json").read_text()
@@ -81,33 +81,33 @@ def test_trap_38_referring_segmentation_of_grand_has_expressions_with_their_mask
     ]
 
 
-def test_trap_38_short_captions_of_grand_are_captions_without_masks():
-    record = GrandDatabase(FIXTURES, "train").read("sa_1.jpg").record
+def test_quirk_38_short_captions_of_grand_are_captions_without_masks():
+    record = GrandLMDB(FIXTURES, "train").read("sa_1.jpg").record
     assert texts(record, "caption") == ["Short caption 1.", "Another short caption 1."]
     assert not any(a.links for a in record.annotations if a.task == "caption")
 
 
-def test_trap_38_the_number_of_pictures_is_that_of_the_list():
-    assert len(GrandDatabase(FIXTURES, "train").keys) == 2
-    assert len(GrandDatabase(FIXTURES, "val").keys) == 2
+def test_quirk_38_the_number_of_pictures_is_that_of_the_list():
+    assert len(GrandLMDB(FIXTURES, "train").keys) == 2
+    assert len(GrandLMDB(FIXTURES, "val").keys) == 2
 
 
 def test_the_lists_of_names_decide_and_without_them_everything_is_there(root):
     folder = database(root, EXPRESSIONS, {"sa_1.jpg": [EXPRESSION], "sa_2.jpg": [EXPRESSION]})
-    assert list(GrandDatabase(root, "train").keys) == ["sa_1.jpg", "sa_2.jpg"]
+    assert list(GrandLMDB(root, "train").keys) == ["sa_1.jpg", "sa_2.jpg"]
     write(folder / f"{EXPRESSIONS}_Train.txt", b"sa_2.jpg\n\n sa_9.jpg \n")
-    assert list(GrandDatabase(root, "train").keys) == ["sa_2.jpg", "sa_9.jpg"]
+    assert list(GrandLMDB(root, "train").keys) == ["sa_2.jpg", "sa_9.jpg"]
     with pytest.raises(SourceError, match=r"_Val.txt: no such file"):
-        GrandDatabase(root, "val")
+        GrandLMDB(root, "val")
 
 
 def test_a_name_that_is_listed_but_not_there_is_named(root):
     folder = database(root, EXPRESSIONS, {"sa_2.jpg": [EXPRESSION]})
     write(folder / f"{EXPRESSIONS}_Train.txt", b"sa_1.jpg\nsa_2.jpg\nsa_3.jpg\n")
-    found = read_all(GrandDatabase(root, "train"))
-    assert kinds(found["sa_1.jpg"]) == {MISSING_ENTRY: 1}
-    assert found["sa_2.jpg"].record is not None
-    assert kinds(found["sa_3.jpg"]) == {MISSING_IMAGE: 1}
+    results = read_all(GrandLMDB(root, "train"))
+    assert kinds(results["sa_1.jpg"]) == {MISSING_ENTRY: 1}
+    assert results["sa_2.jpg"].record is not None
+    assert kinds(results["sa_3.jpg"]) == {MISSING_IMAGE: 1}
 
 
 def test_an_expression_without_mask_or_box_keeps_what_it_has(root):
@@ -119,10 +119,10 @@ def test_an_expression_without_mask_or_box_keeps_what_it_has(root):
         EXPRESSION,
     ]
     database(root, EXPRESSIONS, {"sa_1.jpg": items})
-    found = only(GrandDatabase, root)
-    assert texts(found.record, "region") == ["one", "a red ball"]
-    assert texts(found.record, "referring") == ["two", "a red ball"]
-    assert kinds(found)[MISSING_MASK] == kinds(found)[BAD_BOX] == kinds(found)[BROKEN_ENTRY] == 1
+    result = read_single(GrandLMDB, root)
+    assert texts(result.record, "region") == ["one", "a red ball"]
+    assert texts(result.record, "referring") == ["two", "a red ball"]
+    assert kinds(result)[MISSING_MASK] == kinds(result)[BAD_BOX] == kinds(result)[BROKEN_ENTRY] == 1
 
 
 @pytest.mark.parametrize(
@@ -131,16 +131,18 @@ def test_an_expression_without_mask_or_box_keeps_what_it_has(root):
 def test_a_broken_value_leaves_the_other_pictures_and_the_other_database(root, value):
     database(root, EXPRESSIONS, {"sa_1.jpg": value, "sa_2.jpg": [EXPRESSION]})
     database(root, CAPTIONS, {"sa_1.jpg": [{"caption": "A ball."}]})
-    found = read_all(GrandDatabase(root, "train"))
-    assert tasks(found["sa_1.jpg"].record) == {"caption": 1}
-    assert tasks(found["sa_2.jpg"].record) == {"region": 1, "referring": 1}
+    results = read_all(GrandLMDB(root, "train"))
+    assert tasks(results["sa_1.jpg"].record) == {"caption": 1}
+    assert tasks(results["sa_2.jpg"].record) == {"region": 1, "referring": 1}
 
 
 def test_no_database_and_a_damaged_one_are_errors(root):
-    with pytest.raises(SourceError, match=f"no {EXPRESSIONS} and no {CAPTIONS} .* as grand$"):
-        GrandDatabase(root, "train")
+    with pytest.raises(
+        SourceError, match=f"no {EXPRESSIONS} and no {CAPTIONS}; use the dataset grand "
+    ):
+        GrandLMDB(root, "train")
     write(root / "GranD_Data" / EXPRESSIONS / "data.mdb", b"not a database" * 1000)
-    with pytest.raises(SourceError, match="no readable LMDB"):
-        GrandDatabase(root, "train")
+    with pytest.raises(SourceError, match="not a readable LMDB"):
+        GrandLMDB(root, "train")
     with pytest.raises(SourceError, match="no split 'test'"):
-        GrandDatabase(root, "test")
+        GrandLMDB(root, "test")

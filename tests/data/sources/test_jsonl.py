@@ -1,4 +1,4 @@
-"""A user's own lines: what they mean, and what is said of those that mean nothing."""
+"""JSON lines of a user: their meaning, and the defects of invalid lines."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from PIL import Image
 
 from glamm_jax.data import rle
 from glamm_jax.data.record import Annotation, Link, ReadResult, check_record
+from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.data.sources.jsonl import JsonlSource
-from glamm_jax.data.sources.source_files import SourceError
 from tests.conftest import ROOT
 
 HEIGHT, WIDTH = 48, 64
@@ -29,20 +29,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     (folder / "photos").mkdir()
     (folder / "masks").mkdir()
-    picture = Image.new("RGB", (WIDTH, HEIGHT), "green")
-    picture.save(folder / "photos/dog.jpg")
-    picture.save(folder / "photos/cat.png")
-    picture.save(folder / "masks/colours.png")
+    image = Image.new("RGB", (WIDTH, HEIGHT), "green")
+    image.save(folder / "photos/dog.jpg")
+    image.save(folder / "photos/cat.png")
+    image.save(folder / "masks/colours.png")
     dog = np.zeros((HEIGHT, WIDTH), np.uint8)
     dog[10:20, 5:25] = 1
     Image.fromarray(dog).save(folder / "masks/dog.png")
     Image.fromarray(dog[:20]).save(folder / "masks/small.png")
-    (folder / "masks/text.png").write_text("no picture")
+    (folder / "masks/text.png").write_text("not an image")
     return folder
 
 
 def source(folder: Path, *lines: Any, split: str = "train") -> JsonlSource:
-    """A file of these lines; what is no bytes is written as JSON."""
+    """Write a file of these lines, those that are not bytes as JSON, and open it."""
     path = folder / "own.jsonl"
     raw = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
     path.write_bytes(b"\n".join(raw))
@@ -50,39 +50,39 @@ def source(folder: Path, *lines: Any, split: str = "train") -> JsonlSource:
 
 
 def read(folder: Path, **fields: Any) -> ReadResult:
-    """What one line about the dog says."""
-    made = source(folder, {"image": "photos/dog.jpg", **fields})
-    (key,) = made.keys
-    found = made.read(key)
-    if found.record is not None:
-        check_record(found.record)
-    return found
+    """Read one line about dog.jpg."""
+    lines_source = source(folder, {"image": "photos/dog.jpg", **fields})
+    (key,) = lines_source.keys
+    result = lines_source.read(key)
+    if result.record is not None:
+        check_record(result.record)
+    return result
 
 
-def defects(found: ReadResult) -> list[str]:
-    return [f"{where} ({kind})" for kind, where in found.defects]
+def defects(result: ReadResult) -> list[str]:
+    return [f"{where} ({kind})" for kind, where in result.defects]
 
 
-def only_defect(found: ReadResult) -> str:
-    """The one thing that is wrong with line 1, without the file's name."""
-    (defect,) = defects(found)
+def only_defect(result: ReadResult) -> str:
+    """The only defect of line 1, without the name of the file."""
+    (defect,) = defects(result)
     return defect.removeprefix("own.jsonl line 1: ")
 
 
 def area(mask: bytes | None) -> int:
-    """How many pixels a mask of this size has."""
+    """The number of pixels of a mask of this size."""
     return int(rle.decode({"size": [HEIGHT, WIDTH], "counts": mask}).sum())
 
 
-# ---------------------------------------------------------------- what lines mean
+# ---------------------------------------------------------------- valid lines
 
 
 def test_the_documented_example_is_read_whole(folder: Path) -> None:
     page = (ROOT / "docs/your-data.md").read_text("utf-8")
     example = re.search(r"```json\n(.*?)```", page, re.DOTALL)
     assert example is not None
-    made = source(folder, json.loads(example[1]))
-    record, problems = made.read("dog-1")
+    lines_source = source(folder, json.loads(example[1]))
+    record, problems = lines_source.read("dog-1")
     assert problems == ()
     assert record is not None
     assert [item.task for item in record.annotations] == [
@@ -97,9 +97,9 @@ def test_the_documented_example_is_read_whole(folder: Path) -> None:
 
 def test_marks_become_spans(folder: Path) -> None:
     text = "<p> A brown dog </p> [SEG] chases <p>two balls</p> [SEG][SEG]."
-    found = read(folder, grounded_captions=[{"text": text, "masks": [SQUARE] * 3}])
-    assert found.record is not None
-    assert found.record.annotations == (
+    result = read(folder, grounded_captions=[{"text": text, "masks": [SQUARE] * 3}])
+    assert result.record is not None
+    assert result.record.annotations == (
         Annotation(
             "gcg",
             "A brown dog chases two balls.",
@@ -116,14 +116,14 @@ def test_phrases_are_found_by_their_words_or_their_span(folder: Path) -> None:
         {"span": [0, 1], "phrase": "A", "masks": [SQUARE]},
     ]
     text = "A cat, a dog on a mat, a dog"
-    found = read(folder, grounded_captions=[{"text": text, "phrases": phrases}])
-    assert found.record is not None
-    links = found.record.annotations[0].links
+    result = read(folder, grounded_captions=[{"text": text, "phrases": phrases}])
+    assert result.record is not None
+    links = result.record.annotations[0].links
     assert sorted((link.region, text[link.start : link.end]) for link in links) == [
         *((0, "a dog"), (1, "a dog"), (2, "a mat"), (3, "A"))
     ]
     assert len({link.start for link in links}) == 4
-    assert found.defects == ()
+    assert result.defects == ()
 
 
 @pytest.mark.parametrize(
@@ -136,40 +136,40 @@ def test_phrases_are_found_by_their_words_or_their_span(folder: Path) -> None:
     ],
 )
 def test_a_mask_is_the_same_however_it_is_written(folder: Path, mask: Any) -> None:
-    found = read(folder, expressions=[{"text": "the dog", "masks": [mask]}])
-    assert found.record is not None
+    result = read(folder, expressions=[{"text": "the dog", "masks": [mask]}])
+    assert result.record is not None
     inside = np.zeros((HEIGHT, WIDTH), bool)
     inside[10:20, 5:25] = True
-    runs = {"size": [HEIGHT, WIDTH], "counts": found.record.regions[0].mask}
+    runs = {"size": [HEIGHT, WIDTH], "counts": result.record.regions[0].mask}
     assert (rle.decode(runs) == inside).all()
-    assert found.defects == ()
+    assert result.defects == ()
 
 
 def test_lines_of_one_id_become_one_record(folder: Path) -> None:
-    made = source(
+    lines_source = source(
         folder,
         {"image": "photos/dog.jpg", "captions": ["One."]},
         {"image": "photos/cat.png", "id": 7, "captions": ["A cat."]},
         b"",
         {"image": "photos/dog.jpg", "captions": ["Two."]},
     )
-    assert made.keys == ["photos/dog.jpg", "7"]
-    record, problems = made.read("photos/dog.jpg")
+    assert lines_source.keys == ["photos/dog.jpg", "7"]
+    record, problems = lines_source.read("photos/dog.jpg")
     assert record is not None
     assert [item.text for item in record.annotations] == ["One.", "Two."]
     assert problems == ()
 
 
 def test_one_id_for_two_pictures_is_a_defect(folder: Path) -> None:
-    made = source(
+    lines_source = source(
         folder,
         {"image": "photos/dog.jpg", "id": "x", "captions": ["A dog."]},
         {"image": "photos/cat.png", "id": "x", "captions": ["A cat."]},
     )
-    found = made.read("x")
-    assert found.record is not None
-    assert [item.text for item in found.record.annotations] == ["A dog."]
-    assert defects(found) == ["own.jsonl line 2: id: x is photos/dog.jpg already (duplicate id)"]
+    result = lines_source.read("x")
+    assert result.record is not None
+    assert [item.text for item in result.record.annotations] == ["A dog."]
+    assert defects(result) == ["own.jsonl line 2: id: x is already photos/dog.jpg (duplicate id)"]
 
 
 def test_splits_are_kept_apart(folder: Path) -> None:
@@ -187,27 +187,27 @@ def test_a_file_that_is_not_there_is_said(folder: Path) -> None:
         JsonlSource(folder, "train")
 
 
-# ---------------------------------------------------------------- what is wrong with lines
+# ---------------------------------------------------------------- invalid lines
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{", "no readable JSON: Expecting property name"),
-        (b"\xff\xfe\xfd", "no readable JSON: "),
-        (b"[" * 100_000, "no readable JSON: nested too deeply"),
-        (b"[1, 2]", "an object is expected, not [1, 2]"),
-        ({}, "image: a path is expected, not None"),
-        ({"image": 3}, "image: a path is expected, not 3"),
-        ({"image": "a.jpg", "id": []}, "id: a text or number is expected, not []"),
-        ({"image": "a.jpg", "split": 1}, "split: a name is expected, not 1"),
+        (b"{", "not valid JSON: Expecting property name"),
+        (b"\xff\xfe\xfd", "not valid JSON: "),
+        (b"[" * 100_000, "not valid JSON: nested too deeply"),
+        (b"[1, 2]", "must be an object, not [1, 2]"),
+        ({}, "image: must be a path, not None"),
+        ({"image": 3}, "image: must be a path, not 3"),
+        ({"image": "a.jpg", "id": []}, "id: must be a text or number, not []"),
+        ({"image": "a.jpg", "split": 1}, "split: must be a name, not 1"),
     ],
 )
 def test_a_broken_line_is_named_and_costs_no_other(folder: Path, line: Any, message: str) -> None:
-    made = source(folder, {"image": "photos/dog.jpg", "captions": ["A dog."]}, line)
-    assert made.keys == ["photos/dog.jpg", "line 2"]
-    assert made.read("photos/dog.jpg").record is not None
-    record, (defect,) = made.read("line 2")
+    lines_source = source(folder, {"image": "photos/dog.jpg", "captions": ["A dog."]}, line)
+    assert lines_source.keys == ["photos/dog.jpg", "line 2"]
+    assert lines_source.read("photos/dog.jpg").record is not None
+    record, (defect,) = lines_source.read("line 2")
     assert record is None
     assert defect.kind == "broken line"
     assert defect.where.startswith(f"own.jsonl line 2: {message}")
@@ -224,23 +224,23 @@ def test_a_broken_line_is_named_and_costs_no_other(folder: Path, line: Any, mess
     ],
 )
 def test_a_picture_that_cannot_be_read_is_named(folder: Path, image: str, message: str) -> None:
-    found = read(folder, image=image, captions=["A dog."])
-    assert found.record is None
-    assert only_defect(found).endswith(message)
+    result = read(folder, image=image, captions=["A dog."])
+    assert result.record is None
+    assert only_defect(result).endswith(message)
 
 
-SAID = {"captions": ["A dog."]}
+CAPTION = {"captions": ["A dog."]}
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "it has none of captions, grounded_captions, expressions, regions, conversations "),
-        ({**SAID, "expresions": []}, "expresions: no such field; did you mean expressions? "),
-        ({"captions": "A dog."}, "captions: A dog. is no list"),
+        ({}, "none of captions, grounded_captions, expressions, regions, conversations "),
+        ({**CAPTION, "expresions": []}, "expresions: no such field; did you mean expressions? "),
+        ({"captions": "A dog."}, "captions: A dog. is not a list"),
         ({"captions": [5]}, "captions[0]: 5 (empty text)"),
         ({"captions": ["..."]}, "captions[0]: ... (empty text)"),
-        ({"regions": [3]}, "regions[0]: 3 has no fields"),
+        ({"regions": [3]}, "regions[0]: 3 is not an object"),
         ({"regions": [{"box": [1, 2, 3], "description": "x"}]}, "regions[0].box: [1, 2, 3] "),
         ({"regions": [{"box": [9, 2, 3, 4], "description": "x"}]}, "regions[0].box: "),
         ({"regions": [{"box": [1, 2, 3, 4]}]}, "regions[0].description: None (empty text)"),
@@ -248,15 +248,15 @@ SAID = {"captions": ["A dog."]}
             {"regions": [{"box": [1, 2, 3, 4], "description": "x", "boxes": 1}]},
             "regions[0].boxes: no such field; did you mean box? (unknown field)",
         ),
-        ({"conversations": [["Hi"]]}, "conversations[0]: 1 turns; the user speaks first"),
+        ({"conversations": [["Hi"]]}, "conversations[0]: 1 turns; the first must be the user's"),
         ({"conversations": [[]]}, "conversations[0]: 0 turns"),
         ({"conversations": [["Hi", None]]}, "conversations[0][1]: None (empty text)"),
-        ({"expressions": [{"text": "it"}]}, "expressions[0].masks: a list of masks is expected"),
+        ({"expressions": [{"text": "it"}]}, "expressions[0].masks: must be a list of masks"),
     ],
 )
 def test_a_wrong_field_is_named(folder: Path, fields: dict[str, Any], message: str) -> None:
-    found = read(folder, **fields)
-    assert only_defect(found).startswith(message)
+    result = read(folder, **fields)
+    assert only_defect(result).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -264,9 +264,13 @@ def test_a_wrong_field_is_named(folder: Path, fields: dict[str, Any], message: s
     [
         ("masks/none.png", "no file masks/none.png (missing mask)"),
         ("masks/text.png", "masks/text.png: UnidentifiedImageError"),
-        ("masks/colours.png", "masks/colours.png has colours; one channel is expected (bad mask)"),
-        ("masks/small.png", "20 x 64 in a picture of 48 x 64 (mask of another size)"),
-        (SQUARE[0], "polygons are lists in a list, [[x, y, ...], ...] (bad mask)"),
+        (
+            "masks/colours.png",
+            "masks/colours.png has several channels; one channel of whole numbers is expected "
+            "(bad mask)",
+        ),
+        ("masks/small.png", "20 x 64 in an image of 48 x 64 (wrong mask size)"),
+        (SQUARE[0], "a polygon must be in a list of polygons, [[x, y, ...], ...] (bad mask)"),
         ([[1, 1, 2, 2]], "a polygon of 4 numbers: [1, 1, 2, 2] (bad mask)"),
         ([[1, 1, 2, 2, float("nan"), 2]], "neither run lengths nor a polygon"),
         ({"size": [48, 64], "counts": [1]}, "the runs cover 1 pixels"),
@@ -277,10 +281,10 @@ def test_a_wrong_field_is_named(folder: Path, fields: dict[str, Any], message: s
 def test_a_wrong_mask_is_named_and_costs_its_expression(
     folder: Path, mask: Any, message: str
 ) -> None:
-    found = read(folder, captions=["A dog."], expressions=[{"text": "it", "masks": [mask]}])
-    assert message in only_defect(found)
-    assert found.record is not None
-    assert [item.task for item in found.record.annotations] == ["caption"]
+    result = read(folder, captions=["A dog."], expressions=[{"text": "it", "masks": [mask]}])
+    assert message in only_defect(result)
+    assert result.record is not None
+    assert [item.task for item in result.record.annotations] == ["caption"]
 
 
 @pytest.mark.parametrize(
@@ -292,20 +296,20 @@ def test_a_wrong_mask_is_named_and_costs_its_expression(
     ],
 )
 def test_marks_that_do_not_fit_are_named(folder: Path, caption: Any, message: str) -> None:
-    found = read(folder, **SAID, grounded_captions=[caption])
-    assert message in only_defect(found)
-    assert found.record is not None
-    assert [item.task for item in found.record.annotations] == ["caption"]
+    result = read(folder, **CAPTION, grounded_captions=[caption])
+    assert message in only_defect(result)
+    assert result.record is not None
+    assert [item.task for item in result.record.annotations] == ["caption"]
 
 
 def test_a_caption_whose_masks_are_too_many_or_few_stays_a_plain_one(folder: Path) -> None:
     caption = {"text": "<p> A dog </p> [SEG]", "masks": [SQUARE] * 2}
-    found = read(folder, grounded_captions=[caption])
-    assert defects(found)[0].endswith(
+    result = read(folder, grounded_captions=[caption])
+    assert defects(result)[0].endswith(
         "grounded_captions[0]: 1 [SEG] and 2 masks (labels and masks differ in number)"
     )
-    assert found.record is not None
-    assert found.record.annotations == (Annotation("caption", "A dog"),)
+    assert result.record is not None
+    assert result.record.annotations == (Annotation("caption", "A dog"),)
 
 
 @pytest.mark.parametrize(
@@ -314,25 +318,25 @@ def test_a_caption_whose_masks_are_too_many_or_few_stays_a_plain_one(folder: Pat
         ({"phrase": "a cat", "masks": [SQUARE]}, "a cat (phrase not in its caption)"),
         ({"span": [0, 99], "masks": [SQUARE]}, "span [0, 99] (bad span)"),
         ({"masks": [SQUARE]}, "phrases[1]: neither phrase nor span (broken entry)"),
-        ({"phrase": "runs"}, "phrases[1].masks: a list of masks is expected (missing mask)"),
+        ({"phrase": "runs"}, "phrases[1].masks: must be a list of masks (missing mask)"),
     ],
 )
 def test_a_wrong_phrase_is_named_and_costs_itself(folder: Path, phrase: Any, message: str) -> None:
     good = {"phrase": "A dog", "masks": [SQUARE]}
-    found = read(folder, grounded_captions=[{"text": "A dog runs.", "phrases": [good, phrase]}])
-    assert message in only_defect(found)
-    assert found.record is not None
-    assert found.record.annotations == (Annotation("gcg", "A dog runs.", (Link(0, 0, 5),)),)
+    result = read(folder, grounded_captions=[{"text": "A dog runs.", "phrases": [good, phrase]}])
+    assert message in only_defect(result)
+    assert result.record is not None
+    assert result.record.annotations == (Annotation("gcg", "A dog runs.", (Link(0, 0, 5),)),)
 
 
 @pytest.mark.parametrize("mark", ["<p>", "</p>", "[SEG]", "<p> a </p> [SEG] ", "<p></p>[SEG]", " "])
 def test_a_text_of_nothing_but_marks_does_not_hang(folder: Path, mark: str) -> None:
     text = "A dog " + mark * 20_000
-    found = read(folder, **SAID, grounded_captions=[{"text": text, "masks": [SQUARE]}])
-    assert found.record is not None
+    result = read(folder, **CAPTION, grounded_captions=[{"text": text, "masks": [SQUARE]}])
+    assert result.record is not None
 
 
-# ---------------------------------------------------------------- anything at all
+# ---------------------------------------------------------------- random lines
 
 _LEAVES = (
     st.none()
@@ -362,12 +366,12 @@ _LINES = st.dictionaries(_NAMES, _ANYTHING, max_size=6)
 @given(st.lists(_LINES, max_size=2), st.data())
 def test_anything_is_read_or_named(folder: Path, lines: list[Any], data: st.DataObject) -> None:
     raw = [json.dumps({"image": "photos/dog.jpg", **line}).encode() for line in lines]
-    whole = bytearray(b"\n".join(raw))
-    if whole and data.draw(st.booleans()):
-        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    made = source(folder, bytes(whole))
-    for key in made.keys:
-        record, problems = made.read(key)
+    raw_file = bytearray(b"\n".join(raw))
+    if raw_file and data.draw(st.booleans()):
+        raw_file[data.draw(st.integers(0, len(raw_file) - 1))] = data.draw(st.integers(0, 255))
+    lines_source = source(folder, bytes(raw_file))
+    for key in lines_source.keys:
+        record, problems = lines_source.read(key)
         assert record is not None or problems
         if record is not None:
             check_record(record)

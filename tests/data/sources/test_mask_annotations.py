@@ -1,4 +1,4 @@
-"""Segmentations of every kind become one mask; what cannot be read costs itself alone."""
+"""Segmentations of every kind become one mask; an unreadable part loses only itself."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 from pycocotools import mask as coco
 
 from glamm_jax.data import rle
-from glamm_jax.data.sources.mask_annotations import read_mask
-from glamm_jax.data.sources.source_files import (
+from glamm_jax.data.sources.defects import (
     BAD_MASK,
     EMPTY_MASK,
     MASK_SIZE,
@@ -19,20 +18,21 @@ from glamm_jax.data.sources.source_files import (
     OVERLAPPING_PARTS,
     DefectLog,
 )
-from tests.data.sources.small import block
+from glamm_jax.data.sources.mask_annotations import read_mask
+from tests.data.sources.small_datasets import block
 
 SIZE = (12, 20)
 SQUARE = [2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]
 
 
 def read(parts, polygons_fit=True):
-    """(pixels, pixels counted twice, kinds of defects); None where there is no mask."""
-    notes = DefectLog("here")
-    shape = read_mask(parts, *SIZE, notes, "object", polygons_fit)
-    kinds = Counter(defect.kind for defect in notes.defects)
-    if shape is None:
+    """(mask, overlap, kinds of defects); None if there is no mask."""
+    log = DefectLog("here")
+    mask = read_mask(parts, *SIZE, log, "object", polygons_fit)
+    kinds = Counter(defect.kind for defect in log.defects)
+    if mask is None:
         return None, None, kinds
-    return array(shape.mask), array(shape.overlap), kinds
+    return array(mask.mask), array(mask.overlap), kinds
 
 
 def array(counts):
@@ -50,12 +50,12 @@ def test_one_mask_in_run_lengths_of_any_kind_stays_what_it_is():
 
 
 def test_a_polygon_is_drawn_as_pycocotools_draws_it():
-    drawn = coco.frPyObjects([SQUARE], *SIZE)
+    expected = coco.frPyObjects([SQUARE], *SIZE)
     mask, _, _ = read([SQUARE])
-    np.testing.assert_array_equal(array(drawn[0]["counts"]), mask)
+    np.testing.assert_array_equal(array(expected[0]["counts"]), mask)
 
 
-def test_trap_22_parts_are_joined_and_what_two_of_them_cover_is_kept():
+def test_quirk_22_parts_are_joined_and_what_two_of_them_cover_is_kept():
     mask, overlap, kinds = read([block(0, 0, 6, 6), block(4, 4, 10, 10)])
     assert mask.sum() == 36 + 36 - 4
     assert overlap.sum() == 4
@@ -63,10 +63,10 @@ def test_trap_22_parts_are_joined_and_what_two_of_them_cover_is_kept():
 
 
 def test_pixels_of_three_parts_are_named():
-    notes = DefectLog("here")
-    shape = read_mask([block(0, 0, 6, 6)] * 3, *SIZE, notes, "object")
-    assert shape is not None and array(shape.overlap).sum() == 36
-    assert "three or more" in notes.defects[0].where
+    log = DefectLog("here")
+    mask = read_mask([block(0, 0, 6, 6)] * 3, *SIZE, log, "object")
+    assert mask is not None and array(mask.overlap).sum() == 36
+    assert "three or more" in log.defects[0].where
 
 
 def test_an_empty_list_is_an_empty_mask():

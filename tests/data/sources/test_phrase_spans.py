@@ -1,4 +1,4 @@
-"""Phrases find their place in a caption whatever happened to span, phrase or caption."""
+"""Phrases get the right span, even if span, phrase or caption were changed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glamm_jax.data.record import Link
-from glamm_jax.data.sources.phrase_spans import Phrases
-from glamm_jax.data.sources.source_files import (
+from glamm_jax.data.sources.defects import (
     BAD_SPAN,
     NULL_SPAN,
     OVERLAPPING_PHRASES,
@@ -20,23 +19,24 @@ from glamm_jax.data.sources.source_files import (
     STALE_SPAN,
     DefectLog,
 )
+from glamm_jax.data.sources.phrase_spans import PhraseSpans
 
 
 def placed(text, *phrases, stale=False):
     """Links of (phrase, span) pairs, region i for the i-th, and the kinds of defects."""
-    notes = DefectLog("here")
-    caption = Phrases(text, notes, "caption")
+    log = DefectLog("here")
+    caption = PhraseSpans(text, log, "caption")
     for i, (phrase, span) in enumerate(phrases):
-        caption.place(phrase, span, [i], may_be_stale=stale)
-    return caption.links(), [defect.kind for defect in notes.defects]
+        caption.add_phrase(phrase, span, [i], may_be_stale=stale)
+    return caption.links(), [defect.kind for defect in log.defects]
 
 
 def searched(text, *phrases):
-    notes = DefectLog("here")
-    caption = Phrases(text, notes, "caption")
+    log = DefectLog("here")
+    caption = PhraseSpans(text, log, "caption")
     for i, phrase in enumerate(phrases):
-        caption.search(phrase, [i])
-    return caption.links(), [defect.kind for defect in notes.defects]
+        caption.search_phrase(phrase, [i])
+    return caption.links(), [defect.kind for defect in log.defects]
 
 
 def test_a_span_that_says_its_phrase_is_kept_and_order_is_that_of_the_text():

@@ -1,4 +1,4 @@
-"""Every dataset has one name, and a name that nobody knows is answered with those that are."""
+"""Every dataset has one name, and the error for an unknown name lists the available ones."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from types import ModuleType
 import pytest
 
 from glamm_jax.data.sources import grandf, jsonl, registry
-from glamm_jax.data.sources.source_files import SourceError
+from glamm_jax.data.sources.defects import SourceError
 from tests.conftest import ROOT
-from tests.data.sources.small import FIXTURES, read_all
+from tests.data.sources.small_datasets import FIXTURES, read_all
 
 
 def test_every_family_of_the_package_is_found() -> None:
-    known = registry.datasets()
-    assert known["jsonl"] is jsonl.JsonlSource
-    assert known.items() >= grandf.DATASETS.items()
-    assert list(known) == sorted(known)
+    datasets = registry.datasets()
+    assert datasets["jsonl"] is jsonl.JsonlSource
+    assert datasets.items() >= grandf.DATASETS.items()
+    assert list(datasets) == sorted(datasets)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_the_known() -> None:
-    with pytest.raises(SourceError, match=r"'refcoc'; did you mean 'refcoco'\? known are ade20k, "):
+    with pytest.raises(
+        SourceError, match=r"'refcoc'; did you mean 'refcoco'\? available: ade20k, "
+    ):
         registry.find_dataset("refcoc")
-    with pytest.raises(SourceError, match=r"no dataset 'xyz'; known are .*jsonl"):
+    with pytest.raises(SourceError, match=r"no dataset 'xyz'; available: .*jsonl"):
         registry.find_dataset("xyz")
 
 
@@ -34,7 +36,7 @@ def test_two_readers_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     module = ModuleType("twin")
     vars(module)["DATASETS"] = {"jsonl": jsonl.JsonlSource}
     monkeypatch.setattr(registry, "import_module", lambda name: module)
-    with pytest.raises(ValueError, match="jsonl has a reader already"):
+    with pytest.raises(ValueError, match="jsonl is registered already"):
         registry.datasets()
 
 
@@ -48,7 +50,7 @@ def test_an_optional_library_is_not_imported_before_it_is_needed() -> None:
 
 
 def _documented() -> dict[str, list[str]]:
-    """Name -> annotations, pictures, splits, tasks: the rows of docs/datasets.md."""
+    """Name -> annotations, images, splits, tasks: the rows of docs/datasets.md."""
     lines = (ROOT / "docs" / "datasets.md").read_text("utf-8").splitlines()
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| `")]
     return {name: row[1:] for row in rows for name in re.findall(r"`([^`]+)`", row[0])}
@@ -68,10 +70,11 @@ def test_every_dataset_has_the_documented_splits_and_tasks(name: str) -> None:
     make = registry.find_dataset(name)
     with pytest.raises(SourceError, match="no split 'none'; ") as error:
         make(FIXTURES, "none")
-    known = str(error.value).partition("; ")[2]
+    available = str(error.value).partition("; ")[2]
     for split in splits.split(", "):
-        assert split in known
+        assert split in available
         with contextlib.suppress(SourceError):  # the fixtures do not have everything
-            found = [each.record for each in read_all(make(FIXTURES, split)).values()]
-            said = {each.task for record in found if record for each in record.annotations}
-            assert said <= set(tasks.split(", "))
+            results = read_all(make(FIXTURES, split)).values()
+            records = [result.record for result in results if result.record is not None]
+            read_tasks = {item.task for record in records for item in record.annotations}
+            assert read_tasks <= set(tasks.split(", "))

@@ -1,4 +1,4 @@
-"""Label maps, and objects with parts: classes, what is ignored, layouts, and what can be wrong."""
+"""Label maps, and objects with parts: classes, ignored labels, layouts, and defects."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glamm_jax.data.sources.class_names import ADE20K, COCO_STUFF
-from glamm_jax.data.sources.semantic_segmentation import DATASETS
-from glamm_jax.data.sources.source_files import (
+from glamm_jax.data.sources.defects import (
     BAD_MASK,
     BROKEN_ENTRY,
     EMPTY_MASK,
@@ -27,16 +26,17 @@ from glamm_jax.data.sources.source_files import (
     UNREADABLE_IMAGE,
     SourceError,
 )
-from tests.data.sources.small import (
+from glamm_jax.data.sources.semantic_segmentation import DATASETS
+from tests.data.sources.small_datasets import (
     FIXTURES,
     HEIGHT,
     WIDTH,
     block,
+    image_bytes,
     kinds,
-    only,
-    picture,
     pixels,
     read_all,
+    read_single,
     texts,
     write,
 )
@@ -54,33 +54,33 @@ MAPILLARY = "Semantic_Segm/mapillary/config_v2.0.json"
 STREETS = {"labels": [{"readable": name} for name in ("Bird", "Curb ", "Traffic Light")]}
 
 
-def painted(values, kind="PNG"):
-    """A picture's file with these numbers as its rows."""
+def value_image(values, kind="PNG"):
+    """The bytes of an image file with these values."""
     stream = io.BytesIO()
     Image.fromarray(np.array(values)).save(stream, kind)
     return stream.getvalue()
 
 
 def stripes(*numbers, height=HEIGHT, width=WIDTH):
-    """A label map of numbers in turn, from top to bottom."""
+    """A label map whose rows have these labels in turn, from top to bottom."""
     rows = np.resize(np.array(numbers, np.uint8), height)
-    return painted(np.broadcast_to(rows[:, None], (height, width)))
+    return value_image(np.broadcast_to(rows[:, None], (height, width)))
 
 
 def label_map(root, name, labels, image=None):
-    """A dataset of one picture p with this label map."""
+    """Read a dataset of one image p with this label map."""
     places = LABEL_MAPS[name]
     if labels is not None:
         write(root / places[0] / "p.png", labels)
     if image is not False:
-        write(root / places[1] / "p.jpg", image or picture())
+        write(root / places[1] / "p.jpg", image or image_bytes())
     if name == "mapillary":
         write(root / MAPILLARY, STREETS)
-    return only(DATASETS[name], root)
+    return read_single(DATASETS[name], root)
 
 
 def parts(root, annotations, categories=None, name="pascal_part", file="Semantic_Segm/{}", **image):
-    """A dataset of one picture p.jpg with these annotations."""
+    """A dataset of one image p.jpg with these annotations."""
     folder = {
         "pascal_part": "Semantic_Segm/pascal_part/VOCdevkit/VOC2010/JPEGImages",
         "paco_lvis": "coco_2017",
@@ -89,7 +89,7 @@ def parts(root, annotations, categories=None, name="pascal_part", file="Semantic
         "pascal_part": "pascal_part/train.json",
         "paco_lvis": "paco_lvis/annotations/paco_lvis_v1_train.json",
     }[name]
-    write(root / folder / "p.jpg", picture())
+    write(root / folder / "p.jpg", image_bytes())
     layout = {
         "images": [{"id": 9, "file_name": "p.jpg", "height": HEIGHT, "width": WIDTH, **image}],
         "annotations": annotations,
@@ -115,20 +115,20 @@ def part(**more):
     ],
 )
 def test_every_class_is_one_annotation_with_its_mask(tmp_path, name, numbers, expected):
-    found = label_map(tmp_path, name, stripes(*numbers))
-    record = found.record
+    result = label_map(tmp_path, name, stripes(*numbers))
+    record = result.record
     assert texts(record, "semantic") == expected
-    assert [pixels(record, each.links[0].region) for each in record.annotations] == [80, 80]
+    assert [pixels(record, item.links[0].region) for item in record.annotations] == [80, 80]
     assert (record.image_id, record.source, record.split) == ("p", name, "train")
-    assert not found.defects
+    assert not result.defects
 
 
-def test_trap_41_ade20k_counts_from_one_and_coco_stuff_leaves_out_names_with_a_hyphen(tmp_path):
+def test_quirk_41_ade20k_counts_from_one_and_coco_stuff_leaves_out_names_with_a_hyphen(tmp_path):
     assert label_map(tmp_path / "a", "ade20k", stripes(0)).record is None
     hyphens = [i for i, name in enumerate(COCO_STUFF) if "-" in name]
     assert {COCO_STUFF[i] for i in hyphens} >= {"building-other", "wall-brick", "desk-stuff"}
-    found = label_map(tmp_path / "b", "coco_stuff", stripes(*hyphens[:5], 17))
-    assert texts(found.record, "semantic") == ["dog"]
+    result = label_map(tmp_path / "b", "coco_stuff", stripes(*hyphens[:5], 17))
+    assert texts(result.record, "semantic") == ["dog"]
 
 
 def test_names_of_classes_are_whole_and_different():
@@ -140,9 +140,9 @@ def test_names_of_classes_are_whole_and_different():
     ("name", "number"), [("ade20k", 151), ("coco_stuff", 182), ("mapillary", 3)]
 )
 def test_a_number_without_a_name_is_counted_and_the_other_classes_are_read(tmp_path, name, number):
-    found = label_map(tmp_path, name, stripes(1, number))
-    assert len(found.record.annotations) == 1
-    assert kinds(found) == {UNKNOWN_CLASS: 1}
+    result = label_map(tmp_path, name, stripes(1, number))
+    assert len(result.record.annotations) == 1
+    assert kinds(result) == {UNKNOWN_CLASS: 1}
 
 
 def test_a_palette_and_sixteen_bits_are_numbers(tmp_path):
@@ -150,10 +150,10 @@ def test_a_palette_and_sixteen_bits_are_numbers(tmp_path):
     image.putpalette(list(range(256)) * 3)
     stream = io.BytesIO()
     image.save(stream, "PNG")
-    wide = painted(np.full((HEIGHT, WIDTH), 13, np.uint16))
+    wide = value_image(np.full((HEIGHT, WIDTH), 13, np.uint16))
     for folder, data in (("palette", stream.getvalue()), ("wide", wide)):
-        found = label_map(tmp_path / folder, "ade20k", data)
-        assert texts(found.record, "semantic") == ["person"]
+        result = label_map(tmp_path / folder, "ade20k", data)
+        assert texts(result.record, "semantic") == ["person"]
 
 
 @pytest.mark.parametrize(
@@ -161,37 +161,37 @@ def test_a_palette_and_sixteen_bits_are_numbers(tmp_path):
     [
         (stripes(1, height=11), None, MASK_SIZE),
         (stripes(1, height=WIDTH, width=HEIGHT), None, MASK_SIZE),
-        (picture(), None, BAD_MASK),
+        (image_bytes(), None, BAD_MASK),
         (b"", None, BAD_MASK),
         (stripes(1)[:50], None, BAD_MASK),
         (None, None, MISSING_MASK),
         (stripes(1), False, MISSING_IMAGE),
-        (stripes(1), picture()[:60], UNREADABLE_IMAGE),
+        (stripes(1), image_bytes()[:60], UNREADABLE_IMAGE),
         (stripes(0), None, NO_ANNOTATION),
     ],
     ids=["other height", "turned", "colours", "empty", "cut", "none", "no image", "cut image", "0"],
 )
 def test_a_label_map_that_does_not_serve_is_named(tmp_path, labels, image, kind):
     write(tmp_path / LABEL_MAPS["ade20k"][0] / "q.png", stripes(1))
-    write(tmp_path / LABEL_MAPS["ade20k"][1] / "q.jpg", picture())
+    write(tmp_path / LABEL_MAPS["ade20k"][1] / "q.jpg", image_bytes())
     if labels is not None:
         write(tmp_path / LABEL_MAPS["ade20k"][0] / "p.png", labels)
     if image is not False:
-        write(tmp_path / LABEL_MAPS["ade20k"][1] / "p.jpg", image or picture())
-    found = read_all(DATASETS["ade20k"](tmp_path, "train"))
-    assert found["p"].record is None
-    assert kinds(found["p"]) == {kind: 1}
-    assert texts(found["q"].record, "semantic") == ["wall"]
+        write(tmp_path / LABEL_MAPS["ade20k"][1] / "p.jpg", image or image_bytes())
+    results = read_all(DATASETS["ade20k"](tmp_path, "train"))
+    assert results["p"].record is None
+    assert kinds(results["p"]) == {kind: 1}
+    assert texts(results["q"].record, "semantic") == ["wall"]
 
 
 def test_pixels_of_fractions_are_no_classes(tmp_path):
-    fractions = painted(np.ones((HEIGHT, WIDTH), np.float32), "TIFF")
-    found = label_map(tmp_path, "ade20k", fractions)
-    assert kinds(found) == {BAD_MASK: 1} and "fractions" in found.defects[0].where
+    fractions = value_image(np.ones((HEIGHT, WIDTH), np.float32), "TIFF")
+    result = label_map(tmp_path, "ade20k", fractions)
+    assert kinds(result) == {BAD_MASK: 1} and "fractional" in result.defects[0].where
 
 
 def test_pictures_of_coco_without_labels_are_not_coco_stuffs(tmp_path):
-    write(tmp_path / "coco_2017" / "train2017" / "another.jpg", picture())
+    write(tmp_path / "coco_2017" / "train2017" / "another.jpg", image_bytes())
     assert label_map(tmp_path, "coco_stuff", stripes(0)).record is not None
 
 
@@ -204,9 +204,9 @@ def test_damaged_label_maps_never_raise_and_cost_no_other_picture(
     write(root / labels / "p.png", data[:at] + junk + data[at + len(junk) :])
     write(root / labels / "q.png", data)
     for name in "pq":
-        write(root / images / f"{name}.jpg", picture())
-    found = read_all(DATASETS["ade20k"](root, "train"))
-    assert (found["q"].record is None) == (number == 0)
+        write(root / images / f"{name}.jpg", image_bytes())
+    results = read_all(DATASETS["ade20k"](root, "train"))
+    assert (results["q"].record is None) == (number == 0)
 
 
 # ---------------------------------------------------------------------------- layouts
@@ -214,22 +214,22 @@ def test_damaged_label_maps_never_raise_and_cost_no_other_picture(
 
 @pytest.mark.parametrize("name", [*LABEL_MAPS, "pascal_part", "paco_lvis"])
 @pytest.mark.parametrize("top", ["Semantic_Segm", ""])
-def test_trap_36_folders_lie_where_the_code_or_the_documentation_says(tmp_path, name, top):
+def test_quirk_36_folders_lie_where_the_code_or_the_documentation_says(tmp_path, name, top):
     top_folder = {"coco_stuff": "cocostuff"}.get(name, name)
     (tmp_path / top).mkdir(exist_ok=True)
     (tmp_path / top / top_folder).symlink_to(FIXTURES / "Semantic_Segm" / top_folder)
     (tmp_path / "coco_2017").symlink_to(FIXTURES / "coco_2017")
-    found = read_all(DATASETS[name](tmp_path, "train"))
-    assert len(found) == 2 and all(each.record is not None for each in found.values())
+    results = read_all(DATASETS[name](tmp_path, "train"))
+    assert len(results) == 2 and all(result.record is not None for result in results.values())
 
 
 @pytest.mark.parametrize("place", ["Semantic_Segm/coco_stuff", "coco_stuff"])
-def test_trap_36_coco_stuff_is_written_with_and_without_a_bar(tmp_path, place):
+def test_quirk_36_coco_stuff_is_written_with_and_without_a_bar(tmp_path, place):
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).symlink_to(FIXTURES / "Semantic_Segm" / "cocostuff")
     (tmp_path / "coco_2017").symlink_to(FIXTURES / "coco_2017")
-    found = read_all(DATASETS["coco_stuff"](tmp_path, "train"))
-    assert texts(found["stuff0"].record, "semantic") == ["person", "dog", "bush"]
+    results = read_all(DATASETS["coco_stuff"](tmp_path, "train"))
+    assert texts(results["stuff0"].record, "semantic") == ["person", "dog", "bush"]
 
 
 @pytest.mark.parametrize(
@@ -239,19 +239,19 @@ def test_trap_36_coco_stuff_is_written_with_and_without_a_bar(tmp_path, place):
 def test_val_is_read_from_its_own_folders(tmp_path, name, split):
     training = "train2017" if name == "coco_stuff" else "training"
     for place, file, data in zip(
-        LABEL_MAPS[name], ("v.png", "v.jpg"), (stripes(1), picture()), strict=True
+        LABEL_MAPS[name], ("v.png", "v.jpg"), (stripes(1), image_bytes()), strict=True
     ):
         write(tmp_path / place.replace(training, split) / file, data)
     write(tmp_path / MAPILLARY, STREETS)
     assert list(DATASETS[name](tmp_path, "val").keys) == ["v"]
-    assert only(DATASETS[name], tmp_path, "val").record.split == "val"
+    assert read_single(DATASETS[name], tmp_path, "val").record.split == "val"
 
 
 @pytest.mark.parametrize("name", list(DATASETS))
 def test_absent_folders_and_splits_are_errors_that_say_where(tmp_path, name):
-    with pytest.raises(SourceError, match=r"no Semantic_Segm/.* in it"):
+    with pytest.raises(SourceError, match=r"contains no Semantic_Segm/"):
         DATASETS[name](tmp_path, "train")
-    with pytest.raises(SourceError, match="no split 'none'; there are train, val"):
+    with pytest.raises(SourceError, match="no split 'none'; available: train, val"):
         DATASETS[name](tmp_path, "none")
 
 
@@ -270,21 +270,21 @@ def test_a_broken_list_of_classes_is_an_error_that_names_it(tmp_path, config):
 def test_a_class_that_has_no_name_is_named_and_keeps_its_number(tmp_path, entry):
     label_map(tmp_path, "mapillary", stripes(0, 1, 2))
     write(tmp_path / MAPILLARY, {"labels": [STREETS["labels"][0], entry, STREETS["labels"][2]]})
-    found = read_all(DATASETS["mapillary"](tmp_path, "train"))
-    assert texts(found["p"].record, "semantic") == ["bird", "traffic light"]
-    assert kinds(found["p"]) == {UNKNOWN_CLASS: 1}
-    assert kinds(found["config_v2.0.json label 1"]) == {BROKEN_ENTRY: 1}
+    results = read_all(DATASETS["mapillary"](tmp_path, "train"))
+    assert texts(results["p"].record, "semantic") == ["bird", "traffic light"]
+    assert kinds(results["p"]) == {UNKNOWN_CLASS: 1}
+    assert kinds(results["config_v2.0.json label 1"]) == {BROKEN_ENTRY: 1}
 
 
 # ---------------------------------------------------------------------------- parts
 
 
-def test_trap_37_parts_are_found_in_pictures_whose_paths_the_original_joins_wrongly():
+def test_quirk_37_parts_are_found_in_pictures_whose_paths_the_original_joins_wrongly():
     for name, counts in (("pascal_part", [2, 4]), ("paco_lvis", [2, 4])):
         source = DATASETS[name](FIXTURES, "train")
-        found = read_all(source)
-        assert [len(each.record.regions) for each in found.values()] == counts
-        assert not any(each.defects for each in found.values())
+        results = read_all(source)
+        assert [len(result.record.regions) for result in results.values()] == counts
+        assert not any(result.defects for result in results.values())
     assert source.image_path("train2017/paco_lvis_0.jpg") == (
         FIXTURES / "coco_2017" / "train2017" / "paco_lvis_0.jpg"
     )
@@ -302,9 +302,9 @@ def test_trap_37_parts_are_found_in_pictures_whose_paths_the_original_joins_wron
 )
 def test_a_part_has_the_two_names_that_the_original_draws_from(tmp_path, category, expected):
     parts(tmp_path, [part()], [{"id": 1, "name": category}])
-    record = only(DATASETS["pascal_part"], tmp_path).record
+    record = read_single(DATASETS["pascal_part"], tmp_path).record
     assert texts(record, "semantic") == expected
-    assert {each.links[0].region for each in record.annotations} == {0}
+    assert {item.links[0].region for item in record.annotations} == {0}
     assert pixels(record, 0) == 30 and record.regions[0].box_xyxy_pixel is None
 
 
@@ -316,10 +316,10 @@ def test_a_part_has_the_two_names_that_the_original_draws_from(tmp_path, categor
 )
 def test_a_broken_category_is_named_and_costs_its_own_annotations(tmp_path, category):
     categories = [category, {"id": 2, "name": "bus:wheel"}]
-    found = read_all(parts(tmp_path, [part(), part(category_id=2)], categories))
-    assert texts(found["p.jpg"].record, "semantic") == ["bus wheel", "the wheel of the bus"]
-    assert kinds(found["p.jpg"]) == {UNKNOWN_CLASS: 1}
-    assert kinds(found["train.json category 0"]) == {BROKEN_ENTRY: 1}
+    results = read_all(parts(tmp_path, [part(), part(category_id=2)], categories))
+    assert texts(results["p.jpg"].record, "semantic") == ["bus wheel", "the wheel of the bus"]
+    assert kinds(results["p.jpg"]) == {UNKNOWN_CLASS: 1}
+    assert kinds(results["train.json category 0"]) == {BROKEN_ENTRY: 1}
 
 
 @pytest.mark.parametrize(
@@ -337,34 +337,36 @@ def test_a_broken_category_is_named_and_costs_its_own_annotations(tmp_path, cate
     ids=str,
 )
 def test_a_broken_annotation_is_named_and_the_others_are_read(tmp_path, more, kind):
-    found = only(lambda root, split: parts(root, [part(**more), part(category_id=2)]), tmp_path)
-    assert texts(found.record, "semantic") == ["bus wheel", "the wheel of the bus"]
-    assert kinds(found) == {kind: 1}
+    result = read_single(
+        lambda root, split: parts(root, [part(**more), part(category_id=2)]), tmp_path
+    )
+    assert texts(result.record, "semantic") == ["bus wheel", "the wheel of the bus"]
+    assert kinds(result) == {kind: 1}
 
 
 def test_an_annotation_of_no_picture_is_named(tmp_path):
-    found = read_all(parts(tmp_path, [part(image_id=8), part()]))
-    assert kinds(found["train.json annotation 0"]) == {UNKNOWN_ID: 1}
-    assert len(found["p.jpg"].record.annotations) == 2
+    results = read_all(parts(tmp_path, [part(image_id=8), part()]))
+    assert kinds(results["train.json annotation 0"]) == {UNKNOWN_ID: 1}
+    assert len(results["p.jpg"].record.annotations) == 2
 
 
 def test_overlapping_polygons_of_a_part_are_united_as_the_original_does_here(tmp_path):
-    found = read_all(parts(tmp_path, [part(segmentation=[POLYGON, POLYGON])]))["p.jpg"]
-    assert pixels(found.record, 0) == 30 and found.record.regions[0].overlap is None
-    assert kinds(found) == {OVERLAPPING_PARTS: 1}
+    result = read_all(parts(tmp_path, [part(segmentation=[POLYGON, POLYGON])]))["p.jpg"]
+    assert pixels(result.record, 0) == 30 and result.record.regions[0].overlap is None
+    assert kinds(result) == {OVERLAPPING_PARTS: 1}
 
 
 def test_run_lengths_and_empty_masks_of_parts(tmp_path):
     annotations = [part(segmentation=block(1, 1, 7, 6)), part(category_id=2, segmentation=[])]
-    found = read_all(parts(tmp_path, annotations, name="paco_lvis"))["p.jpg"]
-    assert [pixels(found.record, i) for i in range(2)] == [30, 0]
-    assert kinds(found) == {EMPTY_MASK: 1}
+    result = read_all(parts(tmp_path, annotations, name="paco_lvis"))["p.jpg"]
+    assert [pixels(result.record, i) for i in range(2)] == [30, 0]
+    assert kinds(result) == {EMPTY_MASK: 1}
 
 
 def test_polygons_for_a_picture_of_another_size_are_not_drawn(tmp_path):
-    found = read_all(parts(tmp_path, [part()], height=WIDTH, width=HEIGHT))["p.jpg"]
-    assert found.record is None
-    assert kinds(found) == {SIZE_MISMATCH: 1, BAD_MASK: 1}
+    result = read_all(parts(tmp_path, [part()], height=WIDTH, width=HEIGHT))["p.jpg"]
+    assert result.record is None
+    assert kinds(result) == {SIZE_MISMATCH: 1, BAD_MASK: 1}
 
 
 def test_a_picture_without_annotations_is_counted(tmp_path):

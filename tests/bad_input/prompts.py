@@ -1,4 +1,4 @@
-"""Rows about prompts, tokenizers and answers."""
+"""Cases of prompts, tokenizers and answers."""
 
 from __future__ import annotations
 
@@ -82,47 +82,47 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         _PROMPTS,
-        "an earlier question is empty",
+        "an empty question in the history",
         _prompt("And now?", history=[("", "A dog.")]),
         "PromptError: question 1 of the history is empty. Ask something about the image.",
     ),
     Case(
         _PROMPTS,
-        "an earlier answer is empty",
+        "an empty answer in the history",
         _prompt("And now?", history=[("What is this?", "")]),
         "PromptError: answer 1 of the history is empty. Leave its turn out of the history.",
     ),
     Case(
         _PROMPTS,
-        "an earlier answer holds a region",
+        "an answer with <bbox> in the history",
         _prompt("And now?", history=[("What is this?", "A <bbox>.")]),
         "PromptError: answer 1 of the history contains <bbox>; only questions speak of regions by "
         "boxes.",
     ),
     Case(
         _PROMPTS,
-        "an earlier answer holds an image",
+        "an answer with <image> in the history",
         _prompt("And now?", history=[("What is this?", "<image>")]),
         "PromptError: answer 1 of the history contains <image> at character 0; the image is put in "
         "front of the question for you, so leave the token out.",
     ),
     Case(
         _PROMPTS,
-        "names the image itself",
+        "contains <image>",
         _prompt("What is in <image>?"),
         "PromptError: the prompt contains <image> at character 11; the image is put in "
         "front of the question for you, so leave the token out.",
     ),
     Case(
         _PROMPTS,
-        "holds an end mark",
+        "contains an end token",
         _prompt("Hello</s>"),
         "PromptError: the prompt contains the control token </s> at character 5; it "
         "would end or mask the text, so leave it out.",
     ),
     Case(
         _PROMPTS,
-        "is not valid Unicode",
+        "not valid Unicode",
         _prompt("a\ud800"),
         "PromptError: the prompt is not valid Unicode at character 1",
     ),
@@ -155,7 +155,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         _TOKENIZERS,
-        "[SEG] has another id than the model's",
+        "[SEG] with another id than in the model",
         _other_seg,
         "TokenizerError: the tokenizer does not belong to this model: [SEG] is 804 "
         "here, 802 in the model. Use the tokenizer folder that came with the "
@@ -163,7 +163,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         _TOKENIZERS,
-        "no tokenizer.model",
+        "a folder without tokenizer.model",
         _tokenizer(lambda folder: (folder / "tokenizer.model").unlink()),
         "TokenizerError: tokenizer/tokenizer.model: no such file; a tokenizer folder "
         "holds LLaMA's tokenizer.model",
@@ -182,20 +182,20 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         _TOKENIZERS,
-        "added ids with a gap",
+        "added tokens whose ids have a gap",
         _tokenizer(_added({"[SEG]": 900})),
         "TokenizerError: tokenizer: ids of the added tokens {'[SEG]': 900} do not "
         "follow the 800 pieces one by one",
     ),
     Case(
         _TOKENIZERS,
-        "added tokens in another order: their ids are kept",
+        "added tokens in another order: they keep their ids",
         _tokenizer(_added({"[SEG]": 800, "<p>": 801})),
         "807 ids, [SEG] is 800",
     ),
     Case(
         _ANSWERS,
-        "a phrase that is never closed",
+        "a phrase without a closing tag",
         _answer("<p> A dog [SEG] runs."),
         "'A dog runs.'; 1 [SEG]; [SEG] at 10 stands inside a phrase; <p> at 0 is never closed; "
         "[SEG] 0 belongs to no phrase",
@@ -208,20 +208,20 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         _ANSWERS,
-        "[SEG] away from its phrase",
+        "[SEG] apart from its phrase",
         _answer("<p> A dog </p> runs [SEG]."),
         "'A dog runs .'; 'A dog' at 0:5; 1 [SEG]; phrase 0 'A dog' has no [SEG]; [SEG] "
         "0 belongs to no phrase",
     ),
     Case(
         _ANSWERS,
-        "a closing tag alone",
+        "a closing tag without an opening one",
         _answer("A dog </p> [SEG]"),
         "'A dog'; 1 [SEG]; </p> at 6 closes nothing; [SEG] 0 belongs to no phrase",
     ),
     Case(
         _ANSWERS,
-        "nothing",
+        "an empty answer",
         _answer(""),
         "''; 0 [SEG]",
     ),

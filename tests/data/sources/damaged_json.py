@@ -1,4 +1,4 @@
-"""Ways to damage a tree of JSON: one place in it changed, dropped or doubled."""
+"""Damage of a JSON tree: one place in it is changed, removed or duplicated."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.data.sources.small import block
+from tests.data.sources.small_datasets import block
 
 Place = tuple[str | int, ...]
 
-# None of these is the id of anything in the trees.
-NASTY: tuple[Any, ...] = (
+# Values to insert. None of them is an id in the trees.
+BAD_VALUES: tuple[Any, ...] = (
     *(None, True, -1, 7_777_777, 10**400, 0.5, 1e300, math.nan, math.inf, -math.inf),
     *("", " ", "00", "\ud800", "\0", "../..", "x" * 50_000, "a b " * 12_500),
     *([], {}, [None], [[]], {"": None}, [7, 7], [[7]], {"size": [1, 1]}, {"a dog": {}}),
@@ -26,7 +26,7 @@ NASTY: tuple[Any, ...] = (
 
 
 def places(tree: Any, place: Place = ()) -> Iterator[Place]:
-    """Every place in a tree, the whole first."""
+    """Every place in a tree, the root first."""
     yield place
     if isinstance(tree, dict | list):
         for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
@@ -35,20 +35,20 @@ def places(tree: Any, place: Place = ()) -> Iterator[Place]:
 
 @st.composite
 def damaged(draw: st.DrawFn, tree: Any) -> tuple[Place, Any]:
-    """A place, and the tree with something else there."""
+    """A place, and the tree with a damage there."""
     place = draw(st.sampled_from(list(places(tree))))
-    value = draw(st.sampled_from(range(len(NASTY))))
-    how = draw(st.sampled_from(["change", "change", "drop", "double"]))
+    value = draw(st.sampled_from(range(len(BAD_VALUES))))
+    action = draw(st.sampled_from(["change", "change", "drop", "double"]))
     if not place:
-        return place, NASTY[value]
+        return place, BAD_VALUES[value]
     changed = copy.deepcopy(tree)
     holder = changed
     for key in place[:-1]:
         holder = holder[key]
-    if how == "drop":
+    if action == "drop":
         del holder[place[-1]]
-    elif how == "double" and isinstance(holder, list):
+    elif action == "double" and isinstance(holder, list):
         holder.append(holder[place[-1]])
     else:
-        holder[place[-1]] = copy.deepcopy(NASTY[value])
+        holder[place[-1]] = copy.deepcopy(BAD_VALUES[value])
     return place, changed

@@ -1,10 +1,10 @@
-"""A scene of GranD as it was released, with every oddity that readers must bear."""
+"""A scene of GranD as released, with all of the irregularities that occur in the data."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tests.data.sources.small import block
+from tests.data.sources.small_datasets import block
 
 
 def scene() -> dict[str, Any]:

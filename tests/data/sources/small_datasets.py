@@ -1,10 +1,9 @@
-"""Small datasets on disk: pictures, masks, and the fixtures of the original's formats."""
+"""Small datasets on disk: image files, masks, and the fixtures in the formats of the original."""
 
 from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +19,8 @@ FIXTURES = Path(__file__).parents[2] / "goldens" / "fixtures" / "data"
 HEIGHT, WIDTH = 12, 20
 
 
-def picture(height: int = HEIGHT, width: int = WIDTH, kind: str = "PNG") -> bytes:
-    """A picture's file."""
+def image_bytes(height: int = HEIGHT, width: int = WIDTH, kind: str = "PNG") -> bytes:
+    """The bytes of an image file."""
     stream = io.BytesIO()
     Image.new("RGB", (width, height), (10, 200, 30)).save(stream, kind)
     return stream.getvalue()
@@ -37,7 +36,7 @@ def block(
 
 
 def pixels(record: Record, region: int, *, overlap: bool = False) -> int:
-    """How many pixels a region's mask, or its overlap, has."""
+    """The number of pixels of a region's mask, or of its overlap."""
     counts = record.regions[region].overlap if overlap else record.regions[region].mask
     if counts is None:
         return 0
@@ -46,48 +45,41 @@ def pixels(record: Record, region: int, *, overlap: bool = False) -> int:
 
 
 def write(path: Path, content: Any) -> Path:
-    """A file of bytes, or of JSON."""
+    """Write a file of bytes, or of JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     is_bytes = isinstance(content, bytes)
     path.write_bytes(content if is_bytes else json.dumps(content).encode())
     return path
 
 
-def copy_fixtures(root: Path, *folders: str) -> Path:
-    """A data folder with some of the fixtures' folders."""
-    for folder in folders:
-        shutil.copytree(FIXTURES / folder, root / folder)
-    return root
-
-
-def kinds(found: ReadResult) -> Counter[str]:
-    """How often each kind of defect was noted."""
-    return Counter(defect.kind for defect in found.defects)
+def kinds(result: ReadResult) -> Counter[str]:
+    """The number of defects of each kind."""
+    return Counter(defect.kind for defect in result.defects)
 
 
 def tasks(record: Record | None) -> Counter[str]:
-    """How many annotations of each task a record has."""
-    return Counter(each.task for each in record.annotations) if record else Counter()
+    """The number of annotations of each task."""
+    return Counter(item.task for item in record.annotations) if record else Counter()
 
 
 def texts(record: Record | None, task: str) -> list[str]:
     """The texts of one task."""
-    return [each.text for each in record.annotations if each.task == task] if record else []
+    return [item.text for item in record.annotations if item.task == task] if record else []
 
 
 def read_all(source: DatasetSource) -> dict[str, ReadResult]:
-    """Everything a source has, every record checked."""
-    found = {key: source.read(key) for key in source.keys}
-    for each in found.values():
-        assert each.record is not None or each.defects
-        if each.record is not None:
-            check_record(each.record)
-    return found
+    """Read every key of a source, and check every record."""
+    results = {key: source.read(key) for key in source.keys}
+    for result in results.values():
+        assert result.record is not None or result.defects
+        if result.record is not None:
+            check_record(result.record)
+    return results
 
 
-def only(
+def read_single(
     make: Callable[[Path, str], DatasetSource], root: Path, split: str = "train"
 ) -> ReadResult:
-    """What the only picture of a small dataset gives."""
-    (found,) = read_all(make(root, split)).values()
-    return found
+    """Read the only image of a small dataset."""
+    (result,) = read_all(make(root, split)).values()
+    return result

@@ -1,0 +1,122 @@
+"""Reading of JSON, and checks of the types of its values.
+
+The `as_*` functions return a value of the type that their name says, or an empty one; those that
+take a log add a defect in that case.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from glamm_jax.data.sources.defects import (
+    BROKEN_ENTRY,
+    BROKEN_TEXT,
+    EMPTY_TEXT,
+    LONE_SURROGATE,
+    DefectLog,
+    SourceError,
+    quoted,
+)
+
+# The fields of a JSON object. In a pickle not even the names are sure to be texts.
+Fields = dict[Any, Any]
+
+
+def read_json(path: Path) -> Any:
+    """Read a file that a dataset cannot do without.
+
+    Raises:
+        SourceError: the file is missing or not JSON.
+    """
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file")
+    try:
+        return parse_json(path.read_bytes())
+    except ValueError as error:
+        raise SourceError(f"{path}: not valid JSON ({error}); download the file again") from error
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: it is not valid, or nested too deeply.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def as_text(value: Any, log: DefectLog, where: str) -> str:
+    """Return a text that contains letters or digits; "" and a defect for anything else.
+
+    Lone surrogates are replaced character by character, so spans stay valid.
+
+    Args:
+        value: from a file.
+        log: for the defect.
+        where: place of the value, for the defect.
+    """
+    if not isinstance(value, str) or not any(map(str.isalnum, value)):
+        log.add(EMPTY_TEXT, f"{where}: {quoted(value)}")
+        return ""
+    if not LONE_SURROGATE.search(value):
+        return value
+    log.add(BROKEN_TEXT, f"{where}: contains a lone surrogate")
+    return LONE_SURROGATE.sub("\ufffd", value)
+
+
+def as_list(value: Any, log: DefectLog, where: str) -> list[Any]:
+    """Return a list; an empty one for None, and an empty one and a defect for anything else.
+
+    Args:
+        value: from a file.
+        log: for the defect.
+        where: place of the value, for the defect.
+    """
+    if value is not None and not isinstance(value, list):
+        log.add(BROKEN_ENTRY, f"{where}: {quoted(value)} is not a list")
+    return value if isinstance(value, list) else []
+
+
+def as_fields(value: Any, log: DefectLog, where: str) -> Fields:
+    """Return the fields of a JSON object; no fields and a defect for anything else.
+
+    Args:
+        value: from a file.
+        log: for the defect.
+        where: place of the value, for the defect.
+    """
+    if isinstance(value, dict):
+        return value
+    log.add(BROKEN_ENTRY, f"{where}: {quoted(value)} is not an object")
+    return {}
+
+
+def as_numbers(value: Any, count: int) -> tuple[float, ...] | None:
+    """Return a list of `count` finite numbers as floats; None for anything else."""
+    if not isinstance(value, list | tuple) or len(value) != count:
+        return None
+    if not all(isinstance(x, int | float) and not isinstance(x, bool) for x in value):
+        return None
+    try:
+        numbers = tuple(float(x) for x in value)
+    except OverflowError:
+        return None
+    return numbers if all(math.isfinite(x) for x in numbers) else None
+
+
+def as_id(value: Any) -> str | None:
+    """Return an id, a whole number or a text, as text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or value == "":
+        return None
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else None
+    try:
+        return str(value)
+    except ValueError:  # Python refuses to print integers of thousands of digits
+        return None
