@@ -36,13 +36,15 @@ import jax
 from tqdm import tqdm
 
 import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
-from glamm_jax.aot.plan import chip_of, plan
+from glamm_jax.aot.chips import chip_of
+from glamm_jax.aot.plan import plan
 from glamm_jax.cli.program import make_parser, run_program
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.config.overrides import with_overrides
 from glamm_jax.errors import ConfigError
 from glamm_jax.evaluation.validation import make_validate
-from glamm_jax.training.loop import LOSS_NAMES, MetricWriter, StepRecord, train
+from glamm_jax.training.loop import MetricWriter, StepRecord, train
+from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.metric_writers import TensorBoard, WeightsAndBiases
 
 SPEED_WINDOW = 20  # steps that the printed speed is a mean of

@@ -45,7 +45,7 @@ from glamm_jax.files import write_atomic
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.text.questions import MAX_NEW_TOKENS
-from glamm_jax.training.initialization import fingerprint
+from glamm_jax.training.fingerprint import fingerprint
 from glamm_jax.training.run_folder import changed_fields, flatten_config
 
 CONFIG, ORIGINAL, REPORT = "config.json", "predictions", "report.html"
