@@ -4,7 +4,7 @@
   glamm-jax report RUN --out page.html
   glamm-jax report RUN OTHER              the curves of several runs over each other
 
-The page is one self-contained file. It can be written while the run goes on.
+The page is one self-contained file. It can be written while the run is in progress.
 """
 
 from __future__ import annotations
