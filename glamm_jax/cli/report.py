@@ -2,7 +2,7 @@
 
   glamm-jax report RUN                    writes RUN/report.html
   glamm-jax report RUN --out page.html
-  glamm-jax report RUN OTHER              the curves of several runs over each other
+  glamm-jax report RUN OTHER              the curves of several runs in the same plots
 
 The page is one self-contained file. It can be written while the run is in progress.
 """

@@ -1,4 +1,4 @@
-"""Which parameters are trained, and the parts of the model that the optimizer tells apart.
+"""Which parameters are trained, and the parts of the model that the optimizer distinguishes.
 
 `PARAMETER_GROUPS` is one table of the model's parameters, by the start of their leaf paths. It says
 to which part of the optimizer's state a parameter belongs, which sets of `optim.trainable` contain

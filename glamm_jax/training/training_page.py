@@ -1,7 +1,7 @@
 """The HTML page about one training run, or several: curves, events, validation, configuration.
 
 glamm-jax report RUN                    writes RUN/report.html
-glamm-jax report RUN OTHER              the curves of several runs in one plot
+glamm-jax report RUN OTHER              the curves of several runs in the same plots
 """
 
 from __future__ import annotations
