@@ -148,7 +148,8 @@ def test_a_changed_configuration_is_refused_and_a_changed_machine_is_not(
     with pytest.raises(RunError, match=r"optim\.peak_lr was 0\.01, now 0\.001"):
         run(unbroken, slower)
     other = replace(CONFIG, data=replace(CONFIG.data, mixture=CONFIG.data.mixture[:1]))
-    with pytest.raises(RunError, match=r"data\.mixture\.1\.dataset was miniworld/easy, now None"):
+    message = r"data\.mixture\.1\.dataset was miniworld/easy@32, now None"
+    with pytest.raises(RunError, match=message):
         run(unbroken, other)
     assert {path: path.read_bytes() for path in unbroken.rglob("*") if path.is_file()} == before
     again = cut_back(unbroken, tmp_path / "again", 4)
@@ -232,7 +233,7 @@ def test_validation_runs_and_metric_writers_receive_it(tmp_path: Path) -> None:
 
     config = replace(
         CONFIG,
-        validation=ValidationConfig(every=1),
+        validation=ValidationConfig(every=1, dataset="miniworld/easy@32"),
         checkpoint=CheckpointConfig(every=1, keep_last=1, keep_best=1, best_metric="miou"),
     )
     folder = tmp_path / "run"
