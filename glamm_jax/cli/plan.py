@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax plan") -
 def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax plan") -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration of a training run")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="configuration of a training run"
+    )
     parser.add_argument(
         "--mesh",
         type=positive_int,
@@ -45,7 +47,9 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax plan") -> argp
         metavar=("DATA", "FSDP", "TENSOR"),
         help="sizes of the mesh's axes (default: those of the configuration)",
     )
-    parser.add_argument("--topology", metavar="NAME", help="also compile for this TPU topology, such as v5e:2x4")
+    parser.add_argument(
+        "--topology", metavar="NAME", help="also compile for this TPU topology, such as v5e:2x4"
+    )
     parser.add_argument(
         "--images",
         type=positive_int,
@@ -53,7 +57,9 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax plan") -> argp
         metavar="N",
         help="rows and images of a batch slice, without --config (default: %(default)s)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result of the compilation")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the result of the compilation"
+    )
     add_overrides(parser)
     return parser.parse_args(arguments)
 

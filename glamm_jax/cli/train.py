@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax train") -> arg
     parser = make_parser(prog, __doc__)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
     parser.add_argument("--out", type=Path, metavar="RUN", help="a new folder, or a run to resume")
-    parser.add_argument("--plan", action="store_true", help="print what the run would need, and exit")
+    parser.add_argument("--plan", action="store_true", help="print what the run would need")
     parser.add_argument("--steps", type=int, metavar="N", help="stop when N steps are done")
     parser.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
     add_overrides(parser)
@@ -134,7 +134,7 @@ def show_progress(
     """
     print("initializing the weights and compiling; this takes minutes", flush=True)
     last: deque[StepRecord] = deque(maxlen=SPEED_WINDOW)
-    interval = 0.5 if sys.stderr.isatty() else 10.0  # seconds; a log file needs no line for every step
+    interval = 0.5 if sys.stderr.isatty() else 10.0  # seconds; fewer lines in a log file
     with tqdm(total=num_steps, unit="step", mininterval=interval) as bar:
         for record in records:
             if not last:  # the first step of this process compiles, and may be any step
@@ -145,7 +145,7 @@ def show_progress(
 
 
 def progress_line(last: Iterable[StepRecord], peak_step_seconds: float | None = None) -> str:
-    """Return the latest losses, and the speed over the last steps without the first, which compiles."""
+    """Return the latest losses, and the mean speed without the first step, which compiles."""
     records = [*last]
     losses = " ".join(f"{name} {records[-1][name]:.3f}" for name in LOSS_NAMES)
     timed = records[1:] or records
@@ -162,7 +162,7 @@ def progress_line(last: Iterable[StepRecord], peak_step_seconds: float | None = 
 
 
 def _peak_step_seconds(config: ExperimentConfig) -> float | None:
-    """Return the time of a step at the peak FLOPS of the devices; None for unknown devices."""
+    """Return the seconds of a step at the devices' peak FLOPS; None for unknown devices."""
     chip = chip_of(jax.devices()[0].device_kind)
     if chip is None:
         return None
