@@ -1,17 +1,17 @@
-"""Our modules against Hugging Face's PyTorch, on the same cores, in one run.
+"""Compare modules with Hugging Face's PyTorch implementations, on the same cores, in one run.
 
-    python -m bench                         everything, a few minutes
-    python -m bench --only clip,llama       some of it
+    python -m bench                         all cases, a few minutes
+    python -m bench --only clip,llama       some of them
     python -m bench --repeats 9             more calls of each
-    python -m bench --tiny                  seconds; shows that it runs, measures nothing of worth
+    python -m bench --tiny                  tiny models, seconds: a dry run
 
-Both sides compute the same thing in float32 with as many threads as there are cores: CLIP
-ViT-L/14-336 up to the hidden state that is read (23 layers), SAM ViT-H's image encoder at
-1024 x 1024, one 4096-wide LLaMA layer over 640 tokens, all at batch 1; and 64 tokens behind a
-prompt of 64 from a LLaMA of 8 layers, 1024 wide, greedily with a cache, at batch 1 and 8, against
-`generate` of transformers. Calls alternate; the median counts. Ratio = PyTorch's time over ours:
-above 1 ours is faster. Weights are random: the numbers' equality is the business of
-`python -m convert parity` and of the tests.
+Both sides compute the same in float32 with as many threads as there are cores: CLIP ViT-L/14-336 up
+to the hidden state that is used (23 layers), SAM ViT-H's image encoder at 1024 x 1024, one LLaMA
+layer, 4096 wide, over 640 tokens, all at batch 1; and the greedy decoding of 64 tokens after a
+prompt of 64 with a LLaMA of 8 layers, 1024 wide, with a KV cache, at batch 1 and 8, compared with
+`generate` of transformers. Calls alternate, and the median is reported. Ratio = PyTorch's time over
+JAX's: above 1, JAX is faster. Weights are random; `python -m convert parity` and the tests compare
+the numbers.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ from glamm_jax.models.glamm import GLaMM
 from glamm_jax.models.llama import Llama
 from glamm_jax.models.sam.encoder import ImageEncoder
 
-Pair = dict[str, Callable[[], Any]]
-SECONDS_A_CASE = 180.0
+Pair = dict[str, Callable[[], Any]]  # a call of each side: "jax" and "torch"
+MAX_CASE_SECONDS = 180.0
 BUSY_LOAD = 0.5
 LLAMA_LAYER = LlamaConfig(num_layers=1, vocab_size=8)
 LLAMA_MID = LlamaConfig(num_layers=8, hidden_dim=1024, mlp_dim=2816, num_heads=16)
 
 
 def clip_pair(config: CLIPConfig) -> Pair:
-    """CLIP's vision model up to the last hidden state that is read."""
+    """Return calls of CLIP's vision model, up to the last hidden state that is used."""
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     graph, state = random_weights(lambda: CLIPVision(config, rngs=nnx.Rngs(0)), jnp.float32)
-    ours = compiled(graph, state, lambda model, x: model(x))
-    theirs = CLIPVisionModel(
+    run = compiled(graph, state, lambda model, x: model(x))
+    torch_model = CLIPVisionModel(
         CLIPVisionConfig(
             image_size=config.image_size,
             patch_size=config.patch_size,
@@ -84,19 +84,19 @@ def clip_pair(config: CLIPConfig) -> Pair:
     pixels = noise((1, config.image_size, config.image_size, 3))
     tensor = torch.tensor(np.asarray(pixels)).permute(0, 3, 1, 2).contiguous()
     return {
-        "ours": lambda: ours(pixels),
-        "torch": lambda: theirs(tensor, output_hidden_states=True).hidden_states[-1],
+        "jax": lambda: run(pixels),
+        "torch": lambda: torch_model(tensor, output_hidden_states=True).hidden_states[-1],
     }
 
 
 def sam_pair(config: SAMConfig) -> Pair:
-    """SAM's image encoder, neck included."""
+    """Return calls of SAM's image encoder with its neck."""
     import torch
     from transformers import SamVisionConfig, SamVisionModel
 
     graph, state = random_weights(lambda: ImageEncoder(config, rngs=nnx.Rngs(0)), jnp.float32)
-    ours = compiled(graph, state, lambda model, x: model(x))
-    theirs = SamVisionModel(
+    run = compiled(graph, state, lambda model, x: model(x))
+    torch_model = SamVisionModel(
         SamVisionConfig(
             image_size=config.image_size,
             patch_size=config.patch_size,
@@ -113,46 +113,46 @@ def sam_pair(config: SAMConfig) -> Pair:
     pixels = noise((1, config.image_size, config.image_size, 3))
     tensor = torch.tensor(np.asarray(pixels)).permute(0, 3, 1, 2).contiguous()
     return {
-        "ours": lambda: ours(pixels),
-        "torch": lambda: theirs(tensor).last_hidden_state,
+        "jax": lambda: run(pixels),
+        "torch": lambda: torch_model(tensor).last_hidden_state,
     }
 
 
 def llama_pair(config: LlamaConfig, tokens: int) -> Pair:
-    """Decoder layers and the final norm over a whole sequence, without a cache."""
+    """Return calls of the decoder layers and the final norm over a sequence, without a cache."""
     import torch
     from transformers import LlamaModel
 
     graph, state = random_weights(lambda: Llama(config, rngs=nnx.Rngs(0)), jnp.float32)
-    ours = compiled(graph, state, lambda model, x, at, valid: model(x, at, valid))
-    theirs = LlamaModel(_torch_llama(config)).eval()
+    run = compiled(graph, state, lambda model, x, positions, valid: model(x, positions, valid))
+    torch_model = LlamaModel(_torch_llama(config)).eval()
     x = noise((1, tokens, config.hidden_dim))
     positions, valid = jnp.arange(tokens)[None], jnp.ones((1, tokens), bool)
     tensor = torch.tensor(np.asarray(x))
     return {
-        "ours": lambda: ours(x, positions, valid),
-        "torch": lambda: theirs(inputs_embeds=tensor, use_cache=False).last_hidden_state,
+        "jax": lambda: run(x, positions, valid),
+        "torch": lambda: torch_model(inputs_embeds=tensor, use_cache=False).last_hidden_state,
     }
 
 
 def decode_pair(config: GLaMMConfig, rows: int, prompt: int, steps: int) -> Pair:
-    """Prefill and greedy decoding with a cache; text only, so images have no part in it."""
+    """Return calls of prefill and greedy decoding with a cache, of text only."""
     import torch
     from transformers import LlamaForCausalLM
 
     model = nnx.merge(*random_weights(lambda: GLaMM(config, rngs=nnx.Rngs(0)), jnp.float32))
-    endless = replace(config.tokens, eos=config.llama.vocab_size)  # an id that no row chooses
+    endless = replace(config.tokens, eos=config.llama.vocab_size)  # an id that is never generated
     generator, batch = Generator(model, endless), prompts(config, rows, prompt)
-    theirs: Any = LlamaForCausalLM(_torch_llama(config.llama)).eval()
+    torch_model: Any = LlamaForCausalLM(_torch_llama(config.llama)).eval()
     ids = torch.tensor(batch.token_ids, dtype=torch.long)
 
-    def ours() -> Any:
+    def generate() -> Any:
         state = generator.prefill(batch, room=steps)
         return jax.block_until_ready(generator.decode(state, max_steps=steps).tokens)
 
     return {
-        "ours": ours,
-        "torch": lambda: theirs.generate(
+        "jax": generate,
+        "torch": lambda: torch_model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
@@ -178,7 +178,7 @@ def _torch_llama(config: LlamaConfig) -> Any:
 
 
 def cases(is_tiny: bool) -> dict[str, tuple[str, Callable[[], Pair]]]:
-    """{short name: (what is measured, its maker)}."""
+    """Return {name: (title, function that creates the pair)}."""
     if is_tiny:
         small = tiny()
         return {
@@ -199,71 +199,73 @@ def cases(is_tiny: bool) -> dict[str, tuple[str, Callable[[], Pair]]]:
     }
 
 
-def measure(what: str, make: Callable[[], Pair], repeats: int) -> dict[str, Any]:
-    """Both sides of one case, in turns."""
+def measure(title: str, make_pair: Callable[[], Pair], repeats: int) -> dict[str, Any]:
+    """Time both sides of a case in alternation."""
     import torch
 
     with torch.inference_mode():
-        times = interleaved(make(), repeats, SECONDS_A_CASE)
-    ours, theirs = median(times["ours"]), median(times["torch"])
+        times = interleaved(make_pair(), repeats, MAX_CASE_SECONDS)
+    jax_ms, torch_ms = median(times["jax"]), median(times["torch"])
     gc.collect()
     return {
-        "case": what,
-        "ours_ms": ours,
-        "torch_ms": theirs,
-        "ratio": theirs / ours,
-        "all_ours_ms": times["ours"],
+        "case": title,
+        "jax_ms": jax_ms,
+        "torch_ms": torch_ms,
+        "ratio": torch_ms / jax_ms,
+        "all_jax_ms": times["jax"],
         "all_torch_ms": times["torch"],
     }
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, checked."""
+    """Parse and check the command line."""
     parser = argparse.ArgumentParser(
         "python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--only", default="", help=f"comma separated: {', '.join(cases(True))}")
-    parser.add_argument("--repeats", type=int, default=5, help="calls of each side (default: 5)")
-    parser.add_argument("--tiny", action="store_true", help="tiny models: does it run at all?")
+    parser.add_argument("--only", default="", help=f"comma-separated: {', '.join(cases(True))}")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="timed calls of each side (default: 5)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="tiny models: a dry run")
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu.json", help="JSON to write")
     options = parser.parse_args(arguments)
     options.only = [name for name in options.only.split(",") if name]
     unknown = set(options.only) - set(cases(True))
     if unknown:
-        parser.error(f"no case {', '.join(sorted(unknown))}: choose from {', '.join(cases(True))}")
+        names = ", ".join(sorted(unknown))
+        parser.error(f"unknown case {names}: choose from {', '.join(cases(True))}")
     if options.repeats < 1:
         parser.error("--repeats must be at least 1")
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print a table, write the JSON."""
+    """Measure, print a table and write the JSON; returns the exit status."""
     options = parse(arguments)
     try:
         import torch
     except ImportError:
-        print("torch is missing: pip install 'glamm-jax[convert]', or run `make bench`")
+        print("torch is not installed: pip install 'glamm-jax[convert]', or run `make bench`")
         return 2
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     facts = machine()
     if facts["load_average"][0] > BUSY_LOAD:
         print(
-            f"other programs are running (load {facts['load_average'][0]}): PyTorch's threads wait"
-            " for each other and suffer most, so the ratios flatter us; repeat on a quiet machine"
+            f"other programs are running (load {facts['load_average'][0]}). They slow down "
+            "PyTorch's threads most, so the ratios are too high; repeat on an idle machine"
         )
     rows = []
-    for name, (what, make) in cases(options.tiny).items():
+    for name, (title, make_pair) in cases(options.tiny).items():
         if options.only and name not in options.only:
             continue
-        rows.append(measure(what, make, options.repeats))
-        print(f"{what}: {rows[-1]['ratio']:.2f}", flush=True)
+        rows.append(measure(title, make_pair, options.repeats))
+        print(f"{title}: {rows[-1]['ratio']:.2f}", flush=True)
     printed = [
-        [r["case"], f"{r['ours_ms']:.0f}", f"{r['torch_ms']:.0f}", f"{r['ratio']:.2f}"]
-        for r in rows
+        [r["case"], f"{r['jax_ms']:.0f}", f"{r['torch_ms']:.0f}", f"{r['ratio']:.2f}"] for r in rows
     ]
     print(f"\nfloat32, {threads} threads, median of {options.repeats}\n")
-    print(table(["case", "ours, ms", "torch, ms", "ratio (torch / ours)"], printed))
+    print(table(["case", "JAX, ms", "torch, ms", "ratio (torch / JAX)"], printed))
     write(options.out, {"machine": facts, "threads": threads, "rows": rows})
     return 0
 

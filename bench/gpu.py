@@ -1,16 +1,16 @@
-"""Speed of encoders, prefill, decoding and whole answers on one GPU, as shares of its limits.
+"""Measure encoders, prefill, decoding and GCG on one GPU, as shares of the hardware's limits.
 
     python -m bench.gpu                      SAM ViT-H, CLIP-L, LLaMA-7B and all of GCG, bfloat16
-    python -m bench.gpu --only decode        64 tokens a row around a context of 900
+    python -m bench.gpu --only decode        64 tokens per row around a context of 900
     python -m bench.gpu --only sam --sam-batch 16
-    python -m bench.gpu --peak-tflops 800 --bandwidth 2.9   another chip than an H200
-    python -m bench.gpu --tiny               tiny models on any device: a dry run, no figures
+    python -m bench.gpu --peak-tflops 800 --bandwidth 2.9   another GPU than an H200
+    python -m bench.gpu --tiny               tiny models on any device: a dry run
 
-Needs jax, flax and jaxtyping alone: no grain, no tensorflow-datasets, no torch. Weights are
-random, made on the device in bfloat16. The limit is the time that FLOPs (counted in
-glamm_jax/aot/flops.py) take at the chip's peak, or bytes at its bandwidth, whichever is more; share =
-limit over measured time. Bar = today's best practice: 44 % for SAM (58 images/s on an H200), 50 %
-for prefill, 68 % for decoding at batch 1 and 55 % at 32, 50 % for GCG end to end.
+It needs only jax, flax and jaxtyping: no grain, no tensorflow-datasets, no torch. Weights are
+random, created on the device in bfloat16. The limit is the time that the FLOPs (counted in
+glamm_jax/aot/flops.py) take at the GPU's peak or the bytes at its bandwidth, whichever is larger;
+share = limit over measured time. Best practice: 44 % for SAM (58 images/s on an H200), 50 % for
+prefill, 68 % for decoding at batch 1 and 55 % at batch 32, 50 % for GCG end to end.
 """
 
 from __future__ import annotations
@@ -49,27 +49,40 @@ from glamm_jax.models.llama import Llama
 from glamm_jax.models.sam.encoder import ImageEncoder
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 
-TEXT = ("llama", "tokens", "compute_dtype")  # what decoding knows of a configuration
-H200_TFLOPS = 790.0  # bfloat16, measured by a large matrix product
-H200_BANDWIDTH = 4.3  # TB/s, measured by a copy
+TEXT_FIELDS = ("llama", "tokens", "compute_dtype")  # of a configuration, used by decoding
+H200_TFLOPS = 790.0  # bfloat16, measured with a large matrix product
+H200_BANDWIDTH = 4.3  # TB/s, measured with a copy
 CASES = ("sam", "clip", "prefill", "decode", "gcg")
 
 
 class Work(NamedTuple):
-    """A phase of a call: it ends no sooner than its operations and its reading allow."""
+    """Work of one phase of a call.
+
+    Attributes:
+        flops: of the phase.
+        bytes: that it reads; 0 where the FLOPs are the limit.
+    """
 
     flops: int
-    bytes: int = 0  # counted where they decide
+    bytes: int = 0
 
     def seconds(self, options: argparse.Namespace) -> float:
-        """At the limits of the chip."""
+        """Return the least time that the hardware allows."""
         compute = self.flops / (options.peak_tflops * 1e12)
         return max(compute, self.bytes / (options.bandwidth * 1e12))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure: `items` (images, tokens) a call, its phases, and how to make it."""
+    """A measurement.
+
+    Attributes:
+        name: printed.
+        unit: of the items.
+        items: images or tokens of one call.
+        work: phases of one call.
+        make: prepares the model and its inputs, and returns the call.
+    """
 
     name: str
     unit: str
@@ -79,7 +92,7 @@ class Case:
 
 
 def sam_case(config: SAMConfig, batch: int) -> Case:
-    """SAM's image encoder."""
+    """Return the case of SAM's image encoder."""
 
     def make() -> Callable[[], Any]:
         graph, state = random_weights(lambda: ImageEncoder(config, rngs=nnx.Rngs(0)), jnp.bfloat16)
@@ -94,7 +107,7 @@ def sam_case(config: SAMConfig, batch: int) -> Case:
 
 
 def clip_case(config: CLIPConfig, batch: int) -> Case:
-    """CLIP's vision model up to the last hidden state that is read."""
+    """Return the case of CLIP's vision model, up to the last hidden state that is used."""
 
     def make() -> Callable[[], Any]:
         graph, state = random_weights(lambda: CLIPVision(config, rngs=nnx.Rngs(0)), jnp.bfloat16)
@@ -107,13 +120,13 @@ def clip_case(config: CLIPConfig, batch: int) -> Case:
 
 
 def prefill_case(config: LlamaConfig, batch: int, tokens: int) -> Case:
-    """A prompt through the scanned layers, and the logits that choose the next token."""
+    """Return the case of a prompt through all layers, and the logits of the next token."""
 
     def make() -> Callable[[], Any]:
         graph, state = random_weights(lambda: Llama(config, rngs=nnx.Rngs(0)), jnp.bfloat16)
 
-        def call(model: Llama, x: jax.Array, at: jax.Array, valid: jax.Array) -> jax.Array:
-            return model.logits(model(x, at, valid)[:, -1])
+        def call(model: Llama, x: jax.Array, positions: jax.Array, valid: jax.Array) -> jax.Array:
+            return model.logits(model(x, positions, valid)[:, -1])
 
         run = compiled(graph, state, call)
         x = noise((batch, tokens, config.hidden_dim), jnp.bfloat16)
@@ -127,7 +140,7 @@ def prefill_case(config: LlamaConfig, batch: int, tokens: int) -> Case:
 
 
 def decode_case(config: GLaMMConfig, batch: int, context: int, steps: int) -> Case:
-    """Tokens against the cache of a text prompt; `context` is the middle of their positions."""
+    """Return the case of decoding after a text prompt; `context` is the mean position."""
 
     def make() -> Callable[[], Any]:
         generator = endless_generator(config)
@@ -135,7 +148,7 @@ def decode_case(config: GLaMMConfig, batch: int, context: int, steps: int) -> Ca
         states = [generator.prefill(prompts(config, batch, prompt), room=steps + 1)]
 
         def call() -> Any:
-            # Always the same steps: back to the first token, over what was written before.
+            # Every call runs the same steps: reset to the first token and overwrite the cache.
             state = states.pop()._replace(count=jnp.asarray(1, jnp.int32))
             states.append(generator.decode(state, max_steps=steps))
             return jax.block_until_ready(states[0].tokens)
@@ -151,21 +164,21 @@ def decode_case(config: GLaMMConfig, batch: int, context: int, steps: int) -> Ca
 
 
 def gcg_case(config: GLaMMConfig, batch: int, words: int, steps: int) -> Case:
-    """Pictures to answers with masks: CLIP, prefill, decoding, SAM, four masks a picture.
+    """Return the case of images to answers with four masks each: CLIP, prefill, decoding, SAM.
 
-    The masks' decoder is not counted: a hundredth of the encoder.
+    The mask decoder is not counted: it has a hundredth of the encoder's FLOPs.
     """
     size = (480, 640)
     ids = [*range(3, 3 + words), IMAGE_ID, *[config.tokens.seg] * 4]
 
     def make() -> Callable[[], Any]:
         generator = endless_generator(config)
-        batch_of_pictures = collate([_sample(config, ids, size)] * batch, config)
+        batch_of_images = collate([_sample(config, ids, size)] * batch, config)
 
         def call() -> Any:
-            state = generator.prefill(batch_of_pictures, room=steps)
+            state = generator.prefill(batch_of_images, room=steps)
             state = generator.decode(state, max_steps=steps)
-            return jax.block_until_ready(generator.finish(batch_of_pictures, state).masks)
+            return jax.block_until_ready(generator.finish(batch_of_images, state).masks)
 
         return call
 
@@ -182,7 +195,7 @@ def gcg_case(config: GLaMMConfig, batch: int, words: int, steps: int) -> Case:
 
 
 def endless_generator(config: GLaMMConfig) -> Generator:
-    """Random weights in bfloat16, and an end token that no row chooses."""
+    """Return a generator with random weights in bfloat16, and an end token that never comes."""
     graph, state = random_weights(lambda: GLaMM(config, rngs=nnx.Rngs(0)), jnp.bfloat16)
     tokens = replace(config.tokens, eos=config.llama.vocab_size)
     return Generator(nnx.merge(graph, state), tokens)
@@ -201,28 +214,28 @@ def _sample(config: GLaMMConfig, ids: list[int], size: tuple[int, int]) -> Sampl
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
-    """What the options ask for, at true or tiny size."""
+    """Return the requested cases, at full or tiny size."""
     config, lengths, decoding, gcg = released(), (620, 775), (900, 64), (56, 80)
     if options.tiny:
         config, lengths, decoding, gcg = tiny(), (12, 16), (12, 4), (4, 4)
     config = replace(config, compute_dtype="bfloat16")
-    text_only = replace(tiny(), **{name: getattr(config, name) for name in TEXT})
-    made: list[Case] = []
+    text_only = replace(tiny(), **{name: getattr(config, name) for name in TEXT_FIELDS})
+    selected: list[Case] = []
     if "sam" in options.only:
-        made.append(sam_case(config.sam, options.sam_batch))
+        selected.append(sam_case(config.sam, options.sam_batch))
     if "clip" in options.only:
-        made.append(clip_case(config.clip, options.clip_batch))
+        selected.append(clip_case(config.clip, options.clip_batch))
     if "prefill" in options.only:
-        made += [prefill_case(config.llama, b, tokens) for tokens in lengths for b in (1, 8)]
+        selected += [prefill_case(config.llama, b, tokens) for tokens in lengths for b in (1, 8)]
     if "decode" in options.only:
-        made += [decode_case(text_only, batch, *decoding) for batch in (1, 32)]
+        selected += [decode_case(text_only, batch, *decoding) for batch in (1, 32)]
     if "gcg" in options.only:
-        made.append(gcg_case(config, options.gcg_batch, *gcg))
-    return made
+        selected.append(gcg_case(config, options.gcg_batch, *gcg))
+    return selected
 
 
 def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
-    """Median time of a call, what it did a second, and the share of the limit."""
+    """Measure the median time of a call, its throughput, and its share of the limit."""
     seconds = median(interleaved({"run": case.make()}, options.repeats)["run"]) / 1e3
     limit = sum(work.seconds(options) for work in case.work)
     statistics = jax.devices()[0].memory_stats() or {}
@@ -234,21 +247,21 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         "limit_per_second": case.items / limit,
         "tflops": sum(work.flops for work in case.work) / seconds / 1e12,
         "share": limit / seconds,
-        # Since the process began: a later, smaller case cannot lower it.
+        # Of the process so far: a later, smaller case does not lower it.
         "peak_gib": statistics.get("peak_bytes_in_use", 0) / 2**30,
     }
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, checked."""
+    """Parse and check the command line."""
     parser = argparse.ArgumentParser(
         "python -m bench.gpu", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--only", default=",".join(CASES), help="comma separated: %(default)s")
+    parser.add_argument("--only", default=",".join(CASES), help="comma-separated: %(default)s")
     parser.add_argument("--repeats", type=int, default=20, help="timed calls (default: 20)")
-    parser.add_argument("--sam-batch", type=int, default=8, help="images a call (default: 8)")
-    parser.add_argument("--clip-batch", type=int, default=32, help="images a call (default: 32)")
-    parser.add_argument("--gcg-batch", type=int, default=32, help="pictures a call (default: 32)")
+    parser.add_argument("--sam-batch", type=int, default=8, help="images per call (default: 8)")
+    parser.add_argument("--clip-batch", type=int, default=32, help="images per call (default: 32)")
+    parser.add_argument("--gcg-batch", type=int, default=32, help="images per call (default: 32)")
     parser.add_argument("--peak-tflops", type=float, default=H200_TFLOPS, help="default: 790")
     parser.add_argument("--bandwidth", type=float, default=H200_BANDWIDTH, help="TB/s (4.3)")
     parser.add_argument("--tiny", action="store_true", help="tiny models on any device")
@@ -257,17 +270,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.only = options.only.split(",")
     unknown = set(options.only) - set(CASES)
     if unknown:
-        parser.error(f"no case {', '.join(sorted(unknown))}: choose from {', '.join(CASES)}")
+        names = ", ".join(sorted(unknown))
+        parser.error(f"unknown case {names}: choose from {', '.join(CASES)}")
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print a table, write the JSON."""
+    """Measure, print a table and write the JSON; returns the exit status."""
     options = parse(arguments)
     if jax.default_backend() != "gpu" and not options.tiny:
         print(
-            f"no GPU: jax sees {jax.devices()[0].device_kind!r}. Run this where `nvidia-smi` works,"
-            " with pip install 'glamm-jax[cuda]'; --tiny is a dry run on any device."
+            f"no GPU: jax finds {jax.devices()[0].device_kind!r}. Run this where `nvidia-smi` "
+            "works, after pip install 'glamm-jax[cuda]'; --tiny is a dry run on any device"
         )
         return 2
     facts, rows = machine(), []

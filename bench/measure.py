@@ -1,4 +1,4 @@
-"""Timing, random weights, machine facts and tables, shared by the benchmarks."""
+"""Timing, random weights, a description of the machine, and tables for the benchmarks."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def random_weights(make: Callable[[], Model], dtype: Any) -> tuple[nnx.GraphDef, nnx.State]:
-    """The model's graph and a state of small noise, made on the device in this dtype.
+    """Return a model's graph and a state of small random values, created on the device.
 
-    Nothing is initialised on the host and no float32 copy exists: 7B in bfloat16 needs 13.5 GB.
-    The same noise fills every leaf, since hundreds of draws take a minute to compile.
+    Nothing is initialized on the host, and there is no float32 copy: 7B parameters in bfloat16 need
+    13.5 GB. Every leaf has the same values, because sampling each takes a minute to compile.
     """
     graph, abstract = nnx.split(nnx.eval_shape(make))
 
     @jax.jit
-    def draw(key: jax.Array) -> nnx.State:
+    def sample(key: jax.Array) -> nnx.State:
         values = jax.random.normal(key, (2**16 + 1,), dtype) * 0.02
         return jax.tree.map(lambda leaf: jnp.resize(values, leaf.shape), abstract)
 
-    return graph, draw(jax.random.key(0))
+    return graph, sample(jax.random.key(0))
 
 
 def compiled(
     graph: nnx.GraphDef, state: nnx.State, call: Callable[..., Any]
 ) -> Callable[..., jax.Array]:
-    """`call(model, *inputs)` jitted, with the weights as an argument; waits for the result."""
+    """Return a jitted `call(model, *inputs)`, weights as an argument, that waits for its result."""
     run = jax.jit(lambda state, *inputs: call(nnx.merge(graph, state), *inputs))
     return lambda *inputs: jax.block_until_ready(run(state, *inputs))
 
@@ -58,17 +58,25 @@ def interleaved(
     seconds: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Milliseconds of each run, taken in turns after one warm-up each.
+    """Time several functions in alternation, after one warm-up call of each.
 
-    Taking turns spreads the machine's moods over all runs alike. After `seconds` no new turn
-    starts, but there are three at least. clock: `time.process_time` counts processor time.
+    Alternating spreads the noise of the machine evenly over them.
+
+    Args:
+        runs: {name: function}.
+        repeats: timed calls of each.
+        seconds: after which no new round starts; there are at least three.
+        clock: `time.process_time` measures processor time instead of wall time.
+
+    Returns:
+        {name: milliseconds of each call}.
     """
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
-    begin = time.perf_counter()
-    for turn in range(repeats):
-        if turn >= 3 and time.perf_counter() - begin > seconds:
+    started = time.perf_counter()
+    for round_index in range(repeats):
+        if round_index >= 3 and time.perf_counter() - started > seconds:
             break
         for name, run in runs.items():
             start = clock()
@@ -78,12 +86,12 @@ def interleaved(
 
 
 def median(times: Sequence[float]) -> float:
-    """The middle one."""
+    """Return the median."""
     return float(statistics.median(times))
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine: processor, memory, load, device, versions of the packages."""
     versions = {}
     for name in ("jax", "jaxlib", "flax", "torch", "transformers", "numpy"):
         try:
@@ -111,7 +119,7 @@ def _cpu_name() -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right."""
+    """Return a Markdown table; all columns but the first are right-aligned."""
     columns = [list(column) for column in zip(header, *rows, strict=True)]
     widths = [max(len(cell) for cell in column) for column in columns]
 
@@ -125,19 +133,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write(path: Path, result: Mapping[str, Any]) -> None:
-    """Save a result as JSON and say where."""
+    """Write a result as JSON and print the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"written to {path}")
 
 
 def noise(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """An input of unit variance."""
+    """Return a random input of unit variance."""
     return jax.random.normal(jax.random.key(1), shape, dtype)
 
 
 def prompts(config: GLaMMConfig, rows: int, tokens: int) -> Batch:
-    """Text prompts of random words, all of one length."""
+    """Return a batch of text prompts of random tokens, all of one length."""
     first, last = config.tokens.eos + 1, config.tokens.image_start
     ids = np.random.default_rng(0).integers(first, last, (rows, tokens))
     nothing = np.full(tokens, IGNORE_ID)

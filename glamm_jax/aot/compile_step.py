@@ -1,11 +1,11 @@
-"""Compile a training step for TPUs that are not attached, and measure what it needs.
+"""Compile a training step for TPU topologies that are not attached, and read its memory.
 
-It is the step that trains (`released()` with adapters, frozen weights and activations in bfloat16,
-AdamW), on GCG batches with some boxes: every part runs. XLA compiles for the topology on a machine
-without TPU, in minutes and 7 GB, and refuses a program that does not fit, so that what
-compiles fits. jax must find libtpu, which `make tpu` keeps apart from the virtual environment: with
-it there, jax would look for a TPU whenever it starts.
+    compile_for_topology(config, "v5e:2x4", mesh=(1, 8, 1))
 
+XLA compiles for a topology on a machine without TPU, in minutes and 7 GB. It refuses a program that
+does not fit the memory, so a step that compiles fits. jax needs libtpu on the path; `make tpu`
+installs it outside the virtual environment, because with libtpu inside, jax would look for a TPU at
+every start.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from glamm_jax.aot.plan import CHIPS
+from glamm_jax.aot.chips import CHIPS, GIB
+from glamm_jax.aot.collectives import gathered_stacks
 from glamm_jax.config import released, with_lora
 from glamm_jax.config.experiment import DataConfig, ExperimentConfig, MixtureEntry
 from glamm_jax.data.collate import collate, join_slices
 from glamm_jax.errors import ConfigError
 from glamm_jax.parallel import make_mesh, use_mesh
-from glamm_jax.training.placement import abstract_batch, abstract_split, gathered_stacks
+from glamm_jax.training.placement import abstract_batch, abstract_split
 from glamm_jax.training.step import make_step
-from glamm_jax.types import Batch, BatchShape
+from glamm_jax.types import BatchShape
 
-GIB = 2**30
-# libtpu asks the machine's metadata server for all that these say.
-ENVIRONMENT = {
+# Without these, libtpu asks the metadata server of the machine.
+_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
@@ -47,39 +47,47 @@ def compile_for_topology(
     """Compile a configuration's training step for TPUs that are not attached.
 
     Args:
-        config: of the training run.
+        config: of the training run. The step runs on an empty batch of its shape.
         topology_name: of libtpu, such as "v5e:2x4".
         mesh: sizes of the axes (data, fsdp, tensor).
 
     Returns:
-        Names and values of what a device needs, in GiB, or the compiler's error.
+        {name: value}: the memory that each device needs, in GiB, or the compiler's "error"; and
+        whether it "fits".
 
     Raises:
         ConfigError: libtpu is not installed, or the topology's chip is unknown.
     """
     chip = topology_name.partition(":")[0]
     if chip not in CHIPS:
-        raise ConfigError(f"topology {topology_name!r}: choose one of {', '.join(CHIPS)}")
+        raise ConfigError(
+            f"topology {topology_name!r}: unknown chip; choose from {', '.join(CHIPS)}"
+        )
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError("compiling for a TPU topology needs libtpu: use `make tpu`")
-    for name, value in ENVIRONMENT.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")
     topology = topologies.get_topology_desc(platform="tpu", topology_name=topology_name)
     with use_mesh(make_mesh(*mesh, devices=topology.devices)):
-        found = compiled(config)
+        result = _compile(config)
     memory = CHIPS[chip].memory_gib
-    fits = "error" not in found and found["arguments + temporaries"] <= memory
-    return {"topology": topology_name, "mesh": mesh, **found, "fits": fits, "jax": jax.__version__}
+    fits = "error" not in result and result["arguments + temporaries"] <= memory
+    return {"topology": topology_name, "mesh": mesh, **result, "fits": fits, "jax": jax.__version__}
 
 
 def released_gcg_config(images: int, batch_slices: int) -> ExperimentConfig:
-    """GCG training of the released model: a shard has so many pictures, one with boxes."""
+    """Return a configuration of GCG fine-tuning of the released model, in bfloat16 with adapters.
+
+    Args:
+        images: of each batch slice. One of them has boxes, so that every part of the model runs.
+        batch_slices: of a step's batch.
+    """
     base = released()
     region = replace(base.region, remat="full")
     model = replace(with_lora(base), compute_dtype="bfloat16", region=region)
-    mixture = (MixtureEntry("unread", ("gcg", "region")),)  # its batches stay empty
-    quotas = BatchShape(
+    mixture = (MixtureEntry("none", ("gcg", "region")),)  # no record is read
+    shape = BatchShape(
         rows=images,
         tokens=1024,
         targets=256,
@@ -92,32 +100,33 @@ def released_gcg_config(images: int, batch_slices: int) -> ExperimentConfig:
         mask_width=1024,
     )
     return ExperimentConfig(
-        model, DataConfig(mixture, batch_shape=quotas, batch_slices=batch_slices)
+        model, DataConfig(mixture, batch_shape=shape, batch_slices=batch_slices)
     )
 
 
-def compiled(config: ExperimentConfig) -> dict[str, Any]:
-    """What a device needs for one step, in GiB, or the compiler's refusal."""
+def _compile(config: ExperimentConfig) -> dict[str, Any]:
+    """Compile a step on the current mesh; return what a device needs, or the compiler's error."""
     graphdef, frozen, state = abstract_split(config)
-    batch = abstract_batch(empty_batch(config))
+    shape, model = config.data.batch_shape, config.model
+    slices = {number: collate([], model, shape) for number in range(config.data.batch_slices)}
+    batch = abstract_batch(join_slices(slices, shape, model.clip.num_patches))
     step: Any = make_step(config.model, config.optim, config.losses, config.seed)
     lowered = step.trace(graphdef, frozen, state, batch).lower(lowering_platforms=("tpu",))
-    began = time.perf_counter()
+    started = time.perf_counter()
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         return {"error": str(error)}
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     memory, text = program.memory_analysis(), program.as_text()
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     sizes = {
         "arguments": arguments,
         "temporaries": temporaries,
         "arguments + temporaries": arguments + temporaries,
         "outputs": memory.output_size_in_bytes,
         "outputs in arguments": memory.alias_size_in_bytes,
-        "memory of this process": host,
+        "memory of this process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     return {
         **{name: round(size / GIB, 2) for name, size in sizes.items()},
@@ -125,10 +134,3 @@ def compiled(config: ExperimentConfig) -> dict[str, Any]:
         "kernels": text.count("tpu_custom_call"),
         "frozen stacks gathered": gathered_stacks(text, frozen),
     }
-
-
-def empty_batch(config: ExperimentConfig) -> Batch:
-    """The whole batch of a step with nothing in it."""
-    quotas, model = config.data.batch_shape, config.model
-    pieces = {number: collate([], model, quotas) for number in range(config.data.batch_slices)}
-    return join_slices(pieces, quotas, model.clip.num_patches)

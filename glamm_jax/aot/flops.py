@@ -1,8 +1,7 @@
-"""Floating-point operations of the model's parts, from their sizes. A multiply-add counts two.
-Where a part waits for memory instead, the bytes it reads.
+"""FLOPs of the parts of the model, from their sizes; of decoding also the bytes that are read.
 
-XLA's own count sees a scanned layer once (ecosystem notes), so it is done by hand. Norms, softmax
-and activations are left out: they are below a percent.
+A multiply-add counts as two FLOPs. XLA's cost analysis counts a scanned layer only once, so these
+counts are analytic. Norms, softmax and activations, less than a percent, are not counted.
 """
 
 from __future__ import annotations
@@ -12,152 +11,160 @@ import math
 from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, RegionConfig, SAMConfig
 
 
-def product(rows: int, inner: int, columns: int) -> int:
-    """[rows, inner] @ [inner, columns]."""
+def matmul(rows: int, inner: int, columns: int) -> int:
+    """Count [rows, inner] @ [inner, columns]."""
     return 2 * rows * inner * columns
 
 
 def attention(queries: int, keys: int, width: int) -> int:
-    """Scores and their product with the values, over all heads together."""
-    return 2 * product(queries, width, keys)
+    """Count the attention scores and their product with the values, of all heads together."""
+    return 2 * matmul(queries, width, keys)
 
 
 def clip(config: CLIPConfig) -> int:
-    """One image, up to the last hidden state that anybody reads."""
+    """Count one image, up to the last hidden state that is used."""
     tokens, dim = config.num_patches + 1, config.hidden_dim
-    patches = product(config.num_patches, 3 * config.patch_size**2, dim)
-    layer = product(tokens, dim, 4 * dim) + 2 * product(tokens, dim, config.mlp_dim)
+    patches = matmul(config.num_patches, 3 * config.patch_size**2, dim)
+    layer = matmul(tokens, dim, 4 * dim) + 2 * matmul(tokens, dim, config.mlp_dim)
     return patches + config.depth * (layer + attention(tokens, tokens, dim))
 
 
 def _sam_block(config: SAMConfig, window: int | None) -> int:
-    """One block; windows reach beyond the map, and their padding is computed too."""
+    """Count one block. The padding of windows that extend beyond the map is computed, too."""
     dim, grid = config.hidden_dim, config.grid_size
     side = window or grid
     windows = math.ceil(grid / side) ** 2
     tokens = windows * side**2
-    relative = 2 * product(tokens, dim, side)  # with every key row and every key column
-    mlp = 2 * product(grid**2, dim, config.mlp_dim)
+    relative = 2 * matmul(tokens, dim, side)  # with every row and every column of keys
+    mlp = 2 * matmul(grid**2, dim, config.mlp_dim)
     heads = windows * attention(side**2, side**2, dim)
-    return product(tokens, dim, 4 * dim) + heads + relative + mlp
+    return matmul(tokens, dim, 4 * dim) + heads + relative + mlp
 
 
 def sam_encoder(config: SAMConfig) -> int:
-    """One image of the padded canvas."""
+    """Count one padded image."""
     tokens, dim, out = config.grid_size**2, config.hidden_dim, config.out_dim
-    patches = product(tokens, 3 * config.patch_size**2, dim)
-    neck = product(tokens, dim, out) + product(tokens, 9 * out, out)
+    patches = matmul(tokens, 3 * config.patch_size**2, dim)
+    neck = matmul(tokens, dim, out) + matmul(tokens, 9 * out, out)
     windowed = len(config.window_blocks) * _sam_block(config, config.window_size)
-    wide = len(config.global_blocks) * _sam_block(config, None)
-    return patches + windowed + wide + neck
+    full = len(config.global_blocks) * _sam_block(config, None)
+    return patches + windowed + full + neck
 
 
 def llama_linears(config: LlamaConfig, tokens: int) -> int:
-    """The seven projections of every layer."""
+    """Count the seven projections of every layer."""
     dim = config.hidden_dim
-    layer = 4 * product(tokens, dim, dim) + 3 * product(tokens, dim, config.mlp_dim)
+    layer = 4 * matmul(tokens, dim, dim) + 3 * matmul(tokens, dim, config.mlp_dim)
     return config.num_layers * layer
 
 
 def llama_attention(config: LlamaConfig, tokens: int) -> int:
-    """Causal, so half of the scores."""
+    """Count the attention of every layer. It is causal: half of the scores."""
     return config.num_layers * attention(tokens, tokens, config.hidden_dim) // 2
 
 
 def llama_head(config: LlamaConfig, tokens: int) -> int:
-    """Logits of this many positions."""
-    return product(tokens, config.hidden_dim, config.vocab_size)
+    """Count the logits of so many positions."""
+    return matmul(tokens, config.hidden_dim, config.vocab_size)
 
 
 def llama_prefill(config: LlamaConfig, tokens: int) -> int:
-    """A prompt through all layers and one row of logits."""
+    """Count a prompt through all layers, and the logits of its last position."""
     layers = llama_linears(config, tokens) + llama_attention(config, tokens)
     return layers + llama_head(config, 1)
 
 
 def llama_step(config: LlamaConfig, context: int) -> int:
-    """One more token of one row: every layer, attention to its context, logits."""
+    """Count one decoding step of one row: every layer, attention to `context` tokens, logits."""
     heads = config.num_layers * attention(1, context, config.hidden_dim)
     return llama_linears(config, 1) + heads + llama_head(config, 1)
 
 
 def llama_step_bytes(config: LlamaConfig, rows: int, context: int, width: int = 2) -> int:
-    """Read to choose one more token in every row, `width` bytes a number: all weights once, and
-    every row's keys and values of so many tokens. Of the embeddings only a row is read.
+    """Count the bytes that one decoding step reads: all weights once, and the KV cache of each row.
+
+    Args:
+        config: of the language model.
+        rows: of the batch.
+        context: tokens in the cache of each row.
+        width: bytes per number.
     """
     dim = config.hidden_dim
     layer = 4 * dim * dim + 3 * dim * config.mlp_dim
-    weights = config.num_layers * layer + dim * config.vocab_size
+    weights = config.num_layers * layer + dim * config.vocab_size  # one row of the embeddings only
     return width * (weights + rows * context * 2 * config.num_layers * dim)
 
 
 def lora(config: GLaMMConfig, tokens: int) -> int:
-    """Both matrices of every adapter."""
+    """Count both matrices of every LoRA adapter."""
     if config.lora is None:
         return 0
-    ends = {"gate_proj": 1, "up_proj": 1, "down_proj": 1}
+    mlp = ("gate_proj", "up_proj", "down_proj")
     dim, mlp_dim, rank = config.llama.hidden_dim, config.llama.mlp_dim, config.lora.rank
-    widths = sum(dim + (mlp_dim if name in ends else dim) for name in config.lora.targets)
-    return config.llama.num_layers * product(tokens, rank, widths)
+    widths = sum(dim + (mlp_dim if name in mlp else dim) for name in config.lora.targets)
+    return config.llama.num_layers * matmul(tokens, rank, widths)
 
 
 def projector(config: GLaMMConfig, vectors: int) -> tuple[int, int]:
-    """The two layers of V-L, which image tokens go through, and regions where they share it."""
+    """Count each of the two layers of the V-L projector, for so many image or region features."""
     width = config.llama.hidden_dim
-    return product(vectors, config.clip.hidden_dim, width), product(vectors, width, width)
+    return matmul(vectors, config.clip.hidden_dim, width), matmul(vectors, width, width)
 
 
 def text_projection(config: GLaMMConfig, masks: int) -> int:
-    """L-P, of the hidden states that emitted [SEG] alone."""
+    """Count the L-P projector, which runs on the hidden states of [SEG] only."""
     width = config.llama.hidden_dim
-    return product(masks, width, width) + product(masks, width, config.sam.out_dim)
+    return matmul(masks, width, width) + matmul(masks, width, config.sam.out_dim)
 
 
 def region_input(config: GLaMMConfig, images: int) -> int:
-    """CLIP's levels, projected before they are enlarged."""
+    """Count the projection of CLIP's levels, before they are upsampled."""
     clip, levels = config.clip, len(config.clip.region_layers)
-    return images * levels * product(clip.num_patches, clip.hidden_dim + 2, clip.hidden_dim)
+    return images * levels * matmul(clip.num_patches, clip.hidden_dim + 2, clip.hidden_dim)
 
 
 def region_fusion(config: GLaMMConfig, images: int) -> int:
-    """The convolutions of all rounds over the whole pyramid."""
+    """Count the convolutions of all fusion rounds over the feature pyramid."""
     clip, region = config.clip, config.region
     cells = sum((clip.grid_size * 2**level) ** 2 for level in range(len(clip.region_layers)))
-    return images * region.num_fusion_rounds * product(cells, 9 * clip.hidden_dim, clip.hidden_dim)
+    return images * region.num_fusion_rounds * matmul(cells, 9 * clip.hidden_dim, clip.hidden_dim)
 
 
 def region_boxes(config: GLaMMConfig, regions: int) -> int:
-    """What follows the pooling of a box, to the language model's width."""
+    """Count what follows the pooling of the boxes, up to the language model's width."""
     region, width = config.region, config.clip.hidden_dim
     bins = region.roi_size**2
-    box = len(config.clip.region_layers) * product(bins, 9 * width, width)
-    box += product(1, bins * width, region.mid_dim) + _box_position(region)
+    box = len(config.clip.region_layers) * matmul(bins, 9 * width, width)
+    box += matmul(1, bins * width, region.mid_dim) + _box_position(region)
     if region.output == "own":
-        box += product(1, region.mid_dim, config.llama.hidden_dim)
+        box += matmul(1, region.mid_dim, config.llama.hidden_dim)
     return regions * box
 
 
 def _box_position(config: RegionConfig) -> int:
-    return product(1, 4, config.position_dim) + product(1, config.position_dim, config.mid_dim)
+    return matmul(1, 4, config.position_dim) + matmul(1, config.position_dim, config.mid_dim)
 
 
 def mask_decoder(config: SAMConfig, masks: int) -> int:
-    """Of one text prompt each: the two-way blocks, the enlarged embedding and its read-out."""
+    """Count the mask decoder with one text prompt a mask."""
     cells, dim, half = config.grid_size**2, config.out_dim, config.out_dim // 2
     tokens = config.num_multimasks + 3  # of masks, of the IoU, and the prompt
-    across = product(cells, dim, half) + product(tokens, dim, half)  # queries, or keys, or values
-    look = attention(tokens, cells, half)
-    to_image = 2 * product(cells, dim, half) + 2 * product(tokens, dim, half) + look
-    block = 4 * product(tokens, dim, dim) + attention(tokens, tokens, dim) + to_image
-    block += 2 * product(tokens, dim, config.decoder_mlp_dim)
-    block += across + product(tokens, dim, half) + product(cells, half, dim) + look
-    upscaling = product(cells, dim, dim) + product(4 * cells, dim // 4, dim // 2)
-    readout = product(config.mask_size**2, dim // 8, 1)
-    return masks * (config.decoder_layers * block + to_image + upscaling + readout)
+    # From tokens to image or from image to tokens: the same number of FLOPs.
+    cross = 2 * matmul(cells, dim, half) + 2 * matmul(tokens, dim, half)
+    cross += attention(tokens, cells, half)
+    block = 4 * matmul(tokens, dim, dim) + attention(tokens, tokens, dim) + 2 * cross
+    block += 2 * matmul(tokens, dim, config.decoder_mlp_dim)
+    upscaling = matmul(cells, dim, dim) + matmul(4 * cells, dim // 4, dim // 2)
+    readout = matmul(config.mask_size**2, dim // 8, 1)
+    return masks * (config.decoder_layers * block + cross + upscaling + readout)
 
 
 def mask_resizing(config: SAMConfig, masks: int, height: int, width: int) -> tuple[int, int]:
-    """Making the two matrices that bring a mask to its original size, and applying them."""
+    """Count the resizing of masks to the original image size.
+
+    Returns:
+        FLOPs of forming the two resizing matrices, and of applying them.
+    """
     size, canvas = config.mask_size, config.image_size
-    matrices = product(height, canvas, size) + product(width, canvas, size)
-    return masks * matrices, masks * (product(height, size, size) + product(width, size, height))
+    matrices = matmul(height, canvas, size) + matmul(width, canvas, size)
+    return masks * matrices, masks * (matmul(height, size, size) + matmul(width, size, height))

@@ -1,9 +1,9 @@
-"""What a run would take, before anything is made: parameters, memory, operations, time.
+"""What a training run would need: parameters, memory, FLOPs and time, without allocating arrays.
 
     print(plan(config, mesh=(1, 8, 1)).text())
 
-All of it is counted, in seconds and without an accelerator. What a step keeps and forms besides
-(activations, gathered layers) is not: `make tpu` compiles the step and reads it off.
+Everything is counted, in seconds and without an accelerator. Activations and gathered layers are
+not: `glamm_jax.aot.compile_step` compiles the step and reads them from the program.
 """
 
 from __future__ import annotations
@@ -16,70 +16,47 @@ import jax
 from jax.sharding import AbstractMesh
 
 from glamm_jax.aot import flops
+from glamm_jax.aot.chips import CHIPS, GIB, Chip
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.parallel import MESH_AXES, use_mesh
+from glamm_jax.training.parameter_groups import PARAMETER_GROUPS, group_of, is_adapter
 from glamm_jax.training.placement import abstract_split
 from glamm_jax.training.state import ModelSplit
 from glamm_jax.types import BatchShape
 from glamm_jax.weights.flat_state import flatten_state
 
-GIB = 2**30
-SHARE_OF_PEAK = 0.5  # what a good program reaches
-
-# Start of a leaf's path -> the part that it is counted to; the first that fits counts.
-PARTS = {
-    "clip.": "CLIP",
-    "projector.": "V-L projector",
-    "region_encoder.": "region encoder",
-    "llama.embed_tokens.": "embeddings",
-    "llama.lm_head.": "lm_head",
-    "llama.": "LLaMA",
-    "text_projection.": "L-P projector",
-    "sam.encoder.": "SAM encoder",
-    "sam.": "prompts and masks",
-}
-ADAPTERS = "adapters"
-
-
-class Chip(NamedTuple):
-    """An accelerator: bfloat16 operations a second by its data sheet, and its memory."""
-
-    peak_flops: float
-    memory_gib: float
-
-
-CHIPS = {
-    "v5e": Chip(197e12, 16),
-    "v5p": Chip(459e12, 95),
-    "v6e": Chip(918e12, 32),
-    "H100": Chip(989e12, 80e9 / GIB),
-    "H200": Chip(989e12, 141e9 / GIB),
-}
-
-
-# What jax calls them; the first that a device's kind contains counts.
-_KINDS = {
-    "TPU v5 lite": "v5e",
-    "TPU v5": "v5p",
-    "TPU v6 lite": "v6e",
-    "H100": "H100",
-    "H200": "H200",
-}
+SHARE_OF_PEAK = 0.5  # that an efficient program reaches
+ADAPTERS = "adapters"  # title of the LoRA adapters; the others are in the table of parameter groups
 
 
 class PartCost(NamedTuple):
-    """A part of the model: its parameters, and the operations of one step."""
+    """Parameters of a part of the model, and FLOPs of a step.
+
+    Attributes:
+        parameters: number of all.
+        trained: number of those that are trained.
+        forward: FLOPs of the forward pass.
+        backward: FLOPs of the backward pass, without activation checkpointing.
+        recomputed: FLOPs of the forward pass that activation checkpointing repeats.
+    """
 
     parameters: int = 0
     trained: int = 0
     forward: int = 0
     backward: int = 0
-    recomputed: int = 0  # of the forward pass, computed once more instead of kept
+    recomputed: int = 0
 
 
 class DeviceMemory(NamedTuple):
-    """Bytes that each device holds all the time; and gradients, formed in every step."""
+    """Bytes on each device.
+
+    Attributes:
+        frozen: parameters that are not trained.
+        trainable: parameters that are trained.
+        optimizer: its state.
+        gradients: only during a step.
+    """
 
     frozen: int
     trainable: int
@@ -89,55 +66,64 @@ class DeviceMemory(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What `plan` found. `mesh` is (data, fsdp, tensor)."""
+    """What a training run would need.
+
+    Attributes:
+        parts: {title: cost} of the parts of the model.
+        memory: of each device.
+        mesh: sizes of the axes (data, fsdp, tensor).
+        rows: of a step's batch.
+        images: of a step's batch.
+    """
 
     parts: dict[str, PartCost]
     memory: DeviceMemory
     mesh: tuple[int, int, int]
-    rows: int  # of a step's batch
+    rows: int
     images: int
 
     @property
     def step_flops(self) -> int:
-        """Operations of a step that nothing is computed twice in: what a limit is counted by."""
+        """FLOPs of a step, without those of activation checkpointing."""
         return sum(part.forward + part.backward for part in self.parts.values())
 
     def step_seconds(self, chip: Chip) -> float:
-        """Of a step on so many chips as the mesh has, at half of their peak."""
+        """Return the time of a step on as many chips as the mesh has, at half of their peak."""
         return self.step_flops / (SHARE_OF_PEAK * chip.peak_flops * math.prod(self.mesh))
 
     def text(self) -> str:
-        """All of it as tables."""
+        """Return the plan as tables."""
         return "\n\n".join((self._parts_table(), self._memory_table(), self._time_table()))
 
     def _parts_table(self) -> str:
-        again = sum(part.recomputed for part in self.parts.values())
         lines = [
             f"{'part':18} {'parameters':>12} {'trained':>8} {'forward':>9} {'backward':>9}  TFLOP"
         ]
         total = PartCost(*(sum(column) for column in zip(*self.parts.values(), strict=True)))
-        for name, part in {**self.parts, "all": total}.items():
-            share = 100 * part.trained / part.parameters if part.parameters else 0.0
+        for title, part in {**self.parts, "all": total}.items():
+            trained = 100 * part.trained / part.parameters if part.parameters else 0.0
             lines.append(
-                f"{name:18} {part.parameters / 1e6:10.1f} M {share:6.1f} % "
+                f"{title:18} {part.parameters / 1e6:10.1f} M {trained:6.1f} % "
                 f"{part.forward / 1e12:9.2f} {part.backward / 1e12:9.2f}"
             )
         lines.append(
-            f"a step: {self.rows} rows, {self.images} pictures, {self.step_flops / 1e12:.1f} TFLOP"
-            f" and {again / 1e12:.1f} for what is computed twice to save memory"
+            f"a step: {self.rows} rows, {self.images} images, {self.step_flops / 1e12:.1f} TFLOP, "
+            f"and {total.recomputed / 1e12:.1f} TFLOP for activation checkpointing"
         )
         return "\n".join(lines)
 
     def _memory_table(self) -> str:
         data, fsdp, tensor = self.mesh
         lines = [f"GiB on each device of data {data} x fsdp {fsdp} x tensor {tensor}"]
-        rows = {**self.memory._asdict(), "all of these": sum(self.memory)}
+        rows = {**self.memory._asdict(), "total": sum(self.memory)}
         lines += [f"{name:18} {size / GIB:9.2f}" for name, size in rows.items()]
-        return "\n".join([*lines, "activations and gathered layers come on top"])
+        return "\n".join([*lines, "not counted: activations and gathered layers"])
 
     def _time_table(self) -> str:
         count = math.prod(self.mesh)
-        lines = [f"{count} chips at 50 % of their bfloat16 peak: seconds a step, pictures a second"]
+        lines = [
+            f"{count} chips at 50 % of their bfloat16 peak: seconds per step, images per second"
+        ]
         for name, chip in CHIPS.items():
             seconds = self.step_seconds(chip)
             line = f"{name:18} {seconds:9.3f} {self.images / seconds:9.1f}"
@@ -148,120 +134,137 @@ class Plan:
 
 
 def plan(config: ExperimentConfig, mesh: tuple[int, int, int] = (1, 1, 1)) -> Plan:
-    """What a run of this configuration takes on a mesh of (data, fsdp, tensor) devices.
+    """Count what a run of this configuration would need.
 
-    A step counts whole: `optim.accumulation_steps` times `data.batch_slices` times `data.batch_shape`, whatever of it
-    is filled.
+    Args:
+        config: of the run. A step has `optim.accumulation_steps` times `data.batch_slices` batches
+            of `data.batch_shape`, and their padding counts.
+        mesh: sizes of the axes (data, fsdp, tensor).
     """
     with use_mesh(AbstractMesh(mesh, MESH_AXES)):
         split = abstract_split(config)
         state = split.state
-        trainable = _bytes(state.trainable)
-        memory = DeviceMemory(_bytes(split.frozen), trainable, _bytes(state.opt_state), trainable)
-    quotas, times = (
-        config.data.batch_shape,
-        config.data.batch_slices * config.optim.accumulation_steps,
-    )
-    parts = _with_operations(_parameters(split), config.model, quotas, times)
-    return Plan(parts, memory, mesh, times * quotas.rows, times * quotas.images)
+        trainable = _device_bytes(state.trainable)
+        optimizer = _device_bytes(state.opt_state)
+        memory = DeviceMemory(_device_bytes(split.frozen), trainable, optimizer, trainable)
+    shape = config.data.batch_shape
+    num_slices = config.data.batch_slices * config.optim.accumulation_steps
+    parts = _add_flops(_count_parameters(split), config.model, shape, num_slices)
+    return Plan(parts, memory, mesh, num_slices * shape.rows, num_slices * shape.images)
 
 
-def chip_of(device_kind: str) -> Chip | None:
-    """The chip that jax calls so, if it is one of `CHIPS`."""
-    return next((CHIPS[name] for kind, name in _KINDS.items() if kind in device_kind), None)
-
-
-def _bytes(tree: Any) -> int:
-    """What the leaves take on one device."""
+def _device_bytes(tree: Any) -> int:
+    """Return the bytes of abstract arrays on one device."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
     )
 
 
-def _parameters(split: ModelSplit) -> dict[str, PartCost]:
-    """The parts in their order, with parameters alone."""
-    parts = {name: PartCost() for name in (*dict.fromkeys(PARTS.values()), ADAPTERS)}
-    for state, learns in ((split.frozen, False), (split.state.trainable, True)):
+def _count_parameters(split: ModelSplit) -> dict[str, PartCost]:
+    """Return {title: cost} with the numbers of parameters, in the order of the table."""
+    titles = dict.fromkeys(group.title for group in PARAMETER_GROUPS)
+    parts = {title: PartCost() for title in (*titles, ADAPTERS)}
+    for state, is_trained in ((split.frozen, False), (split.state.trainable, True)):
         for leaf, value in flatten_state(state).items():
-            name = next(part for start, part in PARTS.items() if leaf.startswith(start))
-            name = ADAPTERS if ".lora." in leaf else name
-            old, size = parts[name], math.prod(value.shape)
-            parts[name] = old._replace(
-                parameters=old.parameters + size, trained=old.trained + size * learns
+            title = ADAPTERS if is_adapter(leaf) else group_of(leaf).title
+            old, size = parts[title], math.prod(value.shape)
+            parts[title] = old._replace(
+                parameters=old.parameters + size, trained=old.trained + size * is_trained
             )
     return parts
 
 
-class _Work(NamedTuple):
-    """Products of one part, forward; whether their kernels learn, and what they read does."""
+class _Matmuls(NamedTuple):
+    """Matrix products of a part.
 
-    part: str
+    Attributes:
+        title: of the part.
+        forward: FLOPs of the forward pass.
+        trains_kernel: the backward pass forms the gradient of the kernel.
+        trains_input: the backward pass forms the gradient of the input.
+        is_recomputed: activation checkpointing repeats the forward pass.
+    """
+
+    title: str
     forward: int
-    kernel: bool
-    source: bool
-    again: bool = False
+    trains_kernel: bool
+    trains_input: bool
+    is_recomputed: bool = False
 
     @property
     def backward(self) -> int:
-        """The gradient of the kernel, and that of the input, each as much as the product itself."""
-        return self.forward * (self.kernel + self.source)
+        """FLOPs of the backward pass: each gradient takes as many as the product itself."""
+        return self.forward * (self.trains_kernel + self.trains_input)
 
 
-def _with_operations(
-    parts: dict[str, PartCost], config: GLaMMConfig, quotas: BatchShape, times: int
+def _add_flops(
+    parts: dict[str, PartCost], config: GLaMMConfig, shape: BatchShape, num_slices: int
 ) -> dict[str, PartCost]:
-    """The parts with the operations of a step, which is so many batches of these quotas."""
-    learns = {name: part.trained > 0 for name, part in parts.items()}
+    """Add the FLOPs of a step, which is so many batches of a shape, to the costs of the parts."""
+    trained = {title: part.trained > 0 for title, part in parts.items()}
     parts = dict(parts)
-    for work in (*_seeing(config, quotas, learns), *_writing(config, quotas, learns)):
-        old, forward = parts[work.part], times * work.forward
-        parts[work.part] = old._replace(
+    for matmuls in (
+        *_vision_matmuls(config, shape, trained),
+        *_language_matmuls(config, shape, trained),
+    ):
+        old, forward = parts[matmuls.title], num_slices * matmuls.forward
+        parts[matmuls.title] = old._replace(
             forward=old.forward + forward,
-            backward=old.backward + times * work.backward,
-            again=old.recomputed + forward * work.again,
+            backward=old.backward + num_slices * matmuls.backward,
+            recomputed=old.recomputed + forward * matmuls.is_recomputed,
         )
     return parts
 
 
-def _seeing(config: GLaMMConfig, quotas: BatchShape, learns: dict[str, bool]) -> tuple[_Work, ...]:
-    """Both image encoders, the region encoder, the projector V-L."""
-    clip, sam, projector = "CLIP", "SAM encoder", "V-L projector"
-    seen, kernel, region = learns[clip], learns[projector], "region encoder"
-    shared = quotas.regions if config.region.output == "shared" else 0
-    first, second = flops.projector(config, quotas.images * config.clip.num_patches + shared)
-    levels = flops.region_input(config, quotas.region_images)
-    fusion = flops.region_fusion(config, quotas.region_images)
-    boxes = flops.region_boxes(config, quotas.regions)
-    own = learns[region]
+def _vision_matmuls(
+    config: GLaMMConfig, shape: BatchShape, trained: dict[str, bool]
+) -> tuple[_Matmuls, ...]:
+    """List those of both image encoders, the region encoder and the V-L projector."""
+    clip, sam, projector, region = "CLIP", "SAM encoder", "V-L projector", "region encoder"
+    shared = shape.regions if config.region.output == "shared" else 0
+    first, second = flops.projector(config, shape.images * config.clip.num_patches + shared)
+    levels = flops.region_input(config, shape.region_images)
+    fusion = flops.region_fusion(config, shape.region_images)
+    boxes = flops.region_boxes(config, shape.regions)
+    sam_flops = shape.grounding_images * flops.sam_encoder(config.sam)
+    # A gradient reaches an input only if something before it is trained.
+    to_projector = trained[projector] or trained[clip]
+    to_region = trained[region] or trained[clip]
     return (
-        _Work(clip, quotas.images * flops.clip(config.clip), seen, seen),
-        _Work(sam, quotas.grounding_images * flops.sam_encoder(config.sam), *(learns[sam],) * 2),
-        _Work(projector, first, kernel, seen),
-        _Work(projector, second, kernel, kernel or seen),
-        _Work(region, levels, own, seen),
-        _Work(region, fusion, own, own or seen, config.region.remat == "full"),
-        _Work(region, boxes, own, own or seen),
+        _Matmuls(clip, shape.images * flops.clip(config.clip), trained[clip], trained[clip]),
+        _Matmuls(sam, sam_flops, trained[sam], trained[sam]),
+        _Matmuls(projector, first, trained[projector], trained[clip]),
+        _Matmuls(projector, second, trained[projector], to_projector),
+        _Matmuls(region, levels, trained[region], trained[clip]),
+        _Matmuls(region, fusion, trained[region], to_region, config.region.remat == "full"),
+        _Matmuls(region, boxes, trained[region], to_region),
     )
 
 
-def _writing(config: GLaMMConfig, quotas: BatchShape, learns: dict[str, bool]) -> tuple[_Work, ...]:
-    """The language model, L-P and the pixel decoder: something always learns in front of them."""
-    llama, rows, masks = config.llama, quotas.rows, quotas.masks
-    full, decoder = llama.remat == "full", "prompts and masks"
-    height, width = quotas.mask_height, quotas.mask_width
-    matrices, applied = flops.mask_resizing(config.sam, masks, height, width)
-    linears = rows * flops.llama_linears(llama, quotas.tokens)
-    heads = rows * flops.llama_attention(llama, quotas.tokens)
-    adapters = flops.lora(config, rows * quotas.tokens)
-    logits = flops.llama_head(llama, rows * quotas.targets)
+def _language_matmuls(
+    config: GLaMMConfig, shape: BatchShape, trained: dict[str, bool]
+) -> tuple[_Matmuls, ...]:
+    """List those of the language model, the L-P projector and the pixel decoder.
+
+    Something before them is trained in every set, so gradients of their inputs are always formed.
+    """
+    llama, rows, masks = config.llama, shape.rows, shape.masks
+    llama_title, l_p, decoder = "LLaMA", "L-P projector", "prompts and masks"
+    full = llama.remat == "full"
+    matrices, resizing = flops.mask_resizing(config.sam, masks, shape.mask_height, shape.mask_width)
+    linears = rows * flops.llama_linears(llama, shape.tokens)
+    attention = rows * flops.llama_attention(llama, shape.tokens)
+    adapters = flops.lora(config, rows * shape.tokens)
+    logits = flops.llama_head(llama, rows * shape.targets)
     return (
-        _Work("LLaMA", linears, learns["LLaMA"], True, full),
-        _Work("LLaMA", heads, True, True, llama.remat != "none"),  # queries, and keys
-        _Work(ADAPTERS, adapters, True, True, full),
-        _Work("lm_head", logits, learns["lm_head"], True),
-        _Work("L-P projector", flops.text_projection(config, masks), learns["L-P projector"], True),
-        _Work(decoder, flops.mask_decoder(config.sam, masks), learns[decoder], True),
-        _Work(decoder, matrices, False, False),
-        _Work(decoder, applied, False, True),
+        _Matmuls(llama_title, linears, trained[llama_title], True, full),
+        # Of attention, the gradients of both operands.
+        _Matmuls(llama_title, attention, True, True, llama.remat != "none"),
+        _Matmuls(ADAPTERS, adapters, True, True, full),
+        _Matmuls("lm_head", logits, trained["lm_head"], True),
+        _Matmuls(l_p, flops.text_projection(config, masks), trained[l_p], True),
+        _Matmuls(decoder, flops.mask_decoder(config.sam, masks), trained[decoder], True),
+        _Matmuls(decoder, matrices, False, False),
+        _Matmuls(decoder, resizing, False, True),
     )

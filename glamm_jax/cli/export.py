@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax export")
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write the folder that the parsed command line names."""
+    """Load the trained model and write it."""
     config, model = load_trained_model(options.run, options.step)
     tokenizer = Path(config.data.tokenizer)
     with progress_bar(None, "writing") as advance:

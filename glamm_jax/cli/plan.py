@@ -1,4 +1,4 @@
-"""Print what a training run would take: parameters, memory, FLOPs, time on known chips.
+"""Print what a training run would need: parameters, memory, FLOPs, time on several chips.
 
   glamm-jax plan --config configs/finetune_gcg.py
   glamm-jax plan --config configs/finetune_gcg.py --mesh 1 16 1 --set optim.accumulation_steps=2
@@ -8,9 +8,9 @@ Counting takes seconds and needs no accelerator. --topology compiles the trainin
 for TPUs that are not attached: minutes, 7 GB of memory, and libtpu on the path (`make tpu` provides
 it). XLA refuses a program that does not fit, so a step that compiles fits.
 
-Without --config: fine-tuning of the released model for GCG, --images a chip.
+Without --config: GCG fine-tuning of the released model, with --images images per batch slice.
 
-Exit status: 0 counted, and it fits where it was compiled; 1 it does not fit; 2 unusable input.
+Exit status: 0 success; 1 the compiled step does not fit; 2 unusable input.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from glamm_jax.files import write_atomic
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax plan") -> int:
-    """Count, and compile where a topology is named; returns the exit status."""
+    """Print the plan, and compile for a topology if one is named; returns the exit status."""
     options = parse(arguments, prog)
     return run_program("plan", lambda: run(options))
 
@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax plan") -
 def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax plan") -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="of a training run")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="configuration of a training run"
+    )
     parser.add_argument(
         "--mesh",
         type=positive_int,
@@ -45,21 +47,25 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax plan") -> argp
         metavar=("DATA", "FSDP", "TENSOR"),
         help="sizes of the mesh's axes (default: those of the configuration)",
     )
-    parser.add_argument("--topology", metavar="NAME", help="compile for it, such as v5e:2x4")
+    parser.add_argument(
+        "--topology", metavar="NAME", help="also compile for this TPU topology, such as v5e:2x4"
+    )
     parser.add_argument(
         "--images",
         type=positive_int,
         default=1,
         metavar="N",
-        help="rows and images a chip, without --config (%(default)s)",
+        help="rows and images of a batch slice, without --config (default: %(default)s)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the compiled figures")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the result of the compilation"
+    )
     add_overrides(parser)
     return parser.parse_args(arguments)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the plan that the parsed command line asks for; 1 if it does not fit."""
+    """Print the plan; return 1 if the step was compiled and does not fit."""
     if options.config is None:
         data, fsdp, tensor = options.mesh or (1, 8, 1)
         config = released_gcg_config(options.images, batch_slices=data * fsdp)
@@ -74,8 +80,8 @@ def run(options: argparse.Namespace) -> int:
     print(plan(config, (data, fsdp, tensor)).text(), flush=True)
     if options.topology is None:
         return 0
-    found = compile_for_topology(config, options.topology, (data, fsdp, tensor))
-    print("\n" + "\n".join(f"{name:26} {value}" for name, value in found.items()))
+    result = compile_for_topology(config, options.topology, (data, fsdp, tensor))
+    print("\n" + "\n".join(f"{name:26} {value}" for name, value in result.items()))
     if options.json is not None:
-        write_atomic(options.json, json.dumps(found, indent=1) + "\n")
-    return int(not found["fits"])
+        write_atomic(options.json, json.dumps(result, indent=1) + "\n")
+    return int(not result["fits"])

@@ -2,9 +2,9 @@
 
   glamm-jax report RUN                    writes RUN/report.html
   glamm-jax report RUN --out page.html
-  glamm-jax report RUN OTHER              the curves of several runs over each other
+  glamm-jax report RUN OTHER              the curves of several runs in the same plots
 
-The page is one self-contained file. It can be written while the run goes on.
+The page is one self-contained file. It can be written while the run is in progress.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glamm_jax.cli.program import make_parser, run_program
-from glamm_jax.training.training_page import page_of
+from glamm_jax.training.training_page import make_training_page
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax report") -> int:
@@ -32,5 +32,5 @@ def write(runs: Sequence[Path], out: Path) -> None:
     Raises:
         RunError: a folder has no metrics.
     """
-    page_of(runs).save(out)
+    make_training_page(runs).save(out)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")

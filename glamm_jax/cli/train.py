@@ -11,12 +11,12 @@ The same command resumes a run that was stopped or killed, from its last complet
 continues bit-exactly. --steps is where to stop; the learning-rate schedule still ends at
 optim.total_steps, so stopping later is the same run. SIGTERM and Ctrl-C save a checkpoint first.
 
-  glamm-jax train --config configs/pretrain.py --plan      only print what the run would take
+  glamm-jax train --config configs/pretrain.py --plan      only print what the run would need
 
 RUN/config.json       the configuration that was used
 RUN/metrics.jsonl     one line a step: step, loss, ce, bce, dice, grad_norm, learning_rate, ...
 RUN/events.jsonl      started, resumed_from, saved, skipped, validated, stopped
-RUN/checkpoints/STEP  what training changes; `glamm-jax export RUN --out MODEL` writes the model
+RUN/checkpoints/STEP  trained parameters; `glamm-jax export RUN --out MODEL` writes the model
 RUN/tensorboard       tensorboard --logdir RUN; `glamm-jax report RUN` writes a page
 
 Exit status: 0 done, or stopped by a signal after saving; 2 unusable input.
@@ -36,16 +36,18 @@ import jax
 from tqdm import tqdm
 
 import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
-from glamm_jax.aot.plan import chip_of, plan
+from glamm_jax.aot.chips import chip_of
+from glamm_jax.aot.plan import plan
 from glamm_jax.cli.program import make_parser, run_program
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.config.overrides import with_overrides
 from glamm_jax.errors import ConfigError
 from glamm_jax.evaluation.validation import make_validate
-from glamm_jax.training.loop import LOSS_NAMES, MetricWriter, StepRecord, train
+from glamm_jax.training.loop import MetricWriter, StepRecord, train
+from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.metric_writers import TensorBoard, WeightsAndBiases
 
-SPEED_WINDOW = 20  # steps that the printed speed is a mean of
+SPEED_WINDOW = 20  # steps over which the printed speed is averaged
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax train") -> int:
@@ -59,7 +61,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax train") -> arg
     parser = make_parser(prog, __doc__)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
     parser.add_argument("--out", type=Path, metavar="RUN", help="a new folder, or a run to resume")
-    parser.add_argument("--plan", action="store_true", help="print what it would take, and end")
+    parser.add_argument("--plan", action="store_true", help="print what the run would need")
     parser.add_argument("--steps", type=int, metavar="N", help="stop when N steps are done")
     parser.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
     add_overrides(parser)
@@ -97,8 +99,8 @@ def run(options: argparse.Namespace) -> None:
 def load_config(path: Path) -> ExperimentConfig:
     """Execute a configuration file and return what its `get_config()` returns.
 
-    The file may import other modules of its own package (`configs.mixtures`), wherever the program
-    is started.
+    The file may import other modules of its own package (`configs.mixtures`) in any working
+    directory.
 
     Raises:
         ConfigError: there is no such file, no such function, or it returns something else.
@@ -127,12 +129,12 @@ def show_progress(
 
     Args:
         records: of the steps, as `train` yields them; consuming them runs the training.
-        num_steps: the last step; the bar of a resumed run begins where it resumes.
+        num_steps: at which the run ends; the bar of a resumed run starts where it resumes.
         peak_step_seconds: time of a step at the devices' peak FLOPS; its share is shown.
     """
-    print("initializing or loading the weights, then compiling: minutes, once", flush=True)
+    print("initializing the weights and compiling; this takes minutes", flush=True)
     last: deque[StepRecord] = deque(maxlen=SPEED_WINDOW)
-    interval = 0.5 if sys.stderr.isatty() else 10.0  # seconds; a log file need not hold each step
+    interval = 0.5 if sys.stderr.isatty() else 10.0  # seconds; fewer lines in a log file
     with tqdm(total=num_steps, unit="step", mininterval=interval) as bar:
         for record in records:
             if not last:  # the first step of this process compiles, and may be any step
@@ -143,7 +145,7 @@ def show_progress(
 
 
 def progress_line(last: Iterable[StepRecord], peak_step_seconds: float | None = None) -> str:
-    """The newest losses, and the speed over the last steps (without the first, which compiles)."""
+    """Return the latest losses, and the mean speed without the first step, which compiles."""
     records = [*last]
     losses = " ".join(f"{name} {records[-1][name]:.3f}" for name in LOSS_NAMES)
     timed = records[1:] or records
@@ -160,7 +162,7 @@ def progress_line(last: Iterable[StepRecord], peak_step_seconds: float | None = 
 
 
 def _peak_step_seconds(config: ExperimentConfig) -> float | None:
-    """Seconds of a step at the peak FLOPS of the devices here; None for unknown devices."""
+    """Return the seconds of a step at the devices' peak FLOPS; None for unknown devices."""
     chip = chip_of(jax.devices()[0].device_kind)
     if chip is None:
         return None

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glamm_jax.config.flat import flatten_config
 from glamm_jax.evaluation.benchmarks.base import Item, Prediction
 from glamm_jax.evaluation.compare import LEVEL, changed_items, compare_scores, comparison_table
 from glamm_jax.evaluation.item_cards import LoadImage, common_prompt, make_cards
 from glamm_jax.evaluation.item_scores import rank_items
 from glamm_jax.evaluation.scores import RunScores
 from glamm_jax.report.html_page import Card, Page
-from glamm_jax.training.run_folder import flatten_config
 
 MAX_ITEMS = 8  # of each direction
 

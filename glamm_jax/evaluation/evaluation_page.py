@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from glamm_jax.config.flat import flatten_config
 from glamm_jax.evaluation.benchmarks.base import FAILED, Benchmark, Item, Prediction
 from glamm_jax.evaluation.item_cards import LoadImage, common_prompt, make_cards
 from glamm_jax.evaluation.item_scores import item_values, rank_items
 from glamm_jax.evaluation.published import paper_table
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.report.html_page import Page
-from glamm_jax.training.run_folder import flatten_config
 
 MAX_ITEMS = 8  # of the best, of the worst, and of those with problems
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import jax
 
+from glamm_jax.config.flat import changed_fields, flatten_config
 from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.benchmarks.base import FAILED, Benchmark, Prediction, TextScorers
 from glamm_jax.evaluation.evaluation_page import write_report
@@ -45,8 +46,7 @@ from glamm_jax.files import write_atomic
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.text.questions import MAX_NEW_TOKENS
-from glamm_jax.training.initialization import fingerprint
-from glamm_jax.training.run_folder import changed_fields, flatten_config
+from glamm_jax.training.fingerprint import fingerprint
 
 CONFIG, EXPORT, REPORT = "config.json", "predictions", "report.html"
 # Fields that may differ when an evaluation resumes: where it is computed, and where its files are

@@ -1,12 +1,12 @@
-"""Saving a run and finding it again: what training changes, and where the data stands.
+"""Checkpoints of a run: what training changes, and the position in the data.
 
 checkpoints/STEP/
-    state/    step, trained leaves and optimizer, each by its name, written by all processes
-    data/     the position of the loader, of all its shards
-    about/    the fingerprint of the weights that are not trained, and so not here
+    state/    step, trained parameters and optimizer state, by leaf path; written by all processes
+    data/     position of the data loader, of all batch slices
+    about/    fingerprint of the parameters that are not trained, which are not saved
 
-Orbax writes under another name while the next steps run, and renames: what is called STEP is
-whole. No randomness is saved: it follows from the seed and the step.
+Orbax writes to a temporary name while the next steps run, then renames: a folder STEP is complete.
+No random state is saved: it follows from the seed and the step.
 """
 
 from __future__ import annotations
@@ -25,30 +25,41 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from glamm_jax.config.experiment import CheckpointConfig
 from glamm_jax.data.loader import merge_states
+from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.run_folder import CHECKPOINTS, RunError
 from glamm_jax.training.state import TrainState
 
 _TRAINABLE, _VALUE = "trainable/", "/value"  # around the path of a trained leaf
-LOSSES = ("loss", "ce", "bce", "dice")  # of these, less is better
 
 
 class RestoredState(NamedTuple):
-    """Where a run goes on."""
+    """A restored checkpoint.
+
+    Attributes:
+        state: on the mesh.
+        loader_state: for `Batches.set_state`.
+    """
 
     state: TrainState
-    data: dict[str, Any]  # for `Batches.set_state`
+    loader_state: dict[str, Any]
 
 
 class Checkpoints:
-    """The checkpoints of a run."""
+    """The checkpoints of a run, written in the background."""
 
     def __init__(self, folder: Path, config: CheckpointConfig):
         self._folder = folder.absolute()
-        kept: list[Any] = [LatestN(config.keep_last)]
+        policies: list[Any] = [LatestN(config.keep_last)]
         if config.keep_best:
-            kept.append(_best(config))
+            sign = -1 if config.best_metric in LOSS_NAMES else 1  # of a loss, lower is better
+            best = BestN(
+                get_metric_fn=lambda scores: sign * scores.get(config.best_metric, -np.inf),
+                n=config.keep_best,
+                keep_checkpoints_without_metrics=False,
+            )
+            policies.append(best)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy(kept),
+            preservation_policy=AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
@@ -56,11 +67,15 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The last whole checkpoint's number of steps."""
+        """Step of the latest complete checkpoint; None without one."""
         return self._manager.latest_step()
 
-    def check_room(self, state: TrainState) -> None:
-        """Raises: RunError when the disk has no room for another checkpoint."""
+    def check_free_space(self, state: TrainState) -> None:
+        """Check that a checkpoint of this state fits on the disk.
+
+        Raises:
+            RunError: it does not fit.
+        """
         needed = sum(x.nbytes for x in jax.tree.leaves(state))
         free = shutil.disk_usage(self._folder).free
         if needed > free:
@@ -72,81 +87,106 @@ class Checkpoints:
     def save(
         self,
         state: TrainState,
-        data: Mapping[str, Any],
-        base: str,
+        loader_state: Mapping[str, Any],
+        base_fingerprint: str,
         scores: Mapping[str, float],
     ) -> bool:
-        """Begin to write a checkpoint; the state may change meanwhile. False when it is there.
+        """Start to write a checkpoint in the background. The state may change meanwhile.
 
-        Raises: RunError when the one before could not be written.
+        Args:
+            state: to save; its step names the checkpoint.
+            loader_state: position of this process's data loader.
+            base_fingerprint: of the parameters that are not trained.
+            scores: decide which checkpoints are the best.
+
+        Returns:
+            False if there is a checkpoint of this step already.
+
+        Raises:
+            RunError: the previous checkpoint could not be written.
         """
         step = int(state.step)
         if self.latest == step:
             return False
         items = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(_named(state)),
-            data=ocp.args.JsonSave(_of_all_processes(data)),
-            about=ocp.args.JsonSave({"base": base}),
+            state=ocp.args.PyTreeSave(_leaves_by_path(state)),
+            data=ocp.args.JsonSave(_merge_processes(loader_state)),
+            about=ocp.args.JsonSave({"base": base_fingerprint}),
         )
         try:
             return self._manager.save(step, args=items, metrics=dict(scores))
         except OSError as error:
-            raise self._failed(error) from error
+            raise self._write_error(error) from error
 
-    def restore(self, step: int, state: TrainState, base: str) -> RestoredState:
-        """A checkpoint, on the mesh and in the place of a state of the same model.
+    def restore(self, step: int, state: TrainState, base_fingerprint: str) -> RestoredState:
+        """Restore a checkpoint onto the mesh.
 
-        Raises: RunError when it is of another model, or its other weights are not these.
+        Args:
+            step: of the checkpoint.
+            state: of the same model; gives shapes, dtypes and shardings.
+            base_fingerprint: of the run's parameters that are not trained.
+
+        Raises:
+            RunError: it is a checkpoint of another model, or was trained on other frozen
+                parameters.
         """
         where = f"{self._folder}/{step}"
-        names = _named(state)
-        held = self._manager.item_metadata(step)["state"].tree
-        problems = _differences(names, held)
+        leaves = _leaves_by_path(state)
+        stored = self._manager.item_metadata(step)["state"].tree
+        problems = _differences(leaves, stored)
         if problems:
             raise RunError(f"{where}: a checkpoint of another model: {'; '.join(problems)}")
-        wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, names)
-        in_place = ocp.checkpoint_utils.construct_restore_args(wanted)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, leaves)
+        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
         items = ocp.args.Composite(
-            state=ocp.args.PyTreeRestore(wanted, restore_args=in_place),
+            state=ocp.args.PyTreeRestore(abstract, restore_args=restore_args),
             data=ocp.args.JsonRestore(),
             about=ocp.args.JsonRestore(),
         )
-        found = self._manager.restore(step, args=items)
-        if found["about"]["base"] != base:
+        restored = self._manager.restore(step, args=items)
+        if restored["about"]["base"] != base_fingerprint:
             raise RunError(
-                f"{where}: was trained on other weights than the run now begins with; name the "
-                "model that it began with in init.model"
+                f"{where}: was trained on other weights than the run now starts from; set "
+                "init.model to the model that it started from"
             )
+        values = [restored["state"][path] for path in leaves]
         structure = jax.tree.structure(state)
-        values = [found["state"][name] for name in names]
-        return RestoredState(jax.tree.unflatten(structure, values), found["data"])
+        return RestoredState(jax.tree.unflatten(structure, values), restored["data"])
 
     def wait(self) -> None:
-        """Until all that was begun is written.
+        """Wait until all checkpoints are written.
 
-        Raises: RunError when it could not be.
+        Raises:
+            RunError: one could not be written.
         """
         try:
             self._manager.wait_until_finished()
         except OSError as error:
-            raise self._failed(error) from error
+            raise self._write_error(error) from error
 
     def close(self) -> None:
-        """End the writing threads."""
+        """Stop the writing threads."""
         self._manager.close()
 
-    def _failed(self, error: OSError) -> RunError:
+    def _write_error(self, error: OSError) -> RunError:
         return RunError(
             f"{self._folder}: a checkpoint could not be written: {error.strerror or error}. "
-            f"The last whole one is {self.latest}; the same command goes on from it"
+            f"The last complete one is {self.latest}; the same command resumes from it"
         )
 
 
 def load_trained_leaves(run: Path, step: int | None = None) -> tuple[dict[str, np.ndarray], str]:
-    """{leaf: value} of what a run has trained, from its latest checkpoint or that of a step; and
-    the fingerprint of all other weights.
+    """Load what a run has trained.
 
-    Raises: RunError when there is no such checkpoint.
+    Args:
+        run: folder of the run.
+        step: of the checkpoint; None: the latest.
+
+    Returns:
+        {leaf path: value} of the trained parameters, and the fingerprint of all others.
+
+    Raises:
+        RunError: there is no such checkpoint.
     """
     folder = (run / CHECKPOINTS).absolute()
     if not folder.is_dir():
@@ -155,29 +195,21 @@ def load_trained_leaves(run: Path, step: int | None = None) -> tuple[dict[str, n
         steps = manager.all_steps()
         step = manager.latest_step() if step is None else step
         if step not in steps:
-            raise RunError(f"{folder}: no whole checkpoint {step or ''}; there are {list(steps)}")
-        held = manager.item_metadata(step)["state"].tree
-        on_host = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in held}
+            raise RunError(
+                f"{folder}: no complete checkpoint {step or ''}; there are {list(steps)}"
+            )
+        stored = manager.item_metadata(step)["state"].tree
+        on_host = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in stored}
         items = ocp.args.Composite(
             state=ocp.args.PyTreeRestore(restore_args=on_host), about=ocp.args.JsonRestore()
         )
-        found = manager.restore(step, args=items)
+        restored = manager.restore(step, args=items)
     leaves = {
-        name.removeprefix(_TRAINABLE).removesuffix(_VALUE).replace("/", "."): value
-        for name, value in found["state"].items()
-        if name.startswith(_TRAINABLE)
+        path.removeprefix(_TRAINABLE).removesuffix(_VALUE).replace("/", "."): value
+        for path, value in restored["state"].items()
+        if path.startswith(_TRAINABLE)
     }
-    return leaves, found["about"]["base"]
-
-
-def _best(config: CheckpointConfig) -> BestN:
-    """Keeps the best by the name in the configuration."""
-    sign = -1 if config.best_metric in LOSSES else 1
-    return BestN(
-        get_metric_fn=lambda scores: sign * scores.get(config.best_metric, -np.inf),
-        n=config.keep_best,
-        keep_checkpoints_without_metrics=False,
-    )
+    return leaves, restored["about"]["base"]
 
 
 def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
@@ -189,29 +221,29 @@ def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.Checkpo
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
-def _named(state: TrainState) -> dict[str, Any]:
-    """{path: array} of all that is saved, in the order of the state's leaves."""
+def _leaves_by_path(state: TrainState) -> dict[str, Any]:
+    """Return {path: array} of everything that is saved, in the order of the state's leaves."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _differences(wanted: Mapping[str, Any], held: Mapping[str, Any]) -> list[str]:
-    """What a checkpoint has otherwise than a state; the first few."""
-    found = [f"lacks {name}" for name in wanted if name not in held]
-    found += [f"has {name} besides" for name in held if name not in wanted]
-    found += [
-        f"{name} is {tuple(held[name].shape)}, not {tuple(array.shape)}"
-        for name, array in wanted.items()
-        if name in held and tuple(held[name].shape) != tuple(array.shape)
+def _differences(expected: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    """Describe how the leaves of a checkpoint differ from those of a state, at most five."""
+    problems = [f"lacks {path}" for path in expected if path not in stored]
+    problems += [f"has {path} in addition" for path in stored if path not in expected]
+    problems += [
+        f"{path} is {tuple(stored[path].shape)}, not {tuple(array.shape)}"
+        for path, array in expected.items()
+        if path in stored and tuple(stored[path].shape) != tuple(array.shape)
     ]
-    return [*found[:5], f"and {len(found) - 5} more"] if len(found) > 5 else found
+    return [*problems[:5], f"and {len(problems) - 5} more"] if len(problems) > 5 else problems
 
 
-def _of_all_processes(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The position of the shards of every process; each knows its own."""
+def _merge_processes(loader_state: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the loader states of all processes; each has those of its own batch slices."""
     if jax.process_count() == 1:
-        return dict(data)
-    text = np.frombuffer(json.dumps(data).encode(), np.uint8)
+        return dict(loader_state)
+    text = np.frombuffer(json.dumps(loader_state).encode(), np.uint8)
     length = int(np.max(multihost_utils.process_allgather(np.asarray(len(text)))))
     padded = np.pad(text, (0, length - len(text)), constant_values=ord(" "))
     texts = np.asarray(multihost_utils.process_allgather(padded))

@@ -1,18 +1,18 @@
-"""The order of things in a training run.
+"""The training loop.
 
-1. The number of steps, the tokenizer and its ids, and the mixture's datasets are checked.
-2. The folder of the run is claimed; its `config.json` says all that the run follows from. A run
-   that is there already goes on, if it follows from the same.
-3. On the mesh, the model is made as `config.init` says, and split into what is trained and what is
-   frozen.
-4. What decides where it goes on: the latest whole checkpoint of this folder, else step 0. The
-   checkpoint has the trained leaves, the optimizer and the position of the data; `metrics.jsonl`
-   forgets the steps behind it.
-5. Every step: take the batch, step, one line to `metrics.jsonl`. Then, where they are due: the look
-   at held-out examples, and a checkpoint, which is written while the next steps run.
-6. At the end, or when SIGTERM or Ctrl-C asks for it: a last checkpoint, waited for.
+1. The number of steps, the tokenizer and its ids, and the datasets of the mixture are checked.
+2. The run's folder is created with its `config.json`. A folder that is a run already is resumed if
+   the configuration is the same.
+3. The model is initialized on the mesh as `config.init` says, and split into trained and frozen
+   parameters.
+4. The run resumes from the latest complete checkpoint of its folder, else it starts at step 0. The
+   checkpoint has the trained parameters, the optimizer state and the position in the data; the
+   lines of later steps are removed from `metrics.jsonl`.
+5. Every step: load the batch, run the step, append a line to `metrics.jsonl`. When due, run the
+   validation and save a checkpoint, which is written while the next steps run.
+6. At the end, or after SIGTERM or Ctrl-C: save a last checkpoint and wait until it is written.
 
-run(N) and run(k) followed by run(N) are the same to the bit.
+run(N), and run(k) followed by run(N), give bit-identical results.
 """
 
 from __future__ import annotations
@@ -34,43 +34,49 @@ from glamm_jax.data.loader import BatchIterator, LoadedBatch, open_batches
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.training.checkpoint import Checkpoints
-from glamm_jax.training.initialization import frozen_fingerprint, initial_model
-from glamm_jax.training.optimizer import make_optimizer, trainable_filter
+from glamm_jax.training.fingerprint import frozen_fingerprint
+from glamm_jax.training.initialization import initial_model
+from glamm_jax.training.optimizer import make_optimizer
+from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.training.placement import place_batch, place_split, process_slice
 from glamm_jax.training.run_folder import RunError, RunFolder
 from glamm_jax.training.state import ModelSplit, TrainState, split_model
 from glamm_jax.training.step import Metrics, Step, make_step, stack_batches
 from glamm_jax.training.stop_signal import StopSignal
 
-StepRecord = dict[str, Any]
-LOSS_NAMES = ("loss", "ce", "bce", "dice")
+StepRecord = dict[str, Any]  # a line of metrics.jsonl
 
 
 class ValidationResult(NamedTuple):
-    """What a look at held-out examples says."""
+    """Result of a validation on held-out examples.
 
-    scores: dict[str, float]  # higher is better
-    panels: Sequence[UInt8[np.ndarray, "h w 3"]] = ()  # pictures for people
+    Attributes:
+        scores: {metric: value}; higher is better.
+        panels: images of the predictions.
+    """
+
+    scores: dict[str, float]
+    panels: Sequence[UInt8[np.ndarray, "h w 3"]] = ()
 
 
-# Called with the model and the number of steps that it has learned.
+# Called with the model and the number of finished steps.
 Validate = Callable[[GLaMM, int], ValidationResult]
 
 
 @runtime_checkable
 class MetricWriter(Protocol):
-    """Is told what happens, by the first process."""
+    """Writes the metrics of a run elsewhere; called by the first process only."""
 
-    def step(self, record: StepRecord) -> None:
-        """A step is done."""
+    def write_step(self, record: StepRecord) -> None:
+        """Write the record of a step."""
         ...
 
-    def validation(self, step: int, found: ValidationResult) -> None:
-        """Held-out examples were looked at after so many steps."""
+    def write_validation(self, step: int, result: ValidationResult) -> None:
+        """Write the result of the validation after `step` steps."""
         ...
 
     def close(self) -> None:
-        """The run is over."""
+        """Finish writing at the end of the run."""
         ...
 
 
@@ -78,35 +84,50 @@ def train(
     config: ExperimentConfig,
     folder: Path,
     num_steps: int | None = None,
-    evaluate: Validate | None = None,
-    watchers: Sequence[MetricWriter] = (),
+    validate: Validate | None = None,
+    metric_writers: Sequence[MetricWriter] = (),
 ) -> Iterator[StepRecord]:
-    """Run until `num_steps` are done (all, without a number), as the records are asked for.
+    """Start or resume a run. Each step runs when its record is requested.
 
-    A record is a line of `metrics.jsonl`: step, the losses, the norm of the gradient and that of
-    each part, the learning rate, whether the step was skipped, pictures of each dataset, and the
-    seconds that it took and waited for its batch; the first compiles.
+    A record is a line of `metrics.jsonl`: the step, the losses, the gradient norms (global, and of
+    every part), the learning rate, whether the step was skipped, the number of images from each
+    dataset, and the seconds of the step and of the wait for its batch. The first step compiles.
 
-    Raises: before the first record ConfigError, TokenizerError, RunError, FolderError, StateError
-    or PlacementError when something does not fit together; with a record DataError from its batch,
-    RunError when a checkpoint cannot be written or too many steps in a row are not finite.
+    Args:
+        config: of the run.
+        folder: of the run; it is created or resumed.
+        num_steps: stop when so many steps are finished; None: `optim.total_steps`.
+        validate: runs every `validation.every` steps.
+        metric_writers: receive the records and the validation results.
+
+    Raises:
+        ConfigError: a dataset, the initial model or the configuration cannot be used.
+        TokenizerError: the tokenizer cannot be used.
+        FolderError: a model folder cannot be read.
+        StateError: the batch slices cannot be divided among the processes.
+        PlacementError: a batch or the processes do not fit the mesh.
+        RunError: `num_steps` is out of range, or the folder is another run; later, a checkpoint
+            cannot be written, or too many consecutive steps are not finite.
+        DataError: a batch cannot be loaded; with its record.
     """
     total = config.optim.total_steps
     num_steps = total if num_steps is None else num_steps
     if not 1 <= num_steps <= total:
-        raise RunError(f"{num_steps} steps asked for, optim.total_steps = {total}; 1 to {total}")
-    mesh = _mesh(config)
+        raise RunError(
+            f"{num_steps} steps requested, but optim.total_steps = {total}; choose 1 to {total}"
+        )
+    mesh = _make_mesh(config)
     with use_mesh(mesh):
-        share = process_slice()
-    batches = open_batches(config.data, config.model, share.index, share.count)
+        part = process_slice()
+    batches = open_batches(config.data, config.model, part.index, part.count)
     run_folder = RunFolder(folder)
     run_folder.claim(config)
-    run = _Run(config, mesh, run_folder, batches, evaluate, watchers)
+    run = _Run(config, mesh, run_folder, batches, validate, metric_writers)
     return run.records(num_steps)
 
 
 class _Run:
-    """A run that goes on."""
+    """A run in progress."""
 
     def __init__(
         self,
@@ -114,146 +135,154 @@ class _Run:
         mesh: jax.sharding.Mesh,
         folder: RunFolder,
         batches: BatchIterator,
-        evaluate: Validate | None,
-        watchers: Sequence[MetricWriter],
+        validate: Validate | None,
+        metric_writers: Sequence[MetricWriter],
     ):
         self.config, self.mesh, self.folder, self.batches = config, mesh, folder, batches
-        self.evaluate = evaluate
-        self.watchers = watchers if folder.writes else ()
-        self.skipped = 0  # steps in a row
-        self.since_save: list[float] = []
-        self.scores: dict[str, float] = {}
+        self.validate = validate
+        self.metric_writers = metric_writers if folder.writes else ()
+        self.num_skipped = 0  # consecutive steps
+        self.losses_since_save: list[float] = []
+        self.scores: dict[str, float] = {}  # of the latest validation
 
     def records(self, num_steps: int) -> Iterator[StepRecord]:
-        """What `train` yields."""
+        """Yield the records of the steps."""
         config = self.config
         with ExitStack() as stack:
-            for each in (self.folder, self.batches, *self.watchers):
-                stack.enter_context(closing(each))
+            for resource in (self.folder, self.batches, *self.metric_writers):
+                stack.enter_context(closing(resource))
             stack.enter_context(use_mesh(self.mesh))
             stop = stack.enter_context(StopSignal())
             model = initial_model(config)
-            self.base = frozen_fingerprint(model, config.optim.trainable)
-            optimizer, trained = (
-                make_optimizer(config.optim),
-                trainable_filter(config.optim.trainable),
-            )
-            split = place_split(split_model(model, trained, optimizer, config.model.compute_dtype))
+            self.base_fingerprint = frozen_fingerprint(model, config.optim.trainable)
+            is_trained = trainable_filter(config.optim.trainable)
+            optimizer = make_optimizer(config.optim)
+            split = split_model(model, is_trained, optimizer, config.model.compute_dtype)
+            split = place_split(split)
             del model
             self.checkpoints = stack.enter_context(
                 closing(Checkpoints(self.folder.checkpoints, config.checkpoint))
             )
-            split = split._replace(state=self._resumed(split.state))
+            split = split._replace(state=self._start_or_resume(split.state))
             step = make_step(config.model, config.optim, config.losses, config.seed)
             yield from self._steps(split, step, num_steps, stop)
 
-    def _resumed(self, state: TrainState) -> TrainState:
-        """The state of the latest checkpoint, the data at its place; or as it is."""
-        facts = {"jax": jax.__version__, "devices": jax.device_count(), "base": self.base}
+    def _start_or_resume(self, state: TrainState) -> TrainState:
+        """Return the state of the latest checkpoint and move the loader there, or the state."""
+        environment = {
+            "processes": jax.process_count(),
+            "jax": jax.__version__,
+            "devices": jax.device_count(),
+            "base": self.base_fingerprint,
+        }
         latest = self.checkpoints.latest
         if latest is None:
-            self.checkpoints.check_room(state)
+            self.checkpoints.check_free_space(state)
             self.folder.discard_steps_from(0)
-            self.folder.event("started", 0, processes=jax.process_count(), **facts)
+            self.folder.append_event("started", 0, **environment)
             return state
-        restored = self.checkpoints.restore(latest, state, self.base)
-        self.batches.set_state(restored.data)
-        done = int(restored.state.step)
+        restored = self.checkpoints.restore(latest, state, self.base_fingerprint)
+        self.batches.set_state(restored.loader_state)
+        num_done = int(restored.state.step)
         self.folder.write_config(self.config)
-        self.folder.discard_steps_from(done)
-        self.folder.event("resumed_from", done, processes=jax.process_count(), **facts)
+        self.folder.discard_steps_from(num_done)
+        self.folder.append_event("resumed_from", num_done, **environment)
         return restored.state
 
     def _steps(
         self, split: ModelSplit, step: Step, num_steps: int, stop: StopSignal
     ) -> Iterator[StepRecord]:
-        state, done = split.state, int(split.state.step)
-        every = self.config.checkpoint.every
-        while done < num_steps:
-            began = time.perf_counter()
-            drawn = [next(self.batches) for _ in range(self.config.optim.accumulation_steps)]
-            waited = time.perf_counter() - began
-            batch = stack_batches([each.batch for each in drawn])
-            batch = place_batch(batch, stacked=len(drawn) > 1)
+        state, num_done = split.state, int(split.state.step)
+        save_every = self.config.checkpoint.every
+        validate_every = self.config.validation.every
+        while num_done < num_steps:
+            started = time.perf_counter()
+            loaded = [next(self.batches) for _ in range(self.config.optim.accumulation_steps)]
+            input_seconds = time.perf_counter() - started
+            batch = stack_batches([item.batch for item in loaded])
+            batch = place_batch(batch, stacked=len(loaded) > 1)
             state, metrics = step(split.graphdef, split.frozen, state, batch)
-            record = _record(done, metrics, drawn)
-            seconds = time.perf_counter() - began
-            record |= {"seconds": round(seconds, 4), "input_seconds": round(waited, 4)}
-            done += 1
-            self._tell(record, drawn)
-            self._look(split, state, done)
-            asked = stop.received(done)
-            if done % every == 0 or done == num_steps or asked:
-                self._save(state, done)
+            record = _step_record(num_done, metrics, loaded)
+            seconds = time.perf_counter() - started
+            record |= {"seconds": round(seconds, 4), "input_seconds": round(input_seconds, 4)}
+            num_done += 1
+            self._write_step(record, loaded)
+            if self.validate and validate_every and num_done % validate_every == 0:
+                result = self.validate(
+                    nnx.merge(split.graphdef, state.trainable, split.frozen, copy=True), num_done
+                )
+                self._write_validation(result, num_done)
+            signal_name = stop.received()
+            if num_done % save_every == 0 or num_done == num_steps or signal_name:
+                self._save(state, num_done)
             yield record
-            if asked:
-                self.folder.event("stopped", done, reason=asked)
+            if signal_name:
+                self.folder.append_event("stopped", num_done, reason=signal_name)
                 break
         self.checkpoints.wait()
 
-    def _tell(self, record: StepRecord, drawn: Sequence[LoadedBatch]) -> None:
-        """Write the line; count and name a step that was skipped."""
-        self.folder.metrics(record)
-        for watcher in self.watchers:
-            watcher.step(record)
+    def _write_step(self, record: StepRecord, loaded: Sequence[LoadedBatch]) -> None:
+        """Write the record of a step, and an event if the step was skipped.
+
+        Raises:
+            RunError: too many consecutive steps were skipped.
+        """
+        self.folder.append_metrics(record)
+        for writer in self.metric_writers:
+            writer.write_step(record)
         if not record["skipped"]:
-            self.skipped = 0
-            self.since_save.append(record["loss"])
+            self.num_skipped = 0
+            self.losses_since_save.append(record["loss"])
             return
-        self.skipped += 1
-        records = [name for each in drawn for name in each.names]
-        self.folder.event("skipped", record["step"], loss=record["loss"], records=records)
-        if self.skipped >= self.config.optim.max_skipped_steps:
+        self.num_skipped += 1
+        names = [name for item in loaded for name in item.names]
+        self.folder.append_event("skipped", record["step"], loss=record["loss"], records=names)
+        if self.num_skipped >= self.config.optim.max_skipped_steps:
             raise RunError(
-                f"{self.skipped} steps in a row had a loss or gradient that is not finite, the "
-                f"last is step {record['step']}. events.jsonl names their records; a lower "
-                "optim.peak_lr, or a look at the data, may help"
+                f"{self.num_skipped} consecutive steps had a loss or gradient that is not finite, "
+                f"the last is step {record['step']}. events.jsonl lists their records; lower "
+                "optim.peak_lr, or check the data"
             )
 
-    def _look(self, split: ModelSplit, state: TrainState, done: int) -> None:
-        """Evaluate, when it is due."""
-        every = self.config.validation.every
-        if self.evaluate is None or not every or done % every:
-            return
-        model = nnx.merge(split.graphdef, state.trainable, split.frozen, copy=True)
-        found = self.evaluate(model, done)
-        self.scores = found.scores
-        self.folder.event("evaluated", done, scores=found.scores)
-        self.folder.panels(done, found.panels)
-        for watcher in self.watchers:
-            watcher.validation(done, found)
+    def _write_validation(self, result: ValidationResult, num_done: int) -> None:
+        self.scores = result.scores
+        self.folder.append_event("validated", num_done, scores=result.scores)
+        self.folder.save_panels(num_done, result.panels)
+        for writer in self.metric_writers:
+            writer.write_validation(num_done, result)
 
-    def _save(self, state: TrainState, done: int) -> None:
-        """Begin to write a checkpoint."""
-        mean = float(np.mean(self.since_save)) if self.since_save else float("inf")
-        scores = {"loss": mean, **self.scores}
-        if self.checkpoints.save(state, self.batches.get_state(), self.base, scores):
-            self.folder.event("saved", done, scores=scores)
-        self.since_save = []
+    def _save(self, state: TrainState, num_done: int) -> None:
+        """Start to write a checkpoint."""
+        losses = self.losses_since_save
+        scores = {"loss": float(np.mean(losses)) if losses else float("inf"), **self.scores}
+        loader_state = self.batches.get_state()
+        if self.checkpoints.save(state, loader_state, self.base_fingerprint, scores):
+            self.folder.append_event("saved", num_done, scores=scores)
+        self.losses_since_save = []
 
 
-def _mesh(config: ExperimentConfig) -> jax.sharding.Mesh:
-    """The mesh of a run; without a number for `data`, over all devices.
+def _make_mesh(config: ExperimentConfig) -> jax.sharding.Mesh:
+    """Return the mesh of a run; without a size for `data`, over all devices.
 
-    Raises: RunError when the devices cannot be divided so.
+    Raises:
+        RunError: the devices cannot be divided in this way.
     """
     mesh = config.mesh
-    rest, left = divmod(jax.device_count(), mesh.fsdp * mesh.tensor)
-    if not mesh.data and (left or not rest):
+    data, rest = divmod(jax.device_count(), mesh.fsdp * mesh.tensor)
+    if not mesh.data and (rest or not data):
         raise RunError(
             f"mesh: {jax.device_count()} devices are not a multiple of fsdp {mesh.fsdp} x tensor "
             f"{mesh.tensor}"
         )
-    return make_mesh(mesh.data or rest, mesh.fsdp, mesh.tensor)
+    return make_mesh(mesh.data or data, mesh.fsdp, mesh.tensor)
 
 
-def _record(number: int, metrics: Metrics, drawn: Sequence[LoadedBatch]) -> StepRecord:
-    """A step in numbers."""
+def _step_record(step: int, metrics: Metrics, loaded: Sequence[LoadedBatch]) -> StepRecord:
     values: Mapping[str, Any] = jax.tree.map(float, metrics)._asdict()
-    sources = Counter(name.split(" ")[0] for each in drawn for name in each.names)
+    images = Counter(name.split(" ")[0] for item in loaded for name in item.names)
     return {
-        "step": number,
+        "step": step,
         **values,
         "skipped": bool(values["skipped"]),
-        "images": dict(sorted(sources.items())),
+        "images": dict(sorted(images.items())),
     }

@@ -16,20 +16,23 @@ from glamm_jax.models.glamm import GLaMM
 from glamm_jax.nn.resize import postprocess_masks
 from glamm_jax.types import Batch, Losses, Output
 
-DICE_SCALE = 1000.0  # both sums are divided by it, so that eps matters for tiny masks (trap 20)
+LOSS_NAMES = ("loss", "ce", "bce", "dice")  # in a step's record; "loss" is the sum of the others
+# quirk 20: the original divides both sums of the dice loss by 1000 before it adds eps, so that eps
+# matters for tiny masks.
+DICE_SCALE = 1000.0
 DICE_EPS = 1e-6
 COUNT_EPS = 1e-8
 
 
 class LossCounts(NamedTuple):
-    """What the losses of a step are divided by."""
+    """Denominators of the losses of a step: numbers of supervised tokens and masks."""
 
     targets: Num[Array, ""]
     masks: Num[Array, ""]
 
 
 def loss_counts(batch: Batch) -> LossCounts:
-    """Targets and masks of a batch, or of a stack of batches together."""
+    """Count the targets and masks of a batch, or of a stack of batches together."""
     return LossCounts(batch.target_valid.sum(), batch.mask_has_truth.sum())
 
 
@@ -40,10 +43,15 @@ def losses(
     weights: LossWeights,
     counts: LossCounts | None = None,
 ) -> Losses:
-    """The weighted losses of a batch, float32 scalars.
+    """Compute the weighted losses of a batch, float32 scalars.
 
     Args:
-        counts: of all batches of the step, of which this is one: then its share of their losses.
+        model: for the logits of the supervised positions.
+        batch: with the references.
+        output: of the model for this batch.
+        weights: of the losses.
+        counts: of all batches of a step of several; the result is this batch's share of their
+            losses. None: those of this batch.
     """
     counts = counts or loss_counts(batch)
     at_targets = jnp.take_along_axis(output.hidden, batch.target_positions[..., None], axis=1)
@@ -63,21 +71,36 @@ def cross_entropy(
     valid: Bool[Array, "b s"],
     num_targets: Num[Array, ""] | None = None,
 ) -> Float[Array, ""]:
-    """Mean over the valid targets of the whole batch (trap 19); 0 when there are none.
+    """Compute the mean cross-entropy over the valid targets of a batch; 0 when there are none.
 
     Args:
-        num_targets: what the sum is divided by, when these are not all.
+        logits: of the supervised positions.
+        target_ids: token that follows each of them.
+        valid: False for padding.
+        num_targets: what the sum is divided by, when the batch is one of several; None: the number
+            of valid targets.
     """
+    # quirk 19: the mean is over all targets of the batch together, not row by row.
     chosen = jnp.take_along_axis(logits, target_ids[..., None], axis=-1)[..., 0]
     nll = jax.nn.logsumexp(logits, axis=-1) - chosen
-    number = valid.sum() if num_targets is None else num_targets
-    return jnp.where(valid, nll, 0).sum() / jnp.maximum(number, 1)
+    count = valid.sum() if num_targets is None else num_targets
+    return jnp.where(valid, nll, 0).sum() / jnp.maximum(count, 1)
 
 
 def masks_at_original_size(
     output: Output, batch: Batch, canvas_size: int
 ) -> tuple[Float[Array, "m h w"], Bool[Array, "m h w"]]:
-    """Mask logits in the bucket of `batch.masks`, and which pixels lie inside the image."""
+    """Resize the mask logits to the original image sizes.
+
+    Args:
+        output: of the model.
+        batch: with the sizes of the images, and masks padded to one height and width.
+        canvas_size: side of SAM's square input, in pixels.
+
+    Returns:
+        The logits, padded to the height and width of `batch.masks`, and which of their pixels lie
+        inside the image.
+    """
     sizes = batch.original_sizes[batch.mask_image]
     height, width = batch.masks.shape[1:]
     logits = postprocess_masks(
@@ -99,21 +122,26 @@ def mask_losses(
     valid: Bool[Array, "m"],
     num_masks: Num[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(binary cross-entropy, dice), each summed over masks and divided by their number (trap 19).
-
-    A truth of 2, where polygons of one object overlap, enters as it is (trap 22).
+    """Compute binary cross-entropy and dice loss, each the mean over the valid masks of a batch.
 
     Args:
-        num_masks: what the sums are divided by, when these are not all.
+        logits: at the original size of the images, padded.
+        masks: reference. Where polygons of one object overlap it may be 2, which enters the losses
+            as it is (quirk 22).
+        inside: pixels of the image, without the padding.
+        valid: masks that have a reference.
+        num_masks: what the sums are divided by, when the batch is one of several; None: the number
+            of valid masks.
     """
-    x, truth = logits.astype(jnp.float32), masks.astype(jnp.float32)
-    pixel = jax.nn.softplus(x) - x * truth
-    pixels = inside.sum((1, 2)).astype(jnp.float32)
-    bce = jnp.where(inside, pixel, 0).sum((1, 2)) / jnp.maximum(pixels, 1)
-    share = jnp.where(inside, jax.nn.sigmoid(x), 0) / DICE_SCALE
-    intersection = 2 * (share * truth).sum((1, 2))
-    union = share.sum((1, 2)) + (truth / DICE_SCALE).sum((1, 2))
+    x, reference = logits.astype(jnp.float32), masks.astype(jnp.float32)
+    pixel_bce = jax.nn.softplus(x) - x * reference
+    num_pixels = inside.sum((1, 2)).astype(jnp.float32)
+    bce = jnp.where(inside, pixel_bce, 0).sum((1, 2)) / jnp.maximum(num_pixels, 1)
+    scaled = jnp.where(inside, jax.nn.sigmoid(x), 0) / DICE_SCALE
+    intersection = 2 * (scaled * reference).sum((1, 2))
+    union = scaled.sum((1, 2)) + (reference / DICE_SCALE).sum((1, 2))
     dice = 1 - (intersection + DICE_EPS) / (union + DICE_EPS)
-    number = (valid.sum() if num_masks is None else num_masks) + COUNT_EPS
-    total = lambda x: jnp.where(valid, x, 0).sum() / number  # noqa: E731
-    return total(bce), total(dice)
+    # quirk 19: both are divided by the number of masks of the batch, not image by image.
+    count = (valid.sum() if num_masks is None else num_masks) + COUNT_EPS
+    mean = lambda x: jnp.where(valid, x, 0).sum() / count  # noqa: E731
+    return mean(bce), mean(dice)

@@ -1,10 +1,10 @@
-"""Where a run can be watched: TensorBoard, and Weights & Biases when asked for.
+"""Metric writers: TensorBoard and, on request, Weights & Biases.
 
-    watchers = [TensorBoard(run / "tensorboard"), WeightsAndBiases("project", "run", config)]
-    for record in train(config, run, watchers=watchers): ...
+    writers = [TensorBoard(run / "tensorboard"), WeightsAndBiases("project", run, asdict(config))]
+    for record in train(config, run, metric_writers=writers): ...
 
-Both get the same names: loss/ce, grad_norm/llama, time/seconds, mixture/ade20k, evaluation/miou and
-the panels of the look at held-out examples.
+Both use the same tags: loss/ce, grad_norm/llama, optim/learning_rate, time/seconds, mixture/ade20k,
+validation/gcg/mIoU, and panels/0 for the images of the validation.
 """
 
 from __future__ import annotations
@@ -18,19 +18,23 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from glamm_jax.errors import ConfigError
-from glamm_jax.training.loop import LOSS_NAMES, StepRecord, ValidationResult
+from glamm_jax.training.loop import StepRecord, ValidationResult
+from glamm_jax.training.losses import LOSS_NAMES
 
 
 class Scalars:
-    """The numbers of a record under their names; the mixture is counted from the beginning."""
+    """Scalars of step records by their tag.
+
+    `mixture/DATASET` is the dataset's share of all images since this process started.
+    """
 
     def __init__(self) -> None:
-        self._pictures: Counter[str] = Counter()
+        self._images: Counter[str] = Counter()
 
-    def of(self, record: StepRecord) -> dict[str, float]:
-        """{name: value}."""
-        self._pictures.update(record["images"])
-        total = max(self._pictures.total(), 1)
+    def from_record(self, record: StepRecord) -> dict[str, float]:
+        """Count the images of a record and return {tag: value}."""
+        self._images.update(record["images"])
+        total = max(self._images.total(), 1)
         return {
             **{f"loss/{name}": record[name] for name in LOSS_NAMES},
             "optim/learning_rate": record["learning_rate"],
@@ -40,41 +44,42 @@ class Scalars:
             "time/seconds": record["seconds"],
             "time/input_seconds": record["input_seconds"],
             "time/images_per_second": sum(record["images"].values()) / record["seconds"],
-            **{f"mixture/{name}": n / total for name, n in sorted(self._pictures.items())},
+            **{f"mixture/{name}": n / total for name, n in sorted(self._images.items())},
         }
 
 
 class TensorBoard:
-    """Event files in a folder, for `tensorboard --logdir`; needs no tensorflow."""
+    """Writes event files for `tensorboard --logdir`, without tensorflow."""
 
     def __init__(self, folder: Path):
         self._folder, self._scalars = folder, Scalars()
 
     @cached_property
     def _writer(self) -> SummaryWriter:
-        return SummaryWriter(str(self._folder))  # makes files, so not before the run has begun
+        return SummaryWriter(str(self._folder))  # creates files, so not before the run starts
 
-    def step(self, record: StepRecord) -> None:
-        """Write the numbers of a step."""
-        for name, value in self._scalars.of(record).items():
-            self._writer.add_scalar(name, value, record["step"])
+    def write_step(self, record: StepRecord) -> None:
+        """Write the scalars of a step."""
+        for tag, value in self._scalars.from_record(record).items():
+            self._writer.add_scalar(tag, value, record["step"])
 
-    def validation(self, step: int, found: ValidationResult) -> None:
-        """Write scores and panels."""
-        for name, value in found.scores.items():
-            self._writer.add_scalar(f"evaluation/{name}", value, step)
-        for number, panel in enumerate(found.panels):
+    def write_validation(self, step: int, result: ValidationResult) -> None:
+        """Write the scores and panels of a validation."""
+        for name, value in result.scores.items():
+            self._writer.add_scalar(f"validation/{name}", value, step)
+        for number, panel in enumerate(result.panels):
             self._writer.add_image(f"panels/{number}", panel, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the event files."""
         self._writer.close()
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases; WANDB_MODE=offline keeps it on this machine.
+    """Logs to Weights & Biases; WANDB_MODE=offline keeps the logs on this machine.
 
-    Raises: ConfigError when wandb is not installed.
+    Raises:
+        ConfigError: wandb is not installed.
     """
 
     def __init__(self, project: str, folder: Path, config: Mapping[str, Any]):
@@ -83,7 +88,7 @@ class WeightsAndBiases:
         except ImportError as error:
             raise ConfigError("--wandb needs the package wandb: pip install wandb") from error
         self._wandb, self._scalars = wandb, Scalars()
-        # The folder's name is the run's, so that a resumed one goes on.
+        # The id is the name of the run's folder, so that a resumed run continues its logs.
         self._options = {"project": project, "id": folder.name, "dir": str(folder)}
         self._config = dict(config)
 
@@ -91,16 +96,16 @@ class WeightsAndBiases:
     def _run(self) -> Any:
         return self._wandb.init(**self._options, config=self._config, resume="allow")
 
-    def step(self, record: StepRecord) -> None:
-        """Send the numbers of a step."""
-        self._run.log(self._scalars.of(record), step=record["step"])
+    def write_step(self, record: StepRecord) -> None:
+        """Log the scalars of a step."""
+        self._run.log(self._scalars.from_record(record), step=record["step"])
 
-    def validation(self, step: int, found: ValidationResult) -> None:
-        """Send scores and panels, with those of the step before."""
-        scores = {f"evaluation/{name}": value for name, value in found.scores.items()}
-        panels = {f"panels/{i}": self._wandb.Image(panel) for i, panel in enumerate(found.panels)}
+    def write_validation(self, step: int, result: ValidationResult) -> None:
+        """Log the scores and panels of a validation, together with the last finished step."""
+        scores = {f"validation/{name}": value for name, value in result.scores.items()}
+        panels = {f"panels/{i}": self._wandb.Image(panel) for i, panel in enumerate(result.panels)}
         self._run.log({**scores, **panels}, step=step - 1)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Finish the run of Weights & Biases."""
         self._run.finish()

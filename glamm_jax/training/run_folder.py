@@ -1,9 +1,9 @@
-"""The folder of a run, and the lines that tell what happened in it.
+"""The folder of a run, and the files that record what happened in it.
 
-config.json          all that the run follows from
+config.json          the configuration of the run
 metrics.jsonl        one line a step
-events.jsonl         one line for each time it was started, resumed, saved, looked at, stopped ...
-panels/STEP/         pictures of the look at held-out examples after so many steps
+events.jsonl         started, resumed_from, saved, skipped, validated, stopped
+panels/STEP/         images of the validation after so many steps
 checkpoints/STEP/    see `glamm_jax.training.checkpoint`
 """
 
@@ -24,128 +24,143 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.config.flat import changed_fields, flatten_config
 from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.files import write_atomic
 from glamm_jax.weights.config_file import config_from
 
 CONFIG, METRICS, EVENTS = "config.json", "metrics.jsonl", "events.jsonl"
 CHECKPOINTS, PANELS = "checkpoints", "panels"
-# What a run may change when it goes on: where and how it is computed and watched, not what.
+# Fields (or prefixes of them) that a resumed run may change: they do not change what is computed.
+# Of `init`, the fingerprint in the checkpoint decides whether the weights are the same.
 CHANGEABLE_FIELDS = (
     "mesh.",
     "checkpoint.",
-    "evaluation.",
+    "validation.",
     "data.workers",
     "data.prefetch",
-    "start.",
+    "init.",
 )
 
 
 class RunError(GLaMMError):
-    """A run that cannot start or go on. Says why and what to do."""
+    """A run cannot start or resume."""
 
 
 class RunFolder:
-    """A run's folder; only the first process writes into it."""
+    """The folder of a run. Only the first process writes to it."""
 
     def __init__(self, path: Path):
         self.path = path
         self.writes = jax.process_index() == 0
-        self._open: dict[str, TextIO] = {}
+        self._files: dict[str, TextIO] = {}
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints lie."""
+        """Folder of the checkpoints."""
         return self.path / CHECKPOINTS
 
     def claim(self, config: ExperimentConfig) -> None:
-        """Make the folder with its config.json; of a run that is there already nothing changes.
+        """Create the folder with its config.json, or check that it is a run of this configuration.
 
-        Raises: RunError naming what differs from the run that is there, or that it cannot be made.
+        Raises:
+            RunError: it is a run of another configuration, has other files, or cannot be created.
         """
-        told = self.path / CONFIG
-        if told.exists():
-            self._check_same(config, told)
+        path = self.path / CONFIG
+        if path.exists():
+            self._check_same(config, path)
             return
         if self.writes and self.path.is_dir() and any(self.path.iterdir()):
-            raise RunError(f"{self.path}: holds files, but no run; choose a new folder")
+            raise RunError(f"{self.path}: contains files, but no run; choose a new folder")
         try:
             self.write_config(config)
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be made: {error.strerror}") from error
+            raise RunError(f"{self.path}: cannot be created: {error.strerror}") from error
 
     def write_config(self, config: ExperimentConfig) -> None:
-        """Write config.json: what the run follows from, and where it is computed now."""
+        """Write config.json."""
         if self.writes:
             write_atomic(self.path / CONFIG, json.dumps(asdict(config), indent=1) + "\n")
 
-    def metrics(self, record: Mapping[str, Any]) -> None:
-        """Add a line about a step."""
-        self._add(METRICS, record)
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Append the record of a step to metrics.jsonl."""
+        self._append(METRICS, record)
 
-    def event(self, name: str, step: int, **facts: Any) -> None:
-        """Add a line about something that happened after so many steps."""
+    def append_event(self, name: str, step: int, **fields: Any) -> None:
+        """Append an event to events.jsonl.
+
+        Args:
+            name: of the event.
+            step: number of finished steps.
+            fields: of the line, in addition to event, step and time.
+        """
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        self._add(EVENTS, {"event": name, "step": step, "time": now, **facts})
+        self._append(EVENTS, {"event": name, "step": step, "time": now, **fields})
 
-    def panels(self, step: int, pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> None:
-        """Keep pictures of held-out examples."""
-        for number, pixels in enumerate(pictures if self.writes else ()):
+    def save_panels(self, step: int, panels: Sequence[UInt8[np.ndarray, "h w 3"]]) -> None:
+        """Save images of the validation as PNG files."""
+        for number, pixels in enumerate(panels if self.writes else ()):
             stream = io.BytesIO()
             Image.fromarray(pixels).save(stream, "PNG")
             write_atomic(self.path / PANELS / str(step) / f"{number}.png", stream.getvalue())
 
     def discard_steps_from(self, step: int) -> None:
-        """Forget the lines of steps from this one on: they are done again."""
+        """Remove the lines of this and later steps from metrics.jsonl: the steps run again."""
         path = self.path / METRICS
         if self.writes and path.exists():
-            kept = [line for line in read_lines(path) if line["step"] < step]
-            write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
+            records = [record for record in read_lines(path) if record["step"] < step]
+            write_atomic(path, "".join(json.dumps(record) + "\n" for record in records))
 
     def close(self) -> None:
         """Close the files."""
-        for file in self._open.values():
+        for file in self._files.values():
             file.close()
-        self._open.clear()
+        self._files.clear()
 
-    def _add(self, name: str, record: Mapping[str, Any]) -> None:
+    def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if not self.writes:
             return
-        if name not in self._open:
-            self._open[name] = (self.path / name).open("a", encoding="utf-8")
-        self._open[name].write(json.dumps(_finite(record), allow_nan=False) + "\n")
-        self._open[name].flush()
+        if name not in self._files:
+            self._files[name] = (self.path / name).open("a", encoding="utf-8")
+        self._files[name].write(json.dumps(_finite(record), allow_nan=False) + "\n")
+        self._files[name].flush()
 
-    def _check_same(self, config: ExperimentConfig, told: Path) -> None:
-        old, new = (
-            flatten_config(_read_json(told)),
-            flatten_config(json.loads(json.dumps(asdict(config)))),
-        )
-        differing = [
+    def _check_same(self, config: ExperimentConfig, path: Path) -> None:
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read: {error}") from error
+        old, new = flatten_config(stored), flatten_config(json.loads(json.dumps(asdict(config))))
+        changes = [
             f"{name} was {was}, now {now}"
             for name, was, now in changed_fields(old, new, CHANGEABLE_FIELDS)
         ]
-        if differing:
+        if changes:
             raise RunError(
-                f"{self.path}: holds a run with another configuration: {'; '.join(differing)}. "
-                "Choose another folder, or give the run its own configuration"
+                f"{self.path}: is a run of another configuration: {'; '.join(changes)}. Choose "
+                "another folder, or the configuration of the run"
             )
 
 
 def read_run_config(folder: Path) -> ExperimentConfig:
-    """The configuration of a run.
+    """Read the configuration of a run.
 
-    Raises: ConfigError naming the file when there is none, or it is of another version.
+    Raises:
+        ConfigError: the folder has no config.json, or one of another version.
     """
     path = folder / CONFIG
     try:
         return config_from(ExperimentConfig, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: no run's configuration: {error}") from error
+        raise ConfigError(f"{path}: not the configuration of a run: {error}") from error
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file of JSON lines; the last may have been cut when its run was killed."""
+    """Read a file of JSON lines. The last line may be truncated, if the run was killed.
+
+    Raises:
+        RunError: another line is not JSON.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines):
         try:
@@ -155,37 +170,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 raise RunError(f"{path}: line {number + 1} is not JSON") from error
 
 
-def flatten_config(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{dotted name: value} of a configuration in JSON's form; lists of objects by their places."""
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        value = {str(number): item for number, item in enumerate(value)}
-    if not isinstance(value, dict):
-        return {prefix.removesuffix("."): value}
-    return {
-        name: inner
-        for key, item in value.items()
-        for name, inner in flatten_config(item, f"{prefix}{key}.").items()
-    }
-
-
-def changed_fields(
-    old: Mapping[str, Any], new: Mapping[str, Any], free: tuple[str, ...]
-) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted name, old value, new value) of what differs, but for names that begin with `free`."""
-    for name in {**old, **new}:
-        if old.get(name) != new.get(name) and not name.startswith(free):
-            yield name, old.get(name), new.get(name)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
-
-
 def _finite(value: Any) -> Any:
-    """The same with null for numbers that JSON has no words for."""
+    """Replace numbers that JSON cannot represent by None."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

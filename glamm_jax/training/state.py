@@ -1,4 +1,4 @@
-"""What training changes, and how a model falls apart into that and the rest."""
+"""The state that training changes, and the split of a model into trained and frozen parameters."""
 
 from __future__ import annotations
 
@@ -14,15 +14,23 @@ from glamm_jax.config import DType
 
 
 class TrainState(NamedTuple):
-    """All that a step changes; the dropout's key follows from `step`, so no more need be saved."""
+    """Everything that a step changes. The field names are part of the checkpoint format.
 
-    step: Int[Array, ""]  # steps done
-    trainable: nnx.State  # float32
+    The random key of the dropout follows from `step` and the seed, so it need not be saved.
+
+    Attributes:
+        step: number of finished steps.
+        trainable: trained parameters, float32.
+        opt_state: of the optimizer.
+    """
+
+    step: Int[Array, ""]
+    trainable: nnx.State
     opt_state: optax.OptState
 
 
 class ModelSplit(NamedTuple):
-    """A model taken apart: `nnx.merge(graphdef, state.trainable, frozen)` is whole again."""
+    """A model in parts: `nnx.merge(graphdef, state.trainable, frozen)` is the model."""
 
     graphdef: nnx.GraphDef
     frozen: nnx.State
@@ -31,17 +39,22 @@ class ModelSplit(NamedTuple):
 
 def split_model(
     model: nnx.Module,
-    trained: Callable[[tuple, Any], bool],
+    is_trained: Callable[[tuple, Any], bool],
     optimizer: optax.GradientTransformation,
     frozen_dtype: DType | None = None,
 ) -> ModelSplit:
-    """The model before its first step. A step that donates the state takes the model's arrays.
+    """Split a model before its first step.
+
+    The state shares the model's arrays: a step that donates it invalidates the model.
 
     Args:
-        frozen_dtype: what is not trained is kept in it; as it is unless given. What is trained, and
-            all that the optimizer keeps of it, is float32.
+        model: to split.
+        is_trained: filter of the trained parameters, `trainable_filter`. They, and what the
+            optimizer keeps of them, are float32.
+        optimizer: initializes its state.
+        frozen_dtype: of all other parameters; None: as they are.
     """
-    graphdef, trainable, frozen = nnx.split(model, trained, ...)
+    graphdef, trainable, frozen = nnx.split(model, is_trained, ...)
     trainable = _cast(trainable, "float32")
     frozen = _cast(frozen, frozen_dtype) if frozen_dtype else frozen
     state = TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
@@ -49,11 +62,11 @@ def split_model(
 
 
 def _cast(state: nnx.State, dtype: DType) -> nnx.State:
-    """Parameters in a dtype; constants, and what has it already, stay as they are."""
-    wanted = jnp.dtype(dtype)
+    """Cast parameters to a dtype. Constants stay as they are."""
 
-    def change(path: tuple, variable: nnx.Variable) -> nnx.Variable:
-        is_parameter = isinstance(variable, nnx.Param)
-        return variable.replace(variable.get_value().astype(wanted)) if is_parameter else variable
+    def cast(path: tuple, variable: nnx.Variable) -> nnx.Variable:
+        if not isinstance(variable, nnx.Param):
+            return variable
+        return variable.replace(variable.get_value().astype(jnp.dtype(dtype)))
 
-    return nnx.map_state(change, state)
+    return nnx.map_state(cast, state)

@@ -1,4 +1,4 @@
-"""One step of training as a pure function: state and batch in, state and metrics out."""
+"""The training step, a pure function: state and batch in, new state and metrics out."""
 
 from __future__ import annotations
 
@@ -16,23 +16,36 @@ from jaxtyping import Array, Bool, Float
 from glamm_jax.config import GLaMMConfig, LossWeights
 from glamm_jax.config.experiment import OptimConfig
 from glamm_jax.training.losses import loss_counts, losses
-from glamm_jax.training.optimizer import learning_rate, make_optimizer, norms_by_part, used_parts
+from glamm_jax.training.optimizer import make_optimizer
+from glamm_jax.training.parameter_groups import norms_by_part, used_parts
 from glamm_jax.training.placement import keep_sharding
+from glamm_jax.training.schedule import learning_rate
 from glamm_jax.training.state import TrainState
 from glamm_jax.types import Batch, Losses
 
 
 class Metrics(NamedTuple):
-    """What a step reports: the weighted losses, loss their sum, and how it learned."""
+    """Metrics of a step.
+
+    Attributes:
+        loss: sum of the weighted losses.
+        ce: weighted cross-entropy of the text.
+        bce: weighted binary cross-entropy of the masks.
+        dice: weighted dice loss of the masks.
+        grad_norm: global L2 norm of the gradient, before clipping.
+        grad_norms: L2 norm of the gradient of every part.
+        learning_rate: of this step.
+        skipped: the loss or the gradient was not finite, so the parameters did not change.
+    """
 
     loss: Float[Array, ""]
     ce: Float[Array, ""]
     bce: Float[Array, ""]
     dice: Float[Array, ""]
-    grad_norm: Float[Array, ""]  # global, before clipping
-    grad_norms: dict[str, Float[Array, ""]]  # of each part
+    grad_norm: Float[Array, ""]
+    grad_norms: dict[str, Float[Array, ""]]
     learning_rate: Float[Array, ""]
-    skipped: Bool[Array, ""]  # something was not finite, and nothing was learned
+    skipped: Bool[Array, ""]
 
 
 Step = Callable[[nnx.GraphDef, nnx.State, TrainState, Batch], tuple[TrainState, Metrics]]
@@ -40,15 +53,21 @@ Step = Callable[[nnx.GraphDef, nnx.State, TrainState, Batch], tuple[TrainState, 
 
 @cache
 def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, seed: int = 0) -> Step:
-    """The compiled `step(graphdef, frozen, state, batch) -> (state, metrics)`.
+    """Return the compiled `step(graphdef, frozen, state, batch) -> (state, metrics)`.
 
-    Only `state` is donated. The gradient is taken with respect to `state.trainable` alone: for a
-    frozen weight none is ever formed. `seed` and the number of the step give the dropout's key.
-    Compiled under a mesh, the state leaves where it came in.
+    Only `state` is donated. The gradient is taken with respect to `state.trainable` alone, so none
+    is formed for frozen parameters. When the loss or the gradient is not finite, only the count of
+    steps changes. Compiled under a mesh, the new state has the shardings of the old one.
 
-    With `optim.accumulation_steps` > 1 the batch is a stack of so many (`stack_batches`), one forward and
-    backward each; each is divided by what all of them hold, so the sum is that of one big batch.
-    A step whose loss or gradient is not finite leaves all but the count of steps as it was.
+    With `optim.accumulation_steps` > 1 the batch is a stack of as many batches (`stack_batches`),
+    which run one after another. The loss of each is divided by the targets and masks of all of
+    them, so that the result is that of one large batch.
+
+    Args:
+        config: of the model.
+        optim: of the optimizer.
+        weights: of the losses.
+        seed: gives, with the number of the step, the random key of the dropout.
     """
     optimizer, schedule = make_optimizer(optim), learning_rate(optim)
 
@@ -58,7 +77,7 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         counts = loss_counts(batch)
 
-        def gradients(batch: Batch, key: Array) -> tuple[nnx.State, Losses]:
+        def loss_gradients(batch: Batch, key: Array) -> tuple[nnx.State, Losses]:
             def loss(trainable: nnx.State) -> tuple[Float[Array, ""], Losses]:
                 model = nnx.merge(graphdef, trainable, frozen, copy=True)
                 parts = losses(model, batch, model(batch, key), weights, counts)
@@ -67,50 +86,51 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
             return jax.grad(loss, has_aux=True)(state.trainable)
 
         if optim.accumulation_steps == 1:
-            grads, parts = gradients(batch, key)
+            gradients, parts = loss_gradients(batch, key)
         else:
-            grads, parts = _summed(gradients, batch, key, optim.accumulation_steps)
+            gradients, parts = _accumulate(loss_gradients, batch, key, optim.accumulation_steps)
         updates, opt_state = optimizer.update(
-            grads, state.opt_state, state.trainable, touched=used_parts(batch, config)
+            gradients, state.opt_state, state.trainable, used=used_parts(batch, config)
         )
-        norm, rate = optax.tree.norm(grads), jnp.asarray(schedule(state.step))
+        norm, rate = optax.tree.norm(gradients), jnp.asarray(schedule(state.step))
         finite = jnp.isfinite(parts.total) & jnp.isfinite(norm)
         trainable: Any = optax.apply_updates(state.trainable, updates)
-        learned = jax.tree.map(
+        updated = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (trainable, opt_state),
             (state.trainable, state.opt_state),
         )
         metrics = Metrics(
             *(parts.total, parts.ce, parts.bce, parts.dice),
-            *(norm, norms_by_part(grads), rate, ~finite),
+            *(norm, norms_by_part(gradients), rate, ~finite),
         )
-        return keep_sharding(TrainState(state.step + 1, *learned)), metrics
+        return keep_sharding(TrainState(state.step + 1, *updated)), metrics
 
     return jax.jit(step, static_argnums=0, donate_argnums=2)
 
 
 def stack_batches(batches: Sequence[Batch]) -> Batch:
-    """What a step takes: the batch itself, or several with a new dimension in front."""
+    """Return the argument of a step: a single batch as it is, several stacked on a new axis 0."""
     if len(batches) == 1:
         return batches[0]
-    parts = zip(*batches, strict=True)
-    return Batch(*(None if part[0] is None else np.stack(part) for part in parts))
+    fields = zip(*batches, strict=True)
+    return Batch(*(None if arrays[0] is None else np.stack(arrays) for arrays in fields))
 
 
-def _summed(
-    gradients: Callable[[Batch, Array], tuple[nnx.State, Losses]],
+def _accumulate(
+    loss_gradients: Callable[[Batch, Array], tuple[nnx.State, Losses]],
     batches: Batch,
     key: Array,
-    number: int,
+    num_batches: int,
 ) -> tuple[nnx.State, Losses]:
-    """Gradients and losses of a stack of batches, one after another."""
+    """Sum the gradients and losses of a stack of batches, one after another."""
 
     def add(total: Any, item: tuple[Batch, Array]) -> tuple[Any, None]:
-        batch, place = item
-        return jax.tree.map(jnp.add, total, gradients(batch, jax.random.fold_in(key, place))), None
+        batch, index = item
+        gradients = loss_gradients(batch, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, gradients), None
 
     first = jax.tree.map(lambda x: x[0], batches)
-    shapes = jax.eval_shape(gradients, first, key)
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.scan(add, nothing, (batches, jnp.arange(number)))[0]
+    shapes = jax.eval_shape(loss_gradients, first, key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add, zeros, (batches, jnp.arange(num_batches)))[0]

@@ -1,4 +1,4 @@
-"""A run is asked to stop: by SIGTERM, as schedulers do before they take a machine, or by Ctrl-C."""
+"""Stop signals of a run: SIGTERM, which schedulers send before they take a machine, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,35 +13,38 @@ from jax.experimental import multihost_utils
 
 
 class StopSignal:
-    """Remembers the first signal; a second Ctrl-C ends the program at once.
+    """Records the first stop signal. A second Ctrl-C interrupts the program at once.
 
-    with Stop() as stop:
-        while not stop.asked(step): ...
+    with StopSignal() as stop:
+        while not stop.received(): ...
     """
 
     def __init__(self) -> None:
         self._signal = ""
-        self._before: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        # Python lets the main thread alone handle signals.
+        # Python handles signals in the main thread only.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._remember)
+                self._previous_handlers[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def received(self, step: int) -> str:
-        """The signal's name, in all processes after the same step; "" while there was none."""
+    def received(self) -> str:
+        """Return the name of the signal, or "" before there is one.
+
+        All processes must call it after the same steps: a signal to one of them stops all.
+        """
         if jax.process_count() == 1:
             return self._signal
-        told = multihost_utils.process_allgather(np.asarray(bool(self._signal)))
-        return (self._signal or "another process was asked") if told.any() else ""
+        received = multihost_utils.process_allgather(np.asarray(bool(self._signal)))
+        return (self._signal or "another process received a signal") if received.any() else ""
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         if self._signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._signal = signal.Signals(number).name

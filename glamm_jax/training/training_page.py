@@ -1,10 +1,7 @@
-"""One page about a run: how it learned, what happened, and what it saw at held-out examples.
+"""The HTML page about one training run, or several: curves, events, validation, configuration.
 
-  python -m train.report RUN                    writes RUN/report.html
-  python -m train.report RUN --out page.html
-  python -m train.report RUN OTHER              the curves of several runs over each other
-
-The page is one file that needs nothing else; it can be made while the run goes on.
+glamm-jax report RUN                    writes RUN/report.html
+glamm-jax report RUN OTHER              the curves of several runs in the same plots
 """
 
 from __future__ import annotations
@@ -18,155 +15,147 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from glamm_jax.config.flat import flatten_config
 from glamm_jax.report.curves import Curve
 from glamm_jax.report.html_page import Card, Page
-from glamm_jax.training.run_folder import (
-    CONFIG,
-    EVENTS,
-    METRICS,
-    PANELS,
-    RunError,
-    flatten_config,
-    read_lines,
-)
+from glamm_jax.training.losses import LOSS_NAMES
+from glamm_jax.training.run_folder import CONFIG, EVENTS, METRICS, PANELS, RunError, read_lines
 
 Record = dict[str, Any]
-DRAWN = {
+CURVES = {
     "Loss": "loss",
     "Cross-entropy": "ce",
     "Mask: binary cross-entropy": "bce",
     "Mask: dice": "dice",
     "Learning rate": "learning_rate",
-    "Norm of the gradient": "grad_norm",
-    "Seconds of a step": "seconds",
-    "Seconds of it waiting for the batch": "input_seconds",
+    "Gradient norm": "grad_norm",
+    "Seconds per step": "seconds",
+    "Seconds waiting for the batch": "input_seconds",
 }
-SHOWN_EVENTS = 200
+MAX_EVENTS = 200
 
 
-def page_of(runs: Sequence[Path]) -> Page:
-    """The page of one run, or of several over each other.
+def make_training_page(runs: Sequence[Path]) -> Page:
+    """Return the page of one run, or of several with their curves in the same plots.
 
-    Raises: RunError when a folder has no metrics.
+    Raises:
+        RunError: a folder has no metrics.
     """
-    metrics = {_name(run, runs): _metrics(run) for run in runs}
-    events = {_name(run, runs): list(_lines(run / EVENTS)) for run in runs}
+    records = {_name(run, runs): _read_metrics(run) for run in runs}
+    events = {_name(run, runs): list(_read_if_present(run / EVENTS)) for run in runs}
     page = Page(", ".join(map(str, runs)), "a training run" if len(runs) == 1 else "training runs")
-    page.section("How it learned")
-    for name, lines in metrics.items():
+    page.section("Training")
+    for name in records:
         if len(runs) > 1:
             page.section(name, level=3)
-        _tell(page, lines, events[name])
+        _add_summary(page, records[name], events[name])
     page.curves(
         {
-            title: {n: _curve(lines, key) for n, lines in metrics.items()}
-            for title, key in DRAWN.items()
+            title: {name: _curve(lines, key) for name, lines in records.items()}
+            for title, key in CURVES.items()
         }
     )
-    _looks(page, events)
+    _add_validation_curves(page, events)
     if len(runs) == 1:
-        [lines], [told] = metrics.values(), events.values()
-        parts = list(lines[0]["grad_norms"])
-        norms = {part: [(x["step"], x["grad_norms"][part] or 0.0) for x in lines] for part in parts}
-        page.section("Norm of the gradient, part by part")
-        page.curves({part: {part: curve} for part, curve in norms.items()})
-        _panels(page, runs[0])
-        _what_happened(page, told)
-        page.section("Configuration")
-        config = flatten_config(json.loads((runs[0] / CONFIG).read_text(encoding="utf-8")))
-        page.collapsed(CONFIG, [f"{name} = {json.dumps(value)}" for name, value in config.items()])
+        _add_details(page, runs[0], *records.values(), *events.values())
     return page
 
 
 def _name(run: Path, runs: Sequence[Path]) -> str:
-    """A run's own name; its whole path where two are called the same."""
+    """Return the name of a run's folder; its path if two runs have the same name."""
     return run.name if sum(other.name == run.name for other in runs) == 1 else str(run)
 
 
-def _metrics(run: Path) -> list[Record]:
-    lines = list(_lines(run / METRICS))
-    if not lines:
+def _read_metrics(run: Path) -> list[Record]:
+    records = list(_read_if_present(run / METRICS))
+    if not records:
         raise RunError(f"{run / METRICS}: no steps yet, or no run")
-    return lines
+    return records
 
 
-def _lines(path: Path) -> Iterable[Record]:
+def _read_if_present(path: Path) -> Iterable[Record]:
     return read_lines(path) if path.exists() else ()
 
 
-def _curve(lines: Sequence[Record], key: str) -> Curve:
-    """A number over the steps; of a step that is not finite there is none."""
-    return [(line["step"], line[key]) for line in lines if line[key] is not None]
+def _curve(records: Sequence[Record], key: str) -> Curve:
+    """Return (step, value) of the steps whose value is finite."""
+    return [(record["step"], record[key]) for record in records if record[key] is not None]
 
 
-def _tell(page: Page, lines: Sequence[Record], events: Sequence[Record]) -> None:
-    """The run in numbers."""
-    pictures: Counter[str] = Counter()
-    for line in lines:
-        pictures.update(line["images"])
-    happened = Counter(event["event"] for event in events)
-    page.facts(
-        {
-            "steps": lines[-1]["step"] + 1,
-            "pictures": pictures.total(),
-            "minutes": round(sum(line["seconds"] for line in lines) / 60),
-            "saved": happened["saved"],
-            "resumed": happened["resumed_from"],
-            "steps skipped": sum(line["skipped"] for line in lines),
-        }
-    )
-    window = max(1, min(50, len(lines) // 2))
-    rows = [
-        (key, _mean(lines[:window], key), _mean(lines[-window:], key))
-        for key in ("loss", "ce", "bce", "dice", "seconds")
-    ]
-    page.table(("mean of steps", f"first {window}", f"last {window}"), rows)
-    total = max(pictures.total(), 1)
-    page.table(
-        ("dataset", "share of the pictures, %"),
-        [(name, 100 * number / total) for name, number in pictures.most_common()],
-    )
-
-
-def _mean(lines: Sequence[Record], key: str) -> float:
-    values = [line[key] for line in lines if line[key] is not None]
+def _mean(records: Sequence[Record], key: str) -> float:
+    values = [record[key] for record in records if record[key] is not None]
     return float(np.mean(values)) if values else float("nan")
 
 
-def _looks(page: Page, events: dict[str, list[Record]]) -> None:
-    """Scores of held-out examples."""
-    looks = {
-        name: [event for event in told if event["event"] == "evaluated"]
-        for name, told in events.items()
+def _add_summary(page: Page, records: Sequence[Record], events: Sequence[Record]) -> None:
+    images: Counter[str] = Counter()
+    for record in records:
+        images.update(record["images"])
+    event_counts = Counter(event["event"] for event in events)
+    page.facts(
+        {
+            "steps": records[-1]["step"] + 1,
+            "images": images.total(),
+            "minutes": round(sum(record["seconds"] for record in records) / 60),
+            "saved": event_counts["saved"],
+            "resumed": event_counts["resumed_from"],
+            "steps skipped": sum(record["skipped"] for record in records),
+        }
+    )
+    window = max(1, min(50, len(records) // 2))
+    rows = [
+        (key, _mean(records[:window], key), _mean(records[-window:], key))
+        for key in (*LOSS_NAMES, "seconds")
+    ]
+    page.table(("mean of steps", f"first {window}", f"last {window}"), rows)
+    total = max(images.total(), 1)
+    page.table(
+        ("dataset", "share of the images, %"),
+        [(name, 100 * count / total) for name, count in images.most_common()],
+    )
+
+
+def _add_validation_curves(page: Page, events: dict[str, list[Record]]) -> None:
+    validations = {
+        name: [event for event in run_events if event["event"] == "validated"]
+        for name, run_events in events.items()
     }
-    scores = {score for told in looks.values() for event in told for score in event["scores"]}
-    if not scores:
+    metrics = {key for items in validations.values() for x in items for key in x["scores"]}
+    if not metrics:
         return
-    page.section("Held-out examples")
+    page.section("Validation")
     page.curves(
         {
-            score: {
-                name: [(x["step"], x["scores"][score]) for x in told if score in x["scores"]]
-                for name, told in looks.items()
+            metric: {
+                name: [(x["step"], x["scores"][metric]) for x in items if metric in x["scores"]]
+                for name, items in validations.items()
             }
-            for score in sorted(scores)
+            for metric in sorted(metrics)
         }
     )
 
 
-def _panels(page: Page, run: Path) -> None:
-    """The pictures of the last look."""
+def _add_details(
+    page: Page, run: Path, records: Sequence[Record], events: Sequence[Record]
+) -> None:
+    """Add what is shown of a single run only."""
+    page.section("Gradient norm of each part")
+    norms = {
+        part: [(x["step"], x["grad_norms"][part] or 0.0) for x in records]
+        for part in records[0]["grad_norms"]
+    }
+    page.curves({part: {part: curve} for part, curve in norms.items()})
     folders = sorted((run / PANELS).glob("*"), key=lambda path: int(path.name))
     if folders:
-        page.section(f"What it saw after {folders[-1].name} steps")
-        pictures = sorted(folders[-1].glob("*.png"), key=lambda path: int(path.stem))
-        page.cards([Card(np.asarray(Image.open(path).convert("RGB")), ()) for path in pictures])
-
-
-def _what_happened(page: Page, events: Sequence[Record]) -> None:
-    page.section("What happened")
+        page.section(f"Validation images after {folders[-1].name} steps")
+        panels = sorted(folders[-1].glob("*.png"), key=lambda path: int(path.stem))
+        page.cards([Card(np.asarray(Image.open(path).convert("RGB")), ()) for path in panels])
+    page.section("Events")
     rows = [
         (event.pop("time"), event.pop("step"), event.pop("event"), json.dumps(event)[:200])
-        for event in map(dict, events[-SHOWN_EVENTS:])
+        for event in map(dict, events[-MAX_EVENTS:])
     ]
     page.table(("time", "step", "", ""), rows)
+    page.section("Configuration")
+    config = flatten_config(json.loads((run / CONFIG).read_text(encoding="utf-8")))
+    page.collapsed(CONFIG, [f"{name} = {json.dumps(value)}" for name, value in config.items()])

@@ -1,4 +1,4 @@
-"""The plan counts what the anchors count, and divides it among devices."""
+"""The plan counts what the anchors count, and divides memory among devices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from glamm_jax.aot.plan import CHIPS, GIB, Plan, plan
+from glamm_jax.aot.chips import CHIPS, GIB
+from glamm_jax.aot.plan import Plan, plan
 from glamm_jax.config import paper, released, with_lora
 from glamm_jax.config.experiment import DataConfig, ExperimentConfig, MixtureEntry, OptimConfig
 from glamm_jax.types import BatchShape
@@ -18,21 +19,21 @@ GCG = BatchShape(1, 775, 775, 1, 0, 0, 1, 3, 0, 0)
 REGION = BatchShape(1, 675, 675, 1, 1, 1)
 
 
-def data(quotas: BatchShape, shards: int = 1) -> DataConfig:
-    """A mixture that needs no more than the quotas have."""
-    task = "region" if quotas.regions else "gcg"
-    return DataConfig((MixtureEntry("anything", (task,)),), batch_shape=quotas, batch_slices=shards)
+def data(shape: BatchShape, slices: int = 1) -> DataConfig:
+    """Return a mixture whose tasks fit the batch shape."""
+    task = "region" if shape.regions else "gcg"
+    return DataConfig((MixtureEntry("anything", (task,)),), batch_shape=shape, batch_slices=slices)
 
 
-def full_size(quotas: BatchShape, shards: int = 1) -> ExperimentConfig:
+def full_size(shape: BatchShape, slices: int = 1) -> ExperimentConfig:
     model = replace(with_lora(released()), compute_dtype="bfloat16")
-    return ExperimentConfig(model, data(quotas, shards))
+    return ExperimentConfig(model, data(shape, slices))
 
 
 @pytest.fixture(scope="module")
 def eight() -> Plan:
     """Eight samples on eight devices."""
-    return plan(full_size(GCG, shards=8), (1, 8, 1))
+    return plan(full_size(GCG, slices=8), (1, 8, 1))
 
 
 def test_parameters_are_those_of_the_released_model(eight: Plan) -> None:
@@ -47,22 +48,22 @@ def test_operations_of_a_gcg_sample_are_those_of_the_anchors(eight: Plan) -> Non
     assert eight.step_flops / 8 == pytest.approx(27.56e12, rel=1e-3)
     forward = sum(part.forward for part in eight.parts.values())
     assert forward / 8 == pytest.approx(16.77e12, rel=1e-3)
-    again = sum(part.recomputed for part in eight.parts.values())
-    assert again / 8 == pytest.approx((37.76 - 27.56) * 1e12, rel=2e-3)
+    recomputed = sum(part.recomputed for part in eight.parts.values())
+    assert recomputed / 8 == pytest.approx((37.76 - 27.56) * 1e12, rel=2e-3)
     # 7.15 samples a second and chip at the peak of v5e, half of it here.
     assert 1 / eight.step_seconds(CHIPS["v5e"]) == pytest.approx(7.15 / 2, rel=2e-3)
 
 
 def test_operations_of_a_region_sample_are_those_of_the_anchors() -> None:
-    # We project CLIP's levels before they are enlarged: 0.103 TFLOP less, twice.
-    found = plan(full_size(REGION))
-    assert found.step_flops == pytest.approx((32.89 - 0.2) * 1e12, rel=2e-3)
+    # CLIP's levels are projected before they are upsampled: 0.103 TFLOP less, twice.
+    result = plan(full_size(REGION))
+    assert result.step_flops == pytest.approx((32.89 - 0.2) * 1e12, rel=2e-3)
 
 
 def test_each_of_eight_devices_holds_an_eighth(eight: Plan) -> None:
     frozen, trained = 7_425_193_036, 587_427_044
     assert eight.memory.frozen == pytest.approx(2 * frozen / 8, rel=0.01)
-    # The adapters' second matrices, 8 MB, are on each.
+    # The adapters' second matrices, 8 MB, are replicated.
     assert eight.memory.trainable == pytest.approx(4 * trained / 8 + 7.3e6, rel=0.01)
     assert eight.memory.optimizer == pytest.approx(2 * eight.memory.trainable, rel=1e-6)
     assert eight.memory.gradients == eight.memory.trainable
@@ -90,9 +91,9 @@ def test_the_trained_set_decides_what_is_formed_backward() -> None:
 
 
 def test_regions_of_the_paper_go_through_the_shared_projector() -> None:
-    quotas = replace(REGION, tokens=512)
+    shape = replace(REGION, tokens=512)
     model = with_lora(paper(), "paper")
-    found = plan(ExperimentConfig(model, data(quotas), OptimConfig(trainable="paper")))
-    own = plan(full_size(quotas))
-    assert found.parts["V-L projector"].backward > own.parts["V-L projector"].backward == 0
-    assert found.parts["embeddings"].trained == 0
+    shared = plan(ExperimentConfig(model, data(shape), OptimConfig(trainable="paper")))
+    own = plan(full_size(shape))
+    assert shared.parts["V-L projector"].backward > own.parts["V-L projector"].backward == 0
+    assert shared.parts["embeddings"].trained == 0

@@ -17,7 +17,7 @@ from glamm_jax.data.packing import Packing
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 from glamm_jax.training.losses import losses
-from glamm_jax.training.optimizer import trainable_filter
+from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.types import Batch, BatchShape
 from glamm_jax.weights.flat_state import flatten_state
 from tests.small_experiment import get_config

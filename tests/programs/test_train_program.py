@@ -1,4 +1,4 @@
-"""`python -m train` learns, writes what it did, and says what it cannot use."""
+"""`python -m train` trains, records what it did, and reports unusable input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "tests" / "small_experiment.py"
 FIELDS = [
     *("step", "loss", "ce", "bce", "dice", "grad_norm", "grad_norms", "learning_rate"),
-    *("skipped", "pictures", "seconds", "input_seconds"),
+    *("skipped", "images", "seconds", "input_seconds"),
 ]
 
 
@@ -25,12 +25,12 @@ def read_metrics(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_learns_and_says_what_it_did(
+def test_a_run_learns_and_records_what_it_did(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    given = ["--config", str(SMALL), "--out", str(run), "--steps", "12", "--set", "seed=3"]
-    assert main(given) == 0
+    arguments = ["--config", str(SMALL), "--out", str(run), "--steps", "12", "--set", "seed=3"]
+    assert main(arguments) == 0
     assert "loss" in capsys.readouterr().err  # the progress line
     metrics = read_metrics(run)
     assert [list(record) for record in metrics] == [FIELDS] * 12
@@ -42,26 +42,26 @@ def test_a_run_learns_and_says_what_it_did(
     assert config["model"]["lora"]["rank"] == 8
     names = {"config.json", "metrics.jsonl", "events.jsonl", "checkpoints", "tensorboard"}
     assert {path.name for path in run.iterdir()} == names
-    assert main([*given[:-3], "13", *given[-2:]]) == 0  # goes on
+    assert main([*arguments[:-3], "13", *arguments[-2:]]) == 0  # resumes
     assert [record["step"] for record in read_metrics(run)] == list(range(13))
     assert read_metrics(run)[:12] == metrics
-    assert main([*given, "optim.peak_lr=1"]) == 2
+    assert main([*arguments, "optim.peak_lr=1"]) == 2
     assert "optim.peak_lr was 0.01, now 1.0" in capsys.readouterr().err
-    look_at(run, tmp_path, capsys)
+    check_report_and_export(run, tmp_path, capsys)
 
 
-def look_at(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A page of the run, and a model of it that can be asked."""
+def check_report_and_export(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check the page of the run and the exported model."""
     assert report_main([str(run)]) == 0
     page = (run / "report.html").read_text()
     assert "polyline" in page
     assert "optim.peak_lr = 0.01" in page
     assert export_main([str(run), "--out", str(tmp_path / "model")]) == 0
-    assert "demo.ask --model" in capsys.readouterr().out
+    assert "glamm-jax ask --model" in capsys.readouterr().out
     leaves = ModelFolder(tmp_path / "model").leaves
     assert leaves["llama.lm_head.kernel"].shape == (64, 807)
     assert export_main([str(run), "--out", str(tmp_path / "other"), "--step", "99"]) == 2
-    assert "no whole checkpoint 99; there are [12, 13]" in capsys.readouterr().err
+    assert "no complete checkpoint 99; there are [12, 13]" in capsys.readouterr().err
     assert report_main([str(tmp_path / "nowhere")]) == 2
     assert "no steps yet, or no run" in capsys.readouterr().err
 
@@ -71,13 +71,13 @@ def test_a_plan_says_what_a_run_would_take_and_makes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["--config", str(SMALL), "--plan"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for words in ("lm_head", "optimizer", "TFLOP", "v5e"):
-        assert words in told
+        assert words in printed
     assert not list(tmp_path.iterdir())
     with pytest.raises(SystemExit):
         main(["--config", str(SMALL)])
-    assert "--out RUN says where the run lies" in capsys.readouterr().err
+    assert "give --out RUN, the folder of the run (or --plan)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -97,11 +97,11 @@ def test_fifty_steps_of_the_tiny_configuration_halve_the_loss(
         (["--config", "nowhere.py"], "nowhere.py: no such file"),
         (["--config", __file__], "has no function get_config()"),
         (["--set", "optim.peak_rl=1"], "did you mean optim.peak_lr?"),
-        (["--set", "data.batch_shape.rows=0"], "Capacity.rows = 0: must be positive"),
+        (["--set", "data.batch_shape.rows=0"], "BatchShape.rows = 0: must be positive"),
         (["--set", "data.tokenizer=nowhere"], "nowhere/tokenizer.model: no such file"),
         (["--set", "model.tokens.seg=3"], "the tokenizer does not belong to this model"),
-        (["--steps", "31"], "31 steps asked for, optim.total_steps = 30"),
-        (["--steps", "0"], "0 steps asked for"),
+        (["--steps", "31"], "31 steps requested, but optim.total_steps = 30"),
+        (["--steps", "0"], "0 steps requested"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_one_line_before_anything_is_made(

@@ -1,4 +1,4 @@
-"""One process of several that train together: python -m tests.training.one_process JSON.
+"""One of several processes that train together: python -m tests.training.one_process JSON.
 
 Spawned by test_processes.py. All processes together have four devices, whatever their number.
 """
@@ -16,9 +16,9 @@ DEVICES = 4
 
 
 def main() -> None:
-    """Join the others, do what is asked, and let the first process write the result."""
-    asked = json.loads(sys.argv[1])
-    number, count = asked["process"], asked["processes"]
+    """Join the other processes, run the requested function; the first process writes the result."""
+    request = json.loads(sys.argv[1])
+    number, count = request["process"], request["processes"]
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES // count}"
     import jax
@@ -26,40 +26,40 @@ def main() -> None:
 
     if count > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(f"localhost:{asked['port']}", count, number)
+        jax.distributed.initialize(f"localhost:{request['port']}", count, number)
     from glamm_jax.parallel import make_mesh, use_mesh
 
-    if asked["do"] == "run":
-        found = whole_run(asked["run"], asked["mesh"], asked["steps"])
+    if request["do"] == "run":
+        result = run_loop(request["run"], request["mesh"], request["steps"])
     else:
-        with use_mesh(make_mesh(**asked["mesh"])):
-            found = {"batch": batches, "train": steps}[asked["do"]](asked["steps"])
+        with use_mesh(make_mesh(**request["mesh"])):
+            result = {"batch": batches, "train": steps}[request["do"]](request["steps"])
     if number == 0:
-        np.savez(asked["out"], **found)
+        np.savez(request["out"], **result)
 
 
 def batches(num_steps: int) -> dict[str, Any]:
-    """The batches of the first steps, put together from the pieces of all processes."""
+    """Return the batches of the first steps, assembled from the slices of all processes."""
     from glamm_jax.data.loader import open_batches
     from glamm_jax.training.placement import place_batch, process_slice
     from tests.training.sharded import small_config
 
-    config, share = small_config(regions=True), process_slice()
-    found: dict[str, Any] = {}
-    with closing(open_batches(config.data, config.model, share.index, share.count)) as stream:
+    config, part = small_config(regions=True), process_slice()
+    arrays: dict[str, Any] = {}
+    with closing(open_batches(config.data, config.model, part.index, part.count)) as stream:
         for step in range(num_steps):
             placed = place_batch(next(stream).batch)
-            found |= {
-                f"{step}.{name}": whole(x) for name, x in placed._asdict().items() if x is not None
+            arrays |= {
+                f"{step}.{name}": gather(x) for name, x in placed._asdict().items() if x is not None
             }
-    return found
+    return arrays
 
 
 def steps(num_steps: int) -> dict[str, Any]:
-    """Losses of the first steps, and what was trained, behind them.
+    """Return the losses of the first steps, and the trained parameters after them.
 
-    AdamW makes a step of full size of the smallest gradient, even one that is nothing but rounding;
-    with a large eps equal gradients give equal parameters.
+    AdamW turns even a gradient of nothing but rounding errors into a step of full size; with a
+    large eps, equal gradients give equal parameters.
     """
     from dataclasses import replace
 
@@ -72,26 +72,26 @@ def steps(num_steps: int) -> dict[str, Any]:
     from glamm_jax.weights.flat_state import flatten_state
     from tests.training.sharded import first_split, small_config
 
-    config, share = small_config(), process_slice()
+    config, part = small_config(), process_slice()
     config = replace(config, optim=replace(config.optim, eps=1e-3))
     graphdef, frozen, state = place_split(
         first_split(config, random_model(config.model, config.seed))
     )
     step: Any = make_step(config.model, config.optim, config.losses, config.seed)
-    found: dict[str, Any] = {}
-    with closing(open_batches(config.data, config.model, share.index, share.count)) as stream:
+    results: dict[str, Any] = {}
+    with closing(open_batches(config.data, config.model, part.index, part.count)) as stream:
         batch = place_batch(next(stream).batch)
         program = step.lower(graphdef, frozen, state, batch).compile()
-        wait_for_the_others("compiled")
+        wait_for_other_processes("compiled")
         for number in range(num_steps):
             state, metrics = program(frozen, state, batch)
             batch = place_batch(next(stream).batch)
-            found[f"loss.{number}"] = float(jax.block_until_ready(metrics.loss))
-    return found | {name: whole(value) for name, value in flatten_state(state.trainable).items()}
+            results[f"loss.{number}"] = float(jax.block_until_ready(metrics.loss))
+    return results | {name: gather(value) for name, value in flatten_state(state.trainable).items()}
 
 
-def whole_run(folder: str, mesh: dict[str, int], num_steps: int) -> dict[str, Any]:
-    """Losses of a run of the loop, with its checkpoints, up to a step."""
+def run_loop(folder: str, mesh: dict[str, int], num_steps: int) -> dict[str, Any]:
+    """Return the losses of a run of the loop, with checkpoints, up to a step."""
     from dataclasses import replace
     from pathlib import Path
 
@@ -110,21 +110,21 @@ def whole_run(folder: str, mesh: dict[str, int], num_steps: int) -> dict[str, An
     return {f"loss.{record['step']}": record["loss"] for record in records}
 
 
-def wait_for_the_others(what: str) -> None:
-    """Gloo gives up after half a minute, and on few cores compiling takes longer than that."""
+def wait_for_other_processes(barrier: str) -> None:
+    """Wait at a barrier: gloo times out after half a minute, and compiling may take longer."""
     from jax._src.distributed import global_state
 
     if global_state.client is not None:
-        global_state.client.wait_at_barrier(what, 1000 * 1200)
+        global_state.client.wait_at_barrier(barrier, 1000 * 1200)
 
 
-def whole(array: Any) -> Any:
-    """All of an array that is spread over processes."""
+def gather(array: Any) -> Any:
+    """Return the complete array of one that is sharded over processes."""
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
-    everywhere = NamedSharding(array.sharding.mesh, PartitionSpec())
-    return jax.jit(lambda x: x, out_shardings=everywhere)(array).addressable_data(0)
+    replicated = NamedSharding(array.sharding.mesh, PartitionSpec())
+    return jax.jit(lambda x: x, out_shardings=replicated)(array).addressable_data(0)
 
 
 if __name__ == "__main__":
@@ -133,4 +133,4 @@ if __name__ == "__main__":
     except BaseException:
         traceback.print_exc()
         sys.stdout.flush()
-        os._exit(1)  # without waiting for the others, who may never come
+        os._exit(1)  # without waiting for the other processes, which may never finish

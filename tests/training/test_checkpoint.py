@@ -1,4 +1,4 @@
-"""Checkpoints hold everything to the bit, keep what they should, and refuse what is not theirs."""
+"""Checkpoints restore the state bit for bit, are kept as configured, and refuse other models."""
 
 from __future__ import annotations
 
@@ -46,26 +46,29 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
         assert not checkpoints.save(state(4), DATA, "base", {})  # it is there already
     with opened(tmp_path) as checkpoints:
         assert checkpoints.latest == 4
-        found = checkpoints.restore(4, state(9), "base")
-    assert found.data == DATA
-    for ours, theirs in zip(jax.tree.leaves(found.state), jax.tree.leaves(state(4)), strict=True):
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(ours, theirs)
+        restored = checkpoints.restore(4, state(9), "base")
+    assert restored.loader_state == DATA
+    leaves = zip(jax.tree.leaves(restored.state), jax.tree.leaves(state(4)), strict=True)
+    for value, expected in leaves:
+        assert value.dtype == expected.dtype
+        np.testing.assert_array_equal(value, expected)
     leaves, base = load_trained_leaves(tmp_path)
     assert base == "base"
     np.testing.assert_array_equal(leaves["layer.kernel"], state(4).trainable["layer"]["kernel"])
 
 
 @pytest.mark.parametrize(
-    ("best", "kept"), [("loss", ["1", "4", "5"]), ("miou", ["2", "4", "5"])], ids=["least", "most"]
+    ("best", "expected"),
+    [("loss", ["1", "4", "5"]), ("miou", ["2", "4", "5"])],
+    ids=["least", "most"],
 )
-def test_the_newest_and_the_best_stay(tmp_path: Path, best: str, kept: list[str]) -> None:
-    with opened(tmp_path, keep_last=2, keep_best=1, best=best) as checkpoints:
+def test_the_newest_and_the_best_stay(tmp_path: Path, best: str, expected: list[str]) -> None:
+    with opened(tmp_path, keep_last=2, keep_best=1, best_metric=best) as checkpoints:
         for step, loss, miou in ((1, 0.1, 0.3), (2, 0.5, 0.9), (3, 0.4, 0.5), (4, 0.3, 0.4)):
             save(checkpoints, step, loss=loss, miou=miou)
-        save(checkpoints, 5, loss=0.2)  # nobody has looked
-    found = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()]
-    assert sorted(found) == kept
+        save(checkpoints, 5, loss=0.2)  # without a validation
+    steps = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()]
+    assert sorted(steps) == expected
 
 
 def test_a_checkpoint_of_another_model_or_base_is_refused(tmp_path: Path) -> None:
@@ -73,9 +76,9 @@ def test_a_checkpoint_of_another_model_or_base_is_refused(tmp_path: Path) -> Non
         save(checkpoints, 2)
         with pytest.raises(RunError, match=r"checkpoints/2: a checkpoint of another model: .* is"):
             checkpoints.restore(2, state(2, width=4), "base")
-        with pytest.raises(RunError, match=r"lacks .*bias/value; .*has .*kernel/value besides"):
+        with pytest.raises(RunError, match=r"lacks .*bias/value; .*has .*kernel/value in addition"):
             checkpoints.restore(2, state(2, name="bias"), "base")
-        with pytest.raises(RunError, match="trained on other weights than the run now begins"):
+        with pytest.raises(RunError, match="trained on other weights than the run now starts"):
             checkpoints.restore(2, state(2), "another")
 
 
@@ -84,11 +87,11 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
         load_trained_leaves(tmp_path)
     with opened(tmp_path) as checkpoints:
         save(checkpoints, 2)
-    with pytest.raises(RunError, match=r"no whole checkpoint 3; there are \[2\]"):
+    with pytest.raises(RunError, match=r"no complete checkpoint 3; there are \[2\]"):
         load_trained_leaves(tmp_path, 3)
 
 
-def test_a_failed_write_is_told_with_what_is_left(
+def test_a_failed_write_is_reported_with_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(tmp_path) as checkpoints:
@@ -99,6 +102,6 @@ def test_a_failed_write_is_told_with_what_is_left(
             raise full
 
         monkeypatch.setattr(checkpoints._manager, "wait_until_finished", fail)
-        with pytest.raises(RunError, match=r"No space left on device\. The last whole one is 2"):
+        with pytest.raises(RunError, match=r"No space left on device\. The last complete one is 2"):
             checkpoints.wait()
         monkeypatch.undo()

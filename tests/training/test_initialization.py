@@ -1,4 +1,4 @@
-"""A run begins with what its configuration names, and knows its frozen weights again."""
+"""A run starts from the weights that its configuration names; fingerprints identify weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,8 @@ from flax import nnx
 from glamm_jax.config.experiment import ExperimentConfig, InitConfig
 from glamm_jax.errors import ConfigError
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.training.initialization import (
-    fingerprint,
-    initial_model,
-    load_trained_model,
-    random_model,
-)
+from glamm_jax.training.fingerprint import fingerprint
+from glamm_jax.training.initialization import initial_model, load_trained_model, random_model
 from glamm_jax.training.loop import train
 from glamm_jax.training.run_folder import RunError
 from glamm_jax.weights.flat_state import flatten_state
@@ -34,8 +30,8 @@ def leaves(model: GLaMM) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in flatten_state(nnx.state(model)).items()}
 
 
-def begun(**start: str) -> ExperimentConfig:
-    return replace(CONFIG, init=InitConfig(**start))
+def config_with(**init: str) -> ExperimentConfig:
+    return replace(CONFIG, init=InitConfig(**init))
 
 
 def written(folder: Path, model: GLaMM) -> str:
@@ -43,9 +39,9 @@ def written(folder: Path, model: GLaMM) -> str:
     return str(folder)
 
 
-def assert_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], *names: str) -> None:
-    for name in names or theirs:
-        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray], *names: str) -> None:
+    for name in names or other:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 def test_with_nothing_named_the_seed_draws_everything() -> None:
@@ -57,9 +53,9 @@ def test_with_nothing_named_the_seed_draws_everything() -> None:
 
 def test_a_folders_model_gets_the_adapters_that_it_lacks(tmp_path: Path) -> None:
     model = random_model(PLAIN, OTHER_SEED)
-    ours = leaves(initial_model(begun(model=written(tmp_path / "plain", model))))
-    assert_same(ours, leaves(model), *leaves(model))
-    adapters = {name: value for name, value in ours.items() if name not in leaves(model)}
+    result = leaves(initial_model(config_with(model=written(tmp_path / "plain", model))))
+    assert_same(result, leaves(model), *leaves(model))
+    adapters = {name: value for name, value in result.items() if name not in leaves(model)}
     assert adapters
     assert all(".lora." in name for name in adapters)
     assert not any(value.any() for name, value in adapters.items() if name.endswith(".b"))
@@ -69,35 +65,34 @@ def test_adapters_that_are_not_wanted_are_to_be_merged_first(tmp_path: Path) -> 
     folder = written(tmp_path / "adapted", random_model(CONFIG.model, OTHER_SEED))
     optim = replace(CONFIG.optim, trainable="everything")
     with pytest.raises(ConfigError, match=r"has adapters .* merge them first"):
-        initial_model(replace(begun(model=folder), optim=optim, model=PLAIN))
+        initial_model(replace(config_with(model=folder), optim=optim, model=PLAIN))
 
 
 def test_another_model_is_refused_field_by_field(tmp_path: Path) -> None:
     other = replace(CONFIG.model, text_projection_activation="gelu")
     folder = written(tmp_path / "other", random_model(other, OTHER_SEED))
     with pytest.raises(ConfigError, match=r"model\.text_projection_activation = relu, there gelu"):
-        initial_model(begun(model=folder))
+        initial_model(config_with(model=folder))
 
 
 def test_a_region_encoder_comes_from_a_folder_of_its_own(tmp_path: Path) -> None:
     donor = leaves(random_model(CONFIG.model, OTHER_SEED))
     folder = written(tmp_path / "donor", random_model(CONFIG.model, OTHER_SEED))
-    ours, drawn = leaves(initial_model(begun(region_encoder=folder))), leaves(initial_model(CONFIG))
-    taken = [name for name in ours if name.startswith("region_encoder.")]
-    assert_same(ours, donor, *taken)
-    assert_same(ours, drawn, *(ours.keys() - set(taken)))
-    assert any(not np.array_equal(ours[name], drawn[name]) for name in taken)
+    result = leaves(initial_model(config_with(region_encoder=folder)))
+    random = leaves(initial_model(CONFIG))
+    replaced = [name for name in result if name.startswith("region_encoder.")]
+    assert_same(result, donor, *replaced)
+    assert_same(result, random, *(result.keys() - set(replaced)))
+    assert any(not np.array_equal(result[name], random[name]) for name in replaced)
 
 
 def test_a_run_is_where_another_begins(tmp_path: Path) -> None:
     list(train(CONFIG, tmp_path / "run", 1))
     _, trained = load_trained_model(tmp_path / "run")
-    ours, drawn = (
-        leaves(initial_model(begun(run=str(tmp_path / "run")))),
-        leaves(initial_model(CONFIG)),
-    )
-    assert_same(ours, leaves(trained))
-    assert not np.array_equal(ours["llama.lm_head.kernel"], drawn["llama.lm_head.kernel"])
+    result = leaves(initial_model(config_with(run=str(tmp_path / "run"))))
+    random = leaves(initial_model(CONFIG))
+    assert_same(result, leaves(trained))
+    assert not np.array_equal(result["llama.lm_head.kernel"], random["llama.lm_head.kernel"])
     (tmp_path / "run" / "checkpoints").rename(tmp_path / "elsewhere")
     with pytest.raises(RunError, match="checkpoints: no checkpoints"):
         load_trained_model(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on from its last whole checkpoint, to the same bits."""
+"""A run that is killed at any moment resumes from its latest complete checkpoint, bit for bit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMAND = [
 ]
 
 
-def begin(run: Path) -> subprocess.Popen:
+def start(run: Path) -> subprocess.Popen:
     environment = os.environ | {"XLA_FLAGS": ""}
     command = [*COMMAND, "--out", str(run)]
     with (run.parent / f"{run.name}.log").open("a") as log:
@@ -32,33 +32,33 @@ def begin(run: Path) -> subprocess.Popen:
 
 
 def events(run: Path, *names: str) -> int:
-    """How often these have happened."""
+    """Count the events of these names."""
     file = run / "events.jsonl"
-    told = [line["event"] for line in read_lines(file)] if file.exists() else []
-    return sum(told.count(name) for name in names)
+    event_names = [line["event"] for line in read_lines(file)] if file.exists() else []
+    return sum(event_names.count(name) for name in names)
 
 
 @pytest.mark.slow
 def test_fifty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert begin(whole).wait(timeout=1200) == 0
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    assert start(unbroken).wait(timeout=1200) == 0
     moments = random.Random(0)
     for _ in range(KILLS):
-        beginnings = events(killed, "started", "resumed_from")
-        process = begin(killed)
-        while process.poll() is None and events(killed, "started", "resumed_from") == beginnings:
+        num_starts = events(killed, "started", "resumed_from")
+        process = start(killed)
+        while process.poll() is None and events(killed, "started", "resumed_from") == num_starts:
             time.sleep(0.02)
         try:
-            process.wait(timeout=moments.uniform(0, 8))  # it compiles, steps, and saves
+            process.wait(timeout=moments.uniform(0, 8))  # it compiles, runs steps, and saves
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
         assert process.wait(timeout=60) in (0, -signal.SIGKILL), log_of(killed)
-    assert begin(killed).wait(timeout=1200) == 0, log_of(killed)
+    assert start(killed).wait(timeout=1200) == 0, log_of(killed)
     assert events(killed, "started") + events(killed, "resumed_from") > KILLS
-    ours, theirs = (load_trained_leaves(run, STEPS)[0] for run in (killed, whole))
-    for name, value in ours.items():
-        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
-    one, other = (read_lines(run / "metrics.jsonl") for run in (killed, whole))
+    leaves, expected = (load_trained_leaves(run, STEPS)[0] for run in (killed, unbroken))
+    for name, value in leaves.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    one, other = (read_lines(run / "metrics.jsonl") for run in (killed, unbroken))
     assert [line["loss"] for line in one] == [line["loss"] for line in other]
 
 

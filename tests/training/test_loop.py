@@ -1,4 +1,4 @@
-"""A run goes on to the bit, says what happened, and refuses what does not belong to it."""
+"""A run resumes bit for bit, records what happened, and refuses what does not belong to it."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def events(folder: Path, name: str) -> list[dict]:
 
 
 def checkpoint(folder: Path, step: int) -> dict[str, Any]:
-    """All of a checkpoint: arrays by name, and what is said besides."""
-    place = folder / "checkpoints" / str(step)
-    found: dict[str, Any] = dict(load_trained_leaves(folder, step)[0])
+    """Return the content of a checkpoint: arrays by name, and the JSON items."""
+    path = folder / "checkpoints" / str(step)
+    content: dict[str, Any] = dict(load_trained_leaves(folder, step)[0])
     for item in ("data", "about"):
-        found[item] = json.loads((place / item / "metadata").read_text())
-    return found
+        content[item] = json.loads((path / item / "metadata").read_text())
+    return content
 
 
 def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -72,61 +72,61 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def cut_back(source: Path, target: Path, step: int) -> Path:
-    """A run as it lies there when it was killed some time after a checkpoint."""
+    """Copy a run as it is after it was killed some time after a checkpoint."""
     shutil.copytree(source, target)
-    for place in (target / "checkpoints").iterdir():
-        if place.is_dir() and place.name.isdigit() and int(place.name) > step:
-            shutil.rmtree(place)
+    for path in (target / "checkpoints").iterdir():
+        if path.is_dir() and path.name.isdigit() and int(path.name) > step:
+            shutil.rmtree(path)
     return target
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing has interrupted."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without interruption."""
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
     run(folder)
     return folder
 
 
-def test_checkpoints_come_when_due_and_at_the_end(whole: Path) -> None:
-    assert [event["step"] for event in events(whole, "saved")] == [2, 4, 5]
-    assert [event["step"] for event in events(whole, "started")] == [0]
-    assert [line["step"] for line in lines(whole)] == [0, 1, 2, 3, 4]
+def test_checkpoints_come_when_due_and_at_the_end(unbroken: Path) -> None:
+    assert [event["step"] for event in events(unbroken, "saved")] == [2, 4, 5]
+    assert [event["step"] for event in events(unbroken, "started")] == [0]
+    assert [line["step"] for line in lines(unbroken)] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("step", [2, 4])
-def test_a_killed_run_goes_on_to_the_same_bits(whole: Path, tmp_path: Path, step: int) -> None:
-    again = cut_back(whole, tmp_path / "again", step)
+def test_a_killed_run_goes_on_to_the_same_bits(unbroken: Path, tmp_path: Path, step: int) -> None:
+    again = cut_back(unbroken, tmp_path / "again", step)
     with (again / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 5, "lo')  # the line that it was writing
-    (again / "checkpoints" / "5.orbax-checkpoint-tmp-7").mkdir()  # and the checkpoint
+        file.write('{"step": 5, "lo')  # a truncated line
+    (again / "checkpoints" / "5.orbax-checkpoint-tmp-7").mkdir()  # and a truncated checkpoint
     done = run(again)
     assert [record["step"] for record in done] == list(range(step, STEPS))
     assert [event["step"] for event in events(again, "resumed_from")] == [step]
-    assert lines(again) == lines(whole)
-    assert_same(checkpoint(again, STEPS), checkpoint(whole, STEPS))
+    assert lines(again) == lines(unbroken)
+    assert_same(checkpoint(again, STEPS), checkpoint(unbroken, STEPS))
     assert {path.name for path in (again / "checkpoints").iterdir()} == {"2", "4", "5"}
 
 
-def test_a_later_stop_is_the_same_run(whole: Path, tmp_path: Path) -> None:
+def test_a_later_stop_is_the_same_run(unbroken: Path, tmp_path: Path) -> None:
     run(tmp_path / "run", steps=3)
     run(tmp_path / "run")
-    assert_same(checkpoint(tmp_path / "run", STEPS), checkpoint(whole, STEPS))
+    assert_same(checkpoint(tmp_path / "run", STEPS), checkpoint(unbroken, STEPS))
     assert run(tmp_path / "run") == []  # all done
 
 
 @pytest.mark.slow  # compiles for two devices
-def test_another_mesh_goes_on_from_the_same_parameters(whole: Path, tmp_path: Path) -> None:
-    again = cut_back(whole, tmp_path / "again", 4)
+def test_another_mesh_goes_on_from_the_same_parameters(unbroken: Path, tmp_path: Path) -> None:
+    again = cut_back(unbroken, tmp_path / "again", 4)
     sharded = replace(CONFIG, mesh=MeshConfig(data=1, fsdp=2))
     [record] = run(again, sharded)
-    assert record["loss"] == pytest.approx(lines(whole)[4]["loss"], abs=1e-5)
+    assert record["loss"] == pytest.approx(lines(unbroken)[4]["loss"], abs=1e-5)
     for name, value in load_trained_leaves(again, 4)[0].items():
-        np.testing.assert_array_equal(value, load_trained_leaves(whole, 4)[0][name])
+        np.testing.assert_array_equal(value, load_trained_leaves(unbroken, 4)[0][name])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_ends_the_run(whole: Path, tmp_path: Path, number: int) -> None:
+def test_a_signal_saves_and_ends_the_run(unbroken: Path, tmp_path: Path, number: int) -> None:
     records = train(CONFIG, tmp_path / "run", STEPS)
     next(records)
     before = signal.getsignal(number)
@@ -137,35 +137,36 @@ def test_a_signal_saves_and_ends_the_run(whole: Path, tmp_path: Path, number: in
     [stopped] = events(tmp_path / "run", "stopped")
     assert stopped["reason"] == signal.Signals(number).name
     assert events(tmp_path / "run", "saved")[-1]["step"] == 2
-    assert_same(checkpoint(tmp_path / "run", 2), checkpoint(whole, 2))
+    assert_same(checkpoint(tmp_path / "run", 2), checkpoint(unbroken, 2))
 
 
 def test_a_changed_configuration_is_refused_and_a_changed_machine_is_not(
-    whole: Path, tmp_path: Path
+    unbroken: Path, tmp_path: Path
 ) -> None:
-    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in unbroken.rglob("*") if path.is_file()}
     slower = replace(CONFIG, optim=replace(CONFIG.optim, peak_lr=1e-3))
     with pytest.raises(RunError, match=r"optim\.peak_lr was 0\.01, now 0\.001"):
-        run(whole, slower)
+        run(unbroken, slower)
     other = replace(CONFIG, data=replace(CONFIG.data, mixture=CONFIG.data.mixture[:1]))
-    with pytest.raises(RunError, match=r"data\.mixture\.1\.dataset was miniworld/easy, now None"):
-        run(whole, other)
-    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
-    again = cut_back(whole, tmp_path / "again", 4)
+    message = r"data\.mixture\.1\.dataset was miniworld/easy@32, now None"
+    with pytest.raises(RunError, match=message):
+        run(unbroken, other)
+    assert {path: path.read_bytes() for path in unbroken.rglob("*") if path.is_file()} == before
+    again = cut_back(unbroken, tmp_path / "again", 4)
     freer = replace(
         CONFIG,
         data=replace(CONFIG.data, prefetch=2),
         checkpoint=CheckpointConfig(every=1, keep_last=1),
     )
     run(again, freer)
-    assert_same(checkpoint(again, STEPS), checkpoint(whole, STEPS))
+    assert_same(checkpoint(again, STEPS), checkpoint(unbroken, STEPS))
     assert [path.name for path in (again / "checkpoints").iterdir()] == ["5"]
     assert read_run_config(again) == freer
 
 
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("all of it")
-    with pytest.raises(RunError, match="holds files, but no run"):
+    with pytest.raises(RunError, match="contains files, but no run"):
         run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -181,7 +182,7 @@ def test_a_full_disk_is_noticed_before_the_first_step(
 
 
 def model_folder(path: Path, run_folder: Path, scale: float = 1.0) -> Path:
-    """The model of a run, its frozen weights scaled."""
+    """Write the model of a run with scaled frozen weights."""
     config, model = load_trained_model(run_folder)
     model.projector.layers[0].kernel[...] *= scale
     write_model(path, config.model, model, TOKENIZER)
@@ -189,28 +190,32 @@ def model_folder(path: Path, run_folder: Path, scale: float = 1.0) -> Path:
 
 
 def test_steps_that_are_not_finite_are_skipped_named_and_in_the_end_too_many(
-    whole: Path, tmp_path: Path
+    unbroken: Path, tmp_path: Path
 ) -> None:
-    broken = model_folder(tmp_path / "broken", whole, float("nan"))
-    with pytest.raises(RunError, match=r"2 steps in a row .* last is step 1\. events.jsonl"):
+    broken = model_folder(tmp_path / "broken", unbroken, float("nan"))
+    with pytest.raises(RunError, match=r"2 consecutive steps .* last is step 1\. events.jsonl"):
         run(tmp_path / "run", replace(CONFIG, init=InitConfig(model=str(broken))))
-    told = lines(tmp_path / "run")
-    assert [line["skipped"] for line in told] == [True, True]
-    assert told[0]["loss"] is None
+    records = lines(tmp_path / "run")
+    assert [record["skipped"] for record in records] == [True, True]
+    assert records[0]["loss"] is None
     skipped = events(tmp_path / "run", "skipped")
     assert [event["step"] for event in skipped] == [0, 1]
     assert all(name.startswith("miniworld ") for name in skipped[0]["records"])
     assert len(skipped[0]["records"]) == 2
 
 
-def test_a_run_begins_with_a_model_and_goes_on_with_no_other(whole: Path, tmp_path: Path) -> None:
-    folders = [model_folder(tmp_path / name, whole, s) for name, s in (("one", 1.0), ("two", 1.1))]
+def test_a_run_begins_with_a_model_and_goes_on_with_no_other(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    folders = [
+        model_folder(tmp_path / name, unbroken, s) for name, s in (("one", 1.0), ("two", 1.1))
+    ]
     first, second = (replace(CONFIG, init=InitConfig(model=str(path))) for path in folders)
     run(tmp_path / "run", first, steps=2)
     [record] = run(tmp_path / "run", first, steps=3)
     assert record["step"] == 2
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.json*")}
-    with pytest.raises(RunError, match="trained on other weights than the run now begins with"):
+    with pytest.raises(RunError, match="trained on other weights than the run now starts from"):
         run(tmp_path / "run", second, steps=4)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.json*")} == before
     shutil.rmtree(folders[0])
@@ -218,23 +223,24 @@ def test_a_run_begins_with_a_model_and_goes_on_with_no_other(whole: Path, tmp_pa
         run(tmp_path / "run", first, steps=4)
 
 
-def test_evaluation_and_watchers_are_told(tmp_path: Path) -> None:
-    picture = np.full((4, 6, 3), 7, np.uint8)
-    seen = []
+def test_validation_runs_and_metric_writers_receive_it(tmp_path: Path) -> None:
+    panel = np.full((4, 6, 3), 7, np.uint8)
+    calls = []
 
-    def evaluate(model: Any, step: int) -> ValidationResult:
-        seen.append((type(model).__name__, step))
-        return ValidationResult({"miou": step / 10}, (picture,))
+    def validate(model: Any, step: int) -> ValidationResult:
+        calls.append((type(model).__name__, step))
+        return ValidationResult({"miou": step / 10}, (panel,))
 
     config = replace(
         CONFIG,
-        validation=ValidationConfig(every=1),
+        validation=ValidationConfig(every=1, dataset="miniworld/easy@32"),
         checkpoint=CheckpointConfig(every=1, keep_last=1, keep_best=1, best_metric="miou"),
     )
     folder = tmp_path / "run"
-    run(folder, config, 2, evaluate=evaluate, watchers=[TensorBoard(folder / "tensorboard")])
-    assert seen == [("GLaMM", 1), ("GLaMM", 2)]
-    assert [event["scores"] for event in events(folder, "evaluated")] == [
+    writers = [TensorBoard(folder / "tensorboard")]
+    run(folder, config, 2, validate=validate, metric_writers=writers)
+    assert calls == [("GLaMM", 1), ("GLaMM", 2)]
+    assert [event["scores"] for event in events(folder, "validated")] == [
         {"miou": 0.1},
         {"miou": 0.2},
     ]

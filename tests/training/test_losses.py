@@ -1,4 +1,4 @@
-"""The losses are the original's, written once more in plain float64 numpy."""
+"""The losses equal those of the original, written in plain float64 numpy."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ RNG = np.random.default_rng(0)
 def plain_mask_losses(logits: list, masks: list) -> tuple[float, float]:
     """Per-mask means over each mask's own pixels, averaged over masks."""
     bce = dice = 0.0
-    for x, truth in zip(logits, masks, strict=True):
-        bce += np.mean(np.maximum(x, 0) - x * truth + np.log1p(np.exp(-np.abs(x))))
+    for x, reference in zip(logits, masks, strict=True):
+        bce += np.mean(np.maximum(x, 0) - x * reference + np.log1p(np.exp(-np.abs(x))))
         p = 1 / (1 + np.exp(-x)) / 1000
-        dice += 1 - (2 * (p * truth).sum() + 1e-6) / (p.sum() + (truth / 1000).sum() + 1e-6)
+        dice += 1 - (2 * (p * reference).sum() + 1e-6) / (p.sum() + (reference / 1000).sum() + 1e-6)
     return bce / len(logits), dice / len(logits)
 
 
 def batch_of(shapes: list[tuple[int, int]], values: int = 2) -> tuple[list, list, tuple]:
-    """Masks of different sizes in one bucket, an invalid slot behind them."""
+    """Return masks of different sizes, padded to one size, with an invalid mask at the end."""
     logits = [RNG.normal(size=shape) * 3 for shape in shapes]
     masks = [RNG.integers(0, values, shape).astype(float) for shape in shapes]
     height, width = max(s[0] for s in shapes), max(s[1] for s in shapes)
     packed = np.zeros((2, len(shapes) + 1, height, width), np.float32)
     inside = np.zeros((len(shapes) + 1, height, width), bool)
-    packed[0] = 99.0  # what lies outside must not count
+    packed[0] = 99.0  # padding, which must not count
     for i, (h, w) in enumerate(shapes):
         packed[:, i, :h, :w] = logits[i], masks[i]
         inside[i, :h, :w] = True
@@ -45,8 +45,8 @@ def test_mask_losses_are_means_over_each_masks_own_pixels(values: int) -> None:
 def test_trap_20_an_empty_mask_costs_no_more_than_the_prediction() -> None:
     logits, masks = [np.full((4, 4), -8.0)], [np.zeros((4, 4))]
     arrays = (logits, masks, [np.ones((4, 4), bool)], [True])
-    ours = mask_losses(*(jnp.asarray(np.array(x)) for x in arrays))
-    np.testing.assert_allclose(ours, plain_mask_losses(logits, masks), rtol=1e-5)
+    result = mask_losses(*(jnp.asarray(np.array(x)) for x in arrays))
+    np.testing.assert_allclose(result, plain_mask_losses(logits, masks), rtol=1e-5)
 
 
 def test_no_mask_costs_nothing() -> None:
@@ -61,7 +61,7 @@ def test_trap_19_cross_entropy_is_the_mean_over_all_targets_of_the_batch() -> No
     valid = np.array([[True, True, True, False], [True, False, False, False]])
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     expected = -np.take_along_axis(log_p, targets[..., None], -1)[..., 0][valid].mean()
-    ours = cross_entropy(*map(jnp.asarray, (logits.astype(np.float32), targets, valid)))
-    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    result = cross_entropy(*map(jnp.asarray, (logits.astype(np.float32), targets, valid)))
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
     none = cross_entropy(jnp.asarray(logits), jnp.asarray(targets), jnp.zeros((2, 4), bool))
     assert float(none) == 0.0

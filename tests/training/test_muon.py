@@ -1,4 +1,4 @@
-"""Muon moves the matrices of transformer blocks, layer by layer; Adam moves all else."""
+"""Muon updates the matrices of transformer blocks, layer by layer; Adam updates all others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from flax import nnx
 
 from glamm_jax.config.experiment import OptimConfig
 from glamm_jax.errors import ConfigError
-from glamm_jax.training.optimizer import is_block_matrix, make_optimizer
+from glamm_jax.training.optimizer import make_optimizer
+from glamm_jax.training.parameter_groups import is_block_matrix
 from glamm_jax.weights.flat_state import flatten_state
 
 STACK = ("llama", "layers", "up_proj", "kernel")
@@ -30,20 +31,20 @@ def make_state(seed: int) -> nnx.State:
     )
 
 
-def optim(untouched: Any, muon_lr: float | None) -> OptimConfig:
+def optim(unused_parts: Any, muon_lr: float | None) -> OptimConfig:
     return OptimConfig(
         peak_lr=1e-3,
         muon_lr=muon_lr,
         schedule="constant",
         warmup_steps=0,
         clip_norm=1e9,
-        unused_parts=untouched,
+        unused_parts=unused_parts,
     )
 
 
-def moves(config: OptimConfig, **touched: bool) -> dict[str, np.ndarray]:
+def updates_of(config: OptimConfig, **used: bool) -> dict[str, np.ndarray]:
     optimizer, state = make_optimizer(config), make_state(0)
-    extra = {"touched": {part: jnp.asarray(value) for part, value in touched.items()}}
+    extra = {"used": {part: jnp.asarray(value) for part, value in used.items()}}
     opt_state = optimizer.init(state)
     updates, _ = optimizer.update(make_state(1), opt_state, state, **extra)
     return {leaf: np.asarray(value) for leaf, value in flatten_state(updates).items()}
@@ -52,10 +53,10 @@ def moves(config: OptimConfig, **touched: bool) -> dict[str, np.ndarray]:
 ALL = {"llama": True, "lm_head": True, "clip": True, "masks": True, "unread": True}
 
 
-@pytest.mark.parametrize("untouched", ["skip", "zero"])
-def test_each_layer_of_a_stack_moves_by_an_orthogonal_matrix(untouched: str) -> None:
-    found = moves(optim(untouched, muon_lr=1e-2), **ALL)
-    for layer in found[".".join(STACK)]:
+@pytest.mark.parametrize("unused_parts", ["skip", "zero"])
+def test_each_layer_of_a_stack_moves_by_an_orthogonal_matrix(unused_parts: str) -> None:
+    updates = updates_of(optim(unused_parts, muon_lr=1e-2), **ALL)
+    for layer in updates[".".join(STACK)]:
         scale = 1e-2 * (32 / 8) ** 0.5
         singular = np.linalg.svd(layer, compute_uv=False) / scale
         # The five iterations bring every singular value near 1, not onto it.
@@ -80,7 +81,7 @@ def test_a_layer_moves_as_if_it_were_alone() -> None:
 
 
 def test_everything_else_moves_as_with_adam_alone() -> None:
-    mixed, adam = (moves(optim("skip", lr), **ALL) for lr in (1e-2, None))
+    mixed, adam = (updates_of(optim("skip", lr), **ALL) for lr in (1e-2, None))
     for path in SHAPES:
         leaf = ".".join(path)
         same = np.array_equal(mixed[leaf], adam[leaf])
@@ -88,9 +89,9 @@ def test_everything_else_moves_as_with_adam_alone() -> None:
 
 
 def test_an_untouched_part_does_not_move() -> None:
-    found = moves(optim("skip", 1e-2), **{**ALL, "llama": False})
-    assert not found[".".join(STACK)].any()
-    assert found[".".join(BIAS)].any()
+    updates = updates_of(optim("skip", 1e-2), **{**ALL, "llama": False})
+    assert not updates[".".join(STACK)].any()
+    assert updates[".".join(BIAS)].any()
 
 
 def test_only_kernels_of_stacked_blocks_are_block_matrices() -> None:

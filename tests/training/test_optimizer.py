@@ -1,4 +1,4 @@
-"""What is trained, at which rate, and that the optimizer is torch's, untouched parts and all."""
+"""What is trained, at which learning rate, and that the optimizer is torch's, with unused parts."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, released, tiny, with_lora
 from glamm_jax.config.experiment import OptimConfig, TrainableSet
-from glamm_jax.data.collate import collate
+from glamm_jax.data.collate import build_batch, collate
 from glamm_jax.data.encode import Sample, TokenizedConversation
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
-from glamm_jax.training.optimizer import (
-    PARTS,
-    learning_rate,
-    make_optimizer,
+from glamm_jax.training.optimizer import make_optimizer
+from glamm_jax.training.parameter_groups import (
+    PARAMETER_GROUPS,
     part_of,
     trainable_filter,
     used_parts,
 )
+from glamm_jax.training.schedule import learning_rate
 from glamm_jax.weights.flat_state import flatten_state, state_shapes
 from glamm_jax.weights.glamm import glamm_table
+
+PARTS = {group.part for group in PARAMETER_GROUPS}
 
 
 def trained_shapes(config: GLaMMConfig, name: TrainableSet) -> dict[str, tuple[int, ...]]:
@@ -59,7 +61,7 @@ def test_the_sets_differ_as_their_names_say() -> None:
 
 def test_every_leaf_belongs_to_a_part() -> None:
     leaves = trained_shapes(with_lora(tiny()), "everything")
-    assert {part_of(leaf) for leaf in leaves} == set(PARTS.values())
+    assert {part_of(leaf) for leaf in leaves} == PARTS
 
 
 def test_trap_29_the_rate_climbs_linearly_and_falls_linearly_to_zero() -> None:
@@ -84,7 +86,7 @@ class Toy(nnx.Module):
 OPTIM = OptimConfig(
     peak_lr=0.1, schedule="constant", warmup_steps=0, weight_decay=0.05, trainable="everything"
 )
-# Per step: the gradients, None where the batch does not reach the part.
+# Of every step: the gradients; None where the batch does not use the part.
 GRADIENTS = [
     ([3.0, 4.0, 0.0], [[1.0, 2.0]]),
     ([0.1, 0.2, 0.3], None),
@@ -94,8 +96,8 @@ GRADIENTS = [
 ]
 
 
-def run_ours(config: OptimConfig) -> list[dict[str, np.ndarray]]:
-    """Parameters behind every step."""
+def run_optimizer(config: OptimConfig) -> list[dict[str, np.ndarray]]:
+    """Return the parameters after every step."""
     state = nnx.state(Toy())
     optimizer = make_optimizer(config)
     opt_state, history = optimizer.init(state), []
@@ -104,9 +106,9 @@ def run_ours(config: OptimConfig) -> list[dict[str, np.ndarray]]:
         gradients["llama"]["a"].set_value(jnp.array(a))
         zeros = jnp.zeros((1, 2))
         gradients["region_encoder"]["b"].set_value(zeros if b is None else jnp.array(b))
-        touched = {part: jnp.array(True) for part in PARTS.values()}
-        touched["region_encoder"] = jnp.array(b is not None)
-        updates, opt_state = optimizer.update(gradients, opt_state, state, touched=touched)
+        used = {part: jnp.array(True) for part in PARTS}
+        used["region_encoder"] = jnp.array(b is not None)
+        updates, opt_state = optimizer.update(gradients, opt_state, state, used=used)
         state = jax.tree.map(lambda p, u: p + u, state, updates)
         history.append({name: np.asarray(x) for name, x in flatten_state(state).items()})
     return history
@@ -119,25 +121,25 @@ def test_skipping_is_torchs_adamw_with_parameters_that_have_no_gradient() -> Non
     adamw = torch.optim.AdamW(
         params.values(), lr=0.1, betas=OPTIM.betas, eps=OPTIM.eps, weight_decay=0.05
     )
-    for (a, b), ours in zip(GRADIENTS, run_ours(OPTIM), strict=True):
+    for (a, b), values in zip(GRADIENTS, run_optimizer(OPTIM), strict=True):
         for name, gradient in (("llama.a", a), ("region_encoder.b", b)):
             params[name].grad = None if gradient is None else torch.tensor(gradient)
         torch.nn.utils.clip_grad_norm_(params.values(), 1.0)
         adamw.step()
-        for name, value in ours.items():
+        for name, value in values.items():
             np.testing.assert_allclose(value, params[name].detach().numpy(), rtol=1e-5)
 
 
 def test_with_zero_an_untouched_part_is_moved_by_momentum() -> None:
-    skipped, zeroed = run_ours(OPTIM), run_ours(replace(OPTIM, unused_parts="zero"))
+    skipped, zeroed = run_optimizer(OPTIM), run_optimizer(replace(OPTIM, unused_parts="zero"))
     name = "region_encoder.b"
     np.testing.assert_array_equal(skipped[2][name], skipped[0][name])
     assert (np.abs(zeroed[2][name] - zeroed[0][name]) > 0.01).all()
-    for ours, theirs in zip(skipped, zeroed, strict=True):
-        np.testing.assert_array_equal(ours["llama.a"], theirs["llama.a"])
+    for one, other in zip(skipped, zeroed, strict=True):
+        np.testing.assert_array_equal(one["llama.a"], other["llama.a"])
 
 
-# ------------------------------------------------------------------ what a batch touches
+# ------------------------------------------------------------------ what a batch uses
 
 
 def sample(config: GLaMMConfig, *ids: int, **fields) -> Sample:
@@ -152,8 +154,8 @@ def sample(config: GLaMMConfig, *ids: int, **fields) -> Sample:
     return Sample(conversations=(TokenizedConversation(array, labels.astype(np.int32)),), **fields)
 
 
-def touched_by(config: GLaMMConfig, *kinds: str) -> set[str]:
-    """Parts that a batch of these samples touches, packed with room for every kind."""
+def parts_used_by(config: GLaMMConfig, *kinds: str) -> set[str]:
+    """Return the parts that a batch of these samples uses; its shape has space for every kind."""
     seg, region = config.tokens.seg, config.tokens.region
     box, mask = np.array([[0, 0, 1, 1]], np.float32), np.ones((1, 5, 7), np.uint8)
     samples = {
@@ -164,27 +166,27 @@ def touched_by(config: GLaMMConfig, *kinds: str) -> set[str]:
         "mask": sample(config, IMAGE_ID, seg, masks=mask),
         "seg without truth": sample(config, IMAGE_ID, seg, masks=None),
     }
-    capacity = fit(list(samples.values()), config)
-    batch = collate([samples[kind] for kind in kinds], config, capacity)
-    return {part for part, touched in used_parts(batch, config).items() if touched}
+    shape = build_batch([*samples.values()], config).required_shape
+    batch = collate([samples[kind] for kind in kinds], config, shape)
+    return {part for part, used in used_parts(batch, config).items() if used}
 
 
-WORDS, SEEN = {"llama", "lm_head"}, {"llama", "lm_head", "clip", "projector"}
+TEXT, IMAGE = {"llama", "lm_head"}, {"llama", "lm_head", "clip", "projector"}
 
 
 @pytest.mark.parametrize(
     ("kinds", "parts"),
     [
-        (("text",), WORDS),
-        (("image",), SEEN),
-        (("region", "text"), SEEN | {"region_encoder"}),
-        (("boxes nobody mentions",), SEEN),
-        (("text", "mask"), SEEN | {"masks"}),
-        (("seg without truth",), SEEN),
-        (("mask", "region"), SEEN | {"masks", "region_encoder"}),
+        (("text",), TEXT),
+        (("image",), IMAGE),
+        (("region", "text"), IMAGE | {"region_encoder"}),
+        (("boxes nobody mentions",), IMAGE),
+        (("text", "mask"), IMAGE | {"masks"}),
+        (("seg without truth",), IMAGE),
+        (("mask", "region"), IMAGE | {"masks", "region_encoder"}),
     ],
 )
 def test_a_batch_touches_what_it_speaks_of_whatever_its_capacity(
     tiny_config: GLaMMConfig, kinds: tuple[str, ...], parts: set[str]
 ) -> None:
-    assert touched_by(tiny_config, *kinds) == parts
+    assert parts_used_by(tiny_config, *kinds) == parts

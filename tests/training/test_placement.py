@@ -1,4 +1,4 @@
-"""Eight devices train as one does, hold an eighth each, and gather one layer at a time."""
+"""Eight devices train as one does, have an eighth of the model each, and gather single layers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
+from glamm_jax.aot.collectives import gathered_shapes, gathered_stacks
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.data.collate import collate
 from glamm_jax.data.loader import open_batches
@@ -22,8 +23,6 @@ from glamm_jax.training.placement import (
     BatchSlice,
     PlacementError,
     abstract_split,
-    gathered_shapes,
-    gathered_stacks,
     place_batch,
     place_split,
     process_slice,
@@ -36,7 +35,7 @@ from glamm_jax.weights.flat_state import flatten_state
 from tests.training.sharded import first_split, gradient_errors, small_config
 
 CONFIG = small_config()
-# Float32 sums in another order. In the pyramid of regions, ReLUs open and close within rounding.
+# Float32 sums in another order. In the region pyramid, ReLUs switch within rounding.
 TOLERANCE, PYRAMID_TOLERANCE = 1e-4, 3e-3
 SHAPES = [
     *((1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)),
@@ -45,7 +44,7 @@ SHAPES = [
 
 
 class Trained(NamedTuple):
-    """One step, and the program that made it."""
+    """Result of one step, and its compiled program."""
 
     start: ModelSplit
     program: Any
@@ -54,7 +53,7 @@ class Trained(NamedTuple):
 
 
 def train_once(config: ExperimentConfig, model: GLaMM, batch: Batch) -> Trained:
-    """The first step on the current mesh, or without one."""
+    """Run the first step on the current mesh, or without one."""
     start = place_split(first_split(config, model))
     step: Any = make_step(config.model, config.optim, config.losses, config.seed)
     placed = place_batch(batch)
@@ -89,10 +88,11 @@ def eight(model: GLaMM) -> Trained:
         return train_once(CONFIG, model, first_batch(CONFIG))
 
 
-def check_equal(found: Trained, reference: Trained) -> None:
-    np.testing.assert_allclose(found.metrics.loss, reference.metrics.loss, rtol=1e-5)
-    np.testing.assert_allclose(found.metrics.grad_norm, reference.metrics.grad_norm, rtol=TOLERANCE)
-    errors = gradient_errors(found.state, reference.state, floor=1e-3)
+def check_equal(result: Trained, reference: Trained) -> None:
+    metrics, expected = result.metrics, reference.metrics
+    np.testing.assert_allclose(metrics.loss, expected.loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics.grad_norm, expected.grad_norm, rtol=TOLERANCE)
+    errors = gradient_errors(result.state, reference.state, floor=1e-3)
     pyramid = ("region_encoder.fusion", "region_encoder.input_proj")
     wrong = {
         leaf: error
@@ -121,18 +121,18 @@ def test_a_step_leaves_the_state_where_it_was(eight: Trained) -> None:
 
 
 def device_bytes(tree: Any) -> int:
-    """What one device holds of these arrays."""
+    """Return the bytes of these arrays on one device."""
     return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
 
 
 @pytest.mark.slow  # compiling for eight devices takes a minute
 def test_each_of_eight_devices_holds_an_eighth_of_the_model(eight: Trained) -> None:
-    held = eight.program.memory_analysis().argument_size_in_bytes
+    argument_bytes = eight.program.memory_analysis().argument_size_in_bytes
     arrays = (eight.start.frozen, eight.state)
     with use_mesh(make_mesh(fsdp=8)):
         batch = place_batch(first_batch(CONFIG))
-    assert held == pytest.approx(device_bytes(arrays) + device_bytes(batch), rel=0.02)
-    # What is on every device is small: gains, biases, tokens, what reads pixels.
+    assert argument_bytes == pytest.approx(device_bytes(arrays) + device_bytes(batch), rel=0.02)
+    # Only small arrays are replicated: gains, biases, tokens, patch embeddings.
     width = CONFIG.model.llama.hidden_dim
     for array in jax.tree.leaves(arrays):
         divided = array.addressable_shards[0].data.size * 8 == array.size
@@ -163,7 +163,7 @@ def test_moments_lie_beside_their_parameters(model: GLaMM) -> None:
     with use_mesh(make_mesh(fsdp=4, tensor=2)):
         places = state_shardings(first_split(CONFIG, model).state)
         parameters = flatten_state(places.trainable)
-        moments: Any = next(each for each in places.opt_state if isinstance(each, dict))
+        moments: Any = next(x for x in places.opt_state if isinstance(x, dict))
         adam = moments["lm_head"][0]
         leaf = "llama.lm_head.kernel"
         assert adam.mu[leaf] == adam.nu[leaf] == parameters[leaf]
@@ -173,10 +173,11 @@ def test_moments_lie_beside_their_parameters(model: GLaMM) -> None:
 
 def test_an_abstract_start_is_the_real_one_without_its_values(model: GLaMM) -> None:
     with use_mesh(make_mesh(fsdp=8)):
-        told, real = abstract_split(CONFIG), place_split(first_split(CONFIG, model))
-    facts = lambda x: (x.shape, x.dtype, x.sharding)  # noqa: E731
+        abstract, real = abstract_split(CONFIG), place_split(first_split(CONFIG, model))
+    describe = lambda x: (x.shape, x.dtype, x.sharding)  # noqa: E731
     for part in ("frozen", "state"):
-        assert jax.tree.map(facts, getattr(told, part)) == jax.tree.map(facts, getattr(real, part))
+        described = [jax.tree.map(describe, getattr(x, part)) for x in (abstract, real)]
+        assert described[0] == described[1]
 
 
 # ------------------------------------------------------------------------ batches
@@ -206,36 +207,36 @@ def test_a_stack_of_batches_is_spread_behind_its_first_axis() -> None:
 
 
 class Device(NamedTuple):
-    """As much of a device as a mesh of many processes needs here."""
+    """The attributes of a device that `process_slice` uses."""
 
     process_index: int
     id: int
 
 
 class Devices(NamedTuple):
-    """A mesh that has only devices."""
+    """A mesh with nothing but its devices."""
 
     devices: np.ndarray
 
 
 @pytest.mark.parametrize(
-    ("shape", "per_process", "wanted"),
+    ("shape", "per_process", "expected"),
     [
         ((1, 8, 1), 8, BatchSlice(0, 1)),
         ((1, 8, 1), 2, BatchSlice(0, 4)),
         ((2, 2, 2), 2, BatchSlice(0, 4)),
-        ((1, 2, 4), 2, BatchSlice(0, 2)),  # two processes share a piece
+        ((1, 2, 4), 2, BatchSlice(0, 2)),  # two processes share a slice
         ((1, 1, 8), 1, BatchSlice(0, 1)),
     ],
 )
 def test_a_process_makes_the_piece_of_its_devices(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple, per_process: int, wanted: BatchSlice
+    monkeypatch: pytest.MonkeyPatch, shape: tuple, per_process: int, expected: BatchSlice
 ) -> None:
     devices = np.empty(8, object)
     devices[:] = [Device(n // per_process, n) for n in range(8)]
     mesh = Devices(devices.reshape(shape))
     monkeypatch.setattr("glamm_jax.training.placement.current_mesh", lambda: mesh)
-    assert process_slice() == wanted
+    assert process_slice() == expected
 
 
 def test_scattered_devices_of_a_process_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +244,7 @@ def test_scattered_devices_of_a_process_are_an_error(monkeypatch: pytest.MonkeyP
     devices[:] = [Device(n % 2, n) for n in range(4)]
     mesh = Devices(devices.reshape(1, 4, 1))
     monkeypatch.setattr("glamm_jax.training.placement.current_mesh", lambda: mesh)
-    with pytest.raises(PlacementError, match=r"process 0 holds the places \[0, 2\] of 4"):
+    with pytest.raises(PlacementError, match=r"process 0 has the positions \[0, 2\] of 4"):
         process_slice()
 
 
@@ -251,7 +252,7 @@ def test_scattered_devices_of_a_process_are_an_error(monkeypatch: pytest.MonkeyP
 
 
 def chain(mesh: Mesh | None) -> list[np.ndarray]:
-    """Gradients of four layers in a row."""
+    """Return the gradients of four consecutive layers."""
     graph, state = nnx.split(MLP((32, 32, 32, 32, 8), "silu", rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
     x, weight = (rng.normal(size=(32, 1, n)).astype(np.float32) for n in (32, 8))
@@ -259,7 +260,7 @@ def chain(mesh: Mesh | None) -> list[np.ndarray]:
     if mesh is not None:
         batch = jax.sharding.NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
         state, x = jax.device_put(state, shardings(state)), jax.device_put(x, batch)
-    return [np.asarray(each) for each in jax.tree.leaves(jax.jit(jax.grad(loss))(state, x))]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(state, x))]
 
 
 def test_layers_in_a_row_keep_their_gradients_on_a_mesh_of_all_axes() -> None:
@@ -285,5 +286,5 @@ def test_every_mesh_gives_the_loss_and_the_gradients_of_one_device(
 ) -> None:
     config, model, batch, alone = with_regions
     with use_mesh(make_mesh(*shape)):
-        found = train_once(config, model, batch)
-    check_equal(found, alone)
+        result = train_once(config, model, batch)
+    check_equal(result, alone)

@@ -1,4 +1,4 @@
-"""Processes joined by `jax.distributed` are one: the same batches, losses and parameters."""
+"""Processes joined by `jax.distributed` give the batches, losses and parameters of one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ROOT = Path(__file__).resolve().parents[2]
 Result = dict[str, np.ndarray]
 
 
-def run(folder: Path, processes: int, mesh: dict[str, int], **asked: Any) -> Result:
-    """What so many processes find together, each in an interpreter of its own."""
+def run(folder: Path, processes: int, mesh: dict[str, int], **request: Any) -> Result:
+    """Run a request in so many processes and return the result of the first."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     out = folder / f"{processes}.npz"
-    asked |= {"processes": processes, "mesh": mesh, "port": port, "out": str(out)}
+    request |= {"processes": processes, "mesh": mesh, "port": port, "out": str(out)}
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
     started = [
         subprocess.Popen(
@@ -35,7 +35,7 @@ def run(folder: Path, processes: int, mesh: dict[str, int], **asked: Any) -> Res
                 sys.executable,
                 "-m",
                 "tests.training.one_process",
-                json.dumps(asked | {"process": n}),
+                json.dumps(request | {"process": n}),
             ],
             cwd=ROOT,
             env=environment,
@@ -46,15 +46,15 @@ def run(folder: Path, processes: int, mesh: dict[str, int], **asked: Any) -> Res
         for n in range(processes)
     ]
     try:
-        said = [process.communicate(timeout=1800)[0] for process in started]
+        outputs = [process.communicate(timeout=1800)[0] for process in started]
         failed = [n for n, process in enumerate(started) if process.returncode]
-        assert not failed, "\n".join(f"process {n}: {said[n][-4000:]}" for n in failed)
+        assert not failed, "\n".join(f"process {n}: {outputs[n][-4000:]}" for n in failed)
     finally:
         for process in started:
             process.kill()
             process.wait()
-    with np.load(out) as found:
-        return dict(found)
+    with np.load(out) as arrays:
+        return dict(arrays)
 
 
 def test_two_processes_make_the_batches_of_one(tmp_path: Path) -> None:
@@ -80,22 +80,22 @@ def test_two_and_four_processes_train_as_one(tmp_path: Path, mesh: dict[str, int
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
-    """Unbroken by two processes; begun by two, then two or one go on from its checkpoint."""
+    """Two processes without interruption; or started by two, then resumed by two or by one."""
     steps, mesh = 4, {"data": 2, "fsdp": 2}
 
-    def go(name: str, processes: int, until: int) -> Result:
-        asked = {"do": "run", "run": str(tmp_path / name), "steps": until}
-        return run(tmp_path, processes, mesh, **asked)
+    def run_until(name: str, processes: int, until: int) -> Result:
+        request = {"do": "run", "run": str(tmp_path / name), "steps": until}
+        return run(tmp_path, processes, mesh, **request)
 
-    unbroken = go("unbroken", 2, steps)
-    go("broken", 2, 2)
+    unbroken = run_until("unbroken", 2, steps)
+    run_until("broken", 2, 2)
     shutil.copytree(tmp_path / "broken", tmp_path / "alone")
-    again, alone = go("broken", 2, steps), go("alone", 1, steps)
-    wanted = load_trained_leaves(tmp_path / "unbroken", steps)[0]
+    again, alone = run_until("broken", 2, steps), run_until("alone", 1, steps)
+    expected = load_trained_leaves(tmp_path / "unbroken", steps)[0]
     for name, value in load_trained_leaves(tmp_path / "broken", steps)[0].items():
-        np.testing.assert_array_equal(value, wanted[name], err_msg=name)
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
     for name, value in load_trained_leaves(tmp_path / "alone", steps)[0].items():
-        np.testing.assert_allclose(value, wanted[name], atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(value, expected[name], atol=1e-6, err_msg=name)
     for loss in ("loss.2", "loss.3"):
         assert again[loss] == unbroken[loss]
         np.testing.assert_allclose(alone[loss], unbroken[loss], rtol=1e-5)

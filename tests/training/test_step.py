@@ -18,7 +18,8 @@ from glamm_jax.data.collate import collate, join_slices
 from glamm_jax.data.encode import Sample, TokenizedConversation
 from glamm_jax.data.loader import open_batches
 from glamm_jax.training.initialization import random_model
-from glamm_jax.training.optimizer import make_optimizer, part_of, trainable_filter
+from glamm_jax.training.optimizer import make_optimizer
+from glamm_jax.training.parameter_groups import part_of, trainable_filter
 from glamm_jax.training.state import ModelSplit, TrainState, split_model
 from glamm_jax.training.step import Metrics, make_step, stack_batches
 from glamm_jax.types import Batch

@@ -18,7 +18,8 @@ from glamm_jax.config.experiment import OptimConfig
 from glamm_jax.data.collate import BatchShape, build_batch, collate
 from glamm_jax.data.encode import Sample
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.training.optimizer import make_optimizer, trainable_filter
+from glamm_jax.training.optimizer import make_optimizer
+from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.training.state import split_model
 from glamm_jax.training.step import Metrics, make_step
 from glamm_jax.types import Losses

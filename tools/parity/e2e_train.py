@@ -13,7 +13,7 @@ from glamm_jax.config import GLaMMConfig, LossWeights
 from glamm_jax.data.collate import BatchShape, Sample, build_batch, collate
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.training.losses import losses, masks_at_original_size
-from glamm_jax.training.optimizer import trainable_filter
+from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.types import Batch, Losses, Output
 from glamm_jax.weights.flat_state import flatten_state
 from glamm_jax.weights.glamm import glamm_table

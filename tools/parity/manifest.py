@@ -17,7 +17,7 @@ from flax import nnx
 from glamm_jax.config import GLaMMConfig, LoRAConfig, TokenConfig
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.text.special_tokens import FIELDS
-from glamm_jax.training.optimizer import trainable_filter
+from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX
 from glamm_jax.weights.hf_config import clip_hf_config, glamm_hf_config

@@ -33,7 +33,7 @@ from glamm_jax.text.questions import PREAMBLE, name_regions, with_preamble
 from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import Tokenizer
 from glamm_jax.training.losses import losses
-from glamm_jax.training.optimizer import trainable_filter
+from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.types import Batch, BatchShape, Losses
 from glamm_jax.weights.glamm import glamm_table
 from tools.parity.dataset_items import ANSWER, QUESTION, SourceWithImagePaths
