@@ -42,7 +42,7 @@ def write_checkpoint(folder: Path, config: LlamaConfig) -> int:
     infos = {name: TensorInfo(BFLOAT16, shape) for name, shape in wanted.items()}
     draw = np.random.default_rng(0)
     folder.mkdir()
-    with TensorWriter(folder, infos, shard_bytes=1 << 40) as writer:
+    with TensorWriter(folder, shard_bytes=1 << 40).open(infos) as writer:
         for name, info in infos.items():
             bits = draw.integers(0, 0x7F00, info.shape, np.uint16)  # finite numbers
             writer.write(name, bits.view(BFLOAT16))
@@ -63,7 +63,7 @@ def pair(work: Path, config: LlamaConfig) -> dict[str, Callable[[], None]]:
     def convert() -> None:
         (work / "model").mkdir()
         source = SafetensorsSource(work / "checkpoint")
-        import_tensors(table, source, leaves, work / "model")
+        import_tensors(table, source, leaves, TensorWriter(work / "model"))
         shutil.rmtree(work / "model")
 
     return {"copy": copy, "convert": convert}

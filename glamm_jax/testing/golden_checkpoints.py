@@ -87,7 +87,7 @@ def write_checkpoint(
             writer.write(name, source.read(name))
             on_tensor(name, source.infos[name].nbytes)
 
-        with TensorWriter(target, source.infos, shard_bytes=shard_bytes) as writer:
+        with TensorWriter(target, shard_bytes=shard_bytes).open(source.infos) as writer:
             in_threads(write, source.infos)
         if tokenizer is not None:
             copy_tokenizer(tokenizer, target)

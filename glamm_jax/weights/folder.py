@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,9 @@ from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.config_file import AnyConfig, read_config, write_config
 from glamm_jax.weights.flat_state import flatten_state, state_shapes
 from glamm_jax.weights.rules import Shapes
-from glamm_jax.weights.safetensors import TensorInfo, map_tensor, read_folder
+from glamm_jax.weights.safetensors import TensorInfo, TensorWriter, map_tensor, read_folder
 from glamm_jax.weights.tables import table_of
-from glamm_jax.weights.tensor_sources import nbytes_of
+from glamm_jax.weights.tensor_sources import MemorySource, nbytes_of
 from glamm_jax.weights.transfer import CARRIED, OnTensor, convert_dtype, copy_leaves, default_record
 
 RECORD_FILE = "source.json"
@@ -130,27 +129,11 @@ def write_model(
 
     Raises: FolderError when the folder exists, does not fit or cannot be written.
     """
-    leaves = _Leaves(flatten_state(nnx.state(model)))
+    leaves = MemorySource(flatten_state(nnx.state(model)))
     record = {"tensors": default_record(table_of(config), leaves), "described": {}}
     with atomic_folder(path, nbytes_of(leaves)) as folder:
-        copy_leaves(leaves, folder, on_tensor=on_tensor)
+        copy_leaves(leaves, TensorWriter(folder), on_tensor=on_tensor)
         finish_folder(folder, config, record, tokenizer)
-
-
-class _Leaves:
-    """A model's arrays; one at a time is on the host."""
-
-    def __init__(self, arrays: Mapping[str, jax.Array]):
-        self._arrays = arrays
-        self.infos: Mapping[str, TensorInfo] = {
-            name: TensorInfo(np.dtype(array.dtype), tuple(array.shape))
-            for name, array in arrays.items()
-        }
-
-    def read(self, name: str, position: int | None = None) -> np.ndarray:
-        """A leaf, or one layer of it."""
-        array = self._arrays[name]
-        return np.asarray(array if position is None else array[position])
 
 
 def finish_folder(

@@ -1,11 +1,10 @@
 """Weight rules: (torch tensor, jax leaf, named transform), total and invertible.
 
-A table says what happens to every tensor of a checkpoint family. `check` compares names and shapes
-before a byte is read and lists every offender in ONE error; `load` turns torch tensors into leaves,
-`dump` turns leaves back into the same bytes (`weights.transfer` does both in a stream). Pure numpy:
-models are seen only as {leaf path: shape}.
+A table says what happens to every tensor of a checkpoint family. `find_problems` compares names and
+shapes with it before a byte is read; `weights.transfer` turns torch tensors into leaves and leaves
+back into the same bytes. Pure numpy: models are seen only as {leaf path: shape}.
 
-    Rule("layers.{layer}.mlp.fc1.weight", "layers.mlp.up.kernel", "linear", layers=(0, 1, 2))
+    WeightRule("layers.{layer}.mlp.fc1.weight", "layers.mlp.up.kernel", "linear", layers=(0, 1, 2))
 
 `{layer}` in a tensor's name runs over `layers`. In the leaf it either becomes part of the path or,
 when the leaf does not contain it, the position in the stacked leaf's leading axis.
@@ -153,21 +152,17 @@ def tensor_shapes(table: WeightTable, leaves: Shapes) -> dict[str, Shape]:
     return out
 
 
-def check(table: WeightTable, tensors: Shapes, leaves: Shapes) -> None:
-    """Refuse tensors that are not exactly those of the table, or do not fill exactly these leaves.
+def find_problems(table: WeightTable, tensors: Shapes, leaves: Shapes) -> list[str]:
+    """List tensors that are not exactly those of the table, and leaves that they do not fill.
 
     Args:
         tensors: name and shape of everything the checkpoint holds, in torch's layout.
         leaves: path and shape of every leaf of the model.
 
-    Raises: WeightsError listing missing, unknown and misshapen tensors and unfilled leaves.
+    Returns:
+        One sentence for every missing, unknown and misshapen tensor and every unfilled leaf, in
+        the order of the table.
     """
-    if problems := find_problems(table, tensors, leaves):
-        raise WeightsError("\n".join([f"problems with the weights ({len(problems)}):", *problems]))
-
-
-def find_problems(table: WeightTable, tensors: Shapes, leaves: Shapes) -> list[str]:
-    """What `check` refuses, one sentence each, in the order of the table."""
     entries, unread = table.mappings(), table.unmapped_by_name()
     problems = [f"missing tensor {e.tensor}" for e in entries if e.tensor not in tensors]
     known = {entry.tensor for entry in entries} | set(unread)
@@ -200,35 +195,3 @@ def _misfilled(entries: list[TensorMapping], leaves: Shapes) -> list[str]:
         elif filled != [None] and sorted(filled, key=str) != sorted(range(shape[0]), key=str):
             problems.append(f"leaf {leaf} of {shape[0]} layers is filled at {filled}")
     return problems
-
-
-def load(
-    table: WeightTable, tensors: Shapes, read: Callable[[str], np.ndarray], leaves: Shapes
-) -> dict[str, np.ndarray]:
-    """Every leaf in memory, filled once; `read` gives a tensor by name, in torch's layout.
-
-    Raises: WeightsError as `check` does.
-    """
-    check(table, tensors, leaves)
-    out: dict[str, np.ndarray] = {}
-    for entry in table.mappings():
-        tensor, shape = read(entry.tensor), leaves[entry.leaf]
-        transform = TRANSFORMS[entry.transform]
-        if entry.position is None:
-            out[entry.leaf] = transform.load(tensor, shape)
-        else:
-            stack = out.setdefault(entry.leaf, np.empty(shape, tensor.dtype))
-            stack[entry.position] = transform.load(tensor, shape[1:])
-    return out
-
-
-def dump(table: WeightTable, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The torch tensors that these leaves came from, in torch's layout."""
-    out = {}
-    for entry in table.mappings():
-        if entry.leaf not in leaves:
-            raise WeightsError(f"leaf {entry.leaf} is missing (for {entry.tensor})")
-        array = leaves[entry.leaf]
-        array = array if entry.position is None else array[entry.position]
-        out[entry.tensor] = np.ascontiguousarray(TRANSFORMS[entry.transform].dump(array))
-    return out

@@ -13,7 +13,8 @@ import math
 import mmap
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +65,21 @@ class TensorInfo(NamedTuple):
     def nbytes(self) -> int:
         return self.dtype.itemsize * math.prod(self.shape)
 
+    def layer(self) -> TensorInfo:
+        """One entry of the leading axis."""
+        return self._replace(shape=self.shape[1:])
+
+    def check(self, name: str, array: np.ndarray) -> None:
+        """Refuse an array of another dtype or shape.
+
+        Raises:
+            ValueError: naming the tensor.
+        """
+        if array.shape != self.shape or array.dtype != self.dtype:
+            raise ValueError(
+                f"{name}: {array.dtype} {array.shape}, announced were {self.dtype} {self.shape}"
+            )
+
 
 @dataclass(frozen=True)
 class TensorLocation:
@@ -75,7 +91,7 @@ class TensorLocation:
 
     def layer(self, position: int) -> TensorLocation:
         """One entry of the leading axis."""
-        info = self.info._replace(shape=self.info.shape[1:])
+        info = self.info.layer()
         return TensorLocation(self.path, self.offset + position * info.nbytes, info)
 
 
@@ -214,7 +230,7 @@ def map_tensor(place: TensorLocation, *, ahead: bool = True) -> np.ndarray:
 class TensorWriter:
     """Writes the safetensors files of a folder, tensors in any order, each whole or in rows.
 
-    with TensorWriter(folder, infos) as writer:
+    with TensorWriter(folder).open(infos) as writer:
         writer.write("kernel", array)          # or writer.write("stack", layer, position=3)
 
     Files have their full size from the start, so a full disk is noticed first. Leaving the block
@@ -224,61 +240,60 @@ class TensorWriter:
     def __init__(
         self,
         folder: Path,
-        infos: Mapping[str, TensorInfo],
         *,
         stem: str = "model",
         shard_bytes: int = SHARD_BYTES,
     ):
-        self.folder, self.infos, self._stem = folder, dict(infos), stem
-        shards = list(_shards(self.infos, shard_bytes))
-        names = [f"{stem}.safetensors"]
-        if len(shards) > 1:
-            count = len(shards)
-            names = [f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-        self._places: dict[str, TensorLocation] = {}
-        self._left = {name: info.nbytes for name, info in self.infos.items()}
-        self._lock, self._unflushed = threading.Lock(), 0
+        self.folder, self._stem, self._shard_bytes = folder, stem, shard_bytes
+        self._lock = threading.Lock()
+        self._unflushed_bytes = 0
+        self._unwritten_bytes: dict[str, int] = {}
+        self._locations: dict[str, TensorLocation] = {}
         self._files: dict[Path, int] = {}
-        try:
-            for file_name, shard in zip(names, shards, strict=True):
-                self._create(folder / file_name, shard)
-        except OSError:
-            self._close()
-            raise
 
-    def __enter__(self) -> TensorWriter:
-        return self
+    @contextmanager
+    def open(self, infos: Mapping[str, TensorInfo]) -> Iterator[TensorWriter]:
+        """Create the files, let the block write every tensor, and finish them.
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
+        Raises:
+            ValueError: a tensor was not written completely.
+        """
+        self._unwritten_bytes = {name: info.nbytes for name, info in infos.items()}
+        shards = list(_shards(infos, self._shard_bytes))
+        count = len(shards)
         try:
-            if kind is None:
-                self._finish()
+            for i, names in enumerate(shards):
+                part = f"-{i + 1:05}-of-{count:05}" if count > 1 else ""
+                path = self.folder / f"{self._stem}{part}.safetensors"
+                self._create(path, {name: infos[name] for name in names})
+            yield self
+            self._finish()
         finally:
-            self._close()
+            for file in self._files.values():
+                os.close(file)
+            self._files.clear()
 
     def write(self, name: str, array: np.ndarray, position: int | None = None) -> None:
         """The whole tensor, or the `position`-th of its leading axis. Threads may write at once."""
-        place = self._places[name]
-        shape = place.info.shape if position is None else place.info.shape[1:]
-        if array.shape != shape or array.dtype != place.info.dtype:
-            raise ValueError(
-                f"{name}: {array.dtype} {array.shape}, announced were {place.info.dtype} {shape}"
-            )
-        offset = place.offset + (position or 0) * array.nbytes
+        location = self._locations[name]
+        if position is not None:
+            location = location.layer(position)
+        location.info.check(name, array)
+        file, offset = self._files[location.path], location.offset
         for block in contiguous_blocks(array):
-            offset += _write_all(self._files[place.path], block, offset)
+            offset += _write_all(file, block, offset)
         with self._lock:
-            self._left[name] -= array.nbytes
-            self._unflushed += array.nbytes
-            flush = self._unflushed > FLUSH_BYTES
-            self._unflushed = 0 if flush else self._unflushed
+            self._unwritten_bytes[name] -= array.nbytes
+            self._unflushed_bytes += array.nbytes
+            flush = self._unflushed_bytes > FLUSH_BYTES
+            if flush:
+                self._unflushed_bytes = 0
         if flush:  # the disk works while other threads compute
-            os.fdatasync(self._files[place.path])
+            os.fdatasync(file)
 
-    def _create(self, path: Path, names: Sequence[str]) -> None:
+    def _create(self, path: Path, infos: Mapping[str, TensorInfo]) -> None:
         entries, end = {}, 0
-        for name in names:
-            info = self.infos[name]
+        for name, info in infos.items():
             entries[name] = {
                 "dtype": NAMES[info.dtype],
                 "shape": list(info.shape),
@@ -288,9 +303,9 @@ class TensorWriter:
         header = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
         header += b" " * (-(8 + len(header)) % ALIGNMENT)
         start = 8 + len(header)
-        for name in names:
+        for name, info in infos.items():
             offset = start + entries[name]["data_offsets"][0]
-            self._places[name] = TensorLocation(path, offset, self.infos[name])
+            self._locations[name] = TensorLocation(path, offset, info)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         self._files[path] = file
         os.write(file, len(header).to_bytes(8, "little") + header)
@@ -298,22 +313,17 @@ class TensorWriter:
             os.posix_fallocate(file, start, end)
 
     def _finish(self) -> None:
-        if unwritten := [name for name, left in self._left.items() if left]:
-            raise ValueError(f"never written whole: {', '.join(sorted(unwritten))}")
+        if incomplete := [name for name, count in self._unwritten_bytes.items() if count]:
+            raise ValueError(f"not written completely: {', '.join(sorted(incomplete))}")
         for file in self._files.values():
             os.fsync(file)
         if len(self._files) > 1:
-            total = sum(info.nbytes for info in self.infos.values())
-            weight_map = {name: place.path.name for name, place in self._places.items()}
+            total = sum(location.info.nbytes for location in self._locations.values())
+            weight_map = {name: location.path.name for name, location in self._locations.items()}
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             text = json.dumps(index, indent=1, sort_keys=True) + "\n"
             name = f"{self._stem}.safetensors.index.json"
             (self.folder / name).write_text(text, encoding="utf-8")
-
-    def _close(self) -> None:
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
 
 
 def _shards(infos: Mapping[str, TensorInfo], limit: int) -> Iterator[list[str]]:

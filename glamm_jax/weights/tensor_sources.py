@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import jax
 import numpy as np
 
 from glamm_jax.weights.rules import Shape, WeightsError
@@ -62,16 +63,20 @@ def nbytes_of(source: TensorSource | LeafSource) -> int:
     return sum(info.nbytes for info in source.infos.values())
 
 
-class ArraySource:
-    """Arrays in memory."""
+class MemorySource:
+    """Arrays in memory: the leaves of a model's state, or a checkpoint's tensors."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, arrays: Mapping[str, np.ndarray | jax.Array]):
         self._arrays = arrays
-        self.infos = {name: TensorInfo(x.dtype, x.shape) for name, x in arrays.items()}
+        self.infos: Mapping[str, TensorInfo] = {
+            name: TensorInfo(np.dtype(array.dtype), tuple(array.shape))
+            for name, array in arrays.items()
+        }
 
-    def read(self, name: str) -> np.ndarray:
-        """The array itself."""
-        return self._arrays[name]
+    def read(self, name: str, position: int | None = None) -> np.ndarray:
+        """Return an array, or one entry of its leading axis."""
+        array = self._arrays[name]
+        return np.asarray(array if position is None else array[position])
 
 
 class RenamedSource:

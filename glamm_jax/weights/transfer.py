@@ -1,7 +1,7 @@
 """The stream between torch's tensors and our leaves, one tensor at a time, both ways.
 
-    record = import_tensors(table, source, leaves, folder)      # torch -> model folder
-    export_tensors(table, record, leaves_of_the_folder, out)    # and the same bytes back
+    record = import_tensors(table, source, leaves, TensorWriter(folder))  # torch -> model folder
+    export_tensors(table, record, leaves_of_the_folder, TensorWriter(out))  # the same bytes back
 
 Nothing of model size is ever in memory: a tensor is read, its transposed view is written in
 strips. A leaf has the narrowest dtype that holds all its tensors exactly; the record remembers
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -27,7 +26,8 @@ from glamm_jax.weights.rules import (
     find_problems,
     tensor_shapes,
 )
-from glamm_jax.weights.safetensors import DTYPES, NAMES, TensorInfo, TensorWriter
+from glamm_jax.weights.safetensors import DTYPES, NAMES, TensorInfo
+from glamm_jax.weights.tensor_sinks import TensorSink
 from glamm_jax.weights.tensor_sources import LeafSource, TensorSource, shapes_of
 
 CARRIED = "carried."  # stands before a torch name in our files: read by nobody, returns on export
@@ -48,11 +48,11 @@ def import_tensors(
     table: WeightTable,
     source: TensorSource,
     leaves: Shapes,
-    folder: Path,
+    sink: TensorSink,
     *,
     on_tensor: OnTensor = _silent,
 ) -> StoredDtypes:
-    """Write the safetensors files of a model folder from torch's tensors.
+    """Write the leaves of a model from torch's tensors.
 
     Raises: WeightsError listing all that is missing, unknown, misshapen or not as recomputed,
         before a byte is written.
@@ -76,15 +76,15 @@ def import_tensors(
         target = leaves[entry.leaf] if entry.position is None else leaves[entry.leaf][1:]
         array = TRANSFORMS[entry.transform].load(tensor, target)
         array = convert_dtype(array, infos[entry.leaf].dtype)
-        writer.write(entry.leaf, array, entry.position)
+        sink.write(entry.leaf, array, entry.position)
         on_tensor(entry.tensor, tensor.nbytes)
 
     def carry(name: str) -> None:
         tensor = source.read(name)
-        writer.write(CARRIED + name, tensor)
+        sink.write(CARRIED + name, tensor)
         on_tensor(name, tensor.nbytes)
 
-    with TensorWriter(folder, infos) as writer:
+    with sink.open(infos):
         in_threads(place, table.mappings())
         in_threads(carry, sorted(carried))
     returning = {name for name in known if known[name].kind != "dropped"}
@@ -96,16 +96,15 @@ def export_tensors(
     table: WeightTable,
     record: StoredDtypes,
     leaves: LeafSource,
-    folder: Path,
+    sink: TensorSink,
     *,
     rename: Callable[[str], str] = lambda name: name,
-    stem: str = "model",
     on_tensor: OnTensor = _silent,
 ) -> None:
-    """Write torch's tensors from a model folder: those of the record, each in its stored dtype.
+    """Write torch's tensors from a model's leaves: those of the record, each in its stored dtype.
 
     Args:
-        rename: what a tensor is called in the files. stem: what the files are called.
+        rename: what a tensor is called in the sink.
 
     Raises: WeightsError naming tensors of the record that the table does not know.
     """
@@ -130,26 +129,26 @@ def export_tensors(
             value = unread[name].value
             assert value is not None, name
             array = value()
-        writer.write(rename(name), convert_dtype(array, infos[name].dtype))
+        sink.write(rename(name), convert_dtype(array, infos[name].dtype))
         on_tensor(name, infos[name].nbytes)
 
-    with TensorWriter(folder, written, stem=stem) as writer:
+    with sink.open(written):
         in_threads(write, infos)
 
 
-def copy_leaves(leaves: LeafSource, folder: Path, *, on_tensor: OnTensor = _silent) -> None:
-    """Write the safetensors files of a model folder from another one's leaves."""
+def copy_leaves(leaves: LeafSource, sink: TensorSink, *, on_tensor: OnTensor = _silent) -> None:
+    """Write the leaves of one model as those of another."""
 
     def copy(name: str) -> None:
         info = leaves.infos[name]
         if len(info.shape) < 3:
-            writer.write(name, leaves.read(name))
+            sink.write(name, leaves.read(name))
         else:
             for position in range(info.shape[0]):  # a stack's layers, or a kernel's rows
-                writer.write(name, leaves.read(name, position), position)
+                sink.write(name, leaves.read(name, position), position)
         on_tensor(name, info.nbytes)
 
-    with TensorWriter(folder, leaves.infos) as writer:
+    with sink.open(leaves.infos):
         in_threads(copy, leaves.infos)
 
 

@@ -70,7 +70,7 @@ def _converted(folder: Path, request: Request) -> str:
     leaves = state_shapes(abstract_model(assembly.config)[1])
     out = folder / "out"
     out.mkdir()
-    import_tensors(table_of(assembly.config), assembly.tensors, leaves, out)
+    import_tensors(table_of(assembly.config), assembly.tensors, leaves, TensorWriter(out))
     return f"accepted: {type(assembly.config).__name__}"
 
 
@@ -94,7 +94,7 @@ def _writing(number: int) -> Callable[[Path], str]:
         with (
             mock.patch("os.posix_fallocate", side_effect=failure),
             atomic_folder(folder / "model", 0) as partial,
-            TensorWriter(partial, {"a": TensorInfo(BFLOAT16, (4,))}),
+            TensorWriter(partial).open({"a": TensorInfo(BFLOAT16, (4,))}),
         ):
             pass
         return "written"

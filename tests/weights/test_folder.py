@@ -17,6 +17,7 @@ from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.weights import folder as folders
 from glamm_jax.weights.flat_state import flatten_state, state_shapes
 from glamm_jax.weights.folder import ModelFolder, finish_folder
+from glamm_jax.weights.safetensors import TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.transfer import import_tensors
 from tests.weights.checkpoints import CONFIG, clip_source
@@ -30,7 +31,7 @@ def model(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("models") / "clip"
     with atomic_folder(path, 0) as partial:
         leaves = state_shapes(abstract_model(CLIP)[1])
-        record = import_tensors(table_of(CLIP), clip_source(), leaves, partial)
+        record = import_tensors(table_of(CLIP), clip_source(), leaves, TensorWriter(partial))
         finish_folder(partial, CLIP, {"tensors": record, "described": {}}, None)
     return path
 

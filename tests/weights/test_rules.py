@@ -10,9 +10,11 @@ from glamm_jax.weights.rules import (
     WeightRule,
     WeightsError,
     WeightTable,
-    check,
     find_problems,
 )
+from glamm_jax.weights.tensor_sinks import MemoryWriter
+from glamm_jax.weights.tensor_sources import MemorySource
+from glamm_jax.weights.transfer import import_tensors
 
 TABLE = WeightTable(
     (
@@ -29,14 +31,15 @@ TENSORS = {"layers.0.up.weight": (3, 4), "layers.1.up.weight": (3, 4), "norm.wei
 
 
 def test_exactly_the_tensors_of_the_table_pass():
-    check(TABLE, TENSORS, LEAVES)
-    check(TABLE, TENSORS | {"ids": (3,), "old.1.weight": (9,)}, LEAVES)
+    assert not find_problems(TABLE, TENSORS, LEAVES)
+    assert not find_problems(TABLE, TENSORS | {"ids": (3,), "old.1.weight": (9,)}, LEAVES)
 
 
 def test_everything_wrong_is_in_one_error():
-    tensors = {"layers.0.up.weight": (4, 3), "norm.weight": (4,), "extra": (1,), "ids": (2,)}
+    shapes = {"layers.0.up.weight": (4, 3), "norm.weight": (4,), "extra": (1,), "ids": (2,)}
+    source = MemorySource({name: np.zeros(shape) for name, shape in shapes.items()})
     with pytest.raises(WeightsError) as caught:
-        check(TABLE, tensors, LEAVES | {"norm.bias": (4,)})
+        import_tensors(TABLE, source, LEAVES | {"norm.bias": (4,)}, MemoryWriter())
     assert str(caught.value).splitlines() == [
         "problems with the weights (5):",
         "missing tensor layers.1.up.weight",

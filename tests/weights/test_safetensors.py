@@ -32,7 +32,7 @@ def infos(arrays: dict[str, np.ndarray]) -> dict[str, TensorInfo]:
 
 def write(folder: Path, arrays: dict[str, np.ndarray], **options) -> None:
     folder.mkdir(exist_ok=True)
-    with TensorWriter(folder, infos(arrays), **options) as writer:
+    with TensorWriter(folder, **options).open(infos(arrays)) as writer:
         for name, array in arrays.items():
             writer.write(name, array)
 
@@ -78,7 +78,7 @@ def test_shards_are_found_by_their_index(tmp_path):
 
 def test_a_stack_is_written_layer_by_layer_in_any_order(tmp_path):
     stack = np.arange(24, dtype=np.float32).reshape(3, 4, 2)
-    with TensorWriter(tmp_path, infos({"stack": stack})) as writer:
+    with TensorWriter(tmp_path).open(infos({"stack": stack})) as writer:
         for layer in (2, 0, 1):
             writer.write("stack", stack[layer], layer)
     assert (map_tensor(read_folder(tmp_path)["stack"]) == stack).all()
@@ -88,19 +88,20 @@ def test_a_tensor_that_was_never_written_is_named(tmp_path):
     arrays = {"a": np.zeros(3), "b": np.zeros((2, 2))}
 
     def write_half() -> None:
-        with TensorWriter(tmp_path, infos(arrays)) as writer:
+        with TensorWriter(tmp_path).open(infos(arrays)) as writer:
             writer.write("a", arrays["a"])
             writer.write("b", arrays["b"][0], 0)
 
-    with pytest.raises(ValueError, match="never written whole: b"):
+    with pytest.raises(ValueError, match="not written completely: b"):
         write_half()
 
 
 def test_another_shape_than_announced_is_refused(tmp_path):
-    writer = TensorWriter(tmp_path, infos({"a": np.zeros(3)}))
-    with pytest.raises(ValueError, match=r"announced were float64 \(3,\)"):
+    with (
+        pytest.raises(ValueError, match=r"announced were float64 \(3,\)"),
+        TensorWriter(tmp_path).open(infos({"a": np.zeros(3)})) as writer,
+    ):
         writer.write("a", np.zeros(4))
-    writer.__exit__(ValueError)
 
 
 @given(

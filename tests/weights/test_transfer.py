@@ -10,9 +10,9 @@ from glamm_jax.models.abstract import abstract_model
 from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.folder import ModelFolder, finish_folder
 from glamm_jax.weights.rules import WeightsError, tensor_shapes
-from glamm_jax.weights.safetensors import read_folder
+from glamm_jax.weights.safetensors import TensorWriter, read_folder
 from glamm_jax.weights.tables import table_of
-from glamm_jax.weights.tensor_sources import ArraySource, SafetensorsSource
+from glamm_jax.weights.tensor_sources import MemorySource, SafetensorsSource
 from glamm_jax.weights.transfer import (
     common_dtype,
     convert_dtype,
@@ -32,10 +32,10 @@ def there_and_back(tensors: dict[str, np.ndarray], tmp_path) -> dict[str, np.nda
     model, back = tmp_path / "model", tmp_path / "back"
     model.mkdir()
     back.mkdir()
-    record = import_tensors(TABLE, ArraySource(tensors), LEAVES, model)
+    record = import_tensors(TABLE, MemorySource(tensors), LEAVES, TensorWriter(model))
     finish_folder(model, CLIP, {"tensors": record, "described": {}}, None)
     folder = ModelFolder(model)
-    export_tensors(TABLE, folder.record()["tensors"], folder, back)
+    export_tensors(TABLE, folder.record()["tensors"], folder, TensorWriter(back))
     source = SafetensorsSource(back)
     return {name: source.read(name) for name in source.infos}
 
@@ -82,7 +82,7 @@ def test_a_buffer_of_another_value_is_refused(tmp_path):
     name = "vision_model.embeddings.position_ids"
     tensors[name] = tensors[name] + 1
     with pytest.raises(WeightsError, match=r"position_ids: does not hold 0\.\.number"):
-        import_tensors(TABLE, ArraySource(tensors), LEAVES, tmp_path)
+        import_tensors(TABLE, MemorySource(tensors), LEAVES, TensorWriter(tmp_path))
 
 
 def test_a_buffer_rounded_elsewhere_returns_as_it_was(tmp_path):
@@ -96,12 +96,12 @@ def test_a_buffer_rounded_elsewhere_returns_as_it_was(tmp_path):
     value = table.unmapped_by_name()[name].value
     assert value is not None
     tensors[name] = np.nextafter(value(), 2)
-    record = import_tensors(table, ArraySource(tensors), leaves, tmp_path)
+    record = import_tensors(table, MemorySource(tensors), leaves, TensorWriter(tmp_path))
     assert f"carried.{name}" in read_folder(tmp_path)
     finish_folder(tmp_path, config, {"tensors": record, "described": {}}, None)
     out = tmp_path / "out"
     out.mkdir()
-    export_tensors(table, record, ModelFolder(tmp_path), out)
+    export_tensors(table, record, ModelFolder(tmp_path), TensorWriter(out))
     assert SafetensorsSource(out).read(name).tobytes() == tensors[name].tobytes()
 
 
@@ -112,7 +112,7 @@ def test_all_problems_come_at_once_and_nothing_is_written(tmp_path):
     weight = "vision_model.encoder.layers.1.mlp.fc1.weight"
     tensors[weight] = tensors[weight].T
     with pytest.raises(WeightsError) as caught:
-        import_tensors(TABLE, ArraySource(tensors), LEAVES, tmp_path)
+        import_tensors(TABLE, MemorySource(tensors), LEAVES, TensorWriter(tmp_path))
     for part in ("weights (3)", "pre_layrnorm.bias", "vision_model.head", weight):
         assert part in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -120,7 +120,7 @@ def test_all_problems_come_at_once_and_nothing_is_written(tmp_path):
 
 def test_a_model_without_a_source_is_exported_as_the_original_saves(tmp_path):
     tensors = arrays(clip_source())
-    import_tensors(TABLE, ArraySource(tensors), LEAVES, tmp_path)
+    import_tensors(TABLE, MemorySource(tensors), LEAVES, TensorWriter(tmp_path))
     finish_folder(tmp_path, CLIP, {}, None)
     record = default_record(TABLE, ModelFolder(tmp_path))
     assert record["vision_model.embeddings.position_ids"] == "I64"

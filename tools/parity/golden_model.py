@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import numpy as np
 from flax import nnx
 
 from glamm_jax.config import (
@@ -19,10 +18,12 @@ from glamm_jax.config import (
     TokenConfig,
 )
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.testing import golden_weights
+from glamm_jax.testing.golden_checkpoints import GoldenSource
 from glamm_jax.weights.flat_state import fill_state, state_shapes
 from glamm_jax.weights.glamm import glamm_table
-from glamm_jax.weights.rules import WeightTable, load, tensor_shapes
+from glamm_jax.weights.rules import WeightTable, tensor_shapes
+from glamm_jax.weights.tensor_sinks import MemoryWriter
+from glamm_jax.weights.transfer import import_tensors
 from tools.parity.report import GoldenError
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -39,14 +40,10 @@ def golden_module(
     """
     graph, state = nnx.split(nnx.eval_shape(make))
     leaves = state_shapes(state)
-    tensors = tensor_shapes(table, leaves)
-
-    def read(name: str) -> np.ndarray:
-        drawn = golden_weights.tensor(prefix + name, tensors[name], salt)
-        assert drawn is not None, name
-        return drawn
-
-    return nnx.merge(graph, fill_state(state, load(table, tensors, read, leaves)))
+    source = GoldenSource(tensor_shapes(table, leaves), table, prefix=prefix, salt=salt)
+    writer = MemoryWriter()
+    import_tensors(table, source, leaves, writer)
+    return nnx.merge(graph, fill_state(state, writer.arrays))
 
 
 def golden_glamm(config: GLaMMConfig, salt: str) -> GLaMM:

@@ -32,6 +32,7 @@ from glamm_jax.files import atomic_folder
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.folder import finish_folder
+from glamm_jax.weights.safetensors import TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import nbytes_of
 from glamm_jax.weights.transfer import import_tensors
@@ -66,7 +67,11 @@ def run(options: argparse.Namespace) -> None:
     with atomic_folder(options.out, total) as folder:
         with progress_bar(total, "converting") as advance:
             record = import_tensors(
-                table_of(assembly.config), assembly.tensors, leaves, folder, on_tensor=advance
+                table_of(assembly.config),
+                assembly.tensors,
+                leaves,
+                TensorWriter(folder),
+                on_tensor=advance,
             )
         way_back = {"described": assembly.described, "tensors": record}
         finish_folder(folder, assembly.config, way_back, assembly.tokenizer)

@@ -42,7 +42,7 @@ from glamm_jax.weights.hf_config import (
 )
 from glamm_jax.weights.lora import MergedLeaves, adapter_name
 from glamm_jax.weights.rules import WeightTable, tensor_shapes
-from glamm_jax.weights.safetensors import DTYPES
+from glamm_jax.weights.safetensors import DTYPES, TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import LeafSource, shapes_of
 from glamm_jax.weights.transfer import StoredDtypes, default_record, export_tensors
@@ -89,9 +89,8 @@ def run(options: argparse.Namespace) -> None:
                 part.table,
                 part.record,
                 part.leaves,
-                target,
+                TensorWriter(target, stem=part.stem),
                 rename=part.rename,
-                stem=part.stem,
                 on_tensor=advance,
             )
         if options.part == "glamm":
