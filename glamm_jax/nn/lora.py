@@ -1,12 +1,12 @@
 """Low-rank adapters (LoRA), outside the layers they adapt.
 
-A linear layer carries an adapter or none; `attach` gives adapters to a decoder, `merge` folds
-them into the kernels. y = x W + (alpha / rank) dropout(x) A B.
+A linear layer carries an adapter or none; `attach` gives adapters to a decoder,
+`weights.lora.MergedLeaves` merges them into the kernels. y = x W + (alpha / rank) dropout(x) A B.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -59,25 +59,8 @@ class LoRA(nnx.Module):
     ) -> Float[Array, "*batch o"]:
         return low_rank(dropout(x, self.dropout, dropout_key), self.a[...], self.b[...], self.scale)
 
-    def update(self) -> Float[Array, "*stack i o"]:
-        """What the adapter adds to the kernel, in float32."""
-        a, b = self.a[...].astype(jnp.float32), self.b[...].astype(jnp.float32)
-        return self.scale * (a @ b)
-
 
 def attach(layers: dict[str, Linear], config: LoRAConfig, *, rngs: nnx.Rngs) -> None:
     """Give each layer that the configuration names a fresh adapter."""
     for name in config.targets:
         layers[name].lora = LoRA(layers[name], config, rngs=rngs)
-
-
-def merge(model: nnx.Module) -> None:
-    """Fold every adapter below this module into its kernel and drop it, in place."""
-    for _, module in nnx.iter_modules(model):
-        layer: Any = module
-        adapter = getattr(layer, "lora", None)
-        if isinstance(adapter, LoRA):
-            kernel = layer.kernel[...]
-            merged = kernel.astype(jnp.float32) + adapter.update()
-            layer.kernel[...] = merged.astype(kernel.dtype)
-            layer.lora = None

@@ -28,7 +28,7 @@ class MergedLeaves:
     def __init__(self, leaves: LeafSource, config: LoRAConfig | None):
         self._leaves, self._config = leaves, config
         self.infos: Mapping[str, TensorInfo] = {
-            name: info for name, info in leaves.infos.items() if ".lora." not in name
+            name: info for name, info in leaves.infos.items() if "lora" not in name.split(".")
         }
 
     def read(self, name: str, position: int | None = None) -> np.ndarray:

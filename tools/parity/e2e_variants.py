@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, LossWeights
 from glamm_jax.data.collate import BatchShape, Sample, fit
-from glamm_jax.nn.lora import merge
+from glamm_jax.models.glamm import GLaMM
+from glamm_jax.testing.merged_model import merge_lora
 from tools.parity.e2e_inputs import samples_of
 from tools.parity.e2e_train import (
     TrainRun,
@@ -89,9 +91,8 @@ def check_lora(
         model = golden_glamm(adapted, salt)
         runner = TrainRunner(model, weights, fit(samples, config))
         run = runner.run(samples)
-        merge(model)
-        model.config = config
-        merged = TrainRunner(model, weights, runner.capacity).run_forward(samples)
+        merged_model = merge_lora(model, adapters, lambda: GLaMM(config, rngs=nnx.Rngs(0)))
+        merged = TrainRunner(merged_model, weights, runner.capacity).run_forward(samples)
         compare_losses(info, run.losses, "loss", "losses.")
         compare_losses(info, merged.losses, "loss", "losses_after_merge.")
         ours = sorted(_trainable(run.gradients))

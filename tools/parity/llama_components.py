@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,8 +15,9 @@ from glamm_jax.config import LoRAConfig
 from glamm_jax.models.llama import KVCache, Llama
 from glamm_jax.nn.layer_stack import take_blocks
 from glamm_jax.nn.linear import Linear
-from glamm_jax.nn.lora import LoRA, merge
+from glamm_jax.nn.lora import LoRA
 from glamm_jax.nn.mlp import MLP
+from glamm_jax.testing.merged_model import merge_lora
 from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.training.losses import cross_entropy
 from glamm_jax.weights.glamm import two_layer_mlp
@@ -112,35 +114,39 @@ def check_lora_linear(recorded: Recorded, info: dict[str, Any]) -> None:
         short = base.split(".")[-2].removesuffix("_proj")
         if short not in recorded:
             continue
-        layer = _adapted_linear(base, recorded.shape(short)[1], x.shape[1], lora, info["salt"])
-        recorded.compare(short, layer(x), "module")
-        if f"{short}_base_only" in recorded:
-            adapter, layer.lora = layer.lora, None
-            recorded.compare(f"{short}_base_only", layer(x), "module")
-            layer.lora = adapter
-        merge(layer)
-        if f"merged_{short}_weight" in recorded:
-            recorded.compare(f"merged_{short}_weight", layer.kernel[...].T, "module")
-        if f"{short}_after_merge" in recorded:
-            recorded.compare(f"{short}_after_merge", layer(x), "module")
-
-
-def _adapted_linear(base: str, out_dim: int, in_dim: int, lora: LoRAConfig, salt: str) -> Linear:
-    """One linear layer under its torch name, with golden kernel and adapter."""
-    stem = base.removesuffix("weight")
-
-    def make() -> Linear:
-        rngs = nnx.Rngs(0)
-        layer = Linear(in_dim, out_dim, (None, None), rngs=rngs, use_bias=False)
-        layer.lora = LoRA(layer, lora, rngs=rngs)
-        return layer
-
-    rules = [WeightRule(base, "kernel", "linear")]
-    for matrix in ("A", "B"):
-        rules.append(
-            WeightRule(f"{stem}lora_{matrix}.default.weight", f"lora.{matrix.lower()}", "linear")
+        dims = x.shape[1], recorded.shape(short)[1]
+        layer = golden_module(
+            partial(_linear, *dims, lora), _adapted_linear_table(base), salt=info["salt"]
         )
-    return golden_module(make, WeightTable(tuple(rules)), salt=salt)
+        recorded.compare(short, layer(x), "module")
+        merged = merge_lora(layer, lora, partial(_linear, *dims))
+        layer.lora = None
+        if f"{short}_base_only" in recorded:
+            recorded.compare(f"{short}_base_only", layer(x), "module")
+        if f"merged_{short}_weight" in recorded:
+            recorded.compare(f"merged_{short}_weight", merged.kernel[...].T, "module")
+        if f"{short}_after_merge" in recorded:
+            recorded.compare(f"{short}_after_merge", merged(x), "module")
+
+
+def _linear(in_dim: int, out_dim: int, lora: LoRAConfig | None = None) -> Linear:
+    rngs = nnx.Rngs(0)
+    layer = Linear(in_dim, out_dim, (None, None), rngs=rngs, use_bias=False)
+    if lora is not None:
+        layer.lora = LoRA(layer, lora, rngs=rngs)
+    return layer
+
+
+def _adapted_linear_table(tensor: str) -> WeightTable:
+    """The kernel of a linear layer under its torch name, and its adapter."""
+    prefix = tensor.removesuffix("weight")
+    return WeightTable(
+        (
+            WeightRule(tensor, "kernel", "linear"),
+            WeightRule(f"{prefix}lora_A.default.weight", "lora.a", "linear"),
+            WeightRule(f"{prefix}lora_B.default.weight", "lora.b", "linear"),
+        )
+    )
 
 
 def check_projections(recorded: Recorded, info: dict[str, Any]) -> None:
