@@ -1,4 +1,4 @@
-"""Where tensors are written: the interface of a writer, and the writer that keeps arrays in memory.
+"""Destinations of tensors: the interface of a writer, and a writer that keeps arrays in memory.
 
 `safetensors.TensorWriter` writes the files of a folder. `MemoryWriter` takes the same calls, so the
 code that converts a checkpoint is the same with and without files.
@@ -18,12 +18,12 @@ from glamm_jax.weights.safetensors import TensorInfo
 
 @runtime_checkable
 class TensorSink(Protocol):
-    """Takes named tensors whose dtypes and shapes are announced first."""
+    """Destination of named tensors whose dtypes and shapes are declared first."""
 
     def open(self, infos: Mapping[str, TensorInfo]) -> AbstractContextManager[Any]:
-        """Announce the tensors that are written within the context.
+        """Declare the tensors that are written within the context.
 
-        Leaving the context without an error checks that each was written completely.
+        Leaving the context without an error checks that every tensor was written completely.
         """
         ...
 
@@ -33,10 +33,10 @@ class TensorSink(Protocol):
 
 
 class MemoryWriter:
-    """Keeps tensors as arrays.
+    """Writer that keeps tensors in memory.
 
     Attributes:
-        arrays: the tensors by name, in the announced order, C-contiguous.
+        arrays: the tensors by name, in the declared order, C-contiguous.
     """
 
     def __init__(self) -> None:
@@ -47,16 +47,16 @@ class MemoryWriter:
 
     @contextmanager
     def open(self, infos: Mapping[str, TensorInfo]) -> Iterator[MemoryWriter]:
-        """Allocate the arrays and let the block fill them.
+        """Allocate the arrays; within the context, `write` fills them.
 
         Raises:
-            ValueError: a tensor was not written completely.
+            ValueError: on leaving the context, a tensor is not written completely.
         """
         self._infos = infos
         self._unwritten_bytes = {name: info.nbytes for name, info in infos.items()}
         self.arrays = {name: np.empty(info.shape, info.dtype) for name, info in infos.items()}
         yield self
-        if incomplete := [name for name, count in self._unwritten_bytes.items() if count]:
+        if incomplete := [name for name, left in self._unwritten_bytes.items() if left]:
             raise ValueError(f"not written completely: {', '.join(sorted(incomplete))}")
 
     def write(self, name: str, array: np.ndarray, position: int | None = None) -> None:
