@@ -41,7 +41,7 @@ from glamm_jax.models.abstract import abstract_model
 from glamm_jax.testing.golden_checkpoints import GoldenSource, padded_tokenizer, write_checkpoint
 from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX, SAM_PREFIX
-from glamm_jax.weights.hf_config import clip_hf_config, glamm_hf_config, with_own_key
+from glamm_jax.weights.hf_config import clip_hf_config, glamm_hf_config, with_glamm_jax_config
 from glamm_jax.weights.rules import Shapes, tensor_shapes
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import SafetensorsSource, nbytes_of
@@ -131,7 +131,7 @@ def write_originals(work: Path, is_tiny: bool) -> None:
     saved, clip = tensors_of(config, is_tiny)
     clip_described = clip_hf_config(config.clip)
     held = saved | {CLIP_PREFIX + name: shape for name, shape in clip.items()}
-    described = with_own_key(glamm_hf_config(config, "bfloat16"), config, held, clip_described)
+    described = with_glamm_jax_config(glamm_hf_config(config, "bfloat16"), config, held, clip_described)
     stored = lambda name: np.dtype(np.float32) if name.startswith(KEPT_FLOAT32) else BFLOAT16  # noqa: E731
     main = GoldenSource(saved, table_of(config), dtype=stored)
     tower = GoldenSource(

@@ -20,7 +20,7 @@ from glamm_jax.weights.folder import copy_tokenizer
 from glamm_jax.weights.rules import Shapes, WeightTable
 from glamm_jax.weights.safetensors import SHARD_BYTES, TensorInfo, TensorWriter
 from glamm_jax.weights.tensor_sources import nbytes_of
-from glamm_jax.weights.transfer import convert_dtype, in_threads
+from glamm_jax.weights.transfer import convert_dtype, run_in_threads
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -45,9 +45,9 @@ class GoldenSource:
     ):
         self._prefix, self._salt = prefix, salt
         self._computed = {
-            name: unread.value
+            name: unread.compute
             for name, unread in table.unmapped_by_name().items()
-            if unread.value is not None and name in shapes
+            if unread.compute is not None and name in shapes
         }
         self.infos: Mapping[str, TensorInfo] = {
             name: TensorInfo(
@@ -71,7 +71,7 @@ class GoldenSource:
 def write_checkpoint(
     source: GoldenSource,
     folder: Path,
-    described: Mapping[str, Any],
+    hf_config: Mapping[str, Any],
     *,
     tokenizer: Path | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -88,10 +88,10 @@ def write_checkpoint(
             on_tensor(name, source.infos[name].nbytes)
 
         with TensorWriter(target, shard_bytes=shard_bytes).open(source.infos) as writer:
-            in_threads(write, source.infos)
+            run_in_threads(write, source.infos)
         if tokenizer is not None:
             copy_tokenizer(tokenizer, target)
-        text = json.dumps(dict(described), indent=2) + "\n"
+        text = json.dumps(dict(hf_config), indent=2) + "\n"
         (target / "config.json").write_text(text, encoding="utf-8")
 
 

@@ -33,7 +33,7 @@ class Checkpoint:
     path: Path
     family: Family
     tensors: TensorSource
-    described: dict[str, Any]  # its config.json, or nothing
+    hf_config: dict[str, Any]  # its config.json, or nothing
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -43,7 +43,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     tensors = _open_folder(path) if path.is_dir() else _open_file(path)
     family = family_of(shapes_of(tensors), str(path))
-    return Checkpoint(path, family, tensors, read_described(path))
+    return Checkpoint(path, family, tensors, read_hf_config(path))
 
 
 def _open_file(path: Path) -> TensorSource:
@@ -85,7 +85,7 @@ def _open_pickled_shards(index: Path) -> TensorSource:
     return JoinedSource(shards)
 
 
-def read_described(folder: Path) -> dict[str, Any]:
+def read_hf_config(folder: Path) -> dict[str, Any]:
     """The config.json of a folder; {} where there is none, as beside a single file."""
     path = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), None)
     if path is None:

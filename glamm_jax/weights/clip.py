@@ -37,7 +37,7 @@ def clip_table(config: CLIPConfig) -> WeightTable:
             "embeddings.position_ids",
             "recomputed",
             "0..number of positions - 1",
-            value=lambda: np.arange(config.num_patches + 1, dtype=np.int64)[None],
+            compute=lambda: np.arange(config.num_patches + 1, dtype=np.int64)[None],
         ),
         UnmappedTensor("post_layernorm.weight", "carried", "the pooled output is read by nobody"),
         UnmappedTensor("post_layernorm.bias", "carried", "the pooled output is read by nobody"),
@@ -52,4 +52,4 @@ def clip_table(config: CLIPConfig) -> WeightTable:
     for torch in (*_NORMS, *_LINEARS):
         for kind in ("weight", "bias"):
             unread.append(UnmappedTensor(f"{prefix}{torch}.{kind}", "carried", _UNREAD, above))
-    return WeightTable(tuple(rules), tuple(unread)).under(tensor="vision_model.")
+    return WeightTable(tuple(rules), tuple(unread)).with_prefix(tensor="vision_model.")

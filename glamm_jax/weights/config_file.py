@@ -67,12 +67,12 @@ def read_config(folder: Path) -> AnyConfig:
             f"reads version {VERSION} of {', '.join(KINDS)}"
         )
     try:
-        return config_from(KINDS[value["kind"]], value.get("config"))
+        return config_from_json(KINDS[value["kind"]], value.get("config"))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def config_from(cls: type[Config], value: Any) -> Config:
+def config_from_json(cls: type[Config], value: Any) -> Config:
     """A configuration from its JSON form, `asdict` turned around.
 
     Raises: ConfigError naming a field that is unknown, missing or impossible.
@@ -99,7 +99,7 @@ def _field(kind: Any, value: Any) -> Any:
         return None
     for option in options:
         if is_dataclass(option):
-            return config_from(option, value)  # type: ignore[type-var]  # a class, not an instance
+            return config_from_json(option, value)  # type: ignore[type-var]  # a class, not an instance
         if get_origin(option) is tuple and isinstance(value, list):
             return tuple(_field(get_args(option)[0], item) for item in value)
     return value

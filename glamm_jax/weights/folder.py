@@ -33,9 +33,9 @@ from glamm_jax.weights.rules import Shapes
 from glamm_jax.weights.safetensors import TensorInfo, TensorWriter, map_tensor, read_folder
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import MemorySource, nbytes_of
-from glamm_jax.weights.transfer import CARRIED, OnTensor, convert_dtype, copy_leaves, default_record
+from glamm_jax.weights.transfer import CARRIED, OnTensor, convert_dtype, copy_leaves, default_stored_dtypes
 
-RECORD_FILE = "source.json"
+SOURCE_INFO_FILE = "source.json"
 TOKENIZER_FILES = (
     *("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("tokenizer.json", "generation_config.json"),
@@ -66,9 +66,9 @@ class ModelFolder:
         """Dtype and shape of every leaf, in the model's order."""
         return {name: info for name, info in self.infos.items() if not name.startswith(CARRIED)}
 
-    def record(self) -> dict[str, Any]:
+    def source_info(self) -> dict[str, Any]:
         """What was remembered of the source, for the way back."""
-        path = self.path / RECORD_FILE
+        path = self.path / SOURCE_INFO_FILE
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -130,22 +130,22 @@ def write_model(
     Raises: FolderError when the folder exists, does not fit or cannot be written.
     """
     leaves = MemorySource(flatten_state(nnx.state(model)))
-    record = {"tensors": default_record(table_of(config), leaves), "described": {}}
+    record = {"tensors": default_stored_dtypes(table_of(config), leaves), "described": {}}
     with atomic_folder(path, nbytes_of(leaves)) as folder:
         copy_leaves(leaves, TensorWriter(folder), on_tensor=on_tensor)
         finish_folder(folder, config, record, tokenizer)
 
 
 def finish_folder(
-    folder: Path, config: AnyConfig, record: dict[str, Any], tokenizer: Path | None
+    folder: Path, config: AnyConfig, source_info: dict[str, Any], tokenizer: Path | None
 ) -> None:
     """Finish a folder whose safetensors files are written: tokenizer, source.json, config.json."""
     if tokenizer is not None:
         copy_tokenizer(tokenizer, folder)
     if isinstance(config, GLaMMConfig):
-        name_added_tokens(folder)
-    text = json.dumps(record, indent=1) + "\n"
-    (folder / RECORD_FILE).write_text(text, encoding="utf-8")
+        write_added_tokens(folder)
+    text = json.dumps(source_info, indent=1) + "\n"
+    (folder / SOURCE_INFO_FILE).write_text(text, encoding="utf-8")
     write_config(folder, config)
 
 
@@ -156,7 +156,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def name_added_tokens(folder: Path) -> None:
+def write_added_tokens(folder: Path) -> None:
     """Write the added tokens down where a tokenizer's folder leaves them to whoever loads it."""
     path = folder / "added_tokens.json"
     tokenizer = load_tokenizer(folder)

@@ -27,10 +27,10 @@ def glamm_table(config: GLaMMConfig) -> WeightTable:
     """Every tensor of GLaMMForCausalLM with its vision tower and, if configured, its adapters."""
     regions = region_table(config.region, len(config.clip.region_layers))
     return (
-        llama_table(config.llama, config.lora).under(leaf="llama.")
-        + clip_table(config.clip).under(CLIP_PREFIX, "clip.")
-        + two_layer_mlp("model.mm_projector").under(leaf="projector.")
-        + regions.under(REGION_PREFIX, "region_encoder.")
-        + sam_table(config.sam).under(SAM_PREFIX, "sam.")
-        + two_layer_mlp("model.text_hidden_fcs.0").under(leaf="text_projection.")
+        llama_table(config.llama, config.lora).with_prefix(leaf="llama.")
+        + clip_table(config.clip).with_prefix(CLIP_PREFIX, "clip.")
+        + two_layer_mlp("model.mm_projector").with_prefix(leaf="projector.")
+        + regions.with_prefix(REGION_PREFIX, "region_encoder.")
+        + sam_table(config.sam).with_prefix(SAM_PREFIX, "sam.")
+        + two_layer_mlp("model.text_hidden_fcs.0").with_prefix(leaf="text_projection.")
     )

@@ -12,7 +12,7 @@ from glamm_jax.weights.rules import Shapes
 
 Described = Mapping[str, Any]
 # Our whole configuration, where shapes and the original's keys do not tell it.
-OWN_KEY = "glamm_jax"
+GLAMM_JAX_KEY = "glamm_jax"
 CLIP_NAME = "openai/clip-vit-large-patch14-336"
 
 
@@ -79,13 +79,13 @@ def glamm_hf_config(config: GLaMMConfig, dtype: str, clip_name: str = CLIP_NAME)
     }
 
 
-def with_own_key(
+def with_glamm_jax_config(
     described: Described, config: GLaMMConfig, tensors: Shapes, clip_described: Described
 ) -> dict[str, Any]:
     """The same config.json, and our configuration in it if it could not be told otherwise."""
     told = glamm_config(tensors, described, clip_described, tokens=config.tokens)
-    plain = {key: value for key, value in described.items() if key != OWN_KEY}
-    return plain if told == config else plain | {OWN_KEY: asdict(config)}
+    plain = {key: value for key, value in described.items() if key != GLAMM_JAX_KEY}
+    return plain if told == config else plain | {GLAMM_JAX_KEY: asdict(config)}
 
 
 def clip_hf_config(config: CLIPConfig) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def clip_hf_config(config: CLIPConfig) -> dict[str, Any]:
     }
 
 
-def adapter_config(config: LoRAConfig, modules: list[str], base: str) -> dict[str, Any]:
+def adapter_hf_config(config: LoRAConfig, modules: list[str], base: str) -> dict[str, Any]:
     """peft's adapter_config.json; whole module paths, since CLIP and SAM have a q_proj, too."""
     return {
         "peft_type": "LORA",

@@ -28,7 +28,7 @@ from glamm_jax.weights.glamm import CLIP_PREFIX, REGION_PREFIX, SAM_PREFIX
 from glamm_jax.weights.rules import Shapes, WeightsError
 
 Family = str  # glamm, llama, clip, sam, adapter or gpt4roi
-Described = Mapping[str, Any]
+HFConfig = Mapping[str, Any]
 
 # What only this family holds; the first match decides, since GLaMM holds the others' names, too.
 _SIGNS: tuple[tuple[Family, str], ...] = (
@@ -42,7 +42,7 @@ _SIGNS: tuple[tuple[Family, str], ...] = (
 LORA_NAME = re.compile(r"\.(\w+)\.lora_([AB])(?:\.default)?\.weight$")
 
 
-def family_of(tensors: Shapes, what: str) -> Family:
+def family_of(tensors: Shapes, source_name: str) -> Family:
     """Which kind of checkpoint holds these tensors.
 
     Raises: WeightsError naming `what` when it is none of ours.
@@ -52,18 +52,18 @@ def family_of(tensors: Shapes, what: str) -> Family:
             return family
     example = ", ".join(sorted(tensors)[:3]) or "no tensors"
     raise WeightsError(
-        f"{what}: no GLaMM, LLaMA, CLIP, SAM, peft or GPT4RoI checkpoint; it holds {example} ..."
+        f"{source_name}: no GLaMM, LLaMA, CLIP, SAM, peft or GPT4RoI checkpoint; it holds {example} ..."
     )
 
 
-def clip_config(tensors: Shapes, described: Described, layer: int = -2) -> CLIPConfig:
+def clip_config(tensors: Shapes, hf_config: HFConfig, layer: int = -2) -> CLIPConfig:
     """CLIP's vision model from tensors below `vision_model.` and its config.json.
 
     Args:
         layer: the hidden state that the projector reads; the region encoder reads every third
             down from it (trap 9).
     """
-    vision = described.get("vision_config", described)
+    vision = hf_config.get("vision_config", hf_config)
     look = _Look(tensors, vision, "vision_model.")
     default = CLIPConfig()
     kernel = "embeddings.patch_embedding.weight"
@@ -87,19 +87,19 @@ def clip_config(tensors: Shapes, described: Described, layer: int = -2) -> CLIPC
     )
 
 
-def llama_config(tensors: Shapes, described: Described, what: str = "config.json") -> LlamaConfig:
+def llama_config(tensors: Shapes, hf_config: HFConfig, source_name: str = "config.json") -> LlamaConfig:
     """The decoder from its tensors and config.json.
 
     Raises: WeightsError naming `what` where the original's decoder is not what it describes.
     """
-    look, default = _Look(tensors, described, "model."), LlamaConfig()
+    look, default = _Look(tensors, hf_config, "model."), LlamaConfig()
     table, gate = "embed_tokens.weight", "layers.0.mlp.gate_proj.weight"
     width = look.size("hidden_size", table, 1, default.hidden_dim)
     half = look.shape("layers.0.self_attn.rotary_emb.inv_freq", (default.head_dim // 2,))[0]
-    heads = described.get("num_attention_heads", width // (2 * half))
+    heads = hf_config.get("num_attention_heads", width // (2 * half))
     _agree(
-        described,
-        what,
+        hf_config,
+        source_name,
         num_key_value_heads=heads,
         rope_scaling=None,
         hidden_act="silu",
@@ -112,9 +112,9 @@ def llama_config(tensors: Shapes, described: Described, what: str = "config.json
         mlp_dim=look.size("intermediate_size", gate, 0, default.mlp_dim),
         num_layers=look.layers("num_hidden_layers", "layers.", default.num_layers),
         num_heads=heads,
-        max_positions=described.get("max_position_embeddings", default.max_positions),
-        rope_theta=float(described.get("rope_theta", default.rope_theta)),
-        norm_eps=described.get("rms_norm_eps", default.norm_eps),
+        max_positions=hf_config.get("max_position_embeddings", default.max_positions),
+        rope_theta=float(hf_config.get("rope_theta", default.rope_theta)),
+        norm_eps=hf_config.get("rms_norm_eps", default.norm_eps),
     )
 
 
@@ -174,7 +174,7 @@ def region_config(tensors: Shapes) -> RegionConfig:
     )
 
 
-def lora_config(tensors: Shapes, described: Described) -> LoRAConfig | None:
+def lora_config(tensors: Shapes, hf_config: HFConfig) -> LoRAConfig | None:
     """Adapters among these tensors, or None; alpha and dropout as peft's config.json says.
 
     Raises: WeightsError when their ranks differ or they sit beside other layers than the decoder's.
@@ -189,20 +189,20 @@ def lora_config(tensors: Shapes, described: Described) -> LoRAConfig | None:
     default = LoRAConfig()
     return LoRAConfig(
         rank=ranks.pop(),
-        alpha=float(described.get("lora_alpha", default.alpha)),
-        dropout=float(described.get("lora_dropout", default.dropout)),
+        alpha=float(hf_config.get("lora_alpha", default.alpha)),
+        dropout=float(hf_config.get("lora_dropout", default.dropout)),
         targets=tuple(name for name in PROJECTIONS if name in names),
     )
 
 
 def glamm_config(
     tensors: Shapes,
-    described: Described,
-    clip_described: Described,
+    hf_config: HFConfig,
+    vision_hf_config: HFConfig,
     *,
     tokens: TokenConfig | None = None,
-    adapter: Described | None = None,
-    what: str = "config.json",
+    adapter_config: HFConfig | None = None,
+    source_name: str = "config.json",
 ) -> GLaMMConfig:
     """The whole model from the names below `model.`, CLIP's included.
 
@@ -216,14 +216,14 @@ def glamm_config(
         {name.removeprefix(prefix): shape for name, shape in tensors.items() if prefix in name}
         for prefix in (CLIP_PREFIX, SAM_PREFIX, REGION_PREFIX)
     )
-    llama = llama_config(tensors, described, what)
-    layer = described.get("mm_vision_select_layer", -2)
+    llama = llama_config(tensors, hf_config, source_name)
+    layer = hf_config.get("mm_vision_select_layer", -2)
     return GLaMMConfig(
-        clip=clip_config(clip, clip_described, layer),
+        clip=clip_config(clip, vision_hf_config, layer),
         llama=llama,
         region=region_config(region),
         sam=sam_config(sam),
-        lora=lora_config(tensors, adapter or {}),
+        lora=lora_config(tensors, adapter_config or {}),
         tokens=tokens or TokenConfig.appended_to(llama.vocab_size - 7),
     )
 
@@ -234,7 +234,7 @@ class _Look:
     So a tensor that is missing or misshapen is found by the table's check, with all others.
     """
 
-    def __init__(self, tensors: Shapes, described: Described, prefix: str):
+    def __init__(self, tensors: Shapes, described: HFConfig, prefix: str):
         self._tensors, self._described, self._prefix = tensors, described, prefix
 
     def shape(self, tensor: str, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -251,7 +251,7 @@ class _Look:
         return self._described.get(key) or 1 + max(found, default=default - 1)
 
 
-def _agree(described: Described, what: str, **wanted: Any) -> None:
+def _agree(described: HFConfig, what: str, **wanted: Any) -> None:
     """Refuse a decoder that computes something else than LLaMA of the first generation."""
     wrong = [
         f"{key} = {described[key]!r}, not {value!r}"

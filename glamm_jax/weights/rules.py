@@ -29,8 +29,8 @@ Disposition = Literal["converted", "recomputed", "carried", "dropped"]
 class Transform:
     """`load` maps torch's layout to ours (it may look at the leaf's shape), `dump` back."""
 
-    load: Callable[[np.ndarray, Shape], np.ndarray]
-    dump: Callable[[np.ndarray], np.ndarray]
+    to_leaf: Callable[[np.ndarray, Shape], np.ndarray]
+    to_tensor: Callable[[np.ndarray], np.ndarray]
 
 
 TRANSFORMS: Mapping[str, Transform] = {
@@ -104,10 +104,10 @@ class UnmappedTensor:
     """
 
     tensor: str
-    kind: Disposition
+    disposition: Disposition
     reason: str
     layers: tuple[int, ...] = ()
-    value: Callable[[], np.ndarray] | None = None
+    compute: Callable[[], np.ndarray] | None = None
 
     def names(self) -> list[str]:
         if "{layer}" not in self.tensor:
@@ -128,7 +128,7 @@ class WeightTable:
     def __add__(self, other: WeightTable) -> WeightTable:
         return WeightTable(self.rules + other.rules, self.unmapped + other.unmapped)
 
-    def under(self, tensor: str = "", leaf: str = "") -> WeightTable:
+    def with_prefix(self, tensor: str = "", leaf: str = "") -> WeightTable:
         """The same table with prefixes on both sides."""
         return WeightTable(
             tuple(replace(r, tensor=tensor + r.tensor, leaf=leaf + r.leaf) for r in self.rules),
@@ -148,7 +148,7 @@ def tensor_shapes(table: WeightTable, leaves: Shapes) -> dict[str, Shape]:
     for entry in table.mappings():
         shape = leaves[entry.leaf] if entry.position is None else leaves[entry.leaf][1:]
         empty = np.broadcast_to(np.int8(0), shape)  # takes no memory
-        out[entry.tensor] = TRANSFORMS[entry.transform].dump(empty).shape
+        out[entry.tensor] = TRANSFORMS[entry.transform].to_tensor(empty).shape
     return out
 
 
@@ -172,8 +172,8 @@ def find_problems(table: WeightTable, tensors: Shapes, leaves: Shapes) -> list[s
     placeable = tuple(r for r in table.rules if all(e.leaf in leaves for e in r.mappings()))
     wanted = tensor_shapes(WeightTable(placeable), leaves)
     for name, unused in unread.items():
-        if unused.value is not None and name in tensors:
-            wanted[name] = unused.value().shape
+        if unused.compute is not None and name in tensors:
+            wanted[name] = unused.compute().shape
     problems += [
         f"{name}: shape {tuple(tensors[name])}, but the model wants {shape}"
         for name, shape in wanted.items()

@@ -129,7 +129,7 @@ def mask_decoder_table(config: SAMConfig) -> WeightTable:
         rules += linear_rules(tensor, f"hypernetworks.layers.{i}", tokens)
     for i in range(config.iou_layers):
         rules += linear_rules(f"iou_prediction_head.layers.{i}", f"iou_head.layers.{i}")
-    return WeightTable(tuple(rules)) + transformer.under("transformer.", "transformer.")
+    return WeightTable(tuple(rules)) + transformer.with_prefix("transformer.", "transformer.")
 
 
 def _plane(levels: RGB) -> np.ndarray:
@@ -142,14 +142,14 @@ def sam_table(config: SAMConfig) -> WeightTable:
     mean, std = (lambda: _plane(config.pixel_mean)), (lambda: _plane(config.pixel_std))
     constant = "the preprocessing's constant, rarely saved"
     return (
-        image_encoder_table(config).under("image_encoder.", "encoder.")
-        + prompt_encoder_table().under("prompt_encoder.", "prompt_encoder.")
-        + mask_decoder_table(config).under("mask_decoder.", "mask_decoder.")
+        image_encoder_table(config).with_prefix("image_encoder.", "encoder.")
+        + prompt_encoder_table().with_prefix("prompt_encoder.", "prompt_encoder.")
+        + mask_decoder_table(config).with_prefix("mask_decoder.", "mask_decoder.")
         + WeightTable(
             (),
             (
-                UnmappedTensor("pixel_mean", "recomputed", constant, value=mean),
-                UnmappedTensor("pixel_std", "recomputed", constant, value=std),
+                UnmappedTensor("pixel_mean", "recomputed", constant, compute=mean),
+                UnmappedTensor("pixel_std", "recomputed", constant, compute=std),
             ),
         )
     )

@@ -62,7 +62,7 @@ def import_tensors(
     known = {name: u for name, u in table.unmapped_by_name().items() if name in source.infos}
     carried = {name for name, unread in known.items() if unread.kind == "carried"}
     for name, unread in known.items():
-        if unread.value is not None and unread.value().shape == shapes[name]:
+        if unread.compute is not None and unread.compute().shape == shapes[name]:
             problem, exact = _compare_recomputed(name, unread, source.read(name))
             problems += [problem] if problem else []
             carried |= set() if exact else {name}
@@ -74,7 +74,7 @@ def import_tensors(
     def place(entry: TensorMapping) -> None:
         tensor = source.read(entry.tensor)
         target = leaves[entry.leaf] if entry.position is None else leaves[entry.leaf][1:]
-        array = TRANSFORMS[entry.transform].load(tensor, target)
+        array = TRANSFORMS[entry.transform].to_leaf(tensor, target)
         array = convert_dtype(array, infos[entry.leaf].dtype)
         sink.write(entry.leaf, array, entry.position)
         on_tensor(entry.tensor, tensor.nbytes)
@@ -85,8 +85,8 @@ def import_tensors(
         on_tensor(name, tensor.nbytes)
 
     with sink.open(infos):
-        in_threads(place, table.mappings())
-        in_threads(carry, sorted(carried))
+        run_in_threads(place, table.mappings())
+        run_in_threads(carry, sorted(carried))
     returning = {name for name in known if known[name].kind != "dropped"}
     returning |= {entry.tensor for entry in table.mappings()}
     return {name: NAMES[info.dtype] for name, info in source.infos.items() if name in returning}
@@ -124,16 +124,16 @@ def export_tensors(
             array = leaves.read(CARRIED + name)
         elif name in entries:
             entry = entries[name]
-            array = TRANSFORMS[entry.transform].dump(leaves.read(entry.leaf, entry.position))
+            array = TRANSFORMS[entry.transform].to_tensor(leaves.read(entry.leaf, entry.position))
         else:
-            value = unread[name].value
+            value = unread[name].compute
             assert value is not None, name
             array = value()
         sink.write(rename(name), convert_dtype(array, infos[name].dtype))
         on_tensor(name, infos[name].nbytes)
 
     with sink.open(written):
-        in_threads(write, infos)
+        run_in_threads(write, infos)
 
 
 def copy_leaves(leaves: LeafSource, sink: TensorSink, *, on_tensor: OnTensor = _silent) -> None:
@@ -149,19 +149,19 @@ def copy_leaves(leaves: LeafSource, sink: TensorSink, *, on_tensor: OnTensor = _
         on_tensor(name, info.nbytes)
 
     with sink.open(leaves.infos):
-        in_threads(copy, leaves.infos)
+        run_in_threads(copy, leaves.infos)
 
 
-def default_record(table: WeightTable, leaves: LeafSource) -> StoredDtypes:
+def default_stored_dtypes(table: WeightTable, leaves: LeafSource) -> StoredDtypes:
     """The record of a model that came from no checkpoint: what the original would have saved."""
     record = {entry.tensor: NAMES[leaves.infos[entry.leaf].dtype] for entry in table.mappings()}
     for name, unread in table.unmapped_by_name().items():
-        if unread.value is not None and "pixel_" not in name:  # those it does not save (trap 27)
-            record[name] = NAMES[unread.value().dtype]
+        if unread.compute is not None and "pixel_" not in name:  # those it does not save (trap 27)
+            record[name] = NAMES[unread.compute().dtype]
     return record
 
 
-def in_threads(work: Callable[..., None], items: Iterable) -> None:
+def run_in_threads(work: Callable[..., None], items: Iterable) -> None:
     """Work on every item, a few at a time; the first error ends it."""
     with ThreadPoolExecutor(THREADS) as pool:
         futures = [pool.submit(work, item) for item in items]
@@ -212,8 +212,8 @@ def _compare_recomputed(
     name: str, unread: UnmappedTensor, tensor: np.ndarray
 ) -> tuple[str | None, bool]:
     """(what is wrong with a buffer that we compute ourselves, whether it is ours to the bit)."""
-    assert unread.value is not None
-    ours = convert_dtype(unread.value(), tensor.dtype)
+    assert unread.compute is not None
+    ours = convert_dtype(unread.compute(), tensor.dtype)
     if ours.tobytes() == tensor.tobytes():
         return None, True
     close = np.allclose(
@@ -229,6 +229,6 @@ def _compare_recomputed(
 def _unread_shape(name: str, unread: UnmappedTensor, leaves: LeafSource) -> tuple[int, ...]:
     if CARRIED + name in leaves.infos:
         return leaves.infos[CARRIED + name].shape
-    if unread.value is None:
+    if unread.compute is None:
         raise WeightsError(f"{name}: the model folder does not hold this carried tensor")
-    return unread.value().shape
+    return unread.compute().shape

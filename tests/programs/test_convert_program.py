@@ -26,7 +26,7 @@ from tests.weights.checkpoints import (
     CONFIG,
     TOKENIZER,
     all_shapes,
-    arrays,
+    read_all,
     clip_source,
     glamm_source,
     write_clip,
@@ -127,7 +127,7 @@ def test_pickled_shards_with_an_index_give_the_same_model(checkpoints, tmp_path,
 def training(checkpoints, tmp_path_factory) -> Path:
     """A training checkpoint, CLIP inside: one file, injected LoRA of rank 4 and alpha 16."""
     path = tmp_path_factory.mktemp("training") / "pytorch_model.bin"
-    save_pickled(path, arrays(GoldenSource(all_shapes(ADAPTED), table_of(ADAPTED))))
+    save_pickled(path, read_all(GoldenSource(all_shapes(ADAPTED), table_of(ADAPTED))))
     return path
 
 
@@ -138,7 +138,7 @@ def test_a_training_checkpoint_brings_its_adapters_and_its_clip(checkpoints, tra
     folder = ModelFolder(tmp_path / "model")
     assert folder.config == ADAPTED
     assert run("to-torch", folder.path, "--lora", "injected", "--out", tmp_path / "back") == 0
-    wanted = arrays(GoldenSource(all_shapes(ADAPTED), table_of(ADAPTED)))
+    wanted = read_all(GoldenSource(all_shapes(ADAPTED), table_of(ADAPTED)))
     saved = {n: x for n, x in wanted.items() if not n.startswith(CLIP_PREFIX)}
     assert_same(tensors(tmp_path / "back"), saved)
 
@@ -146,7 +146,7 @@ def test_a_training_checkpoint_brings_its_adapters_and_its_clip(checkpoints, tra
 def test_an_adapter_joins_its_base_and_leaves_again(checkpoints, tmp_path):
     lora = {
         adapter_name(name): array
-        for name, array in arrays(glamm_source(ADAPTED)).items()
+        for name, array in read_all(glamm_source(ADAPTED)).items()
         if ".lora_" in name
     }
     adapter = tmp_path / "adapter"
@@ -194,7 +194,7 @@ def test_sam_alone_returns(tmp_path):
     table = table_of(CONFIG.sam)
     cut = len(SAM_PREFIX)
     held = {n[cut:]: s for n, s in all_shapes(CONFIG).items() if n.startswith(SAM_PREFIX)}
-    wanted = arrays(GoldenSource(held, table))
+    wanted = read_all(GoldenSource(held, table))
     save_pickled(tmp_path / "sam.pth", wanted)
     assert run("from-torch", tmp_path / "sam.pth", "--out", tmp_path / "sam") == 0
     config = ModelFolder(tmp_path / "sam").config
@@ -237,7 +237,7 @@ def parts(tmp_path_factory) -> Path:
         tokenizer=TOKENIZER,
     )
     sam = {n.removeprefix(SAM_PREFIX): s for n, s in held.items() if n.startswith(SAM_PREFIX)}
-    save_pickled(root / "sam.pth", arrays(GoldenSource(sam, table_of(CONFIG.sam))))
+    save_pickled(root / "sam.pth", read_all(GoldenSource(sam, table_of(CONFIG.sam))))
     region = {
         SPI_PREFIX + n.removeprefix(REGION_PREFIX): s
         for n, s in held.items()
@@ -245,7 +245,7 @@ def parts(tmp_path_factory) -> Path:
     }
     region |= {"model.embed_tokens.weight": (10, 64), "model.mm_projector.weight": (64, 64)}
     (root / "gpt4roi").mkdir()
-    roi = arrays(GoldenSource(region, table_of(CONFIG)))
+    roi = read_all(GoldenSource(region, table_of(CONFIG)))
     save_pickled(root / "gpt4roi" / "pytorch_model.bin", roi)
     write_clip(root / "clip")
     return root
@@ -317,7 +317,7 @@ def test_merging_needs_an_adapter(checkpoints, tmp_path, capsys):
 
 
 def test_every_tensor_that_is_wrong_is_listed_at_once(checkpoints, tmp_path, capsys):
-    held = arrays(glamm_source())
+    held = read_all(glamm_source())
     del held["lm_head.weight"]
     held["model.surprise"] = np.zeros(3, np.float32)
     held["model.norm.weight"] = np.zeros(3, np.float32)

@@ -13,7 +13,7 @@ from glamm_jax.models.abstract import abstract_model
 from glamm_jax.testing.golden_checkpoints import GoldenSource, write_checkpoint
 from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX
-from glamm_jax.weights.hf_config import clip_hf_config, glamm_hf_config, with_own_key
+from glamm_jax.weights.hf_config import clip_hf_config, glamm_hf_config, with_glamm_jax_config
 from glamm_jax.weights.rules import Shape, tensor_shapes
 from glamm_jax.weights.tables import table_of
 
@@ -34,8 +34,8 @@ def all_shapes(config: GLaMMConfig) -> dict[str, Shape]:
     table = table_of(config)
     out = dict(tensor_shapes(table, state_shapes(abstract_model(config)[1])))
     for name, unread in table.unmapped_by_name().items():
-        if unread.value is not None and "pixel_" not in name:
-            out[name] = unread.value().shape
+        if unread.compute is not None and "pixel_" not in name:
+            out[name] = unread.compute().shape
         elif unread.kind == "carried":
             layer = f".layers.{config.clip.depth}."
             out[name] = out.get(name.replace(layer, ".layers.0."), (config.clip.hidden_dim,))
@@ -55,15 +55,15 @@ def clip_source() -> GoldenSource:
     return GoldenSource(held, table_of(CONFIG.clip), prefix=CLIP_PREFIX)
 
 
-def described(config: GLaMMConfig = CONFIG) -> dict:
+def hf_config(config: GLaMMConfig = CONFIG) -> dict:
     """config.json of the GLaMM folder."""
     clip = clip_hf_config(config.clip)
-    return with_own_key(glamm_hf_config(config, "bfloat16"), config, all_shapes(config), clip)
+    return with_glamm_jax_config(glamm_hf_config(config, "bfloat16"), config, all_shapes(config), clip)
 
 
 def write_glamm(folder: Path) -> Path:
     """The GLaMM folder, in several shards."""
-    write_checkpoint(glamm_source(), folder, described(), tokenizer=TOKENIZER, shard_bytes=1 << 20)
+    write_checkpoint(glamm_source(), folder, hf_config(), tokenizer=TOKENIZER, shard_bytes=1 << 20)
     return folder
 
 
@@ -73,6 +73,6 @@ def write_clip(folder: Path) -> Path:
     return folder
 
 
-def arrays(source: GoldenSource) -> dict[str, np.ndarray]:
+def read_all(source: GoldenSource) -> dict[str, np.ndarray]:
     """All tensors in memory."""
     return {name: source.read(name) for name in source.infos}

@@ -22,7 +22,7 @@ TABLE = WeightTable(
         WeightRule("norm.weight", "norm.scale"),
     ),
     (
-        UnmappedTensor("ids", "recomputed", "0..2", value=lambda: np.arange(3)),
+        UnmappedTensor("ids", "recomputed", "0..2", compute=lambda: np.arange(3)),
         UnmappedTensor("old.{layer}.weight", "carried", "nobody reads it", (0, 1)),
     ),
 )

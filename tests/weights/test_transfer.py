@@ -16,11 +16,11 @@ from glamm_jax.weights.tensor_sources import MemorySource, SafetensorsSource
 from glamm_jax.weights.transfer import (
     common_dtype,
     convert_dtype,
-    default_record,
+    default_stored_dtypes,
     export_tensors,
     import_tensors,
 )
-from tests.weights.checkpoints import CONFIG, arrays, clip_source
+from tests.weights.checkpoints import CONFIG, read_all, clip_source
 
 CLIP = CONFIG.clip
 TABLE = table_of(CLIP)
@@ -35,7 +35,7 @@ def there_and_back(tensors: dict[str, np.ndarray], tmp_path) -> dict[str, np.nda
     record = import_tensors(TABLE, MemorySource(tensors), LEAVES, TensorWriter(model))
     finish_folder(model, CLIP, {"tensors": record, "described": {}}, None)
     folder = ModelFolder(model)
-    export_tensors(TABLE, folder.record()["tensors"], folder, TensorWriter(back))
+    export_tensors(TABLE, folder.source_info()["tensors"], folder, TensorWriter(back))
     source = SafetensorsSource(back)
     return {name: source.read(name) for name in source.infos}
 
@@ -49,7 +49,7 @@ def assert_same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_one_dtype(dtype, tmp_path):
-    tensors = arrays(clip_source())
+    tensors = read_all(clip_source())
     tensors = {n: x if x.dtype == np.int64 else x.astype(dtype) for n, x in tensors.items()}
     assert_same(there_and_back(tensors, tmp_path), tensors)
 
@@ -58,13 +58,13 @@ def test_dtypes_mixed_within_a_stack(tmp_path):
     kinds = (np.dtype(np.float32), BFLOAT16, np.dtype(np.float16))
     tensors = {
         name: x if x.dtype == np.int64 else x.astype(kinds[i % 3])
-        for i, (name, x) in enumerate(arrays(clip_source()).items())
+        for i, (name, x) in enumerate(read_all(clip_source()).items())
     }
     assert_same(there_and_back(tensors, tmp_path), tensors)
 
 
 def test_not_a_number_keeps_its_bits(tmp_path):
-    tensors = arrays(clip_source())
+    tensors = read_all(clip_source())
     name = "vision_model.encoder.layers.0.mlp.fc1.bias"
     bits = np.full(tensors[name].shape, 0x7F81, np.uint16)  # a signalling NaN
     tensors[name] = bits.view(BFLOAT16)  # its stack is float32
@@ -72,13 +72,13 @@ def test_not_a_number_keeps_its_bits(tmp_path):
 
 
 def test_buffers_may_be_absent_and_stay_absent(tmp_path):
-    tensors = arrays(clip_source())
+    tensors = read_all(clip_source())
     del tensors["vision_model.embeddings.position_ids"]
     assert_same(there_and_back(tensors, tmp_path), tensors)
 
 
 def test_a_buffer_of_another_value_is_refused(tmp_path):
-    tensors = arrays(clip_source())
+    tensors = read_all(clip_source())
     name = "vision_model.embeddings.position_ids"
     tensors[name] = tensors[name] + 1
     with pytest.raises(WeightsError, match=r"position_ids: does not hold 0\.\.number"):
@@ -93,7 +93,7 @@ def test_a_buffer_rounded_elsewhere_returns_as_it_was(tmp_path):
         tensor: np.zeros(shape, np.float32)
         for tensor, shape in tensor_shapes(table, leaves).items()
     }
-    value = table.unmapped_by_name()[name].value
+    value = table.unmapped_by_name()[name].compute
     assert value is not None
     tensors[name] = np.nextafter(value(), 2)
     record = import_tensors(table, MemorySource(tensors), leaves, TensorWriter(tmp_path))
@@ -106,7 +106,7 @@ def test_a_buffer_rounded_elsewhere_returns_as_it_was(tmp_path):
 
 
 def test_all_problems_come_at_once_and_nothing_is_written(tmp_path):
-    tensors = arrays(clip_source())
+    tensors = read_all(clip_source())
     del tensors["vision_model.pre_layrnorm.bias"]
     tensors["vision_model.head"] = np.zeros(3, np.float32)
     weight = "vision_model.encoder.layers.1.mlp.fc1.weight"
@@ -119,10 +119,10 @@ def test_all_problems_come_at_once_and_nothing_is_written(tmp_path):
 
 
 def test_a_model_without_a_source_is_exported_as_the_original_saves(tmp_path):
-    tensors = arrays(clip_source())
+    tensors = read_all(clip_source())
     import_tensors(TABLE, MemorySource(tensors), LEAVES, TensorWriter(tmp_path))
     finish_folder(tmp_path, CLIP, {}, None)
-    record = default_record(TABLE, ModelFolder(tmp_path))
+    record = default_stored_dtypes(TABLE, ModelFolder(tmp_path))
     assert record["vision_model.embeddings.position_ids"] == "I64"
     assert record["vision_model.pre_layrnorm.bias"] == "F32"
 

@@ -20,7 +20,7 @@ from glamm_jax.weights.glamm import glamm_table
 from glamm_jax.weights.rules import WeightTable
 from glamm_jax.weights.tensor_sinks import MemoryWriter
 from glamm_jax.weights.tensor_sources import MemorySource
-from glamm_jax.weights.transfer import default_record, export_tensors
+from glamm_jax.weights.transfer import default_stored_dtypes, export_tensors
 from tools.parity.e2e_inputs import nchw
 from tools.parity.report import Recorded
 from tools.parity.ties import agreeing, differences, shifted
@@ -106,7 +106,7 @@ def torch_tensors(table: WeightTable, state: nnx.State) -> dict[str, np.ndarray]
         if all(mapping.leaf in leaves.infos for mapping in rule.mappings())
     )
     table, writer = WeightTable(rules), MemoryWriter()
-    export_tensors(table, default_record(table, leaves), leaves, writer)
+    export_tensors(table, default_stored_dtypes(table, leaves), leaves, writer)
     return writer.arrays
 
 

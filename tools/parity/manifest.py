@@ -148,7 +148,7 @@ def _known_adapter(held: Shapes) -> Known:
     lora = lora_config(own, {})
     first = next(shape for name, shape in own.items() if ".lora_A." in name)
     llama = llama_config(own, {"hidden_size": first[1]})
-    table = llama_table(llama, lora).under(leaf="llama.")
+    table = llama_table(llama, lora).with_prefix(leaf="llama.")
     table = WeightTable(tuple(rule for rule in table.rules if ".lora_" in rule.tensor))
     model = GLaMMConfig(
         llama=llama, lora=lora, tokens=TokenConfig.appended_to(llama.vocab_size - 7)
@@ -164,8 +164,8 @@ def _expected(known: Known, name: str) -> tuple[Shape, str, str] | None:
     unread = known.unread.get(name)
     if unread is None:
         return None
-    if unread.value is not None:
-        value = unread.value()
+    if unread.compute is not None:
+        value = unread.compute()
         return value.shape, str(value.dtype), f"recomputed: {unread.reason}"
     # A layer that is carried has the shapes of those that are read.
     like = re.sub(r"\.layers\.\d+\.", ".layers.0.", name).replace("post_layernorm", "pre_layrnorm")
@@ -189,7 +189,7 @@ def check_dropped(recorded: Recorded, config: GLaMMConfig) -> None:
 def check_notes(recorded: Recorded, config: GLaMMConfig) -> None:
     """Buffers, added tokens and config.json of the recorded model."""
     unread = table_of(config).unmapped_by_name()
-    saved = [name for name, u in unread.items() if u.value is not None and "pixel_" not in name]
+    saved = [name for name, u in unread.items() if u.compute is not None and "pixel_" not in name]
     # A buffer in torch, a leaf with us: it cannot be recomputed.
     saved += [n for n in _converted(config) if n.endswith("positional_encoding_gaussian_matrix")]
     differing = sorted(set(saved) ^ set(recorded.get("persistent_buffers")))

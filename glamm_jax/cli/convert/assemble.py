@@ -9,11 +9,11 @@ from typing import Any
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
-from glamm_jax.weights.checkpoint_files import Checkpoint, open_checkpoint, read_described
-from glamm_jax.weights.config_file import AnyConfig, config_from
+from glamm_jax.weights.checkpoint_files import Checkpoint, open_checkpoint, read_hf_config
+from glamm_jax.weights.config_file import AnyConfig, config_from_json
 from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX, REGION_PREFIX
-from glamm_jax.weights.hf_config import OWN_KEY
+from glamm_jax.weights.hf_config import GLAMM_JAX_KEY
 from glamm_jax.weights.infer_config import (
     Family,
     clip_config,
@@ -61,7 +61,7 @@ class Assembly:
 
     config: AnyConfig
     tensors: TensorSource
-    described: dict[Family, dict[str, Any]]
+    hf_configs: dict[Family, dict[str, Any]]
     tokenizer: Path | None
     dropped: dict[str, int]
 
@@ -85,10 +85,10 @@ def assemble(request: Request) -> Assembly:
 
 def _part(request: Request, main: Checkpoint) -> Assembly:
     """CLIP, LLaMA or SAM alone, under its own names."""
-    tensors, described = main.tensors, {main.family: main.described}
+    tensors, described = main.tensors, {main.family: main.hf_config}
     if main.family == "clip":
         tensors = RenamedSource(tensors, lambda name: name if glamm_name("clip", name) else None)
-        config = clip_config(shapes_of(tensors), main.described)
+        config = clip_config(shapes_of(tensors), main.hf_config)
         return Assembly(config, tensors, described, None, _dropped((main, tensors)))
     if main.family == "sam":
         return Assembly(sam_config(shapes_of(main.tensors)), tensors, described, None, {})
@@ -96,7 +96,7 @@ def _part(request: Request, main: Checkpoint) -> Assembly:
         has_one = (main.path / "tokenizer.model").is_file()
         tokenizer = request.tokenizer or (main.path if has_one else None)
         config = llama_config(
-            shapes_of(main.tensors), main.described, str(main.path / "config.json")
+            shapes_of(main.tensors), main.hf_config, str(main.path / "config.json")
         )
         return Assembly(config, tensors, described, tokenizer, {})
     how = "--adapter beside its base" if main.family == "adapter" else "--region beside a LLaMA"
@@ -107,8 +107,8 @@ def _glamm(request: Request, main: Checkpoint) -> Assembly:
     """A whole GLaMM: released, of a training, or put together from its parts."""
     folder = request.tokenizer or (main.path if main.path.is_dir() else main.path.parent)
     tokenizer = load_tokenizer(folder)
-    if not main.described:  # a file: the folder that the training started from knows
-        main = replace(main, described=read_described(folder))
+    if not main.hf_config:  # a file: the folder that the training started from knows
+        main = replace(main, described=read_hf_config(folder))
     opened = [(main, _main_tensors(request, main))]
     parts: tuple[tuple[Family, Path | None], ...] = (
         ("clip", request.clip),
@@ -121,13 +121,13 @@ def _glamm(request: Request, main: Checkpoint) -> Assembly:
             part = _opened(path, family)
             rename = lambda name, family=family: glamm_name(family, name)  # noqa: E731
             opened.append((part, RenamedSource(part.tensors, rename)))
-    described = {part.family: part.described for part, _ in opened}
+    described = {part.family: part.hf_config for part, _ in opened}
     tensors: TensorSource = JoinedSource([source for _, source in opened])
     if not any(name.startswith(CLIP_PREFIX) for name in tensors.infos):
         raise WeightsError(f"{main.path} holds no CLIP (trap 27): name its folder with --clip")
     if main.family == "llama":
         tensors = ResizedVocabularySource(tensors, tokenizer.size, request.seed)
-        described["llama"] = main.described | {"vocab_size": tokenizer.size}
+        described["llama"] = main.hf_config | {"vocab_size": tokenizer.size}
     config = _glamm_config(request, tensors, described, tokenizer)
     if main.family == "llama":
         tensors = JoinedSource([tensors, _fresh_layers(config, tensors, request.seed)])
@@ -155,12 +155,12 @@ def _glamm_config(
     main = described.get("glamm") or described.get("llama") or {}
     adapter = described.get("adapter", {"lora_alpha": request.lora_alpha})
     found, tokens = shapes_of(tensors), tokenizer.tokens
-    if OWN_KEY in main:
-        own = config_from(GLaMMConfig, main[OWN_KEY])
+    if GLAMM_JAX_KEY in main:
+        own = config_from_json(GLaMMConfig, main[GLAMM_JAX_KEY])
         return replace(own, tokens=tokens, lora=lora_config(found, adapter))
     clip = described.get("clip", {})
     what = str(request.source / "config.json")
-    return glamm_config(found, main, clip, tokens=tokens, adapter=adapter, what=what)
+    return glamm_config(found, main, clip, tokens=tokens, adapter_config=adapter, source_name=what)
 
 
 def _fresh_layers(config: GLaMMConfig, tensors: TensorSource, seed: int) -> TensorSource:
@@ -180,7 +180,7 @@ def _check_vocabulary(
             f"{config.llama.vocab_size} rows: they do not belong together. Name the right "
             "tokenizer with --tokenizer"
         )
-    told = main.described.get("bbox_token_idx", config.tokens.region)
+    told = main.hf_config.get("bbox_token_idx", config.tokens.region)
     if told != config.tokens.region:
         raise WeightsError(
             f"{main.path}: config.json says bbox_token_idx {told}, but <bbox> is "

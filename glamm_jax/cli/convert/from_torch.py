@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
                 TensorWriter(folder),
                 on_tensor=advance,
             )
-        way_back = {"described": assembly.described, "tensors": record}
+        way_back = {"described": assembly.hf_configs, "tensors": record}
         finish_folder(folder, assembly.config, way_back, assembly.tokenizer)
     _say(assembly, options.out)
     print_summary(total)

@@ -44,5 +44,5 @@ def run(options: argparse.Namespace) -> None:
     with atomic_folder(options.out, nbytes) as target:
         with progress_bar(nbytes, "merging") as advance:
             copy_leaves(leaves, TensorWriter(target), on_tensor=advance)
-        finish_folder(target, merged, without_lora(folder.record()), options.model)
+        finish_folder(target, merged, without_lora(folder.source_info()), options.model)
     print_summary(nbytes)

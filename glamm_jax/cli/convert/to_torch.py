@@ -34,18 +34,18 @@ from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.folder import ModelFolder, copy_tokenizer
 from glamm_jax.weights.glamm import CLIP_PREFIX
 from glamm_jax.weights.hf_config import (
-    adapter_config,
+    adapter_hf_config,
     clip_hf_config,
     glamm_hf_config,
     llama_hf_config,
-    with_own_key,
+    with_glamm_jax_config,
 )
 from glamm_jax.weights.lora import MergedLeaves, adapter_name
 from glamm_jax.weights.rules import WeightTable, tensor_shapes
 from glamm_jax.weights.safetensors import DTYPES, TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import LeafSource, shapes_of
-from glamm_jax.weights.transfer import StoredDtypes, default_record, export_tensors
+from glamm_jax.weights.transfer import StoredDtypes, default_stored_dtypes, export_tensors
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Part:
     table: WeightTable
     record: StoredDtypes
     leaves: LeafSource
-    described: dict[str, Any] | None
+    hf_config: dict[str, Any] | None
     rename: Callable[[str], str] = lambda name: name
     stem: str = "model"
     config_name: str = "config.json"
@@ -95,8 +95,8 @@ def run(options: argparse.Namespace) -> None:
             )
         if options.part == "glamm":
             copy_tokenizer(folder.path, target)
-        if part.described is not None:
-            text = json.dumps(part.described, indent=2) + "\n"
+        if part.hf_config is not None:
+            text = json.dumps(part.hf_config, indent=2) + "\n"
             (target / part.config_name).write_text(text, encoding="utf-8")
     print(f"{options.out}: {len(part.record)} tensors")
     print_summary(part.nbytes)
@@ -108,8 +108,8 @@ def choose(folder: ModelFolder, name: str, lora: str) -> Part:
     Raises: FolderError when the model has no such part.
     """
     config, table = folder.config, table_of(folder.config)
-    saved = folder.record()
-    record = saved.get("tensors") or default_record(table, folder)
+    saved = folder.source_info()
+    record = saved.get("tensors") or default_stored_dtypes(table, folder)
     described = saved.get("described", {})
     if not isinstance(config, GLaMMConfig):
         return Part(table, record, folder, _described_part(config, described, record))
@@ -139,7 +139,7 @@ def _glamm(
     clip = described.get("clip", {})
     held = tensor_shapes(table, state_shapes(abstract_model(config)[1]))
     base = glamm_hf_config(config, _torch_dtype(record)) | described.get("glamm", {})
-    return Part(table, record, leaves, with_own_key(base, config, held, clip))
+    return Part(table, record, leaves, with_glamm_jax_config(base, config, held, clip))
 
 
 def _adapter(
@@ -149,7 +149,7 @@ def _adapter(
     if config.lora is None:
         raise FolderError(f"{folder.path}: has no LoRA, so no adapter to export")
     modules = sorted({tensor.split(".lora_")[0] for tensor in record})
-    described = adapter_config(config.lora, modules, str(folder.path))
+    described = adapter_hf_config(config.lora, modules, str(folder.path))
     return Part(
         *(table, record, folder, described, adapter_name),
         stem="adapter_model",
