@@ -131,7 +131,9 @@ def write_originals(work: Path, is_tiny: bool) -> None:
     saved, clip = tensors_of(config, is_tiny)
     clip_described = clip_hf_config(config.clip)
     held = saved | {CLIP_PREFIX + name: shape for name, shape in clip.items()}
-    described = with_glamm_jax_config(glamm_hf_config(config, "bfloat16"), config, held, clip_described)
+    described = with_glamm_jax_config(
+        glamm_hf_config(config, "bfloat16"), config, held, clip_described
+    )
     stored = lambda name: np.dtype(np.float32) if name.startswith(KEPT_FLOAT32) else BFLOAT16  # noqa: E731
     main = GoldenSource(saved, table_of(config), dtype=stored)
     tower = GoldenSource(

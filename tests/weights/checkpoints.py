@@ -58,7 +58,9 @@ def clip_source() -> GoldenSource:
 def hf_config(config: GLaMMConfig = CONFIG) -> dict:
     """config.json of the GLaMM folder."""
     clip = clip_hf_config(config.clip)
-    return with_glamm_jax_config(glamm_hf_config(config, "bfloat16"), config, all_shapes(config), clip)
+    return with_glamm_jax_config(
+        glamm_hf_config(config, "bfloat16"), config, all_shapes(config), clip
+    )
 
 
 def write_glamm(folder: Path) -> Path:
