@@ -23,7 +23,7 @@ TABLE = WeightTable(
     ),
     (
         UnmappedTensor("ids", "recomputed", "0..2", compute=lambda: np.arange(3)),
-        UnmappedTensor("old.{layer}.weight", "carried", "nobody reads it", (0, 1)),
+        UnmappedTensor("old.{layer}.weight", "carried", "unused", (0, 1)),
     ),
 )
 LEAVES = {"layers.up.kernel": (2, 4, 3), "norm.scale": (4,)}
@@ -45,8 +45,8 @@ def test_everything_wrong_is_in_one_error():
         "missing tensor layers.1.up.weight",
         "unknown tensor extra",
         "leaf norm.bias is filled by no tensor",
-        "layers.0.up.weight: shape (4, 3), but the model wants (3, 4)",
-        "ids: shape (2,), but the model wants (3,)",
+        "layers.0.up.weight: shape (4, 3), but the model expects (3, 4)",
+        "ids: shape (2,), but the model expects (3,)",
     ]
 
 
@@ -59,10 +59,10 @@ def test_everything_wrong_is_in_one_error():
 )
 def test_a_leaf_is_filled_once_and_exists(rule, problem):
     table = WeightTable((*TABLE.rules, rule))
-    found = find_problems(table, TENSORS | {rule.tensor: (4,)}, LEAVES)
-    assert any(text.startswith(problem) for text in found), found
+    problems = find_problems(table, TENSORS | {rule.tensor: (4,)}, LEAVES)
+    assert any(text.startswith(problem) for text in problems), problems
 
 
 def test_a_layer_that_no_tensor_fills_is_named():
-    found = find_problems(TABLE, TENSORS, LEAVES | {"layers.up.kernel": (3, 4, 3)})
-    assert found == ["leaf layers.up.kernel of 3 layers is filled at [0, 1]"]
+    problems = find_problems(TABLE, TENSORS, LEAVES | {"layers.up.kernel": (3, 4, 3)})
+    assert problems == ["leaf layers.up.kernel of 3 layers is filled at [0, 1]"]

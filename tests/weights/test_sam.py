@@ -55,13 +55,11 @@ def test_full_size_checkpoints_fill_every_leaf_once(config, num_tensors):
 def test_tensors_come_back_byte_for_byte(global_blocks):
     config = replace(tiny().sam, global_blocks=global_blocks)
     table, shapes = sam_table(config), leaf_shapes(config)
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     sizes = tensor_shapes(table, shapes)
-    tensors = {
-        name: draw.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()
-    }
-    record, writer = dict.fromkeys(tensors, "F32"), MemoryWriter()
-    export_tensors(table, record, MemorySource(imported(config, tensors)), writer)
+    tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
+    stored_dtypes, writer = dict.fromkeys(tensors, "F32"), MemoryWriter()
+    export_tensors(table, stored_dtypes, MemorySource(imported(config, tensors)), writer)
     assert writer.arrays.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert writer.arrays[name].tobytes() == tensor.tobytes(), name
@@ -79,7 +77,7 @@ def test_a_block_lands_in_the_stack_of_its_kind():
     assert leaves["encoder.global_blocks.norm1.scale"][:, 0].tolist() == [1, 3]
 
 
-def test_pixel_constants_are_known_and_not_needed():
+def test_pixel_constants_are_accepted_and_not_required():
     config = tiny().sam
     table, shapes = sam_table(config), leaf_shapes(config)
     tensors = tensor_shapes(table, shapes)
@@ -88,7 +86,7 @@ def test_pixel_constants_are_known_and_not_needed():
     assert not find_problems(table, tensors | statistics, shapes)
 
 
-def test_a_missing_and_a_strange_tensor_are_named_together():
+def test_a_missing_and_an_unknown_tensor_are_named_together():
     config = tiny().sam
     table, shapes = sam_table(config), leaf_shapes(config)
     tensors = tensor_shapes(table, shapes)

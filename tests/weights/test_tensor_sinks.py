@@ -37,10 +37,10 @@ def test_an_array_that_is_not_complete_is_named():
         write_half()
 
 
-def test_another_shape_than_announced_is_refused():
+def test_another_shape_than_declared_is_refused():
     writer = MemoryWriter()
     with (
-        pytest.raises(ValueError, match=r"announced were float32 \(2, 2\)"),
+        pytest.raises(ValueError, match=r"expected float32 \(2, 2\)"),
         writer.open({"a": TensorInfo(FLOAT32, (2, 2))}),
     ):
         writer.write("a", np.zeros(2, np.float32))
