@@ -1,4 +1,4 @@
-"""Adapters: nothing at first, the same after merging."""
+"""A new adapter has no effect, and merging adapters does not change the output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _noise(*shape: int, seed: int = 0) -> jax.Array:
 
 
 class Projections(nnx.Module):
-    """Two layers, of which one is adapted if there is a configuration."""
+    """Two linear layers; with a configuration, `q` has an adapter."""
 
     def __init__(self, stack: tuple[int, ...] = (), config: LoRAConfig | None = CONFIG):
         rngs = nnx.Rngs(0)
@@ -40,7 +40,7 @@ def _trained(model: Projections) -> Projections:
     return model
 
 
-def test_only_the_named_layers_get_an_adapter_and_it_changes_nothing_at_first() -> None:
+def test_only_the_target_layers_get_an_adapter_and_it_has_no_effect_at_first() -> None:
     model, x = Projections(), _noise(3, 5)
     assert model.v.lora is None
     with_adapter = model.q(x)
@@ -54,7 +54,7 @@ def test_the_adapter_adds_alpha_over_rank_times_x_a_b() -> None:
     np.testing.assert_allclose(model.q(x), x @ kernel + 3.0 * (x @ a) @ b, rtol=1e-5, atol=1e-5)
 
 
-def test_a_merged_layer_answers_the_same_without_its_adapter() -> None:
+def test_a_merged_layer_has_the_same_output_without_its_adapter() -> None:
     model, x = _trained(Projections()), _noise(3, 5)
     merged = _merged(model)
     assert merged.q.lora is None
@@ -76,11 +76,11 @@ def test_adapters_are_a_variable_type_of_their_own_and_carry_axes() -> None:
     assert axes == {"a": ("layers", "embed", "rank"), "b": ("layers", "rank", "heads")}
 
 
-def test_dropout_zeroes_a_share_and_keeps_the_mean() -> None:
+def test_dropout_zeroes_a_fraction_and_keeps_the_mean() -> None:
     x = jnp.ones((100, 100))
     dropped = np.asarray(dropout(x, 0.25, jax.random.key(0)))
     assert set(np.unique(dropped)) == {np.float32(0), np.float32(1 / 0.75)}
-    # 10,000 draws: the standard error of the mean is 0.006.
+    # 10,000 samples: the standard error of the mean is 0.006.
     assert dropped.mean() == pytest.approx(1.0, abs=0.03)
 
 

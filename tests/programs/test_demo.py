@@ -85,7 +85,7 @@ def test_the_shipped_model_names_the_things_of_a_scene_and_outlines_them(tmp_pat
         (("--prompt", " "), "the prompt is empty"),
         (("--tokens", 0), "max_tokens is 0"),
         (("--top-p", 2), "top_p: above 0 and at most 1"),
-        (("--model", "."), "no model folder"),
+        (("--model", "."), "not a model folder"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_one_line(
