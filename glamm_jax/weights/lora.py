@@ -51,7 +51,7 @@ def injected_name(name: str) -> str:
 
     peft saves tensors below a prefix, and adapters without their name "default".
     """
-    # quirk 28: training goes on with the bare model, so its checkpoints lack the prefix.
+    # quirk 28: training continues with the bare model, so its checkpoints lack the prefix.
     name = name.removeprefix(ADAPTER_PREFIX)
     if ".lora_" in name and not name.endswith(_INJECTED):
         name = name.removesuffix(_SAVED) + _INJECTED

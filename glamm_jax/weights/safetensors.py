@@ -361,7 +361,7 @@ def _shards(infos: Mapping[str, TensorInfo], limit: int) -> Iterator[list[str]]:
 
 
 def contiguous_blocks(array: np.ndarray, limit: int = 4 << 20) -> Iterator[np.ndarray]:
-    """Yield an array's rows in C order as blocks, so that a transposed view is never copied whole.
+    """Yield an array's rows in C order as blocks, so that no complete copy is made.
 
     Each block is copied in strips of the last axis that are narrow enough for the cache, which is
     five times faster than copying it at once. All blocks share their memory: use each before

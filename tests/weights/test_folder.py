@@ -36,7 +36,7 @@ def model(tmp_path_factory) -> Path:
     return path
 
 
-def test_it_fills_the_model_with_what_lies_in_it(model):
+def test_it_fills_the_model_with_its_leaves(model):
     folder = ModelFolder(model)
     assert folder.config == CLIP
     filled = flatten_state(folder.fill(abstract_model(CLIP)[1]))
