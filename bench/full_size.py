@@ -1,20 +1,21 @@
-"""The main job at its true size: a 7B folder in the original's format, there, back, and answering.
+"""Benchmark at full size: a 7B checkpoint is converted, exported and used for an answer.
 
-    make full-size                         everything, on two cores and 40 GB of disk
-    python -m bench.full_size --work DIR   where the folders go (removed afterwards unless --keep)
-    python -m bench.full_size --tiny       seconds: the same steps with a tiny model
+    make full-size                         all steps, on two cores and 40 GB of disk
+    python -m bench.full_size --work DIR   folder of the files (removed afterwards without --keep)
+    python -m bench.full_size --tiny       the same steps with a tiny model, in seconds
 
-Each step is a process of its own, measured from outside: wall time and the most memory it held.
+Every step is a separate process, of which wall time and peak memory are measured.
 
-    write     all 968 tensors of GLaMM-7B and the 392 of CLIP by the golden rule, in bfloat16 (SAM
-              and L-P in float32, as the released merge leaves them)
-    digest    a hash of every tensor
-    copy      the files copied once: the yardstick of the conversion
+    write     the 968 tensors of GLaMM-7B and the 392 of CLIP by the golden rule, in bfloat16 (SAM
+              and L-P in float32, as in the released model)
+    digest    compute a hash of every tensor
+    copy      copy the files, to compare the conversion with
     convert   python -m convert from-torch
-    export    python -m convert to-torch, both parts; then every tensor's hash against the first
+    export    python -m convert to-torch, both parts
+    compare   compare the hash of every exported tensor
     answer    python -m demo.ask on a photograph, in bfloat16
 
-The originals are removed before the export, so that 40 GB of disk are enough.
+The original files are removed before the export, so that 40 GB of disk are enough.
 """
 
 from __future__ import annotations
@@ -31,44 +32,54 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
 from bench.measure import RESULTS, machine, table, write
 from glamm_jax.config import GLaMMConfig, released, tiny
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.testing.golden_checkpoints import GoldenSource, padded_tokenizer, write_checkpoint
+from glamm_jax.testing.golden_checkpoints import (
+    GoldenSource,
+    write_checkpoint,
+    write_padded_tokenizer,
+)
 from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX, SAM_PREFIX
-from glamm_jax.weights.hf_config import clip_hf_config, glamm_hf_config, with_own_key
+from glamm_jax.weights.hf_config import clip_hf_config, glamm_hf_config, with_glamm_jax_config
 from glamm_jax.weights.rules import Shapes, tensor_shapes
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import SafetensorsSource, nbytes_of
+from glamm_jax.weights.transfer import BFLOAT16
 
 GOLDENS = Path(__file__).resolve().parents[1] / "tests" / "goldens"
 DISK_BYTES = 40e9
 PROMPT = "What is in this picture? Where is <p> the roof </p> [SEG]?"
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-KEPT_FLOAT32 = (SAM_PREFIX, "model.text_hidden_fcs.")
+FLOAT32_PREFIXES = (SAM_PREFIX, "model.text_hidden_fcs.")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One process: what it was for, how long it took, the most memory it held."""
+    """Measurements of a step."""
 
     name: str
     seconds: float
     peak_gib: float
-    note: str = ""
 
 
 class StepError(RuntimeError):
-    """A step ended with an error; it has been printed."""
+    """The process of a step failed, after printing its error."""
 
 
 def run_step(name: str, arguments: Sequence[str]) -> Step:
-    """Run a Python module as a process of its own and measure it."""
+    """Run a Python module as a separate process and measure it.
+
+    Args:
+        name: of the step.
+        arguments: module and command line.
+
+    Raises:
+        StepError: the exit status is not 0.
+    """
     print(f"\n== {name}: python -m {' '.join(arguments)}", flush=True)
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", *arguments])
@@ -83,25 +94,25 @@ def run_step(name: str, arguments: Sequence[str]) -> Step:
 
 
 def run_all(work: Path, is_tiny: bool) -> list[Step]:
-    """Every step, in order.
+    """Run every step.
 
-    Raises: StepError naming the first step that does not end well.
+    Raises:
+        StepError: a step failed.
     """
-    size = ["--tiny"] if is_tiny else []
-    here = ["bench.full_size", "--work", str(work), *size]
-    model, first, clip = work / "model", work / "original", work / "clip"
-    steps = [run_step("write", [*here, "--step", "write"])]
-    steps.append(run_step("digest", [*here, "--step", "digest"]))
-    steps.append(run_step("copy", [*here, "--step", "copy"]))
+    module = ["bench.full_size", "--work", str(work), *(["--tiny"] if is_tiny else [])]
+    model, original, clip = work / "model", work / "original", work / "clip"
+    steps = [run_step("write", [*module, "--step", "write"])]
+    steps.append(run_step("digest", [*module, "--step", "digest"]))
+    steps.append(run_step("copy", [*module, "--step", "copy"]))
     shutil.rmtree(work / "copy")
-    convert = ["convert", "from-torch", str(first), "--clip", str(clip), "--out", str(model)]
+    convert = ["convert", "from-torch", str(original), "--clip", str(clip), "--out", str(model)]
     steps.append(run_step("convert", convert))
-    shutil.rmtree(first)
+    shutil.rmtree(original)
     shutil.rmtree(clip)
     for part, out in (("glamm", "back"), ("clip", "clip-back")):
         export = ["convert", "to-torch", str(model), "--part", part, "--out", str(work / out)]
         steps.append(run_step(f"export {part}", export))
-    steps.append(run_step("compare", [*here, "--step", "compare"]))
+    steps.append(run_step("compare", [*module, "--step", "compare"]))
     shutil.rmtree(work / "back")
     shutil.rmtree(work / "clip-back")
     ask = [
@@ -122,57 +133,68 @@ def run_all(work: Path, is_tiny: bool) -> list[Step]:
 
 
 def write_originals(work: Path, is_tiny: bool) -> None:
-    """GLaMM's folder and CLIP's, as they would be downloaded."""
+    """Write GLaMM's and CLIP's folder in the format in which they are released."""
     tokenizer = GOLDENS / "tokenizer"
     config = tiny(base_vocab_size=800) if is_tiny else released()
     if not is_tiny:
-        padded_tokenizer(tokenizer, work / "tokenizer", config.tokens.image_start)
+        write_padded_tokenizer(tokenizer, work / "tokenizer", config.tokens.image_start)
         tokenizer = work / "tokenizer"
-    saved, clip = tensors_of(config, is_tiny)
-    clip_described = clip_hf_config(config.clip)
-    held = saved | {CLIP_PREFIX + name: shape for name, shape in clip.items()}
-    described = with_own_key(glamm_hf_config(config, "bfloat16"), config, held, clip_described)
-    stored = lambda name: np.dtype(np.float32) if name.startswith(KEPT_FLOAT32) else BFLOAT16  # noqa: E731
-    main = GoldenSource(saved, table_of(config), dtype=stored)
-    tower = GoldenSource(
-        clip, table_of(config.clip), dtype=lambda name: BFLOAT16, prefix=CLIP_PREFIX
+    glamm_shapes, clip_shapes = checkpoint_shapes(config, is_tiny)
+    vision_hf_config = clip_hf_config(config.clip)
+    shapes = glamm_shapes | {CLIP_PREFIX + name: shape for name, shape in clip_shapes.items()}
+    hf_config = with_glamm_jax_config(
+        glamm_hf_config(config, "bfloat16"), config, shapes, vision_hf_config
     )
-    total = nbytes_of(main) + nbytes_of(tower)
+
+    def stored_dtype(name: str) -> np.dtype:
+        return np.dtype(np.float32) if name.startswith(FLOAT32_PREFIXES) else BFLOAT16
+
+    glamm = GoldenSource(glamm_shapes, table_of(config), dtype=stored_dtype)
+    clip = GoldenSource(
+        clip_shapes, table_of(config.clip), dtype=lambda name: BFLOAT16, prefix=CLIP_PREFIX
+    )
+    total = nbytes_of(glamm) + nbytes_of(clip)
     with tqdm(total=total, desc="writing", unit="B", unit_scale=True, disable=None) as bar:
 
         def advance(name: str, nbytes: int) -> None:
             bar.update(nbytes)
 
-        write_checkpoint(main, work / "original", described, tokenizer=tokenizer, on_tensor=advance)
-        write_checkpoint(tower, work / "clip", clip_described, on_tensor=advance)
+        write_checkpoint(
+            glamm, work / "original", hf_config, tokenizer=tokenizer, on_tensor=advance
+        )
+        write_checkpoint(clip, work / "clip", vision_hf_config, on_tensor=advance)
 
 
 def photograph() -> Path:
-    """The photograph of China that scikit-learn carries."""
+    """Return the path of scikit-learn's photograph of China."""
     import sklearn.datasets
 
     return Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
 
 
-def tensors_of(config: GLaMMConfig, is_tiny: bool) -> tuple[dict, dict]:
-    """Names and shapes of the GLaMM folder and of CLIP's: recorded, or the tiny model's own."""
+def checkpoint_shapes(config: GLaMMConfig, is_tiny: bool) -> tuple[dict, dict]:
+    """Return names and shapes of GLaMM's and of CLIP's folder, recorded or of the tiny model."""
     if not is_tiny:
         return recorded_shapes("glamm_7b_saved_hf"), recorded_shapes("clip_vit_l14_336_hf")
-    known: Shapes = tensor_shapes(table_of(config), state_shapes(abstract_model(config)[1]))
-    cut = len(CLIP_PREFIX)
-    clip = {name[cut:]: shape for name, shape in known.items() if name.startswith(CLIP_PREFIX)}
-    return {n: shape for n, shape in known.items() if not n.startswith(CLIP_PREFIX)}, clip
+    shapes: Shapes = tensor_shapes(table_of(config), state_shapes(abstract_model(config)[1]))
+    glamm = {name: shape for name, shape in shapes.items() if not name.startswith(CLIP_PREFIX)}
+    clip = {
+        name.removeprefix(CLIP_PREFIX): shape
+        for name, shape in shapes.items()
+        if name.startswith(CLIP_PREFIX)
+    }
+    return glamm, clip
 
 
 def recorded_shapes(manifest: str) -> dict[str, tuple[int, ...]]:
-    """{tensor: shape} as recorded of the original."""
+    """Return {tensor: shape} of a recorded manifest."""
     path = GOLDENS / "manifest" / f"{manifest}.json"
     tensors = json.loads(path.read_text(encoding="utf-8"))["tensors"]
     return {name: tuple(shape) for name, (shape, _) in tensors.items()}
 
 
 def digests(folders: Sequence[Path]) -> dict[str, str]:
-    """dtype, shape and hash of every tensor of some folders."""
+    """Return dtype, shape and hash of every tensor of the folders, as one string."""
     out = {}
     for folder in folders:
         source = SafetensorsSource(folder)
@@ -183,52 +205,55 @@ def digests(folders: Sequence[Path]) -> dict[str, str]:
 
 
 def write_digests(work: Path) -> None:
-    """Hash the originals."""
-    found = digests([work / "original", work / "clip"])
-    (work / "digests.json").write_text(json.dumps(found), encoding="utf-8")
-    print(f"{len(found)} tensors")
+    """Write the hashes of the original tensors."""
+    original = digests([work / "original", work / "clip"])
+    (work / "digests.json").write_text(json.dumps(original), encoding="utf-8")
+    print(f"{len(original)} tensors")
 
 
 def copy_originals(work: Path) -> None:
-    """Copy the files, to the disk."""
+    """Copy the original files and flush them to the disk."""
     for name in ("original", "clip"):
         shutil.copytree(work / name, work / "copy" / name)
     os.sync()
 
 
 def compare_digests(work: Path) -> None:
-    """The exported tensors against the originals' hashes.
+    """Compare the exported tensors with the original ones.
 
-    Raises: SystemExit naming what differs.
+    Raises:
+        SystemExit: tensors differ.
     """
-    wanted = json.loads((work / "digests.json").read_text(encoding="utf-8"))
-    found = digests([work / "back", work / "clip-back"])
-    wrong = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
-    if wrong:
-        raise SystemExit(f"{len(wrong)} tensors differ: {', '.join(wrong[:5])} ...")
-    print(f"{len(found)} tensors are byte-identical")
+    original = json.loads((work / "digests.json").read_text(encoding="utf-8"))
+    exported = digests([work / "back", work / "clip-back"])
+    differing = sorted(n for n in original | exported if original.get(n) != exported.get(n))
+    if differing:
+        raise SystemExit(f"{len(differing)} tensors differ: {', '.join(differing[:5])} ...")
+    print(f"{len(exported)} tensors are byte-identical")
 
 
 STEPS = {"digest": write_digests, "copy": copy_originals, "compare": compare_digests}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         "python -m bench.full_size",
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("--work", type=Path, default=Path("out/full-size"), help="where to work")
+    parser.add_argument(
+        "--work", type=Path, default=Path("out/full-size"), help="folder of all files"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the model folder and the answer")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model: does it run at all?")
-    parser.add_argument("--step", choices=("write", *STEPS), help="one alone")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model")
+    parser.add_argument("--step", choices=("write", *STEPS), help="run one step in this process")
     parser.add_argument("--out", type=Path, default=RESULTS / "full_size.json")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one step, or all of them; print and write the figures."""
+    """Run one step, or all of them and report the measurements; return the exit status."""
     options = parse(arguments)
     work: Path = options.work
     if options.step:
@@ -242,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work.mkdir(parents=True)
     free = shutil.disk_usage(work).free
     if not options.tiny and free < DISK_BYTES:
-        print(f"{work}: {DISK_BYTES / 1e9:.0f} GB of disk are needed, {free / 1e9:.1f} GB are free")
+        print(f"{work}: {DISK_BYTES / 1e9:.0f} GB are needed, {free / 1e9:.1f} GB are free")
         return 2
     try:
         steps = run_all(work, options.tiny)
@@ -257,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [[s.name, f"{s.seconds:.0f} s", f"{s.peak_gib:.2f} GiB"] for s in steps]
     print("\n" + table(["step", "wall time", "peak memory"], rows))
     ratio = seconds["copy"] / seconds["convert"]
-    print(f"\nconversion at {ratio:.2f} of the speed of copying the files")
+    print(f"\nspeed of the conversion / speed of copying the files: {ratio:.2f}")
     write(
         options.out,
         {"machine": machine(), "steps": [asdict(s) for s in steps], "copy_over_convert": ratio},

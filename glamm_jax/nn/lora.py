@@ -1,12 +1,12 @@
-"""Low-rank adapters (LoRA), outside the layers they adapt.
+"""Low-rank adapters (LoRA) of linear layers.
 
-A linear layer carries an adapter or none; `attach` gives adapters to a decoder, `merge` folds
-them into the kernels. y = x W + (alpha / rank) dropout(x) A B.
+A linear layer carries an adapter or none; `attach` gives adapters to a decoder,
+`weights.lora.MergedLeaves` merges them into the kernels. y = x W + (alpha / rank) dropout(x) A B.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LoRAParam(nnx.Param):
-    """An adapter's matrix: a variable type of its own, so that training can select it."""
+    """A matrix of an adapter; a separate variable type, so that training can select it."""
 
 
 def low_rank(
@@ -29,12 +29,18 @@ def low_rank(
     b: Float[Array, "r o"],
     scale: float,
 ) -> Float[Array, "*batch o"]:
-    """scale * x A B, in the dtype of x."""
+    """Compute scale * x A B in the dtype of x."""
     return scale * ((x @ a.astype(x.dtype)) @ b.astype(x.dtype))
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Array | None) -> Float[Array, "..."]:
-    """Zero a share `rate` of x and scale up the rest; without a key, nothing."""
+    """Zero a fraction `rate` of x and scale the rest by 1 / (1 - rate).
+
+    Args:
+        x: input.
+        rate: probability of zero.
+        key: random key; None: return x unchanged.
+    """
     if key is None or rate == 0.0:
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
@@ -42,7 +48,13 @@ def dropout(x: Float[Array, "..."], rate: float, key: Array | None) -> Float[Arr
 
 
 class LoRA(nnx.Module):
-    """One adapter, or a stack of them; B starts at zero, so a fresh adapter changes nothing."""
+    """An adapter, or a stack of adapters; B is initialized to zero, so the output is zero at first.
+
+    Args:
+        base: the adapted layer, for shapes and axes.
+        config: rank, alpha and dropout.
+        rngs: random numbers of the initialization.
+    """
 
     def __init__(self, base: Linear, config: LoRAConfig, *, rngs: nnx.Rngs):
         *stack, in_dim, out_dim = base.kernel.shape
@@ -59,25 +71,14 @@ class LoRA(nnx.Module):
     ) -> Float[Array, "*batch o"]:
         return low_rank(dropout(x, self.dropout, dropout_key), self.a[...], self.b[...], self.scale)
 
-    def update(self) -> Float[Array, "*stack i o"]:
-        """What the adapter adds to the kernel, in float32."""
-        a, b = self.a[...].astype(jnp.float32), self.b[...].astype(jnp.float32)
-        return self.scale * (a @ b)
-
 
 def attach(layers: dict[str, Linear], config: LoRAConfig, *, rngs: nnx.Rngs) -> None:
-    """Give each layer that the configuration names a fresh adapter."""
+    """Add a new adapter to every layer in `config.targets`.
+
+    Args:
+        layers: the linear layers, by name.
+        config: of the adapters.
+        rngs: random numbers of the initialization.
+    """
     for name in config.targets:
         layers[name].lora = LoRA(layers[name], config, rngs=rngs)
-
-
-def merge(model: nnx.Module) -> None:
-    """Fold every adapter below this module into its kernel and drop it, in place."""
-    for _, module in nnx.iter_modules(model):
-        layer: Any = module
-        adapter = getattr(layer, "lora", None)
-        if isinstance(adapter, LoRA):
-            kernel = layer.kernel[...]
-            merged = kernel.astype(jnp.float32) + adapter.update()
-            layer.kernel[...] = merged.astype(kernel.dtype)
-            layer.lora = None

@@ -27,7 +27,7 @@ from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.config.flat import changed_fields, flatten_config
 from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.files import write_atomic
-from glamm_jax.weights.config_file import config_from
+from glamm_jax.weights.config_file import config_from_json
 
 CONFIG, METRICS, EVENTS = "config.json", "metrics.jsonl", "events.jsonl"
 CHECKPOINTS, PANELS = "checkpoints", "panels"
@@ -150,7 +150,7 @@ def read_run_config(folder: Path) -> ExperimentConfig:
     """
     path = folder / CONFIG
     try:
-        return config_from(ExperimentConfig, json.loads(path.read_text(encoding="utf-8")))
+        return config_from_json(ExperimentConfig, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not the configuration of a run: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Any checkpoint of torch's world, from its path: what it is, its tensors, its config.json."""
+"""Opening PyTorch checkpoints of any format: their family, tensors and config.json."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from glamm_jax.weights.tensor_sources import (
 from glamm_jax.weights.torch_files import PickledSource
 
 PICKLED_INDEX = "pytorch_model.bin.index.json"
-# Names under which a folder may hold all its tensors, in the order of preference.
-SINGLES = (
+# Names of a file with all tensors of a folder, by precedence.
+SINGLE_FILES = (
     *(SINGLE, "adapter_model.safetensors"),
     *("pytorch_model.bin", "adapter_model.bin"),
 )
@@ -28,22 +28,49 @@ CONFIG_NAMES = ("config.json", "adapter_config.json")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint, opened: nothing but headers has been read."""
+    """An open checkpoint; only headers have been read.
+
+    Attributes:
+        path: its folder or file.
+        family: its kind.
+        tensors: its tensors under their own names.
+        hf_config: its config.json; empty: there is none.
+    """
 
     path: Path
     family: Family
     tensors: TensorSource
-    described: dict[str, Any]  # its config.json, or nothing
+    hf_config: dict[str, Any]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a folder or a file: safetensors, else torch's.
+    """Open a folder or a file. In a folder, safetensors take precedence over torch's files.
 
-    Raises: TensorFileError or WeightsError naming what cannot be used.
+    Raises:
+        TensorFileError: a file is missing or cannot be used.
+        WeightsError: the tensors are of an unknown family.
     """
     tensors = _open_folder(path) if path.is_dir() else _open_file(path)
     family = family_of(shapes_of(tensors), str(path))
-    return Checkpoint(path, family, tensors, read_described(path))
+    return Checkpoint(path, family, tensors, read_hf_config(path))
+
+
+def read_hf_config(folder: Path) -> dict[str, Any]:
+    """Read a folder's config.json; return {} if there is none.
+
+    Raises:
+        TensorFileError: the file is not a JSON object.
+    """
+    path = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), None)
+    if path is None:
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TensorFileError(f"{path}: not valid JSON") from error
+    if not isinstance(value, dict):
+        raise TensorFileError(f"{path}: not a JSON object")
+    return value
 
 
 def _open_file(path: Path) -> TensorSource:
@@ -55,7 +82,7 @@ def _open_file(path: Path) -> TensorSource:
 def _open_folder(folder: Path) -> TensorSource:
     if (folder / INDEX).is_file():
         return SafetensorsSource(folder)
-    for name in SINGLES:
+    for name in SINGLE_FILES:
         if (folder / name).is_file():
             return _open_file(folder / name)
     index = folder / PICKLED_INDEX
@@ -63,37 +90,26 @@ def _open_folder(folder: Path) -> TensorSource:
         return _open_pickled_shards(index)
     if any(folder.glob("*zero_pp_rank*")) or (folder / "latest").is_file():
         raise TensorFileError(
-            f"{folder}: DeepSpeed's shards; join them first with the zero_to_fp32.py that lies "
-            "beside them, then give the file that it writes"
+            f"{folder}: shards of DeepSpeed; merge them with the zero_to_fp32.py of the same "
+            "folder, then convert the file that it writes"
         )
-    raise TensorFileError(f"{folder}: holds no weights ({SINGLE}, pytorch_model.bin or an index)")
+    raise TensorFileError(
+        f"{folder}: contains no weights ({SINGLE}, pytorch_model.bin or an index)"
+    )
 
 
 def _open_pickled_shards(index: Path) -> TensorSource:
     weight_map = read_index(index)
     shards = []
-    for name in sorted(set(weight_map.values())):
-        path = index.with_name(name)
+    for file_name in sorted(set(weight_map.values())):
+        path = index.with_name(file_name)
         if not path.is_file():
-            raise TensorFileError(f"{index} names {name}, which is not in the folder")
+            raise TensorFileError(f"{index}: lists {file_name}, which is not in the folder")
         shard = PickledSource(path)
-        wrong = {tensor for tensor in shard.infos if weight_map.get(tensor) != name}
-        wrong |= {t for t, file in weight_map.items() if file == name and t not in shard.infos}
-        if wrong:
-            raise TensorFileError(f"{path}: its index disagrees on {', '.join(sorted(wrong))}")
+        indexed = {name for name, file in weight_map.items() if file == file_name}
+        if differing := indexed ^ set(shard.infos):
+            raise TensorFileError(
+                f"{path}: its tensors and the index differ: {', '.join(sorted(differing))}"
+            )
         shards.append(shard)
     return JoinedSource(shards)
-
-
-def read_described(folder: Path) -> dict[str, Any]:
-    """The config.json of a folder; {} where there is none, as beside a single file."""
-    path = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), None)
-    if path is None:
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TensorFileError(f"{path}: not JSON") from error
-    if not isinstance(value, dict):
-        raise TensorFileError(f"{path}: no object")
-    return value

@@ -1,4 +1,4 @@
-"""Weight table of CLIP's vision model, Hugging Face names below `vision_model.`"""
+"""Weight table of CLIP's vision model under Hugging Face names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from glamm_jax.config import CLIPConfig
 from glamm_jax.weights.rules import UnmappedTensor, WeightRule, WeightTable
 
-# torch name within a layer -> leaf within the stacked block, transform
+# torch name within a layer -> leaf within the stacked block
 _NORMS = {"layer_norm1": "norm1", "layer_norm2": "norm2"}
 _LINEARS = {
     "self_attn.q_proj": "q_proj",
@@ -17,13 +17,12 @@ _LINEARS = {
     "mlp.fc1": "mlp.up",
     "mlp.fc2": "mlp.down",
 }
-_UNREAD = "above the last hidden state that anybody reads"
 
 
 def clip_table(config: CLIPConfig) -> WeightTable:
-    """Every tensor of a CLIPVisionModel; layers above `config.depth` are carried through."""
+    """Return the table of a CLIPVisionModel; the layers from `config.depth` on are carried."""
     layers = tuple(range(config.depth))
-    above = tuple(range(config.depth, config.num_layers))
+    unused_layers = tuple(range(config.depth, config.num_layers))
     prefix = "encoder.layers.{layer}."
     rules = [
         WeightRule("embeddings.class_embedding", "class_embedding"),
@@ -32,24 +31,31 @@ def clip_table(config: CLIPConfig) -> WeightTable:
         WeightRule("pre_layrnorm.weight", "pre_norm.scale"),
         WeightRule("pre_layrnorm.bias", "pre_norm.bias"),
     ]
-    unread = [
+    unmapped = [
         UnmappedTensor(
             "embeddings.position_ids",
             "recomputed",
-            "0..number of positions - 1",
-            value=lambda: np.arange(config.num_patches + 1, dtype=np.int64)[None],
+            "position ids 0, 1, ...",
+            compute=lambda: np.arange(config.num_patches + 1, dtype=np.int64)[None],
         ),
-        UnmappedTensor("post_layernorm.weight", "carried", "the pooled output is read by nobody"),
-        UnmappedTensor("post_layernorm.bias", "carried", "the pooled output is read by nobody"),
+        UnmappedTensor("post_layernorm.weight", "carried", "the pooled output is unused"),
+        UnmappedTensor("post_layernorm.bias", "carried", "the pooled output is unused"),
     ]
-    for torch, ours in _NORMS.items():
-        rules.append(WeightRule(f"{prefix}{torch}.weight", f"layers.{ours}.scale", layers=layers))
-        rules.append(WeightRule(f"{prefix}{torch}.bias", f"layers.{ours}.bias", layers=layers))
-    for torch, ours in _LINEARS.items():
-        kernel = f"layers.{ours}.kernel"
-        rules.append(WeightRule(f"{prefix}{torch}.weight", kernel, "linear", layers))
-        rules.append(WeightRule(f"{prefix}{torch}.bias", f"layers.{ours}.bias", layers=layers))
-    for torch in (*_NORMS, *_LINEARS):
-        for kind in ("weight", "bias"):
-            unread.append(UnmappedTensor(f"{prefix}{torch}.{kind}", "carried", _UNREAD, above))
-    return WeightTable(tuple(rules), tuple(unread)).under(tensor="vision_model.")
+    for tensor, leaf in _NORMS.items():
+        rules.append(WeightRule(f"{prefix}{tensor}.weight", f"layers.{leaf}.scale", layers=layers))
+        rules.append(WeightRule(f"{prefix}{tensor}.bias", f"layers.{leaf}.bias", layers=layers))
+    for tensor, leaf in _LINEARS.items():
+        kernel = f"layers.{leaf}.kernel"
+        rules.append(WeightRule(f"{prefix}{tensor}.weight", kernel, "linear", layers))
+        rules.append(WeightRule(f"{prefix}{tensor}.bias", f"layers.{leaf}.bias", layers=layers))
+    for tensor in (*_NORMS, *_LINEARS):
+        for parameter in ("weight", "bias"):
+            unmapped.append(
+                UnmappedTensor(
+                    f"{prefix}{tensor}.{parameter}",
+                    "carried",
+                    "above the last hidden state that the model uses",
+                    unused_layers,
+                )
+            )
+    return WeightTable(tuple(rules), tuple(unmapped)).with_prefix(tensor="vision_model.")

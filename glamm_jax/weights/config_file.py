@@ -1,4 +1,4 @@
-"""config.json of a model folder: which kind of model lies in it, and every number of it."""
+"""config.json of a model folder: the kind of the model and its configuration."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Config = TypeVar("Config")
 
 
 def kind_of(config: AnyConfig) -> str:
-    """The name under which a configuration is stored."""
+    """Return the name of a configuration's class in config.json."""
     return next(kind for kind, cls in KINDS.items() if type(config) is cls)
 
 
 def write_config(folder: Path, config: AnyConfig) -> None:
-    """Write config.json. It is what makes a folder a model, so it is written last."""
+    """Write config.json. A folder with it counts as complete, so it must be written last."""
     value = {
         "format": FORMAT,
         "version": VERSION,
@@ -43,23 +43,24 @@ def write_config(folder: Path, config: AnyConfig) -> None:
 
 
 def read_config(folder: Path) -> AnyConfig:
-    """The configuration of a model folder.
+    """Read the configuration of a model folder.
 
-    Raises: ConfigError naming the file and the field at fault, or saying what to convert.
+    Raises:
+        ConfigError: config.json is missing, invalid, or of another format.
     """
     path = folder / CONFIG_FILE
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"{folder}: no model folder: config.json cannot be read ({error.strerror})"
+            f"{folder}: not a model folder: config.json cannot be read ({error.strerror})"
         ) from error
     except ValueError as error:
-        raise ConfigError(f"{path}: not JSON") from error
+        raise ConfigError(f"{path}: not valid JSON") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ConfigError(
-            f"{folder}: not in our format; if it is a folder of the original, convert it: "
-            f"python -m convert from-torch {folder} --clip CLIP_FOLDER --out MODEL"
+            f"{folder}: not a model folder of GLaMM-JAX; to convert a PyTorch checkpoint: "
+            f"glamm-jax convert from-torch {folder} --clip CLIP_FOLDER --out MODEL"
         )
     if value.get("version") != VERSION or value.get("kind") not in KINDS:
         raise ConfigError(
@@ -67,39 +68,41 @@ def read_config(folder: Path) -> AnyConfig:
             f"reads version {VERSION} of {', '.join(KINDS)}"
         )
     try:
-        return config_from(KINDS[value["kind"]], value.get("config"))
+        return config_from_json(KINDS[value["kind"]], value.get("config"))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def config_from(cls: type[Config], value: Any) -> Config:
-    """A configuration from its JSON form, `asdict` turned around.
+def config_from_json(cls: type[Config], value: Any) -> Config:
+    """Build a configuration from its JSON form; the inverse of `asdict`.
 
-    Raises: ConfigError naming a field that is unknown, missing or impossible.
+    Raises:
+        ConfigError: a field is unknown, missing or has an impossible value.
     """
     if not isinstance(value, dict):
-        raise ConfigError(f"{cls.__name__}: an object is wanted, not {value!r}")
-    known = {each.name for each in fields(cls)}  # type: ignore[arg-type]  # a dataclass
-    for name in sorted(set(value) - known):
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{cls.__name__}: an object is expected, not {value!r}")
+    names = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # a dataclass
+    for name in sorted(set(value) - names):
+        similar = difflib.get_close_matches(name, names, 1)
+        hint = f"; did you mean {similar[0]!r}?" if similar else ""
         raise ConfigError(f"{cls.__name__}.{name}: no such field{hint}")
-    if missing := sorted(known - set(value)):
+    if missing := sorted(names - set(value)):
         raise ConfigError(f"{cls.__name__}: missing {', '.join(missing)}")
-    kinds = get_type_hints(cls)
+    types_by_name = get_type_hints(cls)
     try:
-        return cls(**{name: _field(kinds[name], item) for name, item in value.items()})
+        return cls(**{name: _convert(types_by_name[name], item) for name, item in value.items()})
     except TypeError as error:
         raise ConfigError(f"{cls.__name__}: {error}") from error
 
 
-def _field(kind: Any, value: Any) -> Any:
-    options = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+def _convert(field_type: Any, value: Any) -> Any:
+    """Convert the JSON form of a field's value."""
+    options = get_args(field_type) if isinstance(field_type, types.UnionType) else (field_type,)
     if value is None and type(None) in options:
         return None
     for option in options:
         if is_dataclass(option):
-            return config_from(option, value)  # type: ignore[type-var]  # a class, not an instance
+            return config_from_json(option, value)  # type: ignore[type-var]  # a class
         if get_origin(option) is tuple and isinstance(value, list):
-            return tuple(_field(get_args(option)[0], item) for item in value)
+            return tuple(_convert(get_args(option)[0], item) for item in value)
     return value

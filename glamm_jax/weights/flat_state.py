@@ -1,4 +1,4 @@
-"""Between a model's state and flat {leaf path: array}, which is how weight tables see it."""
+"""Conversion between a model's state and a flat {leaf path: array}, as weight tables use it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flax import nnx
 
 
 def flatten_state(state: nnx.State) -> dict[str, Any]:
-    """{dotted path: value} of every variable."""
+    """Return {dotted path: value} of every variable."""
     return {
         ".".join(map(str, path)): variable.get_value()
         for path, variable in nnx.to_flat_state(state)
@@ -20,16 +20,22 @@ def flatten_state(state: nnx.State) -> dict[str, Any]:
 
 
 def state_shapes(state: nnx.State) -> dict[str, tuple[int, ...]]:
-    """{dotted path: shape} of every variable, concrete or abstract."""
+    """Return {dotted path: shape} of every variable of a concrete or abstract state."""
     return {path: tuple(value.shape) for path, value in flatten_state(state).items()}
 
 
 def fill_state(
     state: nnx.State, leaves: Mapping[str, np.ndarray | jax.Array], dtype: Any = None
 ) -> nnx.State:
-    """The same state with these values, cast to `dtype` or kept in their own.
+    """Return a state of the same structure with other values.
 
-    Raises: KeyError naming the first leaf that `leaves` lacks.
+    Args:
+        state: concrete or abstract.
+        leaves: value of every leaf by its dotted path; others are ignored.
+        dtype: of all leaves; None: each keeps its own.
+
+    Raises:
+        KeyError: a leaf is missing.
     """
 
     def value(path: tuple, variable: nnx.Variable) -> nnx.Variable:

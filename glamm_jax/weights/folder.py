@@ -1,21 +1,25 @@
-"""A model folder: the one format in which models lie on disk.
+"""Model folders: the format in which models are stored.
 
-config.json                        kind and configuration; written last: it marks a whole folder
-model-0000x-of-0000y.safetensors   one tensor a leaf, under the leaf's path, in our layout; what
-                                   only the export needs is called carried.NAME
-model.safetensors.index.json       which leaf lies in which file
-source.json                        what `to-torch` needs to give the same bytes back
-tokenizer.model, ...               the tokenizer, as it came
+config.json                        kind and configuration; written last, so that a folder with
+                                   it is complete
+model-0000x-of-0000y.safetensors   one tensor per leaf, under the leaf's path, in the layout of
+                                   this library; tensors that only an export needs are named
+                                   carried.NAME
+model.safetensors.index.json       the file of every leaf
+source.json                        what `convert to-torch` needs to export the same bytes:
+                                   stored dtypes ("tensors"), config.json of the source
+                                   checkpoints ("described")
+tokenizer.model, ...               the tokenizer's files, unchanged
 
 folder = ModelFolder(path)
-state = folder.fill(abstract_state, dtype="bfloat16")    # straight onto the current mesh
+graph, state = abstract_model(folder.config)
+state = folder.fill(state, dtype="bfloat16")    # read directly onto the current mesh
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +34,18 @@ from glamm_jax.parallel import current_mesh, sharding
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.config_file import AnyConfig, read_config, write_config
 from glamm_jax.weights.flat_state import flatten_state, state_shapes
-from glamm_jax.weights.rules import Shapes
-from glamm_jax.weights.safetensors import TensorInfo, map_tensor, read_folder
+from glamm_jax.weights.safetensors import TensorInfo, TensorWriter, map_tensor, read_folder
 from glamm_jax.weights.tables import table_of
-from glamm_jax.weights.tensor_sources import nbytes_of
-from glamm_jax.weights.transfer import CARRIED, OnTensor, convert_dtype, copy_leaves, default_record
+from glamm_jax.weights.tensor_sources import MemorySource, nbytes_of
+from glamm_jax.weights.transfer import (
+    CARRIED,
+    OnTensor,
+    convert_dtype,
+    copy_leaves,
+    default_stored_dtypes,
+)
 
-RECORD_FILE = "source.json"
+SOURCE_INFO_FILE = "source.json"
 TOKENIZER_FILES = (
     *("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("tokenizer.json", "generation_config.json"),
@@ -44,9 +53,17 @@ TOKENIZER_FILES = (
 
 
 class ModelFolder:
-    """An opened model folder. Nothing but headers has been read.
+    """A model folder, opened; only headers have been read. A `LeafSource`.
 
-    Raises: ConfigError, TensorFileError or FolderError naming the file at fault.
+    Attributes:
+        path: the folder.
+        config: configuration of the model.
+        infos: dtype and shape of every leaf and carried tensor.
+
+    Raises:
+        FolderError: there is no such folder.
+        ConfigError: config.json is missing or invalid.
+        TensorFileError: a safetensors file is missing or invalid.
     """
 
     def __init__(self, path: Path | str):
@@ -54,68 +71,72 @@ class ModelFolder:
         if not self.path.is_dir():
             raise FolderError(f"{path}: no such folder")
         self.config: AnyConfig = read_config(self.path)
-        self._places = read_folder(self.path)
-        self.infos = {name: place.info for name, place in self._places.items()}
+        self._locations = read_folder(self.path)
+        self.infos = {name: location.info for name, location in self._locations.items()}
 
     def read(self, name: str, position: int | None = None) -> np.ndarray:
-        """A leaf, one layer of a stack, or a carried tensor: a read-only map of its file."""
-        place = self._places[name]
-        return map_tensor(place if position is None else place.layer(position))
+        """Return a leaf, one layer of a stack, or a carried tensor as a read-only memory map."""
+        location = self._locations[name]
+        return map_tensor(location if position is None else location.layer(position))
 
     @property
     def leaves(self) -> dict[str, TensorInfo]:
-        """Dtype and shape of every leaf, in the model's order."""
+        """Dtype and shape of every leaf, in the order of the files."""
         return {name: info for name, info in self.infos.items() if not name.startswith(CARRIED)}
 
-    def record(self) -> dict[str, Any]:
-        """What was remembered of the source, for the way back."""
-        path = self.path / RECORD_FILE
+    def source_info(self) -> dict[str, Any]:
+        """Read source.json.
+
+        Raises:
+            FolderError: the file is missing or invalid.
+        """
+        path = self.path / SOURCE_INFO_FILE
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise FolderError(f"{path}: cannot be read, so nothing can be exported") from error
+            raise FolderError(f"{path}: cannot be read; an export needs it") from error
 
     def fill(self, state: nnx.State, dtype: str | None = None) -> nnx.State:
-        """The abstract state with this folder's leaves, each device reading its own slices.
+        """Load the leaves onto the current mesh; every device reads its own slices only.
 
         Args:
-            dtype: of all leaves; the stored one of each unless given.
+            state: abstract state of the model.
+            dtype: of all leaves; None: the stored dtype of each.
 
-        Raises: FolderError listing leaves that are missing, unknown or of another shape.
+        Raises:
+            FolderError: leaves are missing, unknown or of the wrong shape; the message lists all.
         """
-        self._check(state_shapes(state))
-        # The largest first, while there is most room: a leaf being cast exists twice.
-        order = sorted(self.leaves, key=lambda name: -self.infos[name].nbytes)
-        flat = {".".join(map(str, path)): (path, v) for path, v in nnx.to_flat_state(state)}
-        for name in order:
-            path, variable = flat[name]
-            flat[name] = (path, variable.replace(self._place(name, variable, dtype)))
-        return nnx.from_flat_state([*flat.values()])
-
-    def _place(self, name: str, variable: nnx.Variable, dtype: str | None) -> jax.Array:
-        array, info = map_tensor(self._places[name], ahead=False), self.infos[name]
-        wanted = np.dtype(jax.numpy.dtype(dtype)) if dtype else info.dtype
-
-        def shard(index: tuple[slice, ...] | None) -> np.ndarray:
-            # A copy: the file may change or vanish behind a map.
-            return convert_dtype(np.array(array[index or ()]), wanted)
-
-        if current_mesh() is None:
-            return jax.device_put(shard(()))
-        where = sharding(variable.get_metadata()["axes"], info.shape)
-        return jax.make_array_from_callback(info.shape, where, shard)
-
-    def _check(self, wanted: Shapes) -> None:
-        held = {name: info.shape for name, info in self.leaves.items()}
-        problems = [f"missing {name}" for name in wanted if name not in held]
-        problems += [f"unknown {name}" for name in held if name not in wanted]
+        shapes = {name: info.shape for name, info in self.leaves.items()}
+        expected = state_shapes(state)
+        problems = [f"missing {name}" for name in expected if name not in shapes]
+        problems += [f"unknown {name}" for name in shapes if name not in expected]
         problems += [
-            f"{name}: shape {held[name]}, the model wants {shape}"
-            for name, shape in wanted.items()
-            if name in held and held[name] != shape
+            f"{name}: shape {shapes[name]}, but the model expects {shape}"
+            for name, shape in expected.items()
+            if name in shapes and shapes[name] != shape
         ]
         if problems:
             raise FolderError(f"{self.path}: {len(problems)} wrong leaves: {'; '.join(problems)}")
+        # The largest first, while most memory is free: a leaf being cast exists twice.
+        names = sorted(self.leaves, key=lambda name: -self.infos[name].nbytes)
+        variables = {".".join(map(str, path)): (path, v) for path, v in nnx.to_flat_state(state)}
+        for name in names:
+            path, variable = variables[name]
+            variables[name] = (path, variable.replace(self._load_leaf(name, variable, dtype)))
+        return nnx.from_flat_state([*variables.values()])
+
+    def _load_leaf(self, name: str, variable: nnx.Variable, dtype: str | None) -> jax.Array:
+        array, info = map_tensor(self._locations[name], prefetch=False), self.infos[name]
+        target_dtype = np.dtype(jax.numpy.dtype(dtype)) if dtype else info.dtype
+
+        def read_slice(index: tuple[slice, ...] | None) -> np.ndarray:
+            # A copy, since the file behind a memory map may change or be deleted.
+            return convert_dtype(np.array(array[index or ()]), target_dtype)
+
+        if current_mesh() is None:
+            return jax.device_put(read_slice(()))
+        leaf_sharding = sharding(variable.get_metadata()["axes"], info.shape)
+        return jax.make_array_from_callback(info.shape, leaf_sharding, read_slice)
 
 
 def write_model(
@@ -126,58 +147,63 @@ def write_model(
     *,
     on_tensor: OnTensor = lambda name, nbytes: None,
 ) -> None:
-    """Write a model that came from no checkpoint, each leaf in its own dtype.
+    """Write a model that is in memory as a model folder, each leaf in its own dtype.
 
-    Raises: FolderError when the folder exists, does not fit or cannot be written.
+    Args:
+        path: the folder; must not exist.
+        config: configuration of the model.
+        model: the leaves.
+        tokenizer: folder of the tokenizer.
+        on_tensor: progress callback.
+
+    Raises:
+        FolderError: the folder exists, does not fit on the disk or cannot be written.
     """
-    leaves = _Leaves(flatten_state(nnx.state(model)))
-    record = {"tensors": default_record(table_of(config), leaves), "described": {}}
+    leaves = MemorySource(flatten_state(nnx.state(model)))
+    source_info = {
+        "tensors": default_stored_dtypes(table_of(config), leaves),
+        "described": {},
+    }
     with atomic_folder(path, nbytes_of(leaves)) as folder:
-        copy_leaves(leaves, folder, on_tensor=on_tensor)
-        finish_folder(folder, config, record, tokenizer)
-
-
-class _Leaves:
-    """A model's arrays; one at a time is on the host."""
-
-    def __init__(self, arrays: Mapping[str, jax.Array]):
-        self._arrays = arrays
-        self.infos: Mapping[str, TensorInfo] = {
-            name: TensorInfo(np.dtype(array.dtype), tuple(array.shape))
-            for name, array in arrays.items()
-        }
-
-    def read(self, name: str, position: int | None = None) -> np.ndarray:
-        """A leaf, or one layer of it."""
-        array = self._arrays[name]
-        return np.asarray(array if position is None else array[position])
+        copy_leaves(leaves, TensorWriter(folder), on_tensor=on_tensor)
+        finish_folder(folder, config, source_info, tokenizer)
 
 
 def finish_folder(
-    folder: Path, config: AnyConfig, record: dict[str, Any], tokenizer: Path | None
+    folder: Path, config: AnyConfig, source_info: dict[str, Any], tokenizer: Path | None
 ) -> None:
-    """Finish a folder whose safetensors files are written: tokenizer, source.json, config.json."""
+    """Write everything of a model folder but its safetensors files; config.json is the last.
+
+    Args:
+        folder: with complete safetensors files.
+        config: configuration of the model.
+        source_info: contents of source.json.
+        tokenizer: folder of the tokenizer; None: the model has none.
+    """
     if tokenizer is not None:
         copy_tokenizer(tokenizer, folder)
     if isinstance(config, GLaMMConfig):
-        name_added_tokens(folder)
-    text = json.dumps(record, indent=1) + "\n"
-    (folder / RECORD_FILE).write_text(text, encoding="utf-8")
+        write_added_tokens(folder)
+    text = json.dumps(source_info, indent=1) + "\n"
+    (folder / SOURCE_INFO_FILE).write_text(text, encoding="utf-8")
     write_config(folder, config)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """The tokenizer's files, as they are."""
+    """Copy the tokenizer's files."""
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 
 
-def name_added_tokens(folder: Path) -> None:
-    """Write the added tokens down where a tokenizer's folder leaves them to whoever loads it."""
+def write_added_tokens(folder: Path) -> None:
+    """Write added_tokens.json unless the folder has one.
+
+    Without the file, the ids of the added tokens depend on the code that loads the tokenizer.
+    """
     path = folder / "added_tokens.json"
     tokenizer = load_tokenizer(folder)
     if not path.is_file():
-        pieces = tokenizer.model.get_piece_size()
-        added = {token: i for token, i in tokenizer.added.items() if i >= pieces}
+        num_pieces = tokenizer.model.get_piece_size()
+        added = {token: i for token, i in tokenizer.added.items() if i >= num_pieces}
         path.write_text(json.dumps(added, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Weight table of the whole model: the original's state dict, part by part."""
+"""Weight table of the complete model: the original's state dict, component by component."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ REGION_PREFIX = "model.region_encoder."
 
 
 def two_layer_mlp(tensor: str) -> WeightTable:
-    """nn.Sequential(Linear, activation, Linear) to our MLP."""
+    """Return the table of an nn.Sequential(Linear, activation, Linear), which is an MLP here."""
     rules = []
-    for torch, ours in ((0, 0), (2, 1)):
-        rules.append(WeightRule(f"{tensor}.{torch}.weight", f"layers.{ours}.kernel", "linear"))
-        rules.append(WeightRule(f"{tensor}.{torch}.bias", f"layers.{ours}.bias"))
+    for index, layer in ((0, 0), (2, 1)):
+        rules.append(WeightRule(f"{tensor}.{index}.weight", f"layers.{layer}.kernel", "linear"))
+        rules.append(WeightRule(f"{tensor}.{index}.bias", f"layers.{layer}.bias"))
     return WeightTable(tuple(rules))
 
 
 def glamm_table(config: GLaMMConfig) -> WeightTable:
-    """Every tensor of GLaMMForCausalLM with its vision tower and, if configured, its adapters."""
+    """Return the table of GLaMMForCausalLM with CLIP and, if configured, LoRA adapters."""
     regions = region_table(config.region, len(config.clip.region_layers))
     return (
-        llama_table(config.llama, config.lora).under(leaf="llama.")
-        + clip_table(config.clip).under(CLIP_PREFIX, "clip.")
-        + two_layer_mlp("model.mm_projector").under(leaf="projector.")
-        + regions.under(REGION_PREFIX, "region_encoder.")
-        + sam_table(config.sam).under(SAM_PREFIX, "sam.")
-        + two_layer_mlp("model.text_hidden_fcs.0").under(leaf="text_projection.")
+        llama_table(config.llama, config.lora).with_prefix(leaf="llama.")
+        + clip_table(config.clip).with_prefix(CLIP_PREFIX, "clip.")
+        + two_layer_mlp("model.mm_projector").with_prefix(leaf="projector.")
+        + regions.with_prefix(REGION_PREFIX, "region_encoder.")
+        + sam_table(config.sam).with_prefix(SAM_PREFIX, "sam.")
+        + two_layer_mlp("model.text_hidden_fcs.0").with_prefix(leaf="text_projection.")
     )

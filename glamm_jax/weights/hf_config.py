@@ -1,23 +1,26 @@
-"""config.json as the original's `from_pretrained` wants it, and peft's adapter_config.json."""
+"""Writing config.json for the original's `from_pretrained`, and peft's adapter_config.json."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, LoRAConfig
-from glamm_jax.weights.infer_config import glamm_config
+from glamm_jax.weights.infer_config import HFConfig, glamm_config
 from glamm_jax.weights.rules import Shapes
 
-Described = Mapping[str, Any]
-# Our whole configuration, where shapes and the original's keys do not tell it.
-OWN_KEY = "glamm_jax"
+# Key of the complete GLaMMConfig, where it cannot be inferred from shapes and the original's keys.
+GLAMM_JAX_KEY = "glamm_jax"
 CLIP_NAME = "openai/clip-vit-large-patch14-336"
 
 
 def llama_hf_config(config: LlamaConfig, dtype: str) -> dict[str, Any]:
-    """A LlamaForCausalLM's config.json."""
+    """Return the config.json of a LlamaForCausalLM.
+
+    Args:
+        config: of the decoder.
+        dtype: value of `torch_dtype`.
+    """
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -41,11 +44,16 @@ def llama_hf_config(config: LlamaConfig, dtype: str) -> dict[str, Any]:
 
 
 def glamm_hf_config(config: GLaMMConfig, dtype: str, clip_name: str = CLIP_NAME) -> dict[str, Any]:
-    """A GLaMMForCausalLM's config.json: every key that the original reads of it.
+    """Return the config.json of a GLaMMForCausalLM: every key that the original reads.
 
-    `num_level_reg_features` is read, but only `num_reg_features` is ever set by the original's
-    constructor (trap 26); `bbox_token_idx` here wins over an argument of from_pretrained (trap 25).
+    Args:
+        config: of the model.
+        dtype: value of `torch_dtype`.
+        clip_name: name of the CLIP checkpoint on the Hugging Face hub.
     """
+    # quirk 25: bbox_token_idx of config.json takes precedence over from_pretrained's argument.
+    # quirk 26: the original reads num_level_reg_features, but its constructor sets only
+    # num_reg_features. It reads mm_use_im_start_end, but sets mm_use_image_start_end.
     return llama_hf_config(config.llama, dtype) | {
         "architectures": ["GLaMMForCausalLM"],
         "model_type": "llava",
@@ -79,17 +87,24 @@ def glamm_hf_config(config: GLaMMConfig, dtype: str, clip_name: str = CLIP_NAME)
     }
 
 
-def with_own_key(
-    described: Described, config: GLaMMConfig, tensors: Shapes, clip_described: Described
+def with_glamm_jax_config(
+    hf_config: HFConfig, config: GLaMMConfig, tensors: Shapes, vision_hf_config: HFConfig
 ) -> dict[str, Any]:
-    """The same config.json, and our configuration in it if it could not be told otherwise."""
-    told = glamm_config(tensors, described, clip_described, tokens=config.tokens)
-    plain = {key: value for key, value in described.items() if key != OWN_KEY}
-    return plain if told == config else plain | {OWN_KEY: asdict(config)}
+    """Add the complete configuration to a config.json unless it can be inferred without.
+
+    Args:
+        hf_config: config.json of the GLaMM folder.
+        config: of the model.
+        tensors: names and shapes of all tensors, CLIP's included.
+        vision_hf_config: config.json of the CLIP folder.
+    """
+    inferred = glamm_config(tensors, hf_config, vision_hf_config, tokens=config.tokens)
+    plain = {key: value for key, value in hf_config.items() if key != GLAMM_JAX_KEY}
+    return plain if inferred == config else plain | {GLAMM_JAX_KEY: asdict(config)}
 
 
 def clip_hf_config(config: CLIPConfig) -> dict[str, Any]:
-    """A CLIPVisionModel's config.json."""
+    """Return the config.json of a CLIPVisionModel."""
     return {
         "architectures": ["CLIPVisionModel"],
         "model_type": "clip_vision_model",
@@ -105,8 +120,14 @@ def clip_hf_config(config: CLIPConfig) -> dict[str, Any]:
     }
 
 
-def adapter_config(config: LoRAConfig, modules: list[str], base: str) -> dict[str, Any]:
-    """peft's adapter_config.json; whole module paths, since CLIP and SAM have a q_proj, too."""
+def adapter_hf_config(config: LoRAConfig, modules: list[str], base: str) -> dict[str, Any]:
+    """Return peft's adapter_config.json.
+
+    Args:
+        config: of the adapters.
+        modules: full paths of the adapted modules, since CLIP and SAM have a q_proj, too.
+        base: name or path of the model without adapters.
+    """
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

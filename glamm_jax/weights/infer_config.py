@@ -1,8 +1,8 @@
-"""What a checkpoint is, and its configuration: from names, shapes and its config.json.
+"""Inference of a checkpoint's kind and configuration from tensor names, shapes and config.json.
 
-Shapes tell nearly everything; what they cannot tell (numbers of heads, an activation) comes from
-the checkpoint's config.json, or is the released model's. Nothing is guessed in silence: a folder of
-another architecture raises.
+Shapes determine nearly everything. What they do not determine (number of heads, activation) comes
+from the checkpoint's config.json, or else is that of the released model. A checkpoint of another
+architecture raises an error.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from glamm_jax.weights.glamm import CLIP_PREFIX, REGION_PREFIX, SAM_PREFIX
 from glamm_jax.weights.rules import Shapes, WeightsError
 
 Family = str  # glamm, llama, clip, sam, adapter or gpt4roi
-Described = Mapping[str, Any]
+HFConfig = Mapping[str, Any]  # a config.json of Hugging Face; empty: there is none
 
-# What only this family holds; the first match decides, since GLaMM holds the others' names, too.
-_SIGNS: tuple[tuple[Family, str], ...] = (
+# Prefixes of names that only this family has. The first match counts, since a GLaMM checkpoint has
+# names of the others, too.
+_FAMILY_PREFIXES: tuple[tuple[Family, str], ...] = (
     ("glamm", "model.grounding_encoder."),
     ("gpt4roi", "model.spi_module."),
     ("adapter", "base_model.model."),
@@ -42,221 +43,274 @@ _SIGNS: tuple[tuple[Family, str], ...] = (
 LORA_NAME = re.compile(r"\.(\w+)\.lora_([AB])(?:\.default)?\.weight$")
 
 
-def family_of(tensors: Shapes, what: str) -> Family:
-    """Which kind of checkpoint holds these tensors.
-
-    Raises: WeightsError naming `what` when it is none of ours.
-    """
-    for family, sign in _SIGNS:
-        if any(name.startswith(sign) for name in tensors):
-            return family
-    example = ", ".join(sorted(tensors)[:3]) or "no tensors"
-    raise WeightsError(
-        f"{what}: no GLaMM, LLaMA, CLIP, SAM, peft or GPT4RoI checkpoint; it holds {example} ..."
-    )
-
-
-def clip_config(tensors: Shapes, described: Described, layer: int = -2) -> CLIPConfig:
-    """CLIP's vision model from tensors below `vision_model.` and its config.json.
+def family_of(tensors: Shapes, source_name: str) -> Family:
+    """Return the family of the checkpoint that has these tensors.
 
     Args:
-        layer: the hidden state that the projector reads; the region encoder reads every third
-            down from it (trap 9).
+        tensors: names and shapes of all tensors.
+        source_name: what the error message calls the checkpoint.
+
+    Raises:
+        WeightsError: the family is unknown.
     """
-    vision = described.get("vision_config", described)
-    look = _Look(tensors, vision, "vision_model.")
+    for family, prefix in _FAMILY_PREFIXES:
+        if any(name.startswith(prefix) for name in tensors):
+            return family
+    examples = ", ".join(sorted(tensors)[:3]) or "no tensors"
+    raise WeightsError(
+        f"{source_name}: not a checkpoint of GLaMM, LLaMA, CLIP, SAM, peft or GPT4RoI; it contains "
+        f"{examples} ..."
+    )
+
+
+def clip_config(tensors: Shapes, hf_config: HFConfig, projector_layer: int = -2) -> CLIPConfig:
+    """Infer the configuration of CLIP's vision model.
+
+    Args:
+        tensors: names and shapes, below `vision_model.`
+        hf_config: config.json of CLIP, or of its vision model alone.
+        projector_layer: hidden state that the projector reads.
+    """
+    vision = hf_config.get("vision_config", hf_config)
+    reader = _ShapeReader(tensors, vision, "vision_model.")
     default = CLIPConfig()
     kernel = "embeddings.patch_embedding.weight"
-    width = look.size("hidden_size", kernel, 0, default.hidden_dim)
-    patch = look.size("patch_size", kernel, -1, default.patch_size)
-    positions = look.shape("embeddings.position_embedding.weight", (default.num_patches + 1, width))
-    is_huge = width == CLIP_H14_224.hidden_dim
-    like = CLIP_H14_224 if is_huge else default
+    hidden_dim = reader.size("hidden_size", kernel, 0, default.hidden_dim)
+    patch_size = reader.size("patch_size", kernel, -1, default.patch_size)
+    num_positions = reader.shape(
+        "embeddings.position_embedding.weight", (default.num_patches + 1, hidden_dim)
+    )[0]
+    is_huge = hidden_dim == CLIP_H14_224.hidden_dim
+    if is_huge:
+        default = CLIP_H14_224
     return replace(
-        like,
-        image_size=vision.get("image_size", math.isqrt(positions[0] - 1) * patch),
-        patch_size=patch,
-        hidden_dim=width,
-        mlp_dim=look.size("intermediate_size", "encoder.layers.0.mlp.fc1.weight", 0, like.mlp_dim),
-        num_layers=look.layers("num_hidden_layers", "encoder.layers.", like.num_layers),
-        num_heads=vision.get("num_attention_heads", 16 if is_huge else width // 64),
-        activation=vision.get("hidden_act", like.activation),
-        norm_eps=vision.get("layer_norm_eps", like.norm_eps),
-        projector_layer=layer,
-        region_layers=(layer - 9, layer - 6, layer - 3, layer),
+        default,
+        image_size=vision.get("image_size", math.isqrt(num_positions - 1) * patch_size),
+        patch_size=patch_size,
+        hidden_dim=hidden_dim,
+        mlp_dim=reader.size(
+            "intermediate_size", "encoder.layers.0.mlp.fc1.weight", 0, default.mlp_dim
+        ),
+        num_layers=reader.num_layers("num_hidden_layers", "encoder.layers.", default.num_layers),
+        num_heads=vision.get("num_attention_heads", 16 if is_huge else hidden_dim // 64),
+        activation=vision.get("hidden_act", default.activation),
+        norm_eps=vision.get("layer_norm_eps", default.norm_eps),
+        projector_layer=projector_layer,
+        # quirk 9: the region encoder reads every third hidden state, counted from the projector's.
+        region_layers=tuple(projector_layer - n for n in (9, 6, 3, 0)),
     )
 
 
-def llama_config(tensors: Shapes, described: Described, what: str = "config.json") -> LlamaConfig:
-    """The decoder from its tensors and config.json.
+def llama_config(
+    tensors: Shapes, hf_config: HFConfig, source_name: str = "config.json"
+) -> LlamaConfig:
+    """Infer the configuration of the decoder.
 
-    Raises: WeightsError naming `what` where the original's decoder is not what it describes.
+    Args:
+        tensors: names and shapes, below `model.`
+        hf_config: config.json of the checkpoint.
+        source_name: what the error message calls `hf_config`.
+
+    Raises:
+        WeightsError: `hf_config` describes another architecture than LLaMA of the first generation.
     """
-    look, default = _Look(tensors, described, "model."), LlamaConfig()
-    table, gate = "embed_tokens.weight", "layers.0.mlp.gate_proj.weight"
-    width = look.size("hidden_size", table, 1, default.hidden_dim)
-    half = look.shape("layers.0.self_attn.rotary_emb.inv_freq", (default.head_dim // 2,))[0]
-    heads = described.get("num_attention_heads", width // (2 * half))
-    _agree(
-        described,
-        what,
-        num_key_value_heads=heads,
-        rope_scaling=None,
-        hidden_act="silu",
-        tie_word_embeddings=False,
-        attention_bias=False,
-    )
+    reader, default = _ShapeReader(tensors, hf_config, "model."), LlamaConfig()
+    embeddings, gate = "embed_tokens.weight", "layers.0.mlp.gate_proj.weight"
+    hidden_dim = reader.size("hidden_size", embeddings, 1, default.hidden_dim)
+    num_frequencies = reader.shape(
+        "layers.0.self_attn.rotary_emb.inv_freq", (default.head_dim // 2,)
+    )[0]
+    num_heads = hf_config.get("num_attention_heads", hidden_dim // (2 * num_frequencies))
+    expected = {
+        "num_key_value_heads": num_heads,
+        "rope_scaling": None,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+    }
+    differences = [
+        f"{key} = {hf_config[key]!r}, not {value!r}"
+        for key, value in expected.items()
+        if hf_config.get(key, value) not in (value, None)
+    ]
+    if differences:
+        raise WeightsError(
+            f"{source_name} describes another architecture: {'; '.join(differences)}"
+        )
     return LlamaConfig(
-        vocab_size=look.size("vocab_size", table, 0, default.vocab_size),
-        hidden_dim=width,
-        mlp_dim=look.size("intermediate_size", gate, 0, default.mlp_dim),
-        num_layers=look.layers("num_hidden_layers", "layers.", default.num_layers),
-        num_heads=heads,
-        max_positions=described.get("max_position_embeddings", default.max_positions),
-        rope_theta=float(described.get("rope_theta", default.rope_theta)),
-        norm_eps=described.get("rms_norm_eps", default.norm_eps),
+        vocab_size=reader.size("vocab_size", embeddings, 0, default.vocab_size),
+        hidden_dim=hidden_dim,
+        mlp_dim=reader.size("intermediate_size", gate, 0, default.mlp_dim),
+        num_layers=reader.num_layers("num_hidden_layers", "layers.", default.num_layers),
+        num_heads=num_heads,
+        max_positions=hf_config.get("max_position_embeddings", default.max_positions),
+        rope_theta=float(hf_config.get("rope_theta", default.rope_theta)),
+        norm_eps=hf_config.get("rms_norm_eps", default.norm_eps),
     )
 
 
 def sam_config(tensors: Shapes) -> SAMConfig:
-    """Segment Anything of any size, from its tensors alone.
+    """Infer the configuration of Segment Anything of any size.
 
-    Raises: WeightsError when its windows differ in size, which our stacks cannot hold.
+    Args:
+        tensors: names and shapes under the original's names.
+
+    Raises:
+        WeightsError: the attention windows of the blocks differ in size, which is not supported.
     """
-    encoder, decoder = _Look(tensors, {}, "image_encoder."), _Look(tensors, {}, "mask_decoder.")
+    encoder = _ShapeReader(tensors, {}, "image_encoder.")
+    decoder = _ShapeReader(tensors, {}, "mask_decoder.")
+    prompt_encoder = _ShapeReader(tensors, {}, "prompt_encoder.")
     default = SAMConfig()
-    _, grid, _, width = encoder.shape("pos_embed", (1, 64, 64, default.hidden_dim))
-    patch = encoder.shape("patch_embed.proj.weight", (width, 3, 16, 16))[-1]
-    layers = encoder.layers("", "blocks.", default.num_layers)
-    tables = [
+    _, grid_size, _, hidden_dim = encoder.shape("pos_embed", (1, 64, 64, default.hidden_dim))
+    patch_size = encoder.shape("patch_embed.proj.weight", (hidden_dim, 3, 16, 16))[-1]
+    num_layers = encoder.num_layers("", "blocks.", default.num_layers)
+    relative_positions = [
         encoder.shape(f"blocks.{i}.attn.rel_pos_h", (2 * default.window_size - 1, 80))
-        for i in range(layers)
+        for i in range(num_layers)
     ]
-    global_blocks = tuple(i for i, table in enumerate(tables) if table[0] == 2 * grid - 1)
-    windows = {(t[0] + 1) // 2 for i, t in enumerate(tables) if i not in global_blocks}
-    if len(windows) > 1:
-        raise WeightsError(f"SAM: blocks with windows of several sizes: {sorted(windows)}")
-    masks, out_dim = decoder.shape("mask_tokens.weight", (4, default.out_dim))
-    prompt = _Look(tensors, {}, "prompt_encoder.")
-    mlp = encoder.shape("blocks.0.mlp.lin1.weight", (4 * width, width))[0]
+    global_blocks = tuple(
+        i for i, shape in enumerate(relative_positions) if shape[0] == 2 * grid_size - 1
+    )
+    window_sizes = {
+        (shape[0] + 1) // 2 for i, shape in enumerate(relative_positions) if i not in global_blocks
+    }
+    if len(window_sizes) > 1:
+        raise WeightsError(
+            f"SAM with attention windows of several sizes is not supported: {sorted(window_sizes)}"
+        )
+    num_masks, out_dim = decoder.shape("mask_tokens.weight", (4, default.out_dim))
+    mlp_dim = encoder.shape("blocks.0.mlp.lin1.weight", (4 * hidden_dim, hidden_dim))[0]
     two_way, head = "transformer.layers.0.mlp.lin1.weight", "iou_prediction_head.layers.0.weight"
     return SAMConfig(
-        image_size=grid * patch,
-        patch_size=patch,
-        hidden_dim=width,
-        num_layers=layers,
-        num_heads=width // tables[0][1],
-        mlp_ratio=mlp / width,
-        window_size=windows.pop() if windows else default.window_size,
+        image_size=grid_size * patch_size,
+        patch_size=patch_size,
+        hidden_dim=hidden_dim,
+        num_layers=num_layers,
+        num_heads=hidden_dim // relative_positions[0][1],
+        mlp_ratio=mlp_dim / hidden_dim,
+        window_size=window_sizes.pop() if window_sizes else default.window_size,
         global_blocks=global_blocks,
         out_dim=out_dim,
-        mask_channels=prompt.shape("mask_downscaling.3.weight", (default.mask_channels,))[0],
-        decoder_layers=decoder.layers("", "transformer.layers.", default.decoder_layers),
+        mask_channels=prompt_encoder.shape("mask_downscaling.3.weight", (default.mask_channels,))[
+            0
+        ],
+        decoder_layers=decoder.num_layers("", "transformer.layers.", default.decoder_layers),
         decoder_mlp_dim=decoder.shape(two_way, (default.decoder_mlp_dim,))[0],
-        num_multimasks=masks - 1,
+        num_multimasks=num_masks - 1,
         iou_dim=decoder.shape(head, (default.iou_dim,))[0],
-        iou_layers=decoder.layers("", "iou_prediction_head.layers.", default.iou_layers),
+        iou_layers=decoder.num_layers("", "iou_prediction_head.layers.", default.iou_layers),
     )
 
 
 def region_config(tensors: Shapes) -> RegionConfig:
-    """The region encoder from tensors below `model.region_encoder.`"""
-    look, default = _Look(tensors, {}, "roi_align."), RegionConfig()
+    """Infer the configuration of the region encoder.
+
+    Args:
+        tensors: names and shapes, relative to `model.region_encoder.`
+    """
+    reader, default = _ShapeReader(tensors, {}, "roi_align."), RegionConfig()
+    fusion = _ShapeReader(tensors, {}, "mlvl_fuse.")
     area = default.roi_size**2
-    flat = look.shape("flatten_linear.weight", (default.mid_dim, default.mid_dim * area))
-    width = look.shape("pconvs.0.weight", (flat[1] // area,))[0]
-    fusion = _Look(tensors, {}, "mlvl_fuse.")
+    mid_dim, flat_dim = reader.shape(
+        "flatten_linear.weight", (default.mid_dim, default.mid_dim * area)
+    )[:2]
+    channels = reader.shape("pconvs.0.weight", (flat_dim // area,))[0]
     return RegionConfig(
-        mid_dim=flat[0],
-        position_dim=look.shape("pos_embedd.0.weight", (default.position_dim,))[0],
-        num_fusion_rounds=fusion.layers("", "fuse_convs.", default.num_fusion_rounds),
-        roi_size=math.isqrt(flat[1] // width),
+        mid_dim=mid_dim,
+        position_dim=reader.shape("pos_embedd.0.weight", (default.position_dim,))[0],
+        num_fusion_rounds=fusion.num_layers("", "fuse_convs.", default.num_fusion_rounds),
+        roi_size=math.isqrt(flat_dim // channels),
     )
 
 
-def lora_config(tensors: Shapes, described: Described) -> LoRAConfig | None:
-    """Adapters among these tensors, or None; alpha and dropout as peft's config.json says.
+def lora_config(tensors: Shapes, hf_config: HFConfig) -> LoRAConfig | None:
+    """Infer the configuration of the adapters; None if there are none.
 
-    Raises: WeightsError when their ranks differ or they sit beside other layers than the decoder's.
+    Args:
+        tensors: names and shapes of the adapters and other tensors.
+        hf_config: adapter_config.json of peft, for alpha and dropout.
+
+    Raises:
+        WeightsError: the adapters differ in rank, or adapt other layers than the decoder's.
     """
-    found = [(LORA_NAME.search(name), shape) for name, shape in tensors.items()]
-    ranks = {shape[0] for match, shape in found if match and match[2] == "A"}
-    names = {match[1] for match, _ in found if match}
-    if not names:
+    matches = [
+        (match, shape) for name, shape in tensors.items() if (match := LORA_NAME.search(name))
+    ]
+    ranks = {shape[0] for match, shape in matches if match[2] == "A"}
+    targets = {match[1] for match, _ in matches}
+    if not targets:
         return None
-    if len(ranks) != 1 or not names <= set(PROJECTIONS):
-        raise WeightsError(f"LoRA of ranks {sorted(ranks)} on {', '.join(sorted(names))}")
+    if len(ranks) != 1 or not targets <= set(PROJECTIONS):
+        raise WeightsError(
+            f"LoRA of ranks {sorted(ranks)} on {', '.join(sorted(targets))} is not supported: one "
+            f"rank, and only {', '.join(PROJECTIONS)}"
+        )
     default = LoRAConfig()
     return LoRAConfig(
         rank=ranks.pop(),
-        alpha=float(described.get("lora_alpha", default.alpha)),
-        dropout=float(described.get("lora_dropout", default.dropout)),
-        targets=tuple(name for name in PROJECTIONS if name in names),
+        alpha=float(hf_config.get("lora_alpha", default.alpha)),
+        dropout=float(hf_config.get("lora_dropout", default.dropout)),
+        targets=tuple(name for name in PROJECTIONS if name in targets),
     )
 
 
 def glamm_config(
     tensors: Shapes,
-    described: Described,
-    clip_described: Described,
+    hf_config: HFConfig,
+    vision_hf_config: HFConfig,
     *,
     tokens: TokenConfig | None = None,
-    adapter: Described | None = None,
-    what: str = "config.json",
+    adapter_config: HFConfig | None = None,
+    source_name: str = "config.json",
 ) -> GLaMMConfig:
-    """The whole model from the names below `model.`, CLIP's included.
+    """Infer the configuration of the complete model.
 
     Args:
-        described, clip_described, adapter: the config.json of the GLaMM folder, of the CLIP folder
-            and of peft, as far as there are any.
-        tokens: the tokenizer's ids; the released layout behind the vocabulary unless given.
-        what: where `described` comes from, for an error.
+        tensors: names and shapes under GLaMM's names, CLIP's included.
+        hf_config: config.json of the GLaMM folder.
+        vision_hf_config: config.json of the CLIP folder.
+        tokens: ids of the added tokens; None: the released order at the end of the vocabulary.
+        adapter_config: adapter_config.json of peft.
+        source_name: what an error message calls `hf_config`.
     """
     clip, sam, region = (
         {name.removeprefix(prefix): shape for name, shape in tensors.items() if prefix in name}
         for prefix in (CLIP_PREFIX, SAM_PREFIX, REGION_PREFIX)
     )
-    llama = llama_config(tensors, described, what)
-    layer = described.get("mm_vision_select_layer", -2)
+    llama = llama_config(tensors, hf_config, source_name)
+    projector_layer = hf_config.get("mm_vision_select_layer", -2)
     return GLaMMConfig(
-        clip=clip_config(clip, clip_described, layer),
+        clip=clip_config(clip, vision_hf_config, projector_layer),
         llama=llama,
         region=region_config(region),
         sam=sam_config(sam),
-        lora=lora_config(tensors, adapter or {}),
+        lora=lora_config(tensors, adapter_config or {}),
         tokens=tokens or TokenConfig.appended_to(llama.vocab_size - 7),
     )
 
 
-class _Look:
-    """Sizes of an architecture: config.json tells first, then shapes, then the released model.
+class _ShapeReader:
+    """Sizes of an architecture: from config.json, else from shapes, else of the released model.
 
-    So a tensor that is missing or misshapen is found by the table's check, with all others.
+    With these defaults a missing or misshapen tensor does not stop the inference: comparing the
+    checkpoint with the weight table reports it together with all other problems.
     """
 
-    def __init__(self, tensors: Shapes, described: Described, prefix: str):
-        self._tensors, self._described, self._prefix = tensors, described, prefix
+    def __init__(self, tensors: Shapes, hf_config: HFConfig, prefix: str):
+        self._tensors, self._hf_config, self._prefix = tensors, hf_config, prefix
 
     def shape(self, tensor: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        found = tuple(self._tensors.get(self._prefix + tensor, default))
-        return found if len(found) >= len(default) and 0 not in found else default
+        shape = tuple(self._tensors.get(self._prefix + tensor, default))
+        return shape if len(shape) >= len(default) and 0 not in shape else default
 
     def size(self, key: str, tensor: str, axis: int, default: int) -> int:
+        """Return the size of an axis; `key` is its name in config.json."""
         shape = self._tensors.get(self._prefix + tensor, ())
-        return self._described.get(key) or (shape[axis] if len(shape) > 1 else default)
+        return self._hf_config.get(key) or (shape[axis] if len(shape) > 1 else default)
 
-    def layers(self, key: str, parent: str, default: int) -> int:
-        number = re.compile(re.escape(self._prefix + parent) + r"(\d+)\.")
-        found = [int(match[1]) for name in self._tensors if (match := number.match(name))]
-        return self._described.get(key) or 1 + max(found, default=default - 1)
-
-
-def _agree(described: Described, what: str, **wanted: Any) -> None:
-    """Refuse a decoder that computes something else than LLaMA of the first generation."""
-    wrong = [
-        f"{key} = {described[key]!r}, not {value!r}"
-        for key, value in wanted.items()
-        if described.get(key, value) not in (value, None)
-    ]
-    if wrong:
-        raise WeightsError(f"{what} describes another architecture: {'; '.join(wrong)}")
+    def num_layers(self, key: str, parent: str, default: int) -> int:
+        """Return the number of layers below `parent`; `key` is its name in config.json."""
+        pattern = re.compile(re.escape(self._prefix + parent) + r"(\d+)\.")
+        layers = [int(match[1]) for name in self._tensors if (match := pattern.match(name))]
+        return self._hf_config.get(key) or 1 + max(layers, default=default - 1)

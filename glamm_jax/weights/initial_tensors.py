@@ -1,4 +1,4 @@
-"""Tensors of layers that no checkpoint has: the start of a training from parts."""
+"""Initial values of layers that no checkpoint has, for training a GLaMM that is made of parts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from glamm_jax.weights.safetensors import TensorInfo
 
 
 class InitialSource:
-    """Fresh weights, in torch's layout: gains 1, biases 0, kernels normal with 1/sqrt(fan-in).
+    """Initial weights in torch's layout: scales 1, biases 0, kernels normal with 1/sqrt(fan-in).
 
-    Each depends on the seed and its name alone.
+    A tensor depends on the seed and its name only.
     """
 
     def __init__(self, tensors: Shapes, seed: int):
@@ -25,10 +25,10 @@ class InitialSource:
         }
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor, drawn anew at every call."""
+        """Generate a tensor; every call returns the same values."""
         shape = self.infos[name].shape
         if len(shape) == 1:
             return np.full(shape, float(name.endswith("weight")), np.float32)
-        draw = np.random.default_rng([self._seed, zlib.crc32(name.encode())])
+        rng = np.random.default_rng([self._seed, zlib.crc32(name.encode())])
         scale = np.float32(math.prod(shape[1:]) ** -0.5)
-        return draw.standard_normal(shape, np.float32) * scale
+        return rng.standard_normal(shape, np.float32) * scale

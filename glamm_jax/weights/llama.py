@@ -1,4 +1,4 @@
-"""Weight table of LLaMA / Vicuna, Hugging Face names, with or without injected LoRA."""
+"""Weight table of LLaMA and Vicuna under Hugging Face names, with or without injected LoRA."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def rotary_frequencies(head_dim: int, theta: float) -> np.ndarray:
-    """The buffer that transformers of 2023 saves with every layer, to the last bit: float32[half].
+    """Compute the inverse frequencies that transformers of 2023 saves, equal to the last bit.
 
-    torch rounds the power to float32 before it takes the reciprocal.
+    Returns:
+        float32[head_dim / 2].
     """
+    # torch rounds the power to float32 before it takes the reciprocal.
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     return np.float32(1) / np.power(theta, exponents.astype(np.float64)).astype(np.float32)
 
 
 def llama_table(config: LlamaConfig, lora: LoRAConfig | None = None) -> WeightTable:
-    """Every tensor of a LlamaForCausalLM; adapters as peft's injected names (trap 28)."""
+    """Return the table of a LlamaForCausalLM.
+
+    Args:
+        config: sizes.
+        lora: adds the adapters, under the names of a training checkpoint.
+    """
     layers = tuple(range(config.num_layers))
     prefix = "model.layers.{layer}."
     rules = [
@@ -39,13 +46,14 @@ def llama_table(config: LlamaConfig, lora: LoRAConfig | None = None) -> WeightTa
         leaf = f"layers.{name}"
         rules.append(WeightRule(f"{tensor}.weight", f"{leaf}.kernel", "linear", layers))
         if lora is not None and name in lora.targets:
+            # quirk 28: training checkpoints have the names of bare injected adapters.
             for matrix in ("A", "B"):
                 adapter = f"{tensor}.lora_{matrix}.default.weight"
                 rules.append(WeightRule(adapter, f"{leaf}.lora.{matrix.lower()}", "linear", layers))
     rotary = UnmappedTensor(
         f"{prefix}self_attn.rotary_emb.inv_freq",
         "recomputed",
-        "theta^(-2i/width)",
+        "rotary frequencies theta^(-2i/head_dim)",
         layers,
         lambda: rotary_frequencies(config.head_dim, config.rope_theta),
     )

@@ -1,4 +1,4 @@
-"""Adapters on disk: folded into their kernels on the way out, or under peft's names."""
+"""LoRA adapters of stored models: merging into kernels, and their names in peft's files."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ _INJECTED, _SAVED = ".default.weight", ".weight"
 
 
 class MergedLeaves:
-    """A model's leaves with every adapter folded into its kernel: W + (alpha / rank) A B.
+    """A model's leaves with every adapter merged into its kernel: W + (alpha / rank) A B.
 
-    The sum is formed in float32, a layer at a time, and rounded once to the kernel's dtype.
-    Without a configuration the adapters are left out.
+    The sum is computed in float32, one layer at a time, and rounded once to the kernel's dtype.
 
     Source: merge_and_unload of peft. Differs: peft sums in the kernel's own dtype.
+
+    Args:
+        leaves: of the model with adapters.
+        config: of the adapters; None: leave the adapters out instead of merging them.
     """
 
     def __init__(self, leaves: LeafSource, config: LoRAConfig | None):
         self._leaves, self._config = leaves, config
         self.infos: Mapping[str, TensorInfo] = {
-            name: info for name, info in leaves.infos.items() if ".lora." not in name
+            name: info for name, info in leaves.infos.items() if "lora" not in name.split(".")
         }
 
     def read(self, name: str, position: int | None = None) -> np.ndarray:
-        """A leaf, or one layer of it."""
+        """Return a leaf, or one layer of it."""
         leaf = self._leaves.read(name, position)
         adapter = name.removesuffix("kernel") + "lora."
         if self._config is None or f"{adapter}a" not in self._leaves.infos:
             return leaf
-        a, b = (
-            convert_dtype(self._leaves.read(adapter + side, position), np.dtype(np.float32))
-            for side in "ab"
-        )
-        merged = convert_dtype(leaf, np.dtype(np.float32)) + np.float32(self._config.scale) * (
-            a @ b
-        )
-        return convert_dtype(merged, leaf.dtype)
+        float32 = np.dtype(np.float32)
+        a, b = (convert_dtype(self._leaves.read(adapter + m, position), float32) for m in "ab")
+        kernel = convert_dtype(leaf, float32) + np.float32(self._config.scale) * (a @ b)
+        return convert_dtype(kernel, leaf.dtype)
 
 
 def injected_name(name: str) -> str:
-    """A tensor's name in a checkpoint of training, from any of peft's (trap 28).
+    """Return a tensor's name in a training checkpoint from its name in a file of peft.
 
-    peft saves adapters without their name ("default") and everything below a prefix.
+    peft saves tensors below a prefix, and adapters without their name "default".
     """
+    # quirk 28: training continues with the bare model, so its checkpoints lack the prefix.
     name = name.removeprefix(ADAPTER_PREFIX)
     if ".lora_" in name and not name.endswith(_INJECTED):
         name = name.removesuffix(_SAVED) + _INJECTED
@@ -59,12 +59,12 @@ def injected_name(name: str) -> str:
 
 
 def adapter_name(name: str) -> str:
-    """The other way: an injected adapter's name in a peft adapter's file."""
+    """Return an adapter's name in a file of peft from its name in a training checkpoint."""
     return ADAPTER_PREFIX + name.removesuffix(_INJECTED) + _SAVED
 
 
-def without_lora(record: dict[str, Any]) -> dict[str, Any]:
-    """A source record after merging: the adapters' tensors and their config.json are gone."""
-    tensors = {name: d for name, d in record["tensors"].items() if ".lora_" not in name}
-    described = {family: d for family, d in record["described"].items() if family != "adapter"}
-    return {**record, "tensors": tensors, "described": described}
+def without_lora(source_info: dict[str, Any]) -> dict[str, Any]:
+    """Return a model folder's source.json without the adapters' tensors and config.json."""
+    tensors = {name: d for name, d in source_info["tensors"].items() if ".lora_" not in name}
+    hf_configs = {name: c for name, c in source_info["described"].items() if name != "adapter"}
+    return {**source_info, "tensors": tensors, "described": hf_configs}

@@ -1,4 +1,4 @@
-"""Weight table of the region encoder, names below `model.region_encoder.`"""
+"""Weight table of the region encoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from glamm_jax.weights.rules import WeightRule, WeightTable
 
 
 def region_table(config: RegionConfig, num_levels: int) -> WeightTable:
-    """Every tensor of the region encoder, its output layer included when it is its own."""
+    """Return the table of the region encoder, relative to `model.region_encoder.`
+
+    Args:
+        config: sizes; the output layer is included if `output` is "own".
+        num_levels: number of CLIP hidden states that it reads.
+    """
     levels, rounds = tuple(range(num_levels)), tuple(range(config.num_fusion_rounds))
     rules = [
         WeightRule("mlvl_fuse.input_conv.{layer}.weight", "input_proj.kernel", "conv1x1", levels),
@@ -25,10 +30,11 @@ def region_table(config: RegionConfig, num_levels: int) -> WeightTable:
     linears = {"pos_embedd.0": "position.linear1", "pos_embedd.3": "position.linear2"}
     if config.output == "own":
         linears["updims"] = "output_proj"
-    for torch, ours in linears.items():
-        rules.append(WeightRule(f"roi_align.{torch}.weight", f"{ours}.kernel", "linear"))
-        rules.append(WeightRule(f"roi_align.{torch}.bias", f"{ours}.bias"))
-    for torch, ours in {"pos_embedd.2": "position.norm1", "pos_embedd.5": "position.norm2"}.items():
-        rules.append(WeightRule(f"roi_align.{torch}.weight", f"{ours}.scale"))
-        rules.append(WeightRule(f"roi_align.{torch}.bias", f"{ours}.bias"))
+    for tensor, leaf in linears.items():
+        rules.append(WeightRule(f"roi_align.{tensor}.weight", f"{leaf}.kernel", "linear"))
+        rules.append(WeightRule(f"roi_align.{tensor}.bias", f"{leaf}.bias"))
+    norms = {"pos_embedd.2": "position.norm1", "pos_embedd.5": "position.norm2"}
+    for tensor, leaf in norms.items():
+        rules.append(WeightRule(f"roi_align.{tensor}.weight", f"{leaf}.scale"))
+        rules.append(WeightRule(f"roi_align.{tensor}.bias", f"{leaf}.bias"))
     return WeightTable(tuple(rules))

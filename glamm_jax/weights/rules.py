@@ -1,14 +1,15 @@
-"""Weight rules: (torch tensor, jax leaf, named transform), total and invertible.
+"""Weight rules: torch tensor, leaf of the model, and the transform between them.
 
-A table says what happens to every tensor of a checkpoint family. `check` compares names and shapes
-before a byte is read and lists every offender in ONE error; `load` turns torch tensors into leaves,
-`dump` turns leaves back into the same bytes (`weights.transfer` does both in a stream). Pure numpy:
-models are seen only as {leaf path: shape}.
+A `WeightTable` says what happens to every tensor of a family of checkpoints: its rules convert
+tensors to leaves; its unmapped tensors fill no leaf. `find_problems` compares names and shapes with
+the table before a tensor is read. `weights.transfer` converts torch tensors to leaves, and leaves
+back to the same bytes. Only numpy is used: a model is its {leaf path: shape}.
 
-    Rule("layers.{layer}.mlp.fc1.weight", "layers.mlp.up.kernel", "linear", layers=(0, 1, 2))
+    WeightRule("layers.{layer}.mlp.fc1.weight", "layers.mlp.up.kernel", "linear", layers=(0, 1, 2))
 
-`{layer}` in a tensor's name runs over `layers`. In the leaf it either becomes part of the path or,
-when the leaf does not contain it, the position in the stacked leaf's leading axis.
+`{layer}` in a tensor's name takes the values of `layers`. If the leaf's path contains `{layer}`,
+there is one leaf per layer. If not, the leaf is a stack, and the layers are the entries of its
+leading axis.
 """
 
 from __future__ import annotations
@@ -23,15 +24,21 @@ from glamm_jax.errors import GLaMMError
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
+# What happens to a tensor on import; see `UnmappedTensor` for all but "converted".
 Disposition = Literal["converted", "recomputed", "carried", "dropped"]
 
 
 @dataclass(frozen=True)
 class Transform:
-    """`load` maps torch's layout to ours (it may look at the leaf's shape), `dump` back."""
+    """A change of layout and its inverse.
 
-    load: Callable[[np.ndarray, Shape], np.ndarray]
-    dump: Callable[[np.ndarray], np.ndarray]
+    Attributes:
+        to_leaf: (tensor in torch's layout, shape of the leaf or layer) -> leaf or layer.
+        to_tensor: the inverse.
+    """
+
+    to_leaf: Callable[[np.ndarray, Shape], np.ndarray]
+    to_tensor: Callable[[np.ndarray], np.ndarray]
 
 
 TRANSFORMS: Mapping[str, Transform] = {
@@ -57,12 +64,19 @@ TRANSFORMS: Mapping[str, Transform] = {
 
 
 class WeightsError(GLaMMError):
-    """Tensors and leaves do not match; the message lists every one that does not."""
+    """Tensors and leaves do not match; the message lists every problem."""
 
 
 @dataclass(frozen=True)
 class WeightRule:
-    """One line of a table."""
+    """A line of a table.
+
+    Attributes:
+        tensor: torch name, with `{layer}` if there is one tensor per layer.
+        leaf: dotted path of the leaf.
+        transform: key of TRANSFORMS.
+        layers: layer numbers in the torch names.
+    """
 
     tensor: str
     leaf: str
@@ -70,15 +84,15 @@ class WeightRule:
     layers: tuple[int, ...] = ()
 
     def mappings(self) -> list[TensorMapping]:
-        """One entry a tensor."""
+        """Return one mapping per tensor."""
         if "{layer}" not in self.tensor:
             return [TensorMapping(self.tensor, self.leaf, None, self.transform)]
-        stacked = "{layer}" not in self.leaf
+        is_stacked = "{layer}" not in self.leaf
         return [
             TensorMapping(
                 self.tensor.replace("{layer}", str(layer)),
                 self.leaf.replace("{layer}", str(position)),
-                position if stacked else None,
+                position if is_stacked else None,
                 self.transform,
             )
             for position, layer in enumerate(self.layers)
@@ -87,7 +101,14 @@ class WeightRule:
 
 @dataclass(frozen=True)
 class TensorMapping:
-    """A rule for one tensor: its leaf, and its position in that leaf if the leaf is a stack."""
+    """A rule for one tensor.
+
+    Attributes:
+        tensor: torch name.
+        leaf: dotted path of the leaf.
+        position: in the leaf's leading axis; None: the tensor is the complete leaf.
+        transform: key of TRANSFORMS.
+    """
 
     tensor: str
     leaf: str
@@ -97,18 +118,23 @@ class TensorMapping:
 
 @dataclass(frozen=True)
 class UnmappedTensor:
-    """Tensors that no leaf comes from. `kind` says what becomes of them.
+    """Tensors that fill no leaf.
 
-    recomputed: a function of the configuration: `value` is checked on import, written on export.
-    carried: read by nobody here, but it returns on export.
-    dropped: it does not return, for the reason given.
+    Attributes:
+        tensor: torch name, with `{layer}` if there is one tensor per layer.
+        disposition: "recomputed": a function of the configuration, compared on import and written
+            on export. "carried": unused here; stored in the model folder and written on export.
+            "dropped": not written on export.
+        reason: why; printed after a conversion.
+        layers: layer numbers in the torch names.
+        compute: computes a recomputed tensor.
     """
 
     tensor: str
-    kind: Disposition
+    disposition: Disposition
     reason: str
     layers: tuple[int, ...] = ()
-    value: Callable[[], np.ndarray] | None = None
+    compute: Callable[[], np.ndarray] | None = None
 
     def names(self) -> list[str]:
         if "{layer}" not in self.tensor:
@@ -118,9 +144,11 @@ class UnmappedTensor:
 
 @dataclass(frozen=True)
 class WeightTable:
-    """Everything known about one family of checkpoints.
+    """All tensors of a family of checkpoints.
 
-    `rules` must all be there; what is `unread` may be absent: other versions do not save it.
+    Attributes:
+        rules: tensors that fill the leaves; all are required.
+        unmapped: tensors that fill no leaf; all are optional, since some versions do not save them.
     """
 
     rules: tuple[WeightRule, ...]
@@ -129,106 +157,68 @@ class WeightTable:
     def __add__(self, other: WeightTable) -> WeightTable:
         return WeightTable(self.rules + other.rules, self.unmapped + other.unmapped)
 
-    def under(self, tensor: str = "", leaf: str = "") -> WeightTable:
-        """The same table with prefixes on both sides."""
+    def with_prefix(self, tensor: str = "", leaf: str = "") -> WeightTable:
+        """Return the same table with prefixes before the torch names and the leaf paths."""
         return WeightTable(
             tuple(replace(r, tensor=tensor + r.tensor, leaf=leaf + r.leaf) for r in self.rules),
             tuple(replace(u, tensor=tensor + u.tensor) for u in self.unmapped),
         )
 
     def mappings(self) -> list[TensorMapping]:
-        return [entry for rule in self.rules for entry in rule.mappings()]
+        return [mapping for rule in self.rules for mapping in rule.mappings()]
 
     def unmapped_by_name(self) -> dict[str, UnmappedTensor]:
-        return {name: unread for unread in self.unmapped for name in unread.names()}
+        return {name: unmapped for unmapped in self.unmapped for name in unmapped.names()}
 
 
 def tensor_shapes(table: WeightTable, leaves: Shapes) -> dict[str, Shape]:
-    """Shape of every torch tensor that the table's rules name, from the leaves' shapes alone."""
-    out = {}
-    for entry in table.mappings():
-        shape = leaves[entry.leaf] if entry.position is None else leaves[entry.leaf][1:]
+    """Compute the shape of every torch tensor of the table's rules from the leaves' shapes."""
+    shapes = {}
+    for mapping in table.mappings():
+        shape = leaves[mapping.leaf]
+        if mapping.position is not None:
+            shape = shape[1:]
         empty = np.broadcast_to(np.int8(0), shape)  # takes no memory
-        out[entry.tensor] = TRANSFORMS[entry.transform].dump(empty).shape
-    return out
-
-
-def check(table: WeightTable, tensors: Shapes, leaves: Shapes) -> None:
-    """Refuse tensors that are not exactly those of the table, or do not fill exactly these leaves.
-
-    Args:
-        tensors: name and shape of everything the checkpoint holds, in torch's layout.
-        leaves: path and shape of every leaf of the model.
-
-    Raises: WeightsError listing missing, unknown and misshapen tensors and unfilled leaves.
-    """
-    if problems := find_problems(table, tensors, leaves):
-        raise WeightsError("\n".join([f"problems with the weights ({len(problems)}):", *problems]))
+        shapes[mapping.tensor] = TRANSFORMS[mapping.transform].to_tensor(empty).shape
+    return shapes
 
 
 def find_problems(table: WeightTable, tensors: Shapes, leaves: Shapes) -> list[str]:
-    """What `check` refuses, one sentence each, in the order of the table."""
-    entries, unread = table.mappings(), table.unmapped_by_name()
-    problems = [f"missing tensor {e.tensor}" for e in entries if e.tensor not in tensors]
-    known = {entry.tensor for entry in entries} | set(unread)
-    problems += [f"unknown tensor {name}" for name in sorted(set(tensors) - known)]
-    problems += [f"no such leaf {e.leaf} (for {e.tensor})" for e in entries if e.leaf not in leaves]
-    problems += _misfilled(entries, leaves)
-    placeable = tuple(r for r in table.rules if all(e.leaf in leaves for e in r.mappings()))
-    wanted = tensor_shapes(WeightTable(placeable), leaves)
-    for name, unused in unread.items():
-        if unused.value is not None and name in tensors:
-            wanted[name] = unused.value().shape
+    """List what prevents a checkpoint from filling a model.
+
+    Args:
+        table: maps one to the other.
+        tensors: name and shape of everything in the checkpoint, in torch's layout.
+        leaves: path and shape of every leaf of the model.
+
+    Returns:
+        A sentence for every tensor that is missing, unknown or of the wrong shape, and for every
+        leaf that is not filled completely and once, in the order of the table.
+    """
+    mappings, unmapped = table.mappings(), table.unmapped_by_name()
+    problems = [f"missing tensor {m.tensor}" for m in mappings if m.tensor not in tensors]
+    names = {mapping.tensor for mapping in mappings} | set(unmapped)
+    problems += [f"unknown tensor {name}" for name in sorted(set(tensors) - names)]
     problems += [
-        f"{name}: shape {tuple(tensors[name])}, but the model wants {shape}"
-        for name, shape in wanted.items()
-        if name in tensors and tuple(tensors[name]) != shape
+        f"no such leaf {m.leaf} (for {m.tensor})" for m in mappings if m.leaf not in leaves
     ]
-    return problems
-
-
-def _misfilled(entries: list[TensorMapping], leaves: Shapes) -> list[str]:
-    """Leaves that are not filled whole and once."""
-    places: dict[str, list[int | None]] = {}
-    for entry in entries:
-        places.setdefault(entry.leaf, []).append(entry.position)
-    problems = []
+    positions: dict[str, list[int | None]] = {}
+    for mapping in mappings:
+        positions.setdefault(mapping.leaf, []).append(mapping.position)
     for leaf, shape in leaves.items():
-        filled = places.get(leaf, [])
+        filled = positions.get(leaf, [])
         if not filled:
             problems.append(f"leaf {leaf} is filled by no tensor")
         elif filled != [None] and sorted(filled, key=str) != sorted(range(shape[0]), key=str):
             problems.append(f"leaf {leaf} of {shape[0]} layers is filled at {filled}")
+    rules = tuple(r for r in table.rules if all(m.leaf in leaves for m in r.mappings()))
+    expected = tensor_shapes(WeightTable(rules), leaves)
+    for name, tensor in unmapped.items():
+        if tensor.compute is not None and name in tensors:
+            expected[name] = tensor.compute().shape
+    problems += [
+        f"{name}: shape {tuple(tensors[name])}, but the model expects {shape}"
+        for name, shape in expected.items()
+        if name in tensors and tuple(tensors[name]) != shape
+    ]
     return problems
-
-
-def load(
-    table: WeightTable, tensors: Shapes, read: Callable[[str], np.ndarray], leaves: Shapes
-) -> dict[str, np.ndarray]:
-    """Every leaf in memory, filled once; `read` gives a tensor by name, in torch's layout.
-
-    Raises: WeightsError as `check` does.
-    """
-    check(table, tensors, leaves)
-    out: dict[str, np.ndarray] = {}
-    for entry in table.mappings():
-        tensor, shape = read(entry.tensor), leaves[entry.leaf]
-        transform = TRANSFORMS[entry.transform]
-        if entry.position is None:
-            out[entry.leaf] = transform.load(tensor, shape)
-        else:
-            stack = out.setdefault(entry.leaf, np.empty(shape, tensor.dtype))
-            stack[entry.position] = transform.load(tensor, shape[1:])
-    return out
-
-
-def dump(table: WeightTable, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The torch tensors that these leaves came from, in torch's layout."""
-    out = {}
-    for entry in table.mappings():
-        if entry.leaf not in leaves:
-            raise WeightsError(f"leaf {entry.leaf} is missing (for {entry.tensor})")
-        array = leaves[entry.leaf]
-        array = array if entry.position is None else array[entry.position]
-        out[entry.tensor] = np.ascontiguousarray(TRANSFORMS[entry.transform].dump(array))
-    return out

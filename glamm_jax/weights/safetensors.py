@@ -1,9 +1,10 @@
-"""Safetensors files: headers checked before a byte is believed, tensors read and written in place.
+"""Safetensors files: validated headers, memory-mapped reading, writing in any order.
 
 A file is eight bytes (length of the header), the header (JSON: name -> dtype, shape, offsets) and
-the tensors' bytes without gaps. Several files make a model, with an index that says where each
-tensor lies. Tensors are read as maps of their files, so no more than one is ever resident; writing
-knows all names, dtypes and shapes beforehand, so tensors may come in any order and in pieces.
+the tensors' bytes without gaps. A model is one file, or several with an index that maps each tensor
+to its file. Headers are checked before any tensor is read. Tensors are read as memory maps, so no
+more than one is resident at a time. The writer gets all names, dtypes and shapes first, so that
+tensors may be written in any order and in parts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import math
 import mmap
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +28,7 @@ from glamm_jax.errors import GLaMMError
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-# Tensors begin on such a boundary where their sizes allow it, so that memory maps are aligned.
+# The tensors' bytes begin at a multiple of this, so that memory maps are aligned.
 ALIGNMENT = 64
 SHARD_BYTES = 4 << 30
 FLUSH_BYTES = 128 << 20
@@ -51,11 +53,11 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class TensorFileError(GLaMMError):
-    """A weight file cannot be used. Names the file, the tensor, and what is wrong."""
+    """A weight file cannot be used. The message names the file, the tensor and the reason."""
 
 
 class TensorInfo(NamedTuple):
-    """What a header says of a tensor."""
+    """Dtype and shape of a tensor."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -64,65 +66,50 @@ class TensorInfo(NamedTuple):
     def nbytes(self) -> int:
         return self.dtype.itemsize * math.prod(self.shape)
 
+    def layer(self) -> TensorInfo:
+        """Return dtype and shape of one entry of the leading axis."""
+        return self._replace(shape=self.shape[1:])
+
+    def check(self, name: str, array: np.ndarray) -> None:
+        """Check that an array has this dtype and shape.
+
+        Raises:
+            ValueError: it does not; the message gives the tensor's name.
+        """
+        if array.shape != self.shape or array.dtype != self.dtype:
+            raise ValueError(
+                f"{name}: {array.dtype} {array.shape}, expected {self.dtype} {self.shape}"
+            )
+
 
 @dataclass(frozen=True)
 class TensorLocation:
-    """Where a tensor's bytes lie."""
+    """Where a tensor's bytes are: file, offset in bytes from its start, dtype and shape."""
 
     path: Path
     offset: int
     info: TensorInfo
 
     def layer(self, position: int) -> TensorLocation:
-        """One entry of the leading axis."""
-        info = self.info._replace(shape=self.info.shape[1:])
+        """Return the location of one entry of the leading axis."""
+        info = self.info.layer()
         return TensorLocation(self.path, self.offset + position * info.nbytes, info)
 
 
 def read_header(path: Path) -> dict[str, TensorLocation]:
-    """Every tensor of a file, in the order of its bytes; nothing of them is read.
+    """Read the header of a file: the location of every tensor, in the order of their bytes.
 
-    Raises: TensorFileError when the file is absent, truncated or contradicts itself.
+    Raises:
+        TensorFileError: the file is absent, truncated or inconsistent.
     """
-    header, start, size = _header(path)
-    places: dict[str, TensorLocation] = {}
-    spans = []
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        info, begin, end = _entry(path, name, entry)
-        if end - begin != info.nbytes:
-            raise TensorFileError(
-                f"{path}: tensor {name}: {end - begin} bytes are set apart for shape {info.shape} "
-                f"of {info.dtype}, which needs {info.nbytes}"
-            )
-        spans.append((begin, end, name))
-        places[name] = TensorLocation(path, start + begin, info)
-    spans.sort()
-    reached = 0
-    for begin, end, name in spans:
-        if begin != reached:
-            how = "overlaps the tensor before it" if begin < reached else "leaves a gap before it"
-            raise TensorFileError(f"{path}: tensor {name} {how} (offset {begin}, not {reached})")
-        reached = end
-    if start + reached != size:
-        raise TensorFileError(
-            f"{path}: the header speaks of {start + reached} bytes, the file has {size}; "
-            "was the copy interrupted?"
-        )
-    return {name: places[name] for _, _, name in spans}
-
-
-def _header(path: Path) -> tuple[dict[str, Any], int, int]:
-    """(the header, where the tensors begin, the size of the file)."""
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+            file_size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+            if file_size < 8 or length > min(file_size - 8, MAX_HEADER_BYTES):
                 raise TensorFileError(
-                    f"{path}: not a safetensors file, or a truncated one: a header of {length} "
-                    f"bytes in a file of {size}"
+                    f"{path}: not a safetensors file, or truncated: a header of {length} bytes in "
+                    f"a file of {file_size} bytes"
                 )
             header = json.loads(file.read(length))
     except OSError as error:
@@ -130,155 +117,209 @@ def _header(path: Path) -> tuple[dict[str, Any], int, int]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, TensorFileError):
             raise
-        raise TensorFileError(f"{path}: the header is not JSON") from error
+        raise TensorFileError(f"{path}: the header is not valid JSON") from error
     if not isinstance(header, dict):
-        raise TensorFileError(f"{path}: the header is no object")
-    return header, 8 + length, size
+        raise TensorFileError(f"{path}: the header is not a JSON object")
+    start = 8 + length
+    locations: dict[str, TensorLocation] = {}
+    spans = []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        info, begin, end = _parse_entry(path, name, entry)
+        if end - begin != info.nbytes:
+            raise TensorFileError(
+                f"{path}: tensor {name}: shape {info.shape} of {info.dtype} needs {info.nbytes} "
+                f"bytes, but the header reserves {end - begin}"
+            )
+        spans.append((begin, end, name))
+        locations[name] = TensorLocation(path, start + begin, info)
+    spans.sort()
+    previous_end = 0
+    for begin, end, name in spans:
+        if begin != previous_end:
+            problem = "overlaps" if begin < previous_end else "leaves a gap after"
+            raise TensorFileError(
+                f"{path}: tensor {name} {problem} the previous tensor (offset {begin}, expected "
+                f"{previous_end})"
+            )
+        previous_end = end
+    if start + previous_end != file_size:
+        raise TensorFileError(
+            f"{path}: the header describes a file of {start + previous_end} bytes, but it has "
+            f"{file_size}; copy or download it again"
+        )
+    return {name: locations[name] for _, _, name in spans}
 
 
-def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
-    """Dtype, shape and span of one entry of a header."""
+def _parse_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
+    """Return (dtype and shape, first byte, end) of one entry of a header."""
     try:
         shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
-        whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        are_counts = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
         dtype = DTYPES.get(entry["dtype"])
     except (TypeError, KeyError, ValueError) as error:
-        raise TensorFileError(f"{path}: tensor {name}: the header's entry is damaged") from error
-    if not whole or begin > end:
-        raise TensorFileError(f"{path}: tensor {name}: shape {shape}, offsets {begin} to {end}")
+        raise TensorFileError(
+            f"{path}: tensor {name}: the header's entry lacks a valid dtype, shape or data_offsets"
+        ) from error
+    if not are_counts or begin > end:
+        raise TensorFileError(
+            f"{path}: tensor {name}: invalid shape {shape} or data_offsets {begin} to {end}"
+        )
     if dtype is None:
-        raise TensorFileError(f"{path}: tensor {name}: dtype {entry['dtype']!r} is not known here")
+        raise TensorFileError(f"{path}: tensor {name}: dtype {entry['dtype']!r} is not supported")
     return TensorInfo(dtype, shape), begin, end
 
 
 def read_folder(folder: Path) -> dict[str, TensorLocation]:
-    """Every tensor of a folder: by its index if there is one, else its only file.
+    """Read the headers of a folder's files: those of its index, or else its only file.
 
-    Raises: TensorFileError when the index and the files do not agree, or a file cannot be used.
+    Raises:
+        TensorFileError: the index and the files disagree, or a file cannot be used.
     """
     index = folder / INDEX
     if not index.is_file():
         return read_header(folder / SINGLE)
     weight_map = read_index(index)
-    places: dict[str, TensorLocation] = {}
-    for shard in sorted(set(weight_map.values())):
-        if not (folder / shard).is_file():
-            raise TensorFileError(f"{index} names {shard}, which is not in the folder")
-        for name, place in read_header(folder / shard).items():
-            if weight_map.get(name) != shard:
-                where = weight_map.get(name, "nowhere")
-                raise TensorFileError(f"{folder / shard}: holds {name}, by the index it is {where}")
-            places[name] = place
-    if absent := sorted(set(weight_map) - set(places)):
-        raise TensorFileError(f"{index} names tensors that are in no file: {', '.join(absent)}")
-    return places
+    locations: dict[str, TensorLocation] = {}
+    for file_name in sorted(set(weight_map.values())):
+        path = folder / file_name
+        if not path.is_file():
+            raise TensorFileError(f"{index}: lists {file_name}, which is not in the folder")
+        for name, location in read_header(path).items():
+            if weight_map.get(name) != file_name:
+                raise TensorFileError(
+                    f"{path}: contains {name}, which the index assigns to "
+                    f"{weight_map.get(name, 'no file')}"
+                )
+            locations[name] = location
+    if missing := sorted(set(weight_map) - set(locations)):
+        raise TensorFileError(f"{index}: lists tensors that no file contains: {', '.join(missing)}")
+    return locations
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """{tensor: file} of an index, safetensors' or torch's; a file lies beside its index.
+    """Read an index of safetensors or of torch: {tensor: name of its file beside the index}.
 
-    Raises: TensorFileError when it is no such index.
+    Raises:
+        TensorFileError: the file cannot be read, or is not an index.
     """
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        pairs = [(str(name), str(shard)) for name, shard in weight_map.items()]
+        file_names = {str(name): str(file_name) for name, file_name in weight_map.items()}
     except OSError as error:
         raise TensorFileError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise TensorFileError(f"{path}: not an index: it has no weight_map") from error
-    for _, shard in pairs:
-        if Path(shard).name != shard:
-            raise TensorFileError(f"{path}: names {shard!r}, which is no file beside it")
-    return dict(pairs)
+    for file_name in file_names.values():
+        if Path(file_name).name != file_name:
+            raise TensorFileError(f"{path}: {file_name!r} is not the name of a file beside it")
+    return file_names
 
 
-def map_tensor(place: TensorLocation, *, ahead: bool = True) -> np.ndarray:
-    """One tensor as a read-only map of its file.
+def map_tensor(location: TensorLocation, *, prefetch: bool = True) -> np.ndarray:
+    """Return a tensor as a read-only memory map of its file.
 
     Args:
-        ahead: bring all of it into memory at once, which is much cheaper than page by page.
-            Without it, slices read no more than they need.
+        location: file, offset, dtype and shape.
+        prefetch: bring the complete tensor into memory at once, which is much cheaper than page by
+            page. Without it, slices read no more than they need.
     """
-    if not place.info.nbytes:
-        return np.empty(place.info.shape, place.info.dtype)
-    skip = place.offset % mmap.ALLOCATIONGRANULARITY
-    flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if ahead else 0)
-    with place.path.open("rb") as file:
+    info = location.info
+    if not info.nbytes:
+        return np.empty(info.shape, info.dtype)
+    skip = location.offset % mmap.ALLOCATIONGRANULARITY
+    flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if prefetch else 0)
+    with location.path.open("rb") as file:
         pages = mmap.mmap(
-            *(file.fileno(), place.info.nbytes + skip, flags, mmap.PROT_READ),
-            offset=place.offset - skip,
+            *(file.fileno(), info.nbytes + skip, flags, mmap.PROT_READ),
+            offset=location.offset - skip,
         )
-    return np.frombuffer(pages, np.uint8)[skip:].view(place.info.dtype).reshape(place.info.shape)
+    return np.frombuffer(pages, np.uint8)[skip:].view(info.dtype).reshape(info.shape)
 
 
 class TensorWriter:
-    """Writes the safetensors files of a folder, tensors in any order, each whole or in rows.
+    """Writer of the safetensors files of a folder; a `TensorSink`.
 
-    with TensorWriter(folder, infos) as writer:
-        writer.write("kernel", array)          # or writer.write("stack", layer, position=3)
+        with TensorWriter(folder).open(infos) as writer:
+            writer.write("kernel", array)
+            writer.write("stack", layer, position=3)
 
-    Files have their full size from the start, so a full disk is noticed first. Leaving the block
-    without an error checks that every byte was written, and writes the index.
+    The files are allocated at full size when they are created, so that a full disk is reported
+    before anything is computed. Leaving the block without an error checks that every byte was
+    written, and writes the index.
+
+    Attributes:
+        folder: where the files are written.
     """
 
     def __init__(
         self,
         folder: Path,
-        infos: Mapping[str, TensorInfo],
         *,
         stem: str = "model",
         shard_bytes: int = SHARD_BYTES,
     ):
-        self.folder, self.infos, self._stem = folder, dict(infos), stem
-        shards = list(_shards(self.infos, shard_bytes))
-        names = [f"{stem}.safetensors"]
-        if len(shards) > 1:
-            count = len(shards)
-            names = [f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-        self._places: dict[str, TensorLocation] = {}
-        self._left = {name: info.nbytes for name, info in self.infos.items()}
-        self._lock, self._unflushed = threading.Lock(), 0
+        self.folder, self._stem, self._shard_bytes = folder, stem, shard_bytes
+        self._lock = threading.Lock()
+        self._unflushed_bytes = 0
+        self._unwritten_bytes: dict[str, int] = {}
+        self._locations: dict[str, TensorLocation] = {}
         self._files: dict[Path, int] = {}
-        try:
-            for file_name, shard in zip(names, shards, strict=True):
-                self._create(folder / file_name, shard)
-        except OSError:
-            self._close()
-            raise
 
-    def __enter__(self) -> TensorWriter:
-        return self
+    @contextmanager
+    def open(self, infos: Mapping[str, TensorInfo]) -> Iterator[TensorWriter]:
+        """Create the files; within the context, `write` writes the tensors.
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
+        Args:
+            infos: dtype and shape of every tensor, in the order of the files' bytes.
+
+        Raises:
+            ValueError: on leaving the context, a tensor is not written completely.
+            OSError: a file exists, or the disk is full.
+        """
+        self._unwritten_bytes = {name: info.nbytes for name, info in infos.items()}
+        shards = list(_shards(infos, self._shard_bytes))
+        count = len(shards)
         try:
-            if kind is None:
-                self._finish()
+            for i, names in enumerate(shards):
+                part = f"-{i + 1:05}-of-{count:05}" if count > 1 else ""
+                path = self.folder / f"{self._stem}{part}.safetensors"
+                self._create(path, {name: infos[name] for name in names})
+            yield self
+            if incomplete := [name for name, left in self._unwritten_bytes.items() if left]:
+                raise ValueError(f"not written completely: {', '.join(sorted(incomplete))}")
+            for file in self._files.values():
+                os.fsync(file)
+            if len(self._files) > 1:
+                self._write_index()
         finally:
-            self._close()
+            for file in self._files.values():
+                os.close(file)
+            self._files.clear()
 
     def write(self, name: str, array: np.ndarray, position: int | None = None) -> None:
-        """The whole tensor, or the `position`-th of its leading axis. Threads may write at once."""
-        place = self._places[name]
-        shape = place.info.shape if position is None else place.info.shape[1:]
-        if array.shape != shape or array.dtype != place.info.dtype:
-            raise ValueError(
-                f"{name}: {array.dtype} {array.shape}, announced were {place.info.dtype} {shape}"
-            )
-        offset = place.offset + (position or 0) * array.nbytes
+        """Write a tensor, or the `position`-th entry of its leading axis. Thread-safe."""
+        location = self._locations[name]
+        if position is not None:
+            location = location.layer(position)
+        location.info.check(name, array)
+        file, offset = self._files[location.path], location.offset
         for block in contiguous_blocks(array):
-            offset += _write_all(self._files[place.path], block, offset)
+            offset += _write_all(file, block, offset)
         with self._lock:
-            self._left[name] -= array.nbytes
-            self._unflushed += array.nbytes
-            flush = self._unflushed > FLUSH_BYTES
-            self._unflushed = 0 if flush else self._unflushed
-        if flush:  # the disk works while other threads compute
-            os.fdatasync(self._files[place.path])
+            self._unwritten_bytes[name] -= array.nbytes
+            self._unflushed_bytes += array.nbytes
+            flush = self._unflushed_bytes > FLUSH_BYTES
+            if flush:
+                self._unflushed_bytes = 0
+        if flush:  # so that the disk is busy while other threads compute
+            os.fdatasync(file)
 
-    def _create(self, path: Path, names: Sequence[str]) -> None:
+    def _create(self, path: Path, infos: Mapping[str, TensorInfo]) -> None:
+        """Write the header of a file and allocate the tensors' bytes."""
         entries, end = {}, 0
-        for name in names:
-            info = self.infos[name]
+        for name, info in infos.items():
             entries[name] = {
                 "dtype": NAMES[info.dtype],
                 "shape": list(info.shape),
@@ -288,36 +329,26 @@ class TensorWriter:
         header = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
         header += b" " * (-(8 + len(header)) % ALIGNMENT)
         start = 8 + len(header)
-        for name in names:
+        for name, info in infos.items():
             offset = start + entries[name]["data_offsets"][0]
-            self._places[name] = TensorLocation(path, offset, self.infos[name])
+            self._locations[name] = TensorLocation(path, offset, info)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         self._files[path] = file
         os.write(file, len(header).to_bytes(8, "little") + header)
         if end:
             os.posix_fallocate(file, start, end)
 
-    def _finish(self) -> None:
-        if unwritten := [name for name, left in self._left.items() if left]:
-            raise ValueError(f"never written whole: {', '.join(sorted(unwritten))}")
-        for file in self._files.values():
-            os.fsync(file)
-        if len(self._files) > 1:
-            total = sum(info.nbytes for info in self.infos.values())
-            weight_map = {name: place.path.name for name, place in self._places.items()}
-            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            text = json.dumps(index, indent=1, sort_keys=True) + "\n"
-            name = f"{self._stem}.safetensors.index.json"
-            (self.folder / name).write_text(text, encoding="utf-8")
-
-    def _close(self) -> None:
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
+    def _write_index(self) -> None:
+        total = sum(location.info.nbytes for location in self._locations.values())
+        weight_map = {name: location.path.name for name, location in self._locations.items()}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        text = json.dumps(index, indent=1, sort_keys=True) + "\n"
+        path = self.folder / f"{self._stem}.safetensors.index.json"
+        path.write_text(text, encoding="utf-8")
 
 
 def _shards(infos: Mapping[str, TensorInfo], limit: int) -> Iterator[list[str]]:
-    """Names, in their order, in groups of at most `limit` bytes; a larger tensor stands alone."""
+    """Yield groups of consecutive names of at most `limit` bytes; larger tensors are alone."""
     shard: list[str] = []
     size = 0
     for name, info in infos.items():
@@ -330,28 +361,35 @@ def _shards(infos: Mapping[str, TensorInfo], limit: int) -> Iterator[list[str]]:
 
 
 def contiguous_blocks(array: np.ndarray, limit: int = 4 << 20) -> Iterator[np.ndarray]:
-    """An array's rows in C order, a block at a time: a transposed view never exists as a copy.
+    """Yield an array's rows in C order as blocks, so that no complete copy is made.
 
-    A transposed matrix is copied in strips of its last axis, narrow enough to stay in the cache:
-    five times faster than at once. The blocks share their memory.
+    Each block is copied in strips of the last axis that are narrow enough for the cache, which is
+    five times faster than copying it at once. All blocks share their memory: use each before
+    asking for the next.
+
+    Args:
+        array: of any strides.
+        limit: bytes of a block, unless one row is larger.
     """
     if array.flags.c_contiguous:
         yield array
         return
-    rows = max(1, limit * len(array) // max(1, array.nbytes))
-    strip = max(1, STRIP_BYTES // array.dtype.itemsize)
-    memory = np.empty((min(rows, len(array)), *array.shape[1:]), array.dtype)
-    for start in range(0, len(array), rows):
-        source = array[start : start + rows]
-        block = memory[: len(source)]
-        for first in range(0, source.shape[-1], strip):
-            block[..., first : first + strip] = source[..., first : first + strip]
+    num_rows = max(1, limit * len(array) // max(1, array.nbytes))
+    width = max(1, STRIP_BYTES // array.dtype.itemsize)
+    buffer = np.empty((min(num_rows, len(array)), *array.shape[1:]), array.dtype)
+    for start in range(0, len(array), num_rows):
+        rows = array[start : start + num_rows]
+        block = buffer[: len(rows)]
+        for column in range(0, rows.shape[-1], width):
+            strip = np.s_[..., column : column + width]
+            block[strip] = rows[strip]
         yield block
 
 
 def _write_all(file: int, block: np.ndarray, offset: int) -> int:
-    buffer = block.reshape(-1).view(np.uint8).data
-    done = 0
-    while done < len(buffer):
-        done += os.pwrite(file, buffer[done:], offset + done)
-    return done
+    """Write a block at an offset and return its size in bytes."""
+    data = block.reshape(-1).view(np.uint8).data
+    written = 0
+    while written < len(data):
+        written += os.pwrite(file, data[written:], offset + written)
+    return written

@@ -1,4 +1,4 @@
-"""Original Segment Anything names <-> the leaves of `models.sam.sam.SAM`."""
+"""Weight tables of Segment Anything under the original's names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from glamm_jax.weights.rules import UnmappedTensor, WeightRule, WeightTable
 
 
 def linear_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> tuple[WeightRule, ...]:
-    """Weight and bias of a dense layer."""
+    """Return the rules of a dense layer's weight and bias."""
     return (
         WeightRule(f"{tensor}.weight", f"{leaf}.kernel", "linear", layers),
         WeightRule(f"{tensor}.bias", f"{leaf}.bias", "same", layers),
@@ -17,7 +17,7 @@ def linear_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> tuple[
 
 
 def norm_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> tuple[WeightRule, ...]:
-    """Gain and bias of a layer norm."""
+    """Return the rules of a normalization's scale and bias."""
     return (
         WeightRule(f"{tensor}.weight", f"{leaf}.scale", "same", layers),
         WeightRule(f"{tensor}.bias", f"{leaf}.bias", "same", layers),
@@ -25,7 +25,13 @@ def norm_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> tuple[We
 
 
 def conv_rules(tensor: str, leaf: str, transform: str) -> tuple[WeightRule, ...]:
-    """Kernel and bias of a convolution of some layout."""
+    """Return the rules of a convolution's kernel and bias.
+
+    Args:
+        tensor: prefix of the torch names.
+        leaf: prefix of the leaf paths.
+        transform: of the kernel; a key of TRANSFORMS.
+    """
     return (
         WeightRule(f"{tensor}.weight", f"{leaf}.kernel", transform),
         WeightRule(f"{tensor}.bias", f"{leaf}.bias"),
@@ -33,9 +39,9 @@ def conv_rules(tensor: str, leaf: str, transform: str) -> tuple[WeightRule, ...]
 
 
 def _block_rules(stack: str, layers: tuple[int, ...]) -> tuple[WeightRule, ...]:
-    """The ViT blocks of one kind, numbered `layers` in the checkpoint, as one stack."""
+    """Return the rules of the ViT blocks `layers`, which are one stack."""
     block = "blocks.{layer}"
-    tables = [
+    relative_positions = [
         WeightRule(f"{block}.attn.{name}", f"{stack}.attention.{name}", "same", layers)
         for name in ("rel_pos_h", "rel_pos_w")
     ]
@@ -43,7 +49,7 @@ def _block_rules(stack: str, layers: tuple[int, ...]) -> tuple[WeightRule, ...]:
         *norm_rules(f"{block}.norm1", f"{stack}.norm1", layers),
         *linear_rules(f"{block}.attn.qkv", f"{stack}.attention.qkv", layers),
         *linear_rules(f"{block}.attn.proj", f"{stack}.attention.proj", layers),
-        *tables,
+        *relative_positions,
         *norm_rules(f"{block}.norm2", f"{stack}.norm2", layers),
         *linear_rules(f"{block}.mlp.lin1", f"{stack}.mlp.up", layers),
         *linear_rules(f"{block}.mlp.lin2", f"{stack}.mlp.down", layers),
@@ -51,7 +57,7 @@ def _block_rules(stack: str, layers: tuple[int, ...]) -> tuple[WeightRule, ...]:
 
 
 def image_encoder_table(config: SAMConfig) -> WeightTable:
-    """`image_encoder.*` relative to it; leaves relative to `ImageEncoder`."""
+    """Return the table of the image encoder, relative to `image_encoder.`"""
     rules = [
         WeightRule("pos_embed", "pos_embed", "squeeze"),
         *conv_rules("patch_embed.proj", "patch_embed", "conv"),
@@ -68,7 +74,7 @@ def image_encoder_table(config: SAMConfig) -> WeightTable:
 
 
 def prompt_encoder_table() -> WeightTable:
-    """`prompt_encoder.*` relative to it; leaves relative to `PromptEncoder`."""
+    """Return the table of the prompt encoder, relative to `prompt_encoder.`"""
     points = tuple(range(4))
     return WeightTable(
         (
@@ -86,29 +92,28 @@ def prompt_encoder_table() -> WeightTable:
 
 
 def _attention_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> list[WeightRule]:
-    names = ("q_proj", "k_proj", "v_proj", "out_proj")
     rules: list[WeightRule] = []
-    for name in names:
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
         rules += linear_rules(f"{tensor}.{name}", f"{leaf}.{name}", layers)
     return rules
 
 
 def _two_way_rules(layers: tuple[int, ...]) -> list[WeightRule]:
-    tensor, leaf = "layers.{layer}", "layers.{layer}"
+    layer = "layers.{layer}"
     rules = [
-        *_attention_rules(f"{tensor}.self_attn", f"{leaf}.self_attention", layers),
-        *_attention_rules(f"{tensor}.cross_attn_token_to_image", f"{leaf}.token_to_image", layers),
-        *_attention_rules(f"{tensor}.cross_attn_image_to_token", f"{leaf}.image_to_token", layers),
-        *linear_rules(f"{tensor}.mlp.lin1", f"{leaf}.mlp.up", layers),
-        *linear_rules(f"{tensor}.mlp.lin2", f"{leaf}.mlp.down", layers),
+        *_attention_rules(f"{layer}.self_attn", f"{layer}.self_attention", layers),
+        *_attention_rules(f"{layer}.cross_attn_token_to_image", f"{layer}.token_to_image", layers),
+        *_attention_rules(f"{layer}.cross_attn_image_to_token", f"{layer}.image_to_token", layers),
+        *linear_rules(f"{layer}.mlp.lin1", f"{layer}.mlp.up", layers),
+        *linear_rules(f"{layer}.mlp.lin2", f"{layer}.mlp.down", layers),
     ]
     for norm in ("norm1", "norm2", "norm3", "norm4"):
-        rules += norm_rules(f"{tensor}.{norm}", f"{leaf}.{norm}", layers)
+        rules += norm_rules(f"{layer}.{norm}", f"{layer}.{norm}", layers)
     return rules
 
 
 def mask_decoder_table(config: SAMConfig) -> WeightTable:
-    """`mask_decoder.*` relative to it; leaves relative to `MaskDecoder`."""
+    """Return the table of the mask decoder, relative to `mask_decoder.`"""
     transformer = WeightTable(
         (
             *_two_way_rules(tuple(range(config.decoder_layers))),
@@ -129,27 +134,27 @@ def mask_decoder_table(config: SAMConfig) -> WeightTable:
         rules += linear_rules(tensor, f"hypernetworks.layers.{i}", tokens)
     for i in range(config.iou_layers):
         rules += linear_rules(f"iou_prediction_head.layers.{i}", f"iou_head.layers.{i}")
-    return WeightTable(tuple(rules)) + transformer.under("transformer.", "transformer.")
+    return WeightTable(tuple(rules)) + transformer.with_prefix("transformer.", "transformer.")
 
 
-def _plane(levels: RGB) -> np.ndarray:
-    """Statistics of the three channels as the original's buffers hold them."""
-    return np.asarray(levels, np.float32).reshape(3, 1, 1)
+def _pixel_buffer(values: RGB) -> np.ndarray:
+    return np.asarray(values, np.float32).reshape(3, 1, 1)
 
 
 def sam_table(config: SAMConfig) -> WeightTable:
-    """Every tensor of a Segment Anything checkpoint; leaves relative to `SAM`."""
-    mean, std = (lambda: _plane(config.pixel_mean)), (lambda: _plane(config.pixel_std))
-    constant = "the preprocessing's constant, rarely saved"
+    """Return the table of a Segment Anything checkpoint."""
+    mean = lambda: _pixel_buffer(config.pixel_mean)  # noqa: E731
+    std = lambda: _pixel_buffer(config.pixel_std)  # noqa: E731
+    reason = "constant of the preprocessing"
     return (
-        image_encoder_table(config).under("image_encoder.", "encoder.")
-        + prompt_encoder_table().under("prompt_encoder.", "prompt_encoder.")
-        + mask_decoder_table(config).under("mask_decoder.", "mask_decoder.")
+        image_encoder_table(config).with_prefix("image_encoder.", "encoder.")
+        + prompt_encoder_table().with_prefix("prompt_encoder.", "prompt_encoder.")
+        + mask_decoder_table(config).with_prefix("mask_decoder.", "mask_decoder.")
         + WeightTable(
             (),
             (
-                UnmappedTensor("pixel_mean", "recomputed", constant, value=mean),
-                UnmappedTensor("pixel_std", "recomputed", constant, value=std),
+                UnmappedTensor("pixel_mean", "recomputed", reason, compute=mean),
+                UnmappedTensor("pixel_std", "recomputed", reason, compute=std),
             ),
         )
     )

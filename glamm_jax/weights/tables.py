@@ -1,4 +1,4 @@
-"""The weight table of whatever a configuration describes."""
+"""The weight table of a configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glamm_jax.weights.sam import sam_table
 
 
 def table_of(config: AnyConfig) -> WeightTable:
-    """Torch names on one side, the leaves of `abstract_model(config)` on the other."""
+    """Return the table that maps torch names to the leaves of `abstract_model(config)`."""
     if isinstance(config, GLaMMConfig):
         return glamm_table(config)
     if isinstance(config, CLIPConfig):

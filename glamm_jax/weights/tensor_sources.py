@@ -1,4 +1,4 @@
-"""Where tensors come from: names, dtypes and shapes at once, bytes one tensor at a time."""
+"""Sources of tensors: dtypes and shapes of all at once, values one tensor at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import jax
 import numpy as np
 
 from glamm_jax.weights.rules import Shape, WeightsError
@@ -14,7 +15,7 @@ from glamm_jax.weights.safetensors import TensorInfo, map_tensor, read_folder, r
 
 @runtime_checkable
 class TensorSource(Protocol):
-    """A checkpoint of any format. `read` may be called from several threads."""
+    """The tensors of a checkpoint of any format. `read` is thread-safe."""
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]:
@@ -22,13 +23,13 @@ class TensorSource(Protocol):
         ...
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, in torch's layout."""
+        """Return a tensor in torch's layout."""
         ...
 
 
 @runtime_checkable
 class LeafSource(Protocol):
-    """The leaves of a model. `read` may be called from several threads."""
+    """The leaves of a model. `read` is thread-safe."""
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]:
@@ -36,46 +37,55 @@ class LeafSource(Protocol):
         ...
 
     def read(self, name: str, position: int | None = None) -> np.ndarray:
-        """A leaf, or one layer of a stacked one, in our layout."""
+        """Return a leaf, or one layer of a stacked leaf, in the layout of this library."""
         ...
+
+
+def shapes_of(source: TensorSource | LeafSource) -> dict[str, Shape]:
+    """Return {name: shape} of everything in a source."""
+    return {name: info.shape for name, info in source.infos.items()}
+
+
+def nbytes_of(source: TensorSource | LeafSource) -> int:
+    """Return the size of everything in a source, in bytes."""
+    return sum(info.nbytes for info in source.infos.values())
 
 
 class SafetensorsSource:
     """A safetensors file, or a folder of them with its index."""
 
     def __init__(self, path: Path):
-        self._places = read_folder(path) if path.is_dir() else read_header(path)
-        self.infos = {name: place.info for name, place in self._places.items()}
+        self._locations = read_folder(path) if path.is_dir() else read_header(path)
+        self.infos = {name: location.info for name, location in self._locations.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, a read-only map of its file."""
-        return map_tensor(self._places[name])
+        """Return a tensor as a read-only map of its file."""
+        return map_tensor(self._locations[name])
 
 
-def shapes_of(source: TensorSource | LeafSource) -> dict[str, Shape]:
-    """{name: shape} of everything a source holds."""
-    return {name: info.shape for name, info in source.infos.items()}
+class MemorySource:
+    """Arrays in memory: the leaves of a model's state, or the tensors of a checkpoint."""
 
-
-def nbytes_of(source: TensorSource | LeafSource) -> int:
-    """How much a source holds."""
-    return sum(info.nbytes for info in source.infos.values())
-
-
-class ArraySource:
-    """Arrays in memory."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, arrays: Mapping[str, np.ndarray | jax.Array]):
         self._arrays = arrays
-        self.infos = {name: TensorInfo(x.dtype, x.shape) for name, x in arrays.items()}
+        self.infos: Mapping[str, TensorInfo] = {
+            name: TensorInfo(np.dtype(array.dtype), tuple(array.shape))
+            for name, array in arrays.items()
+        }
 
-    def read(self, name: str) -> np.ndarray:
-        """The array itself."""
-        return self._arrays[name]
+    def read(self, name: str, position: int | None = None) -> np.ndarray:
+        """Return an array, or one entry of its leading axis."""
+        array = self._arrays[name]
+        return np.asarray(array if position is None else array[position])
 
 
 class RenamedSource:
-    """Another source's tensors under other names; those that `rename` maps to None are left out."""
+    """Another source's tensors under other names.
+
+    Args:
+        source: the tensors.
+        rename: returns the new name of a tensor, or None to leave the tensor out.
+    """
 
     def __init__(self, source: TensorSource, rename: Callable[[str], str | None]):
         self._source = source
@@ -83,53 +93,60 @@ class RenamedSource:
         self.infos = {new: source.infos[old] for new, old in self._names.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor that carries this name now."""
+        """Return the tensor of this new name."""
         return self._source.read(self._names[name])
 
 
 class ResizedVocabularySource:
-    """Another source whose vocabulary has more rows: small noise behind the ones it knows.
+    """Another source with rows appended to its embeddings and head.
 
     Source: resize_token_embeddings of transformers, whose new rows are normal with 0.02.
+
+    Args:
+        source: tensors under LLaMA's names.
+        num_rows: size of the new vocabulary.
+        seed: of the new rows.
     """
 
-    ROWS = ("model.embed_tokens.weight", "lm_head.weight")
+    RESIZED = ("model.embed_tokens.weight", "lm_head.weight")
 
-    def __init__(self, source: TensorSource, rows: int, seed: int):
-        self._source, self._rows, self._seed = source, rows, seed
+    def __init__(self, source: TensorSource, num_rows: int, seed: int):
+        self._source, self._num_rows, self._seed = source, num_rows, seed
         self.infos = {
-            name: info._replace(shape=(rows, *info.shape[1:])) if name in self.ROWS else info
+            name: info._replace(shape=(num_rows, *info.shape[1:])) if name in self.RESIZED else info
             for name, info in source.infos.items()
         }
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor, with its new rows if it has any."""
-        known = self._source.read(name)
-        if name not in self.ROWS:
-            return known
-        draw = np.random.default_rng([self._seed, self.ROWS.index(name)])
-        new = 0.02 * draw.standard_normal((self._rows - len(known), *known.shape[1:]), np.float32)
-        return np.concatenate([known, new.astype(known.dtype)])
+        """Return a tensor, with its new rows where it has any."""
+        tensor = self._source.read(name)
+        if name not in self.RESIZED:
+            return tensor
+        rng = np.random.default_rng([self._seed, self.RESIZED.index(name)])
+        shape = (self._num_rows - len(tensor), *tensor.shape[1:])
+        new_rows = 0.02 * rng.standard_normal(shape, np.float32)
+        return np.concatenate([tensor, new_rows.astype(tensor.dtype)])
 
 
 class JoinedSource:
     """Several sources as one.
 
-    Raises: WeightsError naming the tensors that more than one of them holds.
+    Raises:
+        WeightsError: a tensor is in more than one source.
     """
 
     def __init__(self, sources: Sequence[TensorSource]):
         self._owners: dict[str, TensorSource] = {}
-        twice = [
-            name for source in sources for name in source.infos if not self._claim(name, source)
+        duplicates = [
+            name
+            for source in sources
+            for name in source.infos
+            if self._owners.setdefault(name, source) is not source
         ]
-        if twice:
-            raise WeightsError(f"held by more than one source: {', '.join(twice)}")
+        if duplicates:
+            raise WeightsError(f"in more than one source: {', '.join(duplicates)}")
         self.infos = {name: source.infos[name] for name, source in self._owners.items()}
 
-    def _claim(self, name: str, source: TensorSource) -> bool:
-        return self._owners.setdefault(name, source) is source
-
     def read(self, name: str) -> np.ndarray:
-        """The tensor, from the source that holds it."""
+        """Return a tensor from the source that has it."""
         return self._owners[name].read(name)

@@ -1,18 +1,17 @@
-"""The stream between torch's tensors and our leaves, one tensor at a time, both ways.
+"""Conversion between torch's tensors and a model's leaves, one tensor at a time.
 
-    record = import_tensors(table, source, leaves, folder)      # torch -> model folder
-    export_tensors(table, record, leaves_of_the_folder, out)    # and the same bytes back
+    dtypes = import_tensors(table, source, leaves, TensorWriter(model))  # torch -> model folder
+    export_tensors(table, dtypes, folder, TensorWriter(out))             # and the same bytes back
 
-Nothing of model size is ever in memory: a tensor is read, its transposed view is written in
-strips. A leaf has the narrowest dtype that holds all its tensors exactly; the record remembers
-what each tensor was stored as, so mixed checkpoints (trap 27) come back as they were.
+Memory does not grow with the model: a tensor is read, and its transposed view is written in strips.
+A leaf has the narrowest dtype that represents all its tensors exactly. The stored dtype of every
+tensor is returned, so that checkpoints of mixed dtypes are exported as they were.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -27,20 +26,22 @@ from glamm_jax.weights.rules import (
     find_problems,
     tensor_shapes,
 )
-from glamm_jax.weights.safetensors import DTYPES, NAMES, TensorInfo, TensorWriter
+from glamm_jax.weights.safetensors import DTYPES, NAMES, TensorInfo
+from glamm_jax.weights.tensor_sinks import TensorSink
 from glamm_jax.weights.tensor_sources import LeafSource, TensorSource, shapes_of
 
-CARRIED = "carried."  # stands before a torch name in our files: read by nobody, returns on export
-THREADS = 3
+CARRIED = "carried."  # prefix of a torch name in a model folder: unused, written on export
+NUM_THREADS = 3
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-# A recomputed buffer may differ from ours by the rounding of another machine's power function.
-ROUNDING = {2: 1e-2, 4: 1e-5, 8: 1e-5}
+# By bytes of the dtype: a recomputed buffer may differ by the rounding of the power function of the
+# machine that saved it.
+RELATIVE_TOLERANCE = {2: 1e-2, 4: 1e-5, 8: 1e-5}
 
-StoredDtypes = dict[str, str]  # torch name -> stored dtype, as safetensors calls it
-OnTensor = Callable[[str, int], None]  # called with each name and its bytes, for a progress bar
+StoredDtypes = dict[str, str]  # torch name -> stored dtype, as safetensors names it
+OnTensor = Callable[[str, int], None]  # called with the name and size in bytes of every tensor
 
 
-def _silent(name: str, nbytes: int) -> None:
+def _ignore(name: str, nbytes: int) -> None:
     pass
 
 
@@ -48,123 +49,151 @@ def import_tensors(
     table: WeightTable,
     source: TensorSource,
     leaves: Shapes,
-    folder: Path,
+    sink: TensorSink,
     *,
-    on_tensor: OnTensor = _silent,
+    on_tensor: OnTensor = _ignore,
 ) -> StoredDtypes:
-    """Write the safetensors files of a model folder from torch's tensors.
+    """Convert torch's tensors to the leaves of a model.
 
-    Raises: WeightsError listing all that is missing, unknown, misshapen or not as recomputed,
-        before a byte is written.
+    Args:
+        table: maps tensors to leaves.
+        source: the checkpoint.
+        leaves: path and shape of every leaf of the model.
+        sink: gets the leaves under their paths, and carried tensors under CARRIED and their names.
+        on_tensor: progress callback.
+
+    Returns:
+        The dtype of every tensor that an export writes.
+
+    Raises:
+        WeightsError: tensors are missing, unknown, of the wrong shape or not as recomputed; the
+            message lists all. Nothing has been written.
     """
     shapes = shapes_of(source)
     problems = find_problems(table, shapes, leaves)
-    known = {name: u for name, u in table.unmapped_by_name().items() if name in source.infos}
-    carried = {name for name, unread in known.items() if unread.kind == "carried"}
-    for name, unread in known.items():
-        if unread.value is not None and unread.value().shape == shapes[name]:
-            problem, exact = _compare_recomputed(name, unread, source.read(name))
-            problems += [problem] if problem else []
-            carried |= set() if exact else {name}
+    unmapped = {n: tensor for n, tensor in table.unmapped_by_name().items() if n in source.infos}
+    carried = {name for name, tensor in unmapped.items() if tensor.disposition == "carried"}
+    for name, tensor in unmapped.items():
+        if tensor.compute is not None and tensor.compute().shape == shapes[name]:
+            problem, is_exact = _compare_recomputed(name, tensor, source.read(name))
+            if problem:
+                problems.append(problem)
+            if not is_exact:
+                carried.add(name)
     if problems:
         raise WeightsError("\n".join([f"problems with the weights ({len(problems)}):", *problems]))
-    infos = _leaf_infos(table, source, leaves)
+    mappings = table.mappings()
+    dtypes: dict[str, list[np.dtype]] = {}
+    for mapping in mappings:
+        dtypes.setdefault(mapping.leaf, []).append(source.infos[mapping.tensor].dtype)
+    infos = {leaf: TensorInfo(common_dtype(dtypes[leaf]), shape) for leaf, shape in leaves.items()}
     infos |= {CARRIED + name: source.infos[name] for name in source.infos if name in carried}
 
-    def place(entry: TensorMapping) -> None:
-        tensor = source.read(entry.tensor)
-        target = leaves[entry.leaf] if entry.position is None else leaves[entry.leaf][1:]
-        array = TRANSFORMS[entry.transform].load(tensor, target)
-        array = convert_dtype(array, infos[entry.leaf].dtype)
-        writer.write(entry.leaf, array, entry.position)
-        on_tensor(entry.tensor, tensor.nbytes)
+    def convert(mapping: TensorMapping) -> None:
+        tensor = source.read(mapping.tensor)
+        shape = leaves[mapping.leaf]
+        if mapping.position is not None:
+            shape = shape[1:]
+        array = TRANSFORMS[mapping.transform].to_leaf(tensor, shape)
+        array = convert_dtype(array, infos[mapping.leaf].dtype)
+        sink.write(mapping.leaf, array, mapping.position)
+        on_tensor(mapping.tensor, tensor.nbytes)
 
     def carry(name: str) -> None:
         tensor = source.read(name)
-        writer.write(CARRIED + name, tensor)
+        sink.write(CARRIED + name, tensor)
         on_tensor(name, tensor.nbytes)
 
-    with TensorWriter(folder, infos) as writer:
-        in_threads(place, table.mappings())
-        in_threads(carry, sorted(carried))
-    returning = {name for name in known if known[name].kind != "dropped"}
-    returning |= {entry.tensor for entry in table.mappings()}
-    return {name: NAMES[info.dtype] for name, info in source.infos.items() if name in returning}
+    with sink.open(infos):
+        run_in_threads(convert, mappings)
+        run_in_threads(carry, sorted(carried))
+    exported = {name for name, tensor in unmapped.items() if tensor.disposition != "dropped"}
+    exported |= {mapping.tensor for mapping in mappings}
+    return {name: NAMES[info.dtype] for name, info in source.infos.items() if name in exported}
 
 
 def export_tensors(
     table: WeightTable,
-    record: StoredDtypes,
+    stored_dtypes: StoredDtypes,
     leaves: LeafSource,
-    folder: Path,
+    sink: TensorSink,
     *,
     rename: Callable[[str], str] = lambda name: name,
-    stem: str = "model",
-    on_tensor: OnTensor = _silent,
+    on_tensor: OnTensor = _ignore,
 ) -> None:
-    """Write torch's tensors from a model folder: those of the record, each in its stored dtype.
+    """Convert the leaves of a model to torch's tensors.
 
     Args:
-        rename: what a tensor is called in the files. stem: what the files are called.
+        table: maps tensors to leaves.
+        stored_dtypes: the tensors to write, and their dtypes.
+        leaves: leaves and carried tensors of the model.
+        sink: gets the tensors.
+        rename: returns a tensor's name in the sink.
+        on_tensor: progress callback.
 
-    Raises: WeightsError naming tensors of the record that the table does not know.
+    Raises:
+        WeightsError: a tensor is not in the table, or is a carried one that the model lacks.
     """
-    entries = {entry.tensor: entry for entry in table.mappings()}
-    unread = table.unmapped_by_name()
-    if unknown := [name for name in record if name not in entries and name not in unread]:
-        raise WeightsError(f"tensors that nothing gives back: {', '.join(unknown)}")
+    mappings = {mapping.tensor: mapping for mapping in table.mappings()}
+    unmapped = table.unmapped_by_name()
+    unknown = [name for name in stored_dtypes if name not in mappings and name not in unmapped]
+    if unknown:
+        raise WeightsError(f"no leaf has the tensors {', '.join(unknown)}")
     shapes = tensor_shapes(table, shapes_of(leaves))
-    for name in record:
-        if name in unread:
-            shapes[name] = _unread_shape(name, unread[name], leaves)
-    infos = {name: TensorInfo(DTYPES[dtype], shapes[name]) for name, dtype in record.items()}
-    written = {rename(name): info for name, info in infos.items()}
+    for name in stored_dtypes:
+        if name in unmapped:
+            shapes[name] = _unmapped_shape(name, unmapped[name], leaves)
+    infos = {name: TensorInfo(DTYPES[dtype], shapes[name]) for name, dtype in stored_dtypes.items()}
 
     def write(name: str) -> None:
         if CARRIED + name in leaves.infos:
-            array = leaves.read(CARRIED + name)
-        elif name in entries:
-            entry = entries[name]
-            array = TRANSFORMS[entry.transform].dump(leaves.read(entry.leaf, entry.position))
+            tensor = leaves.read(CARRIED + name)
+        elif name in mappings:
+            mapping = mappings[name]
+            array = leaves.read(mapping.leaf, mapping.position)
+            tensor = TRANSFORMS[mapping.transform].to_tensor(array)
         else:
-            value = unread[name].value
-            assert value is not None, name
-            array = value()
-        writer.write(rename(name), convert_dtype(array, infos[name].dtype))
+            compute = unmapped[name].compute
+            assert compute is not None, name
+            tensor = compute()
+        sink.write(rename(name), convert_dtype(tensor, infos[name].dtype))
         on_tensor(name, infos[name].nbytes)
 
-    with TensorWriter(folder, written, stem=stem) as writer:
-        in_threads(write, infos)
+    with sink.open({rename(name): info for name, info in infos.items()}):
+        run_in_threads(write, infos)
 
 
-def copy_leaves(leaves: LeafSource, folder: Path, *, on_tensor: OnTensor = _silent) -> None:
-    """Write the safetensors files of a model folder from another one's leaves."""
+def copy_leaves(leaves: LeafSource, sink: TensorSink, *, on_tensor: OnTensor = _ignore) -> None:
+    """Copy the leaves of a model."""
 
     def copy(name: str) -> None:
         info = leaves.infos[name]
         if len(info.shape) < 3:
-            writer.write(name, leaves.read(name))
+            sink.write(name, leaves.read(name))
         else:
-            for position in range(info.shape[0]):  # a stack's layers, or a kernel's rows
-                writer.write(name, leaves.read(name, position), position)
+            for position in range(info.shape[0]):  # layers of a stack, or rows of a kernel
+                sink.write(name, leaves.read(name, position), position)
         on_tensor(name, info.nbytes)
 
-    with TensorWriter(folder, leaves.infos) as writer:
-        in_threads(copy, leaves.infos)
+    with sink.open(leaves.infos):
+        run_in_threads(copy, leaves.infos)
 
 
-def default_record(table: WeightTable, leaves: LeafSource) -> StoredDtypes:
-    """The record of a model that came from no checkpoint: what the original would have saved."""
-    record = {entry.tensor: NAMES[leaves.infos[entry.leaf].dtype] for entry in table.mappings()}
-    for name, unread in table.unmapped_by_name().items():
-        if unread.value is not None and "pixel_" not in name:  # those it does not save (trap 27)
-            record[name] = NAMES[unread.value().dtype]
-    return record
+def default_stored_dtypes(table: WeightTable, leaves: LeafSource) -> StoredDtypes:
+    """Return the tensors that the original would save of a model that came from no checkpoint."""
+    dtypes = {
+        mapping.tensor: NAMES[leaves.infos[mapping.leaf].dtype] for mapping in table.mappings()
+    }
+    for name, tensor in table.unmapped_by_name().items():
+        # quirk 27: the original does not save SAM's pixel statistics.
+        if tensor.compute is not None and "pixel_" not in name:
+            dtypes[name] = NAMES[tensor.compute().dtype]
+    return dtypes
 
 
-def in_threads(work: Callable[..., None], items: Iterable) -> None:
-    """Work on every item, a few at a time; the first error ends it."""
-    with ThreadPoolExecutor(THREADS) as pool:
+def run_in_threads(work: Callable[..., None], items: Iterable) -> None:
+    """Call `work` on every item, NUM_THREADS at a time; the first error cancels the rest."""
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
             for future in futures:
@@ -175,7 +204,10 @@ def in_threads(work: Callable[..., None], items: Iterable) -> None:
 
 
 def convert_dtype(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The array in another dtype; between bfloat16 and float32 bit for bit, NaNs included."""
+    """Return the array in another dtype.
+
+    Between bfloat16 and float32, NaNs keep their bits. Arrays of the same dtype are not copied.
+    """
     if array.dtype == dtype:
         return array
     if array.dtype == BFLOAT16 and dtype == np.float32:
@@ -188,48 +220,48 @@ def convert_dtype(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def common_dtype(dtypes: Iterable[np.dtype]) -> np.dtype:
-    """The narrowest dtype that holds numbers of all these exactly.
+    """Return the narrowest dtype that represents the numbers of all these exactly.
 
-    Raises: WeightsError when there is none.
+    Raises:
+        WeightsError: there is none.
     """
-    kinds = set(dtypes)
-    if len(kinds) == 1:
-        return kinds.pop()
+    distinct = set(dtypes)
+    if len(distinct) == 1:
+        return distinct.pop()
     floats = {BFLOAT16, np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)}
-    if not kinds <= floats:
-        raise WeightsError(f"the layers of one leaf are stored as {sorted(map(str, kinds))}")
-    return np.dtype(np.float64 if np.dtype(np.float64) in kinds else np.float32)
-
-
-def _leaf_infos(table: WeightTable, source: TensorSource, leaves: Shapes) -> dict[str, TensorInfo]:
-    """Dtype and shape of every leaf, in the model's order."""
-    dtypes: dict[str, list[np.dtype]] = {}
-    for entry in table.mappings():
-        dtypes.setdefault(entry.leaf, []).append(source.infos[entry.tensor].dtype)
-    return {leaf: TensorInfo(common_dtype(dtypes[leaf]), shape) for leaf, shape in leaves.items()}
+    if not distinct <= floats:
+        names = ", ".join(sorted(map(str, distinct)))
+        raise WeightsError(f"the layers of one leaf have incompatible dtypes: {names}")
+    return np.dtype(np.float64 if np.dtype(np.float64) in distinct else np.float32)
 
 
 def _compare_recomputed(
-    name: str, unread: UnmappedTensor, tensor: np.ndarray
+    name: str, unmapped: UnmappedTensor, tensor: np.ndarray
 ) -> tuple[str | None, bool]:
-    """(what is wrong with a buffer that we compute ourselves, whether it is ours to the bit)."""
-    assert unread.value is not None
-    ours = convert_dtype(unread.value(), tensor.dtype)
-    if ours.tobytes() == tensor.tobytes():
+    """Compare a stored buffer with what the configuration gives.
+
+    Returns:
+        (problem, whether they agree to the bit).
+    """
+    assert unmapped.compute is not None
+    expected = convert_dtype(unmapped.compute(), tensor.dtype)
+    if expected.tobytes() == tensor.tobytes():
         return None, True
-    close = np.allclose(
-        ours.astype(np.float64),
+    is_close = np.allclose(
+        expected.astype(np.float64),
         tensor.astype(np.float64),
-        rtol=ROUNDING.get(tensor.dtype.itemsize, 0.0),
+        rtol=RELATIVE_TOLERANCE.get(tensor.dtype.itemsize, 0.0),
         atol=0.0,
     )
-    problem = f"{name}: does not hold {unread.reason}, which the configuration asks for"
-    return None if close else problem, False
+    if is_close:
+        return None, False
+    problem = f"{name}: differs from what the configuration gives ({unmapped.reason})"
+    return problem, False
 
 
-def _unread_shape(name: str, unread: UnmappedTensor, leaves: LeafSource) -> tuple[int, ...]:
+def _unmapped_shape(name: str, unmapped: UnmappedTensor, leaves: LeafSource) -> tuple[int, ...]:
     if CARRIED + name in leaves.infos:
         return leaves.infos[CARRIED + name].shape
-    if unread.value is None:
-        raise WeightsError(f"{name}: the model folder does not hold this carried tensor")
-    return unread.value().shape
+    if unmapped.compute is None:
+        raise WeightsError(f"{name}: the model folder does not contain this carried tensor")
+    return unmapped.compute().shape

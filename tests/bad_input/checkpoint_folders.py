@@ -1,4 +1,4 @@
-"""Rows about checkpoints to convert, and about model folders."""
+"""Cases of unusable checkpoints and model folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from glamm_jax.weights.safetensors import TensorInfo, TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.transfer import import_tensors
 from tests.bad_input.case import Case
-from tests.bad_input.weight_files import accepted, sound
+from tests.bad_input.weight_files import open_and_assemble, valid_file
 from tests.weights.checkpoints import BFLOAT16, TOKENIZER
 
 _CHECKPOINTS = "Checkpoints to convert"
@@ -32,7 +32,7 @@ _FOLDERS = "Model folders"
 
 
 def _llama(**changed: Any) -> dict[str, tuple[int, ...]]:
-    """The tensors of a LLaMA of one layer, 8 wide, with these shapes instead or (None) without."""
+    """Return the tensors of a LLaMA of one layer and hidden size 8; None removes a tensor."""
     shapes: dict[str, Any] = {"model.embed_tokens.weight": (807, 8), "lm_head.weight": (807, 8)}
     shapes |= {"model.norm.weight": (8,)}
     layer = "model.layers.0."
@@ -49,28 +49,28 @@ _LLAMA = {"num_attention_heads": 2}
 
 
 def _checkpoint(
-    shapes: dict[str, tuple[int, ...]], described: dict[str, Any], **request: str
+    shapes: dict[str, tuple[int, ...]], hf_config: dict[str, Any], **request: str
 ) -> Callable[[Path], str]:
     def run(folder: Path) -> str:
         source = folder / "source"
         source.mkdir()
         arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
         safetensors.numpy.save_file(arrays, source / "model.safetensors")
-        (source / "config.json").write_text(json.dumps(described))
+        (source / "config.json").write_text(json.dumps(hf_config))
         shutil.copytree(TOKENIZER, folder / "tokenizer")
-        named = {name: folder / value for name, value in request.items()}
-        return _converted(folder, Request(source, **named))
+        paths = {name: folder / value for name, value in request.items()}
+        return _convert(folder, Request(source, **paths))
 
     return run
 
 
-def _converted(folder: Path, request: Request) -> str:
-    """What the program does, up to the first byte of weights."""
+def _convert(folder: Path, request: Request) -> str:
+    """Convert the tensors of a checkpoint, as `convert from-torch` does."""
     assembly = assemble(request)
     leaves = state_shapes(abstract_model(assembly.config)[1])
     out = folder / "out"
     out.mkdir()
-    import_tensors(table_of(assembly.config), assembly.tensors, leaves, out)
+    import_tensors(table_of(assembly.config), assembly.tensors, leaves, TensorWriter(out))
     return f"accepted: {type(assembly.config).__name__}"
 
 
@@ -80,21 +80,21 @@ def _only_names(*names: str) -> dict[str, tuple[int, ...]]:
 
 def _deepspeed(folder: Path) -> str:
     (folder / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"")
-    return accepted(folder)
+    return open_and_assemble(folder)
 
 
 # ---------------------------------------------------------------------- model folders
 
 
-def _writing(number: int) -> Callable[[Path], str]:
-    """A disk that is full (or says so with another number) when the files get their size."""
+def _allocation_fails(error_number: int) -> Callable[[Path], str]:
+    """Simulate an error when the files are allocated."""
 
     def run(folder: Path) -> str:
-        failure = OSError(number, os.strerror(number))
+        failure = OSError(error_number, os.strerror(error_number))
         with (
             mock.patch("os.posix_fallocate", side_effect=failure),
             atomic_folder(folder / "model", 0) as partial,
-            TensorWriter(partial, {"a": TensorInfo(BFLOAT16, (4,))}),
+            TensorWriter(partial).open({"a": TensorInfo(BFLOAT16, (4,))}),
         ):
             pass
         return "written"
@@ -119,7 +119,7 @@ def _forbidden(folder: Path) -> str:
 
 def _killed(folder: Path) -> str:
     (folder / ".model.partial").mkdir()
-    (folder / ".model.partial" / "model.safetensors").write_bytes(sound()[:50])
+    (folder / ".model.partial" / "model.safetensors").write_bytes(valid_file()[:50])
     return str(ModelFolder(folder / "model"))
 
 
@@ -144,8 +144,8 @@ CASES: tuple[Case, ...] = (
         _CHECKPOINTS,
         "a folder of another architecture",
         _checkpoint(_only_names("layer1.0.conv1.weight", "fc.bias"), {}),
-        "WeightsError: source: no GLaMM, LLaMA, CLIP, SAM, peft or GPT4RoI checkpoint; it holds "
-        "fc.bias, layer1.0.conv1.weight ...",
+        "WeightsError: source: not a checkpoint of GLaMM, LLaMA, CLIP, SAM, peft or GPT4RoI; it "
+        "contains fc.bias, layer1.0.conv1.weight ...",
     ),
     Case(
         _CHECKPOINTS,
@@ -158,49 +158,50 @@ CASES: tuple[Case, ...] = (
         _CHECKPOINTS,
         "tensors missing, unknown and misshapen",
         _checkpoint(
-            _llama(**{"lm_head.weight": None, "model.surprise": (3,), "model.norm.weight": (3,)}),
+            _llama(**{"lm_head.weight": None, "model.unexpected": (3,), "model.norm.weight": (3,)}),
             _LLAMA,
         ),
         "WeightsError: problems with the weights (3):\nmissing tensor lm_head.weight\nunknown "
-        "tensor model.surprise\nmodel.norm.weight: shape (3,), but the model wants (8,)",
+        "tensor model.unexpected\nmodel.norm.weight: shape (3,), but the model expects (8,)",
     ),
     Case(
         _CHECKPOINTS,
         "rotary frequencies of another base",
         _checkpoint(_llama(**{"model.layers.0.self_attn.rotary_emb.inv_freq": (2,)}), _LLAMA),
         "WeightsError: problems with the weights (1):\n"
-        "model.layers.0.self_attn.rotary_emb.inv_freq: does not hold theta^(-2i/width), which "
-        "the configuration asks for",
+        "model.layers.0.self_attn.rotary_emb.inv_freq: differs from what the configuration gives "
+        "(rotary frequencies theta^(-2i/head_dim))",
     ),
     Case(
         _CHECKPOINTS,
         "a folder without weights",
-        accepted,
-        "TensorFileError: the folder: holds no weights (model.safetensors, pytorch_model.bin or "
-        "an index)",
+        open_and_assemble,
+        "TensorFileError: the folder: contains no weights (model.safetensors, pytorch_model.bin "
+        "or an index)",
     ),
     Case(
         _CHECKPOINTS,
-        "DeepSpeed's shards",
+        "shards of DeepSpeed",
         _deepspeed,
-        "TensorFileError: the folder: DeepSpeed's shards; join them first with the "
-        "zero_to_fp32.py that lies beside them, then give the file that it writes",
+        "TensorFileError: the folder: shards of DeepSpeed; merge them with the zero_to_fp32.py "
+        "of the same folder, then convert the file that it writes",
     ),
     Case(
         _CHECKPOINTS,
         "a GLaMM without its CLIP",
         _checkpoint(_only_names("model.grounding_encoder.x"), {}, tokenizer="tokenizer"),
-        "WeightsError: source holds no CLIP (trap 27): name its folder with --clip",
+        "WeightsError: source: contains no CLIP, since the original does not save it; pass "
+        "CLIP's folder with --clip",
     ),
     Case(
         _CHECKPOINTS,
-        "a config.json that is not JSON",
+        "a config.json that is not valid JSON",
         lambda f: (
-            (f / "model.safetensors").write_bytes(sound()),
+            (f / "model.safetensors").write_bytes(valid_file()),
             (f / "config.json").write_text("{"),
-            accepted(f),
+            open_and_assemble(f),
         )[2],
-        "TensorFileError: config.json: not JSON",
+        "TensorFileError: config.json: not valid JSON",
     ),
     Case(
         _FOLDERS,
@@ -211,7 +212,7 @@ CASES: tuple[Case, ...] = (
     Case(
         _FOLDERS,
         "a disk that fills up",
-        _writing(errno.ENOSPC),
+        _allocation_fails(errno.ENOSPC),
         "FolderError: model: cannot be written: No space left on device",
     ),
     Case(
@@ -231,10 +232,12 @@ CASES: tuple[Case, ...] = (
         _FOLDERS,
         "a folder of the original",
         _model({"model_type": "llava"}),
-        "ConfigError: the folder: not in our format; if it is a folder of the original, convert "
-        "it: python -m convert from-torch the folder --clip CLIP_FOLDER --out MODEL",
+        "ConfigError: the folder: not a model folder of GLaMM-JAX; to convert a PyTorch "
+        "checkpoint: glamm-jax convert from-torch the folder --clip CLIP_FOLDER --out MODEL",
     ),
-    Case(_FOLDERS, "a damaged config.json", _model("{"), "ConfigError: config.json: not JSON"),
+    Case(
+        _FOLDERS, "a damaged config.json", _model("{"), "ConfigError: config.json: not valid JSON"
+    ),
     Case(
         _FOLDERS,
         "a misspelt field",

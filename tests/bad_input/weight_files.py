@@ -1,4 +1,4 @@
-"""Rows about weight files, checkpoint folders and model folders."""
+"""Cases of invalid weight files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _safetensors(content: bytes) -> Callable[[Path], str]:
     def run(folder: Path) -> str:
         path = folder / "model.safetensors"
         path.write_bytes(content)
-        return accepted(path)
+        return open_and_assemble(path)
 
     return run
 
@@ -43,8 +43,8 @@ def _entry(shape: list[int], begin: int, end: int) -> dict[str, Any]:
     return {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
 
 
-def sound() -> bytes:
-    """A small file without fault."""
+def valid_file() -> bytes:
+    """Return a small valid safetensors file."""
     return safetensors.numpy.save({"image_encoder.patch_embed.proj.bias": np.zeros(9, np.float32)})
 
 
@@ -52,7 +52,7 @@ def _index(weight_map: dict[str, str]) -> Callable[[Path], str]:
     def run(folder: Path) -> str:
         (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
         (folder / "a.safetensors").write_bytes(safetensors.numpy.save({"a": np.zeros(2)}))
-        return accepted(folder)
+        return open_and_assemble(folder)
 
     return run
 
@@ -69,7 +69,7 @@ def _pickled(value: object) -> Callable[[Path], str]:
         path = folder / "pytorch_model.bin"
         torch.save(value, path)
         try:
-            return accepted(path)
+            return open_and_assemble(path)
         finally:
             assert not Path("attacked").exists()
 
@@ -80,30 +80,30 @@ def _bare_pickle(folder: Path) -> str:
     path = folder / "pytorch_model.bin"
     path.write_bytes(pickle.dumps(_Attack()))
     try:
-        return accepted(path)
+        return open_and_assemble(path)
     finally:
         assert not Path("attacked").exists()
 
 
-def _half_a_pickle(folder: Path) -> str:
+def _truncated_pickle(folder: Path) -> str:
     import torch
 
     path = folder / "pytorch_model.bin"
     torch.save({"a": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:2000])
-    return accepted(path)
+    return open_and_assemble(path)
 
 
 def _unreadable(folder: Path) -> str:
     path = folder / "model.safetensors"
-    path.write_bytes(sound())
+    path.write_bytes(valid_file())
     failure = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     with mock.patch("pathlib.Path.open", side_effect=failure):
-        return accepted(path)
+        return open_and_assemble(path)
 
 
-def accepted(path: Path) -> str:
-    """What a checkpoint is taken for, if it is taken."""
+def open_and_assemble(path: Path) -> str:
+    """Assemble a model from a checkpoint and return the class of its configuration."""
     assembly = assemble(Request(path))
     return f"accepted: {type(assembly.config).__name__}"
 
@@ -112,8 +112,8 @@ _OVERLAP = {"a": _entry([2], 0, 8), "b": _entry([2], 4, 12)}
 CASES: tuple[Case, ...] = (
     Case(
         _FILES,
-        "a file that is not there",
-        lambda f: accepted(f / "no.safetensors"),
+        "a missing file",
+        lambda f: open_and_assemble(f / "no.safetensors"),
         "TensorFileError: no.safetensors: no such file or folder",
     ),
     Case(
@@ -126,110 +126,110 @@ CASES: tuple[Case, ...] = (
         _FILES,
         "an empty file",
         _safetensors(bytes(0)),
-        "TensorFileError: model.safetensors: not a safetensors file, or a truncated one: a "
-        "header of 0 bytes in a file of 0",
+        "TensorFileError: model.safetensors: not a safetensors file, or truncated: a header of "
+        "0 bytes in a file of 0 bytes",
     ),
     Case(
         _FILES,
         "a text file",
         _safetensors(b"version https://git-lfs.github.com/spec/v1\n"),
-        "TensorFileError: model.safetensors: not a safetensors file, or a truncated one: a "
-        "header of 2336927755350992246 bytes in a file of 43",
+        "TensorFileError: model.safetensors: not a safetensors file, or truncated: a header of "
+        "2336927755350992246 bytes in a file of 43 bytes",
     ),
     Case(
         _FILES,
         "a truncated file",
-        _safetensors(sound()[:-4]),
-        "TensorFileError: model.safetensors: the header speaks of 140 bytes, the file has 136; "
-        "was the copy interrupted?",
+        _safetensors(valid_file()[:-4]),
+        "TensorFileError: model.safetensors: the header describes a file of 140 bytes, but it has "
+        "136; copy or download it again",
     ),
     Case(
         _FILES,
-        "bytes behind the last tensor",
-        _safetensors(sound() + b"1234"),
-        "TensorFileError: model.safetensors: the header speaks of 140 bytes, the file has 144; "
-        "was the copy interrupted?",
+        "bytes after the last tensor",
+        _safetensors(valid_file() + b"1234"),
+        "TensorFileError: model.safetensors: the header describes a file of 140 bytes, but it has "
+        "144; copy or download it again",
     ),
     Case(
         _FILES,
         "a header longer than the file",
         _safetensors(struct.pack("<Q", 2**40)),
-        "TensorFileError: model.safetensors: not a safetensors file, or a truncated one: a "
-        "header of 1099511627776 bytes in a file of 8",
+        "TensorFileError: model.safetensors: not a safetensors file, or truncated: a header of "
+        "1099511627776 bytes in a file of 8 bytes",
     ),
     Case(
         _FILES,
         "a damaged header",
-        _safetensors(sound().replace(b'"F32"', b'"F32:')),
-        "TensorFileError: model.safetensors: the header is not JSON",
+        _safetensors(valid_file().replace(b'"F32"', b'"F32:')),
+        "TensorFileError: model.safetensors: the header is not valid JSON",
     ),
     Case(
         _FILES,
         "overlapping tensors",
         _safetensors(_header(_OVERLAP, 12)),
-        "TensorFileError: model.safetensors: tensor b overlaps the tensor before it (offset 4, "
-        "not 8)",
+        "TensorFileError: model.safetensors: tensor b overlaps the previous tensor (offset 4, "
+        "expected 8)",
     ),
     Case(
         _FILES,
         "a shape that needs more bytes than its tensor has",
         _safetensors(_header({"a": _entry([2**40], 0, 8)}, 8)),
-        "TensorFileError: model.safetensors: tensor a: 8 bytes are set apart for shape "
-        "(1099511627776,) of float32, which needs 4398046511104",
+        "TensorFileError: model.safetensors: tensor a: shape (1099511627776,) of float32 needs "
+        "4398046511104 bytes, but the header reserves 8",
     ),
     Case(
         _FILES,
         "a negative size",
         _safetensors(_header({"a": _entry([-2], 0, 8)}, 8)),
-        "TensorFileError: model.safetensors: tensor a: shape (-2,), offsets 0 to 8",
+        "TensorFileError: model.safetensors: tensor a: invalid shape (-2,) or data_offsets 0 to 8",
     ),
     Case(
         _FILES,
-        "a dtype that nobody knows",
+        "an unknown dtype",
         _safetensors(_header({"a": {**_entry([2], 0, 8), "dtype": "F3"}}, 8)),
-        "TensorFileError: model.safetensors: tensor a: dtype 'F3' is not known here",
+        "TensorFileError: model.safetensors: tensor a: dtype 'F3' is not supported",
     ),
     Case(
         _FILES,
-        "an index that names a missing shard",
+        "an index that lists a missing file",
         _index({"b": "b.safetensors"}),
-        "TensorFileError: model.safetensors.index.json names b.safetensors, which is not in the "
+        "TensorFileError: model.safetensors.index.json: lists b.safetensors, which is not in the "
         "folder",
     ),
     Case(
         _FILES,
-        "an index that names a tensor nobody has",
+        "an index that lists a tensor of no file",
         _index({"a": "a.safetensors", "b": "a.safetensors"}),
-        "TensorFileError: model.safetensors.index.json names tensors that are in no file: b",
+        "TensorFileError: model.safetensors.index.json: lists tensors that no file contains: b",
     ),
     Case(
         _FILES,
-        "an index that names a file elsewhere",
+        "an index that lists a file of another folder",
         _index({"a": "../a.safetensors"}),
-        "TensorFileError: model.safetensors.index.json: names '../a.safetensors', which is no "
-        "file beside it",
+        "TensorFileError: model.safetensors.index.json: '../a.safetensors' is not the name of "
+        "a file beside it",
     ),
     Case(
         _FILES,
         "an index without a map",
-        lambda f: ((f / INDEX).write_text("{}"), accepted(f))[1],
+        lambda f: ((f / INDEX).write_text("{}"), open_and_assemble(f))[1],
         "TensorFileError: model.safetensors.index.json: not an index: it has no weight_map",
     ),
     Case(
         _FILES,
-        "a .bin that wants to run code",
+        "a .bin that would execute code",
         _pickled({"a": _Attack()}),
-        "TensorFileError: pytorch_model.bin: refused: it is no plain dictionary of tensors; "
-        "unpickling it would run code of its own. Get the checkpoint as safetensors, or from "
-        "somebody you trust",
+        "TensorFileError: pytorch_model.bin: refused: it contains more than a dictionary of "
+        "tensors, and loading it would execute code. Get the checkpoint as safetensors, or from a "
+        "trusted source",
     ),
     Case(
         _FILES,
-        "a bare pickle that wants to run code",
+        "a bare pickle that would execute code",
         _bare_pickle,
-        "TensorFileError: pytorch_model.bin: refused: it is no plain dictionary of tensors; "
-        "unpickling it would run code of its own. Get the checkpoint as safetensors, or from "
-        "somebody you trust",
+        "TensorFileError: pytorch_model.bin: refused: it contains more than a dictionary of "
+        "tensors, and loading it would execute code. Get the checkpoint as safetensors, or from a "
+        "trusted source",
     ),
     Case(
         _FILES,
@@ -239,8 +239,8 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         _FILES,
-        "half of a .bin",
-        _half_a_pickle,
-        "TensorFileError: pytorch_model.bin: no file of torch, or a truncated one",
+        "a truncated .bin",
+        _truncated_pickle,
+        "TensorFileError: pytorch_model.bin: not a PyTorch file, or truncated",
     ),
 )

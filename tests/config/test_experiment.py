@@ -26,7 +26,7 @@ from glamm_jax.config.overrides import with_overrides
 from glamm_jax.data.sources.registry import datasets
 from glamm_jax.data.split_folder import dataset_name
 from glamm_jax.errors import ConfigError
-from glamm_jax.weights.config_file import config_from
+from glamm_jax.weights.config_file import config_from_json
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_an_experiment_is_the_frozen_one(name: str, goldens: Path) -> None:
     config = import_module(f"configs.{name}").get_config()
     frozen = (goldens / "experiments" / f"{name}.json").read_text(encoding="utf-8")
     assert json.dumps(asdict(config), indent=1) + "\n" == frozen
-    assert config_from(ExperimentConfig, json.loads(frozen)) == config
+    assert config_from_json(ExperimentConfig, json.loads(frozen)) == config
 
 
 @pytest.mark.parametrize(

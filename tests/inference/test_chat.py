@@ -273,7 +273,7 @@ def saved(assistant: Assistant, goldens: Path, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("model")
     leaves = {name: np.asarray(x) for name, x in flatten_state(assistant.generator.state).items()}
     infos = {name: TensorInfo(x.dtype, x.shape) for name, x in leaves.items()}
-    with TensorWriter(folder, infos) as writer:
+    with TensorWriter(folder).open(infos) as writer:
         for name, array in leaves.items():
             writer.write(name, array)
     finish_folder(folder, tiny(base_vocab_size=800), {}, goldens / "tokenizer")

@@ -9,7 +9,10 @@ import torch
 from flax import nnx
 
 from glamm_jax.weights.flat_state import fill_state, state_shapes
-from glamm_jax.weights.rules import WeightTable, load
+from glamm_jax.weights.rules import WeightTable
+from glamm_jax.weights.tensor_sinks import MemoryWriter
+from glamm_jax.weights.tensor_sources import MemorySource
+from glamm_jax.weights.transfer import import_tensors
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -30,9 +33,9 @@ def copied(model: Model, theirs: torch.nn.Module, table: WeightTable, prefix: st
     """Our model with their weights; `prefix` stands before their names in the table."""
     tensors = {prefix + name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
     graph, state = nnx.split(model)
-    sizes = {name: tensor.shape for name, tensor in tensors.items()}
-    leaves = load(table, sizes, tensors.__getitem__, state_shapes(state))
-    return nnx.merge(graph, fill_state(state, leaves))
+    writer = MemoryWriter()
+    import_tensors(table, MemorySource(tensors), state_shapes(state), writer)
+    return nnx.merge(graph, fill_state(state, writer.arrays))
 
 
 def assert_close(actual: object, expected: torch.Tensor, tolerance: float) -> None:

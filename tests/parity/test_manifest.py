@@ -1,4 +1,4 @@
-"""Every tensor of the recorded checkpoints has a fate, and a changed manifest is named."""
+"""Every tensor of the recorded checkpoints has a disposition, and a changed manifest is named."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def test_every_tensor_of_every_checkpoint_is_accounted_for(ledger):
 
 
 @pytest.mark.parametrize(
-    ("name", "fate"),
+    ("name", "disposition"),
     [
         ("model.layers.7.mlp.up_proj.weight", "converted"),
-        ("model.layers.7.self_attn.rotary_emb.inv_freq", "recomputed: theta"),
+        ("model.layers.7.self_attn.rotary_emb.inv_freq", "recomputed: rotary frequencies theta"),
         ("model.vision_tower.vision_tower.vision_model.post_layernorm.bias", "carried: the pooled"),
     ],
 )
-def test_the_fate_of_a_tensor_is_said(ledger, name, fate):
+def test_the_note_is_the_disposition_of_a_tensor(ledger, name, disposition):
     rows = [r for r in ledger.rows if r.name == f"tensors.{name}" and "full" in r.file]
-    assert rows[0].note.startswith(fate)
+    assert rows[0].note.startswith(disposition)
 
 
 def tampered(goldens: Path, tmp_path: Path, stem: str, change) -> Ledger:

@@ -30,7 +30,7 @@ from glamm_jax.testing.golden_checkpoints import GoldenSource, write_checkpoint
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.glamm import CLIP_PREFIX
 from glamm_jax.weights.tables import table_of
-from tests.weights.checkpoints import CONFIG, TOKENIZER, all_shapes, described, write_clip
+from tests.weights.checkpoints import CONFIG, TOKENIZER, all_shapes, hf_config, write_clip
 from tools.parity.golden_model import golden_glamm
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +88,7 @@ def test_the_shipped_model_names_the_things_of_a_scene_and_outlines_them(tmp_pat
         (("--prompt", " "), "the prompt is empty"),
         (("--tokens", 0), "max_tokens is 0"),
         (("--top-p", 2), "top_p: above 0 and at most 1"),
-        (("--model", "."), "no model folder"),
+        (("--model", "."), "not a model folder"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_one_line(
@@ -113,7 +113,7 @@ def test_a_converted_checkpoint_answers_as_the_model_in_memory(
 ) -> None:
     held = {n: s for n, s in all_shapes(CONFIG).items() if not n.startswith(CLIP_PREFIX)}
     source = GoldenSource(held, table_of(CONFIG))
-    write_checkpoint(source, tmp_path / "glamm", described(), tokenizer=TOKENIZER)
+    write_checkpoint(source, tmp_path / "glamm", hf_config(), tokenizer=TOKENIZER)
     write_clip(tmp_path / "clip")
     given = ["from-torch", tmp_path / "glamm", "--clip", tmp_path / "clip", "--out", tmp_path / "m"]
     assert convert([str(each) for each in given]) == 0

@@ -1,4 +1,4 @@
-"""A model folder appears whole or not at all, and streams onto any mesh."""
+"""A model folder is complete or absent, and is loaded onto any mesh."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.weights import folder as folders
 from glamm_jax.weights.flat_state import flatten_state, state_shapes
 from glamm_jax.weights.folder import ModelFolder, finish_folder
+from glamm_jax.weights.safetensors import TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.transfer import import_tensors
 from tests.weights.checkpoints import CONFIG, clip_source
@@ -30,12 +31,12 @@ def model(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("models") / "clip"
     with atomic_folder(path, 0) as partial:
         leaves = state_shapes(abstract_model(CLIP)[1])
-        record = import_tensors(table_of(CLIP), clip_source(), leaves, partial)
+        record = import_tensors(table_of(CLIP), clip_source(), leaves, TensorWriter(partial))
         finish_folder(partial, CLIP, {"tensors": record, "described": {}}, None)
     return path
 
 
-def test_it_fills_the_model_with_what_lies_in_it(model):
+def test_it_fills_the_model_with_its_leaves(model):
     folder = ModelFolder(model)
     assert folder.config == CLIP
     filled = flatten_state(folder.fill(abstract_model(CLIP)[1]))
@@ -65,26 +66,26 @@ def test_every_device_of_a_mesh_gets_its_own_slice(model, mesh):
 
 
 def test_a_shard_reads_only_its_slice(model, monkeypatch):
-    taken = []
+    shapes = []
     original = folders.convert_dtype
     monkeypatch.setattr(
-        folders, "convert_dtype", lambda x, d: (taken.append(x.shape), original(x, d))[1]
+        folders, "convert_dtype", lambda x, d: (shapes.append(x.shape), original(x, d))[1]
     )
     with use_mesh(make_mesh(1, 8, 1)):
         ModelFolder(model).fill(abstract_model(CLIP)[1])
-    whole = state_shapes(abstract_model(CLIP)[1])["layers.mlp.up.kernel"]
-    assert whole not in taken
-    assert (whole[0], whole[1] // 8, whole[2]) in taken
+    complete = state_shapes(abstract_model(CLIP)[1])["layers.mlp.up.kernel"]
+    assert complete not in shapes
+    assert (complete[0], complete[1] // 8, complete[2]) in shapes
 
 
 def test_a_model_of_another_size_lists_every_leaf(model):
     other = replace(CLIP, mlp_dim=64)
-    with pytest.raises(FolderError, match=r"3 wrong leaves: .*mlp\.up\.kernel.*wants") as caught:
+    with pytest.raises(FolderError, match=r"3 wrong leaves: .*mlp\.up\.kernel.*expects") as caught:
         ModelFolder(model).fill(abstract_model(other)[1])
     assert "layers.mlp.down.kernel" in str(caught.value)
 
 
-def test_the_original_folder_is_told_to_be_converted(tmp_path):
+def test_a_folder_of_the_original_is_refused_with_the_command_that_converts_it(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
-    with pytest.raises(ConfigError, match="python -m convert from-torch"):
+    with pytest.raises(ConfigError, match="glamm-jax convert from-torch"):
         ModelFolder(tmp_path)

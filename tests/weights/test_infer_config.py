@@ -1,4 +1,4 @@
-"""A checkpoint's shapes and config.json tell what it is."""
+"""Family and configuration are inferred from shapes and config.json."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def test_a_checkpoint_is_recognised_by_its_names(goldens, name, family):
     assert family_of(recorded(goldens, name), name) == family
 
 
-def test_a_stranger_is_refused_by_name():
-    with pytest.raises(WeightsError, match="resnet: no GLaMM, LLaMA"):
+def test_an_unknown_checkpoint_is_refused_by_name():
+    with pytest.raises(WeightsError, match="resnet: not a checkpoint of GLaMM, LLaMA"):
         family_of({"fc.weight": (1, 2)}, "resnet")
 
 
-def test_the_released_model_is_told_by_its_shapes(goldens):
+def test_the_released_model_is_inferred_from_its_shapes(goldens):
     assert glamm_config(recorded(goldens, "glamm_7b_full_with_vision_tower"), {}, {}) == released()
 
 
@@ -71,7 +71,7 @@ def test_sam_of_any_size_needs_no_config(goldens, name, config):
     ("name", "config"),
     [("clip_vit_l14_336_hf", CLIP_L14_336), ("clip_vit_h14_laion_hf", CLIP_H14_224)],
 )
-def test_both_clips_are_told_by_their_shapes(goldens, name, config):
+def test_both_clips_are_inferred_from_their_shapes(goldens, name, config):
     assert clip_config(recorded(goldens, name), {}) == config
 
 
@@ -81,7 +81,7 @@ def test_llama_with_fewer_rows(goldens):
     assert config.num_heads == LLAMA_7B.num_heads
 
 
-def test_adapters_are_told_by_their_names_and_ranks(goldens):
+def test_adapters_are_inferred_from_their_names_and_ranks(goldens):
     tensors = recorded(goldens, "glamm_7b_training_lora")
     assert lora_config(tensors, {}) == LoRAConfig()
     assert lora_config(recorded(goldens, "glamm_7b_saved_hf"), {}) is None
@@ -89,22 +89,22 @@ def test_adapters_are_told_by_their_names_and_ranks(goldens):
     assert adapter == LoRAConfig(alpha=8.0)
 
 
-def test_config_json_wins_over_a_misshapen_tensor(goldens):
+def test_config_json_takes_precedence_over_a_misshapen_tensor(goldens):
     tensors = recorded(goldens, "llama_7b_hf") | {"model.embed_tokens.weight": (4096, 32000)}
-    described = {"hidden_size": 4096, "vocab_size": 32000}
-    assert llama_config(tensors, described).hidden_dim == 4096
+    hf_config = {"hidden_size": 4096, "vocab_size": 32000}
+    assert llama_config(tensors, hf_config).hidden_dim == 4096
 
 
 @pytest.mark.parametrize(
-    "described",
+    "hf_config",
     [{"num_key_value_heads": 8, "num_attention_heads": 32}, {"rope_scaling": {"factor": 2}}],
 )
-def test_a_decoder_of_another_architecture_is_refused(goldens, described):
+def test_a_decoder_of_another_architecture_is_refused(goldens, hf_config):
     with pytest.raises(WeightsError, match="another architecture"):
-        llama_config(recorded(goldens, "llama_7b_hf"), described)
+        llama_config(recorded(goldens, "llama_7b_hf"), hf_config)
 
 
-def test_a_missing_tensor_leaves_the_rest_told():
+def test_a_missing_tensor_leaves_the_rest_inferred():
     tensors = all_shapes(CONFIG)
     del tensors["lm_head.weight"]
     config = glamm_config(tensors, {}, {}, tokens=CONFIG.tokens)

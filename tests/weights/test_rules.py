@@ -10,9 +10,11 @@ from glamm_jax.weights.rules import (
     WeightRule,
     WeightsError,
     WeightTable,
-    check,
     find_problems,
 )
+from glamm_jax.weights.tensor_sinks import MemoryWriter
+from glamm_jax.weights.tensor_sources import MemorySource
+from glamm_jax.weights.transfer import import_tensors
 
 TABLE = WeightTable(
     (
@@ -20,8 +22,8 @@ TABLE = WeightTable(
         WeightRule("norm.weight", "norm.scale"),
     ),
     (
-        UnmappedTensor("ids", "recomputed", "0..2", value=lambda: np.arange(3)),
-        UnmappedTensor("old.{layer}.weight", "carried", "nobody reads it", (0, 1)),
+        UnmappedTensor("ids", "recomputed", "0..2", compute=lambda: np.arange(3)),
+        UnmappedTensor("old.{layer}.weight", "carried", "unused", (0, 1)),
     ),
 )
 LEAVES = {"layers.up.kernel": (2, 4, 3), "norm.scale": (4,)}
@@ -29,21 +31,22 @@ TENSORS = {"layers.0.up.weight": (3, 4), "layers.1.up.weight": (3, 4), "norm.wei
 
 
 def test_exactly_the_tensors_of_the_table_pass():
-    check(TABLE, TENSORS, LEAVES)
-    check(TABLE, TENSORS | {"ids": (3,), "old.1.weight": (9,)}, LEAVES)
+    assert not find_problems(TABLE, TENSORS, LEAVES)
+    assert not find_problems(TABLE, TENSORS | {"ids": (3,), "old.1.weight": (9,)}, LEAVES)
 
 
 def test_everything_wrong_is_in_one_error():
-    tensors = {"layers.0.up.weight": (4, 3), "norm.weight": (4,), "extra": (1,), "ids": (2,)}
+    shapes = {"layers.0.up.weight": (4, 3), "norm.weight": (4,), "extra": (1,), "ids": (2,)}
+    source = MemorySource({name: np.zeros(shape) for name, shape in shapes.items()})
     with pytest.raises(WeightsError) as caught:
-        check(TABLE, tensors, LEAVES | {"norm.bias": (4,)})
+        import_tensors(TABLE, source, LEAVES | {"norm.bias": (4,)}, MemoryWriter())
     assert str(caught.value).splitlines() == [
         "problems with the weights (5):",
         "missing tensor layers.1.up.weight",
         "unknown tensor extra",
         "leaf norm.bias is filled by no tensor",
-        "layers.0.up.weight: shape (4, 3), but the model wants (3, 4)",
-        "ids: shape (2,), but the model wants (3,)",
+        "layers.0.up.weight: shape (4, 3), but the model expects (3, 4)",
+        "ids: shape (2,), but the model expects (3,)",
     ]
 
 
@@ -56,10 +59,10 @@ def test_everything_wrong_is_in_one_error():
 )
 def test_a_leaf_is_filled_once_and_exists(rule, problem):
     table = WeightTable((*TABLE.rules, rule))
-    found = find_problems(table, TENSORS | {rule.tensor: (4,)}, LEAVES)
-    assert any(text.startswith(problem) for text in found), found
+    problems = find_problems(table, TENSORS | {rule.tensor: (4,)}, LEAVES)
+    assert any(text.startswith(problem) for text in problems), problems
 
 
 def test_a_layer_that_no_tensor_fills_is_named():
-    found = find_problems(TABLE, TENSORS, LEAVES | {"layers.up.kernel": (3, 4, 3)})
-    assert found == ["leaf layers.up.kernel of 3 layers is filled at [0, 1]"]
+    problems = find_problems(TABLE, TENSORS, LEAVES | {"layers.up.kernel": (3, 4, 3)})
+    assert problems == ["leaf layers.up.kernel of 3 layers is filled at [0, 1]"]

@@ -99,7 +99,7 @@ class Case:
                 if name in ours:
                     recorded.compare(name, [list(ours[name]), "float32"], "exact")
                 elif name in unread:
-                    recorded.exclude(name, f"{unread[name].kind}: {unread[name].reason}")
+                    recorded.exclude(name, f"{unread[name].disposition}: {unread[name].reason}")
             for name in sorted(set(ours) - set(recorded.names)):
                 raise GoldenError(f"{recorded.file}: tensor {name} is missing")
 

@@ -17,7 +17,10 @@ from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.types import Batch, Losses, Output
 from glamm_jax.weights.flat_state import flatten_state
 from glamm_jax.weights.glamm import glamm_table
-from glamm_jax.weights.rules import WeightTable, dump
+from glamm_jax.weights.rules import WeightTable
+from glamm_jax.weights.tensor_sinks import MemoryWriter
+from glamm_jax.weights.tensor_sources import MemorySource
+from glamm_jax.weights.transfer import default_stored_dtypes, export_tensors
 from tools.parity.e2e_inputs import nchw
 from tools.parity.report import Recorded
 from tools.parity.ties import agreeing, differences, shifted
@@ -96,9 +99,15 @@ class TrainRunner:
 
 def torch_tensors(table: WeightTable, state: nnx.State) -> dict[str, np.ndarray]:
     """The tensors of the original that some of the model's leaves hold, by torch name."""
-    leaves = {path: np.asarray(x) for path, x in flatten_state(state).items()}
-    held = [r for r in table.rules if all(entry.leaf in leaves for entry in r.mappings())]
-    return dump(WeightTable(tuple(held)), leaves)
+    leaves = MemorySource({path: np.asarray(x) for path, x in flatten_state(state).items()})
+    rules = tuple(
+        rule
+        for rule in table.rules
+        if all(mapping.leaf in leaves.infos for mapping in rule.mappings())
+    )
+    table, writer = WeightTable(rules), MemoryWriter()
+    export_tensors(table, default_stored_dtypes(table, leaves), leaves, writer)
+    return writer.arrays
 
 
 def _forward(

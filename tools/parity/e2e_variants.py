@@ -1,4 +1,4 @@
-"""Variants of an e2e folder's model: bfloat16, and LoRA before and after merging."""
+"""Comparison of variants of an e2e folder's model: bfloat16, LoRA before and after merging."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, LossWeights
 from glamm_jax.data.collate import BatchShape, Sample, build_batch
-from glamm_jax.nn.lora import merge
+from glamm_jax.models.glamm import GLaMM
+from glamm_jax.testing.merged_model import merge_lora
 from tools.parity.e2e_inputs import samples_of
 from tools.parity.e2e_train import (
     TrainRun,
@@ -27,23 +29,31 @@ REGION_FILE = "variant_region_encoder_bf16.npz"
 def check_bf16_variants(
     folder: Path, info: Recorded, config: GLaMMConfig, salt: str, weights: LossWeights
 ) -> None:
-    """Losses with all of the model, or the region encoder alone, in bfloat16."""
-    everything = replace(config, compute_dtype="bfloat16")
-    region = replace(config, region=replace(config.region, compute_dtype="bfloat16"))
-    kinds = {"all_bf16": everything, "region_encoder_only_bf16": region}
+    """Compare losses with the complete model, or the region encoder alone, in bfloat16.
+
+    Args:
+        folder: the e2e folder.
+        info: its info.json.
+        config: of the model, in float32.
+        salt: of the golden weights.
+        weights: of the losses.
+    """
+    all_bf16 = replace(config, compute_dtype="bfloat16")
+    region_bf16 = replace(config, region=replace(config.region, compute_dtype="bfloat16"))
+    variants = {"all_bf16": all_bf16, "region_encoder_only_bf16": region_bf16}
     names = list(dict.fromkeys(n.split(".")[1] for n in info.names_under("bf16_variants.")))
     cases = {name: _samples(folder, name.partition(":")[2]) for name in names}
     capacity = BatchShape()
     for samples in cases.values():
         capacity = capacity.union(build_batch(samples, config).required_shape)
-    for kind, cast in kinds.items():
-        runner = TrainRunner(golden_glamm(cast, salt), weights, capacity)
+    for variant, variant_config in variants.items():
+        runner = TrainRunner(golden_glamm(variant_config, salt), weights, capacity)
         for name, samples in cases.items():
-            if name.partition(":")[0] != kind:
-                continue  # a kind that is not known stays unknown, and fails
+            if name.partition(":")[0] != variant:
+                continue  # a name of no variant is not compared, which the report counts as failed
             run = runner.run_forward(samples)
             compare_losses(info, run.losses, "bf16_loss", f"bf16_variants.{name}.")
-            if kind == "region_encoder_only_bf16":
+            if variant == "region_encoder_only_bf16":
                 _check_region_features(folder, info, name.partition(":")[2], samples, run)
 
 
@@ -73,29 +83,35 @@ def check_lora(
     salt: str,
     weights: LossWeights,
 ) -> None:
-    """Adapters beside the decoder's projections, and folded into them."""
+    """Compare training with adapters, and losses and logits after merging them.
+
+    Args:
+        folder: the e2e folder.
+        ledger: gets the results.
+        part: name of the part of the parity report.
+        config: of the model without adapters.
+        salt: of the golden weights.
+        weights: of the losses.
+    """
     path = folder / "variant_lora_info.json"
     if not path.is_file():
         return
     with Recorded.open(ledger, part, path) as info:
-        lora = {
+        values = {
             key: info.input(f"lora.{key}", "configuration")
             for key in ("r", "alpha", "dropout", "targets")
         }
-        adapters = lora_config(lora, config.llama.num_layers)
-        adapted = replace(config, lora=adapters)
-        info.compare("lora.scaling", adapters.scale, "exact")
+        lora = lora_config(values, config.llama.num_layers)
+        info.compare("lora.scaling", lora.scale, "exact")
         samples = _samples(folder, info.input("input_case").removeprefix("train_"))
-        model = golden_glamm(adapted, salt)
+        model = golden_glamm(replace(config, lora=lora), salt)
         runner = TrainRunner(model, weights, build_batch(samples, config).required_shape)
         run = runner.run(samples)
-        merge(model)
-        model.config = config
-        merged = TrainRunner(model, weights, runner.capacity).run_forward(samples)
+        merged_model = merge_lora(model, lora, lambda: GLaMM(config, rngs=nnx.Rngs(0)))
+        merged = TrainRunner(merged_model, weights, runner.capacity).run_forward(samples)
         compare_losses(info, run.losses, "loss", "losses.")
         compare_losses(info, merged.losses, "loss", "losses_after_merge.")
-        ours = sorted(_trainable(run.gradients))
-        differing = set(ours) ^ set(info.get("trainable"))
+        differing = set(_trainable(run.gradients)) ^ set(info.get("trainable"))
         info.record("trainable", len(differing), "exact", " ".join(sorted(differing)))
         compare_gradient_norms(info, "grad_norm_sum_absmax.", run.gradients)
         archive = folder / "variant_lora_single.npz"
@@ -108,7 +124,10 @@ def check_lora(
 
 
 def _trainable(gradients: dict[str, np.ndarray]) -> list[str]:
-    """The released selection: adapters, embeddings, head, region encoder, L-P, pixel decoder."""
+    """Select the trainable tensors of the released recipe.
+
+    Adapters, embeddings, head, region encoder, L-P and mask decoder.
+    """
     parts = (
         "lora_",
         "embed_tokens",
@@ -121,9 +140,9 @@ def _trainable(gradients: dict[str, np.ndarray]) -> list[str]:
 
 
 def _samples(folder: Path, case: str) -> list[Sample]:
-    """Inputs of a training case, read again; its arrays are settled by the case itself."""
+    """Read the inputs of a training case. Its own comparison accounts for its arrays."""
     path = folder / f"train_{case}.npz"
     recorded = Recorded.open(Ledger(), folder.name, path)
     if not recorded.names_under("in/"):
-        raise GoldenError(f"{path}: no inputs")
+        raise GoldenError(f"{path}: no inputs (in/...)")
     return samples_of(recorded)

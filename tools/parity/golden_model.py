@@ -1,4 +1,4 @@
-"""Modules with the golden weights, and the configurations that golden folders describe."""
+"""Modules with golden weights, and configurations from the JSON files of golden folders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import numpy as np
 from flax import nnx
 
 from glamm_jax.config import (
@@ -19,10 +18,12 @@ from glamm_jax.config import (
     TokenConfig,
 )
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.testing import golden_weights
+from glamm_jax.testing.golden_checkpoints import GoldenSource
 from glamm_jax.weights.flat_state import fill_state, state_shapes
 from glamm_jax.weights.glamm import glamm_table
-from glamm_jax.weights.rules import WeightTable, load, tensor_shapes
+from glamm_jax.weights.rules import WeightTable, tensor_shapes
+from glamm_jax.weights.tensor_sinks import MemoryWriter
+from glamm_jax.weights.transfer import import_tensors
 from tools.parity.report import GoldenError
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -31,67 +32,73 @@ Module = TypeVar("Module", bound=nnx.Module)
 def golden_module(
     make: Callable[[], Module], table: WeightTable, *, prefix: str = "", salt: str = ""
 ) -> Module:
-    """A module whose leaves are drawn by the golden rule, each under its torch name.
+    """Return a module with golden weights, imported through its weight table.
 
     Args:
-        make: builds the module; it is only traced, no leaf of its own is ever allocated.
-        prefix: what the torch names carry in front of the table's.
+        make: builds the module; it is only traced, so its initial values are never allocated.
+        table: of the module.
+        prefix: of the table's torch names in the complete model's state dict.
+        salt: of the golden rule.
     """
     graph, state = nnx.split(nnx.eval_shape(make))
     leaves = state_shapes(state)
-    tensors = tensor_shapes(table, leaves)
-
-    def read(name: str) -> np.ndarray:
-        drawn = golden_weights.tensor(prefix + name, tensors[name], salt)
-        assert drawn is not None, name
-        return drawn
-
-    return nnx.merge(graph, fill_state(state, load(table, tensors, read, leaves)))
+    source = GoldenSource(tensor_shapes(table, leaves), table, prefix=prefix, salt=salt)
+    writer = MemoryWriter()
+    import_tensors(table, source, leaves, writer)
+    return nnx.merge(graph, fill_state(state, writer.arrays))
 
 
 def golden_glamm(config: GLaMMConfig, salt: str) -> GLaMM:
-    """The whole model with golden weights."""
+    """Return the complete model with golden weights."""
     return golden_module(lambda: GLaMM(config, rngs=nnx.Rngs(0)), glamm_table(config), salt=salt)
 
 
-def glamm_config(described: Mapping[str, Any]) -> GLaMMConfig:
-    """The configuration that an e2e or pipeline folder's `info.json` describes.
+def glamm_config(values: Mapping[str, Any]) -> GLaMMConfig:
+    """Return the model's configuration from `config` in the info.json of an e2e or pipeline folder.
 
-    Raises: GoldenError naming a field that is missing or unknown.
+    Raises:
+        GoldenError: a field is missing, unknown or invalid.
     """
-    known = {"name", "salt", "llm", "clip", "sam", "region", "grid"}
-    if unknown := set(described) - known:
+    fields = {"name", "salt", "llm", "clip", "sam", "region", "grid"}
+    if unknown := set(values) - fields:
         raise GoldenError(f"info.json: config has unknown fields {sorted(unknown)}")
     try:
-        clip = _renamed(CLIPConfig(), described["clip"], _CLIP_FIELDS)
-        llm = dict(described["llm"])
+        clip = _with_values(CLIPConfig(), values["clip"], _CLIP_FIELDS)
+        llm = dict(values["llm"])
         base_vocab = llm.pop("base_vocab")
-        llama = _renamed(LlamaConfig(vocab_size=base_vocab + 7, remat="none"), llm, _LLAMA_FIELDS)
-        sam = _renamed(SAMConfig(), described["sam"], _SAM_FIELDS)
-        region = _renamed(RegionConfig(), described["region"], _REGION_FIELDS)
+        default = LlamaConfig(vocab_size=base_vocab + 7, remat="none")
+        llama = _with_values(default, llm, _LLAMA_FIELDS)
+        sam = _with_values(SAMConfig(), values["sam"], _SAM_FIELDS)
+        region = _with_values(RegionConfig(), values["region"], _REGION_FIELDS)
         tokens = TokenConfig.appended_to(base_vocab)
         config = GLaMMConfig(clip=clip, llama=llama, region=region, sam=sam, tokens=tokens)
     except KeyError as error:
         raise GoldenError(f"info.json: config lacks {error}") from error
     except (TypeError, ValueError) as error:
         raise GoldenError(f"info.json: config: {error}") from error
-    if described.get("grid", clip.grid_size) != clip.grid_size:
-        raise GoldenError(f"info.json: grid {described['grid']}, but CLIP's is {clip.grid_size}")
+    if values.get("grid", clip.grid_size) != clip.grid_size:
+        raise GoldenError(f"info.json: grid {values['grid']}, but CLIP's is {clip.grid_size}")
     return config
 
 
-def lora_config(described: Mapping[str, Any], num_layers: int) -> LoRAConfig:
-    """Adapters as `variant_lora_info.json` describes them; targets are module paths.
+def lora_config(values: Mapping[str, Any], num_layers: int) -> LoRAConfig:
+    """Return the adapters' configuration from `lora` in a variant_lora_info.json.
 
-    Raises: GoldenError when a projection is adapted in some layers only, which our stacks cannot.
+    Args:
+        values: rank, alpha, dropout, and the paths of the adapted modules.
+        num_layers: of the decoder.
+
+    Raises:
+        GoldenError: a projection is adapted in some layers only, which stacked layers cannot
+            represent.
     """
-    targets = Counter(path.split(".")[-1] for path in described["targets"])
+    targets = Counter(path.split(".")[-1] for path in values["targets"])
     if partial := [name for name, count in targets.items() if count != num_layers]:
-        raise GoldenError(f"lora.targets: {partial} not in each of the {num_layers} layers once")
+        raise GoldenError(f"lora.targets: {partial} are not once in each of {num_layers} layers")
     return LoRAConfig(
-        rank=described["r"],
-        alpha=described["alpha"],
-        dropout=described["dropout"],
+        rank=values["r"],
+        alpha=values["alpha"],
+        dropout=values["dropout"],
         targets=tuple(targets),
     )
 
@@ -133,32 +140,49 @@ _SAM_FIELDS = {
 _REGION_FIELDS = {"gn_groups": "norm_groups", "mid": "mid_dim"}
 
 
-def _renamed(default: Any, described: Mapping[str, Any], names: Mapping[str, str]) -> Any:
-    """The default with the described fields, under our names. KeyError for an unknown one."""
-    values = {names[key]: value for key, value in described.items()}
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-    for name, value in values.items():
-        if isinstance(getattr(default, name), int) and not isinstance(value, int):
-            raise ValueError(f"{name} = {value!r} is no whole number")
-    return type(default)(**{**vars(default), **values})
+def _with_values(default: Any, values: Mapping[str, Any], names: Mapping[str, str]) -> Any:
+    """Return a configuration with other values.
+
+    Args:
+        default: the configuration.
+        values: by their names in the JSON file.
+        names: {name in the JSON file: field of the configuration}.
+
+    Raises:
+        KeyError: a name is not in `names`.
+        ValueError: a value of an integer field is not an integer.
+    """
+    fields = {
+        names[name]: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+    }
+    for field, value in fields.items():
+        if isinstance(getattr(default, field), int) and not isinstance(value, int):
+            raise ValueError(f"{field} = {value!r} is not an integer")
+    return type(default)(**{**vars(default), **fields})
 
 
-def clip_config(described: Mapping[str, Any], read_states: tuple[int, ...]) -> CLIPConfig:
-    """A Hugging Face CLIP vision config, reading these hidden states."""
+def clip_config(hf_config: Mapping[str, Any], hidden_states: tuple[int, ...]) -> CLIPConfig:
+    """Return the configuration of CLIP's vision model from Hugging Face's.
+
+    Args:
+        hf_config: a CLIPVisionConfig.
+        hidden_states: the states that the model returns.
+    """
     return CLIPConfig(
-        image_size=described["image_size"],
-        patch_size=described["patch_size"],
-        hidden_dim=described["hidden_size"],
-        mlp_dim=described["intermediate_size"],
-        num_layers=described["num_hidden_layers"],
-        num_heads=described["num_attention_heads"],
-        activation=described["hidden_act"],
-        norm_eps=described["layer_norm_eps"],
-        projector_layer=read_states[-1],
-        region_layers=read_states,
+        image_size=hf_config["image_size"],
+        patch_size=hf_config["patch_size"],
+        hidden_dim=hf_config["hidden_size"],
+        mlp_dim=hf_config["intermediate_size"],
+        num_layers=hf_config["num_hidden_layers"],
+        num_heads=hf_config["num_attention_heads"],
+        activation=hf_config["hidden_act"],
+        norm_eps=hf_config["layer_norm_eps"],
+        projector_layer=hidden_states[-1],
+        region_layers=hidden_states,
     )
 
 
-def llama_config(described: Mapping[str, Any]) -> LlamaConfig:
-    """A decoder alone, as `components/info.json` describes it."""
-    return _renamed(LlamaConfig(remat="none"), described, _LLAMA_FIELDS)
+def llama_config(values: Mapping[str, Any]) -> LlamaConfig:
+    """Return the configuration of a decoder from `config` in components/info.json."""
+    return _with_values(LlamaConfig(remat="none"), values, _LLAMA_FIELDS)

@@ -1,8 +1,9 @@
-"""The decoder, LoRA and the two projections at full width."""
+"""Comparison of the decoder, LoRA and the two projections at full width."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,8 +15,9 @@ from glamm_jax.config import LoRAConfig
 from glamm_jax.models.llama import KVCache, Llama
 from glamm_jax.nn.layer_stack import take_blocks
 from glamm_jax.nn.linear import Linear
-from glamm_jax.nn.lora import LoRA, merge
+from glamm_jax.nn.lora import LoRA
 from glamm_jax.nn.mlp import MLP
+from glamm_jax.testing.merged_model import merge_lora
 from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.training.losses import cross_entropy
 from glamm_jax.weights.glamm import two_layer_mlp
@@ -27,7 +29,7 @@ from tools.parity.report import Recorded
 
 
 def check_llama(recorded: Recorded, info: dict[str, Any]) -> None:
-    """Hidden states with and without a padding mask, logits, loss, and a step with the cache."""
+    """Compare hidden states with and without padding mask, logits, loss, and a cached step."""
     config = llama_config(info["config"])
     model = golden_module(
         lambda: Llama(config, rngs=nnx.Rngs(0)), llama_table(config), salt=info["salt"]
@@ -36,14 +38,14 @@ def check_llama(recorded: Recorded, info: dict[str, Any]) -> None:
     valid = recorded.input("in/attention_mask")
     labels = recorded.input("in/labels")
     _compare_states(recorded, "", model, x, valid)
-    # Without a mask fewer rows were recorded.
-    unmasked = [recorded.shape(name)[0] for name in recorded.names_under("nomask/")]
-    rows = min(unmasked, default=0)
-    _compare_states(recorded, "nomask/", model, x[:rows], np.ones_like(valid[:rows]))
+    # Fewer rows were recorded without a mask.
+    row_counts = [recorded.shape(name)[0] for name in recorded.names_under("nomask/")]
+    num_rows = min(row_counts, default=0)
+    _compare_states(recorded, "nomask/", model, x[:num_rows], np.ones_like(valid[:num_rows]))
     hidden = _run(model, x, valid, config.num_layers)
     logits = np.asarray(nnx.jit(lambda m, h: m.logits(h))(model, hidden))
     recorded.compare("logits", logits, "module")
-    # The original's loss shifts by one; ignored labels are taken out of the mean.
+    # The original's loss shifts the labels by one; ignored labels do not count in the mean.
     loss = cross_entropy(
         jnp.asarray(logits[:, :-1]), np.maximum(labels[:, 1:], 0), labels[:, 1:] != IGNORE_ID
     )
@@ -57,31 +59,31 @@ def _compare_states(
     layers = model.config.num_layers
     for name in recorded.names_under(f"{prefix}hidden_states/"):
         depth = int(name.removeprefix(f"{prefix}hidden_states/"))
-        ours = x if depth == 0 else _run(model, x, valid, depth)
-        recorded.compare(name, ours, "module")
+        hidden = x if depth == 0 else _run(model, x, valid, depth)
+        recorded.compare(name, hidden, "module")
     if f"{prefix}last" in recorded:
         recorded.compare(f"{prefix}last", _run(model, x, valid, layers), "module")
 
 
 def _run(model: Llama, x: np.ndarray, valid: np.ndarray, depth: int) -> np.ndarray:
-    """The residual stream after `depth` layers; behind the last, the final norm's output."""
+    """Compute the residual stream after `depth` layers, with the final norm after the last."""
     positions = jnp.tile(jnp.arange(x.shape[1], dtype=jnp.int32), (x.shape[0], 1))
     graph, state = nnx.split(model)
-    part = nnx.merge(graph, state)
-    part.layers = take_blocks(part.layers, 0, depth)
-    part.config = replace(part.config, num_layers=depth)
-    whole = depth == model.config.num_layers
+    truncated = nnx.merge(graph, state)
+    truncated.layers = take_blocks(truncated.layers, 0, depth)
+    truncated.config = replace(truncated.config, num_layers=depth)
+    is_complete = depth == model.config.num_layers
 
     @nnx.jit
-    def run(part: Llama, x: jax.Array) -> jax.Array:
-        hidden = part.run_layers(x, positions, jnp.asarray(valid))
-        return part.norm(hidden) if whole else hidden
+    def run(model: Llama, x: jax.Array) -> jax.Array:
+        hidden = model.run_layers(x, positions, jnp.asarray(valid))
+        return model.norm(hidden) if is_complete else hidden
 
-    return np.asarray(run(part, jnp.asarray(x)))
+    return np.asarray(run(truncated, jnp.asarray(x)))
 
 
 def _compare_cache(recorded: Recorded, info: dict[str, Any], model: Llama) -> None:
-    """Prefill a prompt, feed one more token against the cache."""
+    """Compare logits of prefilling a prompt and of one more token with the cache."""
     if "in/ids" not in recorded:
         return
     ids = jnp.asarray(recorded.input("in/ids"))
@@ -97,54 +99,58 @@ def _compare_cache(recorded: Recorded, info: dict[str, Any], model: Llama) -> No
         new, _ = model.step(x, jnp.full((rows, 1), length), jnp.asarray(length), cache)
         return model.logits(hidden[:, -1]), model.logits(new[:, -1])
 
-    last, following = run(model)
-    recorded.compare("cache/logits_prefill_last", last, "module")
-    recorded.compare("cache/logits_next", following, "module")
+    prefill_logits, next_logits = run(model)
+    recorded.compare("cache/logits_prefill_last", prefill_logits, "module")
+    recorded.compare("cache/logits_next", next_logits, "module")
 
 
 def check_lora_linear(recorded: Recorded, info: dict[str, Any]) -> None:
-    """Projections with an adapter beside them, without it, and with it folded in."""
-    (drawn,) = compared_inputs(recorded, ["in/x"], info["input"], info["salt"])
-    x = jnp.asarray(drawn)
+    """Compare projections with an adapter, without it, and with the adapter merged."""
+    (inputs,) = compared_inputs(recorded, ["in/x"], info["input"], info["salt"])
+    x = jnp.asarray(inputs)
     lora = LoRAConfig(rank=info["r"], alpha=info["alpha"], dropout=0.0, targets=())
-    bases = [n for n in info["state_dict_names"] if n.endswith("_proj.weight")]
-    for base in bases:
-        short = base.split(".")[-2].removesuffix("_proj")
+    kernels = [name for name in info["state_dict_names"] if name.endswith("_proj.weight")]
+    for kernel in kernels:
+        short = kernel.split(".")[-2].removesuffix("_proj")
         if short not in recorded:
             continue
-        layer = _adapted_linear(base, recorded.shape(short)[1], x.shape[1], lora, info["salt"])
-        recorded.compare(short, layer(x), "module")
-        if f"{short}_base_only" in recorded:
-            adapter, layer.lora = layer.lora, None
-            recorded.compare(f"{short}_base_only", layer(x), "module")
-            layer.lora = adapter
-        merge(layer)
-        if f"merged_{short}_weight" in recorded:
-            recorded.compare(f"merged_{short}_weight", layer.kernel[...].T, "module")
-        if f"{short}_after_merge" in recorded:
-            recorded.compare(f"{short}_after_merge", layer(x), "module")
-
-
-def _adapted_linear(base: str, out_dim: int, in_dim: int, lora: LoRAConfig, salt: str) -> Linear:
-    """One linear layer under its torch name, with golden kernel and adapter."""
-    stem = base.removesuffix("weight")
-
-    def make() -> Linear:
-        rngs = nnx.Rngs(0)
-        layer = Linear(in_dim, out_dim, (None, None), rngs=rngs, use_bias=False)
-        layer.lora = LoRA(layer, lora, rngs=rngs)
-        return layer
-
-    rules = [WeightRule(base, "kernel", "linear")]
-    for matrix in ("A", "B"):
-        rules.append(
-            WeightRule(f"{stem}lora_{matrix}.default.weight", f"lora.{matrix.lower()}", "linear")
+        dims = x.shape[1], recorded.shape(short)[1]
+        layer = golden_module(
+            partial(_linear, *dims, lora), _adapted_linear_table(kernel), salt=info["salt"]
         )
-    return golden_module(make, WeightTable(tuple(rules)), salt=salt)
+        recorded.compare(short, layer(x), "module")
+        merged = merge_lora(layer, lora, partial(_linear, *dims))
+        layer.lora = None
+        if f"{short}_base_only" in recorded:
+            recorded.compare(f"{short}_base_only", layer(x), "module")
+        if f"merged_{short}_weight" in recorded:
+            recorded.compare(f"merged_{short}_weight", merged.kernel[...].T, "module")
+        if f"{short}_after_merge" in recorded:
+            recorded.compare(f"{short}_after_merge", merged(x), "module")
+
+
+def _linear(in_dim: int, out_dim: int, lora: LoRAConfig | None = None) -> Linear:
+    rngs = nnx.Rngs(0)
+    layer = Linear(in_dim, out_dim, (None, None), rngs=rngs, use_bias=False)
+    if lora is not None:
+        layer.lora = LoRA(layer, lora, rngs=rngs)
+    return layer
+
+
+def _adapted_linear_table(kernel: str) -> WeightTable:
+    """Return the table of a linear layer with an adapter from the torch name of its kernel."""
+    prefix = kernel.removesuffix("weight")
+    return WeightTable(
+        (
+            WeightRule(kernel, "kernel", "linear"),
+            WeightRule(f"{prefix}lora_A.default.weight", "lora.a", "linear"),
+            WeightRule(f"{prefix}lora_B.default.weight", "lora.b", "linear"),
+        )
+    )
 
 
 def check_projections(recorded: Recorded, info: dict[str, Any]) -> None:
-    """V-L: linear, exact GELU, linear. L-P: linear, ReLU, linear."""
+    """Compare V-L (linear, exact GELU, linear) and L-P (linear, ReLU, linear)."""
     (x,) = compared_inputs(recorded, ["in/x"], info["input"], info["salt"])
     dims = (x.shape[-1], recorded.shape("out")[-1], recorded.shape("out")[-1])
     projector = golden_module(

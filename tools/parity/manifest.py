@@ -1,8 +1,9 @@
-"""The part `manifest`: what becomes of every tensor that the original's checkpoints hold.
+"""The part `manifest`: names, shapes and dtypes of the original's checkpoints, at full size.
 
-Nothing is drawn here: names, shapes and dtypes alone are compared, at full size. A tensor is
-converted, recomputed, carried through or dropped for a reason; a name that no table knows fails,
-and so does one that a table wants and the manifest lacks, or a leaf that is not filled once.
+No tensor is read. Every tensor of a manifest has a disposition (converted, recomputed, carried or
+dropped) and its shape and dtype are compared with the weight table. A tensor that the table does
+not have counts as failed, and so do tensors of the table that the manifest lacks, and leaves that
+are not filled completely and once.
 """
 
 from __future__ import annotations
@@ -47,25 +48,33 @@ PART = "manifest"
 FLOAT32 = "float32"
 
 
-class Known(NamedTuple):
-    """What our tables say of a checkpoint: its tensors as we expect them, and the leaves."""
+class ExpectedCheckpoint(NamedTuple):
+    """What a weight table says about a checkpoint.
+
+    Attributes:
+        table: of the checkpoint's family.
+        leaves: shapes of the model's leaves.
+        tensors: shapes of the converted tensors.
+        unmapped: the other tensors.
+    """
 
     table: WeightTable
     leaves: Shapes
-    tensors: dict[str, Shape]  # converted: name -> shape
-    unread: dict[str, UnmappedTensor]
+    tensors: dict[str, Shape]
+    unmapped: dict[str, UnmappedTensor]
 
 
 def check(folder: Path, ledger: Ledger) -> None:
     """Compare every file of `folder/manifest`.
 
-    Raises: GoldenError when there is no such folder.
+    Raises:
+        GoldenError: there is no such folder.
     """
     part = part_folder(folder, PART)
-    found = {path.stem: read_json(path) for path in sorted(part.glob("*.json"))}
-    manifests = {name: value["tensors"] for name, value in found.items() if "tensors" in value}
-    config = whole_config(manifests)
-    for name, value in found.items():
+    files = {path.stem: read_json(path) for path in sorted(part.glob("*.json"))}
+    manifests = {name: value["tensors"] for name, value in files.items() if "tensors" in value}
+    config = complete_config(manifests)
+    for name, value in files.items():
         with (
             ledger.guard(str(part / name)),
             Recorded.open(ledger, PART, part / f"{name}.json") as recorded,
@@ -84,12 +93,12 @@ def check(folder: Path, ledger: Ledger) -> None:
                 check_clip_configs(recorded, value, manifests)
 
 
-def whole_config(manifests: dict[str, Any]) -> GLaMMConfig:
-    """The configuration of the GLaMM among these manifests, with its CLIP; released without one."""
+def complete_config(manifests: dict[str, Any]) -> GLaMMConfig:
+    """Infer the configuration of the GLaMM that has a CLIP; without one, the released model's."""
     for tensors in manifests.values():
-        held = {name: tuple(shape) for name, (shape, _) in tensors.items()}
-        if any(name.startswith(CLIP_PREFIX) for name in held):
-            return glamm_config(held, {}, {})
+        shapes = {name: tuple(shape) for name, (shape, _) in tensors.items()}
+        if any(name.startswith(CLIP_PREFIX) for name in shapes):
+            return glamm_config(shapes, {}, {})
     return GLaMMConfig()
 
 
@@ -97,151 +106,165 @@ def whole_config(manifests: dict[str, Any]) -> GLaMMConfig:
 
 
 def check_tensors(recorded: Recorded, tensors: dict[str, Any]) -> None:
-    """One row a tensor: its fate, and shape and dtype as our tables expect them."""
-    held = {name: tuple(shape) for name, (shape, _) in tensors.items()}
-    known = known_tensors(held, recorded.file)
+    """Compare shape and dtype of every tensor; the note is its disposition.
+
+    Args:
+        recorded: the manifest.
+        tensors: {name: (shape, dtype)}.
+    """
+    shapes = {name: tuple(shape) for name, (shape, _) in tensors.items()}
+    expected = expected_checkpoint(shapes, recorded.file)
     numel = 0
-    for name in held:
-        told = _expected(known, injected_name(name))
-        if told is None:
-            continue  # stays unknown, and fails
-        shape, dtype, fate = told
+    for name in shapes:
+        entry = _expected_entry(expected, injected_name(name))
+        if entry is None:
+            continue  # not compared, which the report counts as failed
+        shape, dtype, disposition = entry
         numel += math.prod(shape)
-        recorded.compare(f"tensors.{name}", [list(shape), dtype], "exact", fate)
-    own = {injected_name(name): shape for name, shape in held.items()}
-    for problem in find_problems(known.table, own, known.leaves):
+        recorded.compare(f"tensors.{name}", [list(shape), dtype], "exact", disposition)
+    injected = {injected_name(name): shape for name, shape in shapes.items()}
+    for problem in find_problems(expected.table, injected, expected.leaves):
         if problem.startswith(("missing", "leaf", "no such leaf")):
             recorded.ledger.rows.append(Row(PART, recorded.file, problem, "differs"))
-    recorded.compare("count", len(held), "exact")
+    recorded.compare("count", len(shapes), "exact")
     recorded.compare("numel", numel, "exact")
     recorded.exclude("note", "prose")
 
 
-def known_tensors(held: Shapes, what: str) -> Known:
-    """The table of whatever checkpoint these tensors are, restricted to what it can hold."""
-    family = family_of(held, what)
+def expected_checkpoint(shapes: Shapes, source_name: str) -> ExpectedCheckpoint:
+    """Return what is expected of a checkpoint of these tensors; its family is inferred.
+
+    Args:
+        shapes: {name: shape} of the checkpoint.
+        source_name: what an error message calls the checkpoint.
+    """
+    family = family_of(shapes, source_name)
     if family == "adapter":
-        return _known_adapter(held)
+        return _expected_adapter(shapes)
     config = {
-        "glamm": lambda: glamm_config(held, {}, {}),
-        "llama": lambda: llama_config(held, {}),
-        "clip": lambda: clip_config(held, {}),
-        "sam": lambda: sam_config(held),
+        "glamm": lambda: glamm_config(shapes, {}, {}),
+        "llama": lambda: llama_config(shapes, {}),
+        "clip": lambda: clip_config(shapes, {}),
+        "sam": lambda: sam_config(shapes),
     }[family]()
     table, leaves = table_of(config), state_shapes(abstract_model(config)[1])
-    if family == "glamm" and not any(name.startswith(CLIP_PREFIX) for name in held):
+    if family == "glamm" and not any(name.startswith(CLIP_PREFIX) for name in shapes):
         table, leaves = without_clip(table), {k: s for k, s in leaves.items() if k[:5] != "clip."}
-    return Known(table, leaves, tensor_shapes(table, leaves), table.unmapped_by_name())
+    return ExpectedCheckpoint(table, leaves, tensor_shapes(table, leaves), table.unmapped_by_name())
 
 
 def without_clip(table: WeightTable) -> WeightTable:
-    """The table of what the original saves: no CLIP (trap 27)."""
+    """Return the table of what the original saves."""
+    # quirk 27: the original saves its checkpoints without CLIP.
     return WeightTable(
         tuple(rule for rule in table.rules if not rule.tensor.startswith(CLIP_PREFIX)),
-        tuple(unread for unread in table.unmapped if not unread.tensor.startswith(CLIP_PREFIX)),
+        tuple(tensor for tensor in table.unmapped if not tensor.tensor.startswith(CLIP_PREFIX)),
     )
 
 
-def _known_adapter(held: Shapes) -> Known:
-    """A peft adapter: the adapters of a decoder, which is inferred from them alone."""
-    own = {injected_name(name): shape for name, shape in held.items()}
-    lora = lora_config(own, {})
-    first = next(shape for name, shape in own.items() if ".lora_A." in name)
-    llama = llama_config(own, {"hidden_size": first[1]})
-    table = llama_table(llama, lora).under(leaf="llama.")
+def _expected_adapter(shapes: Shapes) -> ExpectedCheckpoint:
+    """Return what is expected of a peft adapter; the decoder is inferred from the adapter."""
+    injected = {injected_name(name): shape for name, shape in shapes.items()}
+    lora = lora_config(injected, {})
+    _, hidden_dim = next(shape for name, shape in injected.items() if ".lora_A." in name)
+    llama = llama_config(injected, {"hidden_size": hidden_dim})
+    table = llama_table(llama, lora).with_prefix(leaf="llama.")
     table = WeightTable(tuple(rule for rule in table.rules if ".lora_" in rule.tensor))
     model = GLaMMConfig(
         llama=llama, lora=lora, tokens=TokenConfig.appended_to(llama.vocab_size - 7)
     )
     leaves = {k: s for k, s in state_shapes(abstract_model(model)[1]).items() if ".lora." in k}
-    return Known(table, leaves, tensor_shapes(table, leaves), {})
+    return ExpectedCheckpoint(table, leaves, tensor_shapes(table, leaves), {})
 
 
-def _expected(known: Known, name: str) -> tuple[Shape, str, str] | None:
-    """(shape, dtype, fate) of a tensor; None when no table knows it."""
-    if name in known.tensors:
-        return known.tensors[name], FLOAT32, "converted"
-    unread = known.unread.get(name)
-    if unread is None:
+def _expected_entry(expected: ExpectedCheckpoint, name: str) -> tuple[Shape, str, str] | None:
+    """Return (shape, dtype, disposition) of a tensor; None if the table does not have it."""
+    if name in expected.tensors:
+        return expected.tensors[name], FLOAT32, "converted"
+    tensor = expected.unmapped.get(name)
+    if tensor is None:
         return None
-    if unread.value is not None:
-        value = unread.value()
-        return value.shape, str(value.dtype), f"recomputed: {unread.reason}"
-    # A layer that is carried has the shapes of those that are read.
+    if tensor.compute is not None:
+        value = tensor.compute()
+        return value.shape, str(value.dtype), f"recomputed: {tensor.reason}"
+    # A carried layer has the shapes of the converted ones.
     like = re.sub(r"\.layers\.\d+\.", ".layers.0.", name).replace("post_layernorm", "pre_layrnorm")
-    return known.tensors[like], FLOAT32, f"{unread.kind}: {unread.reason}"
+    return expected.tensors[like], FLOAT32, f"{tensor.disposition}: {tensor.reason}"
 
 
 # ------------------------------------------------------------------------- the other files
 
 
 def check_dropped(recorded: Recorded, config: GLaMMConfig) -> None:
-    """What the merge of the original drops is CLIP's side of our table, whole."""
+    """Compare what the original's merge drops with all of CLIP's tensors."""
     table = table_of(config)
-    names = {entry.tensor for entry in table.mappings()} | set(table.unmapped_by_name())
-    ours = {name for name in names if name.startswith(CLIP_PREFIX)}
-    differing = sorted(ours ^ set(recorded.get("keys")))
+    names = {mapping.tensor for mapping in table.mappings()} | set(table.unmapped_by_name())
+    clip_names = {name for name in names if name.startswith(CLIP_PREFIX)}
+    differing = sorted(clip_names ^ set(recorded.get("keys")))
     recorded.record("keys", len(differing), "exact", ", ".join(differing[:5]))
-    recorded.compare("count", len(ours), "exact")
+    recorded.compare("count", len(clip_names), "exact")
     recorded.exclude("rule", "prose")
 
 
 def check_notes(recorded: Recorded, config: GLaMMConfig) -> None:
-    """Buffers, added tokens and config.json of the recorded model."""
-    unread = table_of(config).unmapped_by_name()
-    saved = [name for name, u in unread.items() if u.value is not None and "pixel_" not in name]
-    # A buffer in torch, a leaf with us: it cannot be recomputed.
-    saved += [n for n in _converted(config) if n.endswith("positional_encoding_gaussian_matrix")]
-    differing = sorted(set(saved) ^ set(recorded.get("persistent_buffers")))
+    """Compare buffers, added tokens and config.json of the recorded model."""
+    table = table_of(config)
+    converted = [mapping.tensor for mapping in table.mappings()]
+    unmapped = table.unmapped_by_name()
+    buffers = [n for n, t in unmapped.items() if t.compute is not None and "pixel_" not in n]
+    # A buffer in torch, but a leaf here, since it cannot be recomputed.
+    buffers += [n for n in converted if n.endswith("positional_encoding_gaussian_matrix")]
+    differing = sorted(set(buffers) ^ set(recorded.get("persistent_buffers")))
     recorded.record("persistent_buffers", len(differing), "exact", ", ".join(differing[:5]))
     patterns = [re.escape(p).replace(r"\*", r"\d+") for p in recorded.get("non_persistent_buffers")]
-    wanted = [name for name in _converted(config) for p in patterns if re.fullmatch(p, name)]
-    recorded.record("non_persistent_buffers", len(wanted), "exact", ", ".join(wanted))
-    for token, name in FIELDS.items():
-        recorded.compare(f"added_tokens_in_order.{token}", getattr(config.tokens, name), "exact")
+    matches = [name for name in converted for p in patterns if re.fullmatch(p, name)]
+    recorded.record("non_persistent_buffers", len(matches), "exact", ", ".join(matches))
+    for token, field in FIELDS.items():
+        token_id = getattr(config.tokens, field)
+        recorded.compare(f"added_tokens_in_order.{token}", token_id, "exact")
     recorded.compare("embedding_rows_after_resize", config.llama.vocab_size, "exact")
-    ours = glamm_hf_config(config, FLOAT32)
+    hf_config = glamm_hf_config(config, FLOAT32)
     for name in recorded.names_under("config_used."):
         key = name.removeprefix("config_used.")
-        if key not in ours:
-            recorded.exclude(name, "transformers' own default, which GLaMM never reads")
+        if key not in hf_config:
+            recorded.exclude(name, "a default of transformers that GLaMM never reads")
         elif key == "mm_vision_tower":
-            recorded.exclude(name, "a path of the machine that recorded")
+            recorded.exclude(name, "a path on the machine of the recording")
         else:
-            recorded.compare(name, ours[key], "exact")
+            recorded.compare(name, hf_config[key], "exact")
 
 
 def check_trainable(recorded: Recorded, config: GLaMMConfig) -> None:
-    """The named set `released` is what the original's set-up leaves trainable."""
+    """Compare the selection `released` with what the original trains."""
     adapted = GLaMMConfig(**{**vars(config), "lora": LoRAConfig()})
     state = abstract_model(adapted)[1]
     leaves, table = state_shapes(state), table_of(adapted)
-    trained = set(state_shapes(nnx.filter_state(state, trainable_filter("released"))))
-    names = {e.tensor for e in table.mappings() if e.leaf in trained}
+    trainable = set(state_shapes(nnx.filter_state(state, trainable_filter("released"))))
+    names = {mapping.tensor for mapping in table.mappings() if mapping.leaf in trainable}
     lora = {name for name in names if ".lora_" in name}
     differing = sorted((names - lora) ^ set(recorded.get("trainable_non_lora")))
     recorded.record("trainable_non_lora", len(differing), "exact", ", ".join(differing[:5]))
     recorded.compare("n_lora", len(lora), "exact")
-    count = sum(math.prod(leaves[leaf]) for leaf in trained)
-    recorded.compare("trainable_params", count, "exact")
-    sizes = tensor_shapes(table, leaves)
-    carried = [
-        name for name, unread in table.unmapped_by_name().items() if unread.kind == "carried"
-    ]
-    known = Known(table, leaves, sizes, table.unmapped_by_name())
-    unread = sum(math.prod(told[0]) for name in carried if (told := _expected(known, name)))
-    # A buffer is no parameter to torch.
-    buffers = sum(
+    num_trainable = sum(math.prod(leaves[leaf]) for leaf in trainable)
+    recorded.compare("trainable_params", num_trainable, "exact")
+    shapes = tensor_shapes(table, leaves)
+    unmapped = table.unmapped_by_name()
+    expected = ExpectedCheckpoint(table, leaves, shapes, unmapped)
+    carried = [name for name, tensor in unmapped.items() if tensor.disposition == "carried"]
+    entries = [_expected_entry(expected, name) for name in carried]
+    num_carried = sum(math.prod(entry[0]) for entry in entries if entry is not None)
+    # Not a parameter in torch, but a buffer.
+    num_buffers = sum(
         math.prod(shape)
-        for n, shape in sizes.items()
-        if n.endswith("positional_encoding_gaussian_matrix")
+        for name, shape in shapes.items()
+        if name.endswith("positional_encoding_gaussian_matrix")
     )
-    total = sum(math.prod(shape) for shape in sizes.values()) + unread - buffers
+    total = sum(math.prod(shape) for shape in shapes.values()) + num_carried - num_buffers
     recorded.compare("total_params", total, "exact")
 
 
 def check_lora(recorded: Recorded, config: GLaMMConfig) -> None:
-    """Names with and without peft's wrapping, and the released adapters."""
+    """Compare the names of adapters with and without peft's prefix, and the released adapters."""
     lora = LoRAConfig()
     wrapped, bare = recorded.get("peft_wrapped_example"), recorded.get("in_place_example")
     recorded.compare("in_place_example", [injected_name(name) for name in wrapped], "exact")
@@ -262,19 +285,21 @@ def check_lora(recorded: Recorded, config: GLaMMConfig) -> None:
 
 
 def check_clip_configs(recorded: Recorded, value: Any, manifests: dict[str, Any]) -> None:
-    """A CLIP's configuration is told by its tensors."""
+    """Compare CLIP configurations with what is inferred from the manifests' tensors.
+
+    Args:
+        recorded: the file of the configurations.
+        value: {beginning of a manifest's name: configuration}.
+        manifests: {name: tensors}.
+    """
     for name in value:
         matching = [tensors for stem, tensors in manifests.items() if stem.startswith(name)]
         if not matching:
-            recorded.exclude_prefix(f"{name}.", "no manifest of this CLIP lies beside it")
+            recorded.exclude_prefix(f"{name}.", "the folder has no manifest of this CLIP")
             continue
-        held = {tensor: tuple(shape) for tensor, (shape, _) in matching[0].items()}
-        ours = clip_hf_config(clip_config(held, {}))
-        recorded.exclude(f"{name}.projection_dim", "of CLIP's text side, which is dropped")
+        shapes = {tensor: tuple(shape) for tensor, (shape, _) in matching[0].items()}
+        hf_config = clip_hf_config(clip_config(shapes, {}))
+        recorded.exclude(f"{name}.projection_dim", "of CLIP's text encoder, which is dropped")
         for key in recorded.names_under(f"{name}."):
             if key not in recorded.settled:
-                recorded.compare(key, ours.get(key.removeprefix(f"{name}.")), "exact")
-
-
-def _converted(config: GLaMMConfig) -> list[str]:
-    return [entry.tensor for entry in table_of(config).mappings()]
+                recorded.compare(key, hf_config.get(key.removeprefix(f"{name}.")), "exact")

@@ -1,19 +1,20 @@
-"""Which checkpoints make which model: their tensors put together under GLaMM's names."""
+"""Assembling a model from checkpoints: their tensors together, under GLaMM's names."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
-from glamm_jax.weights.checkpoint_files import Checkpoint, open_checkpoint, read_described
-from glamm_jax.weights.config_file import AnyConfig, config_from
+from glamm_jax.weights.checkpoint_files import Checkpoint, open_checkpoint, read_hf_config
+from glamm_jax.weights.config_file import AnyConfig, config_from_json
 from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX, REGION_PREFIX
-from glamm_jax.weights.hf_config import OWN_KEY
+from glamm_jax.weights.hf_config import GLAMM_JAX_KEY
 from glamm_jax.weights.infer_config import (
     Family,
     clip_config,
@@ -34,13 +35,24 @@ from glamm_jax.weights.tensor_sources import (
     shapes_of,
 )
 
-# What a starting point may lack: it is drawn from the seed.
-FRESH = ("model.mm_projector.", "model.text_hidden_fcs.", REGION_PREFIX)
+# Tensors that may be missing when a GLaMM is assembled from a LLaMA; they are initialized.
+INITIALIZED_PREFIXES = ("model.mm_projector.", "model.text_hidden_fcs.", REGION_PREFIX)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line names."""
+    """Checkpoints to assemble, as given on the command line.
+
+    Attributes:
+        source: checkpoint of any family.
+        clip: CLIP folder.
+        sam: SAM file.
+        region: GPT4RoI folder.
+        adapter: folder of a peft adapter.
+        tokenizer: folder of the tokenizer; None: that of `source`.
+        lora_alpha: of adapters without an adapter_config.json.
+        seed: of initialized tensors.
+    """
 
     source: Path
     clip: Path | None = None
@@ -54,148 +66,155 @@ class Request:
 
 @dataclass(frozen=True)
 class Assembly:
-    """A model about to be written: configuration, tensors, and what the way back needs.
+    """A model to be written.
 
-    described: the config.json of each family. dropped: why tensors were left behind -> how many.
+    Attributes:
+        config: of the model.
+        tensors: under GLaMM's names, or under their own for a CLIP, LLaMA or SAM alone.
+        hf_configs: config.json of every family.
+        tokenizer: folder of the tokenizer.
+        num_dropped: {reason: number of tensors}.
     """
 
     config: AnyConfig
     tensors: TensorSource
-    described: dict[Family, dict[str, Any]]
+    hf_configs: dict[Family, dict[str, Any]]
     tokenizer: Path | None
-    dropped: dict[str, int]
+    num_dropped: dict[str, int]
 
 
 def assemble(request: Request) -> Assembly:
-    """Open what the request names and put it together.
+    """Open the checkpoints and put them together.
 
-    Raises: TensorFileError, WeightsError, ConfigError or TokenizerError saying what is wrong.
+    Raises:
+        TensorFileError: a file is missing or cannot be used.
+        WeightsError: a checkpoint is of the wrong family, or they do not belong together.
+        ConfigError: a configuration is invalid.
+        TokenizerError: the tokenizer is missing or invalid.
     """
     main = open_checkpoint(request.source)
     if main.family == "glamm" or (main.family == "llama" and request.sam is not None):
-        return _glamm(request, main)
-    parts = {name: getattr(request, name) for name in ("clip", "sam", "region", "adapter")}
-    if extra := [name for name, path in parts.items() if path is not None]:
-        raise WeightsError(
-            f"{main.path} is a {main.family} checkpoint: --{extra[0]} completes a GLaMM, or a "
-            "LLaMA together with --clip and --sam"
-        )
-    return _part(request, main)
+        return _assemble_glamm(request, main)
+    for name in ("clip", "sam", "region", "adapter"):
+        if getattr(request, name) is not None:
+            raise WeightsError(
+                f"{main.path} is a {main.family} checkpoint: --{name} can only be combined with a "
+                "GLaMM, or with a LLaMA together with --clip and --sam"
+            )
+    return _assemble_component(request, main)
 
 
-def _part(request: Request, main: Checkpoint) -> Assembly:
-    """CLIP, LLaMA or SAM alone, under its own names."""
-    tensors, described = main.tensors, {main.family: main.described}
+def _assemble_component(request: Request, main: Checkpoint) -> Assembly:
+    """Assemble a model folder of CLIP, LLaMA or SAM alone, under its own names."""
+    tensors, hf_configs = main.tensors, {main.family: main.hf_config}
     if main.family == "clip":
         tensors = RenamedSource(tensors, lambda name: name if glamm_name("clip", name) else None)
-        config = clip_config(shapes_of(tensors), main.described)
-        return Assembly(config, tensors, described, None, _dropped((main, tensors)))
+        config = clip_config(shapes_of(tensors), main.hf_config)
+        return Assembly(config, tensors, hf_configs, None, _count_dropped((main, tensors)))
     if main.family == "sam":
-        return Assembly(sam_config(shapes_of(main.tensors)), tensors, described, None, {})
+        return Assembly(sam_config(shapes_of(tensors)), tensors, hf_configs, None, {})
     if main.family == "llama":
-        has_one = (main.path / "tokenizer.model").is_file()
-        tokenizer = request.tokenizer or (main.path if has_one else None)
-        config = llama_config(
-            shapes_of(main.tensors), main.described, str(main.path / "config.json")
-        )
-        return Assembly(config, tensors, described, tokenizer, {})
-    how = "--adapter beside its base" if main.family == "adapter" else "--region beside a LLaMA"
-    raise WeightsError(f"{main.path}: {main.family} is no model by itself: give it with {how}")
+        has_tokenizer = (main.path / "tokenizer.model").is_file()
+        tokenizer = request.tokenizer or (main.path if has_tokenizer else None)
+        config = llama_config(shapes_of(tensors), main.hf_config, str(main.path / "config.json"))
+        return Assembly(config, tensors, hf_configs, tokenizer, {})
+    option = (
+        "--adapter, together with a GLaMM"
+        if main.family == "adapter"
+        else "--region, together with a LLaMA"
+    )
+    raise WeightsError(f"{main.path}: {main.family} is not a model by itself; pass it as {option}")
 
 
-def _glamm(request: Request, main: Checkpoint) -> Assembly:
-    """A whole GLaMM: released, of a training, or put together from its parts."""
-    folder = request.tokenizer or (main.path if main.path.is_dir() else main.path.parent)
-    tokenizer = load_tokenizer(folder)
-    if not main.described:  # a file: the folder that the training started from knows
-        main = replace(main, described=read_described(folder))
-    opened = [(main, _main_tensors(request, main))]
-    parts: tuple[tuple[Family, Path | None], ...] = (
+def _assemble_glamm(request: Request, main: Checkpoint) -> Assembly:
+    """Assemble a GLaMM: released, of a training, or from its components."""
+    tokenizer_folder = request.tokenizer
+    if tokenizer_folder is None:
+        tokenizer_folder = main.path if main.path.is_dir() else main.path.parent
+    tokenizer = load_tokenizer(tokenizer_folder)
+    if not main.hf_config:
+        # A training checkpoint is a file; the folder that the training started from has the config.
+        main = replace(main, hf_config=read_hf_config(tokenizer_folder))
+
+    def main_name(name: str) -> str | None:
+        new_name = glamm_name(main.family, name)
+        if request.clip is not None and new_name is not None and new_name.startswith(CLIP_PREFIX):
+            return None  # replaced by the CLIP of --clip
+        return new_name
+
+    parts = [(main, RenamedSource(main.tensors, main_name))]
+    options: tuple[tuple[Family, Path | None], ...] = (
         ("clip", request.clip),
         ("sam", request.sam),
         ("gpt4roi", request.region),
         ("adapter", request.adapter),
     )
-    for family, path in parts:
-        if path is not None:
-            part = _opened(path, family)
-            rename = lambda name, family=family: glamm_name(family, name)  # noqa: E731
-            opened.append((part, RenamedSource(part.tensors, rename)))
-    described = {part.family: part.described for part, _ in opened}
-    tensors: TensorSource = JoinedSource([source for _, source in opened])
+    for family, path in options:
+        if path is None:
+            continue
+        part = open_checkpoint(path)
+        if part.family != family:
+            raise WeightsError(f"{path} is a {part.family} checkpoint, not {family}")
+        parts.append((part, RenamedSource(part.tensors, partial(glamm_name, family))))
+    hf_configs = {part.family: part.hf_config for part, _ in parts}
+    tensors: TensorSource = JoinedSource([source for _, source in parts])
     if not any(name.startswith(CLIP_PREFIX) for name in tensors.infos):
-        raise WeightsError(f"{main.path} holds no CLIP (trap 27): name its folder with --clip")
+        # quirk 27: the original saves its checkpoints without CLIP.
+        raise WeightsError(
+            f"{main.path}: contains no CLIP, since the original does not save it; pass CLIP's "
+            "folder with --clip"
+        )
     if main.family == "llama":
         tensors = ResizedVocabularySource(tensors, tokenizer.size, request.seed)
-        described["llama"] = main.described | {"vocab_size": tokenizer.size}
-    config = _glamm_config(request, tensors, described, tokenizer)
+        hf_configs["llama"] = main.hf_config | {"vocab_size": tokenizer.size}
+    config = _infer_config(request, tensors, hf_configs, tokenizer)
     if main.family == "llama":
-        tensors = JoinedSource([tensors, _fresh_layers(config, tensors, request.seed)])
-    _check_vocabulary(config, tokenizer, folder, main)
-    return Assembly(config, tensors, described, folder, _dropped(*opened))
-
-
-def _main_tensors(request: Request, main: Checkpoint) -> TensorSource:
-    """GLaMM's or LLaMA's own; a CLIP that is named apart replaces the one inside."""
-
-    def rename(name: str) -> str | None:
-        own = glamm_name(main.family, name)
-        replaced = request.clip is not None and own is not None and own.startswith(CLIP_PREFIX)
-        return None if replaced else own
-
-    return RenamedSource(main.tensors, rename)
-
-
-def _glamm_config(
-    request: Request,
-    tensors: TensorSource,
-    described: dict[Family, dict[str, Any]],
-    tokenizer: Tokenizer,
-) -> GLaMMConfig:
-    main = described.get("glamm") or described.get("llama") or {}
-    adapter = described.get("adapter", {"lora_alpha": request.lora_alpha})
-    found, tokens = shapes_of(tensors), tokenizer.tokens
-    if OWN_KEY in main:
-        own = config_from(GLaMMConfig, main[OWN_KEY])
-        return replace(own, tokens=tokens, lora=lora_config(found, adapter))
-    clip = described.get("clip", {})
-    what = str(request.source / "config.json")
-    return glamm_config(found, main, clip, tokens=tokens, adapter=adapter, what=what)
-
-
-def _fresh_layers(config: GLaMMConfig, tensors: TensorSource, seed: int) -> TensorSource:
-    """What no part brings and a training may start from nothing."""
-    wanted = tensor_shapes(table_of(config), state_shapes(abstract_model(config)[1]))
-    absent = {name: s for name, s in wanted.items() if name not in tensors.infos}
-    return InitialSource({n: s for n, s in absent.items() if n.startswith(FRESH)}, seed)
-
-
-def _check_vocabulary(
-    config: GLaMMConfig, tokenizer: Tokenizer, folder: Path, main: Checkpoint
-) -> None:
-    """One id, one row; and config.json must mean the same `<bbox>` (trap 25)."""
+        expected = tensor_shapes(table_of(config), state_shapes(abstract_model(config)[1]))
+        missing = {
+            name: shape
+            for name, shape in expected.items()
+            if name not in tensors.infos and name.startswith(INITIALIZED_PREFIXES)
+        }
+        tensors = JoinedSource([tensors, InitialSource(missing, request.seed)])
     if tokenizer.size != config.llama.vocab_size:
         raise WeightsError(
-            f"the tokenizer in {folder} has {tokenizer.size} ids, the embeddings of {main.path} "
-            f"{config.llama.vocab_size} rows: they do not belong together. Name the right "
-            "tokenizer with --tokenizer"
+            f"the tokenizer in {tokenizer_folder} has {tokenizer.size} ids, but the embeddings of "
+            f"{main.path} have {config.llama.vocab_size} rows; pass the model's tokenizer with "
+            "--tokenizer"
         )
-    told = main.described.get("bbox_token_idx", config.tokens.region)
-    if told != config.tokens.region:
+    # quirk 25: the original takes the id of <bbox> from config.json, whatever the tokenizer says.
+    region_id = main.hf_config.get("bbox_token_idx", config.tokens.region)
+    if region_id != config.tokens.region:
         raise WeightsError(
-            f"{main.path}: config.json says bbox_token_idx {told}, but <bbox> is "
-            f"{config.tokens.region} in the tokenizer in {folder}"
+            f"{main.path}: bbox_token_idx is {region_id} in config.json, but <bbox> is "
+            f"{config.tokens.region} in the tokenizer in {tokenizer_folder}"
         )
+    return Assembly(config, tensors, hf_configs, tokenizer_folder, _count_dropped(*parts))
 
 
-def _opened(path: Path, family: Family) -> Checkpoint:
-    part = open_checkpoint(path)
-    if part.family != family:
-        raise WeightsError(f"{path} is a {part.family} checkpoint, not {family}")
-    return part
+def _infer_config(
+    request: Request,
+    tensors: TensorSource,
+    hf_configs: dict[Family, dict[str, Any]],
+    tokenizer: Tokenizer,
+) -> GLaMMConfig:
+    hf_config = hf_configs.get("glamm") or hf_configs.get("llama") or {}
+    adapter = hf_configs.get("adapter", {"lora_alpha": request.lora_alpha})
+    shapes = shapes_of(tensors)
+    if GLAMM_JAX_KEY in hf_config:
+        config = config_from_json(GLaMMConfig, hf_config[GLAMM_JAX_KEY])
+        return replace(config, tokens=tokenizer.tokens, lora=lora_config(shapes, adapter))
+    return glamm_config(
+        shapes,
+        hf_config,
+        hf_configs.get("clip", {}),
+        tokens=tokenizer.tokens,
+        adapter_config=adapter,
+        source_name=str(request.source / "config.json"),
+    )
 
 
-def _dropped(*parts: tuple[Checkpoint, TensorSource]) -> dict[str, int]:
-    """How many tensors of each source were left behind, and why."""
-    counts = {p.family: len(p.tensors.infos) - len(source.infos) for p, source in parts}
+def _count_dropped(*parts: tuple[Checkpoint, TensorSource]) -> dict[str, int]:
+    """Count the tensors of every checkpoint that its source leaves out, by reason."""
+    counts = {part.family: len(part.tensors.infos) - len(source.infos) for part, source in parts}
     return {DROPPED[family]: count for family, count in counts.items() if count}

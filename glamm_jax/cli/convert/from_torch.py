@@ -1,24 +1,26 @@
-"""Turn checkpoints of PyTorch into a model folder, without losing a tensor.
+"""Convert PyTorch checkpoints to a model folder, without losing a tensor.
 
-SOURCE is recognised by what it holds:
+SOURCE is recognised by its contents:
 
-  GLaMM          a Hugging Face folder (.bin or safetensors, one file or shards), or the file of a
-                 training with injected LoRA (zero_to_fp32.py's); it holds no CLIP, so name it
-  CLIP, LLaMA    a Hugging Face folder: a model folder of that part alone
-  SAM            the .pth of Segment Anything, B, L or H: the same
-  LLaMA with --clip and --sam: a GLaMM to start a pretraining from. The rows of the added tokens,
-                 and layers that no part has (V-L unless it is a LLaVA, regions without --region,
-                 L-P), are drawn from --seed
+  GLaMM          a Hugging Face folder (.bin or safetensors, one file or shards), or a training
+                 checkpoint with injected LoRA (written by zero_to_fp32.py). It contains no CLIP:
+                 pass --clip
+  CLIP, LLaMA    a Hugging Face folder; gives a model folder of this component alone
+  SAM            the .pth file of Segment Anything, B, L or H; the same
+  LLaMA with --clip and --sam    a GLaMM to start a pretraining from. The embeddings of the added
+                 tokens, and layers that no checkpoint has (V-L unless it is a LLaVA, the region
+                 encoder without --region, L-P), are initialized from --seed
 
-Every tensor is converted, recomputed (checked now, written again on export), carried through or
-dropped for a stated reason; anything missing, unknown or misshapen is listed, all at once, before a
-byte is written. Stored dtypes are kept. Pickles never run code.
+Every tensor is converted, recomputed (compared now, written again on export), carried (stored
+unused for the export) or dropped for a stated reason. Everything missing, unknown or of the wrong
+shape is listed at once before anything is written. Stored dtypes are kept. Code in pickles is never
+executed.
 
-  python -m convert from-torch GLaMM-FullScope --clip clip-vit-large-patch14-336 --out glamm
-  python -m convert from-torch GLaMM-FullScope --clip CLIP --adapter my-lora --out adapted
-  python -m convert from-torch pytorch_model.bin --tokenizer GLAMM --clip CLIP --out trained
-  python -m convert from-torch vicuna-7b --clip CLIP --sam sam.pth --region GPT4RoI --out start
-  python -m convert from-torch sam_vit_h_4b8939.pth --out sam
+  glamm-jax convert from-torch GLaMM-FullScope --clip clip-vit-large-patch14-336 --out glamm
+  glamm-jax convert from-torch GLaMM-FullScope --clip CLIP --adapter my-lora --out adapted
+  glamm-jax convert from-torch pytorch_model.bin --tokenizer GLAMM --clip CLIP --out trained
+  glamm-jax convert from-torch vicuna-7b --clip CLIP --sam sam.pth --region GPT4RoI --out start
+  glamm-jax convert from-torch sam_vit_h_4b8939.pth --out sam
 """
 
 from __future__ import annotations
@@ -26,24 +28,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from glamm_jax.cli.convert.assemble import Assembly, Request, assemble
+from glamm_jax.cli.convert.assemble import Request, assemble
 from glamm_jax.cli.progress import print_summary, progress_bar
 from glamm_jax.files import atomic_folder
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.folder import finish_folder
+from glamm_jax.weights.safetensors import TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import nbytes_of
 from glamm_jax.weights.transfer import import_tensors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's arguments."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a folder or a file")
     parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="a new folder")
     parser.add_argument("--clip", type=Path, metavar="DIR", help="CLIP's Hugging Face folder")
-    parser.add_argument("--sam", type=Path, metavar="FILE", help="SAM, beside a LLaMA SOURCE")
-    parser.add_argument("--region", type=Path, metavar="DIR", help="GPT4RoI, beside a LLaMA SOURCE")
+    parser.add_argument("--sam", type=Path, metavar="FILE", help="SAM, if SOURCE is a LLaMA")
+    parser.add_argument("--region", type=Path, metavar="DIR", help="GPT4RoI, if SOURCE is a LLaMA")
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="a peft adapter of SOURCE")
     parser.add_argument(
         "--tokenizer",
@@ -54,34 +57,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lora-alpha", type=float, default=16.0, help="of injected LoRA (default: 16, as released)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of layers that no part has")
+    parser.add_argument("--seed", type=int, default=0, help="of initialized layers (default: 0)")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Assemble, write, say what became of every tensor."""
-    names = ("clip", "sam", "region", "adapter", "tokenizer", "lora_alpha", "seed")
-    assembly = assemble(Request(options.source, **{n: getattr(options, n) for n in names}))
-    leaves = state_shapes(abstract_model(assembly.config)[1])
-    total = nbytes_of(assembly.tensors)
-    with atomic_folder(options.out, total) as folder:
-        with progress_bar(total, "converting") as advance:
-            record = import_tensors(
-                table_of(assembly.config), assembly.tensors, leaves, folder, on_tensor=advance
+    """Assemble the checkpoints, write the model folder, print what happened to every tensor."""
+    assembly = assemble(
+        Request(
+            options.source,
+            clip=options.clip,
+            sam=options.sam,
+            region=options.region,
+            adapter=options.adapter,
+            tokenizer=options.tokenizer,
+            lora_alpha=options.lora_alpha,
+            seed=options.seed,
+        )
+    )
+    table, leaves = table_of(assembly.config), state_shapes(abstract_model(assembly.config)[1])
+    nbytes = nbytes_of(assembly.tensors)
+    with atomic_folder(options.out, nbytes) as folder:
+        with progress_bar(nbytes, "converting") as advance:
+            stored_dtypes = import_tensors(
+                table, assembly.tensors, leaves, TensorWriter(folder), on_tensor=advance
             )
-        way_back = {"described": assembly.described, "tensors": record}
-        finish_folder(folder, assembly.config, way_back, assembly.tokenizer)
-    _say(assembly, options.out)
-    print_summary(total)
-
-
-def _say(assembly: Assembly, out: Path) -> None:
-    table = table_of(assembly.config)
-    held = assembly.tensors.infos
-    unread = [u for name, u in table.unmapped_by_name().items() if name in held]
-    print(f"{out}: {len(held) - len(unread)} tensors converted")
-    for kind in ("recomputed", "carried", "dropped"):
-        reasons = [unused.reason for unused in unread if unused.kind == kind]
+        source_info = {"described": assembly.hf_configs, "tensors": stored_dtypes}
+        finish_folder(folder, assembly.config, source_info, assembly.tokenizer)
+    infos = assembly.tensors.infos
+    unmapped = [tensor for name, tensor in table.unmapped_by_name().items() if name in infos]
+    print(f"{options.out}: {len(infos) - len(unmapped)} tensors converted")
+    for disposition in ("recomputed", "carried", "dropped"):
+        reasons = [tensor.reason for tensor in unmapped if tensor.disposition == disposition]
         for reason in dict.fromkeys(reasons):
-            print(f"  {reasons.count(reason)} {kind}: {reason}")
-    for reason, count in assembly.dropped.items():
+            print(f"  {reasons.count(reason)} {disposition}: {reason}")
+    for reason, count in assembly.num_dropped.items():
         print(f"  {count} dropped: {reason}")
+    print_summary(nbytes)

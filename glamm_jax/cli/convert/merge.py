@@ -17,6 +17,7 @@ from glamm_jax.errors import FolderError
 from glamm_jax.files import atomic_folder
 from glamm_jax.weights.folder import ModelFolder, finish_folder
 from glamm_jax.weights.lora import MergedLeaves, without_lora
+from glamm_jax.weights.safetensors import TensorWriter
 from glamm_jax.weights.tensor_sources import nbytes_of
 from glamm_jax.weights.transfer import copy_leaves
 
@@ -42,6 +43,6 @@ def run(options: argparse.Namespace) -> None:
     merged = replace(config, lora=None)
     with atomic_folder(options.out, nbytes) as target:
         with progress_bar(nbytes, "merging") as advance:
-            copy_leaves(leaves, target, on_tensor=advance)
-        finish_folder(target, merged, without_lora(folder.record()), options.model)
+            copy_leaves(leaves, TensorWriter(target), on_tensor=advance)
+        finish_folder(target, merged, without_lora(folder.source_info()), options.model)
     print_summary(nbytes)

@@ -1,17 +1,17 @@
-"""Turn a model folder into what PyTorch reads: the same bytes that it came from.
+"""Export a model folder to PyTorch; a converted checkpoint is exported byte for byte.
 
   glamm     a Hugging Face folder for the original's from_pretrained: safetensors, index,
             config.json, tokenizer; without CLIP, as the original saves it
-  clip      the CLIP folder inside it, with the layers that nobody reads
-  adapter   the LoRA of a model, as a peft adapter
-  (a model folder of CLIP, LLaMA or SAM alone has one part, itself)
+  clip      the CLIP folder, with the layers that GLaMM does not use
+  adapter   the LoRA adapters of the model, as a peft adapter
+  (a model folder of CLIP, LLaMA or SAM alone has one part, and needs no --part)
 
---lora says what becomes of adapters in the glamm part: `merged` folds them into their kernels,
-`injected` keeps them under the names of a training checkpoint, `none` leaves them out.
+--lora applies to the part glamm: `merged` merges adapters into the kernels, `injected` writes them
+under the names of a training checkpoint, `none` leaves them out.
 
-  python -m convert to-torch glamm --out GLaMM-back
-  python -m convert to-torch glamm --part clip --out CLIP-back
-  python -m convert to-torch adapted --part adapter --out my-lora
+  glamm-jax convert to-torch glamm --out GLaMM-back
+  glamm-jax convert to-torch glamm --part clip --out CLIP-back
+  glamm-jax convert to-torch adapted --part adapter --out my-lora
 """
 
 from __future__ import annotations
@@ -34,45 +34,55 @@ from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.folder import ModelFolder, copy_tokenizer
 from glamm_jax.weights.glamm import CLIP_PREFIX
 from glamm_jax.weights.hf_config import (
-    adapter_config,
+    adapter_hf_config,
     clip_hf_config,
     glamm_hf_config,
     llama_hf_config,
-    with_own_key,
+    with_glamm_jax_config,
 )
 from glamm_jax.weights.lora import MergedLeaves, adapter_name
 from glamm_jax.weights.rules import WeightTable, tensor_shapes
-from glamm_jax.weights.safetensors import DTYPES
+from glamm_jax.weights.safetensors import DTYPES, TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import LeafSource, shapes_of
-from glamm_jax.weights.transfer import StoredDtypes, default_record, export_tensors
+from glamm_jax.weights.transfer import StoredDtypes, default_stored_dtypes, export_tensors
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is exported: tensors by GLaMM's names, what they are called there, and config.json."""
+    """A part of a model that is exported.
+
+    Attributes:
+        table: maps tensors to leaves.
+        stored_dtypes: the tensors, under GLaMM's names, and their dtypes.
+        leaves: of the model.
+        hf_config: config.json; None: the part has none.
+        rename: returns a tensor's name in the exported files.
+        stem: name of the safetensors files.
+        config_name: file name of `hf_config`.
+    """
 
     table: WeightTable
-    record: StoredDtypes
+    stored_dtypes: StoredDtypes
     leaves: LeafSource
-    described: dict[str, Any] | None
+    hf_config: dict[str, Any] | None
     rename: Callable[[str], str] = lambda name: name
     stem: str = "model"
     config_name: str = "config.json"
 
     @property
     def nbytes(self) -> int:
-        """About what is written: by the leaves that the tensors come from."""
-        sizes = tensor_shapes(self.table, shapes_of(self.leaves))
+        """Size of the tensors that are converted from leaves."""
+        shapes = tensor_shapes(self.table, shapes_of(self.leaves))
         return sum(
-            math.prod(sizes[name]) * DTYPES[dtype].itemsize
-            for name, dtype in self.record.items()
-            if name in sizes
+            math.prod(shapes[name]) * DTYPES[dtype].itemsize
+            for name, dtype in self.stored_dtypes.items()
+            if name in shapes
         )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's arguments."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model folder")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     parser.add_argument("--part", choices=("glamm", "clip", "adapter"), default="glamm")
@@ -82,92 +92,94 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write the part's tensors, then its config.json and tokenizer."""
     folder = ModelFolder(options.model)
-    part = choose(folder, options.part, options.lora)
+    part = select_part(folder, options.part, options.lora)
     with atomic_folder(options.out, part.nbytes) as target:
         with progress_bar(part.nbytes, "exporting") as advance:
             export_tensors(
                 part.table,
-                part.record,
+                part.stored_dtypes,
                 part.leaves,
-                target,
+                TensorWriter(target, stem=part.stem),
                 rename=part.rename,
-                stem=part.stem,
                 on_tensor=advance,
             )
         if options.part == "glamm":
             copy_tokenizer(folder.path, target)
-        if part.described is not None:
-            text = json.dumps(part.described, indent=2) + "\n"
+        if part.hf_config is not None:
+            text = json.dumps(part.hf_config, indent=2) + "\n"
             (target / part.config_name).write_text(text, encoding="utf-8")
-    print(f"{options.out}: {len(part.record)} tensors")
+    print(f"{options.out}: {len(part.stored_dtypes)} tensors")
     print_summary(part.nbytes)
 
 
-def choose(folder: ModelFolder, name: str, lora: str) -> Part:
-    """The part that the command line names.
+def select_part(folder: ModelFolder, name: str, lora: str) -> Part:
+    """Return a part of a model.
 
-    Raises: FolderError when the model has no such part.
+    Args:
+        folder: the model.
+        name: glamm, clip or adapter; irrelevant if the model is not a GLaMM.
+        lora: what happens to the adapters in the part glamm: merged, injected or none.
+
+    Raises:
+        FolderError: the model has no such part.
     """
     config, table = folder.config, table_of(folder.config)
-    saved = folder.record()
-    record = saved.get("tensors") or default_record(table, folder)
-    described = saved.get("described", {})
+    source_info = folder.source_info()
+    stored_dtypes = source_info.get("tensors") or default_stored_dtypes(table, folder)
+    hf_configs = source_info.get("described", {})
     if not isinstance(config, GLaMMConfig):
-        return Part(table, record, folder, _described_part(config, described, record))
+        hf_config = None
+        if isinstance(config, CLIPConfig):
+            hf_config = hf_configs.get("clip") or clip_hf_config(config)
+        elif isinstance(config, LlamaConfig):
+            default = llama_hf_config(config, _torch_dtype(stored_dtypes))
+            hf_config = default | hf_configs.get("llama", {})
+        return Part(table, stored_dtypes, folder, hf_config)
     if name == "clip":
-        record = {tensor: d for tensor, d in record.items() if tensor.startswith(CLIP_PREFIX)}
-        clip = described.get("clip") or clip_hf_config(config.clip)
-        return Part(table, record, folder, clip, lambda tensor: tensor.removeprefix(CLIP_PREFIX))
+        return Part(
+            table,
+            {tensor: d for tensor, d in stored_dtypes.items() if tensor.startswith(CLIP_PREFIX)},
+            folder,
+            hf_configs.get("clip") or clip_hf_config(config.clip),
+            rename=lambda tensor: tensor.removeprefix(CLIP_PREFIX),
+        )
     if name == "adapter":
-        return _adapter(folder, config, table, record)
-    return _glamm(folder, config, lora, record, described)
+        if config.lora is None:
+            raise FolderError(f"{folder.path}: has no LoRA adapters to export")
+        stored_dtypes = {tensor: d for tensor, d in stored_dtypes.items() if ".lora_" in tensor}
+        modules = sorted({tensor.split(".lora_")[0] for tensor in stored_dtypes})
+        return Part(
+            table,
+            stored_dtypes,
+            folder,
+            adapter_hf_config(config.lora, modules, str(folder.path)),
+            rename=adapter_name,
+            stem="adapter_model",
+            config_name="adapter_config.json",
+        )
+    return _glamm_part(folder, config, lora, stored_dtypes, hf_configs)
 
 
-def _glamm(
+def _glamm_part(
     folder: ModelFolder,
     config: GLaMMConfig,
     lora: str,
-    record: StoredDtypes,
-    described: dict[str, Any],
+    stored_dtypes: StoredDtypes,
+    hf_configs: dict[str, Any],
 ) -> Part:
     leaves: LeafSource = folder
-    record = {tensor: d for tensor, d in record.items() if not tensor.startswith(CLIP_PREFIX)}
+    stored_dtypes = {n: d for n, d in stored_dtypes.items() if not n.startswith(CLIP_PREFIX)}
     if config.lora is not None and lora != "injected":
         leaves = MergedLeaves(folder, config.lora if lora == "merged" else None)
         config = replace(config, lora=None)
-        record = {tensor: dtype for tensor, dtype in record.items() if ".lora_" not in tensor}
+        stored_dtypes = {n: d for n, d in stored_dtypes.items() if ".lora_" not in n}
     table = table_of(config)
-    clip = described.get("clip", {})
-    held = tensor_shapes(table, state_shapes(abstract_model(config)[1]))
-    base = glamm_hf_config(config, _torch_dtype(record)) | described.get("glamm", {})
-    return Part(table, record, leaves, with_own_key(base, config, held, clip))
+    shapes = tensor_shapes(table, state_shapes(abstract_model(config)[1]))
+    hf_config = glamm_hf_config(config, _torch_dtype(stored_dtypes)) | hf_configs.get("glamm", {})
+    hf_config = with_glamm_jax_config(hf_config, config, shapes, hf_configs.get("clip", {}))
+    return Part(table, stored_dtypes, leaves, hf_config)
 
 
-def _adapter(
-    folder: ModelFolder, config: GLaMMConfig, table: WeightTable, record: StoredDtypes
-) -> Part:
-    record = {tensor: dtype for tensor, dtype in record.items() if ".lora_" in tensor}
-    if config.lora is None:
-        raise FolderError(f"{folder.path}: has no LoRA, so no adapter to export")
-    modules = sorted({tensor.split(".lora_")[0] for tensor in record})
-    described = adapter_config(config.lora, modules, str(folder.path))
-    return Part(
-        *(table, record, folder, described, adapter_name),
-        stem="adapter_model",
-        config_name="adapter_config.json",
-    )
-
-
-def _described_part(
-    config: Any, described: dict[str, Any], record: StoredDtypes
-) -> dict[str, Any] | None:
-    if isinstance(config, CLIPConfig):
-        return described.get("clip") or clip_hf_config(config)
-    if isinstance(config, LlamaConfig):
-        return llama_hf_config(config, _torch_dtype(record)) | described.get("llama", {})
-    return None
-
-
-def _torch_dtype(record: StoredDtypes) -> str:
-    """What most tensors are stored as."""
-    return str(DTYPES[Counter(record.values()).most_common(1)[0][0]])
+def _torch_dtype(stored_dtypes: StoredDtypes) -> str:
+    """Return the dtype of most tensors, as config.json names it."""
+    return str(DTYPES[Counter(stored_dtypes.values()).most_common(1)[0][0]])

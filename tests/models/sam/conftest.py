@@ -14,8 +14,11 @@ from flax import nnx
 
 from glamm_jax.config import SAMConfig
 from glamm_jax.models.sam.sam import SAM
-from glamm_jax.weights import flat_state, rules
+from glamm_jax.weights.flat_state import fill_state, state_shapes
 from glamm_jax.weights.sam import sam_table
+from glamm_jax.weights.tensor_sinks import MemoryWriter
+from glamm_jax.weights.tensor_sources import MemorySource
+from glamm_jax.weights.transfer import import_tensors
 from tools.parity.golden_model import golden_module
 
 # Hugging Face's names, in the order of replacement, and the original's.
@@ -69,11 +72,9 @@ def original_name(name: str, iou_layers: int) -> str | None:
 
 def build_ours(config: SAMConfig, tensors: dict[str, np.ndarray]) -> SAM:
     graph, abstract = nnx.split(nnx.eval_shape(lambda: SAM(config, rngs=nnx.Rngs(0))))
-    sizes = {name: tensor.shape for name, tensor in tensors.items()}
-    leaves = rules.load(
-        sam_table(config), sizes, tensors.__getitem__, flat_state.state_shapes(abstract)
-    )
-    return nnx.merge(graph, flat_state.fill_state(abstract, leaves))
+    writer = MemoryWriter()
+    import_tensors(sam_table(config), MemorySource(tensors), state_shapes(abstract), writer)
+    return nnx.merge(graph, fill_state(abstract, writer.arrays))
 
 
 def build_theirs(config: SAMConfig, seed: int) -> Any:
