@@ -31,8 +31,8 @@ from glamm_jax.errors import GLaMMError
 from glamm_jax.inference.compiled import CompiledFunction
 from glamm_jax.inference.sampling import Sampling, choose
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.models.llama import KVCache, write_slice
-from glamm_jax.nn.resize import postprocess_masks
+from glamm_jax.models.kv_cache import KVCache, write_slice
+from glamm_jax.models.sam.postprocess import postprocess_masks
 from glamm_jax.parallel import constrain, num_batch_shards, shard_batch_axis, to_host
 from glamm_jax.types import Batch
 

@@ -1,22 +1,21 @@
 """LLaMA / Vicuna decoder with stacked layers, LoRA and an explicit key-value cache.
 
-Three ways through the same layers: `__call__` over whole sequences (training, teacher forcing),
-`prefill` which also fills a cache, and `step`, one token a row against the cache.
+The same layers run in three modes: `__call__` over complete sequences (training, teacher forcing),
+`prefill`, which also fills a `KVCache`, and `step`, one token per row against the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from glamm_jax.config import PROJECTIONS, LlamaConfig, LoRAConfig
+from glamm_jax.models.kv_cache import KVCache, write_slice
 from glamm_jax.nn.attention import Segments, attend_one, attention
 from glamm_jax.nn.layer_stack import decode_blocks, scan_blocks
 from glamm_jax.nn.linear import Embedding, Linear
@@ -27,36 +26,6 @@ from glamm_jax.parallel import constrain
 
 Rotary = tuple[Float[Array, "b t 1 half"], Float[Array, "b t 1 half"]]
 Attend = Callable[[Array, Array, Array], Array]
-
-
-class KVCache(NamedTuple):
-    """Keys and values of every layer. Rows share the slots; `valid` tells which are filled.
-
-    Heads come before slots, so that a head's keys lie together when a token attends to them.
-    """
-
-    keys: Float[Array, "l b n s k"]
-    values: Float[Array, "l b n s k"]
-    valid: Bool[Array, "b s"]
-
-    @classmethod
-    def empty(cls, config: LlamaConfig, rows: int, slots: int, dtype: DTypeLike) -> KVCache:
-        """Room for `slots` tokens in each of `rows` rows."""
-        shape = (config.num_layers, rows, config.num_heads, slots, config.head_dim)
-        zeros = jnp.zeros(shape, dtype)
-        return cls(zeros, zeros, jnp.zeros((rows, slots), bool))
-
-
-def write_slice(x: Array, part: Array, start: tuple) -> Array:
-    """`jax.lax.dynamic_update_slice`, of half precision as its bits.
-
-    As numbers, XLA's CPU backend takes all of x to float32 and back to write one slice.
-    """
-    if x.dtype.itemsize != 2:
-        return jax.lax.dynamic_update_slice(x, part, start)
-    x_bits, part_bits = (jax.lax.bitcast_convert_type(each, jnp.uint16) for each in (x, part))
-    written = jax.lax.dynamic_update_slice(x_bits, part_bits, start)
-    return jax.lax.bitcast_convert_type(written, x.dtype)
 
 
 class RecordingAttention:

@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.config import LoRAConfig
-from glamm_jax.models.llama import KVCache, Llama
+from glamm_jax.models.kv_cache import KVCache
+from glamm_jax.models.llama import Llama
 from glamm_jax.nn.layer_stack import take_blocks
 from glamm_jax.nn.linear import Linear
 from glamm_jax.nn.lora import LoRA, merge
