@@ -6,7 +6,6 @@ original sizes keeps static shapes, and a chain of resizes and crops is a produc
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -53,34 +52,3 @@ def resize_map(
     columns = bilinear_matrix(width, w, width, w, align_corners=align_corners)
     y = jnp.einsum("yh,bhwc->bywc", rows, x.astype(jnp.float32))
     return jnp.einsum("xw,bywc->byxc", columns, y).astype(x.dtype)
-
-
-def mask_matrix(
-    out_rows: int, mask_size: int, canvas_size: int, resized: Size, original: Size
-) -> Float[Array, "out_rows mask_size"]:
-    """One side of SAM's post-processing: mask -> canvas (bilinear), crop -> original (bilinear)."""
-    crop = bilinear_matrix(out_rows, canvas_size, original, resized)
-    return crop @ bilinear_matrix(canvas_size, mask_size, canvas_size, mask_size)
-
-
-def postprocess_masks(
-    mask_logits: Float[Array, "m s s"],
-    resized_sizes: Int[Array, "m 2"],
-    original_sizes: Int[Array, "m 2"],
-    canvas_size: int,
-    bucket: tuple[int, int],
-) -> Float[Array, "m h w"]:
-    """Low-resolution mask logits at the original sizes, top left in a static bucket, zero around.
-
-    Source: model/SAM/modeling/sam.py postprocess_masks, as matrices.
-    """
-    size = mask_logits.shape[-1]
-
-    def side(rows: int, axis: int) -> Float[Array, "m rows s"]:
-        return jax.vmap(lambda r, o: mask_matrix(rows, size, canvas_size, r, o))(
-            resized_sizes[:, axis], original_sizes[:, axis]
-        )
-
-    rows, columns = side(bucket[0], 0), side(bucket[1], 1)
-    y = jnp.einsum("mhs,mst->mht", rows, mask_logits.astype(jnp.float32))
-    return jnp.einsum("mwt,mht->mhw", columns, y)
