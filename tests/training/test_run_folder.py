@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from glamm_jax.cli.train_progress import line
 
+from glamm_jax.cli.train_progress import line
 from glamm_jax.training.metric_writers import Scalars
 from glamm_jax.training.run_folder import RunError, RunFolder, read_lines
 from tests.small_experiment import get_config
