@@ -21,7 +21,7 @@ from glamm_jax.models.region import RegionEncoder
 from glamm_jax.models.sam.sam import SAM
 from glamm_jax.nn.attention import Segments
 from glamm_jax.nn.mlp import MLP
-from glamm_jax.nn.pixel_normalization import normalise
+from glamm_jax.nn.pixel_normalization import normalize_pixels
 from glamm_jax.types import Batch, Output
 
 
@@ -75,7 +75,7 @@ class GLaMM(nnx.Module):
     def encode_images(self, images: Array) -> Float[Array, "k i n c"]:
         """The CLIP states that the projector and the region encoder read."""
         clip = self.config.clip
-        pixels = normalise(images, clip.pixel_mean, clip.pixel_std)
+        pixels = normalize_pixels(images, clip.pixel_mean, clip.pixel_std)
         return self.clip(pixels.astype(self.dtype))
 
     def encode_regions(self, states: Float[Array, "k i n c"], batch: Batch) -> Float[Array, "r d"]:
@@ -89,7 +89,7 @@ class GLaMM(nnx.Module):
     def encode_grounding(self, batch: Batch) -> Float[Array, "g s s c"]:
         """SAM's embedding of the images that are to be segmented."""
         sam = self.config.sam
-        pixels = normalise(
+        pixels = normalize_pixels(
             batch.grounding_images, sam.pixel_mean, sam.pixel_std, batch.resized_sizes
         )
         return self.sam.encode(pixels.astype(self.dtype))

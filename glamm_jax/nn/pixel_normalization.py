@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from glamm_jax.config import RGB
 
 
-def normalise(
+def normalize_pixels(
     pixels: Shaped[Array, "b h w 3"],
     mean: RGB,
     std: RGB,
