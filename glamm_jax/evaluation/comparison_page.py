@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glamm_jax.config.flat import flatten_config
 from glamm_jax.evaluation.compare import LEVEL, changes, comparison_table, differences
 from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.evaluation.item_cards import LoadImage, cards_of, common_question
 from glamm_jax.evaluation.item_scores import ranked
 from glamm_jax.evaluation.scores import RunScores
 from glamm_jax.report.html_page import Card, Page
-from glamm_jax.training.run_folder import flatten_config
 
 SHOWN = 8  # items of each direction
 

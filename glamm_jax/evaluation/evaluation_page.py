@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from glamm_jax.config.flat import flatten_config
 from glamm_jax.evaluation.item import Item, Prediction
 from glamm_jax.evaluation.item_cards import LoadImage, cards_of, common_question
 from glamm_jax.evaluation.item_scores import ranked, values_of
@@ -22,7 +23,6 @@ from glamm_jax.evaluation.scoring import FREE
 from glamm_jax.metrics.captions import ALL_NAMES as CAPTION_FIGURES
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.report.html_page import Page
-from glamm_jax.training.run_folder import flatten_config
 
 SHOWN = 8  # of the best, of the worst, and of those with problems
 # How the modes differ, in short; docs/metrics.md has all.

@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 
+from glamm_jax.config.flat import changed_fields, flatten_config
 from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.benchmarks import Benchmark
 from glamm_jax.evaluation.evaluation_page import write_report
@@ -46,7 +47,6 @@ from glamm_jax.inference.chat import Assistant
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.training.initialization import fingerprint
-from glamm_jax.training.run_folder import changed_fields, flatten_config
 
 CONFIG, ORIGINAL, REPORT = "config.json", "predictions", "report.html"
 # What a run may change when it goes on: where it is computed, and where its files are; hashes say

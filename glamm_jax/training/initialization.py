@@ -21,13 +21,14 @@ from jaxtyping import Array, UInt32
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.config.experiment import ExperimentConfig, TrainableSet
+from glamm_jax.config.flat import flatten_config
 from glamm_jax.errors import ConfigError
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import current_mesh, shardings
 from glamm_jax.training.checkpoint import load_trained_leaves
 from glamm_jax.training.optimizer import trainable_filter
-from glamm_jax.training.run_folder import RunError, flatten_config, read_run_config
+from glamm_jax.training.run_folder import RunError, read_run_config
 from glamm_jax.weights.flat_state import flatten_state
 from glamm_jax.weights.folder import ModelFolder
 

@@ -24,6 +24,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.config.flat import changed_fields, flatten_config
 from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.files import write_atomic
 from glamm_jax.weights.config_file import config_from
@@ -153,28 +154,6 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         except ValueError as error:
             if number + 1 < len(lines):
                 raise RunError(f"{path}: line {number + 1} is not JSON") from error
-
-
-def flatten_config(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{dotted name: value} of a configuration in JSON's form; lists of objects by their places."""
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        value = {str(number): item for number, item in enumerate(value)}
-    if not isinstance(value, dict):
-        return {prefix.removesuffix("."): value}
-    return {
-        name: inner
-        for key, item in value.items()
-        for name, inner in flatten_config(item, f"{prefix}{key}.").items()
-    }
-
-
-def changed_fields(
-    old: Mapping[str, Any], new: Mapping[str, Any], free: tuple[str, ...]
-) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted name, old value, new value) of what differs, but for names that begin with `free`."""
-    for name in {**old, **new}:
-        if old.get(name) != new.get(name) and not name.startswith(free):
-            yield name, old.get(name), new.get(name)
 
 
 def _read_json(path: Path) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from glamm_jax.config.flat import flatten_config
 from glamm_jax.report.curves import Curve
 from glamm_jax.report.html_page import Card, Page
 from glamm_jax.training.run_folder import (
@@ -26,7 +27,6 @@ from glamm_jax.training.run_folder import (
     METRICS,
     PANELS,
     RunError,
-    flatten_config,
     read_lines,
 )
 
