@@ -103,7 +103,7 @@ def clip_case(config: CLIPConfig, batch: int) -> Case:
         return lambda: run(pixels)
 
     total = batch * flops.clip(config)
-    return Case(f"CLIP, {config.depth} layers, b={batch}", "img", batch, (Work(total),), make)
+    return Case(f"CLIP, {config.num_computed_layers} layers, b={batch}", "img", batch, (Work(total),), make)
 
 
 def prefill_case(config: LlamaConfig, batch: int, tokens: int) -> Case:
@@ -132,7 +132,7 @@ def decode_case(config: GLaMMConfig, batch: int, context: int, steps: int) -> Ca
     def make() -> Callable[[], Any]:
         generator = endless_generator(config)
         prompt = context - steps // 2
-        states = [generator.prefill(prompts(config, batch, prompt), room=steps + 1)]
+        states = [generator.prefill(prompts(config, batch, prompt), max_tokens=steps + 1)]
 
         def call() -> Any:
             # Always the same steps: back to the first token, over what was written before.
@@ -163,7 +163,7 @@ def gcg_case(config: GLaMMConfig, batch: int, words: int, steps: int) -> Case:
         batch_of_pictures = pack([_sample(config, ids, size)] * batch, config)
 
         def call() -> Any:
-            state = generator.prefill(batch_of_pictures, room=steps)
+            state = generator.prefill(batch_of_pictures, max_tokens=steps)
             state = generator.decode(state, max_steps=steps)
             return jax.block_until_ready(generator.finish(batch_of_pictures, state).masks)
 

@@ -124,10 +124,10 @@ def test_derived_sizes_follow_the_fields() -> None:
 
 
 def test_no_layer_is_computed_above_the_last_state_that_is_read() -> None:
-    assert CLIPConfig().read_states == (14, 17, 20, 23)
-    assert CLIPConfig().depth == 23
-    assert CLIPConfig(projector_layer=-1).depth == 24
-    assert CLIPConfig(projector_layer=5, region_layers=()).depth == 5
+    assert CLIPConfig().output_states == (14, 17, 20, 23)
+    assert CLIPConfig().num_computed_layers == 23
+    assert CLIPConfig(projector_layer=-1).num_computed_layers == 24
+    assert CLIPConfig(projector_layer=5, region_layers=()).num_computed_layers == 5
     with pytest.raises(ConfigError, match=r"CLIPConfig\.region_layers = \(\): nobody reads"):
         CLIPConfig(projector_layer=0, region_layers=())
 

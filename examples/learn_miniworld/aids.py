@@ -83,7 +83,7 @@ class PatchTags(nnx.Module):
         """Cross-entropy of both tags; shares of the covered patches that are right."""
         config = self.config
         states = self.clip(normalize_pixels(batch.images, config.pixel_mean, config.pixel_std))
-        scores = self.head(self.projector(self.clip.state(states, config.projector_layer)))
+        scores = self.head(self.projector(self.clip.patch_features(states, config.projector_layer)))
         split = self.num_colours + 1
         covered = batch.colours > 0
         weight = jnp.where(covered, 1.0, BACKGROUND_WEIGHT)

@@ -61,9 +61,9 @@ class CLIPConfig:
                 name,
                 f"there are {states} hidden states",
             )
-        require(self.depth > 0, self, "region_layers", "nobody reads the output of a layer")
+        require(self.num_computed_layers > 0, self, "region_layers", "nobody reads the output of a layer")
 
-    def hidden_state(self, layer: int) -> int:
+    def hidden_state_index(self, layer: int) -> int:
         """The index from the front of a hidden state counted from either end."""
         return layer % (self.num_layers + 1)
 
@@ -78,15 +78,15 @@ class CLIPConfig:
         return self.grid_size**2
 
     @property
-    def read_states(self) -> tuple[int, ...]:
+    def output_states(self) -> tuple[int, ...]:
         """Hidden states that somebody reads, from the front, ascending."""
         layers = (*self.region_layers, self.projector_layer)
-        return tuple(sorted({self.hidden_state(layer) for layer in layers}))
+        return tuple(sorted({self.hidden_state_index(layer) for layer in layers}))
 
     @property
-    def depth(self) -> int:
+    def num_computed_layers(self) -> int:
         """Layers that are computed: nothing above the last hidden state that is read."""
-        return max(self.read_states)
+        return max(self.output_states)
 
 
 @dataclass(frozen=True)

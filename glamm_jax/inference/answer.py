@@ -25,7 +25,7 @@ from glamm_jax.files import write_atomic
 from glamm_jax.report.mask_overlay import ColouredText, MaskLayer, draw_overlay
 from glamm_jax.text.answer_parser import match_masks, parse_answer
 
-Finish = Literal["end", "length", "stopped"]
+FinishReason = Literal["end", "length", "stopped"]
 
 
 class ScoredMask(NamedTuple):
@@ -71,7 +71,7 @@ class GroundedText:
     text: str
     groundings: tuple[Grounding, ...]
 
-    def passage(self) -> ColouredText:
+    def coloured_text(self) -> ColouredText:
         """For the painter: masks of one phrase become one layer, so that they share a colour."""
         layers: dict[tuple[int, int, str], MaskLayer] = {}
         seen = [(each, each.mask) for each in self.groundings if each.mask is not None]
@@ -100,7 +100,7 @@ class Answer(GroundedText):
     history: tuple[GroundedText, ...]
     image: UInt8[np.ndarray, "h w 3"] = field(repr=False)
     regions: Float[np.ndarray, "r 4"]
-    finish: Finish
+    finish: FinishReason
     problems: tuple[str, ...]
 
     @property
@@ -132,14 +132,14 @@ class Answer(GroundedText):
         """Write the JSON; `path` is never seen half written."""
         write_atomic(Path(path), json.dumps(self.to_json(), indent=1))
 
-    def picture(self) -> Image.Image:
+    def overlay(self) -> Image.Image:
         """The image with masks and boxes, below it question and answer, phrases in colour."""
-        return draw_overlay(self.image, [self.question.passage(), self.passage()], self.regions)
+        return draw_overlay(self.image, [self.question.coloured_text(), self.coloured_text()], self.regions)
 
-    def save_picture(self, path: str | Path) -> None:
+    def save_overlay(self, path: str | Path) -> None:
         """Write the picture as PNG; `path` is never seen half written."""
         png = io.BytesIO()
-        self.picture().save(png, format="PNG")
+        self.overlay().save(png, format="PNG")
         write_atomic(Path(path), png.getvalue())
 
 

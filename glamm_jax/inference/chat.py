@@ -4,7 +4,7 @@
     answer = assistant.chat("dog.jpg", "Where is <p> the dog </p> [SEG]?")
     for each in answer.groundings:
         print(each.phrase, each.score, each.mask.mean())
-    answer.save_picture("answer.png")
+    answer.save_overlay("answer.png")
 
 `chat_many` answers several questions in one pass over the device; `chat` is a batch of one. An
 answer depends on its own question alone, whatever it shares the batch with.
@@ -37,7 +37,7 @@ from glamm_jax.data.sample import Row, Sample
 from glamm_jax.errors import FolderError, GLaMMError
 from glamm_jax.inference.answer import (
     Answer,
-    Finish,
+    FinishReason,
     ScoredMask,
     attach_masks,
     attach_masks_to_turns,
@@ -92,7 +92,7 @@ class Question:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise QuestionError(f"max_tokens is {self.max_tokens}; an answer has at least one")
-        Sampling.of(1, self.temperature, self.top_p, self.seed)
+        Sampling.create(1, self.temperature, self.top_p, self.seed)
 
 
 @dataclass(eq=False)
@@ -106,7 +106,7 @@ class _Row:
     prompt: Prompt
     limit: int  # tokens that the answer may have
     ids: list[int] = field(default_factory=list)
-    finish: Finish | None = None
+    finish: FinishReason | None = None
     sent: str = ""
 
     @property
@@ -279,7 +279,7 @@ class Assistant:
     def _prefill(self, batch: Batch, rows: list[_Row]) -> DecodeState:
         asked = [row.question for row in rows]
         asked += [asked[0]] * (len(batch.token_ids) - len(rows))  # spare rows draw nothing
-        sampling = Sampling.of(
+        sampling = Sampling.create(
             len(asked),
             [question.temperature for question in asked],
             [question.top_p for question in asked],
@@ -296,15 +296,15 @@ class Assistant:
         """Decode slice by slice until every row has ended, was stopped, or is long enough."""
         decoding = self._prefill(batch, rows)
         while True:
-            for row, ids in zip(rows, self.generator.answers(decoding), strict=False):
+            for row, ids in zip(rows, self.generator.answer_token_ids(decoding), strict=False):
                 if row.finish is None:
                     self._read(row, ids, on_text)
             open_rows = [row.finish is None for row in rows]
             if not any(open_rows):
                 return decoding
-            spare = [False] * (len(decoding.done) - len(rows))
+            spare = [False] * (len(decoding.finished) - len(rows))
             closed = ~np.array([*open_rows, *spare])
-            decoding = decoding._replace(done=decoding.done | closed)
+            decoding = decoding._replace(finished=decoding.finished | closed)
             decoding = self.generator.decode(decoding, SLICE)
 
     def _read(

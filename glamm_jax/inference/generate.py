@@ -29,7 +29,7 @@ from glamm_jax.config import GLaMMConfig, TokenConfig
 from glamm_jax.data.collate import bucket
 from glamm_jax.errors import GLaMMError
 from glamm_jax.inference.compiled import CompiledFunction
-from glamm_jax.inference.sampling import Sampling, choose
+from glamm_jax.inference.sampling import Sampling, sample_tokens
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.models.kv_cache import KVCache, write_slice
 from glamm_jax.models.sam.postprocess import postprocess_masks
@@ -47,11 +47,11 @@ class DecodeState(NamedTuple):
     cache: KVCache
     prompt_hidden: Float[Array, "b t d"]
     tokens: Int[Array, "b n"]  # generated so far, pad behind a row's end
-    emitting: Float[Array, "b n d"]  # the hidden state that chose each of them
-    lengths: Int[Array, "b"]  # tokens of each prompt, image patches included
-    done: Bool[Array, "b"]
-    count: Int[Array, ""]  # tokens chosen so far in every row
-    room: Int[Array, ""]  # tokens that may be chosen; `tokens` holds a few more
+    token_hidden: Float[Array, "b n d"]  # the hidden state that chose each of them
+    prompt_lengths: Int[Array, "b"]  # tokens of each prompt, image patches included
+    finished: Bool[Array, "b"]
+    num_tokens: Int[Array, ""]  # tokens chosen so far in every row
+    max_tokens: Int[Array, ""]  # tokens that may be chosen; `tokens` holds a few more
     sampling: Sampling
 
 
@@ -108,7 +108,7 @@ class Generator:
         self.tokens = tokens or model.config.tokens
         self.graph, self.state = nnx.split(model)
 
-    def prefill(self, batch: Batch, room: int, sampling: Sampling | None = None) -> DecodeState:
+    def prefill(self, batch: Batch, max_tokens: int, sampling: Sampling | None = None) -> DecodeState:
         """Run the prompts, choose each row's first token; at most `room` tokens will be generated.
 
         Greedy without `sampling`.
@@ -120,19 +120,19 @@ class Generator:
         is_token = (np.asarray(batch.token_ids) >= 0) | (np.asarray(batch.image_source) >= 0)
         lengths = is_token.sum(1, dtype=np.int32)
         longest, context = int(lengths.max(initial=0)), self.config.llama.max_positions
-        if room < 1 or longest + room > context:
+        if max_tokens < 1 or longest + max_tokens > context:
             raise ContextError(
-                f"room for {room} tokens behind a prompt of {longest}: there must be at least one, "
+                f"room for {max_tokens} tokens behind a prompt of {longest}: there must be at least one, "
                 f"and the model has {context} positions (llama.max_positions)"
             )
         if sampling is None:
-            sampling = Sampling.of(len(lengths))
+            sampling = Sampling.create(len(lengths))
         sampling.check_rows(len(lengths))
         read = _EMPTY._replace(
             **{name: shard_batch_axis(getattr(batch, name)) for name in _READ_BY_PREFILL}
         )
-        inputs = (jnp.asarray(lengths), sampling, self._limits(room))
-        return _prefill(self.graph, self.state, read, *inputs, num_tokens=bucket(room))
+        inputs = (jnp.asarray(lengths), sampling, self._limits(max_tokens))
+        return _prefill(self.graph, self.state, read, *inputs, num_tokens=bucket(max_tokens))
 
     def decode(self, state: DecodeState, max_steps: int) -> DecodeState:
         """Choose up to `max_steps` more tokens; stops early when every row has ended.
@@ -141,7 +141,7 @@ class Generator:
         """
         if max_steps < 0:
             raise ValueError(f"max_steps = {max_steps}: must be at least 0")
-        limits = self._limits(jnp.minimum(state.count + max_steps, state.room))
+        limits = self._limits(jnp.minimum(state.num_tokens + max_steps, state.max_tokens))
         return _decode(self.graph, self.state, state, limits)
 
     def finish(self, batch: Batch, state: DecodeState, with_logits: bool = False) -> SegMasks:
@@ -166,17 +166,17 @@ class Generator:
         parts = {name: shard_batch_axis(getattr(batch, name)[needed]) for name in _READ_BY_MASKS}
         read = _EMPTY._replace(**parts, mask_image=mask_image.astype(np.int32))
         emitting = shard_batch_axis(_emitting(state, padded))
-        masks, iou, logits = _masks(
+        masks, iou, logits = _decode_masks(
             self.graph, self.state, read, emitting, size=size, with_logits=with_logits
         )
         logits = logits[:count] if with_logits else None
         return SegMasks(*found, masks[:count], iou[:count], logits)
 
-    def answers(self, state: DecodeState) -> list[list[int]]:
+    def answer_token_ids(self, state: DecodeState) -> list[list[int]]:
         """The generated ids of each row, its end token included; none for a spare row."""
         out = []
-        tokens = to_host(state.tokens)[:, : int(state.count)]
-        for row, length in zip(tokens, to_host(state.lengths), strict=True):
+        tokens = to_host(state.tokens)[:, : int(state.num_tokens)]
+        for row, length in zip(tokens, to_host(state.prompt_lengths), strict=True):
             ends = np.flatnonzero(row == self.tokens.eos)
             end = ends[0] + 1 if len(ends) else len(row)
             out.append(row[: end if length else 0].tolist())
@@ -194,7 +194,7 @@ class Generator:
             for row, position, image in zip(*(np.asarray(x)[valid] for x in prompt), strict=True)
         ]
         image_of_row = np.asarray(batch.row_grounding_image)
-        for row, ids in enumerate(self.answers(state)):
+        for row, ids in enumerate(self.answer_token_ids(state)):
             if image_of_row[row] >= 0:
                 steps = [n for n, each in enumerate(ids) if each == self.tokens.seg]
                 found += [(row, step, 0, image_of_row[row]) for step in steps]
@@ -229,11 +229,11 @@ def _prefill(
         ),
         prompt_hidden=hidden,
         tokens=jnp.full((rows, num_tokens), model.config.tokens.pad),
-        emitting=jnp.zeros((rows, num_tokens, last.shape[-1]), last.dtype),
-        lengths=lengths,
-        done=lengths == 0,  # a spare row of the batch has nothing to say
-        count=jnp.asarray(0, jnp.int32),
-        room=limits.stop,
+        token_hidden=jnp.zeros((rows, num_tokens, last.shape[-1]), last.dtype),
+        prompt_lengths=lengths,
+        finished=lengths == 0,  # a spare row of the batch has nothing to say
+        num_tokens=jnp.asarray(0, jnp.int32),
+        max_tokens=limits.stop,
         sampling=jax.tree.map(jnp.copy, sampling),  # decoding uses up the state's arrays only
     )
     return _choose(model, empty, last, limits.eos)
@@ -246,14 +246,14 @@ def _decode(
     model = nnx.merge(graph, weights)
 
     def unfinished(s: DecodeState) -> Array:
-        return (s.count < limits.stop) & ~s.done.all()
+        return (s.num_tokens < limits.stop) & ~s.finished.all()
 
     def step(s: DecodeState) -> DecodeState:
-        previous = jax.lax.dynamic_slice_in_dim(s.tokens, s.count - 1, 1, axis=1)
+        previous = jax.lax.dynamic_slice_in_dim(s.tokens, s.num_tokens - 1, 1, axis=1)
         x = model.llama.embed_tokens(previous, model.dtype)
-        positions = (s.lengths + s.count - 1)[:, None]
-        slot = s.prompt_hidden.shape[1] + s.count - 1
-        hidden, cache = model.llama.step(x, positions, slot, s.cache)
+        positions = (s.prompt_lengths + s.num_tokens - 1)[:, None]
+        slot = s.prompt_hidden.shape[1] + s.num_tokens - 1
+        hidden, cache = model.llama.decode_step(x, positions, slot, s.cache)
         return _choose(model, s._replace(cache=cache), hidden, limits.eos)
 
     return jax.lax.while_loop(unfinished, step, state)
@@ -263,18 +263,18 @@ def _choose(
     model: GLaMM, s: DecodeState, hidden: Float[Array, "b 1 d"], eos: Int[Array, ""]
 ) -> DecodeState:
     """Every row's next token, from the state that emits it."""
-    token = choose(model.llama.logits(hidden[:, 0]), s.sampling, s.count)
-    token = jnp.where(s.done, model.config.tokens.pad, token)
+    token = sample_tokens(model.llama.logits(hidden[:, 0]), s.sampling, s.num_tokens)
+    token = jnp.where(s.finished, model.config.tokens.pad, token)
     return s._replace(
-        tokens=write_slice(s.tokens, token[:, None], (0, s.count)),
-        emitting=write_slice(s.emitting, hidden, (0, s.count, 0)),
-        done=s.done | (token == eos),
-        count=s.count + 1,
+        tokens=write_slice(s.tokens, token[:, None], (0, s.num_tokens)),
+        emitting=write_slice(s.token_hidden, hidden, (0, s.num_tokens, 0)),
+        finished=s.finished | (token == eos),
+        count=s.num_tokens + 1,
     )
 
 
 @partial(CompiledFunction, static_argnames=("graph", "size", "with_logits"))
-def _masks(
+def _decode_masks(
     graph: nnx.GraphDef,
     weights: nnx.State,
     batch: Batch,
@@ -284,7 +284,7 @@ def _masks(
     with_logits: bool,
 ) -> tuple[Bool[Array, "m h w"], Float[Array, "m"], Float[Array, "m h w"] | None]:
     model = nnx.merge(graph, weights)
-    masks, iou = model.decode_masks(emitting, model.encode_grounding(batch), batch)
+    masks, iou = model.decode_masks(emitting, model.encode_grounding_images(batch), batch)
     resized = batch.resized_sizes[batch.mask_image]
     original = batch.original_sizes[batch.mask_image]
     logits = postprocess_masks(masks, resized, original, model.config.sam.image_size, size)
@@ -308,5 +308,5 @@ def _pad(x: np.ndarray, count: int) -> np.ndarray:
 def _emitting(state: DecodeState, segs: _Segs) -> Float[Array, "m d"]:
     """The hidden state that emitted each [SEG]."""
     from_prompt = state.prompt_hidden[segs.rows, segs.positions]
-    from_answer = state.emitting[segs.rows, np.maximum(segs.steps, 0)]
+    from_answer = state.token_hidden[segs.rows, np.maximum(segs.steps, 0)]
     return jnp.where((segs.steps < 0)[:, None], from_prompt, from_answer)

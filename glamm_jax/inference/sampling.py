@@ -28,9 +28,9 @@ class Sampling(NamedTuple):
     seed: UInt32[Array, "b"]
 
     @classmethod
-    def of(
+    def create(
         cls,
-        rows: int,
+        num_rows: int,
         temperature: float | Sequence[float] = 0.0,
         top_p: float | Sequence[float] = 1.0,
         seed: int | Sequence[int] = 0,
@@ -46,8 +46,8 @@ class Sampling(NamedTuple):
         heat, share = np.asarray(temperature, np.float32), np.asarray(top_p, np.float32)
         seeds = np.asarray(seed)
         for name, values in (("temperature", heat), ("top_p", share), ("seed", seeds)):
-            if values.shape not in ((), (rows,)):
-                raise SamplingError(f"{name}: one value, or one for each of {rows} rows: {values}")
+            if values.shape not in ((), (num_rows,)):
+                raise SamplingError(f"{name}: one value, or one for each of {num_rows} rows: {values}")
         if not (np.isfinite(heat) & (heat >= 0)).all():
             raise SamplingError(f"temperature: at least 0, and finite: {heat}")
         if not ((share > 0) & (share <= 1)).all():
@@ -56,7 +56,7 @@ class Sampling(NamedTuple):
         if not (whole and ((seeds >= 0) & (seeds < 2**32)).all()):
             raise SamplingError(f"seed: a whole number from 0 to 2**32 - 1: {seeds}")
         settings = (heat, share, seeds.astype(np.uint32))
-        return cls(*(jnp.asarray(np.broadcast_to(values, (rows,))) for values in settings))
+        return cls(*(jnp.asarray(np.broadcast_to(values, (num_rows,))) for values in settings))
 
     def check_rows(self, rows: int) -> None:
         """Raises: SamplingError when these are the settings of another number of rows."""
@@ -64,8 +64,8 @@ class Sampling(NamedTuple):
             raise SamplingError(f"settings for {len(self.seed)} rows, in a batch of {rows} rows")
 
 
-def choose(
-    logits: Float[Array, "b v"], sampling: Sampling, number: Int[Array, ""]
+def sample_tokens(
+    logits: Float[Array, "b v"], sampling: Sampling, token_index: Int[Array, ""]
 ) -> Int[Array, "b"]:
     """Token `number` of every answer.
 
@@ -76,7 +76,7 @@ def choose(
     warm = sampling.temperature > 0
     return jax.lax.cond(
         warm.any(),
-        lambda: jnp.where(warm, jax.vmap(_draw, (0, 0, None))(logits, sampling, number), greedy),
+        lambda: jnp.where(warm, jax.vmap(_draw, (0, 0, None))(logits, sampling, token_index), greedy),
         lambda: greedy,
     )
 

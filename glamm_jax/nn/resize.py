@@ -1,7 +1,7 @@
-"""Bilinear resizing as two small matrices: out = A_h @ map @ A_w.T.
+"""Bilinear resizing as two matrix products: out = A_h @ map @ A_w.T.
 
-Resizing is linear and separable. Written so, sizes may be traced values: post-processing masks to
-original sizes keeps static shapes, and a chain of resizes and crops is a product of matrices.
+Resizing is linear and separable. In this form sizes may be traced values, so masks are resized to
+their original sizes with static shapes, and a chain of resizes and crops is a product of matrices.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ Size = int | Int[Array, ""]
 def bilinear_matrix(
     out_rows: int, in_rows: int, out_size: Size, in_size: Size, *, align_corners: bool = False
 ) -> Float[Array, "out_rows in_rows"]:
-    """Row i holds the weights with which output pixel i reads the input pixels.
+    """Return the matrix whose row i holds the weights of the input pixels in output pixel i.
 
     Args:
-        out_rows, in_rows: static shape; rows beyond `out_size` are zero.
-        out_size, in_size: the sizes meant, at most the static ones; may be traced.
-        align_corners: whether the corner pixels' centres coincide (region pyramid) or the images'
-            edges do (SAM).
+        out_rows: static number of rows; rows from `out_size` on are zero.
+        in_rows: static number of columns.
+        out_size: number of output pixels, at most `out_rows`; may be traced.
+        in_size: number of input pixels, at most `in_rows`; may be traced.
+        align_corners: align the centres of the corner pixels (region pyramid) instead of the edges
+            of the images (SAM).
 
-    Coordinates are float32 in the order torch computes them: scale = in / out, then
+    Coordinates are float32 and computed in torch's order, scale = in / out, then
     scale * (i + 0.5) - 0.5, so that equal inputs give equal weights.
     """
     size_in = jnp.asarray(in_size, jnp.float32)
@@ -44,7 +46,17 @@ def bilinear_matrix(
 def resize_map(
     x: Float[Array, "b h w c"], height: int, width: int, *, align_corners: bool = False
 ) -> Float[Array, "b h2 w2 c"]:
-    """Bilinear resizing of channels-last maps, computed in float32, in the dtype of x."""
+    """Resize channels-last feature maps bilinearly.
+
+    Args:
+        x: feature maps.
+        height: of the result.
+        width: of the result.
+        align_corners: see `bilinear_matrix`.
+
+    Returns:
+        The maps in the dtype of x, computed in float32.
+    """
     _, h, w, _ = x.shape
     if (h, w) == (height, width):
         return x

@@ -21,9 +21,9 @@ _UNREAD = "above the last hidden state that anybody reads"
 
 
 def clip_table(config: CLIPConfig) -> WeightTable:
-    """Every tensor of a CLIPVisionModel; layers above `config.depth` are carried through."""
-    layers = tuple(range(config.depth))
-    above = tuple(range(config.depth, config.num_layers))
+    """Every tensor of a CLIPVisionModel; layers above `config.num_computed_layers` are carried through."""
+    layers = tuple(range(config.num_computed_layers))
+    above = tuple(range(config.num_computed_layers, config.num_layers))
     prefix = "encoder.layers.{layer}."
     rules = [
         WeightRule("embeddings.class_embedding", "class_embedding"),

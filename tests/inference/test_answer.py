@@ -133,16 +133,16 @@ def test_an_empty_mask_has_no_box() -> None:
 
 def test_a_phrase_has_one_colour_and_colours_go_on_from_question_to_answer() -> None:
     said = answer("<p> a </p> [SEG] [SEG] and [SEG]", 3, "<p> q </p> [SEG]", asked=1)
-    assert [layer.phrase for layer in said.passage().layers] == ["a", "[SEG] 3"]
-    np.testing.assert_array_equal(said.passage().layers[0].mask, mask(1).mask | mask(2).mask)
-    picture = np.asarray(said.picture())
+    assert [layer.phrase for layer in said.coloured_text().layers] == ["a", "[SEG] 3"]
+    np.testing.assert_array_equal(said.coloured_text().layers[0].mask, mask(1).mask | mask(2).mask)
+    picture = np.asarray(said.overlay())
     below = picture[480 * HEIGHT // WIDTH :]
     shown = [bool((below == colour).all(-1).any()) for colour in PALETTE[:4]]
     assert shown == [True, True, True, False]
 
 
 def test_the_picture_is_written_as_png(tmp_path: Path) -> None:
-    answer("Yes.", 0).save_picture(tmp_path / "answer.png")
+    answer("Yes.", 0).save_overlay(tmp_path / "answer.png")
     with Image.open(tmp_path / "answer.png") as picture:
         assert picture.format == "PNG"
     assert [each.name for each in tmp_path.iterdir()] == ["answer.png"]

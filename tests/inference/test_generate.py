@@ -72,7 +72,7 @@ def generate(
     state = generator.decode(state, max_steps=STEPS)
     masks = generator.finish(batch, state, with_logits=True)
     per_row = [np.asarray(masks.logits)[masks.rows == row] for row in range(len(samples))]
-    return generator.answers(state)[: len(samples)], per_row
+    return generator.answer_token_ids(state)[: len(samples)], per_row
 
 
 def test_the_cache_gives_the_tokens_of_recomputing_the_whole_sequence(
@@ -122,10 +122,10 @@ def test_a_row_of_any_batch_is_the_row_alone(
         batch = pack(picked, config, capacity if spare else replace(capacity, tokens=26))
         rows = [*chosen, 0][: capacity.rows]
         settings = {name: [values[row] for row in rows] for name, values in SETTINGS.items()}
-        sampling = Sampling.of(len(rows), **settings) if drawn else None
+        sampling = Sampling.create(len(rows), **settings) if drawn else None
         generator = Generator(model, tokens)
         state = generator.decode(generator.prefill(batch, STEPS, sampling), max_steps=STEPS)
-        return generator.answers(state), generator.finish(batch, state)
+        return generator.answer_token_ids(state), generator.finish(batch, state)
 
     free, _ = run([0, 1, 2], config.tokens, True)
     # What a row chose second ends it, and what another chose third is a [SEG].
@@ -167,33 +167,33 @@ def test_decoding_token_by_token_gives_the_tokens_of_one_call(
     model: GLaMM, config: GLaMMConfig, temperature: float
 ) -> None:
     generator, batch = Generator(model), pack(prompts(config), config)
-    sampling = Sampling.of(2, temperature, seed=(3, 4))
+    sampling = Sampling.create(2, temperature, seed=(3, 4))
     once = generator.decode(generator.prefill(batch, STEPS, sampling), max_steps=STEPS)
     slices = generator.prefill(batch, STEPS, sampling)  # decoding left the settings alone
     for step in range(STEPS + 2):  # calls beyond the room choose nothing
-        assert [len(answer) for answer in generator.answers(slices)] == [min(1 + step, STEPS)] * 2
+        assert [len(answer) for answer in generator.answer_token_ids(slices)] == [min(1 + step, STEPS)] * 2
         slices = generator.decode(slices, max_steps=1)
-    assert generator.answers(once) == generator.answers(slices)
-    np.testing.assert_array_equal(once.emitting, slices.emitting)
+    assert generator.answer_token_ids(once) == generator.answer_token_ids(slices)
+    np.testing.assert_array_equal(once.token_hidden, slices.token_hidden)
     with pytest.raises(ValueError, match="max_steps = -1"):
         generator.decode(once, max_steps=-1)
 
 
 def test_an_answer_follows_its_seed(model: GLaMM, config: GLaMMConfig) -> None:
     generator, same = Generator(model), [prompts(config)[0]] * 4
-    sampling = Sampling.of(4, (2.0, 2.0, 2.0, 0.0), seed=(5, 6, 5, 5))
+    sampling = Sampling.create(4, (2.0, 2.0, 2.0, 0.0), seed=(5, 6, 5, 5))
     answers, _ = generate(generator, same, sampling)
     assert answers[0] == answers[2]
     assert answers[0] != answers[1]
     assert answers[3] == generate(generator, same[:1])[0][0]
-    certain, _ = generate(generator, same, Sampling.of(4, 2.0, top_p=1e-6, seed=9))
+    certain, _ = generate(generator, same, Sampling.create(4, 2.0, top_p=1e-6, seed=9))
     assert certain == [answers[3]] * 4
 
 
 def test_settings_for_another_number_of_rows_are_refused(model: GLaMM, config: GLaMMConfig) -> None:
     batch = pack(prompts(config), config)
     with pytest.raises(SamplingError, match="settings for 3 rows, in a batch of 2 rows"):
-        Generator(model).prefill(batch, STEPS, Sampling.of(3))
+        Generator(model).prefill(batch, STEPS, Sampling.create(3))
 
 
 def test_prompts_answers_and_pictures_of_one_bucket_share_their_programs(
@@ -206,12 +206,12 @@ def test_prompts_answers_and_pictures_of_one_bucket_share_their_programs(
         samples = [replace(sample, original_size=size)] * (words - 4)
         batch = pack(samples, config, bucketed(fit(samples, config)))
         tokens = replace(config.tokens, eos=words)
-        generator, sampling = Generator(model, tokens), Sampling.of(4, temperature)
+        generator, sampling = Generator(model, tokens), Sampling.create(4, temperature)
         state = generator.decode(generator.prefill(batch, room, sampling), max_steps=room)
         assert generator.finish(batch, state).masks.shape[1:] == (40, 28)
 
     run(7, 9, (33, 25), 0.0)
-    programs = (module._prefill, module._decode, module._masks)
+    programs = (module._prefill, module._decode, module._decode_masks)
     before = [program.jitted._cache_size() for program in programs]
     run(8, 10, (40, 28), 0.7)
     assert [program.jitted._cache_size() for program in programs] == before
@@ -231,7 +231,7 @@ def test_half_precision_weights_are_never_copied_as_a_whole(config: GLaMMConfig)
     layers = sum(2 * x.size for x in jax.tree.leaves(weights["llama"]["layers"]))
     batch = pack(prompts(config)[:1], config)
     read = {name: getattr(batch, name) for name in module._READ_BY_PREFILL}
-    inputs = (module._EMPTY._replace(**read), jnp.ones(1, jnp.int32), Sampling.of(1))
+    inputs = (module._EMPTY._replace(**read), jnp.ones(1, jnp.int32), Sampling.create(1))
     limits = module._Limits(jnp.asarray(2), jnp.asarray(STEPS))
     prefill = (graph, weights, *inputs, limits)
     assert _program_memory(module._prefill, *prefill, num_tokens=STEPS) < layers / 4
@@ -278,11 +278,11 @@ def test_a_spare_row_says_nothing(model: GLaMM, config: GLaMMConfig) -> None:
     # All rows that speak end at their first token: the spare one must not keep the loop alive.
     generator = Generator(model, replace(config.tokens, eos=answers[0][0]))
     batch = pack(samples, config, replace(fit(samples, config), rows=3))
-    decoding = generator.prefill(batch, room=STEPS)
-    assert np.asarray(decoding.done).all()
+    decoding = generator.prefill(batch, max_tokens=STEPS)
+    assert np.asarray(decoding.finished).all()
     decoding = generator.decode(decoding, max_steps=STEPS)
-    assert int(decoding.count) == 1
-    assert generator.answers(decoding) == [answers[0][:1], [], []]
+    assert int(decoding.num_tokens) == 1
+    assert generator.answer_token_ids(decoding) == [answers[0][:1], [], []]
     assert len(generator.finish(batch, decoding).rows) == 0
 
 
@@ -295,4 +295,4 @@ def test_more_than_the_model_has_positions_for_is_refused(
         with pytest.raises(
             ContextError, match=f"room for {room} tokens behind a prompt of {slots}"
         ):
-            generator.prefill(batch, room=room)
+            generator.prefill(batch, max_tokens=room)

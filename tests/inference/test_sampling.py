@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glamm_jax.inference.sampling import Sampling, SamplingError, choose
+from glamm_jax.inference.sampling import Sampling, SamplingError, sample_tokens
 
 PROBABILITIES = np.array([0.05, 0.5, 0.15, 0.3])
 ROWS = 4000
@@ -18,8 +18,8 @@ ROWS = 4000
 def drawn(number: int = 0, **settings: Any) -> np.ndarray:
     """One token a row, each row with its own seed."""
     logits = jnp.broadcast_to(jnp.log(jnp.asarray(PROBABILITIES))[None], (ROWS, 4))
-    sampling = Sampling.of(ROWS, seed=range(ROWS), **settings)
-    return np.asarray(jax.jit(choose)(logits, sampling, jnp.asarray(number)))
+    sampling = Sampling.create(ROWS, seed=range(ROWS), **settings)
+    return np.asarray(jax.jit(sample_tokens)(logits, sampling, jnp.asarray(number)))
 
 
 def shares(**settings: Any) -> np.ndarray:
@@ -65,10 +65,10 @@ def test_each_token_of_an_answer_is_a_new_draw() -> None:
 def test_rows_may_differ_in_everything() -> None:
     logits = jnp.log(jnp.asarray(PROBABILITIES))[None]
     settings = {"temperature": (0.0, 1.0, 5.0), "top_p": (1.0, 0.5, 1.0), "seed": (1, 2, 3)}
-    together = choose(jnp.tile(logits, (3, 1)), Sampling.of(3, **settings), jnp.asarray(2))
+    together = sample_tokens(jnp.tile(logits, (3, 1)), Sampling.create(3, **settings), jnp.asarray(2))
     for row in range(3):
         own = {name: values[row] for name, values in settings.items()}
-        assert choose(logits, Sampling.of(1, **own), jnp.asarray(2))[0] == together[row]
+        assert sample_tokens(logits, Sampling.create(1, **own), jnp.asarray(2))[0] == together[row]
 
 
 @pytest.mark.parametrize(
@@ -87,4 +87,4 @@ def test_rows_may_differ_in_everything() -> None:
 )
 def test_settings_of_no_distribution_are_named(settings: dict, message: str) -> None:
     with pytest.raises(SamplingError, match=message):
-        Sampling.of(2, **settings)
+        Sampling.create(2, **settings)

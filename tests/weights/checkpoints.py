@@ -37,7 +37,7 @@ def all_shapes(config: GLaMMConfig) -> dict[str, Shape]:
         if unread.value is not None and "pixel_" not in name:
             out[name] = unread.value().shape
         elif unread.kind == "carried":
-            layer = f".layers.{config.clip.depth}."
+            layer = f".layers.{config.clip.num_computed_layers}."
             out[name] = out.get(name.replace(layer, ".layers.0."), (config.clip.hidden_dim,))
     return out
 

@@ -13,7 +13,7 @@ from flax import nnx
 from glamm_jax.config import LoRAConfig
 from glamm_jax.models.kv_cache import KVCache
 from glamm_jax.models.llama import Llama
-from glamm_jax.nn.layer_stack import take_blocks
+from glamm_jax.nn.layer_stack import slice_blocks
 from glamm_jax.nn.linear import Linear
 from glamm_jax.nn.lora import LoRA, merge
 from glamm_jax.nn.mlp import MLP
@@ -69,7 +69,7 @@ def _run(model: Llama, x: np.ndarray, valid: np.ndarray, depth: int) -> np.ndarr
     positions = jnp.tile(jnp.arange(x.shape[1], dtype=jnp.int32), (x.shape[0], 1))
     graph, state = nnx.split(model)
     part = nnx.merge(graph, state)
-    part.layers = take_blocks(part.layers, 0, depth)
+    part.layers = slice_blocks(part.layers, 0, depth)
     part.config = replace(part.config, num_layers=depth)
     whole = depth == model.config.num_layers
 
@@ -95,7 +95,7 @@ def _compare_cache(recorded: Recorded, info: dict[str, Any], model: Llama) -> No
         x = model.embed_tokens(ids, jnp.float32)
         hidden, cache = model.prefill(x, positions, jnp.ones(ids.shape, bool), cache)
         x = model.embed_tokens(jnp.full((rows, 1), info["next_id"]), jnp.float32)
-        new, _ = model.step(x, jnp.full((rows, 1), length), jnp.asarray(length), cache)
+        new, _ = model.decode_step(x, jnp.full((rows, 1), length), jnp.asarray(length), cache)
         return model.logits(hidden[:, -1]), model.logits(new[:, -1])
 
     last, following = run(model)
