@@ -103,7 +103,9 @@ def clip_case(config: CLIPConfig, batch: int) -> Case:
         return lambda: run(pixels)
 
     total = batch * flops.clip(config)
-    return Case(f"CLIP, {config.num_computed_layers} layers, b={batch}", "img", batch, (Work(total),), make)
+    return Case(
+        f"CLIP, {config.num_computed_layers} layers, b={batch}", "img", batch, (Work(total),), make
+    )
 
 
 def prefill_case(config: LlamaConfig, batch: int, tokens: int) -> Case:

@@ -21,7 +21,7 @@ _UNREAD = "above the last hidden state that anybody reads"
 
 
 def clip_table(config: CLIPConfig) -> WeightTable:
-    """Every tensor of a CLIPVisionModel; layers above `config.num_computed_layers` are carried through."""
+    """Every tensor of a CLIPVisionModel; layers that are not computed are carried through."""
     layers = tuple(range(config.num_computed_layers))
     above = tuple(range(config.num_computed_layers, config.num_layers))
     prefix = "encoder.layers.{layer}."

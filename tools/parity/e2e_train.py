@@ -121,7 +121,9 @@ def _intermediates(model: GLaMM, batch: Batch, output: Output) -> Intermediates:
     canvas = model.config.sam.image_size
     return Intermediates(
         states=states,
-        projected=model.projector(model.clip.patch_features(states, model.config.clip.projector_layer)),
+        projected=model.projector(
+            model.clip.patch_features(states, model.config.clip.projector_layer)
+        ),
         fused=fused,
         regions=model.encode_regions(states, batch),
         embeddings=model.embed(batch),

@@ -266,7 +266,9 @@ def _compare_arrays(arrays: Recorded, samples: list[Sample], config: GLaMMConfig
     if not grounding:
         return
     sizes = jnp.array([sample.resized_size for sample in samples])
-    pixels = normalize_pixels(jnp.asarray(np.stack(grounding)), sam.pixel_mean, sam.pixel_std, sizes)
+    pixels = normalize_pixels(
+        jnp.asarray(np.stack(grounding)), sam.pixel_mean, sam.pixel_std, sizes
+    )
     arrays.compare("sam_pixels", np.asarray(pixels).transpose(0, 3, 1, 2), "input")
     for i, sample in enumerate(samples):
         arrays.compare(f"mask{i}", sample.masks, "exact")
