@@ -138,7 +138,7 @@ def decode_case(config: GLaMMConfig, batch: int, context: int, steps: int) -> Ca
 
         def call() -> Any:
             # Always the same steps: back to the first token, over what was written before.
-            state = states.pop()._replace(count=jnp.asarray(1, jnp.int32))
+            state = states.pop()._replace(num_tokens=jnp.asarray(1, jnp.int32))
             states.append(generator.decode(state, max_steps=steps))
             return jax.block_until_ready(states[0].tokens)
 
