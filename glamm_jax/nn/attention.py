@@ -127,7 +127,13 @@ def decode_attention(
 
 
 def choose_backend(q: Array, k: Array, v: Array) -> Backend:
-    """Return cuDNN for half precision on GPU, splash for long sequences on TPU, else XLA."""
+    """Return cuDNN for half precision on GPU, splash for long sequences on TPU, else XLA.
+
+    Args:
+        q: queries, as in `attention`.
+        k: keys.
+        v: values.
+    """
     target = platform()
     widths = {q.shape[-1], k.shape[-1], v.shape[-1]}
     if target == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):

@@ -118,7 +118,13 @@ def group_blocks(blocks: Blocks, num_groups: int) -> Blocks:
 
 
 def slice_blocks(blocks: Blocks, start: int, stop: int) -> Blocks:
-    """Return the blocks start to stop - 1 of a stack, as a stack."""
+    """Return consecutive blocks of a stack, as a stack.
+
+    Args:
+        blocks: the stack.
+        start: index of the first block.
+        stop: index after the last block.
+    """
     graph, state = nnx.split(blocks)
     return nnx.merge(graph, jax.tree.map(lambda x: x[start:stop], state))
 

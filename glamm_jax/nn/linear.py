@@ -122,7 +122,13 @@ def unpatchify(x: Float[Array, "b h w p"], patch: int) -> Float[Array, "b h2 w2 
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> Float[Array, "..."]:
-    """Sample float32 normal noise with this standard deviation."""
+    """Sample float32 normal noise.
+
+    Args:
+        rngs: random streams; `params` is used.
+        shape: of the sample.
+        std: standard deviation.
+    """
     return std * jax.random.normal(rngs.params(), shape, jnp.float32)
 
 
