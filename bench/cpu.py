@@ -76,7 +76,7 @@ def clip_pair(config: CLIPConfig) -> Pair:
             patch_size=config.patch_size,
             hidden_size=config.hidden_dim,
             intermediate_size=config.mlp_dim,
-            num_hidden_layers=config.depth,
+            num_hidden_layers=config.num_computed_layers,
             num_attention_heads=config.num_heads,
             hidden_act=config.activation,
         )
@@ -147,7 +147,7 @@ def decode_pair(config: GLaMMConfig, rows: int, prompt: int, steps: int) -> Pair
     ids = torch.tensor(batch.token_ids, dtype=torch.long)
 
     def generate() -> Any:
-        state = generator.prefill(batch, room=steps)
+        state = generator.prefill(batch, max_tokens=steps)
         return jax.block_until_ready(generator.decode(state, max_steps=steps).tokens)
 
     return {

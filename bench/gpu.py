@@ -116,7 +116,9 @@ def clip_case(config: CLIPConfig, batch: int) -> Case:
         return lambda: run(pixels)
 
     total = batch * flops.clip(config)
-    return Case(f"CLIP, {config.depth} layers, b={batch}", "img", batch, (Work(total),), make)
+    return Case(
+        f"CLIP, {config.num_computed_layers} layers, b={batch}", "img", batch, (Work(total),), make
+    )
 
 
 def prefill_case(config: LlamaConfig, batch: int, tokens: int) -> Case:
@@ -145,11 +147,11 @@ def decode_case(config: GLaMMConfig, batch: int, context: int, steps: int) -> Ca
     def make() -> Callable[[], Any]:
         generator = endless_generator(config)
         prompt = context - steps // 2
-        states = [generator.prefill(prompts(config, batch, prompt), room=steps + 1)]
+        states = [generator.prefill(prompts(config, batch, prompt), max_tokens=steps + 1)]
 
         def call() -> Any:
             # Every call runs the same steps: reset to the first token and overwrite the cache.
-            state = states.pop()._replace(count=jnp.asarray(1, jnp.int32))
+            state = states.pop()._replace(num_tokens=jnp.asarray(1, jnp.int32))
             states.append(generator.decode(state, max_steps=steps))
             return jax.block_until_ready(states[0].tokens)
 
@@ -176,7 +178,7 @@ def gcg_case(config: GLaMMConfig, batch: int, words: int, steps: int) -> Case:
         batch_of_images = collate([_sample(config, ids, size)] * batch, config)
 
         def call() -> Any:
-            state = generator.prefill(batch_of_images, room=steps)
+            state = generator.prefill(batch_of_images, max_tokens=steps)
             state = generator.decode(state, max_steps=steps)
             return jax.block_until_ready(generator.finish(batch_of_images, state).masks)
 

@@ -2,8 +2,8 @@
 
     answer = glamm_jax.load(path).chat("dog.jpg", "Where is <p> the dog </p> [SEG]?")
 
-The names below are imported when they are first used: data workers import `glamm_jax.data` and
-never wake jax.
+Names that need jax are imported on first use, so that data workers can import `glamm_jax.data`
+without importing jax.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from glamm_jax.inference.answer import Answer, Grounding
     from glamm_jax.inference.chat import Assistant, Question, load
     from glamm_jax.models.glamm import GLaMM
+
+    __version__: str
 
 __all__ = [
     "Answer",
@@ -32,7 +34,7 @@ __all__ = [
     "with_lora",
 ]
 
-_HOMES = {
+_MODULES = {
     "Answer": "inference.answer",
     "Assistant": "inference.chat",
     "GLaMM": "models.glamm",
@@ -40,13 +42,22 @@ _HOMES = {
     "Question": "inference.chat",
     "load": "inference.chat",
 }
+_UNKNOWN_VERSION = "0.0.0+unknown"
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name == "__version__":
+        # Imported here: it would dominate the import time of this package.
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("glamm-jax")
+        except PackageNotFoundError:  # a checkout that is not installed
+            return _UNKNOWN_VERSION
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

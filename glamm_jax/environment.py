@@ -1,4 +1,4 @@
-"""Environment variables that hold for a while."""
+"""Temporary environment variables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def environment_variables(**variables: str) -> Iterator[None]:
-    """Variables for processes that are started meanwhile."""
+    """Set variables inside the context, for processes that are started there; then restore them."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

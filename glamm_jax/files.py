@@ -1,4 +1,4 @@
-"""Files and folders that are seen whole or not at all."""
+"""Atomic writes: a file or a folder is either complete or does not exist."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from glamm_jax.errors import FolderError
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file under another name, in folders made for it, then rename it.
+    """Write a temporary file next to `path`, then rename it; create missing parent folders.
 
-    Whatever was there stays until then, and stays if anything fails. Text becomes UTF-8.
+    An existing file stays until the rename, and stays if anything fails. Text is encoded as UTF-8.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")
+    temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")
     try:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(unfinished, path)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path | str, nbytes: int = 0) -> Iterator[Path]:
-    """A folder that appears under its name when it is whole, and not at all otherwise.
+    """Yield a temporary folder, renamed to `path` at the end and removed if anything fails.
 
     Args:
-        nbytes: what will be written, so that a full disk is noticed before the work.
+        path: the folder to create.
+        nbytes: size of what will be written; it must fit the free space of the disk.
 
-    Raises: FolderError when it exists, does not fit or cannot be written.
+    Raises:
+        FolderError: the folder exists, there is not enough free space, or it cannot be written.
     """
     path = Path(path)
     if path.exists():
@@ -41,7 +43,7 @@ def atomic_folder(path: Path | str, nbytes: int = 0) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if partial.exists():  # an earlier run was killed
+        if partial.exists():  # an earlier process was killed
             shutil.rmtree(partial)
         free = shutil.disk_usage(path.parent).free
         if nbytes > free:

@@ -1,7 +1,7 @@
-"""Logical axes to mesh axes: one dataclass of rules, and the two functions that apply it.
+"""Device meshes, and the mapping from logical axes to mesh axes.
 
-Models name *logical* axes, on parameters (`Param(..., axes=("embed", "mlp"))`) and activations
-(`constrain(x, "batch", "sequence", None)`). Which mesh axis carries a logical axis is decided here.
+Models name *logical* axes, on parameters (`Param(..., axes=("embed", "mlp"))`) and on activations
+(`constrain(x, "batch", "sequence", None)`). `ShardingRules` maps each logical axis to mesh axes.
 
     with use_mesh(make_mesh(data=2, fsdp=2, tensor=2)):
         state = jax.device_put(state, shardings(state))
@@ -21,13 +21,19 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from glamm_jax.errors import GLaMMError
+
 MESH_AXES = ("data", "fsdp", "tensor")
 MeshAxes = tuple[str, ...]
 
 
+class MeshError(GLaMMError):
+    """A mesh that cannot be built from the available devices."""
+
+
 @dataclass(frozen=True)
 class ShardingRules:
-    """Mesh axes of every logical axis. An empty tuple means replicated."""
+    """The mesh axes that each logical axis is sharded over. An empty tuple means replicated."""
 
     # parameters
     layers: MeshAxes = ()
@@ -54,30 +60,42 @@ class _MeshContext:
     rules: ShardingRules
 
 
-_placement: contextvars.ContextVar[_MeshContext | None] = contextvars.ContextVar(
-    "placement", default=None
+_context: contextvars.ContextVar[_MeshContext | None] = contextvars.ContextVar(
+    "mesh_context", default=None
 )
 
 
 def make_mesh(
     data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
 ) -> Mesh:
-    """A mesh over the first data * fsdp * tensor of these devices, or of all there are.
+    """Return a mesh over the first data * fsdp * tensor of the devices.
 
-    One process leaves their order to jax, which knows how they are wired. Of several, each keeps
-    its devices together, so that its part of a batch is one piece.
+    With one process, jax chooses the device order, since it knows the interconnect. With several
+    processes, the devices of each process stay adjacent, so that its part of a batch is contiguous.
+
+    Args:
+        data: devices along the axis that shards the batch alone.
+        fsdp: devices along the axis that shards the batch and the weights.
+        tensor: devices along the axis that shards heads, MLP width and vocabulary.
+        devices: the devices to choose from; None: all devices of all processes.
+
+    Raises:
+        MeshError: a size is below 1, or there are too few devices.
     """
-    count = data * fsdp * tensor
-    found = list(jax.devices() if devices is None else devices)
-    if len(found) < count:
-        raise ValueError(
-            f"a {data}x{fsdp}x{tensor} mesh needs {count} devices, there are {len(found)}"
+    shape = (data, fsdp, tensor)
+    if min(shape) < 1:
+        raise MeshError(f"a {data}x{fsdp}x{tensor} mesh: every axis needs at least one device")
+    count = math.prod(shape)
+    available = list(jax.devices() if devices is None else devices)
+    if len(available) < count:
+        raise MeshError(
+            f"a {data}x{fsdp}x{tensor} mesh needs {count} devices, there are {len(available)}"
         )
-    shape, kinds = (data, fsdp, tensor), (AxisType.Auto,) * 3
+    axis_types = (AxisType.Auto,) * len(shape)
     if jax.process_count() == 1:
-        return jax.make_mesh(shape, MESH_AXES, kinds, devices=found[:count])
-    found.sort(key=lambda device: (device.process_index, device.id))
-    return Mesh(np.array(found[:count]).reshape(shape), MESH_AXES, axis_types=kinds)
+        return jax.make_mesh(shape, MESH_AXES, axis_types, devices=available[:count])
+    available.sort(key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(available[:count]).reshape(shape), MESH_AXES, axis_types=axis_types)
 
 
 @contextlib.contextmanager
@@ -86,48 +104,54 @@ def use_mesh(
 ) -> Iterator[Mesh | AbstractMesh]:
     """Make `constrain`, `sharding` and `shardings` place arrays on this mesh.
 
-    It is jax's mesh, too, so that a function compiled without a mesh is not taken for one with it.
-    An abstract mesh, which has no devices, serves to ask where things would be.
+    It becomes jax's current mesh too, so that jit does not reuse a function that was compiled
+    without a mesh. An abstract mesh has no devices; it serves to compute shardings.
     """
-    token = _placement.set(_MeshContext(mesh, rules or ShardingRules()))
+    token = _context.set(_MeshContext(mesh, rules or ShardingRules()))
     abstract = isinstance(mesh, AbstractMesh)
     try:
         with jax.sharding.use_abstract_mesh(mesh) if abstract else jax.set_mesh(mesh):
             yield mesh
     finally:
-        _placement.reset(token)
+        _context.reset(token)
 
 
 def current_mesh() -> Mesh | None:
-    """The mesh of the innermost `use_mesh`; None without one, or when it has no devices."""
-    placement = _placement.get()
-    return placement.mesh if placement and isinstance(placement.mesh, Mesh) else None
+    """Return the mesh of the innermost `use_mesh`; None without one or if it has no devices."""
+    context = _context.get()
+    return context.mesh if context and isinstance(context.mesh, Mesh) else None
 
 
 def platform() -> str:
-    """What is compiled for, "cpu", "gpu" or "tpu": the mesh's devices, present or not, say it."""
+    """Return the platform that is compiled for: "cpu", "gpu" or "tpu".
+
+    It is the platform of the current mesh, whose devices need not be present, or jax's default.
+    """
     mesh = current_mesh()
     name = mesh.devices.flat[0].platform if mesh else jax.default_backend()
     return "gpu" if name in ("cuda", "rocm") else name
 
 
 def num_batch_shards() -> int:
-    """Among how many pieces the current mesh spreads the first axis of a batch; 1 without one."""
-    placement = _placement.get()
-    if placement is None:
+    """Return the number of shards of a batch's first axis on the current mesh; 1 without one."""
+    context = _context.get()
+    if context is None:
         return 1
-    return math.prod(placement.mesh.shape[name] for name in placement.rules.batch)
+    return math.prod(context.mesh.shape[name] for name in context.rules.batch)
 
 
 def shard_batch_axis(x: Any) -> Any:
-    """An array with its first axis spread over the batch's devices; without a mesh, as it is."""
+    """Shard the first axis of an array as a batch axis; without a mesh, return it unchanged."""
     if current_mesh() is None:
         return x
     return jax.device_put(x, sharding(("batch", *(None,) * (x.ndim - 1)), x.shape))
 
 
 def to_host(x: Any) -> np.ndarray:
-    """The whole of an array, also where other processes hold some of it; all must ask for it."""
+    """Return a complete array on the host.
+
+    If other processes hold parts of it, all processes must call this.
+    """
     if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)
     from jax.experimental import multihost_utils
@@ -136,74 +160,83 @@ def to_host(x: Any) -> np.ndarray:
 
 
 def has_mesh() -> bool:
-    """Whether there is a mesh, be it an abstract one."""
-    return _placement.get() is not None
+    """Whether there is a current mesh, concrete or abstract."""
+    return _context.get() is not None
 
 
 def is_sharded() -> bool:
-    """Whether there is a mesh of more than one device."""
+    """Whether the current mesh has more than one device."""
     mesh = current_mesh()
     return mesh is not None and mesh.size > 1
 
 
 def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
-    """The mesh axes of an array of this shape whose dimensions carry these logical axes.
+    """Return the mesh axes of an array of this shape whose dimensions have these logical axes.
 
-    A dimension that its mesh axes do not divide keeps the longest leading part that does, so that
-    any mesh runs any model; two dimensions on one mesh axis raise.
+    If the mesh axes of a dimension do not divide its length, the longest leading part of them that
+    does is used, so that any model runs on any mesh.
 
-    Raises: ValueError for an unknown logical axis, a wrong rank or a collision.
+    Raises:
+        ValueError: a logical axis is unknown, the rank is wrong, or two dimensions need the same
+            mesh axis.
     """
-    placement = _placement.get()
-    if placement is None:
+    context = _context.get()
+    if context is None:
         return PartitionSpec()
     if len(axes) != len(shape):
-        raise ValueError(f"logical axes {axes} do not fit an array of shape {shape}")
-    sizes = dict(placement.mesh.shape)
-    taken: dict[str, str] = {}
+        raise ValueError(f"logical axes {axes} do not match an array of shape {shape}")
+    sizes = dict(context.mesh.shape)
+    used_by: dict[str, str] = {}
     entries: list[MeshAxes | None] = []
     for axis, length in zip(axes, shape, strict=True):
-        if axis is not None and not hasattr(placement.rules, axis):
+        if axis is not None and not hasattr(context.rules, axis):
             raise ValueError(f"no sharding rule for logical axis {axis!r} in {axes}")
-        wanted = () if axis is None else getattr(placement.rules, axis)
-        wanted = tuple(name for name in wanted if sizes[name] > 1)
-        while wanted and length % math.prod(sizes[name] for name in wanted):
-            wanted = wanted[:-1]
-        for name in wanted:
-            if name in taken:
-                raise ValueError(f"{axes}: {axis!r} and {taken[name]!r} both want {name!r}")
-            taken[name] = str(axis)
-        entries.append(wanted or None)
+        mesh_axes = () if axis is None else getattr(context.rules, axis)
+        mesh_axes = tuple(name for name in mesh_axes if sizes[name] > 1)
+        while mesh_axes and length % math.prod(sizes[name] for name in mesh_axes):
+            mesh_axes = mesh_axes[:-1]
+        for name in mesh_axes:
+            if name in used_by:
+                raise ValueError(
+                    f"{axes}: {used_by[name]!r} and {axis!r} are both sharded over {name!r}"
+                )
+            used_by[name] = str(axis)
+        entries.append(mesh_axes or None)
     return PartitionSpec(*entries)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Place an activation by its logical axes; without a mesh, return it as it is."""
-    placement = _placement.get()
-    if placement is None:
+    """Constrain the sharding of an activation by its logical axes; no-op without a mesh."""
+    context = _context.get()
+    if context is None:
         return x
     spec = partition_spec(axes, x.shape)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(placement.mesh, spec))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(context.mesh, spec))
 
 
 def sharding(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
-    """Where an array lives under the current mesh."""
-    placement = _placement.get()
-    if placement is None:
+    """Return the sharding of an array with these logical axes on the current mesh.
+
+    Raises:
+        ValueError: there is no mesh, or `partition_spec` fails.
+    """
+    context = _context.get()
+    if context is None:
         raise ValueError("no mesh: call inside `with use_mesh(...)`")
-    return NamedSharding(placement.mesh, partition_spec(axes, shape))
+    return NamedSharding(context.mesh, partition_spec(axes, shape))
 
 
 def shardings(state: nnx.State) -> nnx.State:
-    """The sharding of every leaf of a model's state, from the axes its variables carry.
+    """Return the sharding of every leaf of a model's state, from the axes of its variables.
 
-    Raises: ValueError, naming the parameter, when one carries no axes.
+    Raises:
+        ValueError: a variable has no axes; the message names it.
     """
 
-    def place(path: tuple, variable: nnx.Variable) -> nnx.Variable:
+    def leaf_sharding(path: tuple, variable: nnx.Variable) -> nnx.Variable:
         axes = variable.get_metadata().get("axes")
         if axes is None:
-            raise ValueError(f"{'.'.join(map(str, path))} carries no logical axes")
+            raise ValueError(f"{'.'.join(map(str, path))} has no logical axes")
         return variable.replace(sharding(axes, variable.get_value().shape))
 
-    return nnx.map_state(place, state)
+    return nnx.map_state(leaf_sharding, state)

@@ -1,4 +1,4 @@
-"""A file or a folder is seen whole or not at all."""
+"""A file or a folder is either complete or does not exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_text_and_bytes_are_written_in_folders_made_for_them(tmp_path, content):
     path = tmp_path / "a" / "b"
     write_atomic(path, content)
     assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
-    assert [each.name for each in path.parent.iterdir()] == ["b"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["b"]
 
 
 def test_what_was_there_stays_when_writing_fails(tmp_path):
@@ -30,14 +30,14 @@ def test_what_was_there_stays_when_writing_fails(tmp_path):
     ):
         write_atomic(path, "new")
     assert path.read_text() == "old"
-    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_folder_appears_with_all_that_is_in_it(tmp_path):
     with atomic_folder(tmp_path / "a" / "b") as partial:
         (partial / "file").write_text("x")
         assert not (tmp_path / "a" / "b").exists()
-    assert [each.name for each in (tmp_path / "a").iterdir()] == ["b"]
+    assert [entry.name for entry in (tmp_path / "a").iterdir()] == ["b"]
     assert (tmp_path / "a" / "b" / "file").read_text() == "x"
 
 
@@ -94,4 +94,4 @@ def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path):
     process.wait()
     process.stdout.close()
     assert not target.exists()
-    assert [each.name for each in tmp_path.iterdir()] == [".model.partial"]
+    assert [entry.name for entry in tmp_path.iterdir()] == [".model.partial"]

@@ -32,7 +32,7 @@ from glamm_jax.models.clip import CLIPVision
 from glamm_jax.models.sam.sam import SAM
 from glamm_jax.nn.linear import Embedding, Linear
 from glamm_jax.nn.mlp import MLP
-from glamm_jax.nn.pixel_normalization import normalise
+from glamm_jax.nn.pixel_normalization import normalize_pixels
 from glamm_jax.nn.resize import resize_map
 from glamm_jax.training.losses import mask_losses
 from glamm_jax.training.optimizer import make_optimizer
@@ -82,8 +82,8 @@ class PatchTags(nnx.Module):
     def loss(self, batch: TagBatch) -> tuple[Float[jax.Array, ""], dict[str, Array]]:
         """Cross-entropy of both tags; shares of the covered patches that are right."""
         config = self.config
-        states = self.clip(normalise(batch.images, config.pixel_mean, config.pixel_std))
-        scores = self.head(self.projector(self.clip.state(states, config.projector_layer)))
+        states = self.clip(normalize_pixels(batch.images, config.pixel_mean, config.pixel_std))
+        scores = self.head(self.projector(self.clip.patch_features(states, config.projector_layer)))
         split = self.num_colours + 1
         covered = batch.colours > 0
         weight = jnp.where(covered, 1.0, BACKGROUND_WEIGHT)
@@ -114,7 +114,7 @@ class PromptedMasks(nnx.Module):
     def loss(self, batch: MaskBatch) -> tuple[Float[jax.Array, ""], dict[str, Array]]:
         """The weighted mask losses of training; mean IoU."""
         config, dtype = self.config, jnp.float32
-        pixels = normalise(batch.images, config.pixel_mean, config.pixel_std)
+        pixels = normalize_pixels(batch.images, config.pixel_mean, config.pixel_std)
         prompt = self.colour(batch.colours, dtype) + self.shape(batch.shapes, dtype)
         prompt = self.text_projection(PROMPT_SCALE * prompt)[:, None]
         sparse, dense = self.sam.prompt_encoder(text=prompt)

@@ -26,7 +26,7 @@ def clip(config: CLIPConfig) -> int:
     tokens, dim = config.num_patches + 1, config.hidden_dim
     patches = matmul(config.num_patches, 3 * config.patch_size**2, dim)
     layer = matmul(tokens, dim, 4 * dim) + 2 * matmul(tokens, dim, config.mlp_dim)
-    return patches + config.depth * (layer + attention(tokens, tokens, dim))
+    return patches + config.num_computed_layers * (layer + attention(tokens, tokens, dim))
 
 
 def _sam_block(config: SAMConfig, window: int | None) -> int:

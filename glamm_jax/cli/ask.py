@@ -84,7 +84,7 @@ def answer_question(options: argparse.Namespace) -> None:
     model = options.model or checkout_path(*SHIPPED_MODEL, instead="name a model with --model")
     answer = _generate(load(model, options.dtype), question)
     _print_groundings(answer)
-    for suffix, save in ((".png", answer.save_picture), (".json", answer.save)):
+    for suffix, save in ((".png", answer.save_overlay), (".json", answer.save)):
         path = options.out.with_name(options.out.name + suffix)
         save(path)
         print(f"wrote {path}")

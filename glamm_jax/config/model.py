@@ -1,7 +1,7 @@
-"""Every number that shapes the model, as frozen dataclasses; the presets; and nothing else.
+"""The configuration of the model as frozen dataclasses, and its presets.
 
-A size that follows from others is a property (the number of image tokens, say), so it can
-never disagree with them. Each class checks itself on construction and names the field at fault.
+A size that follows from others (the number of image tokens, say) is a property, so that it cannot
+contradict them. Every class validates itself on construction; the error names the field.
 """
 
 from __future__ import annotations
@@ -26,9 +26,22 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 class CLIPConfig:
     """Global image encoder. The default is ViT-L/14 at 336 px, as released.
 
-    Pixel statistics are in units of 0..255. `projector_layer` and `region_layers` count hidden
-    states as Hugging Face does: 0 is the embedding after the pre-layernorm, k the output of layer
-    k, negative from the end.
+    Hidden states are numbered as by Hugging Face: 0 is the embedding after the pre-layernorm, k the
+    output of layer k; negative numbers count from the end.
+
+    Attributes:
+        image_size: side of the square input image.
+        patch_size: side of a patch in pixels.
+        hidden_dim: width of the residual stream.
+        mlp_dim: width of the MLPs.
+        num_layers: layers of the checkpoint; see `num_computed_layers`.
+        num_heads: attention heads.
+        activation: of the MLPs.
+        norm_eps: epsilon of the layer norms.
+        pixel_mean: of each channel, in units of 0..255.
+        pixel_std: of each channel, in units of 0..255.
+        projector_layer: hidden state that the V-L projector uses.
+        region_layers: hidden states that the region encoder uses, shallowest first.
     """
 
     image_size: int = 336
@@ -48,50 +61,65 @@ class CLIPConfig:
         require_positive(self, "image_size", "patch_size", "hidden_dim", "mlp_dim", "num_layers")
         require_positive(self, "num_heads", "norm_eps")
         require_choice(self, "activation", Activation)
-        require(self.image_size % self.patch_size == 0, self, "image_size", "not whole patches")
+        require(
+            self.image_size % self.patch_size == 0,
+            self,
+            "image_size",
+            "must be a multiple of patch_size",
+        )
         require(self.hidden_dim % self.num_heads == 0, self, "num_heads", "must divide hidden_dim")
-        states = self.num_layers + 1
+        num_states = self.num_layers + 1
         for name, layers in (
             ("projector_layer", (self.projector_layer,)),
             ("region_layers", self.region_layers),
         ):
-            require(
-                all(-states <= layer < states for layer in layers),
-                self,
-                name,
-                f"there are {states} hidden states",
-            )
-        require(self.depth > 0, self, "region_layers", "nobody reads the output of a layer")
+            exist = all(-num_states <= layer < num_states for layer in layers)
+            require(exist, self, name, f"there are {num_states} hidden states")
+        used = self.num_computed_layers > 0
+        require(used, self, "region_layers", "the output of no layer is used")
 
-    def hidden_state(self, layer: int) -> int:
-        """The index from the front of a hidden state counted from either end."""
+    def hidden_state_index(self, layer: int) -> int:
+        """Return the non-negative index of a hidden state."""
         return layer % (self.num_layers + 1)
 
     @property
     def grid_size(self) -> int:
-        """Patches along one side."""
+        """Number of patches along one side."""
         return self.image_size // self.patch_size
 
     @property
     def num_patches(self) -> int:
-        """Image tokens that one image puts into the sequence."""
+        """Number of patches of an image, which is its number of tokens in the sequence."""
         return self.grid_size**2
 
     @property
-    def read_states(self) -> tuple[int, ...]:
-        """Hidden states that somebody reads, from the front, ascending."""
+    def output_states(self) -> tuple[int, ...]:
+        """Hidden states that the projector or the region encoder uses, ascending."""
         layers = (*self.region_layers, self.projector_layer)
-        return tuple(sorted({self.hidden_state(layer) for layer in layers}))
+        return tuple(sorted({self.hidden_state_index(layer) for layer in layers}))
 
     @property
-    def depth(self) -> int:
-        """Layers that are computed: nothing above the last hidden state that is read."""
-        return max(self.read_states)
+    def num_computed_layers(self) -> int:
+        """Number of layers up to the last hidden state that is used; later layers do not exist."""
+        return max(self.output_states)
 
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """LLaMA / Vicuna decoder. The default is 7B with GLaMM's seven added tokens."""
+    """LLaMA / Vicuna decoder. The default is 7B with GLaMM's seven added tokens.
+
+    Attributes:
+        vocab_size: tokens, added ones included.
+        hidden_dim: width of the residual stream.
+        mlp_dim: width of the gated MLPs.
+        num_layers: decoder layers.
+        num_heads: attention heads.
+        max_positions: longest sequence, image patches included.
+        rope_theta: base of the rotary frequencies.
+        norm_eps: epsilon of the RMS norms.
+        remat: what is recomputed in the backward pass: "none", all of a layer ("full"), or all but
+            the results of matrix products ("dots").
+    """
 
     vocab_size: int = 32007
     hidden_dim: int = 4096
@@ -107,7 +135,7 @@ class LlamaConfig:
         require_positive(self, "vocab_size", "hidden_dim", "mlp_dim", "num_layers", "num_heads")
         require_positive(self, "max_positions", "rope_theta", "norm_eps")
         require(self.hidden_dim % self.num_heads == 0, self, "num_heads", "must divide hidden_dim")
-        require(self.head_dim % 2 == 0, self, "num_heads", "rotary heads have an even width")
+        require(self.head_dim % 2 == 0, self, "num_heads", "the width of a head must be even")
         require_choice(self, "remat", Remat)
 
     @property
@@ -117,7 +145,14 @@ class LlamaConfig:
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """Low-rank adapters on a subset of the decoder's projections; the update is alpha/rank A B."""
+    """Low-rank adapters on projections of the decoder; the update is alpha / rank * A B.
+
+    Attributes:
+        rank: inner width of the adapters.
+        alpha: numerator of the scale.
+        dropout: rate of the dropout on the input of the adapters.
+        targets: projections with an adapter, from `PROJECTIONS`.
+    """
 
     rank: int = 8
     alpha: float = 16.0
@@ -138,15 +173,25 @@ class LoRAConfig:
 
 @dataclass(frozen=True)
 class RegionConfig:
-    """Region encoder: four CLIP levels, a pyramid, fusion rounds, RoIAlign, a position MLP.
+    """Region encoder: CLIP levels, a pyramid, fusion rounds, RoIAlign, an MLP of the box position.
 
-    `box_scale` turns boxes in [0, 1] into pixels of the pyramid's coordinate frame, in which one
-    patch is `patch_frame` wide: 224 as the released weights were trained, on a 336-pixel grid, so
-    that a box over the whole image covers 16 of 24 cells (trap 11). None means the true grid.
-    `output` is "own" for a linear layer of its own to the LLM's width, "shared" for the V-L layer
-    (paper, section 3.1). `compute_dtype` overrides the model's: the original always computes its
-    maps in bfloat16 (trap 13). `remat` is that of a fusion round, whose maps are large: 0.1 GB an
-    image in half precision, a dozen times.
+    Attributes:
+        mid_dim: width of a region's vector before the output projection.
+        position_dim: width of the MLP of the box position.
+        num_fusion_rounds: rounds of convolutions that mix the levels.
+        norm_groups: groups of the group norms.
+        roi_size: bins of RoIAlign along one side of a box.
+        samples_per_bin: samples of RoIAlign along one side of a bin.
+        patch_frame: width of a CLIP patch in the frame of the scaled boxes.
+        box_scale: factor from boxes in [0, 1] to that frame; None: the true size of the grid. The
+            original always multiplies by 224, also on a 336-pixel grid, so that a box over the
+            complete image covers 16 of 24 cells (quirk 11).
+        output: "own": a separate linear layer to the LLM's width; "shared": the V-L projector
+            (paper, section 3.1).
+        compute_dtype: dtype of the feature maps; None: the model's. The original always uses
+            bfloat16 (quirk 13).
+        remat: as in `LlamaConfig`, for a fusion round; its maps take 0.1 GB per image in half
+            precision, a dozen times.
     """
 
     mid_dim: int = 1024
@@ -174,10 +219,29 @@ class RegionConfig:
 class SAMConfig:
     """Grounding encoder (a ViT with windows), prompt encoder and pixel decoder. Default: ViT-H.
 
-    Pixel statistics are in units of 0..255.
+    Attributes:
+        hypernetwork_layers: layers of the MLP of each mask token.
+        image_size: side of the padded input image (the canvas).
+        patch_size: side of a patch in pixels.
+        hidden_dim: width of the encoder's residual stream.
+        num_layers: encoder blocks.
+        num_heads: attention heads of the encoder.
+        mlp_ratio: width of the encoder's MLPs relative to `hidden_dim`.
+        window_size: side of an attention window in patches.
+        global_blocks: indices of the encoder blocks with global attention, ascending.
+        out_dim: width of image and prompt embeddings and of the mask decoder.
+        mask_channels: width of the convolutions over mask prompts.
+        decoder_layers: two-way blocks of the mask decoder.
+        decoder_heads: attention heads of the mask decoder.
+        decoder_mlp_dim: width of the mask decoder's MLPs.
+        num_multimasks: masks of the multi-mask output.
+        iou_dim: width of the IoU head.
+        iou_layers: layers of the IoU head.
+        pixel_mean: of each channel, in units of 0..255.
+        pixel_std: of each channel, in units of 0..255.
     """
 
-    hypernetwork_layers: ClassVar[int] = 3  # of the MLP behind every mask token
+    hypernetwork_layers: ClassVar[int] = 3
 
     image_size: int = 1024
     patch_size: int = 16
@@ -202,17 +266,22 @@ class SAMConfig:
         require_positive(self, "image_size", "patch_size", "hidden_dim", "num_layers", "num_heads")
         require_positive(self, "window_size", "out_dim", "mask_channels", "decoder_layers")
         require_positive(self, "decoder_heads", "decoder_mlp_dim", "iou_dim", "iou_layers")
-        require(self.out_dim % 8 == 0, self, "out_dim", "the upscaling divides it by 8")
-        whole = self.out_dim // 2 % self.decoder_heads == 0
-        require(whole, self, "decoder_heads", f"must divide half of out_dim = {self.out_dim}")
-        require(self.mask_channels % 4 == 0, self, "mask_channels", "is divided by 4")
-        require(self.image_size % self.patch_size == 0, self, "image_size", "not whole patches")
+        require(self.out_dim % 8 == 0, self, "out_dim", "must be a multiple of 8")
+        divides = self.out_dim // 2 % self.decoder_heads == 0
+        require(divides, self, "decoder_heads", f"must divide half of out_dim = {self.out_dim}")
+        require(self.mask_channels % 4 == 0, self, "mask_channels", "must be a multiple of 4")
+        require(
+            self.image_size % self.patch_size == 0,
+            self,
+            "image_size",
+            "must be a multiple of patch_size",
+        )
         require(self.hidden_dim % self.num_heads == 0, self, "num_heads", "must divide hidden_dim")
         exist = all(0 <= block < self.num_layers for block in self.global_blocks)
-        message = f"blocks are numbered 0 to {self.num_layers - 1}"
+        message = f"blocks are numbered from 0 to {self.num_layers - 1}"
         require(exist, self, "global_blocks", message)
         ascending = list(self.global_blocks) == sorted(set(self.global_blocks))
-        require(ascending, self, "global_blocks", "must be ascending, each once")
+        require(ascending, self, "global_blocks", "must be strictly ascending")
 
     @property
     def grid_size(self) -> int:
@@ -220,7 +289,7 @@ class SAMConfig:
 
     @property
     def mask_size(self) -> int:
-        """Side of the decoder's low-resolution masks."""
+        """Side of the low-resolution masks of the decoder."""
         return 4 * self.grid_size
 
     @property
@@ -229,13 +298,13 @@ class SAMConfig:
 
     @property
     def window_blocks(self) -> tuple[int, ...]:
-        """Blocks that attend inside windows."""
+        """Indices of the encoder blocks with windowed attention."""
         return tuple(i for i in range(self.num_layers) if i not in self.global_blocks)
 
 
 @dataclass(frozen=True)
 class TokenConfig:
-    """Ids of the tokens the model itself must know; the rest is the tokenizer's affair."""
+    """Ids of the tokens that the model treats specially."""
 
     pad: int = 0
     bos: int = 1
@@ -249,12 +318,12 @@ class TokenConfig:
     phrase_end: int = 32006
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            require(getattr(self, each.name) >= 0, self, each.name, "must be an id")
+        for token in fields(self):
+            require(getattr(self, token.name) >= 0, self, token.name, "must not be negative")
 
     @classmethod
     def appended_to(cls, base_vocab_size: int) -> TokenConfig:
-        """The seven added tokens in their order, behind a vocabulary of this size (trap 24)."""
+        """Return the ids of the seven added tokens after a vocabulary of this size (quirk 24)."""
         first = base_vocab_size
         return cls(
             image_start=first,
@@ -278,7 +347,19 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class GLaMMConfig:
-    """The whole model: `released()` as the public checkpoints are, `paper()` as the text says."""
+    """The complete model; see the presets `released()` and `paper()`.
+
+    Attributes:
+        clip: global image encoder.
+        llama: language model.
+        region: region encoder.
+        sam: grounding encoder and pixel decoder.
+        lora: adapters of the language model; None: no adapters.
+        tokens: ids of special tokens.
+        projector_activation: of the V-L projector.
+        text_projection_activation: of the L-P projection.
+        compute_dtype: dtype of activations.
+    """
 
     clip: CLIPConfig = field(default_factory=CLIPConfig)
     llama: LlamaConfig = field(default_factory=LlamaConfig)
@@ -294,17 +375,18 @@ class GLaMMConfig:
         for name in ("projector_activation", "text_projection_activation"):
             require_choice(self, name, Activation)
         require_choice(self, "compute_dtype", DType)
-        width, region = self.clip.hidden_dim, self.region
-        require(width % 4 == 0, self.clip, "hidden_dim", "the fusion of regions quarters it")
-        whole = width % region.norm_groups == 0
-        require(whole, region, "norm_groups", f"must divide clip.hidden_dim = {width}")
-        fits = region.output == "own" or region.mid_dim == width
-        message = f"the shared V-L layer reads clip.hidden_dim = {width}"
-        require(fits, region, "mid_dim", message)
+        clip_dim, region = self.clip.hidden_dim, self.region
+        message = "must be a multiple of 4 for the region fusion"
+        require(clip_dim % 4 == 0, self.clip, "hidden_dim", message)
+        divides = clip_dim % region.norm_groups == 0
+        require(divides, region, "norm_groups", f"must divide clip.hidden_dim = {clip_dim}")
+        matches = region.output == "own" or region.mid_dim == clip_dim
+        message = f"must equal clip.hidden_dim = {clip_dim} for the shared V-L projector"
+        require(matches, region, "mid_dim", message)
         vocab = self.llama.vocab_size
-        for each in fields(self.tokens):
-            inside = getattr(self.tokens, each.name) < vocab
-            require(inside, self.tokens, each.name, f"outside the vocabulary of {vocab}")
+        for token in fields(self.tokens):
+            exists = getattr(self.tokens, token.name) < vocab
+            require(exists, self.tokens, token.name, f"outside the vocabulary of {vocab} tokens")
 
 
 CLIP_L14_336 = CLIPConfig()
@@ -324,12 +406,12 @@ SAM_VIT_H = SAMConfig()
 
 
 def released(llama: LlamaConfig = LLAMA_7B) -> GLaMMConfig:
-    """The public checkpoints (design table of section 4; LoRA is merged in them)."""
+    """Return the configuration of the public checkpoints, in which LoRA is merged."""
     return GLaMMConfig(llama=llama)
 
 
 def paper(llama: LlamaConfig = LLAMA_7B) -> GLaMMConfig:
-    """What the paper's text says where it differs from the released code."""
+    """Return the configuration of the paper's text, which differs from the released code."""
     return GLaMMConfig(
         clip=CLIP_H14_224,
         llama=llama,
@@ -339,13 +421,13 @@ def paper(llama: LlamaConfig = LLAMA_7B) -> GLaMMConfig:
 
 
 def with_lora(config: GLaMMConfig, preset: Preset = "released") -> GLaMMConfig:
-    """The same model with the preset's adapters: alpha 16 in the code, 8 in the paper."""
+    """Add the LoRA adapters of a preset: alpha is 16 in the released code, 8 in the paper."""
     return replace(config, lora=LoRAConfig(alpha=16.0 if preset == "released" else 8.0))
 
 
 def tiny(base_vocab_size: int = 200, preset: Preset = "released") -> GLaMMConfig:
-    """Every part of a preset's model, small enough to differentiate in seconds on one core."""
-    like = released() if preset == "released" else paper()
+    """Return a small model with all parts of a preset; it trains in seconds on one core."""
+    full = released() if preset == "released" else paper()
     return GLaMMConfig(
         clip=CLIPConfig(
             image_size=48,
@@ -354,7 +436,7 @@ def tiny(base_vocab_size: int = 200, preset: Preset = "released") -> GLaMMConfig
             mlp_dim=128,
             num_layers=11,
             num_heads=4,
-            activation=like.clip.activation,
+            activation=full.clip.activation,
         ),
         llama=LlamaConfig(
             vocab_size=base_vocab_size + 7,
@@ -364,7 +446,7 @@ def tiny(base_vocab_size: int = 200, preset: Preset = "released") -> GLaMMConfig
             num_heads=4,
             remat="none",
         ),
-        region=replace(like.region, mid_dim=64, norm_groups=16),
+        region=replace(full.region, mid_dim=64, norm_groups=16),
         sam=SAMConfig(
             image_size=128,
             patch_size=8,
@@ -380,5 +462,5 @@ def tiny(base_vocab_size: int = 200, preset: Preset = "released") -> GLaMMConfig
             iou_dim=32,
         ),
         tokens=TokenConfig.appended_to(base_vocab_size),
-        text_projection_activation=like.text_projection_activation,
+        text_projection_activation=full.text_projection_activation,
     )

@@ -1,8 +1,9 @@
-"""Change fields of a configuration by name: `with_overrides(config, ["optim.peak_lr=1e-4"])`.
+"""Override configuration fields by name: `with_overrides(config, ["optim.peak_lr=1e-4"])`.
 
-The text behind the equals sign is read as the field's type: numbers, true and false, one of the
-field's choices, `none` where that is allowed, tuples with commas between (`0.9,0.95`). A tuple of
-configurations is entered by number: `data.mixture.0.dataset=shards/glamm_grand/1.0.0`.
+The text after the equals sign is parsed as the type of the field: numbers, true and false, one of
+the field's choices, `none` where it is allowed, tuples separated by commas (`0.9,0.95`). Elements
+of a tuple of configurations are addressed by index:
+`data.mixture.0.dataset=shards/glamm_grand/1.0.0`.
 """
 
 from __future__ import annotations
@@ -19,66 +20,63 @@ Config = TypeVar("Config")
 
 
 def with_overrides(config: Config, overrides: Iterable[str]) -> Config:
-    """The configuration with every `a.b=c` applied, checked once when all are in place.
+    """Return the configuration with every `name=value` applied, then validated once.
 
-    Raises: ConfigError naming an unknown key with the nearest one, a value that is not of the
-    field's type, or what the changed configuration says of itself.
+    Raises:
+        ConfigError: a name is unknown (the error suggests the nearest one), a value is not of the
+            field's type, or the changed configuration is invalid.
     """
     changes: dict[str, Any] = {}
-    kinds = dict(_leaves(config))
+    types = dict(_value_fields(config))
     for text in overrides:
-        key, equals, value = (part.strip() for part in text.partition("="))
+        name, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             raise ConfigError(f"override {text!r}: write name=value")
-        if key not in kinds:
-            raise ConfigError(_unknown(key, kinds))
-        changes[key] = _parse(value, kinds[key], key)
-    return _replaced(config, changes)
+        if name not in types:
+            raise ConfigError(_unknown_field(name, list(types)))
+        changes[name] = _parse(value, types[name], name)
+    return _replace_fields(config, changes)
 
 
-def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, type) of every field that holds a value and not further fields."""
+def _value_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, type) of every field whose value is not a configuration itself."""
     hints = get_type_hints(type(config))
-    for each in fields(config):
-        value = getattr(config, each.name)
+    for field in fields(config):
+        value = getattr(config, field.name)
         if is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{each.name}.")
-        elif _holds_configs(value):
-            for number, one in enumerate(value):
-                yield from _leaves(one, f"{prefix}{each.name}.{number}.")
+            yield from _value_fields(value, f"{prefix}{field.name}.")
+        elif isinstance(value, tuple) and any(is_dataclass(item) for item in value):
+            for index, item in enumerate(value):
+                yield from _value_fields(item, f"{prefix}{field.name}.{index}.")
         else:
-            yield prefix + each.name, hints[each.name]
+            yield prefix + field.name, hints[field.name]
 
 
-def _holds_configs(value: Any) -> bool:
-    return isinstance(value, tuple) and any(is_dataclass(one) for one in value)
+def _unknown_field(name: str, names: list[str]) -> str:
+    """Return an error message that suggests the nearest name, or the nearest last part of one."""
+    nearest = get_close_matches(name, names, n=1)
+    if not nearest:
+        by_last_part = {name.rpartition(".")[2]: name for name in names}
+        close = get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
+        nearest = [by_last_part[part] for part in close]
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"no configuration field {name!r}{hint}"
 
 
-def _unknown(key: str, known: Iterable[str]) -> str:
-    """Says that a key does not exist, and which is nearest: the whole of it, or its last word."""
-    known = list(known)
-    near = get_close_matches(key, known, n=1)
-    if not near:
-        last = {name.rpartition(".")[2]: name for name in known}
-        near = [last[word] for word in get_close_matches(key.rpartition(".")[2], last, n=1)]
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"no configuration field {key!r}{hint}"
-
-
-def _parse(text: str, kind: Any, key: str) -> Any:
-    """The text as a value of this type."""
+def _parse(text: str, kind: Any, name: str) -> Any:
+    """Parse a text as a value of this type."""
     origin, options = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         if text.lower() == "none" and NoneType in options:
             return None
         (kind,) = (option for option in options if option is not NoneType)
-        return _parse(text, kind, key)
+        return _parse(text, kind, name)
     if origin is Literal:
         if text not in options:
-            raise ConfigError(f"{key}={text}: choose from {options}")
+            raise ConfigError(f"{name}={text}: choose from {options}")
         return text
     if origin is tuple:
-        return _parse_tuple(text, options, key)
+        return _parse_tuple(text, options, name)
     if kind is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if kind in (int, float, str):
@@ -86,36 +84,34 @@ def _parse(text: str, kind: Any, key: str) -> Any:
             return kind(text)
         except ValueError:
             pass
-    name = getattr(kind, "__name__", str(kind))
-    raise ConfigError(f"{key}={text}: not {name}" + "; it cannot be set" * is_dataclass(kind))
+    hint = "; it cannot be set" if is_dataclass(kind) else ""
+    raise ConfigError(f"{name}={text}: not {getattr(kind, '__name__', kind)}{hint}")
 
 
-def _parse_tuple(text: str, options: tuple[Any, ...], key: str) -> tuple[Any, ...]:
-    """Values with commas between, as many as the type says (`...`: any number)."""
+def _parse_tuple(text: str, options: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+    """Parse comma-separated values; `options` are their types, or a type and `...`."""
     parts = [part.strip() for part in text.strip("()").split(",") if part.strip()]
     if options[-1] is Ellipsis:
         options = (options[0],) * len(parts)
     if len(parts) != len(options):
-        raise ConfigError(f"{key}={text}: {len(options)} values with commas between")
-    return tuple(_parse(part, kind, key) for part, kind in zip(parts, options, strict=True))
+        raise ConfigError(f"{name}={text}: {len(options)} values separated by commas are needed")
+    return tuple(_parse(part, kind, name) for part, kind in zip(parts, options, strict=True))
 
 
-def _replaced(config: Any, changes: dict[str, Any]) -> Any:
-    """The configuration rebuilt from its innermost changed field outwards."""
-    if isinstance(config, tuple):
-        parts = {int(number): below for number, below in _by_owner(changes).items()}
-        return tuple(_replaced(one, parts.get(i, {})) for i, one in enumerate(config))
-    new = {key: value for key, value in changes.items() if "." not in key}
-    for owner, below in _by_owner(changes).items():
-        new[owner] = _replaced(getattr(config, owner), below)
-    return replace(config, **new)
-
-
-def _by_owner(changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Changes of fields that lie deeper, by the field on the way to them."""
-    inner: dict[str, dict[str, Any]] = {}
-    for key, value in changes.items():
-        owner, dot, rest = key.partition(".")
+def _replace_fields(config: Any, changes: dict[str, Any]) -> Any:
+    """Rebuild a configuration, or a tuple of them, from its innermost changed fields outwards."""
+    nested: dict[str, dict[str, Any]] = {}
+    direct: dict[str, Any] = {}
+    for name, value in changes.items():
+        owner, dot, rest = name.partition(".")
         if dot:
-            inner.setdefault(owner, {})[rest] = value
-    return inner
+            nested.setdefault(owner, {})[rest] = value
+        else:
+            direct[name] = value
+    if isinstance(config, tuple):
+        return tuple(
+            _replace_fields(item, nested.get(str(index), {})) for index, item in enumerate(config)
+        )
+    for owner, inner in nested.items():
+        direct[owner] = _replace_fields(getattr(config, owner), inner)
+    return replace(config, **direct)

@@ -1,10 +1,10 @@
-"""What comes back from a chat: text, its phrases, their masks; as JSON and as a picture.
+"""The answer of a model: text, its phrases, their masks; as JSON and as an image.
 
     "<p> A dog </p> [SEG] runs."  ->  text "A dog runs."
                                       Grounding("A dog", 0, 5, mask, score)
 
-Nothing here fails on what a model writes: it is read as far as it goes, and `Answer.problems` says
-what was wrong with it.
+Malformed answers do not raise: they are parsed as far as possible, and `Answer.problems` lists what
+is malformed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from glamm_jax.files import write_atomic
 from glamm_jax.report.mask_overlay import ColouredText, MaskLayer, draw_overlay
 from glamm_jax.text.answer_parser import match_masks, parse_answer
 
-Finish = Literal["end", "length", "stopped"]
+FinishReason = Literal["end", "length", "stopped"]
 
 
 class ScoredMask(NamedTuple):
-    """The mask of one [SEG] at the picture's size, and the decoder's own estimate of its IoU."""
+    """The mask of one [SEG] at the size of the image, and the decoder's estimate of its IoU."""
 
     mask: Bool[np.ndarray, "h w"]
     score: float
@@ -39,8 +39,12 @@ class ScoredMask(NamedTuple):
 class Grounding:
     """A phrase and one mask of it.
 
-    start, end: its place in the text, end not included. A [SEG] without a phrase has an empty
-    phrase at the place where it stood; a phrase without a [SEG] has neither mask nor score.
+    Attributes:
+        phrase: a part of the text; empty for a [SEG] without a phrase.
+        start: index of its first character; of the [SEG] for an empty phrase.
+        end: index after its last character.
+        mask: at the size of the image; None for a phrase without a [SEG].
+        score: the decoder's estimate of the IoU of the mask; None without a mask.
     """
 
     phrase: str
@@ -50,78 +54,86 @@ class Grounding:
     score: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Fields for JSON: the mask as COCO run lengths, its area and its box in pixels."""
-        shown: dict[str, Any] = {"phrase": self.phrase, "start": self.start, "end": self.end}
+        """Return a dictionary for JSON: the mask as COCO RLE, its area and its box in pixels."""
+        fields: dict[str, Any] = {"phrase": self.phrase, "start": self.start, "end": self.end}
         if self.mask is None:
-            return shown | {"score": None, "mask": None, "area": 0, "box_xyxy_pixel": None}
-        runs, area = rle.encode(self.mask), int(self.mask.sum())
-        box = _bounds(self.mask) if area else None
-        return shown | {"score": self.score, "mask": runs, "area": area, "box_xyxy_pixel": box}
+            return fields | {"score": None, "mask": None, "area": 0, "box_xyxy_pixel": None}
+        area, box = int(self.mask.sum()), None
+        if area:
+            rows, columns = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
+            # The end of the box is exclusive.
+            box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+        encoded = rle.encode(self.mask)
+        return fields | {"score": self.score, "mask": encoded, "area": area, "box_xyxy_pixel": box}
 
 
 @dataclass(frozen=True, eq=False)
 class GroundedText:
-    """Words with masks.
+    """A text with masks.
 
-    raw: as the model writes or reads it, with <p>, </p> and [SEG]. text: the same without them.
-    groundings: one a [SEG], and one a phrase without [SEG], in the order of the text.
+    Attributes:
+        raw: the text as the model reads or writes it, with <p>, </p> and [SEG].
+        text: the same text without them.
+        groundings: one per [SEG], and one per phrase without a [SEG], in the order of the text.
     """
 
     raw: str
     text: str
     groundings: tuple[Grounding, ...]
 
-    def passage(self) -> ColouredText:
-        """For the painter: masks of one phrase become one layer, so that they share a colour."""
+    def coloured_text(self) -> ColouredText:
+        """Return the text for `draw_overlay`; masks of one phrase are merged into one layer."""
         layers: dict[tuple[int, int, str], MaskLayer] = {}
-        seen = [(each, each.mask) for each in self.groundings if each.mask is not None]
-        for number, (each, mask) in enumerate(seen, start=1):
-            name = each.phrase or f"[SEG] {number}"
-            key = (each.start, each.end, name)
+        masked = [(item, item.mask) for item in self.groundings if item.mask is not None]
+        for number, (item, mask) in enumerate(masked, start=1):
+            name = item.phrase or f"[SEG] {number}"
+            key = (item.start, item.end, name)
             if key in layers:
                 mask = mask | layers[key].mask
-            layers[key] = MaskLayer(name, mask, each.start, each.end)
+            layers[key] = MaskLayer(name, mask, item.start, item.end)
         return ColouredText(self.text, tuple(layers.values()))
 
 
 @dataclass(frozen=True, eq=False)
 class Answer(GroundedText):
-    """What a model said about a picture.
+    """The answer to a question about an image.
 
-    question: what it was asked; a [SEG] in a question gives a mask, too. history: the earlier
-        turns, question and answer by turns, each with the masks of its own [SEG]s.
-    image: the picture, upright; masks have its size. regions: boxes x0 y0 x1 y1 in its pixels.
-    finish: "end" when the model ended by itself, "length" when its tokens were used up, "stopped"
-        when the listener had heard enough.
-    problems: what is malformed in the answer or the question, in words.
+    Attributes:
+        question: the question; a [SEG] in a question has a mask, too.
+        history: the earlier turns, question and answer alternating, each with its masks.
+        image: the image, upright; masks have its size.
+        regions: boxes x0 y0 x1 y1 in pixels of the image.
+        finish: "end": the model wrote its end token; "length": the token limit was reached;
+            "stopped": the caller stopped it.
+        problems: what is malformed in the answer or in the question.
     """
 
     question: GroundedText
     history: tuple[GroundedText, ...]
     image: UInt8[np.ndarray, "h w 3"] = field(repr=False)
     regions: Float[np.ndarray, "r 4"]
-    finish: Finish
+    finish: FinishReason
     problems: tuple[str, ...]
 
     @property
     def prompt_groundings(self) -> tuple[Grounding, ...]:
-        """The phrases and masks of the question; places are those in `question.text`."""
+        """The phrases and masks of the question; positions refer to `question.text`."""
         return self.question.groundings
 
     @property
     def turn(self) -> tuple[str, str]:
-        """(question, answer) as the model saw them, for the `history` of the next question."""
+        """(question, answer) in raw form, for the `history` of the next question."""
         return self.question.raw, self.raw
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the picture and the history, ready for `json.dumps`."""
+        """Return everything but the image and the history, ready for `json.dumps`."""
         return {
             "text": self.text,
             "raw": self.raw,
-            "groundings": [each.to_json() for each in self.groundings],
+            "groundings": [item.to_json() for item in self.groundings],
             "question": self.question.text,
             "question_raw": self.question.raw,
-            "prompt_groundings": [each.to_json() for each in self.prompt_groundings],
+            "prompt_groundings": [item.to_json() for item in self.prompt_groundings],
             "image_size": list(self.image.shape[:2]),
             "regions_xyxy_pixel": self.regions.tolist(),
             "finish": self.finish,
@@ -129,54 +141,54 @@ class Answer(GroundedText):
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON; `path` is never seen half written."""
+        """Write the JSON atomically."""
         write_atomic(Path(path), json.dumps(self.to_json(), indent=1))
 
-    def picture(self) -> Image.Image:
-        """The image with masks and boxes, below it question and answer, phrases in colour."""
-        return draw_overlay(self.image, [self.question.passage(), self.passage()], self.regions)
+    def overlay(self) -> Image.Image:
+        """Draw masks and boxes on the image; below it question and answer, phrases in colour."""
+        texts = [self.question.coloured_text(), self.coloured_text()]
+        return draw_overlay(self.image, texts, self.regions)
 
-    def save_picture(self, path: str | Path) -> None:
-        """Write the picture as PNG; `path` is never seen half written."""
+    def save_overlay(self, path: str | Path) -> None:
+        """Write the overlay as PNG, atomically."""
         png = io.BytesIO()
-        self.picture().save(png, format="PNG")
+        self.overlay().save(png, format="PNG")
         write_atomic(Path(path), png.getvalue())
 
 
 def attach_masks(raw: str, masks: Sequence[ScoredMask]) -> tuple[GroundedText, tuple[str, ...]]:
-    """A text whose [SEG]s have these masks, in their order, and what is malformed in it."""
-    parsed = parse_answer(raw)
-    places, missing = match_masks(parsed, len(masks))
+    """Parse a text and attach the masks of its [SEG]s, which are in order.
 
-    found: list[tuple[int, int, int | None]] = [
+    Returns:
+        The grounded text, and what is malformed in it.
+    """
+    parsed = parse_answer(raw)
+    mask_indices, mismatches = match_masks(parsed, len(masks))
+
+    spans: list[tuple[int, int, int | None]] = [
         (phrase.start, phrase.end, seg)
         for phrase in parsed.phrases
         for seg in phrase.segs or (None,)
     ]
     for seg in parsed.unassigned_segs:
-        found.append((parsed.seg_positions[seg], parsed.seg_positions[seg], seg))
-    found.sort(key=lambda each: (each[0], each[2] is None, each[2]))
+        spans.append((parsed.seg_positions[seg], parsed.seg_positions[seg], seg))
+    spans.sort(key=lambda span: (span[0], span[2] is None, span[2]))
     groundings = []
-    for start, end, seg in found:
-        place = None if seg is None else places[seg]
-        mask = (None, None) if place is None else masks[place]
+    for start, end, seg in spans:
+        index = None if seg is None else mask_indices[seg]
+        mask = (None, None) if index is None else masks[index]
         groundings.append(Grounding(parsed.text[start:end], start, end, *mask))
-    return GroundedText(raw, parsed.text, tuple(groundings)), (*parsed.problems, *missing)
+    problems = (*parsed.problems, *mismatches)
+    return GroundedText(raw, parsed.text, tuple(groundings)), problems
 
 
 def attach_masks_to_turns(
     turns: Sequence[str], masks: Sequence[ScoredMask]
 ) -> list[tuple[GroundedText, tuple[str, ...]]]:
-    """`ground` for each turn of a prompt: every turn takes as many masks as it has [SEG]s."""
+    """Apply `attach_masks` to each turn of a prompt; a turn gets as many masks as it has [SEG]s."""
     grounded, first = [], 0
     for turn in turns:
         end = first + parse_answer(turn).num_segs
         grounded.append(attach_masks(turn, masks[first:end]))
         first = end
     return grounded
-
-
-def _bounds(mask: Bool[np.ndarray, "h w"]) -> list[int]:
-    """The smallest box around the mask: x0, y0 inside, x1, y1 just outside."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]

@@ -4,7 +4,7 @@
     answer = assistant.chat("dog.jpg", "Where is <p> the dog </p> [SEG]?")
     for grounding in answer.groundings:
         print(grounding.phrase, grounding.score, grounding.mask.mean())
-    answer.save_picture("answer.png")
+    answer.save_overlay("answer.png")
 
 `chat_many` answers several questions in one batch; `chat` is a batch of one. An answer depends on
 its own question alone, whatever the other questions of the batch are.
@@ -37,7 +37,7 @@ from glamm_jax.data.preprocess import (
 from glamm_jax.errors import FolderError, GLaMMError
 from glamm_jax.inference.answer import (
     Answer,
-    Finish,
+    FinishReason,
     ScoredMask,
     attach_masks,
     attach_masks_to_turns,
@@ -99,7 +99,7 @@ class Question:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise QuestionError(f"max_tokens is {self.max_tokens}; an answer has at least one")
-        Sampling.of(1, self.temperature, self.top_p, self.seed)
+        Sampling.create(1, self.temperature, self.top_p, self.seed)
 
 
 @dataclass(eq=False)
@@ -121,7 +121,7 @@ class _Row:
     prompt: Prompt
     limit: int
     ids: list[int] = field(default_factory=list)
-    finish: Finish | None = None
+    finish: FinishReason | None = None
     sent: str = ""
 
     @property
@@ -309,7 +309,7 @@ class Assistant:
         questions = [row.question for row in rows]
         # The batch's rows of padding sample nothing, so any question's settings serve.
         questions += [questions[0]] * (len(batch.token_ids) - len(rows))
-        sampling = Sampling.of(
+        sampling = Sampling.create(
             len(questions),
             [question.temperature for question in questions],
             [question.top_p for question in questions],
@@ -321,15 +321,15 @@ class Assistant:
         """Decode `DECODE_STEPS` tokens at a time until every row has finished."""
         decoding = self._prefill(batch, rows)
         while True:
-            for row, ids in zip(rows, self.generator.answers(decoding), strict=False):
+            for row, ids in zip(rows, self.generator.answer_token_ids(decoding), strict=False):
                 if row.finish is None:
                     self._read_row(row, ids, on_text)
             unfinished = [row.finish is None for row in rows]
             if not any(unfinished):
                 return decoding
-            padding = [False] * (len(decoding.done) - len(rows))
+            padding = [False] * (len(decoding.finished) - len(rows))
             finished = ~np.array([*unfinished, *padding])
-            decoding = decoding._replace(done=decoding.done | finished)
+            decoding = decoding._replace(finished=decoding.finished | finished)
             decoding = self.generator.decode(decoding, DECODE_STEPS)
 
     def _read_row(self, row: _Row, ids: list[int], on_text: OnText | None) -> None:

@@ -1,4 +1,4 @@
-"""`jax.jit` for large models: what is compiled, and how, is settled at the first call."""
+"""`jax.jit` with compiler options for large models, applied at the first call."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 
-# On the CPU these passes take the cast of a scanned bfloat16 weight stack to float32 out of the
-# loop: a second, twice as large copy of all weights. Without them one layer at a time is cast.
+# On the CPU these passes would move the cast of a scanned bfloat16 weight stack to float32 out of
+# the loop, which makes a second, twice as large copy of all weights. Without them one layer at a
+# time is cast.
 CPU_OPTIONS: dict[str, str | bool] = {
     "xla_disable_hlo_passes": "while-loop-expensive-invariant-code-motion,"
     "while-loop-invariant-code-motion"
@@ -17,9 +18,10 @@ CPU_OPTIONS: dict[str, str | bool] = {
 
 
 class CompiledFunction:
-    """A pure function, jitted with these options of `jax.jit`.
+    """A pure function, jitted with the given options of `jax.jit`.
 
-    Nothing happens before the first call, so importing a module of programs wakes no device.
+    jax is not used before the first call, so importing a module that has compiled functions
+    initializes no backend.
     """
 
     def __init__(self, function: Callable[..., Any], **options: Any):

@@ -1,17 +1,20 @@
 """Grounded generation: three jitted programs over an explicit state.
 
-    state = generator.prefill(batch, room=64)        # prompt through the model, first token chosen
+    state = generator.prefill(batch, max_tokens=64)  # run the prompts, choose the first token
     state = generator.decode(state, max_steps=63)    # a while-loop against the key-value cache
-    masks = generator.finish(batch, state)           # every [SEG] to a mask, on the device
+    masks = generator.finish(batch, state)           # a mask for every [SEG], on the device
 
-The mask of a [SEG] comes from the hidden state that EMITTED it (trap 2), which a cache gives for
-free: the original runs image, regions and the whole sequence again for every token (trap 5).
+The mask of a [SEG] comes from the hidden state that EMITS it (quirk 2), which decoding with a cache
+computes anyway. The original runs images, regions and the complete sequence again for every token
+(quirk 5).
 
-Rows are independent: each stops at its own end, padding is seen by nobody, and what a row draws
-follows from its own seed. Decoding in slices gives the same tokens, so it streams.
+Rows are independent: each stops at its own end token, padding is never attended to, and the samples
+of a row depend on its own seed only. Decoding in several calls gives the same tokens, so answers
+can be streamed.
 
-A program is compiled for the shapes it meets. What an answer's length, number and size decide is
-rounded up in here; pack with `glamm_jax.data.collate.bucketed` to keep the batch's shapes few, too.
+A program is compiled for the shapes of its inputs. Answer lengths, the number of masks and mask
+sizes are rounded up to buckets here; pack with `glamm_jax.data.collate.bucketed` to keep the number
+of batch shapes small, too.
 """
 
 from __future__ import annotations
@@ -29,197 +32,223 @@ from glamm_jax.config import GLaMMConfig, TokenConfig
 from glamm_jax.data.collate import bucket
 from glamm_jax.errors import GLaMMError
 from glamm_jax.inference.compiled import CompiledFunction
-from glamm_jax.inference.sampling import Sampling, choose
+from glamm_jax.inference.sampling import Sampling, sample_tokens
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.models.llama import KVCache, write_slice
-from glamm_jax.nn.resize import postprocess_masks
+from glamm_jax.models.kv_cache import KVCache, write_slice
+from glamm_jax.models.sam.postprocess import postprocess_masks
 from glamm_jax.parallel import constrain, num_batch_shards, shard_batch_axis, to_host
 from glamm_jax.types import Batch
 
 
 class ContextError(GLaMMError):
-    """Prompts and their answers do not fit the positions that the model knows."""
+    """The prompts and their answers need more positions than the model has."""
 
 
 class DecodeState(NamedTuple):
-    """Everything between two tokens. `decode` uses up the state that it is given."""
+    """The state between two tokens. `decode` donates the state that it receives."""
 
     cache: KVCache
     prompt_hidden: Float[Array, "b t d"]
-    tokens: Int[Array, "b n"]  # generated so far, pad behind a row's end
-    emitting: Float[Array, "b n d"]  # the hidden state that chose each of them
-    lengths: Int[Array, "b"]  # tokens of each prompt, image patches included
-    done: Bool[Array, "b"]
-    count: Int[Array, ""]  # tokens chosen so far in every row
-    room: Int[Array, ""]  # tokens that may be chosen; `tokens` holds a few more
+    tokens: Int[Array, "b n"]  # the generated tokens; pad after the end of a row
+    token_hidden: Float[Array, "b n d"]  # the hidden state that emitted each of them
+    prompt_lengths: Int[Array, "b"]  # in tokens, image patches included; 0: unused row
+    finished: Bool[Array, "b"]
+    num_tokens: Int[Array, ""]  # generated so far in every row
+    max_tokens: Int[Array, ""]  # limit of num_tokens; `tokens` is rounded up to a bucket
     sampling: Sampling
 
 
 class SegMasks(NamedTuple):
-    """Masks of one call, row by row, prompt before answer, in order of their [SEG]."""
+    """Masks of one call, sorted by row, the prompt before the answer, in order of their [SEG]."""
 
     rows: np.ndarray  # int[m] the row of each mask
-    steps: np.ndarray  # int[m] the generated token it belongs to, or -1 for a [SEG] of the prompt
-    sizes: np.ndarray  # int[m 2] height and width of its original image
-    masks: Bool[Array, "m h w"]  # at the original sizes, top left in a bucket, False around
-    iou: Float[Array, "m"]  # the decoder's estimate of the mask's quality
-    logits: Float[Array, "m h w"] | None = None  # if asked for; > 0 is the mask
+    steps: np.ndarray  # int[m] index of the generated [SEG]; -1: a [SEG] of the prompt
+    sizes: np.ndarray  # int[m 2] height and width of the original image
+    masks: Bool[Array, "m h w"]  # at the original size, top left in a bucket, False outside
+    iou: Float[Array, "m"]  # the decoder's estimate of the mask's IoU
+    logits: Float[Array, "m h w"] | None = None  # on request; a mask is logits > 0
 
     def of_row(self, row: int) -> Bool[np.ndarray, "k h w"]:
-        """The masks of one row in the size of its image, on the host."""
-        mine = np.flatnonzero(self.rows == row)
-        height, width = self.sizes[mine[0]] if len(mine) else (0, 0)
-        return to_host(self.masks)[mine, :height, :width]
+        """Return the masks of one row, in the size of its image, on the host."""
+        indices = np.flatnonzero(self.rows == row)
+        height, width = self.sizes[indices[0]] if len(indices) else (0, 0)
+        return to_host(self.masks)[indices, :height, :width]
 
 
-class _Limits(NamedTuple):
-    """When to stop: values of a program, so that they compile nothing anew."""
+class _StopCriteria(NamedTuple):
+    """When to stop; traced values, so that changing them compiles nothing."""
 
     eos: Int[Array, ""]
-    stop: Int[Array, ""]  # tokens of an answer
+    max_tokens: Int[Array, ""]  # of an answer
 
 
-class _Segs(NamedTuple):
-    """[SEG] that are to have a mask."""
+class _SegTokens(NamedTuple):
+    """The [SEG] tokens that get a mask."""
 
     rows: np.ndarray
-    steps: np.ndarray  # the generated token, or -1
-    positions: np.ndarray  # of the emitting state in the prompt, where there is no step
-    images: np.ndarray  # slot of the batch's grounding images
+    steps: np.ndarray  # index of the generated token; -1: in the prompt
+    positions: np.ndarray  # of the emitting hidden state in the prompt, if steps is -1
+    images: np.ndarray  # index of the batch's grounding images
 
 
-# What the programs read of a batch; the shape of anything else would only cost compilations.
-_READ_BY_PREFILL = (
+# The fields of a batch that the programs use; the shapes of others would cause compilations.
+_PREFILL_FIELDS = (
     *("token_ids", "token_valid", "positions", "images", "image_source"),
     *("region_images", "boxes_xyxy_unit", "box_image", "region_source"),
 )
-_READ_BY_MASKS = ("grounding_images", "resized_sizes", "original_sizes")
-_EMPTY = Batch(*(None,) * len(Batch._fields))
+_MASK_FIELDS = ("grounding_images", "resized_sizes", "original_sizes")
+_EMPTY_BATCH = Batch(*(None,) * len(Batch._fields))
 
 
 class Generator:
-    """A model and its compiled programs.
-
-    `tokens` names the [SEG] and the end token; the model's own unless given.
-    """
+    """A model and its compiled programs."""
 
     def __init__(self, model: GLaMM, tokens: TokenConfig | None = None):
+        """Split the model; `tokens` gives the [SEG] and the end token, None: as in the model."""
         self.config: GLaMMConfig = model.config
         self.tokens = tokens or model.config.tokens
         self.graph, self.state = nnx.split(model)
 
-    def prefill(self, batch: Batch, room: int, sampling: Sampling | None = None) -> DecodeState:
-        """Run the prompts, choose each row's first token; at most `room` tokens will be generated.
+    def prefill(
+        self, batch: Batch, max_tokens: int, sampling: Sampling | None = None
+    ) -> DecodeState:
+        """Run the prompts and choose the first token of each row.
 
-        Greedy without `sampling`.
+        Args:
+            batch: the prompts, as packed by `glamm_jax.data.collate`.
+            max_tokens: limit of the length of an answer, its end token included.
+            sampling: settings of every row; None: greedy.
 
         Raises:
-            ContextError: no room, or the longest prompt leaves the model no positions for it.
-            SamplingError: settings for another number of rows.
+            ContextError: `max_tokens` is below 1, or the longest prompt and `max_tokens` together
+                exceed the model's positions.
+            SamplingError: the settings are for another number of rows.
         """
         is_token = (np.asarray(batch.token_ids) >= 0) | (np.asarray(batch.image_source) >= 0)
         lengths = is_token.sum(1, dtype=np.int32)
         longest, context = int(lengths.max(initial=0)), self.config.llama.max_positions
-        if room < 1 or longest + room > context:
+        if max_tokens < 1 or longest + max_tokens > context:
             raise ContextError(
-                f"room for {room} tokens behind a prompt of {longest}: there must be at least one, "
-                f"and the model has {context} positions (llama.max_positions)"
+                f"max_tokens = {max_tokens} after a prompt of {longest} tokens: it must be at "
+                f"least 1, and the model has {context} positions (llama.max_positions)"
             )
         if sampling is None:
-            sampling = Sampling.of(len(lengths))
+            sampling = Sampling.create(len(lengths))
         sampling.check_rows(len(lengths))
-        read = _EMPTY._replace(
-            **{name: shard_batch_axis(getattr(batch, name)) for name in _READ_BY_PREFILL}
+        inputs = _EMPTY_BATCH._replace(
+            **{name: shard_batch_axis(getattr(batch, name)) for name in _PREFILL_FIELDS}
         )
-        inputs = (jnp.asarray(lengths), sampling, self._limits(room))
-        return _prefill(self.graph, self.state, read, *inputs, num_tokens=bucket(room))
+        return _prefill(
+            self.graph,
+            self.state,
+            inputs,
+            jnp.asarray(lengths),
+            sampling,
+            self._stop_criteria(max_tokens),
+            num_slots=bucket(max_tokens),
+        )
 
     def decode(self, state: DecodeState, max_steps: int) -> DecodeState:
-        """Choose up to `max_steps` more tokens; stops early when every row has ended.
+        """Choose up to `max_steps` more tokens; stop early when every row has finished.
 
-        In slices or at once: the tokens are the same.
+        Raises:
+            ValueError: `max_steps` is negative.
         """
         if max_steps < 0:
             raise ValueError(f"max_steps = {max_steps}: must be at least 0")
-        limits = self._limits(jnp.minimum(state.count + max_steps, state.room))
-        return _decode(self.graph, self.state, state, limits)
+        limit = jnp.minimum(state.num_tokens + max_steps, state.max_tokens)
+        return _decode(self.graph, self.state, state, self._stop_criteria(limit))
 
     def finish(self, batch: Batch, state: DecodeState, with_logits: bool = False) -> SegMasks:
-        """A mask for every [SEG] of prompts and answers, at the original sizes.
+        """Decode a mask for every [SEG] of prompts and answers, at the original sizes.
 
-        A row whose sample has no grounding image gets none; only images with a [SEG] are encoded.
+        A row whose sample has no grounding image gets none. Only images with a [SEG] are encoded.
+
+        Args:
+            batch: the batch of `prefill`.
+            state: the state after decoding.
+            with_logits: return the logits, too.
         """
         segs = self._find_segs(batch, state)
         count = len(segs.rows)
         sizes = np.asarray(batch.original_sizes)
         size = tuple(bucket(side) for side in sizes.max(axis=0, initial=0).tolist())
-        found = (segs.rows, segs.steps, sizes[segs.images])
+        index = (segs.rows, segs.steps, sizes[segs.images])
         if not count:
-            nothing = jnp.zeros((0, *size))
-            logits = nothing if with_logits else None
-            return SegMasks(*found, nothing > 0, jnp.zeros(0), logits)
-        # Masks are cheap: rows that have one each share their program with those that have less.
-        room = _room(max(count, len(batch.token_ids)))
-        padded = _Segs(*(_pad(x, room) for x in segs))
-        needed, mask_image = np.unique(padded.images, return_inverse=True)
-        needed = _pad(needed, _room(len(needed)))
-        parts = {name: shard_batch_axis(getattr(batch, name)[needed]) for name in _READ_BY_MASKS}
-        read = _EMPTY._replace(**parts, mask_image=mask_image.astype(np.int32))
-        emitting = shard_batch_axis(_emitting(state, padded))
-        masks, iou, logits = _masks(
-            self.graph, self.state, read, emitting, size=size, with_logits=with_logits
+            empty = jnp.zeros((0, *size))
+            return SegMasks(*index, empty > 0, jnp.zeros(0), empty if with_logits else None)
+        # Masks are cheap: batches with up to one mask per row share a program.
+        num_masks = _padded_count(max(count, len(batch.token_ids)))
+        segs = _SegTokens(*(_pad_with_first(x, num_masks) for x in segs))
+        images, mask_image = np.unique(segs.images, return_inverse=True)
+        images = _pad_with_first(images, _padded_count(len(images)))
+        fields = {name: shard_batch_axis(getattr(batch, name)[images]) for name in _MASK_FIELDS}
+        inputs = _EMPTY_BATCH._replace(**fields, mask_image=mask_image.astype(np.int32))
+        from_prompt = state.prompt_hidden[segs.rows, segs.positions]
+        from_answer = state.token_hidden[segs.rows, np.maximum(segs.steps, 0)]
+        seg_hidden = jnp.where((segs.steps < 0)[:, None], from_prompt, from_answer)
+        masks, iou, logits = _decode_masks(
+            self.graph,
+            self.state,
+            inputs,
+            shard_batch_axis(seg_hidden),
+            size=size,
+            with_logits=with_logits,
         )
         logits = logits[:count] if with_logits else None
-        return SegMasks(*found, masks[:count], iou[:count], logits)
+        return SegMasks(*index, masks[:count], iou[:count], logits)
 
-    def answers(self, state: DecodeState) -> list[list[int]]:
-        """The generated ids of each row, its end token included; none for a spare row."""
-        out = []
-        tokens = to_host(state.tokens)[:, : int(state.count)]
-        for row, length in zip(tokens, to_host(state.lengths), strict=True):
+    def answer_token_ids(self, state: DecodeState) -> list[list[int]]:
+        """Return the generated ids of each row, end token included; none for an unused row."""
+        answers = []
+        tokens = to_host(state.tokens)[:, : int(state.num_tokens)]
+        for row, prompt_length in zip(tokens, to_host(state.prompt_lengths), strict=True):
             ends = np.flatnonzero(row == self.tokens.eos)
             end = ends[0] + 1 if len(ends) else len(row)
-            out.append(row[: end if length else 0].tolist())
-        return out
+            answers.append(row[: end if prompt_length else 0].tolist())
+        return answers
 
-    def _limits(self, stop: int | Int[Array, ""]) -> _Limits:
-        return _Limits(jnp.asarray(self.tokens.eos), jnp.asarray(stop, jnp.int32))
+    def _stop_criteria(self, max_tokens: int | Int[Array, ""]) -> _StopCriteria:
+        return _StopCriteria(jnp.asarray(self.tokens.eos), jnp.asarray(max_tokens, jnp.int32))
 
-    def _find_segs(self, batch: Batch, state: DecodeState) -> _Segs:
-        """Every [SEG] that can have a mask, sorted by row, prompt first."""
+    def _find_segs(self, batch: Batch, state: DecodeState) -> _SegTokens:
+        """Return every [SEG] that can have a mask, sorted by row, the prompt first."""
         valid = np.flatnonzero(np.asarray(batch.mask_valid))
-        prompt = (batch.mask_rows, batch.mask_positions, batch.mask_image)
-        found = [
+        in_prompts = (batch.mask_rows, batch.mask_positions, batch.mask_image)
+        segs = [
             (row, -1, position, image)
-            for row, position, image in zip(*(np.asarray(x)[valid] for x in prompt), strict=True)
+            for row, position, image in zip(
+                *(np.asarray(x)[valid] for x in in_prompts), strict=True
+            )
         ]
         image_of_row = np.asarray(batch.row_grounding_image)
-        for row, ids in enumerate(self.answers(state)):
+        for row, ids in enumerate(self.answer_token_ids(state)):
             if image_of_row[row] >= 0:
-                steps = [n for n, each in enumerate(ids) if each == self.tokens.seg]
-                found += [(row, step, 0, image_of_row[row]) for step in steps]
-        found.sort(key=lambda seg: seg[:2])  # stable: prompt positions stay in order
-        return _Segs(*np.array(found, np.int32).reshape(-1, 4).T)
+                steps = [step for step, token_id in enumerate(ids) if token_id == self.tokens.seg]
+                segs += [(row, step, 0, image_of_row[row]) for step in steps]
+        segs.sort(key=lambda seg: seg[:2])  # stable: prompt positions stay in order
+        return _SegTokens(*np.array(segs, np.int32).reshape(-1, 4).T)
 
 
-# -------------------------------------------------------------------- the programs, pure
+# ------------------------------------------------------------------- the jitted programs
 
 
-@partial(CompiledFunction, static_argnames=("graph", "num_tokens"))
+@partial(CompiledFunction, static_argnames=("graph", "num_slots"))
 def _prefill(
     graph: nnx.GraphDef,
     weights: nnx.State,
     batch: Batch,
     lengths: Int[Array, "b"],
     sampling: Sampling,
-    limits: _Limits,
+    stop: _StopCriteria,
     *,
-    num_tokens: int,
+    num_slots: int,
 ) -> DecodeState:
+    """Run the prompts; allocate the state for `num_slots` generated tokens."""
     model = nnx.merge(graph, weights)
-    rows, slots = batch.token_ids.shape
+    rows, prompt_slots = batch.token_ids.shape
     embeddings = model.embed(batch)
-    cache = KVCache.empty(model.config.llama, rows, slots + num_tokens, embeddings.dtype)
+    cache = KVCache.empty(model.config.llama, rows, prompt_slots + num_slots, embeddings.dtype)
     hidden, cache = model.llama.prefill(embeddings, batch.positions, batch.token_valid, cache)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
     axes = ("layers", "batch", "heads", None, None)
@@ -228,85 +257,80 @@ def _prefill(
             keys=constrain(cache.keys, *axes), values=constrain(cache.values, *axes)
         ),
         prompt_hidden=hidden,
-        tokens=jnp.full((rows, num_tokens), model.config.tokens.pad),
-        emitting=jnp.zeros((rows, num_tokens, last.shape[-1]), last.dtype),
-        lengths=lengths,
-        done=lengths == 0,  # a spare row of the batch has nothing to say
-        count=jnp.asarray(0, jnp.int32),
-        room=limits.stop,
-        sampling=jax.tree.map(jnp.copy, sampling),  # decoding uses up the state's arrays only
+        tokens=jnp.full((rows, num_slots), model.config.tokens.pad),
+        token_hidden=jnp.zeros((rows, num_slots, last.shape[-1]), last.dtype),
+        prompt_lengths=lengths,
+        finished=lengths == 0,  # unused rows of the batch
+        num_tokens=jnp.asarray(0, jnp.int32),
+        max_tokens=stop.max_tokens,
+        sampling=jax.tree.map(jnp.copy, sampling),  # decoding donates the arrays of the state
     )
-    return _choose(model, empty, last, limits.eos)
+    return _append_token(model, empty, last, stop.eos)
 
 
 @partial(CompiledFunction, static_argnames="graph", donate_argnames="state")
 def _decode(
-    graph: nnx.GraphDef, weights: nnx.State, state: DecodeState, limits: _Limits
+    graph: nnx.GraphDef, weights: nnx.State, state: DecodeState, stop: _StopCriteria
 ) -> DecodeState:
+    """Generate tokens until every row has finished or the limit is reached."""
     model = nnx.merge(graph, weights)
 
     def unfinished(s: DecodeState) -> Array:
-        return (s.count < limits.stop) & ~s.done.all()
+        return (s.num_tokens < stop.max_tokens) & ~s.finished.all()
 
     def step(s: DecodeState) -> DecodeState:
-        previous = jax.lax.dynamic_slice_in_dim(s.tokens, s.count - 1, 1, axis=1)
+        previous = jax.lax.dynamic_slice_in_dim(s.tokens, s.num_tokens - 1, 1, axis=1)
         x = model.llama.embed_tokens(previous, model.dtype)
-        positions = (s.lengths + s.count - 1)[:, None]
-        slot = s.prompt_hidden.shape[1] + s.count - 1
-        hidden, cache = model.llama.step(x, positions, slot, s.cache)
-        return _choose(model, s._replace(cache=cache), hidden, limits.eos)
+        positions = (s.prompt_lengths + s.num_tokens - 1)[:, None]
+        slot = s.prompt_hidden.shape[1] + s.num_tokens - 1
+        hidden, cache = model.llama.decode_step(x, positions, slot, s.cache)
+        return _append_token(model, s._replace(cache=cache), hidden, stop.eos)
 
     return jax.lax.while_loop(unfinished, step, state)
 
 
-def _choose(
+def _append_token(
     model: GLaMM, s: DecodeState, hidden: Float[Array, "b 1 d"], eos: Int[Array, ""]
 ) -> DecodeState:
-    """Every row's next token, from the state that emits it."""
-    token = choose(model.llama.logits(hidden[:, 0]), s.sampling, s.count)
-    token = jnp.where(s.done, model.config.tokens.pad, token)
+    """Choose the next token of every row from the hidden state that emits it."""
+    token = sample_tokens(model.llama.logits(hidden[:, 0]), s.sampling, s.num_tokens)
+    token = jnp.where(s.finished, model.config.tokens.pad, token)
     return s._replace(
-        tokens=write_slice(s.tokens, token[:, None], (0, s.count)),
-        emitting=write_slice(s.emitting, hidden, (0, s.count, 0)),
-        done=s.done | (token == eos),
-        count=s.count + 1,
+        tokens=write_slice(s.tokens, token[:, None], (0, s.num_tokens)),
+        token_hidden=write_slice(s.token_hidden, hidden, (0, s.num_tokens, 0)),
+        finished=s.finished | (token == eos),
+        num_tokens=s.num_tokens + 1,
     )
 
 
 @partial(CompiledFunction, static_argnames=("graph", "size", "with_logits"))
-def _masks(
+def _decode_masks(
     graph: nnx.GraphDef,
     weights: nnx.State,
     batch: Batch,
-    emitting: Float[Array, "m d"],
+    seg_hidden: Float[Array, "m d"],
     *,
     size: tuple[int, int],
     with_logits: bool,
 ) -> tuple[Bool[Array, "m h w"], Float[Array, "m"], Float[Array, "m h w"] | None]:
+    """Encode the grounding images, decode the masks and resize them to their original sizes."""
     model = nnx.merge(graph, weights)
-    masks, iou = model.decode_masks(emitting, model.encode_grounding(batch), batch)
+    low_res, iou = model.decode_masks(seg_hidden, model.encode_grounding_images(batch), batch)
     resized = batch.resized_sizes[batch.mask_image]
     original = batch.original_sizes[batch.mask_image]
-    logits = postprocess_masks(masks, resized, original, model.config.sam.image_size, size)
+    logits = postprocess_masks(low_res, resized, original, model.config.sam.image_size, size)
     return logits > 0, iou, logits if with_logits else None
 
 
 # ------------------------------------------------------------------------------ helpers
 
 
-def _room(count: int) -> int:
-    """A number of few, which the devices that share a batch divide among them."""
-    places = num_batch_shards()
-    return -(-bucket(count, 1) // places) * places
+def _padded_count(count: int) -> int:
+    """Round up to a bucket that the batch shards of the mesh divide."""
+    shards = num_batch_shards()
+    return -(-bucket(count, 1) // shards) * shards
 
 
-def _pad(x: np.ndarray, count: int) -> np.ndarray:
-    """The first entry again and again behind the others, up to `count` of them."""
+def _pad_with_first(x: np.ndarray, count: int) -> np.ndarray:
+    """Pad an array to `count` entries with copies of its first entry."""
     return np.concatenate([x, np.repeat(x[:1], count - len(x), axis=0)])
-
-
-def _emitting(state: DecodeState, segs: _Segs) -> Float[Array, "m d"]:
-    """The hidden state that emitted each [SEG]."""
-    from_prompt = state.prompt_hidden[segs.rows, segs.positions]
-    from_answer = state.emitting[segs.rows, np.maximum(segs.steps, 0)]
-    return jnp.where((segs.steps < 0)[:, None], from_prompt, from_answer)

@@ -1,6 +1,6 @@
-"""How a row chooses its next token: greedily, or by temperature and top-p with a seed of its own.
+"""Choice of the next token: greedy, or by temperature and top-p with one seed per row.
 
-The settings are arrays, one value a row, so rows that differ in them share one compiled program.
+The settings are arrays with one value per row, so rows with different settings share a program.
 """
 
 from __future__ import annotations
@@ -17,83 +17,102 @@ from glamm_jax.errors import GLaMMError
 
 
 class SamplingError(GLaMMError):
-    """A setting that no distribution has. Names the setting and its range."""
+    """A sampling setting is outside its range. The message names the setting and the range."""
 
 
 class Sampling(NamedTuple):
-    """Settings of every row. Build it with `Sampling.of`, which checks them."""
+    """Sampling settings of every row. `Sampling.create` checks them."""
 
-    temperature: Float[Array, "b"]  # 0 is greedy
-    top_p: Float[Array, "b"]  # draw among the likeliest tokens that together reach this
+    temperature: Float[Array, "b"]  # 0: greedy
+    top_p: Float[Array, "b"]  # sample from the most likely tokens that together reach this
     seed: UInt32[Array, "b"]
 
     @classmethod
-    def of(
+    def create(
         cls,
-        rows: int,
+        num_rows: int,
         temperature: float | Sequence[float] = 0.0,
         top_p: float | Sequence[float] = 1.0,
         seed: int | Sequence[int] = 0,
     ) -> Sampling:
-        """A value for all rows, or one for each.
+        """Check and broadcast settings, each one value for all rows or one per row.
 
-        A row's answer follows from its prompt and its own settings alone, so equal prompts that
-        are to be answered differently need different seeds.
+        The answer of a row depends on its prompt and its own settings only, so equal prompts need
+        different seeds to get different answers.
 
-        Raises: SamplingError for a number of values that is not the number of rows, a negative or
-            infinite temperature, top_p outside (0, 1], a seed outside [0, 2**32).
+        Args:
+            num_rows: rows of the batch.
+            temperature: at least 0; 0 is greedy.
+            top_p: in (0, 1]; 1 samples from all tokens.
+            seed: in [0, 2**32).
+
+        Raises:
+            SamplingError: a setting is out of range or has another number of values.
         """
-        heat, share = np.asarray(temperature, np.float32), np.asarray(top_p, np.float32)
+        temperatures, top_ps = np.asarray(temperature, np.float32), np.asarray(top_p, np.float32)
         seeds = np.asarray(seed)
-        for name, values in (("temperature", heat), ("top_p", share), ("seed", seeds)):
-            if values.shape not in ((), (rows,)):
-                raise SamplingError(f"{name}: one value, or one for each of {rows} rows: {values}")
-        if not (np.isfinite(heat) & (heat >= 0)).all():
-            raise SamplingError(f"temperature: at least 0, and finite: {heat}")
-        if not ((share > 0) & (share <= 1)).all():
-            raise SamplingError(f"top_p: above 0 and at most 1: {share}")
-        whole = seeds.size == 0 or np.issubdtype(seeds.dtype, np.integer)
-        if not (whole and ((seeds >= 0) & (seeds < 2**32)).all()):
-            raise SamplingError(f"seed: a whole number from 0 to 2**32 - 1: {seeds}")
-        settings = (heat, share, seeds.astype(np.uint32))
-        return cls(*(jnp.asarray(np.broadcast_to(values, (rows,))) for values in settings))
+        for name, values in (("temperature", temperatures), ("top_p", top_ps), ("seed", seeds)):
+            if values.shape not in ((), (num_rows,)):
+                raise SamplingError(
+                    f"{name}: must be one value, or one for each of {num_rows} rows: {values}"
+                )
+        if not (np.isfinite(temperatures) & (temperatures >= 0)).all():
+            raise SamplingError(f"temperature: must be at least 0 and finite: {temperatures}")
+        if not ((top_ps > 0) & (top_ps <= 1)).all():
+            raise SamplingError(f"top_p: must be above 0 and at most 1: {top_ps}")
+        is_integer = seeds.size == 0 or np.issubdtype(seeds.dtype, np.integer)
+        if not (is_integer and ((seeds >= 0) & (seeds < 2**32)).all()):
+            raise SamplingError(f"seed: must be an integer from 0 to 2**32 - 1: {seeds}")
+        settings = (temperatures, top_ps, seeds.astype(np.uint32))
+        return cls(*(jnp.asarray(np.broadcast_to(values, (num_rows,))) for values in settings))
 
-    def check_rows(self, rows: int) -> None:
-        """Raises: SamplingError when these are the settings of another number of rows."""
-        if self.seed.shape != (rows,):
-            raise SamplingError(f"settings for {len(self.seed)} rows, in a batch of {rows} rows")
+    def check_rows(self, num_rows: int) -> None:
+        """Raise SamplingError unless these are the settings of `num_rows` rows."""
+        if self.seed.shape != (num_rows,):
+            raise SamplingError(
+                f"sampling settings for {len(self.seed)} rows, but the batch has {num_rows} rows"
+            )
 
 
-def choose(
-    logits: Float[Array, "b v"], sampling: Sampling, number: Int[Array, ""]
+def sample_tokens(
+    logits: Float[Array, "b v"], sampling: Sampling, token_index: Int[Array, ""]
 ) -> Int[Array, "b"]:
-    """Token `number` of every answer.
+    """Choose the next token of every row.
 
-    It is drawn with fold_in(key(seed), number): neither the other rows nor the number of tokens
-    chosen before in the same call have a say.
+    Token i of a row is sampled with the key fold_in(key(seed), i), independent of the other rows
+    and of how many tokens one call generates.
+
+    Args:
+        logits: of the next token.
+        sampling: settings of the rows.
+        token_index: index of the token in its answer.
     """
     greedy = logits.argmax(-1)
-    warm = sampling.temperature > 0
+    is_sampled = sampling.temperature > 0
     return jax.lax.cond(
-        warm.any(),
-        lambda: jnp.where(warm, jax.vmap(_draw, (0, 0, None))(logits, sampling, number), greedy),
+        is_sampled.any(),
+        lambda: jnp.where(
+            is_sampled, jax.vmap(_sample_row, (0, 0, None))(logits, sampling, token_index), greedy
+        ),
         lambda: greedy,
     )
 
 
-def _draw(logits: Float[Array, "v"], sampling: Sampling, number: Int[Array, ""]) -> Int[Array, ""]:
-    """One row; `sampling` holds scalars here."""
+def _sample_row(
+    logits: Float[Array, "v"], sampling: Sampling, token_index: Int[Array, ""]
+) -> Int[Array, ""]:
+    """Sample one row; `sampling` holds scalars here."""
     scaled = logits / jnp.where(sampling.temperature > 0, sampling.temperature, 1)
-    kept = scaled >= _least_likely(scaled, sampling.top_p)
-    key = jax.random.fold_in(jax.random.key(sampling.seed), number)
-    return (jnp.where(kept, scaled, -jnp.inf) + jax.random.gumbel(key, logits.shape)).argmax()
+    in_nucleus = scaled >= _nucleus_threshold(scaled, sampling.top_p)
+    key = jax.random.fold_in(jax.random.key(sampling.seed), token_index)
+    return (jnp.where(in_nucleus, scaled, -jnp.inf) + jax.random.gumbel(key, logits.shape)).argmax()
 
 
-def _least_likely(scaled: Float[Array, "v"], top_p: Float[Array, ""]) -> Float[Array, ""]:
-    """Smallest score of the nucleus: the likeliest tokens whose probabilities reach `top_p`."""
+def _nucleus_threshold(scaled: Float[Array, "v"], top_p: Float[Array, ""]) -> Float[Array, ""]:
+    """Return the lowest logit of the most likely tokens whose probabilities reach `top_p`."""
     descending = jnp.flip(jnp.sort(scaled))
     probabilities = jax.nn.softmax(descending)
-    before = jnp.cumsum(probabilities) - probabilities
-    # The first is always in; at 1 all are, however the sum is rounded.
-    inside = (before < top_p) | (top_p >= 1)
-    return jnp.where(inside, descending, jnp.inf).min()
+    preceding = jnp.cumsum(probabilities) - probabilities
+    # The first token is always included; at top_p = 1 all are, however the sum is rounded.
+    included = (preceding < top_p) | (top_p >= 1)
+    return jnp.where(included, descending, jnp.inf).min()

@@ -1,4 +1,4 @@
-"""Models without memory: the graph and the shapes of whatever a configuration describes."""
+"""Models without memory: the graph and the shapes that a configuration describes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from glamm_jax.models.sam.sam import SAM
 def abstract_model(
     config: GLaMMConfig | CLIPConfig | LlamaConfig | SAMConfig,
 ) -> tuple[nnx.GraphDef, nnx.State]:
-    """Graph and abstract state, nothing allocated: for weight tables and for loading."""
+    """Return the graph and the abstract state of a model; no array is allocated."""
 
-    def make() -> nnx.Module:
+    def build() -> nnx.Module:
         rngs = nnx.Rngs(0)
         if isinstance(config, GLaMMConfig):
             return GLaMM(config, rngs=rngs)
@@ -26,4 +26,4 @@ def abstract_model(
             return Llama(config, rngs=rngs)
         return SAM(config, rngs=rngs)
 
-    return nnx.split(nnx.eval_shape(make))
+    return nnx.split(nnx.eval_shape(build))

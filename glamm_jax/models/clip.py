@@ -1,8 +1,8 @@
 """CLIP's vision transformer: the global image encoder.
 
-Only the layers below the last hidden state that somebody reads exist: for ViT-L/14 the projector
-reads hidden state 23 and the region encoder 14, 17, 20 and 23 of 24, so 23 layers are computed and
-neither the last one nor the final norm is held (weights/clip.py carries them through).
+Only the layers up to the last hidden state that is used exist. For ViT-L/14 the projector uses
+hidden state 23 and the region encoder 14, 17, 20 and 23 of 24, so the model has 23 layers, and
+neither the last layer nor the final norm (weights/clip.py carries their tensors through).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from glamm_jax.parallel import constrain
 
 
 class CLIPBlock(nnx.Module):
-    """Pre-norm transformer layers, stacked."""
+    """A stack of pre-norm transformer layers."""
 
     def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs, stack: tuple[int, ...]):
         dim = config.hidden_dim
-        into = lambda: Linear(dim, dim, ("embed", "heads"), rngs=rngs, stack=stack)  # noqa: E731
+        into_heads = lambda: Linear(dim, dim, ("embed", "heads"), rngs=rngs, stack=stack)  # noqa: E731
         self.norm1 = LayerNorm(dim, config.norm_eps, stack=stack)
-        self.q_proj, self.k_proj, self.v_proj = into(), into(), into()
+        self.q_proj, self.k_proj, self.v_proj = into_heads(), into_heads(), into_heads()
         self.out_proj = Linear(dim, dim, ("heads", "embed"), rngs=rngs, stack=stack)
         self.norm2 = LayerNorm(dim, config.norm_eps, stack=stack)
         self.mlp = TransformerMLP(dim, config.mlp_dim, config.activation, rngs=rngs, stack=stack)
@@ -37,7 +37,7 @@ class CLIPBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         h = self.norm1(x)
-        # Spelled out: -1 has no meaning where there is no image.
+        # Explicit sizes, since -1 is ambiguous for a batch without images.
         heads = (*h.shape[:2], self.num_heads, h.shape[2] // self.num_heads)
         q, k, v = (p(h).reshape(heads) for p in (self.q_proj, self.k_proj, self.v_proj))
         x = x + self.out_proj(attention(q, k, v).reshape(x.shape))
@@ -46,7 +46,7 @@ class CLIPBlock(nnx.Module):
 
 
 class CLIPVision(nnx.Module):
-    """Images to the hidden states that somebody reads.
+    """The vision transformer, from pixels to the hidden states that the model uses.
 
     Source: model/llava/model/multimodal_encoder/clip_encoder.py over transformers' CLIP.
     """
@@ -60,10 +60,10 @@ class CLIPVision(nnx.Module):
             normal(rngs, (config.num_patches + 1, dim), dim**-0.5), axes=(None, "embed")
         )
         self.pre_norm = LayerNorm(dim, config.norm_eps)
-        self.layers = CLIPBlock(config, rngs=rngs, stack=(config.depth,))
+        self.layers = CLIPBlock(config, rngs=rngs, stack=(config.num_computed_layers,))
 
     def embed(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
-        """Hidden state 0: class and patch embeddings with positions, after the pre-layernorm."""
+        """Compute hidden state 0: class and patch embeddings plus positions, pre-layernorm."""
         patches = self.patch_embedding(pixels)
         shape = (patches.shape[0], self.config.num_patches, patches.shape[-1])
         patches = patches.reshape(shape)
@@ -74,13 +74,17 @@ class CLIPVision(nnx.Module):
         return constrain(self.pre_norm(x), "batch", None, None)
 
     def __call__(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "k b n d"]:
-        """The hidden states `config.read_states`, in that order; token 0 is CLS."""
-        read = self.config.read_states
-        # Every layer writes its output to the slot of its state; the last slot is for the unread.
-        slots = np.full(self.config.depth + 1, len(read), np.int32)
-        slots[list(read)] = np.arange(len(read))
+        """Return the hidden states `config.output_states`, in that order; token 0 is CLS.
+
+        Args:
+            pixels: normalized images of side `config.image_size`.
+        """
+        output_states = self.config.output_states
+        # Every layer writes its output to the slot of its hidden state; the last slot is discarded.
+        slots = np.full(self.config.num_computed_layers + 1, len(output_states), np.int32)
+        slots[list(output_states)] = np.arange(len(output_states))
         x = self.embed(pixels)
-        states = jnp.zeros((len(read) + 1, *x.shape), x.dtype).at[slots[0]].set(x)
+        states = jnp.zeros((len(output_states) + 1, *x.shape), x.dtype).at[slots[0]].set(x)
 
         def layer(
             block: CLIPBlock, carry: tuple[Array, Array], slot: Int[Array, ""]
@@ -92,7 +96,12 @@ class CLIPVision(nnx.Module):
         _, states = scan_blocks(layer, self.layers, (x, states), jnp.asarray(slots[1:]))
         return states[:-1]
 
-    def state(self, states: Float[Array, "k b n d"], layer: int) -> Float[Array, "b p d"]:
-        """The patches of one hidden state, counted from either end, without CLS."""
-        index = self.config.read_states.index(self.config.hidden_state(layer))
+    def patch_features(self, states: Float[Array, "k b n d"], layer: int) -> Float[Array, "b p d"]:
+        """Return the patches of one hidden state, without CLS.
+
+        Args:
+            states: result of `__call__`.
+            layer: index of the hidden state; negative from the end.
+        """
+        index = self.config.output_states.index(self.config.hidden_state_index(layer))
         return states[index][:, 1:]

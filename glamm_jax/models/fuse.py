@@ -1,4 +1,4 @@
-"""Image and region features take their places in the sequence of token embeddings."""
+"""Replacement of placeholder token embeddings by image and region features."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ def place_features(
     features: Float[Array, "f d"],
     source: Int[Array, "b t"],
 ) -> Float[Array, "b t d"]:
-    """Replace each embedding whose `source` is not -1 by that feature.
+    """Replace the embedding of each token whose `source` is not -1 by a feature.
 
         source = [-1, 0, 1, -1]  ->  [embedding 0, feature 0, feature 1, embedding 3]
 
-    The integers are made in numpy by `glamm_jax.data.collate`; nothing here searches for tokens.
+    Args:
+        embeddings: token embeddings.
+        features: image or region features.
+        source: index of the feature of each token, or -1; computed by `glamm_jax.data.collate`.
     """
     if features.shape[0] == 0:
         return embeddings
-    chosen = features[jnp.maximum(source, 0)].astype(embeddings.dtype)
+    gathered = features[jnp.maximum(source, 0)].astype(embeddings.dtype)
     return constrain(
-        jnp.where((source >= 0)[..., None], chosen, embeddings), "batch", "sequence", None
+        jnp.where((source >= 0)[..., None], gathered, embeddings), "batch", "sequence", None
     )

@@ -1,4 +1,4 @@
-"""GLaMM: five parts and two projections, on one screen.
+"""GLaMM: two image encoders, a region encoder, a language model, a pixel decoder, two projections.
 
     image ----> clip ----> projector (V-L) ---\\
     boxes ----> region_encoder ----------------> llama ----> text
@@ -21,7 +21,7 @@ from glamm_jax.models.region import RegionEncoder
 from glamm_jax.models.sam.sam import SAM
 from glamm_jax.nn.attention import Segments
 from glamm_jax.nn.mlp import MLP
-from glamm_jax.nn.pixel_normalization import normalise
+from glamm_jax.nn.pixel_normalization import normalize_pixels
 from glamm_jax.types import Batch, Output
 
 
@@ -29,85 +29,94 @@ class GLaMM(nnx.Module):
     """Pixel-grounded language model. Paper: section 3.1; source: model/GLaMM.py."""
 
     def __init__(self, config: GLaMMConfig, *, rngs: nnx.Rngs):
-        visual, width = config.clip.hidden_dim, config.llama.hidden_dim
+        clip_dim, llm_dim = config.clip.hidden_dim, config.llama.hidden_dim
         self.config = config
         self.clip = CLIPVision(config.clip, rngs=rngs)
-        self.projector = MLP((visual, width, width), config.projector_activation, rngs=rngs)
+        self.projector = MLP((clip_dim, llm_dim, llm_dim), config.projector_activation, rngs=rngs)
         self.region_encoder = RegionEncoder(
             config.region,
-            input_dim=visual,
-            output_dim=width,
+            input_dim=clip_dim,
+            output_dim=llm_dim,
             num_levels=len(config.clip.region_layers),
             rngs=rngs,
         )
         self.llama = Llama(config.llama, config.lora, rngs=rngs)
         self.text_projection = MLP(
-            (width, width, config.sam.out_dim), config.text_projection_activation, rngs=rngs
+            (llm_dim, llm_dim, config.sam.out_dim), config.text_projection_activation, rngs=rngs
         )
         self.sam = SAM(config.sam, rngs=rngs)
 
     def __call__(self, batch: Batch, dropout_key: Array | None = None) -> Output:
-        """Hidden states of every token, and a low-resolution mask for every [SEG]."""
+        """Compute the hidden state of every token and a low-resolution mask for every [SEG]."""
         packed = batch.segments is not None
         segments = Segments(batch.segments, batch.prefixes) if packed else None
         hidden = self.llama(
             self.embed(batch), batch.positions, batch.token_valid, dropout_key, segments
         )
-        masks, side = batch.mask_rows.shape[0], self.config.sam.mask_size
-        if masks == 0 or batch.grounding_images.shape[0] == 0:
-            empty = jnp.zeros((masks, side, side), self.dtype)
+        num_masks, side = batch.mask_rows.shape[0], self.config.sam.mask_size
+        if num_masks == 0 or batch.grounding_images.shape[0] == 0:
+            empty = jnp.zeros((num_masks, side, side), self.dtype)
             return Output(hidden, empty, empty[:, 0, 0])
-        emitting = hidden[batch.mask_rows, batch.mask_positions]
-        return Output(hidden, *self.decode_masks(emitting, self.encode_grounding(batch), batch))
+        seg_hidden = hidden[batch.mask_rows, batch.mask_positions]
+        image_embeddings = self.encode_grounding_images(batch)
+        return Output(hidden, *self.decode_masks(seg_hidden, image_embeddings, batch))
 
     def embed(self, batch: Batch) -> Float[Array, "b t d"]:
-        """Token embeddings with the features of images and regions in their places."""
+        """Embed the tokens; image and region features replace their placeholders."""
         x = self.llama.embed_tokens(batch.token_ids, self.dtype)
         if batch.images.shape[0] == 0:
             return x
         states = self.encode_images(batch.images)
-        patches = self.projector(self.clip.state(states, self.config.clip.projector_layer))
+        patches = self.projector(self.clip.patch_features(states, self.config.clip.projector_layer))
         x = place_features(x, patches.reshape(-1, patches.shape[-1]), batch.image_source)
         if batch.boxes_xyxy_unit.shape[0] == 0:
             return x
         return place_features(x, self.encode_regions(states, batch), batch.region_source)
 
     def encode_images(self, images: Array) -> Float[Array, "k i n c"]:
-        """The CLIP states that the projector and the region encoder read."""
+        """Compute the CLIP hidden states that the projector and the region encoder use."""
         clip = self.config.clip
-        pixels = normalise(images, clip.pixel_mean, clip.pixel_std)
+        pixels = normalize_pixels(images, clip.pixel_mean, clip.pixel_std)
         return self.clip(pixels.astype(self.dtype))
 
     def encode_regions(self, states: Float[Array, "k i n c"], batch: Batch) -> Float[Array, "r d"]:
-        """A vector a box; only the images that have boxes get a pyramid."""
-        slots = jnp.maximum(batch.region_images, 0)
-        states = states.astype(self.config.region.compute_dtype or states.dtype)
-        levels = [self.clip.state(states, n)[slots] for n in self.config.clip.region_layers]
+        """Compute one vector per box; pyramids are built for images with boxes only."""
+        config, slots = self.config, jnp.maximum(batch.region_images, 0)
+        states = states.astype(config.region.compute_dtype or states.dtype)
+        levels = [self.clip.patch_features(states, n)[slots] for n in config.clip.region_layers]
         regions = self.region_encoder(levels, batch.boxes_xyxy_unit, batch.box_image)
-        return regions if self.config.region.output == "own" else self.projector(regions)
+        return regions if config.region.output == "own" else self.projector(regions)
 
-    def encode_grounding(self, batch: Batch) -> Float[Array, "g s s c"]:
-        """SAM's embedding of the images that are to be segmented."""
+    def encode_grounding_images(self, batch: Batch) -> Float[Array, "g s s c"]:
+        """Compute SAM's embeddings of the images to segment."""
         sam = self.config.sam
-        pixels = normalise(
+        pixels = normalize_pixels(
             batch.grounding_images, sam.pixel_mean, sam.pixel_std, batch.resized_sizes
         )
         return self.sam.encode(pixels.astype(self.dtype))
 
     def decode_masks(
-        self, emitting: Float[Array, "m d"], embeddings: Float[Array, "g s s c"], batch: Batch
+        self,
+        seg_hidden: Float[Array, "m d"],
+        image_embeddings: Float[Array, "g s s c"],
+        batch: Batch,
     ) -> tuple[Float[Array, "m h w"], Float[Array, "m"]]:
-        """Mask logits and quality for hidden states that emitted [SEG] (trap 2).
+        """Compute low-resolution mask logits and IoU estimates for [SEG] tokens.
 
-        Each is a text prompt of its own; only the single-mask token is read (trap 23).
+        Args:
+            seg_hidden: the hidden states that emitted [SEG].
+            image_embeddings: result of `encode_grounding_images`.
+            batch: gives the image of each mask.
         """
-        prompts = self.text_projection(emitting)[:, None]
+        # quirk 2: a mask comes from the hidden state that emits [SEG], not from that of [SEG].
+        # quirk 23: every [SEG] is a separate text prompt; only the single-mask token is used.
+        prompts = self.text_projection(seg_hidden)[:, None]
         sparse, dense = self.sam.prompt_encoder(text=prompts)
-        chosen = embeddings[batch.mask_image]
-        masks, iou = self.sam.decode(chosen, sparse, dense, multimask=False)
-        return masks[:, 0], iou[:, 0]
+        per_mask = image_embeddings[batch.mask_image]
+        mask_logits, iou = self.sam.decode(per_mask, sparse, dense, multimask=False)
+        return mask_logits[:, 0], iou[:, 0]
 
     @property
     def dtype(self) -> jnp.dtype:
-        """The dtype that activations are computed in."""
+        """The dtype of activations."""
         return jnp.dtype(self.config.compute_dtype)

@@ -1,82 +1,51 @@
 """LLaMA / Vicuna decoder with stacked layers, LoRA and an explicit key-value cache.
 
-Three ways through the same layers: `__call__` over whole sequences (training, teacher forcing),
-`prefill` which also fills a cache, and `step`, one token a row against the cache.
+The same layers run in three modes: `__call__` over complete sequences (training, teacher forcing),
+`prefill`, which also fills a `KVCache`, and `decode_step`, one token per row against the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from glamm_jax.config import PROJECTIONS, LlamaConfig, LoRAConfig
-from glamm_jax.nn.attention import Segments, attend_one, attention
-from glamm_jax.nn.layer_stack import decode_blocks, scan_blocks
+from glamm_jax.models.kv_cache import KVCache, write_slice
+from glamm_jax.nn.attention import Segments, attention, decode_attention
+from glamm_jax.nn.layer_stack import scan_blocks, scan_blocks_for_decoding
 from glamm_jax.nn.linear import Embedding, Linear
 from glamm_jax.nn.lora import attach
 from glamm_jax.nn.norm import RMSNorm
-from glamm_jax.nn.rope import rotary_tables, rotate
+from glamm_jax.nn.rope import apply_rotary, rotary_tables
 from glamm_jax.parallel import constrain
 
 Rotary = tuple[Float[Array, "b t 1 half"], Float[Array, "b t 1 half"]]
-Attend = Callable[[Array, Array, Array], Array]
-
-
-class KVCache(NamedTuple):
-    """Keys and values of every layer. Rows share the slots; `valid` tells which are filled.
-
-    Heads come before slots, so that a head's keys lie together when a token attends to them.
-    """
-
-    keys: Float[Array, "l b n s k"]
-    values: Float[Array, "l b n s k"]
-    valid: Bool[Array, "b s"]
-
-    @classmethod
-    def empty(cls, config: LlamaConfig, rows: int, slots: int, dtype: DTypeLike) -> KVCache:
-        """Room for `slots` tokens in each of `rows` rows."""
-        shape = (config.num_layers, rows, config.num_heads, slots, config.head_dim)
-        zeros = jnp.zeros(shape, dtype)
-        return cls(zeros, zeros, jnp.zeros((rows, slots), bool))
-
-
-def write_slice(x: Array, part: Array, start: tuple) -> Array:
-    """`jax.lax.dynamic_update_slice`, of half precision as its bits.
-
-    As numbers, XLA's CPU backend takes all of x to float32 and back to write one slice.
-    """
-    if x.dtype.itemsize != 2:
-        return jax.lax.dynamic_update_slice(x, part, start)
-    x_bits, part_bits = (jax.lax.bitcast_convert_type(each, jnp.uint16) for each in (x, part))
-    written = jax.lax.dynamic_update_slice(x_bits, part_bits, start)
-    return jax.lax.bitcast_convert_type(written, x.dtype)
+AttentionFn = Callable[[Array, Array, Array], Array]
 
 
 class RecordingAttention:
-    """An `Attend` that remembers the keys and values it was given."""
+    """An `AttentionFn` that also records the keys and values of its call."""
 
-    def __init__(self, attend: Attend):
-        self.attend = attend
+    def __init__(self, attention_fn: AttentionFn):
+        self.attention_fn = attention_fn
 
     def __call__(self, q: Array, k: Array, v: Array) -> Array:
         self.keys_values = (k, v)
-        return self.attend(q, k, v)
+        return self.attention_fn(q, k, v)
 
-    def heads_first(self) -> tuple[Float[Array, "1 b n t k"], Float[Array, "1 b n t k"]]:
-        """Keys and values as one layer of a `KVCache`."""
+    def cache_layer(self) -> tuple[Float[Array, "1 b n t k"], Float[Array, "1 b n t k"]]:
+        """Return the keys and values in the layout of one layer of a `KVCache`."""
         keys, values = (x.transpose(0, 2, 1, 3)[None] for x in self.keys_values)
         return keys, values
 
 
 class LlamaBlock(nnx.Module):
-    """Decoder layers, stacked. The seven projections carry the checkpoints' names."""
+    """A stack of decoder layers. The seven projections have the names of the checkpoints."""
 
     def __init__(
         self,
@@ -88,18 +57,18 @@ class LlamaBlock(nnx.Module):
     ):
         dim, mlp_dim, eps = config.hidden_dim, config.mlp_dim, config.norm_eps
 
-        def project(i: int, o: int, *axes: str) -> Linear:
-            return Linear(i, o, axes, rngs=rngs, use_bias=False, stack=stack)
+        def projection(in_dim: int, out_dim: int, *axes: str) -> Linear:
+            return Linear(in_dim, out_dim, axes, rngs=rngs, use_bias=False, stack=stack)
 
         self.input_norm = RMSNorm(dim, eps, stack=stack)
-        self.q_proj = project(dim, dim, "embed", "heads")
-        self.k_proj = project(dim, dim, "embed", "heads")
-        self.v_proj = project(dim, dim, "embed", "heads")
-        self.o_proj = project(dim, dim, "heads", "embed")
+        self.q_proj = projection(dim, dim, "embed", "heads")
+        self.k_proj = projection(dim, dim, "embed", "heads")
+        self.v_proj = projection(dim, dim, "embed", "heads")
+        self.o_proj = projection(dim, dim, "heads", "embed")
         self.post_attention_norm = RMSNorm(dim, eps, stack=stack)
-        self.gate_proj = project(dim, mlp_dim, "embed", "mlp")
-        self.up_proj = project(dim, mlp_dim, "embed", "mlp")
-        self.down_proj = project(mlp_dim, dim, "mlp", "embed")
+        self.gate_proj = projection(dim, mlp_dim, "embed", "mlp")
+        self.up_proj = projection(dim, mlp_dim, "embed", "mlp")
+        self.down_proj = projection(mlp_dim, dim, "mlp", "embed")
         self.num_heads = config.num_heads
         if lora is not None:
             attach({name: getattr(self, name) for name in PROJECTIONS}, lora, rngs=rngs)
@@ -108,20 +77,27 @@ class LlamaBlock(nnx.Module):
         self,
         x: Float[Array, "b t d"],
         rotary: Rotary,
-        attend: Attend,
+        attention_fn: AttentionFn,
         dropout_key: Array | None = None,
     ) -> Float[Array, "b t d"]:
-        """`attend` maps rotated queries, rotated keys and values to the attended values."""
+        """Apply one layer.
+
+        Args:
+            x: the residual stream.
+            rotary: tables from `rotary_tables`.
+            attention_fn: maps rotated queries, rotated keys and values to the attention's output.
+            dropout_key: for the dropout of LoRA adapters; None: no dropout.
+        """
         keys: dict[str, Array | None] = dict.fromkeys(PROJECTIONS)
         if dropout_key is not None:
             keys = dict(zip(PROJECTIONS, jax.random.split(dropout_key, 7), strict=True))
         h = self.input_norm(x)
-        # Spelled out: -1 has no meaning where there is no row.
+        # Explicit sizes, since -1 is ambiguous for a batch without rows.
         heads = (*h.shape[:2], self.num_heads, h.shape[2] // self.num_heads)
-        q = rotate(self.q_proj(h, keys["q_proj"]).reshape(heads), *rotary)
-        k = rotate(self.k_proj(h, keys["k_proj"]).reshape(heads), *rotary)
+        q = apply_rotary(self.q_proj(h, keys["q_proj"]).reshape(heads), *rotary)
+        k = apply_rotary(self.k_proj(h, keys["k_proj"]).reshape(heads), *rotary)
         v = self.v_proj(h, keys["v_proj"]).reshape(heads)
-        x = x + self.o_proj(attend(q, k, v).reshape(x.shape), keys["o_proj"])
+        x = x + self.o_proj(attention_fn(q, k, v).reshape(x.shape), keys["o_proj"])
         h = self.post_attention_norm(x)
         gate = jax.nn.silu(self.gate_proj(h, keys["gate_proj"]))
         hidden = constrain(gate * self.up_proj(h, keys["up_proj"]), "batch", "sequence", "mlp")
@@ -130,7 +106,7 @@ class LlamaBlock(nnx.Module):
 
 
 class Llama(nnx.Module):
-    """The language model. Inputs are embeddings: images and regions are fused in before."""
+    """The language model. Its inputs are embeddings, with image and region features in place."""
 
     def __init__(self, config: LlamaConfig, lora: LoRAConfig | None = None, *, rngs: nnx.Rngs):
         self.config = config
@@ -148,8 +124,18 @@ class Llama(nnx.Module):
         dropout_key: Array | None = None,
         segments: Segments | None = None,
     ) -> Float[Array, "b t d"]:
-        """Hidden states after the final norm; token i sees the valid tokens 0..i, and in packed
-        rows those of its segment and of its prefix alone."""
+        """Return the hidden states after the final norm.
+
+        Token i attends to the valid tokens 0..i; in packed rows only to those of its segment and
+        of its prefix.
+
+        Args:
+            x: token embeddings.
+            positions: rotary position of each token.
+            token_valid: False tokens are never attended to.
+            dropout_key: for the dropout of LoRA adapters; None: no dropout.
+            segments: segments of packed rows.
+        """
         return self.norm(self.run_layers(x, positions, token_valid, dropout_key, segments))
 
     def run_layers(
@@ -160,15 +146,18 @@ class Llama(nnx.Module):
         dropout_key: Array | None = None,
         segments: Segments | None = None,
     ) -> Float[Array, "b t d"]:
-        """The residual stream after the last layer, before the final norm."""
+        """Return the residual stream after the last layer, before the final norm.
+
+        The arguments are those of `__call__`.
+        """
         rotary = self._rotary(positions, x.dtype)
 
-        def attend(q: Array, k: Array, v: Array) -> Array:
+        def masked_attention(q: Array, k: Array, v: Array) -> Array:
             return attention(q, k, v, causal=True, key_valid=token_valid, segments=segments)
 
         def layer(block: LlamaBlock, x: Array, index: Int[Array, ""]) -> Array:
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-            return block(x, rotary, attend, key)
+            return block(x, rotary, masked_attention, key)
 
         indices = jnp.arange(self.config.num_layers)
         return scan_blocks(layer, self.layers, x, indices, remat=self.config.remat)
@@ -180,14 +169,24 @@ class Llama(nnx.Module):
         token_valid: Bool[Array, "b t"],
         cache: KVCache,
     ) -> tuple[Float[Array, "b t d"], KVCache]:
-        """As `__call__`, and the cache with its first t slots filled."""
+        """Run prompts of t tokens; fill the first t slots of the cache.
+
+        Args:
+            x: token embeddings.
+            positions: rotary position of each token.
+            token_valid: False tokens are never attended to.
+            cache: an empty cache of at least t slots.
+
+        Returns:
+            The hidden states after the final norm, and the cache.
+        """
         rotary = self._rotary(positions, x.dtype)
 
         def layer(block: LlamaBlock, carry: tuple, index: Int[Array, ""]) -> tuple:
             x, keys, values = carry
-            attend = RecordingAttention(partial(attention, causal=True, key_valid=token_valid))
-            x = block(x, rotary, attend)
-            k, v = attend.heads_first()
+            recorder = RecordingAttention(partial(attention, causal=True, key_valid=token_valid))
+            x = block(x, rotary, recorder)
+            k, v = recorder.cache_layer()
             start = (index, 0, 0, 0, 0)
             return x, write_slice(keys, k, start), write_slice(values, v, start)
 
@@ -197,38 +196,48 @@ class Llama(nnx.Module):
         valid = jax.lax.dynamic_update_slice(cache.valid, token_valid, (0, 0))
         return self.norm(x), KVCache(keys, values, valid)
 
-    def step(
+    def decode_step(
         self,
         x: Float[Array, "b 1 d"],
         positions: Int[Array, "b 1"],
         slot: Int[Array, ""],
         cache: KVCache,
     ) -> tuple[Float[Array, "b 1 d"], KVCache]:
-        """One token a row: it sees every valid slot and itself, and is written to `slot`.
+        """Run one token per row against the cache.
 
-        The layers only read the cache; it is written once, behind them.
+        The layers only read the cache; it is written once, after the last layer.
+
+        Args:
+            x: embeddings of the tokens.
+            positions: rotary position of each token.
+            slot: the slot of the cache that the tokens are written to.
+            cache: the previous tokens; each row attends to its valid slots and to its new token.
+
+        Returns:
+            The hidden states after the final norm, and the cache with `slot` filled.
         """
         rotary = self._rotary(positions, x.dtype)
 
         def layer(block: LlamaBlock, carry: tuple, item: tuple) -> tuple:
             (x, new_keys, new_values), (index, keys, values) = carry, item
-            attend = RecordingAttention(
-                partial(attend_one, keys=keys, values=values, key_valid=cache.valid)
+            recorder = RecordingAttention(
+                partial(decode_attention, keys=keys, values=values, key_valid=cache.valid)
             )
-            x = block(x, rotary, attend)
-            k, v = attend.heads_first()
+            x = block(x, rotary, recorder)
+            k, v = recorder.cache_layer()
             start = (index, 0, 0, 0, 0)
             return x, write_slice(new_keys, k, start), write_slice(new_values, v, start)
 
-        new = jnp.zeros_like(cache.keys[:, :, :, :1])
+        empty = jnp.zeros_like(cache.keys[:, :, :, :1])
+        carry = (x, empty, empty)
         per_layer = (jnp.arange(self.config.num_layers), cache.keys, cache.values)
-        x, new_keys, new_values = decode_blocks(layer, self.layers, (x, new, new), per_layer)
+        x, new_keys, new_values = scan_blocks_for_decoding(layer, self.layers, carry, per_layer)
         keys = write_slice(cache.keys, new_keys, (0, 0, 0, slot, 0))
         values = write_slice(cache.values, new_values, (0, 0, 0, slot, 0))
         return self.norm(x), KVCache(keys, values, cache.valid.at[:, slot].set(True))
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
-        """Scores of the vocabulary, float32."""
+        """Return the logits of the vocabulary in float32."""
         return self.lm_head(hidden).astype(jnp.float32)
 
     def _rotary(self, positions: Int[Array, "b t"], dtype: jnp.dtype) -> Rotary:

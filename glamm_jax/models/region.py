@@ -1,7 +1,7 @@
-"""The region encoder: boxes on an image to vectors in the language model's space.
+"""The region encoder: boxes on an image to vectors in the embedding space of the language model.
 
     four CLIP levels -> pyramid (192, 96, 48, 24 cells) -> 5 fusion rounds -> RoIAlign 14x14
-      -> sum over levels -> vector, plus an MLP of the raw box -> linear
+      -> sum over levels -> vector + MLP of the raw box -> linear
 
 Source: model/layers.py of the original (after GPT4RoI); paper, section 3.1.
 """
@@ -24,18 +24,17 @@ from glamm_jax.parallel import constrain, platform
 NORM_EPS = 1e-5
 
 
-def _rounded(x: Float[Array, "r 4"], dtype: jnp.dtype) -> Float[Array, "r 4"]:
-    """float32 numbers as they would come out of arithmetic in `dtype`.
+def _round_to_dtype(x: Float[Array, "r 4"], dtype: jnp.dtype) -> Float[Array, "r 4"]:
+    """Round float32 numbers to the precision of `dtype`.
 
-    At evaluation the original multiplies bfloat16 boxes (trap 13). XLA may keep more bits than a
-    pair of casts asks for; `reduce_precision` it must obey.
+    XLA may keep more bits than a pair of casts asks for; it must obey `reduce_precision`.
     """
-    kind = jnp.finfo(dtype)
-    return jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
+    info = jnp.finfo(dtype)
+    return jax.lax.reduce_precision(x, info.nexp, info.nmant)
 
 
 class FusionRound(nnx.Module):
-    """One 3x3 convolution, group norm and ReLU shared by all levels, stacked over the rounds."""
+    """A 3x3 convolution, group norm and ReLU, shared by all levels; stacked over the rounds."""
 
     def __init__(self, dim: int, groups: int, *, rngs: nnx.Rngs, stack: tuple[int, ...]):
         self.conv = Conv(dim, dim, 3, rngs=rngs, padding=1, use_bias=False, stack=stack)
@@ -45,8 +44,8 @@ class FusionRound(nnx.Module):
         return jax.nn.relu(self.norm(self.conv(x)))
 
 
-class BoxPosition(nnx.Module):
-    """Linear, ReLU, LayerNorm, twice: what the model knows of where a box lies."""
+class BoxPositionEmbedding(nnx.Module):
+    """An embedding of box coordinates: linear, ReLU, LayerNorm, twice."""
 
     def __init__(self, config: RegionConfig, *, rngs: nnx.Rngs):
         self.linear1 = Linear(4, config.position_dim, (None, "mlp"), rngs=rngs)
@@ -60,7 +59,7 @@ class BoxPosition(nnx.Module):
 
 
 class RegionEncoder(nnx.Module):
-    """Pyramid, fusion and pooling. Level 0 is the shallowest CLIP state, and the largest map."""
+    """Pyramid, fusion and pooling. Level 0 is the shallowest CLIP state and the largest map."""
 
     def __init__(
         self,
@@ -82,7 +81,7 @@ class RegionEncoder(nnx.Module):
             axes=(None, None, "embed", "mlp"),
         )
         self.flatten_bias = nnx.Param(jnp.zeros(config.mid_dim), axes=(None,))
-        self.position = BoxPosition(config, rngs=rngs)
+        self.position = BoxPositionEmbedding(config, rngs=rngs)
         own = config.output == "own"
         self.output_proj = (
             Linear(config.mid_dim, output_dim, ("embed", "mlp"), rngs=rngs) if own else None
@@ -94,34 +93,40 @@ class RegionEncoder(nnx.Module):
         boxes: Float[Array, "r 4"],
         box_image: Int[Array, "r"],
     ) -> Float[Array, "r o"]:
-        """Features of every box: of the LLM's width, or of CLIP's when the V-L layer follows.
+        """Compute the feature of every box.
 
         Args:
-            levels: CLIP patches, shallowest first, without CLS; a square grid.
-            boxes: x0 y0 x1 y1 over the original image, in [0, 1]; beyond is allowed (trap 12).
-            box_image: which of the q images each box lies on.
+            levels: CLIP patches on a square grid, without CLS, shallowest level first.
+            boxes: x0 y0 x1 y1 relative to the original image, in [0, 1]. Values outside are
+                allowed, and the centre crop of CLIP is not corrected for (quirk 12).
+            box_image: index of each box's image among the q images.
+
+        Returns:
+            Features of the width of the LLM, or of CLIP if the shared V-L layer follows.
         """
         grid = round(levels[0].shape[1] ** 0.5)
-        pooled = self.pool(self.fuse(self.pyramid(levels)), boxes, box_image, grid)
+        pooled = self.pool(self.fuse(self.build_pyramid(levels)), boxes, box_image, grid)
         return self.project(pooled, boxes)
 
-    def pyramid(self, levels: list[Float[Array, "q p c"]]) -> list[Float[Array, "q _ _ c"]]:
-        """CLIP levels with coordinates, projected and enlarged: the shallowest most (trap 9).
+    def build_pyramid(self, levels: list[Float[Array, "q p c"]]) -> list[Float[Array, "q _ _ c"]]:
+        """Append coordinates to the CLIP levels, project and enlarge them.
 
-        Differs: the original enlarges, appends x and y in -1..1, then projects (trap 14). All three
-        are linear in space and enlarging keeps a linear ramp, so projecting the small map first
-        is the same at a sixty-fourth of the work.
+        The shallowest level is enlarged most (quirk 9).
+
+        Differs: the original enlarges, appends x and y in -1..1, then projects (quirk 14). All
+            three steps are linear in space and enlarging preserves a linear ramp, so projecting the
+            small map first gives the same result with a sixty-fourth of the work.
         """
         q, patches, _ = levels[0].shape
         grid = round(patches**0.5)
         ramp = jnp.linspace(-1, 1, grid, dtype=levels[0].dtype)
         y, x = jnp.meshgrid(ramp, ramp, indexing="ij")
-        place = jnp.broadcast_to(jnp.stack([x, y], -1)[None], (q, grid, grid, 2))
+        coordinates = jnp.broadcast_to(jnp.stack([x, y], -1)[None], (q, grid, grid, 2))
         projections = unstack(self.input_proj, self.num_levels)
         maps = []
         for level, features in enumerate(levels):
             features = features.reshape(q, grid, grid, features.shape[-1])
-            features = jnp.concatenate([features, place], axis=-1)
+            features = jnp.concatenate([features, coordinates], axis=-1)
             features = projections[level](features)
             size = grid * 2 ** (self.num_levels - 1 - level)
             features = resize_map(features, size, size, align_corners=True)
@@ -129,22 +134,23 @@ class RegionEncoder(nnx.Module):
         return maps
 
     def fuse(self, maps: list[Float[Array, "q _ _ c"]]) -> list[Float[Array, "q _ _ c"]]:
-        """Every round lets each level see its neighbours (trap 14).
+        """Mix neighbouring levels in several rounds (quirk 14).
 
-        Of a level's channels the first half are its own, the next quarter the LAST quarter of the
-        level above, the rest the THIRD quarter of the level below; the ends are clamped.
+        The first half of a level's input channels are its own, the next quarter is the LAST quarter
+        of the next level's, the rest is the THIRD quarter of the previous level's. The first and
+        the last level are their own missing neighbours.
         """
         half, quarter = maps[0].shape[-1] // 2, maps[0].shape[-1] // 4
 
         def fusion_round(block: FusionRound, maps: list[Array], _: None) -> list[Array]:
             mixed = []
             for level, own in enumerate(maps):
-                above = maps[min(level + 1, self.num_levels - 1)][..., half + quarter :]
-                below = maps[max(level - 1, 0)][..., half : half + quarter]
+                following = maps[min(level + 1, self.num_levels - 1)][..., half + quarter :]
+                previous = maps[max(level - 1, 0)][..., half : half + quarter]
                 size = own.shape[1:3]
-                above = resize_map(above, *size, align_corners=True)
-                below = resize_map(below, *size, align_corners=True)
-                mixed.append(jnp.concatenate([own[..., :half], above, below], axis=-1))
+                following = resize_map(following, *size, align_corners=True)
+                previous = resize_map(previous, *size, align_corners=True)
+                mixed.append(jnp.concatenate([own[..., :half], following, previous], axis=-1))
             return [constrain(block(x), "batch", None, None, None) for x in mixed]
 
         unroll, remat = platform() == "cpu", self.config.remat
@@ -157,15 +163,24 @@ class RegionEncoder(nnx.Module):
         box_image: Int[Array, "r"],
         grid: int,
     ) -> list[Float[Array, "r bins bins c"]]:
-        """RoIAlign of every level. The frame of the boxes is the config's (traps 11 and 13)."""
+        """Pool the boxes from every level with RoIAlign.
+
+        Args:
+            maps: fused feature maps.
+            boxes: x0 y0 x1 y1 in [0, 1].
+            box_image: index of each box's image.
+            grid: side of CLIP's patch grid.
+        """
         config = self.config
+        # quirk 11: released weights expect boxes scaled by 224 although the image has 336 pixels.
         scale = config.patch_frame * grid if config.box_scale is None else config.box_scale
-        framed = _rounded(boxes.astype(jnp.float32) * scale, boxes.dtype)
+        # quirk 13: at evaluation the original scales boxes in bfloat16.
+        boxes_xyxy_pixel = _round_to_dtype(boxes.astype(jnp.float32) * scale, boxes.dtype)
         strides = [config.patch_frame / 2 ** (self.num_levels - 1 - i) for i in range(len(maps))]
         return [
             roi_align(
                 x,
-                framed,
+                boxes_xyxy_pixel,
                 box_image,
                 stride=stride,
                 bins=config.roi_size,
@@ -177,7 +192,12 @@ class RegionEncoder(nnx.Module):
     def project(
         self, pooled: list[Float[Array, "r bins bins c"]], boxes: Float[Array, "r 4"]
     ) -> Float[Array, "r o"]:
-        """Sum the levels, flatten, add what is known of the place, project."""
+        """Sum the levels, flatten, add the embedding of the box position, project.
+
+        Args:
+            pooled: result of `pool`.
+            boxes: x0 y0 x1 y1 in [0, 1].
+        """
         level_convs = unstack(self.level_conv, self.num_levels)
         convs = [conv(x) for conv, x in zip(level_convs, pooled, strict=True)]
         x = constrain(jax.nn.relu(sum(convs[1:], convs[0])), "batch", None, None, None)

@@ -1,9 +1,10 @@
-"""One attention function; it picks the kernel: XLA, cuDNN on GPU, splash on TPU.
+"""Multi-head attention: one function that chooses the kernel (XLA, cuDNN on GPU, splash on TPU).
 
     attention(q, k, v, causal=True, key_valid=token_valid)
 
-Shapes are [batch, tokens, heads, width]. The mask is structure, never a T x T array: `causal`
-(query i sees keys 0..i), `key_valid` (padding is seen by nobody) and `segments` (packed rows).
+Arrays have the shape [batch, tokens, heads, width]. Masks are given by their structure, never as
+arrays of T x T: `causal` (query i attends to keys 0..i), `key_valid` (padding is never attended to)
+and `segments` (packed rows).
 """
 
 from __future__ import annotations
@@ -20,25 +21,29 @@ from glamm_jax.parallel import constrain, current_mesh, partition_spec, platform
 
 Backend = Literal["auto", "xla", "cudnn", "splash"]
 
-# Scores of at most this many numbers (one head, all queries) are formed at once on the CPU; above
-# it attention runs block by block, so that a block's scores stay in the cache.
+# On the CPU at most this many scores (of one head) are computed at once; larger score matrices are
+# computed in blocks of queries, so that the scores of a block stay in the cache.
 _CPU_BLOCK_SCORES = 2**18
-# Up to this many scores all heads of a row (a window of SAM, say) are worked on together: one
-# large product is twice as fast there as sixteen small ones.
+# Up to this many scores per row (a window of SAM, say) all heads of a row are computed together:
+# one large matrix product is twice as fast there as sixteen small ones.
 _CPU_ROW_SCORES = 2**20
-_NEGATIVE = -1e30
+_MASKED_SCORE = -1e30
 
 
 class Segments(NamedTuple):
-    """Who sees whom in rows that hold several conversations, some behind a common prefix.
+    """Segments of packed rows, which hold several conversations, some with a common prefix.
 
-    A token sees the keys whose `own` is its own or its `prefix`: attention to the own segment and
-    attention to that of the prefix, which flash kernels can mask each by one integer a token and
-    merge by their log-sum-exp. -1 in `prefix`: none.
+    A token attends to the keys whose segment is its own or its prefix: attention to its own segment
+    and attention to the prefix. Flash kernels can mask each with one integer per token and merge
+    both by their log-sum-exp.
+
+    Attributes:
+        ids: the segment of each token.
+        prefix_ids: the segment that the token attends to besides its own; -1: none.
     """
 
-    own: Int[Array, "b t"]
-    prefix: Int[Array, "b t"]
+    ids: Int[Array, "b t"]
+    prefix_ids: Int[Array, "b t"]
 
 
 def attention(
@@ -52,21 +57,25 @@ def attention(
     segments: Segments | None = None,
     backend: Backend = "auto",
 ) -> Float[Array, "b t n k2"]:
-    """softmax(scale q k^T + mask) v, with the softmax in float32.
+    """Compute softmax(scale q k^T + mask) v, with the softmax in float32.
 
     Args:
-        scale: 1/sqrt(width) unless given.
-        causal: query i sees keys 0..i; both sequences start at the same token.
-        key_valid: False keys are seen by nobody. Padded queries still look at valid keys, as in
-            the original; a query that sees no key at all gives some finite, meaningless vector.
-        segments: of queries and keys alike, which are the same tokens. XLA only so far.
-        backend: "auto" asks jax which device it compiles for.
+        q: queries.
+        k: keys.
+        v: values; their width may differ from that of the keys.
+        scale: factor of the scores; None: 1/sqrt(width).
+        causal: query i attends to keys 0..i; both sequences start at the same token.
+        key_valid: False keys are never attended to. Padded queries still attend to valid keys, as
+            in the original. A query without any visible key gives a finite, meaningless vector.
+        segments: segments of the tokens, which are queries and keys alike. XLA only.
+        backend: the kernel; "auto" chooses by the platform that is compiled for.
 
-    Raises: ValueError for a backend that does not exist, or one that knows no segments.
+    Raises:
+        ValueError: the backend does not exist or does not support segments.
     """
     if segments is not None:
         if backend not in ("auto", "xla"):
-            raise ValueError(f"the attention backend {backend!r} knows no segments; use xla")
+            raise ValueError(f"attention backend {backend!r} does not support segments; use xla")
         backend = "xla"
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     axes = ("batch", None, "heads", None)
@@ -74,18 +83,18 @@ def attention(
     if backend == "auto":
         backend = choose_backend(q, k, v)
     if backend == "splash":
-        out = _splash(q * jnp.asarray(factor, q.dtype), k, v, causal, key_valid)
+        out = _splash_attention(q * jnp.asarray(factor, q.dtype), k, v, causal, key_valid)
     elif backend == "cudnn":
-        out = _cudnn(q, k, v, factor, causal, key_valid)
+        out = _cudnn_attention(q, k, v, factor, causal, key_valid)
     elif backend == "xla":
-        keys = _Keys(key_valid, segments)
-        out = _xla(q * jnp.asarray(factor, q.dtype), k, v, causal, keys)
+        keys = _KeyInfo(key_valid, segments)
+        out = _xla_attention(q * jnp.asarray(factor, q.dtype), k, v, causal, keys)
     else:
-        raise ValueError(f"no attention backend {backend!r}: auto, xla, cudnn or splash")
+        raise ValueError(f"unknown attention backend {backend!r}: auto, xla, cudnn or splash")
     return constrain(out, *axes)
 
 
-def attend_one(
+def decode_attention(
     q: Float[Array, "b 1 n k"],
     k: Float[Array, "b 1 n k"],
     v: Float[Array, "b 1 n k"],
@@ -93,31 +102,44 @@ def attend_one(
     values: Float[Array, "b n s k"],
     key_valid: Bool[Array, "b s"],
 ) -> Float[Array, "b 1 n k"]:
-    """Attention of one token a row to the valid ones before it and to itself.
+    """Compute the attention of one new token per row to a cache and to itself.
 
-    What came before is laid out head by head, so that each head reads its keys in one go; the
-    token's own key and value need not be there yet. Softmax in float32, as in `attention`.
+    The softmax is in float32, as in `attention`.
+
+    Args:
+        q: query of the new token.
+        k: its key, which need not be in the cache yet.
+        v: its value, likewise.
+        keys: cached keys; heads come first, so that the keys of one head are contiguous.
+        values: cached values.
+        key_valid: False cached keys are never attended to.
     """
     axes = ("batch", "heads", None)
-    one = lambda x: constrain(x[:, 0], *axes)  # noqa: E731
-    q, k, v = one(q) * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), one(k), one(v)
+    squeeze = lambda x: constrain(x[:, 0], *axes)  # noqa: E731
+    q, k, v = squeeze(q) * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), squeeze(k), squeeze(v)
     keys, values = constrain(keys, *axes, None), constrain(values, *axes, None)
     scores = jnp.einsum("bnk,bnsk->bns", q, keys, preferred_element_type=jnp.float32)
-    scores = jnp.where(key_valid[:, None], scores, _NEGATIVE)
-    own = jnp.einsum("bnk,bnk->bn", q, k, preferred_element_type=jnp.float32)[..., None]
-    weights = jax.nn.softmax(jnp.concatenate([scores, own], axis=-1), axis=-1).astype(v.dtype)
+    scores = jnp.where(key_valid[:, None], scores, _MASKED_SCORE)
+    own_score = jnp.einsum("bnk,bnk->bn", q, k, preferred_element_type=jnp.float32)[..., None]
+    weights = jax.nn.softmax(jnp.concatenate([scores, own_score], axis=-1), axis=-1).astype(v.dtype)
     out = jnp.einsum("bns,bnsk->bnk", weights[..., :-1], values) + weights[..., -1:] * v
     return constrain(out, *axes)[:, None]
 
 
 def choose_backend(q: Array, k: Array, v: Array) -> Backend:
-    """cuDNN for half precision on GPUs, splash for long sequences on TPUs, XLA elsewhere."""
-    found = platform()
+    """Return cuDNN for half precision on GPU, splash for long sequences on TPU, else XLA.
+
+    Args:
+        q: queries, as in `attention`.
+        k: keys.
+        v: values.
+    """
+    target = platform()
     widths = {q.shape[-1], k.shape[-1], v.shape[-1]}
-    if found == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
+    if target == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
         limit = 256 if _compute_capability() >= 9.0 else 128
         return "cudnn" if max(widths) <= limit and q.shape[1] > 1 else "xla"
-    if found == "tpu" and q.shape[1] % 128 == 0 and k.shape[1] % 128 == 0:
+    if target == "tpu" and q.shape[1] % 128 == 0 and k.shape[1] % 128 == 0:
         return "splash"
     return "xla"
 
@@ -129,10 +151,10 @@ def _compute_capability() -> float:
 # ---------------------------------------------------------------------------- cuDNN
 
 
-def _cudnn(
+def _cudnn_attention(
     q: Array, k: Array, v: Array, scale: float, causal: bool, key_valid: Array | None
 ) -> Array:
-    """cuDNN's flash attention wants one width, a multiple of 8, for queries, keys and values."""
+    """Pad all widths to one multiple of 8, as cuDNN's flash attention requires, and run it."""
     width = math.ceil(max(q.shape[-1], v.shape[-1]) / 8) * 8
     pad = lambda x: jnp.pad(x, ((0, 0),) * 3 + ((0, width - x.shape[-1]),))  # noqa: E731
     mask = None if key_valid is None else key_valid[:, None, None, :]
@@ -145,70 +167,73 @@ def _cudnn(
 # ---------------------------------------------------------------------------- XLA
 
 
-class _Keys(NamedTuple):
-    """What masks beside causality; rows of the batch come first in every array."""
+class _KeyInfo(NamedTuple):
+    """What the mask depends on besides causality; every array has the batch axis first."""
 
     valid: Array | None  # bool[b, s]
     segments: Segments | None  # of the keys
 
 
-class _Queries(NamedTuple):
-    """Some queries: their places in the sequence where it is causal, and their segments."""
+class _QueryInfo(NamedTuple):
+    """What the mask depends on, for a block of queries."""
 
-    index: Array | None  # int[t]
+    positions: Array | None  # int[t], in the sequence; None: not causal
     segments: Segments | None
 
 
-def _xla(q: Array, k: Array, v: Array, causal: bool, keys: _Keys) -> Array:
-    index = jnp.arange(q.shape[1]) if causal else None
-    queries = _Queries(index, keys.segments)
+def _xla_attention(q: Array, k: Array, v: Array, causal: bool, keys: _KeyInfo) -> Array:
+    """Choose how much is computed at once; q is already scaled."""
+    positions = jnp.arange(q.shape[1]) if causal else None
+    queries = _QueryInfo(positions, keys.segments)
     if platform() != "cpu" or current_mesh() is not None or q.shape[1] == 1:
-        return _dense(q, k, v, queries, keys)
+        return _dense_attention(q, k, v, queries, keys)
     row_scores = q.shape[1] * k.shape[1] * q.shape[2]
     if q.shape[0] * row_scores <= _CPU_ROW_SCORES:
-        return _dense(q, k, v, queries, keys)
+        return _dense_attention(q, k, v, queries, keys)
     if row_scores <= _CPU_ROW_SCORES:
-        return _rows(q, k, v, index, keys)
-    return _mapped(q, k, v, causal, keys)
+        return _rowwise_attention(q, k, v, positions, keys)
+    return _blockwise_attention(q, k, v, causal, keys)
 
 
-def _dense(q: Array, k: Array, v: Array, queries: _Queries, keys: _Keys) -> Array:
-    """All scores at once; q is already scaled."""
+def _dense_attention(q: Array, k: Array, v: Array, queries: _QueryInfo, keys: _KeyInfo) -> Array:
+    """Compute all scores at once; q is already scaled."""
     scores = jnp.einsum("btnk,bsnk->bnts", q, k, preferred_element_type=jnp.float32)
-    visible = _visible(queries, keys, k.shape[1])
-    if visible is not None:
-        scores = jnp.where(visible, scores, _NEGATIVE)
+    mask = _attention_mask(queries, keys, k.shape[1])
+    if mask is not None:
+        scores = jnp.where(mask, scores, _MASKED_SCORE)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bnts,bsnk->btnk", weights, v)
 
 
-def _visible(queries: _Queries, keys: _Keys, num_keys: int) -> Array | None:
-    """Bool, broadcastable to [b, n, t, s], or None when everything is visible."""
+def _attention_mask(queries: _QueryInfo, keys: _KeyInfo, num_keys: int) -> Array | None:
+    """Return bool, broadcastable to [b, n, t, s]; None: every key is visible to every query."""
     masks = []
-    if queries.index is not None:
-        masks.append((jnp.arange(num_keys)[None, :] <= queries.index[:, None])[None, None])
+    if queries.positions is not None:
+        masks.append((jnp.arange(num_keys)[None, :] <= queries.positions[:, None])[None, None])
     if keys.valid is not None:
         masks.append(keys.valid[:, None, None, :])
     if queries.segments is not None and keys.segments is not None:
-        own = keys.segments.own[:, None, None, :]
-        mine, prefix = (each[:, None, :, None] for each in queries.segments)
-        masks.append((own == mine) | (own == prefix))
+        key_ids = keys.segments.ids[:, None, None, :]
+        query_ids, prefix_ids = (x[:, None, :, None] for x in queries.segments)
+        masks.append((key_ids == query_ids) | (key_ids == prefix_ids))
     return functools.reduce(jnp.logical_and, masks) if masks else None
 
 
-def _rows(q: Array, k: Array, v: Array, index: Array | None, keys: _Keys) -> Array:
-    """Attention one row of the batch after another, all its heads at once."""
+def _rowwise_attention(
+    q: Array, k: Array, v: Array, positions: Array | None, keys: _KeyInfo
+) -> Array:
+    """Compute the rows of the batch one after another, all heads of a row at once."""
 
     @jax.checkpoint
     def row(item: tuple) -> Array:
         q, k, v, keys = jax.tree.map(lambda x: x[None], item)
-        return _dense(q, k, v, _Queries(index, keys.segments), keys)[0]
+        return _dense_attention(q, k, v, _QueryInfo(positions, keys.segments), keys)[0]
 
     return jax.lax.map(row, (q, k, v, keys))
 
 
-def _mapped(q: Array, k: Array, v: Array, causal: bool, keys: _Keys) -> Array:
-    """Attention one (batch, head) after another, in blocks of queries: the CPU's cache decides."""
+def _blockwise_attention(q: Array, k: Array, v: Array, causal: bool, keys: _KeyInfo) -> Array:
+    """Compute one (row, head) after another, in blocks of queries that fit the CPU's cache."""
     b, t, n, width = q.shape
     s = k.shape[1]
     block = min(t, max(16, _CPU_BLOCK_SCORES // s))
@@ -218,7 +243,7 @@ def _mapped(q: Array, k: Array, v: Array, causal: bool, keys: _Keys) -> Array:
     queries = queries.reshape(b * n, padded // block, block, width)
     keys = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), keys)
 
-    def blocks(x: Array) -> Array:
+    def split_blocks(x: Array) -> Array:
         return jnp.pad(x, (0, padded - t)).reshape(padded // block, block)
 
     def head(item: tuple) -> Array:
@@ -226,21 +251,21 @@ def _mapped(q: Array, k: Array, v: Array, causal: bool, keys: _Keys) -> Array:
         keys = jax.tree.map(lambda x: x[None], keys)
 
         @jax.checkpoint
-        def one_block(item: tuple) -> Array:
+        def query_block(item: tuple) -> Array:
             queries, start, segments = item
             scores = jnp.dot(queries, k.T, preferred_element_type=jnp.float32)
-            index = start + jnp.arange(block) if causal else None
+            positions = start + jnp.arange(block) if causal else None
             segments = jax.tree.map(lambda x: x[None], segments)
-            visible = _visible(_Queries(index, segments), keys, s)
-            if visible is not None:
-                scores = jnp.where(visible[0, 0], scores, _NEGATIVE)
-            top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
-            weights = jnp.exp(scores - top)
+            mask = _attention_mask(_QueryInfo(positions, segments), keys, s)
+            if mask is not None:
+                scores = jnp.where(mask[0, 0], scores, _MASKED_SCORE)
+            max_score = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+            weights = jnp.exp(scores - max_score)
             total = weights.sum(-1, keepdims=True)
             return (jnp.dot(weights.astype(v.dtype), v) / total).astype(v.dtype)
 
-        segments = jax.tree.map(lambda x: blocks(x[0]), keys.segments)
-        return jax.lax.map(one_block, (queries, jnp.arange(0, padded, block), segments))
+        segments = jax.tree.map(lambda x: split_blocks(x[0]), keys.segments)
+        return jax.lax.map(query_block, (queries, jnp.arange(0, padded, block), segments))
 
     out = jax.lax.map(head, (queries, heads(k), heads(v), keys))
     out = out.reshape(b, n, padded, v.shape[-1])[:, :, :t]
@@ -250,8 +275,8 @@ def _mapped(q: Array, k: Array, v: Array, causal: bool, keys: _Keys) -> Array:
 # ---------------------------------------------------------------------------- TPU splash
 
 
-def _splash(q: Array, k: Array, v: Array, causal: bool, key_valid: Array | None) -> Array:
-    """Splash attention on each device's rows and heads; widths are padded to whole lanes."""
+def _splash_attention(q: Array, k: Array, v: Array, causal: bool, key_valid: Array | None) -> Array:
+    """Run splash attention on the rows and heads of each device, widths padded to 128 lanes."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -273,7 +298,7 @@ def _splash(q: Array, k: Array, v: Array, causal: bool, key_valid: Array | None)
             block_sizes=splash.BlockSizes(**_block_sizes(t, s)),
             interpret=platform() != "tpu",
         )
-        # A padded query still looks at the valid keys, so every query belongs to segment 1.
+        # A padded query still attends to the valid keys, so every query belongs to segment 1.
         segments = jax.vmap(
             lambda valid: splash.SegmentIds(jnp.ones(t, jnp.int32), valid.astype(jnp.int32))
         )(valid)
@@ -293,7 +318,7 @@ def _splash(q: Array, k: Array, v: Array, causal: bool, key_valid: Array | None)
 
 
 def _block_sizes(t: int, s: int) -> dict[str, Any]:
-    """Splash's blocks of queries and keys, forward and backward: at most 512, dividing t and s."""
+    """Return splash's blocks of queries and keys, forward and backward; they divide t and s."""
     queries, keys = _block_size(t, limit=512), _block_size(s, limit=512)
     return {
         **dict.fromkeys(("block_q", "block_q_dkv", "block_q_dq"), queries),
@@ -303,5 +328,5 @@ def _block_sizes(t: int, s: int) -> dict[str, Any]:
 
 
 def _block_size(length: int, limit: int) -> int:
-    """The largest multiple of 128 that divides the length and is at most the limit."""
+    """Return the largest multiple of 128 that divides the length and is at most the limit."""
     return max(size for size in range(128, limit + 1, 128) if length % size == 0)

@@ -1,4 +1,4 @@
-"""Scanning over stacked layers: one compiled body, whatever the depth."""
+"""Stacked layers: scans over them (one compiled body for any depth), slices and groups of them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ Blocks = TypeVar("Blocks", bound=nnx.Module)
 
 
 def checkpoint_activations(body: Callable, remat: Remat, *, in_loop: bool = True) -> Callable:
-    """What the backward pass keeps of a layer: all, the matrix products' results, its input.
+    """Apply a rematerialization policy to the body of a layer.
 
-    Outside of a loop XLA would find that the forward pass has computed the same, and keep that.
+    Args:
+        body: the function of one layer.
+        remat: what is saved for the backward pass: "none": all activations; "dots": the results of
+            matrix products; "full": the input of the layer.
+        in_loop: whether the body runs inside a loop. Outside of a loop XLA's common subexpression
+            elimination would undo the recomputation, so it is prevented.
     """
     if remat == "none":
         return body
@@ -39,21 +44,28 @@ def scan_blocks(
     remat: Remat = "none",
     unroll: bool = False,
 ) -> Carry:
-    """carry = apply(block, carry, layer) for each block of a stack, in order.
+    """Compute carry = apply(block, carry, item) for each block of a stack, in order.
 
-    `blocks` is a module whose every leaf has the same leading axis; `per_layer` a tree of arrays
-    with that leading axis (the layer's index, say), sliced alongside and handed on. `unroll`
-    leaves no loop, not even one of a single turn: XLA's CPU backend differentiates a convolution
-    inside one 15 to 30 times slower. There, a few blocks are never looped over: what a loop keeps
-    for the backward pass is copied, a quarter of a small model's time.
+    Args:
+        apply: the function of one block.
+        blocks: a module whose leaves all have the same leading axis, one entry per block.
+        carry: the input of the first block.
+        per_layer: arrays with that leading axis (the layer's index, say); each block gets its
+            slice as `item`.
+        remat: see `checkpoint_activations`.
+        unroll: compile without a loop, not even one of a single iteration. XLA's CPU backend
+            differentiates a convolution inside a loop 15 to 30 times slower.
+
+    On one CPU device a few blocks are always unrolled: what a loop saves for the backward pass is
+    copied, which takes a quarter of a small model's time.
     """
     graph, state = nnx.split(blocks)
     count = jax.tree.leaves(state)[0].shape[0]
     on_cpu = platform() == "cpu" and not is_sharded()
 
-    def body(carry: Carry, item: tuple) -> tuple[Carry, None]:
-        state, layer = item
-        return apply(nnx.merge(graph, state), carry, layer), None
+    def body(carry: Carry, xs: tuple) -> tuple[Carry, None]:
+        state, item = xs
+        return apply(nnx.merge(graph, state), carry, item), None
 
     unroll = unroll or (on_cpu and count <= MAX_UNROLLED_BLOCKS)
     body = checkpoint_activations(body, remat, in_loop=not unroll)
@@ -64,46 +76,60 @@ def scan_blocks(
     return carry
 
 
-def decode_blocks(
+def scan_blocks_for_decoding(
     apply: Callable[..., Carry], blocks: nnx.Module, carry: Carry, per_layer: Any
 ) -> Carry:
-    """`scan_blocks` for a token a row, where reading the weights is all the work.
+    """Run `scan_blocks` for one token per row, where reading the weights dominates the time.
 
-    On the CPU every dense layer, one of `glamm_jax.nn.linear.Linear`, keeps the stack of kernels
-    and is told its place in it; see `linear_of_layer`.
+    On one CPU device every `Linear` keeps the stack of kernels, and gets the index of its layer
+    instead of its slice; see `linear_from_stack`.
+
+    Args:
+        apply: as in `scan_blocks`.
+        blocks: as in `scan_blocks`.
+        carry: as in `scan_blocks`.
+        per_layer: as in `scan_blocks`.
     """
     if platform() != "cpu" or is_sharded():
         return scan_blocks(apply, blocks, carry, per_layer)
     graph, state = nnx.split(blocks)
     kernels, rest = nnx.split_state(state, lambda path, _: path[-1] == "kernel", ...)
 
-    def body(carry: Carry, item: tuple) -> tuple[Carry, None]:
-        index, rest, layer = item
+    def body(carry: Carry, xs: tuple) -> tuple[Carry, None]:
+        index, rest, item = xs
         block = nnx.merge(graph, kernels, rest)
         for _, module in nnx.iter_modules(block):
             if isinstance(module, Linear):
-                module.layer = index
-        return apply(block, carry, layer), None
+                module.layer_index = index
+        return apply(block, carry, item), None
 
     count = jax.tree.leaves(kernels)[0].shape[0]
     carry, _ = jax.lax.scan(body, carry, (jnp.arange(count), rest, per_layer))
     return carry
 
 
-def restack(blocks: Blocks, groups: int) -> Blocks:
-    """The same blocks, their leading axis split into [groups, blocks of a group]."""
+def group_blocks(blocks: Blocks, num_groups: int) -> Blocks:
+    """Reshape the leading axis of a stack to [groups, blocks per group]."""
     graph, state = nnx.split(blocks)
-    split = jax.tree.map(lambda x: x.reshape(groups, x.shape[0] // groups, *x.shape[1:]), state)
-    return nnx.merge(graph, split)
+    grouped = jax.tree.map(
+        lambda x: x.reshape(num_groups, x.shape[0] // num_groups, *x.shape[1:]), state
+    )
+    return nnx.merge(graph, grouped)
 
 
-def take_blocks(blocks: Blocks, start: int, stop: int) -> Blocks:
-    """Some consecutive blocks of a stack."""
+def slice_blocks(blocks: Blocks, start: int, stop: int) -> Blocks:
+    """Return consecutive blocks of a stack, as a stack.
+
+    Args:
+        blocks: the stack.
+        start: index of the first block.
+        stop: index after the last block.
+    """
     graph, state = nnx.split(blocks)
     return nnx.merge(graph, jax.tree.map(lambda x: x[start:stop], state))
 
 
 def unstack(blocks: Blocks, count: int) -> list[Blocks]:
-    """The blocks of a stack one by one."""
+    """Return the `count` blocks of a stack as single modules."""
     graph, state = nnx.split(blocks)
     return [nnx.merge(graph, jax.tree.map(lambda x, i=i: x[i], state)) for i in range(count)]

@@ -1,8 +1,8 @@
-"""Affine maps: dense layers, convolutions, embedding tables. Functions first, modules second.
+"""Affine layers: dense layers, convolutions, embedding tables. Functions first, modules second.
 
-Modules may be *stacked*: `stack=(32,)` puts a leading axis of 32 layers on every leaf, which
-`glamm_jax.nn.layer_stack.scan_blocks` scans over. Kernels are stored [in, out] and HWIO, the layout
-in which XLA's CPU backend is not 20 times slower for single rows.
+Modules may be *stacked*: `stack=(32,)` adds a leading axis of 32 layers to every leaf, which
+`glamm_jax.nn.layer_stack.scan_blocks` scans over. Kernels are stored as [in, out] and HWIO: in any
+other layout XLA's CPU backend is 20 times slower for single rows.
 """
 
 from __future__ import annotations
@@ -19,43 +19,62 @@ from glamm_jax.nn.lora import LoRA
 
 Axes = tuple[str | None, ...]
 
-# A kernel is read in pieces of at most this many numbers, which stay in a CPU's last cache.
-_PIECE = 2**20
+# A kernel is read in chunks of at most this many elements, which fit a CPU's last-level cache.
+_MAX_CHUNK_SIZE = 2**20
 
 
-def along_last(vector: Float[Array, "d"], x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A vector shaped to meet the last axis of x, in the dtype of x: rank promotion, but said."""
+def broadcast_last(vector: Float[Array, "d"], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Broadcast a vector along the last axis of x, in the dtype of x (an explicit promotion)."""
     return jnp.broadcast_to(vector.astype(x.dtype), x.shape)
 
 
 def linear(
     x: Float[Array, "*batch i"], kernel: Float[Array, "i o"], bias: Float[Array, "o"] | None = None
 ) -> Float[Array, "*batch o"]:
-    """x @ kernel + bias, in the dtype of x."""
+    """Compute x @ kernel + bias in the dtype of x.
+
+    Args:
+        x: the input.
+        kernel: weights, cast to the dtype of x.
+        bias: added to every output, if given.
+    """
     y = x @ kernel.astype(x.dtype)
-    return y if bias is None else y + along_last(bias, y)
+    return y if bias is None else y + broadcast_last(bias, y)
 
 
-def linear_of_layer(
-    x: Float[Array, "*batch i"], kernels: Float[Array, "l i o"], layer: Int[Array, ""]
+def linear_from_stack(
+    x: Float[Array, "*batch i"], kernels: Float[Array, "l i o"], layer_index: Int[Array, ""]
 ) -> Float[Array, "*batch o"]:
-    """x @ kernels[layer] for a few rows of x, where reading the kernel is all the work.
+    """Compute x @ kernels[layer_index] for few rows of x, where reading the kernel dominates.
 
     XLA's CPU backend writes a slice of a stack to memory, half precision as float32, before it
-    multiplies. Cut into pieces, that copy never leaves the cache. Sums are float32.
+    multiplies. Read in chunks, that copy stays in the cache.
+
+    Args:
+        x: the input.
+        kernels: the stacked kernels.
+        layer_index: which kernel to use; may be traced.
+
+    Returns:
+        The product in the dtype of x, summed in float32.
     """
-    _, inner, outer = kernels.shape
-    pieces = next(n for n in range(1, inner + 1) if inner % n == 0 and inner // n * outer <= _PIECE)
-    size, num_rows = inner // pieces, math.prod(x.shape[:-1])
-    rows = x.reshape(num_rows, pieces, size)
+    _, in_dim, out_dim = kernels.shape
+    num_chunks = next(
+        n
+        for n in range(1, in_dim + 1)
+        if in_dim % n == 0 and in_dim // n * out_dim <= _MAX_CHUNK_SIZE
+    )
+    size, num_rows = in_dim // num_chunks, math.prod(x.shape[:-1])
+    rows = x.reshape(num_rows, num_chunks, size)
 
-    def add(piece: Int[Array, ""], total: Array) -> Array:
-        start = (layer, piece * size, 0)
-        kernel = jax.lax.dynamic_slice(kernels, start, (1, size, outer))[0].astype(x.dtype)
-        return total + jnp.dot(rows[:, piece], kernel, preferred_element_type=jnp.float32)
+    def add_chunk(chunk: Int[Array, ""], total: Array) -> Array:
+        start = (layer_index, chunk * size, 0)
+        kernel = jax.lax.dynamic_slice(kernels, start, (1, size, out_dim))[0].astype(x.dtype)
+        return total + jnp.dot(rows[:, chunk], kernel, preferred_element_type=jnp.float32)
 
-    total = jax.lax.fori_loop(0, pieces, add, jnp.zeros((num_rows, outer), jnp.float32))
-    return total.astype(x.dtype).reshape(*x.shape[:-1], outer)
+    zeros = jnp.zeros((num_rows, out_dim), jnp.float32)
+    total = jax.lax.fori_loop(0, num_chunks, add_chunk, zeros)
+    return total.astype(x.dtype).reshape(*x.shape[:-1], out_dim)
 
 
 def conv(
@@ -66,7 +85,15 @@ def conv(
     stride: int = 1,
     padding: int = 0,
 ) -> Float[Array, "b h2 w2 o"]:
-    """Two-dimensional cross-correlation, channels last, zero padding on all sides."""
+    """Compute a two-dimensional cross-correlation, channels last.
+
+    Args:
+        x: feature maps.
+        kernel: weights, cast to the dtype of x.
+        bias: added to every output pixel, if given.
+        stride: of both axes.
+        padding: zeros added on every side.
+    """
     y = jax.lax.conv_general_dilated(
         x,
         kernel.astype(x.dtype),
@@ -74,13 +101,13 @@ def conv(
         [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return y if bias is None else y + along_last(bias, y)
+    return y if bias is None else y + broadcast_last(bias, y)
 
 
 def patchify(x: Float[Array, "b h w c"], patch: int) -> Float[Array, "b gh gw p"]:
-    """Cut an image into patches flattened as (row, column, channel).
+    """Cut images into patches, each flattened in the order (row, column, channel).
 
-    A convolution whose stride is its kernel is then one matrix product.
+    A convolution whose stride equals its kernel size is one matrix product of these.
     """
     b, h, w, c = x.shape
     x = x.reshape(b, h // patch, patch, w // patch, patch, c)
@@ -88,19 +115,25 @@ def patchify(x: Float[Array, "b h w c"], patch: int) -> Float[Array, "b gh gw p"
 
 
 def unpatchify(x: Float[Array, "b h w p"], patch: int) -> Float[Array, "b h2 w2 c"]:
-    """The inverse of `patchify`: a transposed convolution whose stride is its kernel ends in it."""
+    """Invert `patchify`: the last step of a transposed convolution with stride = kernel size."""
     b, h, w, features = x.shape
     x = x.reshape(b, h, w, patch, patch, features // patch**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * patch, w * patch, features // patch**2)
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> Float[Array, "..."]:
-    """Float32 noise of this standard deviation."""
+    """Sample float32 normal noise.
+
+    Args:
+        rngs: random streams; `params` is used.
+        shape: of the sample.
+        std: standard deviation.
+    """
     return std * jax.random.normal(rngs.params(), shape, jnp.float32)
 
 
 class Linear(nnx.Module):
-    """A dense layer [..., in] -> [..., out], optionally with a LoRA adapter beside it."""
+    """A dense layer [..., in] -> [..., out], optionally with a LoRA adapter."""
 
     def __init__(
         self,
@@ -112,7 +145,7 @@ class Linear(nnx.Module):
         use_bias: bool = True,
         stack: tuple[int, ...] = (),
     ):
-        """Two `axes`: the logical axes of in and out."""
+        """Initialize the layer; `axes` are the logical axes of its input and its output."""
         layers: Axes = ("layers", *(None,) * (len(stack) - 1)) if stack else ()
         kernel = normal(rngs, (*stack, in_dim, out_dim), in_dim**-0.5)
         self.kernel = nnx.Param(kernel, axes=(*layers, *axes))
@@ -120,18 +153,18 @@ class Linear(nnx.Module):
             nnx.Param(jnp.zeros((*stack, out_dim)), axes=(*layers, axes[1])) if use_bias else None
         )
         self.lora: LoRA | None = nnx.data(None)
-        # Set where the kernel is still a whole stack, of which this layer is one (nn/stack.py).
-        self.layer: Array | None = nnx.data(None)
+        # Set by `scan_blocks_for_decoding`, where `kernel` is the complete stack of all layers.
+        self.layer_index: Array | None = nnx.data(None)
 
     def __call__(
         self, x: Float[Array, "*batch i"], dropout_key: Array | None = None
     ) -> Float[Array, "*batch o"]:
-        if self.layer is None:
+        if self.layer_index is None:
             y = linear(x, self.kernel[...])
         else:
-            y = linear_of_layer(x, self.kernel[...], self.layer)
+            y = linear_from_stack(x, self.kernel[...], self.layer_index)
         if self.bias is not None:
-            y = y + along_last(self.bias[...], y)
+            y = y + broadcast_last(self.bias[...], y)
         return y if self.lora is None else y + self.lora(x, dropout_key)
 
 
@@ -164,10 +197,10 @@ class Conv(nnx.Module):
 
 
 class PatchConv(nnx.Module):
-    """A convolution whose stride is its kernel, as a matrix product over flattened patches.
+    """A convolution whose stride equals its kernel size, as a matrix product over patches.
 
-    With `transposed` it is the transposed convolution of that kind: a cell becomes patch x patch.
-    The kernel is stored [row, column, in, out], or [in, row, column, out].
+    With `transposed` it is the corresponding transposed convolution: one cell becomes a patch. The
+    kernel is stored as [row, column, in, out]; if transposed, as [in, row, column, out].
     """
 
     def __init__(
@@ -192,11 +225,11 @@ class PatchConv(nnx.Module):
         if not self.transposed:
             return linear(patchify(x, self.patch), kernel.reshape(-1, kernel.shape[-1]), bias)
         y = unpatchify(linear(x, kernel.reshape(kernel.shape[0], -1)), self.patch)
-        return y if bias is None else y + along_last(bias, y)
+        return y if bias is None else y + broadcast_last(bias, y)
 
 
 class Embedding(nnx.Module):
-    """A table of vectors. Id -1 gives zeros."""
+    """An embedding table; the id -1 is embedded as zeros."""
 
     def __init__(self, num: int, dim: int, axes: Axes, *, rngs: nnx.Rngs):
         self.table = nnx.Param(normal(rngs, (num, dim), 1 / math.sqrt(dim)), axes=axes)

@@ -1,4 +1,4 @@
-"""Activations and the multi-layer perceptrons built from them."""
+"""Activation functions and multi-layer perceptrons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from glamm_jax.parallel import constrain
 
 
 def activate(x: Float[Array, "..."], activation: Activation) -> Float[Array, "..."]:
-    """GELU is the exact one (erf); QuickGELU is x sigmoid(1.702 x), CLIP-L's."""
+    """Apply an activation. GELU is exact (erf); QuickGELU, of CLIP-L, is x sigmoid(1.702 x)."""
     if activation == "gelu":
         return jax.nn.gelu(x, approximate=False)
     if activation == "quick_gelu":
@@ -24,7 +24,7 @@ def activate(x: Float[Array, "..."], activation: Activation) -> Float[Array, "..
 
 
 class TransformerMLP(nnx.Module):
-    """Two linear layers with an activation between, as in every ViT block."""
+    """Two linear layers with an activation between them, as in every ViT block."""
 
     def __init__(
         self,
@@ -47,8 +47,9 @@ class TransformerMLP(nnx.Module):
 class MLP(nnx.Module):
     """Linear layers with an activation between them: dims = (in, hidden, ..., out).
 
-    Their logical axes alternate, so that one layer ends where the next begins. With three layers of
-    one orientation XLA (jaxlib 0.10.2) forms wrong gradients on a mesh of three axes; a test looks.
+    The logical axes of the layers alternate, so that the output axis of one layer is the input axis
+    of the next. With three layers of the same axes XLA (jaxlib 0.10.2) computes wrong gradients on
+    a mesh of three axes; a test checks this.
     """
 
     def __init__(
@@ -62,8 +63,8 @@ class MLP(nnx.Module):
         axes = cycle((("embed", "mlp"), ("mlp", "embed")))
         self.layers = nnx.List(
             [
-                Linear(i, o, ends, rngs=rngs, stack=stack)
-                for (i, o), ends in zip(pairwise(dims), axes, strict=False)
+                Linear(in_dim, out_dim, layer_axes, rngs=rngs, stack=stack)
+                for (in_dim, out_dim), layer_axes in zip(pairwise(dims), axes, strict=False)
             ]
         )
         self.activation: Activation = activation

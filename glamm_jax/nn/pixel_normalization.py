@@ -1,4 +1,4 @@
-"""Pixels on the device: normalisation of what the host ships as uint8."""
+"""Normalization of pixels, on the device; the host sends uint8."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from jaxtyping import Array, Float, Int, Shaped
 from glamm_jax.config import RGB
 
 
-def normalise(
+def normalize_pixels(
     pixels: Shaped[Array, "b h w 3"],
     mean: RGB,
     std: RGB,
     sizes: Int[Array, "b 2"] | None = None,
 ) -> Float[Array, "b h w 3"]:
-    """(pixels - mean) / std in float32; integers are 0..255, floats are normalised already.
+    """Compute (pixels - mean) / std in float32.
 
     Args:
-        sizes: height and width of each image inside its canvas. Outside is zero *after* the
-            normalisation, as SAM pads.
+        pixels: integers in 0..255. Floats count as normalized and are returned unchanged.
+        mean: of each channel, in units of 0..255.
+        std: of each channel, in units of 0..255.
+        sizes: height and width of each image inside its canvas; None: it fills the canvas. Padding
+            is set to zero *after* the normalization, as in SAM.
     """
     if jnp.issubdtype(pixels.dtype, jnp.floating):
         return pixels

@@ -1,12 +1,11 @@
-"""Bilinear resizing as two small matrices: out = A_h @ map @ A_w.T.
+"""Bilinear resizing as two matrix products: out = A_h @ map @ A_w.T.
 
-Resizing is linear and separable. Written so, sizes may be traced values: post-processing masks to
-original sizes keeps static shapes, and a chain of resizes and crops is a product of matrices.
+Resizing is linear and separable. In this form sizes may be traced values, so masks are resized to
+their original sizes with static shapes, and a chain of resizes and crops is a product of matrices.
 """
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -16,15 +15,17 @@ Size = int | Int[Array, ""]
 def bilinear_matrix(
     out_rows: int, in_rows: int, out_size: Size, in_size: Size, *, align_corners: bool = False
 ) -> Float[Array, "out_rows in_rows"]:
-    """Row i holds the weights with which output pixel i reads the input pixels.
+    """Return the matrix whose row i holds the weights of the input pixels in output pixel i.
 
     Args:
-        out_rows, in_rows: static shape; rows beyond `out_size` are zero.
-        out_size, in_size: the sizes meant, at most the static ones; may be traced.
-        align_corners: whether the corner pixels' centres coincide (region pyramid) or the images'
-            edges do (SAM).
+        out_rows: static number of rows; rows from `out_size` on are zero.
+        in_rows: static number of columns.
+        out_size: number of output pixels, at most `out_rows`; may be traced.
+        in_size: number of input pixels, at most `in_rows`; may be traced.
+        align_corners: align the centres of the corner pixels (region pyramid) instead of the edges
+            of the images (SAM).
 
-    Coordinates are float32 in the order torch computes them: scale = in / out, then
+    Coordinates are float32 and computed in torch's order, scale = in / out, then
     scale * (i + 0.5) - 0.5, so that equal inputs give equal weights.
     """
     size_in = jnp.asarray(in_size, jnp.float32)
@@ -45,7 +46,17 @@ def bilinear_matrix(
 def resize_map(
     x: Float[Array, "b h w c"], height: int, width: int, *, align_corners: bool = False
 ) -> Float[Array, "b h2 w2 c"]:
-    """Bilinear resizing of channels-last maps, computed in float32, in the dtype of x."""
+    """Resize channels-last feature maps bilinearly.
+
+    Args:
+        x: feature maps.
+        height: of the result.
+        width: of the result.
+        align_corners: see `bilinear_matrix`.
+
+    Returns:
+        The maps in the dtype of x, computed in float32.
+    """
     _, h, w, _ = x.shape
     if (h, w) == (height, width):
         return x
@@ -53,34 +64,3 @@ def resize_map(
     columns = bilinear_matrix(width, w, width, w, align_corners=align_corners)
     y = jnp.einsum("yh,bhwc->bywc", rows, x.astype(jnp.float32))
     return jnp.einsum("xw,bywc->byxc", columns, y).astype(x.dtype)
-
-
-def mask_matrix(
-    out_rows: int, mask_size: int, canvas_size: int, resized: Size, original: Size
-) -> Float[Array, "out_rows mask_size"]:
-    """One side of SAM's post-processing: mask -> canvas (bilinear), crop -> original (bilinear)."""
-    crop = bilinear_matrix(out_rows, canvas_size, original, resized)
-    return crop @ bilinear_matrix(canvas_size, mask_size, canvas_size, mask_size)
-
-
-def postprocess_masks(
-    mask_logits: Float[Array, "m s s"],
-    resized_sizes: Int[Array, "m 2"],
-    original_sizes: Int[Array, "m 2"],
-    canvas_size: int,
-    bucket: tuple[int, int],
-) -> Float[Array, "m h w"]:
-    """Low-resolution mask logits at the original sizes, top left in a static bucket, zero around.
-
-    Source: model/SAM/modeling/sam.py postprocess_masks, as matrices.
-    """
-    size = mask_logits.shape[-1]
-
-    def side(rows: int, axis: int) -> Float[Array, "m rows s"]:
-        return jax.vmap(lambda r, o: mask_matrix(rows, size, canvas_size, r, o))(
-            resized_sizes[:, axis], original_sizes[:, axis]
-        )
-
-    rows, columns = side(bucket[0], 0), side(bucket[1], 1)
-    y = jnp.einsum("mhs,mst->mht", rows, mask_logits.astype(jnp.float32))
-    return jnp.einsum("mwt,mht->mhw", columns, y)

@@ -1,7 +1,7 @@
-"""RoIAlign as two small matrices a box: pooled = A_y @ map @ A_x.T.
+"""RoIAlign as two matrix products per box: pooled = A_y @ map @ A_x.T.
 
-Samples lie on a regular grid inside an axis-aligned box, bilinear weights are separable, and so is
-the rule that a sample outside the map counts zero. Averaging the samples of a bin is linear too.
+Samples lie on a regular grid inside an axis-aligned box. Bilinear weights are separable, and so is
+the rule that a sample outside the map is zero; the average over the samples of a bin is linear.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from jaxtyping import Array, Float, Int
 def roi_matrix(
     low: Float[Array, ""], high: Float[Array, ""], bins: int, samples: int, size: int
 ) -> Float[Array, "bins size"]:
-    """Weights with which each bin along one side of a box reads a map's rows or columns.
+    """Return the weights of a map's rows (or columns) in each bin along one side of a box.
 
     Args:
-        low, high: the box's two edges in cells, already shifted by -0.5.
-        samples: sample points per bin and side.
-        size: cells of the map. A sample outside [-1, size] counts zero; one beyond the outermost
+        low: the lower edge of the box, in cells, already shifted by -0.5.
+        high: its upper edge, likewise.
+        bins: number of bins along the side.
+        samples: number of sample points per bin.
+        size: cells of the map. A sample outside [-1, size] is zero; one beyond the outermost cell
             centre is clamped to it.
     """
     width = (high - low) / bins
@@ -41,20 +43,28 @@ def roi_align(
     bins: int,
     samples: int,
 ) -> Float[Array, "r bins bins c"]:
-    """Average pooling of `bins` x `bins` cells of each box, in float32, in the dtype of the maps.
+    """Average-pool each box to `bins` x `bins` cells.
+
+    The map of each box is selected inside the matrix product (by a one-hot factor), so no map is
+    copied per box.
 
     Args:
-        boxes: x0 y0 x1 y1 in the frame in which one cell is `stride` wide; no minimum size.
-        box_image: which map each box lies on; another index pools zeros.
+        maps: feature maps.
+        boxes: x0 y0 x1 y1 in a frame in which one cell is `stride` wide; no minimum size.
+        box_image: index of the map of each box; an index out of range pools zeros.
+        stride: width of a cell of the maps in the frame of the boxes.
+        bins: number of bins along each side.
+        samples: number of sample points per bin along each side.
 
-    The map is chosen inside the matrix product (a one-hot row block): no map is copied for a box.
+    Returns:
+        The pooled maps in the dtype of `maps`, computed in float32.
     """
     q, h, w, _ = maps.shape
     edges = boxes.astype(jnp.float32) / stride - 0.5
     matrix = jax.vmap(roi_matrix, in_axes=(0, 0, None, None, None))
     rows = matrix(edges[:, 1], edges[:, 3], bins, samples, h)
     columns = matrix(edges[:, 0], edges[:, 2], bins, samples, w)
-    chosen = jax.nn.one_hot(box_image, q, dtype=jnp.float32)
+    selection = jax.nn.one_hot(box_image, q, dtype=jnp.float32)
     x = maps.astype(jnp.float32)
-    pooled = jnp.einsum("rq,rph,qhwc->rpwc", chosen, rows, x)
+    pooled = jnp.einsum("rq,rph,qhwc->rpwc", selection, rows, x)
     return jnp.einsum("rsw,rpwc->rpsc", columns, pooled).astype(maps.dtype)

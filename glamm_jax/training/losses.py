@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from glamm_jax.config import LossWeights
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.nn.resize import postprocess_masks
+from glamm_jax.models.sam.postprocess import postprocess_masks
 from glamm_jax.types import Batch, Losses, Output
 
 LOSS_NAMES = ("loss", "ce", "bce", "dice")  # in a step's record; "loss" is the sum of the others

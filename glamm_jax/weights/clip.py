@@ -20,9 +20,9 @@ _LINEARS = {
 
 
 def clip_table(config: CLIPConfig) -> WeightTable:
-    """Return the table of a CLIPVisionModel; the layers from `config.depth` on are carried."""
-    layers = tuple(range(config.depth))
-    unused_layers = tuple(range(config.depth, config.num_layers))
+    """Return the table of a CLIPVisionModel; the layers from `config.num_computed_layers` on are carried."""
+    layers = tuple(range(config.num_computed_layers))
+    unused_layers = tuple(range(config.num_computed_layers, config.num_layers))
     prefix = "encoder.layers.{layer}."
     rules = [
         WeightRule("embeddings.class_embedding", "class_embedding"),

@@ -17,7 +17,7 @@ from glamm_jax.data.preprocess import open_image
 from glamm_jax.evaluation.benchmarks.base import Item
 from glamm_jax.evaluation.predict import predict
 from glamm_jax.inference.chat import Assistant, Question
-from glamm_jax.nn.resize import postprocess_masks
+from glamm_jax.models.sam.postprocess import postprocess_masks
 from glamm_jax.types import BatchShape, Example
 from tests.evaluation.conftest import miniworld
 

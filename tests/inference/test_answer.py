@@ -1,4 +1,4 @@
-"""Answers: phrases with their places and masks, whatever a model writes; JSON and picture."""
+"""Answers: phrases with their positions and masks, whatever a model writes; JSON and overlay."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEIGHT, WIDTH = 6, 9
 
 
 def mask(number: int) -> ScoredMask:
-    """A mask that is known again: row `number`, and its left half."""
+    """A mask that identifies its number: the left half of row `number`."""
     pixels = np.zeros((HEIGHT, WIDTH), bool)
     pixels[number, : WIDTH // 2] = True
     return ScoredMask(pixels, number / 10)
@@ -41,13 +41,13 @@ def which(text: GroundedText) -> list[tuple[str, int | None]]:
     return [(g.phrase, row) for g, row in zip(text.groundings, rows, strict=True)]
 
 
-def answer(raw: str, count: int, question: str = "What?", asked: int = 0) -> Answer:
-    said, problems = attach_masks(raw, masks(asked + count)[asked:])
+def answer(raw: str, count: int, question: str = "What?", num_prompt_masks: int = 0) -> Answer:
+    grounded, problems = attach_masks(raw, masks(num_prompt_masks + count)[num_prompt_masks:])
     return Answer(
-        said.raw,
-        said.text,
-        said.groundings,
-        question=attach_masks(question, masks(asked))[0],
+        grounded.raw,
+        grounded.text,
+        grounded.groundings,
+        question=attach_masks(question, masks(num_prompt_masks))[0],
         history=(),
         image=np.full((HEIGHT, WIDTH, 3), 200, np.uint8),
         regions=np.array([[1.0, 1, 4, 3]]),
@@ -66,7 +66,7 @@ def test_phrases_stand_at_their_places_with_their_masks_and_scores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "count", "found", "problem"),
+    ("raw", "count", "expected", "problem"),
     [
         ("<p> a </p> b", 0, [("a", None)], "phrase 0 'a' has no [SEG]"),
         ("<p> a </p> b [SEG] c", 1, [("a", None), ("", 0)], "[SEG] 0 belongs to no phrase"),
@@ -79,10 +79,10 @@ def test_phrases_stand_at_their_places_with_their_masks_and_scores() -> None:
     ],
 )
 def test_what_is_malformed_is_read_as_far_as_it_goes_and_reported(
-    raw: str, count: int, found: list, problem: str
+    raw: str, count: int, expected: list, problem: str
 ) -> None:
     text, problems = attach_masks(raw, masks(count))
-    assert which(text) == found
+    assert which(text) == expected
     assert problem in problems
 
 
@@ -109,10 +109,10 @@ def test_every_turn_takes_the_masks_of_its_own_segs() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pycocotools sets shapes in place
 def test_json_gives_the_masks_back_through_pycocotools(tmp_path: Path) -> None:
-    said = answer("<p> a </p> [SEG] <p> b </p>", 1, "<p> q </p> [SEG]", asked=1)
-    said.save(tmp_path / "new" / "answer.json")
+    result = answer("<p> a </p> [SEG] <p> b </p>", 1, "<p> q </p> [SEG]", num_prompt_masks=1)
+    result.save(tmp_path / "new" / "answer.json")
     read = json.loads((tmp_path / "new" / "answer.json").read_text("utf-8"))
-    assert [each.name for each in (tmp_path / "new").iterdir()] == ["answer.json"]
+    assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["answer.json"]
     [first, second] = read["groundings"]
     decoded = coco.decode(first["mask"])
     np.testing.assert_array_equal(decoded, mask(1).mask)
@@ -132,20 +132,22 @@ def test_an_empty_mask_has_no_box() -> None:
 
 
 def test_a_phrase_has_one_colour_and_colours_go_on_from_question_to_answer() -> None:
-    said = answer("<p> a </p> [SEG] [SEG] and [SEG]", 3, "<p> q </p> [SEG]", asked=1)
-    assert [layer.phrase for layer in said.passage().layers] == ["a", "[SEG] 3"]
-    np.testing.assert_array_equal(said.passage().layers[0].mask, mask(1).mask | mask(2).mask)
-    picture = np.asarray(said.picture())
+    result = answer("<p> a </p> [SEG] [SEG] and [SEG]", 3, "<p> q </p> [SEG]", num_prompt_masks=1)
+    assert [layer.phrase for layer in result.coloured_text().layers] == ["a", "[SEG] 3"]
+    np.testing.assert_array_equal(
+        result.coloured_text().layers[0].mask, mask(1).mask | mask(2).mask
+    )
+    picture = np.asarray(result.overlay())
     below = picture[480 * HEIGHT // WIDTH :]
     shown = [bool((below == colour).all(-1).any()) for colour in PALETTE[:4]]
     assert shown == [True, True, True, False]
 
 
 def test_the_picture_is_written_as_png(tmp_path: Path) -> None:
-    answer("Yes.", 0).save_picture(tmp_path / "answer.png")
+    answer("Yes.", 0).save_overlay(tmp_path / "answer.png")
     with Image.open(tmp_path / "answer.png") as picture:
         assert picture.format == "PNG"
-    assert [each.name for each in tmp_path.iterdir()] == ["answer.png"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["answer.png"]
 
 
 def test_a_turn_carries_the_words_as_the_model_saw_them() -> None:

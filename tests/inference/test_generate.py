@@ -78,7 +78,7 @@ def generate(
     state = generator.decode(state, max_steps=STEPS)
     masks = generator.finish(batch, state, with_logits=True)
     per_row = [np.asarray(masks.logits)[masks.rows == row] for row in range(len(samples))]
-    return generator.answers(state)[: len(samples)], per_row
+    return generator.answer_token_ids(state)[: len(samples)], per_row
 
 
 def test_the_cache_gives_the_tokens_of_recomputing_the_whole_sequence(
@@ -117,9 +117,9 @@ def three(config: GLaMMConfig) -> list[Sample]:
 SETTINGS = {"temperature": (0.0, 0.8, 1.5), "top_p": (1.0, 0.9, 1.0), "seed": (0, 7, 8)}
 
 
-@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("is_sampled", [False, True])
 def test_a_row_of_any_batch_is_the_row_alone(
-    model: GLaMM, config: GLaMMConfig, drawn: bool
+    model: GLaMM, config: GLaMMConfig, is_sampled: bool
 ) -> None:
     """Padding, spare rows, longer prompts, larger pictures, earlier ends: none is noticed."""
     samples = three(config)
@@ -130,10 +130,10 @@ def test_a_row_of_any_batch_is_the_row_alone(
         batch = collate(picked, config, capacity if spare else replace(capacity, tokens=26))
         rows = [*chosen, 0][: capacity.rows]
         settings = {name: [values[row] for row in rows] for name, values in SETTINGS.items()}
-        sampling = Sampling.of(len(rows), **settings) if drawn else None
+        sampling = Sampling.create(len(rows), **settings) if is_sampled else None
         generator = Generator(model, tokens)
         state = generator.decode(generator.prefill(batch, STEPS, sampling), max_steps=STEPS)
-        return generator.answers(state), generator.finish(batch, state)
+        return generator.answer_token_ids(state), generator.finish(batch, state)
 
     free, _ = run([0, 1, 2], config.tokens, True)
     # What a row chose second ends it, and what another chose third is a [SEG].
@@ -143,23 +143,23 @@ def test_a_row_of_any_batch_is_the_row_alone(
     assert answers[3] == []
     assert tokens.seg in answers[2]
     for row, sample in enumerate(samples):
-        alone, its = run([row], tokens, False)
+        alone, alone_masks = run([row], tokens, False)
         assert alone[0] == answers[row]
         height, width = sample.original_size
         assert len(masks.of_row(row)) == row + answers[row].count(tokens.seg)
-        np.testing.assert_array_equal(masks.of_row(row), its.of_row(0))
-        assert len(its.rows) == 0 or its.of_row(0).shape[1:] == sample.original_size
-        mine = np.asarray(masks.masks)[masks.rows == row]
-        assert not mine[:, height:].any()
-        assert not mine[:, :, width:].any()
+        np.testing.assert_array_equal(masks.of_row(row), alone_masks.of_row(0))
+        assert len(alone_masks.rows) == 0 or alone_masks.of_row(0).shape[1:] == sample.original_size
+        own_masks = np.asarray(masks.masks)[masks.rows == row]
+        assert not own_masks[:, height:].any()
+        assert not own_masks[:, :, width:].any()
 
 
 def test_every_seg_of_prompt_and_answer_gives_a_mask(model: GLaMM, config: GLaMMConfig) -> None:
     answers, _ = generate(Generator(model), prompts(config)[:1])
-    spoken = replace(config.tokens, seg=answers[0][2])
-    again, masks = generate(Generator(model, spoken), prompts(config)[:1])
+    changed = replace(config.tokens, seg=answers[0][2])
+    again, masks = generate(Generator(model, changed), prompts(config)[:1])
     assert again == answers
-    assert len(masks[0]) == answers[0].count(spoken.seg) > 0
+    assert len(masks[0]) == answers[0].count(changed.seg) > 0
     assert masks[0].shape[1:] == (20, 24)  # 18 x 24, rounded up to a bucket
 
 
@@ -175,51 +175,55 @@ def test_decoding_token_by_token_gives_the_tokens_of_one_call(
     model: GLaMM, config: GLaMMConfig, temperature: float
 ) -> None:
     generator, batch = Generator(model), collate(prompts(config), config)
-    sampling = Sampling.of(2, temperature, seed=(3, 4))
+    sampling = Sampling.create(2, temperature, seed=(3, 4))
     once = generator.decode(generator.prefill(batch, STEPS, sampling), max_steps=STEPS)
     slices = generator.prefill(batch, STEPS, sampling)  # decoding left the settings alone
-    for step in range(STEPS + 2):  # calls beyond the room choose nothing
-        assert [len(answer) for answer in generator.answers(slices)] == [min(1 + step, STEPS)] * 2
+    for step in range(STEPS + 2):  # calls beyond the limit choose nothing
+        assert [len(answer) for answer in generator.answer_token_ids(slices)] == [
+            min(1 + step, STEPS)
+        ] * 2
         slices = generator.decode(slices, max_steps=1)
-    assert generator.answers(once) == generator.answers(slices)
-    np.testing.assert_array_equal(once.emitting, slices.emitting)
+    assert generator.answer_token_ids(once) == generator.answer_token_ids(slices)
+    np.testing.assert_array_equal(once.token_hidden, slices.token_hidden)
     with pytest.raises(ValueError, match="max_steps = -1"):
         generator.decode(once, max_steps=-1)
 
 
 def test_an_answer_follows_its_seed(model: GLaMM, config: GLaMMConfig) -> None:
     generator, same = Generator(model), [prompts(config)[0]] * 4
-    sampling = Sampling.of(4, (2.0, 2.0, 2.0, 0.0), seed=(5, 6, 5, 5))
+    sampling = Sampling.create(4, (2.0, 2.0, 2.0, 0.0), seed=(5, 6, 5, 5))
     answers, _ = generate(generator, same, sampling)
     assert answers[0] == answers[2]
     assert answers[0] != answers[1]
     assert answers[3] == generate(generator, same[:1])[0][0]
-    certain, _ = generate(generator, same, Sampling.of(4, 2.0, top_p=1e-6, seed=9))
+    certain, _ = generate(generator, same, Sampling.create(4, 2.0, top_p=1e-6, seed=9))
     assert certain == [answers[3]] * 4
 
 
 def test_settings_for_another_number_of_rows_are_refused(model: GLaMM, config: GLaMMConfig) -> None:
     batch = collate(prompts(config), config)
-    with pytest.raises(SamplingError, match="settings for 3 rows, in a batch of 2 rows"):
-        Generator(model).prefill(batch, STEPS, Sampling.of(3))
+    with pytest.raises(SamplingError, match="settings for 3 rows, but the batch has 2 rows"):
+        Generator(model).prefill(batch, STEPS, Sampling.create(3))
 
 
 def test_prompts_answers_and_pictures_of_one_bucket_share_their_programs(
     model: GLaMM, config: GLaMMConfig
 ) -> None:
-    """Words, rooms, settings, end tokens and sizes differ: nothing is compiled for them."""
+    """Prompts, limits, settings, end tokens and sizes differ: nothing is compiled for them."""
 
-    def run(words: int, room: int, size: tuple[int, int], temperature: float) -> None:
+    def run(words: int, max_tokens: int, size: tuple[int, int], temperature: float) -> None:
         sample = prompt(config, 1, *range(40, 40 + words), config.tokens.seg)
         samples = [replace(sample, original_size=size)] * (words - 4)
         batch = collate(samples, config, bucketed(build_batch(samples, config).required_shape))
         tokens = replace(config.tokens, eos=words)
-        generator, sampling = Generator(model, tokens), Sampling.of(4, temperature)
-        state = generator.decode(generator.prefill(batch, room, sampling), max_steps=room)
+        generator, sampling = Generator(model, tokens), Sampling.create(4, temperature)
+        state = generator.decode(
+            generator.prefill(batch, max_tokens, sampling), max_steps=max_tokens
+        )
         assert generator.finish(batch, state).masks.shape[1:] == (40, 28)
 
     run(7, 9, (33, 25), 0.0)
-    programs = (module._prefill, module._decode, module._masks)
+    programs = (module._prefill, module._decode, module._decode_masks)
     before = [program.jitted._cache_size() for program in programs]
     run(8, 10, (40, 28), 0.7)
     assert [program.jitted._cache_size() for program in programs] == before
@@ -238,13 +242,13 @@ def test_half_precision_weights_are_never_copied_as_a_whole(config: GLaMMConfig)
     weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), weights)
     layers = sum(2 * x.size for x in jax.tree.leaves(weights["llama"]["layers"]))
     batch = collate(prompts(config)[:1], config)
-    read = {name: getattr(batch, name) for name in module._READ_BY_PREFILL}
-    inputs = (module._EMPTY._replace(**read), jnp.ones(1, jnp.int32), Sampling.of(1))
-    limits = module._Limits(jnp.asarray(2), jnp.asarray(STEPS))
+    read = {name: getattr(batch, name) for name in module._PREFILL_FIELDS}
+    inputs = (module._EMPTY_BATCH._replace(**read), jnp.ones(1, jnp.int32), Sampling.create(1))
+    limits = module._StopCriteria(jnp.asarray(2), jnp.asarray(STEPS))
     prefill = (graph, weights, *inputs, limits)
-    assert _program_memory(module._prefill, *prefill, num_tokens=STEPS) < layers / 4
+    assert _program_memory(module._prefill, *prefill, num_slots=STEPS) < layers / 4
 
-    state = module._prefill.jitted.eval_shape(*prefill, num_tokens=STEPS)
+    state = module._prefill.jitted.eval_shape(*prefill, num_slots=STEPS)
     decode = (graph, weights, state, limits)
     assert _program_memory(module._decode, *decode) < layers / 4
 
@@ -255,16 +259,16 @@ def test_a_mask_is_cut_from_the_picture_of_its_own_sample(
     """The first sample has no grounding image, so both kinds of images are numbered apart."""
     first, second = prompts(config)
     together = [replace(first, grounding_image=None), second, prompt(config, 5, 60, 61)]
-    spoken = generate(Generator(model), together)[0]
-    # Whatever a row chose first is called [SEG], so that it has said one.
+    greedy = generate(Generator(model), together)[0]
+    # The first token of a row counts as [SEG], so that its answer has one.
     for row in (1, 2):
-        tokens = replace(config.tokens, seg=spoken[row][0])
+        tokens = replace(config.tokens, seg=greedy[row][0])
         generator = Generator(model, tokens)
         _, masks = generate(generator, together)
         _, alone = generate(generator, [together[row]])
         assert len(masks[row]) == len(alone[0]) > 0
         np.testing.assert_allclose(masks[row], alone[0], atol=1e-4)
-    tokens = replace(config.tokens, seg=spoken[0][0])
+    tokens = replace(config.tokens, seg=greedy[0][0])
     answers, masks = generate(Generator(model, tokens), together)
     assert tokens.seg in answers[0]
     assert len(masks[0]) == 0
@@ -276,7 +280,7 @@ def test_without_grounding_images_there_are_no_masks(model: GLaMM, config: GLaMM
     tokens = replace(config.tokens, seg=answers[0][0])
     again, masks = generate(Generator(model, tokens), blind)
     assert again == answers
-    assert [len(each) for each in masks] == [0, 0]
+    assert [len(row_masks) for row_masks in masks] == [0, 0]
 
 
 def test_a_spare_row_says_nothing(model: GLaMM, config: GLaMMConfig) -> None:
@@ -286,11 +290,11 @@ def test_a_spare_row_says_nothing(model: GLaMM, config: GLaMMConfig) -> None:
     # All rows that speak end at their first token: the spare one must not keep the loop alive.
     generator = Generator(model, replace(config.tokens, eos=answers[0][0]))
     batch = collate(samples, config, replace(build_batch(samples, config).required_shape, rows=3))
-    decoding = generator.prefill(batch, room=STEPS)
-    assert np.asarray(decoding.done).all()
+    decoding = generator.prefill(batch, max_tokens=STEPS)
+    assert np.asarray(decoding.finished).all()
     decoding = generator.decode(decoding, max_steps=STEPS)
-    assert int(decoding.count) == 1
-    assert generator.answers(decoding) == [answers[0][:1], [], []]
+    assert int(decoding.num_tokens) == 1
+    assert generator.answer_token_ids(decoding) == [answers[0][:1], [], []]
     assert len(generator.finish(batch, decoding).rows) == 0
 
 
@@ -299,8 +303,8 @@ def test_more_than_the_model_has_positions_for_is_refused(
 ) -> None:
     generator, batch = Generator(model), collate(prompts(config)[:1], config)
     slots, context = batch.token_ids.shape[1], config.llama.max_positions
-    for room in (0, context - slots + 1):
+    for max_tokens in (0, context - slots + 1):
         with pytest.raises(
-            ContextError, match=f"room for {room} tokens behind a prompt of {slots}"
+            ContextError, match=f"max_tokens = {max_tokens} after a prompt of {slots} tokens"
         ):
-            generator.prefill(batch, room=room)
+            generator.prefill(batch, max_tokens=max_tokens)

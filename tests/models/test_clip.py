@@ -81,10 +81,10 @@ def test_every_hidden_state_that_is_read_is_hugging_faces(fields: dict, seed: in
     theirs, pixels = _theirs(config, seed), _pixels(config)
     model = _ours(config, theirs)
     states, expected = model(jnp.asarray(pixels)), _hidden_states(theirs, pixels)
-    assert len(states) == len(config.read_states)
+    assert len(states) == len(config.output_states)
     for layer in (config.projector_layer, *config.region_layers):
-        assert_close(model.state(states, layer), expected[layer][:, 1:], 2e-5)
-    assert_close(states[-1][:, 0], expected[config.depth][:, 0], 2e-5)
+        assert_close(model.patch_features(states, layer), expected[layer][:, 1:], 2e-5)
+    assert_close(states[-1][:, 0], expected[config.num_computed_layers][:, 0], 2e-5)
 
 
 SMALL = CLIPConfig(
@@ -101,7 +101,7 @@ SMALL = CLIPConfig(
 
 def test_layers_above_the_last_state_that_is_read_do_not_exist() -> None:
     model = CLIPVision(SMALL, rngs=nnx.Rngs(0))
-    assert model.layers.norm1.scale.shape[0] == SMALL.depth == 2
+    assert model.layers.norm1.scale.shape[0] == SMALL.num_computed_layers == 2
 
 
 def test_no_image_gives_states_of_no_image() -> None:

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glamm_jax.config import PROJECTIONS, LlamaConfig, LoRAConfig
-from glamm_jax.models.llama import KVCache, Llama, write_slice
+from glamm_jax.models.kv_cache import KVCache
+from glamm_jax.models.llama import Llama
 from glamm_jax.nn.lora import LoRAParam
 from glamm_jax.parallel import make_mesh, shardings, use_mesh
 from glamm_jax.testing.merged_model import merge_lora
@@ -114,7 +115,7 @@ def test_decoding_against_the_cache_is_running_the_whole_sequence(
     for step in range(steps):
         x = model.embed_tokens(jnp.asarray(ids[:, prompt + step, None]), jnp.float32)
         at, slot = jnp.asarray(filled[:, None] + step), jnp.asarray(prompt + step)
-        hidden, cache = model.step(x, at, slot, cache)
+        hidden, cache = model.decode_step(x, at, slot, cache)
         chosen.append(np.asarray(model.logits(hidden))[:, 0])
     for row, length in enumerate(lengths):
         whole = np.concatenate([ids[row, :length], ids[row, prompt:]])[None]
@@ -201,7 +202,7 @@ def _prefilled_step(model: Llama, x: jax.Array, valid: jax.Array) -> tuple[jax.A
     positions = jnp.broadcast_to(jnp.arange(tokens)[None], valid.shape)
     cache = KVCache.empty(SMALL, rows, tokens, x.dtype)
     _, cache = model.prefill(x[:, :-1], positions[:, :-1], valid[:, :-1], cache)
-    return model.step(x[:, -1:], positions[:, -1:], jnp.asarray(tokens - 1), cache)
+    return model.decode_step(x[:, -1:], positions[:, -1:], jnp.asarray(tokens - 1), cache)
 
 
 def test_a_step_on_a_mesh_is_the_step_on_one_device() -> None:
@@ -219,11 +220,3 @@ def test_a_step_on_a_mesh_is_the_step_on_one_device() -> None:
         actual, sharded = _prefilled_step(placed, x, valid)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(sharded.keys, cache.keys, rtol=1e-4, atol=1e-4)
-
-
-def test_half_precision_is_written_bit_by_bit() -> None:
-    x, part = (jax.random.normal(jax.random.key(n), (2, 3), jnp.bfloat16) for n in (0, 1))
-    written = jax.jit(write_slice, static_argnums=2)(x, part[:, :1], (0, 2))
-    expected = x.at[:, 2:].set(part[:, :1])
-    assert written.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(written.astype(jnp.float32), expected.astype(jnp.float32))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from glamm_jax.nn import attention as module
-from glamm_jax.nn.attention import attend_one, attention, choose_backend
+from glamm_jax.nn.attention import attention, choose_backend, decode_attention
 
 
 def _qkv(b: int, t: int, s: int, n: int, width: int, value_width: int) -> list[np.ndarray]:
@@ -43,7 +43,7 @@ def _some_keys_invalid(b: int, s: int) -> np.ndarray:
     return valid
 
 
-@pytest.mark.parametrize("kernel", ["mapped", "dense", "splash"])
+@pytest.mark.parametrize("kernel", ["blockwise", "dense", "splash"])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
 def test_every_kernel_is_softmax_attention(
@@ -53,7 +53,9 @@ def test_every_kernel_is_softmax_attention(
     q, k, v = _qkv(2, length, length, 2, 24, 16)
     valid = _some_keys_invalid(2, length) if padded else None
     if kernel == "dense":
-        monkeypatch.setattr(module, "_mapped", lambda *_: pytest.fail("the mapped kernel ran"))
+        monkeypatch.setattr(
+            module, "_blockwise_attention", lambda *_: pytest.fail("the blockwise kernel ran")
+        )
         monkeypatch.setattr(module, "current_mesh", lambda: "a mesh", raising=True)
         monkeypatch.setattr(module, "platform", lambda: "gpu")
         monkeypatch.setattr(module, "constrain", lambda x, *_: x)
@@ -85,24 +87,26 @@ def test_blocks_of_queries_are_joined_in_order(monkeypatch: pytest.MonkeyPatch) 
 
 
 def _dense_causal(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
-    queries = module._Queries(jnp.arange(q.shape[1]), None)
-    return module._dense(q, k, v, queries, module._Keys(valid, None))
+    queries = module._QueryInfo(jnp.arange(q.shape[1]), None)
+    return module._dense_attention(q, k, v, queries, module._KeyInfo(valid, None))
 
 
-def test_gradients_of_the_mapped_kernel_are_those_of_the_dense_one() -> None:
+def test_gradients_of_the_blockwise_kernel_are_those_of_the_dense_one() -> None:
     q, k, v = map(jnp.asarray, _qkv(2, 20, 20, 2, 8, 8))
     valid = jnp.asarray(_some_keys_invalid(2, 20))
 
-    def mapped(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jnp.square(module._mapped(q, k, v, True, module._Keys(valid, None))).sum()
+    def blockwise(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jnp.square(
+            module._blockwise_attention(q, k, v, True, module._KeyInfo(valid, None))
+        ).sum()
 
     def dense(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return jnp.square(_dense_causal(q, k, v, valid)).sum()
 
-    actual = jax.grad(mapped, argnums=(0, 1, 2))(q, k, v)
+    actual = jax.grad(blockwise, argnums=(0, 1, 2))(q, k, v)
     expected = jax.grad(dense, argnums=(0, 1, 2))(q, k, v)
-    for ours, theirs in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    for gradient, reference in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(gradient, reference, rtol=1e-4, atol=1e-5)
 
 
 def test_what_a_padded_key_holds_does_not_matter() -> None:
@@ -134,7 +138,7 @@ def test_bfloat16_in_bfloat16_out_with_a_float32_softmax() -> None:
 def test_a_kernel_without_segments_says_so() -> None:
     x = jnp.zeros((1, 4, 1, 8))
     segments = module.Segments(jnp.zeros((1, 4), int), jnp.zeros((1, 4), int))
-    with pytest.raises(ValueError, match="'splash' knows no segments"):
+    with pytest.raises(ValueError, match="'splash' does not support segments"):
         attention(x, x, x, segments=segments, backend="splash")
 
 
@@ -174,7 +178,7 @@ def test_one_token_attends_to_the_valid_ones_before_it_and_to_itself() -> None:
     q, k, v = (jax.random.normal(next(keys), (2, 6, 3, 4)) for _ in range(3))
     valid = jnp.asarray([[True, False, True, True, False], [False] * 5])
     before = [x[:, :5].transpose(0, 2, 1, 3) for x in (k, v)]
-    actual = attend_one(q[:, 5:], k[:, 5:], v[:, 5:], *before, valid)
+    actual = decode_attention(q[:, 5:], k[:, 5:], v[:, 5:], *before, valid)
     itself = jnp.ones((2, 1), bool)
     expected = attention(q[:, 5:], k, v, key_valid=jnp.concatenate([valid, itself], axis=1))
     np.testing.assert_allclose(actual, expected, atol=1e-5)

@@ -1,4 +1,4 @@
-"""On the CPU the way of working follows the sizes, and never changes the result."""
+"""On the CPU the sizes select the implementation, which does not change the result."""
 
 from __future__ import annotations
 
@@ -10,28 +10,34 @@ import pytest
 from glamm_jax.nn import attention as module
 from glamm_jax.nn.attention import Segments, attention
 
-# (limit of a row's scores, limit of a block's) that lead to each way at the sizes below
-WAYS = {"_dense": (2**20, 2**18), "_rows": (2 * 33 * 33, 2**18), "_mapped": (1, 16 * 33)}
+# (limit of a row's scores, limit of a block's) that select each implementation at the sizes below
+LIMITS = {
+    "_dense_attention": (2**20, 2**18),
+    "_rowwise_attention": (2 * 33 * 33, 2**18),
+    "_blockwise_attention": (1, 16 * 33),
+}
 
-# Row 0: a prefix, two conversations, another picture. Row 1: all one. Row 2: two without a prefix.
+# Row 0: a prefix, two conversations, another image. Row 1: all one. Row 2: two without a prefix.
 OWN = np.array([[0] * 10 + [1] * 5 + [2] * 8 + [3] * 10, [0] * 33, [0] * 13 + [1] * 20])
 PREFIX = np.where((OWN > 0) & (OWN < 3) & (np.arange(3) == 0)[:, None], 0, -1)
 PACKED = Segments(jnp.asarray(OWN), jnp.asarray(PREFIX))
-SEEN = (OWN[:, None, :] == OWN[:, :, None]) | (OWN[:, None, :] == PREFIX[:, :, None])
+VISIBLE = (OWN[:, None, :] == OWN[:, :, None]) | (OWN[:, None, :] == PREFIX[:, :, None])
 
 
-@pytest.mark.parametrize("way", list(WAYS))
+@pytest.mark.parametrize("implementation", list(LIMITS))
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("masked", ["nothing", "padding", "segments"])
-def test_every_way_gives_the_same_result_and_gradient(way, causal, masked, monkeypatch):
-    rows, blocks = WAYS[way]
+def test_every_implementation_gives_the_same_result_and_gradient(
+    implementation, causal, masked, monkeypatch
+):
+    rows, blocks = LIMITS[implementation]
     monkeypatch.setattr(module, "_CPU_ROW_SCORES", rows)
     monkeypatch.setattr(module, "_CPU_BLOCK_SCORES", blocks)
-    taken = []
-    for name in ("_rows", "_mapped"):
+    calls = []
+    for name in ("_rowwise_attention", "_blockwise_attention"):
         kernel = getattr(module, name)
         monkeypatch.setattr(
-            module, name, lambda *a, name=name, kernel=kernel: (taken.append(name), kernel(*a))[1]
+            module, name, lambda *a, name=name, kernel=kernel: (calls.append(name), kernel(*a))[1]
         )
     q, k, v = (jax.random.normal(jax.random.key(i), (3, 33, 2, 8)) for i in range(3))
     valid = jnp.arange(33)[None, :] < jnp.asarray([[33], [20], [7]])
@@ -47,14 +53,14 @@ def test_every_way_gives_the_same_result_and_gradient(way, causal, masked, monke
         if valid is not None:
             visible &= valid[:, None, None, :]
         if segments is not None:
-            visible &= jnp.asarray(SEEN)[:, None]
+            visible &= jnp.asarray(VISIBLE)[:, None]
         weights = jax.nn.softmax(jnp.where(visible, scores, -1e30), axis=-1)
         return jnp.einsum("bnts,bsnk->btnk", weights, v)
 
     loss = lambda f: lambda *x: jnp.square(f(*x)).sum()  # noqa: E731
     np.testing.assert_allclose(jax.jit(run)(q, k, v), plain(q, k, v), atol=2e-6)
-    ours = jax.jit(jax.grad(loss(run), argnums=(0, 1, 2)))(q, k, v)
-    theirs = jax.grad(loss(plain), argnums=(0, 1, 2))(q, k, v)
-    for a, b in zip(ours, theirs, strict=True):
+    gradients = jax.jit(jax.grad(loss(run), argnums=(0, 1, 2)))(q, k, v)
+    expected = jax.grad(loss(plain), argnums=(0, 1, 2))(q, k, v)
+    for a, b in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
-    assert set(taken) == ({way} if way != "_dense" else set())
+    assert set(calls) == ({implementation} if implementation != "_dense_attention" else set())

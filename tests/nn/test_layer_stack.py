@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from glamm_jax.nn.layer_stack import restack, scan_blocks, take_blocks, unstack
+from glamm_jax.nn.layer_stack import group_blocks, scan_blocks, slice_blocks, unstack
 from glamm_jax.nn.linear import Linear
 
 DEPTH, WIDTH = 6, 4
@@ -52,9 +52,9 @@ def test_scan_runs_every_block_in_order_and_so_does_its_gradient(remat: str) -> 
 def test_slices_of_a_stack_run_after_each_other_are_the_whole_stack() -> None:
     blocks, x = _blocks(), _input()
     whole = scan_blocks(_apply, blocks, x)
-    first = scan_blocks(_apply, take_blocks(blocks, 0, 2), x)
+    first = scan_blocks(_apply, slice_blocks(blocks, 0, 2), x)
     np.testing.assert_allclose(
-        scan_blocks(_apply, take_blocks(blocks, 2, DEPTH), first), whole, rtol=1e-6
+        scan_blocks(_apply, slice_blocks(blocks, 2, DEPTH), first), whole, rtol=1e-6
     )
 
 
@@ -68,7 +68,7 @@ def test_blocks_taken_out_of_a_stack_run_one_by_one_are_the_whole_stack() -> Non
 
 def test_a_stack_of_groups_holds_the_same_blocks_in_the_same_order() -> None:
     blocks = _blocks()
-    groups = restack(blocks, 2)
+    groups = group_blocks(blocks, 2)
     assert groups.kernel.shape == (2, 3, WIDTH, WIDTH)
     np.testing.assert_array_equal(groups.kernel[...][1, 0], blocks.kernel[...][3])
 

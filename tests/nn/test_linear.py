@@ -111,11 +111,11 @@ def test_every_leaf_of_a_stack_has_the_leading_axis_and_its_name() -> None:
 def test_a_kernel_read_in_pieces_out_of_its_stack_is_the_kernel(
     monkeypatch: pytest.MonkeyPatch, dtype: jnp.dtype, atol: float
 ) -> None:
-    monkeypatch.setattr(module, "_PIECE", 4 * 5)  # 12 rows of 5 in pieces of 4
+    monkeypatch.setattr(module, "_MAX_CHUNK_SIZE", 4 * 5)  # 12 rows of 5 in chunks of 4
     kernels = jax.random.normal(jax.random.key(0), (3, 12, 5), dtype)
     for rows in ((2, 1), (0, 1)):
         x = jax.random.normal(jax.random.key(1), (*rows, 12), dtype)
-        actual = module.linear_of_layer(x, kernels, jnp.asarray(1))
+        actual = module.linear_from_stack(x, kernels, jnp.asarray(1))
         assert actual.dtype == dtype
         expected = np.asarray(x, np.float32) @ np.asarray(kernels[1], np.float32)
         np.testing.assert_allclose(np.asarray(actual, np.float32), expected, atol=atol)

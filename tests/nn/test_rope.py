@@ -5,14 +5,14 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from glamm_jax.nn.rope import inverse_frequencies, rotary_tables, rotate
+from glamm_jax.nn.rope import apply_rotary, inverse_frequencies, rotary_tables
 
 THETA, WIDTH = 10000.0, 8
 
 
 def _rotated(x: np.ndarray, positions: np.ndarray) -> np.ndarray:
     cos, sin = rotary_tables(jnp.asarray(positions), WIDTH, THETA, jnp.float32)
-    return np.asarray(rotate(jnp.asarray(x), cos, sin))
+    return np.asarray(apply_rotary(jnp.asarray(x), cos, sin))
 
 
 def _noise(*shape: int) -> np.ndarray:

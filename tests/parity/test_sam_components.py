@@ -14,8 +14,8 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config import SAMConfig
+from glamm_jax.models.sam.postprocess import postprocess_masks
 from glamm_jax.models.sam.sam import SAM
-from glamm_jax.nn.resize import postprocess_masks
 from glamm_jax.weights.sam import sam_table
 from tools.parity.golden_model import golden_module
 from tools.parity.recipes import draw

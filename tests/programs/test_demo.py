@@ -87,7 +87,7 @@ def test_the_shipped_model_names_the_things_of_a_scene_and_outlines_them(tmp_pat
         (("--box", 10, 6, 50, 30), "number of <bbox> in the prompt: 0; number of boxes: 1"),
         (("--prompt", " "), "the prompt is empty"),
         (("--tokens", 0), "max_tokens is 0"),
-        (("--top-p", 2), "top_p: above 0 and at most 1"),
+        (("--top-p", 2), "top_p: must be above 0 and at most 1"),
         (("--model", "."), "not a model folder"),
     ],
 )

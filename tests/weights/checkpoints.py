@@ -37,7 +37,7 @@ def all_shapes(config: GLaMMConfig) -> dict[str, Shape]:
         if tensor.compute is not None and "pixel_" not in name:
             shapes[name] = tensor.compute().shape
         elif tensor.disposition == "carried":
-            layer = f".layers.{config.clip.depth}."
+            layer = f".layers.{config.clip.num_computed_layers}."
             shapes[name] = shapes.get(name.replace(layer, ".layers.0."), (config.clip.hidden_dim,))
     return shapes
 

@@ -35,10 +35,10 @@ def check_clip(recorded: Recorded, info: dict[str, Any]) -> None:
     run = jax.jit(lambda state, x: nnx.merge(graph, state)(x))
     states = np.asarray(run(state, jnp.asarray(nhwc(pixels))))
     for name in names:
-        index = config.read_states.index(int(name.removeprefix("hidden_states/")))
+        index = config.output_states.index(int(name.removeprefix("hidden_states/")))
         recorded.compare(name, states[index], "encoder")
     if "pooler_output" in recorded:
-        last = states[config.read_states.index(config.num_layers)]
+        last = states[config.output_states.index(config.num_layers)]
         norm = golden_module(
             lambda: LayerNorm(config.hidden_dim, config.norm_eps),
             WeightTable((WeightRule("weight", "scale"), WeightRule("bias", "bias"))),

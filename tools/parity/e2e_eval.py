@@ -71,7 +71,7 @@ def check_evaluations(
             _check_info(case)
             generator = Generator(model, case.config.tokens)
             batch = collate([case.sample], case.config, capacity)
-            decoding = generator.prefill(batch, room=room)
+            decoding = generator.prefill(batch, max_tokens=room)
             decoding = generator.decode(decoding, int(info.get(f"{case.prefix}steps")) - 1)
             _compare_generation(case, generator, batch, decoding)
 
@@ -122,7 +122,7 @@ def _compare_generation(
     recorded, info, prefix, sample, _ = case
     model = nnx.merge(generator.graph, generator.state)
     prompt = sample.conversations[0].token_ids.tolist()
-    answer = generator.answers(decoding)[0]
+    answer = generator.answer_token_ids(decoding)[0]
     recorded.compare("out/generated_ids", [[*prompt, *answer]], "exact")
     info.compare(f"{prefix}generated", [*prompt, *answer], "exact")
     _compare_states(case, model, decoding, len(answer))
@@ -168,12 +168,12 @@ def _check_info(case: _Evaluation) -> None:
 
 def _compare_states(case: _Evaluation, model: GLaMM, decoding: DecodeState, length: int) -> None:
     """Logits that chose each token, and the whole sequence's hidden states in the last step."""
-    emitting = decoding.emitting[0, :length]
+    emitting = decoding.token_hidden[0, :length]
     logits = np.asarray(model.llama.logits(emitting))
     case.recorded.compare("out/step_logits", logits, "tiny")
     top = np.sort(logits, axis=-1)
     gap = float((top[:, -1] - top[:, -2]).min())
     case.info.compare(f"{case.prefix}min_top2_gap", gap, "gap")
-    prompt = decoding.prompt_hidden[0, : int(decoding.lengths[0])]
+    prompt = decoding.prompt_hidden[0, : int(decoding.prompt_lengths[0])]
     hidden = np.concatenate([np.asarray(prompt), np.asarray(emitting[1:])])
     case.recorded.compare("out/last_step_hidden", hidden[None], "tiny")

@@ -122,21 +122,23 @@ def _forward(
 
 def _intermediates(model: GLaMM, batch: Batch, output: Output) -> Intermediates:
     states = model.encode_images(batch.images)
-    levels = [model.clip.state(states, n) for n in model.config.clip.region_layers]
+    levels = [model.clip.patch_features(states, n) for n in model.config.clip.region_layers]
     slots = jax.numpy.maximum(batch.region_images, 0)
     cast = model.config.region.compute_dtype or states.dtype
     encoder = model.region_encoder
-    fused = encoder.fuse(encoder.pyramid([level[slots].astype(cast) for level in levels]))
+    fused = encoder.fuse(encoder.build_pyramid([level[slots].astype(cast) for level in levels]))
     canvas = model.config.sam.image_size
     return Intermediates(
         states=states,
-        projected=model.projector(model.clip.state(states, model.config.clip.projector_layer)),
+        projected=model.projector(
+            model.clip.patch_features(states, model.config.clip.projector_layer)
+        ),
         fused=fused,
         regions=model.encode_regions(states, batch),
         embeddings=model.embed(batch),
         logits=model.llama.logits(output.hidden),
         text_projected=model.text_projection(output.hidden),
-        grounding=model.encode_grounding(batch),
+        grounding=model.encode_grounding_images(batch),
         masks=masks_at_original_size(output, batch, canvas)[0],
     )
 
@@ -217,9 +219,9 @@ def _compare_clip(
     if "mid/mm_projector" in recorded:
         recorded.compare("mid/mm_projector", np.asarray(mid.projected)[image_of_row], "tiny")
     for name in recorded.names_under("mid/clip_hidden_"):
-        state = config.clip.hidden_state(int(name.removeprefix("mid/clip_hidden_")))
-        if state in config.clip.read_states:
-            ours = np.asarray(mid.states)[config.clip.read_states.index(state)]
+        state = config.clip.hidden_state_index(int(name.removeprefix("mid/clip_hidden_")))
+        if state in config.clip.output_states:
+            ours = np.asarray(mid.states)[config.clip.output_states.index(state)]
             recorded.compare(name, ours[image_of_row], "tiny_encoder")
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.config import LoRAConfig
-from glamm_jax.models.llama import KVCache, Llama
-from glamm_jax.nn.layer_stack import take_blocks
+from glamm_jax.models.kv_cache import KVCache
+from glamm_jax.models.llama import Llama
+from glamm_jax.nn.layer_stack import slice_blocks
 from glamm_jax.nn.linear import Linear
 from glamm_jax.nn.lora import LoRA
 from glamm_jax.nn.mlp import MLP
@@ -70,7 +71,7 @@ def _run(model: Llama, x: np.ndarray, valid: np.ndarray, depth: int) -> np.ndarr
     positions = jnp.tile(jnp.arange(x.shape[1], dtype=jnp.int32), (x.shape[0], 1))
     graph, state = nnx.split(model)
     truncated = nnx.merge(graph, state)
-    truncated.layers = take_blocks(truncated.layers, 0, depth)
+    truncated.layers = slice_blocks(truncated.layers, 0, depth)
     truncated.config = replace(truncated.config, num_layers=depth)
     is_complete = depth == model.config.num_layers
 
@@ -96,7 +97,7 @@ def _compare_cache(recorded: Recorded, info: dict[str, Any], model: Llama) -> No
         x = model.embed_tokens(ids, jnp.float32)
         hidden, cache = model.prefill(x, positions, jnp.ones(ids.shape, bool), cache)
         x = model.embed_tokens(jnp.full((rows, 1), info["next_id"]), jnp.float32)
-        new, _ = model.step(x, jnp.full((rows, 1), length), jnp.asarray(length), cache)
+        new, _ = model.decode_step(x, jnp.full((rows, 1), length), jnp.asarray(length), cache)
         return model.logits(hidden[:, -1]), model.logits(new[:, -1])
 
     prefill_logits, next_logits = run(model)

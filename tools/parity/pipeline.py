@@ -27,7 +27,7 @@ from glamm_jax.data.encode import Sample, encode_examples
 from glamm_jax.data.record import Record
 from glamm_jax.data.sources.registry import find_dataset
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.nn.pixel_normalization import normalise
+from glamm_jax.nn.pixel_normalization import normalize_pixels
 from glamm_jax.text.chat_template import RELEASED_TEMPLATE
 from glamm_jax.text.questions import PREAMBLE, name_regions, with_preamble
 from glamm_jax.text.special_tokens import IGNORE_ID
@@ -259,13 +259,15 @@ def _compare_arrays(arrays: Recorded, samples: list[Sample], config: GLaMMConfig
     """Both encoders' pixels and every mask."""
     images = np.stack([sample.image for sample in samples if sample.image is not None])
     clip, sam = config.clip, config.sam
-    pixels = normalise(jnp.asarray(images), clip.pixel_mean, clip.pixel_std)
+    pixels = normalize_pixels(jnp.asarray(images), clip.pixel_mean, clip.pixel_std)
     arrays.compare("clip_pixels", np.asarray(pixels).transpose(0, 3, 1, 2), "input")
     grounding = [s.grounding_image for s in samples if s.grounding_image is not None]
     if not grounding:
         return
     sizes = jnp.array([sample.resized_size for sample in samples])
-    pixels = normalise(jnp.asarray(np.stack(grounding)), sam.pixel_mean, sam.pixel_std, sizes)
+    pixels = normalize_pixels(
+        jnp.asarray(np.stack(grounding)), sam.pixel_mean, sam.pixel_std, sizes
+    )
     arrays.compare("sam_pixels", np.asarray(pixels).transpose(0, 3, 1, 2), "input")
     for i, sample in enumerate(samples):
         arrays.compare(f"mask{i}", sample.masks, "exact")

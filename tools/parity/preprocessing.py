@@ -13,7 +13,7 @@ import numpy as np
 from glamm_jax.config import CLIPConfig, SAMConfig
 from glamm_jax.data import boxes as box_module
 from glamm_jax.data import preprocess, rle
-from glamm_jax.nn.pixel_normalization import normalise
+from glamm_jax.nn.pixel_normalization import normalize_pixels
 from glamm_jax.testing import golden_weights
 from tools.parity.recorded_folder import (
     naming,
@@ -122,7 +122,7 @@ def clip_pixels(image: np.ndarray, size: int) -> np.ndarray:
     """Return the input of CLIP: preprocessed on the host, normalised on the device."""
     config = CLIPConfig()
     pixels = jnp.asarray(preprocess.clip_image(image, size))[None]
-    return np.asarray(normalise(pixels, config.pixel_mean, config.pixel_std))[0]
+    return np.asarray(normalize_pixels(pixels, config.pixel_mean, config.pixel_std))[0]
 
 
 def grounding_pixels(image: np.ndarray, size: int) -> np.ndarray:
@@ -130,7 +130,7 @@ def grounding_pixels(image: np.ndarray, size: int) -> np.ndarray:
     config = SAMConfig()
     padded = preprocess.grounding_image(image, size)
     pixels, sizes = jnp.asarray(padded.pixels)[None], jnp.asarray([padded.resized_size])
-    return np.asarray(normalise(pixels, config.pixel_mean, config.pixel_std, sizes))[0]
+    return np.asarray(normalize_pixels(pixels, config.pixel_mean, config.pixel_std, sizes))[0]
 
 
 def _compare_pixels(arrays: Recorded, name: str, pixels: np.ndarray, kind: str) -> None:

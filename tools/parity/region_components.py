@@ -110,7 +110,7 @@ def _maps(encoder: RegionEncoder, levels: list[jax.Array]) -> list[jax.Array]:
     @jax.jit
     def run(state: nnx.State, levels: list[jax.Array]) -> list[jax.Array]:
         encoder = nnx.merge(graph, state)
-        return encoder.fuse(encoder.pyramid(levels))
+        return encoder.fuse(encoder.build_pyramid(levels))
 
     return run(state, levels)
 

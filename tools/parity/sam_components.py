@@ -19,8 +19,8 @@ from glamm_jax.config import SAMConfig
 from glamm_jax.errors import ConfigError
 from glamm_jax.models.sam.decoder import MaskChoice, MaskDecoder
 from glamm_jax.models.sam.encoder import ImageEncoder
+from glamm_jax.models.sam.postprocess import postprocess_masks
 from glamm_jax.models.sam.prompt import PromptEncoder
-from glamm_jax.nn.resize import postprocess_masks
 from glamm_jax.weights.sam import image_encoder_table, mask_decoder_table, prompt_encoder_table
 from tools.parity.golden_model import golden_module
 from tools.parity.recipes import compared_inputs

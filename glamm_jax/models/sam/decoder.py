@@ -1,6 +1,8 @@
-"""SAM's mask decoder, the paper's pixel decoder: tokens and image look at each other, twice.
+"""SAM's mask decoder, the paper's pixel decoder.
 
-Each mask token becomes the weights of a linear read-out of the enlarged image embedding.
+Mask tokens, prompt tokens and the image attend to each other in a two-way transformer. Each mask
+token then becomes, through its hypernetwork, the weights of a linear map from the upscaled image
+embedding to a mask.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from jaxtyping import Array, Float
 
 from glamm_jax.config import SAMConfig
 from glamm_jax.nn.attention import attention
-from glamm_jax.nn.layer_stack import take_blocks
+from glamm_jax.nn.layer_stack import slice_blocks
 from glamm_jax.nn.linear import Linear, PatchConv, normal
 from glamm_jax.nn.mlp import MLP, TransformerMLP, activate
 from glamm_jax.nn.norm import LayerNorm
@@ -28,7 +30,7 @@ DOWNSAMPLE = 2
 
 
 class CrossAttention(nnx.Module):
-    """Multi-head attention with its own width inside."""
+    """Multi-head attention with an inner width of dim // downsample."""
 
     def __init__(self, dim: int, num_heads: int, downsample: int = 1, *, rngs: nnx.Rngs):
         inner = dim // downsample
@@ -41,17 +43,17 @@ class CrossAttention(nnx.Module):
     def __call__(
         self, q: Float[Array, "m t c"], k: Float[Array, "m s c"], v: Float[Array, "m s c"]
     ) -> Float[Array, "m t c"]:
-        q, k, v = (self._heads(x) for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
+        q, k, v = (self._split_heads(x) for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
         out = attention(q, k, v)
         return self.out_proj(out.reshape(*out.shape[:2], out.shape[2] * out.shape[3]))
 
-    def _heads(self, x: Float[Array, "m t d"]) -> Float[Array, "m t n k"]:
-        # Spelled out: -1 has no meaning where there is no mask.
+    def _split_heads(self, x: Float[Array, "m t d"]) -> Float[Array, "m t n k"]:
+        # Explicit sizes, since -1 is ambiguous without masks.
         return x.reshape(*x.shape[:2], self.num_heads, x.shape[2] // self.num_heads)
 
 
 class TwoWayBlock(nnx.Module):
-    """Tokens attend to themselves, tokens to the image, an MLP, the image to the tokens."""
+    """Self-attention of tokens, token-to-image attention, MLP, image-to-token attention."""
 
     def __init__(self, config: SAMConfig, *, is_first: bool, rngs: nnx.Rngs):
         dim, heads = config.out_dim, config.decoder_heads
@@ -73,7 +75,7 @@ class TwoWayBlock(nnx.Module):
         image_positions: Float[Array, "1 p c"],
     ) -> tuple[Float[Array, "m n c"], Float[Array, "m p c"]]:
         if self.is_first:
-            # The tokens still are their own positions; they are replaced, not added to.
+            # The tokens still equal their positions, so there is no residual connection.
             tokens = self.self_attention(tokens, tokens, tokens)
         else:
             q = tokens + token_positions
@@ -87,7 +89,7 @@ class TwoWayBlock(nnx.Module):
 
 
 class TwoWayTransformer(nnx.Module):
-    """Two-way blocks, and a last look of the tokens at the image."""
+    """Two-way blocks, and a final attention of the tokens to the image."""
 
     def __init__(self, config: SAMConfig, *, rngs: nnx.Rngs):
         dim = config.out_dim
@@ -112,7 +114,7 @@ class TwoWayTransformer(nnx.Module):
 
 
 class Upscaling(nnx.Module):
-    """The image embedding at four times the grid, an eighth as wide."""
+    """Two transposed convolutions: four times the side of the grid, an eighth of the width."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
         self.conv1 = PatchConv(dim, dim // 4, 2, rngs=rngs, transposed=True)
@@ -125,7 +127,7 @@ class Upscaling(nnx.Module):
 
 
 class MaskDecoder(nnx.Module):
-    """Masks and their estimated IoU from image and prompt embeddings."""
+    """Mask logits and IoU estimates from image and prompt embeddings."""
 
     def __init__(self, config: SAMConfig, *, rngs: nnx.Rngs):
         dim, self.num_tokens = config.out_dim, config.num_multimasks + 1
@@ -146,39 +148,45 @@ class MaskDecoder(nnx.Module):
         dense: Float[Array, "m s s c"],
         choice: MaskChoice = "all",
     ) -> tuple[Float[Array, "m k s4 s4"], Float[Array, "m k"]]:
-        """Mask logits at four times the grid, and IoU estimates, of the chosen mask tokens.
+        """Predict masks from image and prompt embeddings.
 
         Args:
-            image_embeddings: one a mask; the caller gathers them.
-            choice: "single" is token 0, "multiple" the others, "all" all; only these are computed.
+            image_embeddings: one per mask; the caller gathers them.
+            image_positions: `PromptEncoder.dense_positions`.
+            sparse: prompt embeddings that are tokens.
+            dense: prompt embeddings that are added to the image embeddings.
+            choice: which mask tokens to compute: "single": token 0; "multiple": the others.
+
+        Returns:
+            Mask logits at four times the side of the grid, and IoU estimates, of those tokens.
+
+        Raises:
+            ValueError: the choice does not exist.
 
         Source: model/SAM/modeling/mask_decoder.py.
         """
-        first, last = self._chosen(choice)
+        bounds = {"single": (0, 1), "multiple": (1, self.num_tokens), "all": (0, self.num_tokens)}
+        if choice not in bounds:
+            raise ValueError(f"unknown choice of masks {choice!r}: choose from {sorted(bounds)}")
+        first, last = bounds[choice]
         m, s, _, c = image_embeddings.shape
         dtype = image_embeddings.dtype
-        own = jnp.concatenate([self.iou_token[...], self.mask_tokens[...]]).astype(dtype)
-        own = jnp.broadcast_to(own, (m, *own.shape))
-        tokens = jnp.concatenate([own, sparse.astype(dtype)], axis=1)
+        output_tokens = jnp.concatenate([self.iou_token[...], self.mask_tokens[...]]).astype(dtype)
+        output_tokens = jnp.broadcast_to(output_tokens, (m, *output_tokens.shape))
+        tokens = jnp.concatenate([output_tokens, sparse.astype(dtype)], axis=1)
         image = (image_embeddings + dense.astype(dtype)).reshape(m, s * s, c)
         positions = image_positions.astype(dtype).reshape(1, s * s, c)
         tokens, image = self.transformer(tokens, image, positions)
-        weights = self._readouts(tokens[:, 1 + first : 1 + last], first, last)
-        enlarged = self.upscaling(image.reshape(m, s, s, c))
-        mask_logits = jnp.einsum("mkc,mhwc->mkhw", weights, enlarged)
+        weights = self._mask_weights(tokens[:, 1 + first : 1 + last], first, last)
+        upscaled = self.upscaling(image.reshape(m, s, s, c))
+        mask_logits = jnp.einsum("mkc,mhwc->mkhw", weights, upscaled)
         iou = self.iou_head(tokens[:, 0])[:, first:last]
         return constrain(mask_logits, "batch", None, None, None), iou
 
-    def _chosen(self, choice: MaskChoice) -> tuple[int, int]:
-        bounds = {"single": (0, 1), "multiple": (1, self.num_tokens), "all": (0, self.num_tokens)}
-        if choice not in bounds:
-            raise ValueError(f"no choice of masks {choice!r}: {sorted(bounds)}")
-        return bounds[choice]
-
-    def _readouts(
+    def _mask_weights(
         self, tokens: Float[Array, "m k c"], first: int, last: int
     ) -> Float[Array, "m k c8"]:
-        """Each token through the hypernetwork of its own."""
-        graph, state = nnx.split(take_blocks(self.hypernetworks, first, last))
+        """Apply to each of the mask tokens first to last - 1 its own hypernetwork."""
+        graph, state = nnx.split(slice_blocks(self.hypernetworks, first, last))
         apply = jax.vmap(lambda state, x: nnx.merge(graph, state)(x), in_axes=(0, 1), out_axes=1)
         return apply(state, tokens)

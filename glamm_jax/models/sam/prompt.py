@@ -20,19 +20,19 @@ NOT_A_POINT = -1
 
 
 class ConstantBuffer(nnx.Variable):
-    """A constant of the checkpoint: saved and loaded, never trained."""
+    """A constant of the checkpoint; it is saved and loaded, but not trained."""
 
 
 def encode_positions(
     positions: Float[Array, "*batch 2"], frequencies: Float[Array, "2 half"]
 ) -> Float[Array, "*batch c"]:
-    """Sines, then cosines, of random directions; positions are x, y in [0, 1]. Float32."""
+    """Return float32 random Fourier features, sines then cosines, of x, y in [0, 1]."""
     angles = 2 * math.pi * ((2 * positions.astype(jnp.float32) - 1) @ frequencies)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class MaskEmbedding(nnx.Module):
-    """Mask logits down to the grid: two convolutions of stride 2 and a 1x1 one."""
+    """Mask logits embedded on the grid: two convolutions of stride 2 and a 1x1 convolution."""
 
     def __init__(self, config: SAMConfig, *, rngs: nnx.Rngs):
         channels = config.mask_channels
@@ -48,7 +48,7 @@ class MaskEmbedding(nnx.Module):
 
 
 class PromptEncoder(nnx.Module):
-    """Prompts of m masks at once; every mask has the same kinds and number of prompts."""
+    """Encoder of the prompts of m masks; every mask has the same kinds and number of prompts."""
 
     def __init__(self, config: SAMConfig, *, rngs: nnx.Rngs):
         dim = config.out_dim
@@ -68,26 +68,32 @@ class PromptEncoder(nnx.Module):
         text: Float[Array, "m t c"] | None = None,
         masks: Float[Array, "m h w"] | None = None,
     ) -> tuple[Float[Array, "m n c"], Float[Array, "m s s c"]]:
-        """Sparse embeddings (points, box corners, text, in this order) and dense ones.
+        """Encode prompts to sparse and dense embeddings.
 
         Args:
-            points, boxes: x, y in pixels of the padded canvas; boxes are x0 y0 x1 y1.
-            labels: 1 foreground, 0 background, -1 not a point; with `points`, always.
-            text: taken as they are, each a prompt of its own (trap 23).
+            points: x, y in pixels of the padded canvas.
+            labels: of `points`, required with them: 1 foreground, 0 background, -1 not a point.
+            boxes: x0 y0 x1 y1 in pixels of the padded canvas.
+            text: embeddings that are used unchanged, each as a separate prompt (quirk 23).
             masks: logits of side `SAMConfig.mask_size`.
 
-        The dtype is that of `text` or `masks`, else float32. Without any prompt, m is 1.
+        Returns:
+            Sparse embeddings (points, box corners, text, in this order) and dense ones, in the
+            dtype of `text` or `masks`, else float32. Without any prompt, m is 1.
 
-        Raises: ValueError when points come without labels, or prompts differ in number.
+        Raises:
+            ValueError: points without labels or the reverse, or prompts of different numbers of
+                masks.
+
         Source: model/SAM/modeling/prompt_encoder.py. As there, points without a box are followed by
-            one more that says "not a point"; text alone is not.
+            one more with the label "not a point"; text alone is not.
         """
-        given = [x for x in (points, boxes, text, masks) if x is not None]
-        if len({x.shape[0] for x in given}) > 1:
-            raise ValueError(f"prompts of different masks: {[x.shape for x in given]}")
+        prompts = [x for x in (points, boxes, text, masks) if x is not None]
+        if len({x.shape[0] for x in prompts}) > 1:
+            raise ValueError(f"prompts of different numbers of masks: {[x.shape for x in prompts]}")
         if (points is None) != (labels is None):
-            raise ValueError("points and labels come together")
-        num_masks = given[0].shape[0] if given else 1
+            raise ValueError("points and labels must be given together")
+        num_masks = prompts[0].shape[0] if prompts else 1
         dtype = next((x.dtype for x in (text, masks) if x is not None), jnp.dtype(jnp.float32))
         sparse = [jnp.zeros((num_masks, 0, self.no_mask[...].shape[0]), dtype)]
         if points is not None and labels is not None:
@@ -99,13 +105,13 @@ class PromptEncoder(nnx.Module):
         return jnp.concatenate(sparse, axis=1), self._embed_masks(masks, num_masks, dtype)
 
     def dense_positions(self) -> Float[Array, "s s c"]:
-        """The encoding of every cell's centre, float32."""
+        """Return the float32 position encoding of the centre of every grid cell."""
         centres = (jnp.arange(self.grid_size, dtype=jnp.float32) + 0.5) / self.grid_size
         x, y = jnp.meshgrid(centres, centres)
         return encode_positions(jnp.stack([x, y], axis=-1), self.frequencies[...])
 
     def _encode_pixels(self, points: Float[Array, "m p 2"]) -> Float[Array, "m p c"]:
-        """Pixels are addressed by their centres."""
+        """Encode the positions of pixel centres."""
         positions = (points.astype(jnp.float32) + 0.5) / self.image_size
         return encode_positions(positions, self.frequencies[...])
 
@@ -115,12 +121,12 @@ class PromptEncoder(nnx.Module):
         if pad:
             points = jnp.pad(points, ((0, 0), (0, 1), (0, 0)))
             labels = jnp.pad(labels, ((0, 0), (0, 1)), constant_values=NOT_A_POINT)
-        encoded, kind = self._encode_pixels(points), labels[..., None]
+        encoded, labels = self._encode_pixels(points), labels[..., None]
         background, foreground = self.point_embeddings[...][: FOREGROUND + 1, None, None]
-        learned = jnp.where(kind == FOREGROUND, foreground, 0)
-        learned = jnp.where(kind == BACKGROUND, background, learned)
+        learned = jnp.where(labels == FOREGROUND, foreground, 0)
+        learned = jnp.where(labels == BACKGROUND, background, learned)
         not_a_point = self.not_a_point[...][None, None]
-        return jnp.where(kind == NOT_A_POINT, not_a_point, encoded + learned)
+        return jnp.where(labels == NOT_A_POINT, not_a_point, encoded + learned)
 
     def _embed_boxes(self, boxes: Float[Array, "m 4"]) -> Float[Array, "m 2 c"]:
         corners = self._encode_pixels(boxes.reshape(-1, 2, 2))

@@ -1,7 +1,7 @@
-"""SAM whole: the grounding encoder, the prompt encoder and the pixel decoder of GLaMM.
+"""SAM: the grounding encoder, the prompt encoder and the pixel decoder of GLaMM.
 
-embeddings = sam.encode(pixels)                             # once an image
-masks, iou = sam.predict_masks(embeddings[mask_image], boxes=boxes)   # one row a mask
+embeddings = sam.encode(pixels)                                       # once per image
+masks, iou = sam.predict_masks(embeddings[mask_image], boxes=boxes)   # one row per mask
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from glamm_jax.models.sam.prompt import PromptEncoder
 
 
 class SAM(nnx.Module):
-    """An image is encoded once; prompts are decoded against its embedding."""
+    """Image encoder, prompt encoder and mask decoder; an image is encoded once for all prompts."""
 
     def __init__(self, config: SAMConfig, *, rngs: nnx.Rngs):
         self.encoder = ImageEncoder(config, rngs=rngs)
@@ -25,7 +25,7 @@ class SAM(nnx.Module):
         self.config = config
 
     def encode(self, pixels: Float[Array, "g h w 3"]) -> Float[Array, "g s s c"]:
-        """Embeddings of images that are normalised and padded to the canvas."""
+        """Encode images that are normalized and padded to the canvas."""
         return self.encoder(pixels)
 
     def decode(
@@ -36,7 +36,17 @@ class SAM(nnx.Module):
         *,
         multimask: bool = False,
     ) -> tuple[Float[Array, "m k s4 s4"], Float[Array, "m k"]]:
-        """Mask logits and IoU estimates: of mask token 0, or of the `num_multimasks` others."""
+        """Decode masks from image and prompt embeddings.
+
+        Args:
+            image_embeddings: one per mask.
+            sparse: sparse prompt embeddings.
+            dense: dense prompt embeddings.
+            multimask: use the `num_multimasks` multi-mask tokens instead of the single-mask token.
+
+        Returns:
+            Mask logits and IoU estimates.
+        """
         positions = self.prompt_encoder.dense_positions()
         choice = "multiple" if multimask else "single"
         return self.mask_decoder(image_embeddings, positions, sparse, dense, choice)
@@ -48,6 +58,12 @@ class SAM(nnx.Module):
         multimask: bool = False,
         **prompts: Array,
     ) -> tuple[Float[Array, "m k s4 s4"], Float[Array, "m k"]]:
-        """Masks for prompts, given as `PromptEncoder` takes them, in pixels of the canvas."""
+        """Decode masks from image embeddings and prompts.
+
+        Args:
+            image_embeddings: one per mask.
+            multimask: see `decode`.
+            prompts: arguments of `PromptEncoder`, in pixels of the canvas.
+        """
         sparse, dense = self.prompt_encoder(**prompts)
         return self.decode(image_embeddings, sparse, dense, multimask=multimask)

@@ -12,12 +12,12 @@ from flax import nnx
 
 from glamm_jax.config import SAMConfig
 from glamm_jax.models.sam.encoder import (
-    BlockRun,
+    BlockPattern,
     ImageEncoder,
     SAMBlock,
-    block_runs,
+    block_patterns,
     from_windows,
-    relative_attention,
+    relative_position_attention,
     to_windows,
 )
 from glamm_jax.weights.sam import image_encoder_table
@@ -38,16 +38,16 @@ def build(config: SAMConfig) -> ImageEncoder:
 @pytest.mark.parametrize(
     ("kinds", "expected"),
     [
-        ("WGWG", [BlockRun(2, 1, 1)]),
-        ("WWGWWGW", [BlockRun(2, 2, 1), BlockRun(1, 1, 0)]),
-        ("GG", [BlockRun(2, 0, 1)]),
-        ("WWW", [BlockRun(1, 3, 0)]),
-        ("GWGWWG", [BlockRun(1, 0, 1), BlockRun(1, 1, 1), BlockRun(1, 2, 1)]),
+        ("WGWG", [BlockPattern(2, 1, 1)]),
+        ("WWGWWGW", [BlockPattern(2, 2, 1), BlockPattern(1, 1, 0)]),
+        ("GG", [BlockPattern(2, 0, 1)]),
+        ("WWW", [BlockPattern(1, 3, 0)]),
+        ("GWGWWG", [BlockPattern(1, 0, 1), BlockPattern(1, 1, 1), BlockPattern(1, 2, 1)]),
         ("", []),
     ],
 )
 def test_blocks_in_any_order_become_repeating_stretches(kinds, expected):
-    assert block_runs([kind == "G" for kind in kinds]) == expected
+    assert block_patterns([kind == "G" for kind in kinds]) == expected
 
 
 @pytest.mark.parametrize("global_blocks", [(1, 3), (0, 3), ()], ids=str)
@@ -110,7 +110,7 @@ def test_relative_bias_inside_the_dot_product_equals_a_map_of_biases():
     b, s, n, k = 2, 5, 3, 4
     q, key, v = (draw(b, s, s, n, k, seed=i) for i in range(3))
     table_h, table_w = draw(2 * s - 1, k, seed=3), draw(2 * s - 1, k, seed=4)
-    out = relative_attention(q, key, v, table_h, table_w)
+    out = relative_position_attention(q, key, v, table_h, table_w)
     distance = np.arange(s)[:, None] - np.arange(s)[None] + s - 1
     scores = np.einsum("bhwnk,bijnk->bnhwij", q, key) * k**-0.5
     scores += np.einsum("bhwnk,hik->bnhwi", q, np.asarray(table_h)[distance])[..., None]
@@ -123,7 +123,7 @@ def test_relative_bias_inside_the_dot_product_equals_a_map_of_biases():
 def test_a_table_for_another_map_is_refused():
     q = draw(1, 4, 4, 2, 4)
     with pytest.raises(ValueError, match="needs tables of 7 relative positions, not 9"):
-        relative_attention(q, q, q, draw(9, 4), draw(9, 4))
+        relative_position_attention(q, q, q, draw(9, 4), draw(9, 4))
 
 
 def test_bfloat16_stays_bfloat16_and_near(sam, jitted, small_config):

@@ -1,4 +1,4 @@
-"""Presets are frozen as text, and a bad field is named."""
+"""Presets are frozen as text; an error names the invalid field."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ PRESETS: dict[str, Callable[[], GLaMMConfig]] = {
 
 
 def resolved(config: GLaMMConfig) -> str:
-    """The whole configuration as text, one field a line."""
+    """Return the complete configuration as text, one field per line."""
     return json.dumps(asdict(config), indent=1) + "\n"
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_is_the_frozen_one(name: str, goldens: Path) -> None:
-    # A wanted change is made in both places: the diff of the text shows all that it does.
+    # An intended change is made in both places; the diff of the text shows all its effects.
     frozen = (goldens / "configs" / f"{name}.json").read_text(encoding="utf-8")
     assert resolved(PRESETS[name]()) == frozen
 
@@ -124,11 +124,13 @@ def test_derived_sizes_follow_the_fields() -> None:
 
 
 def test_no_layer_is_computed_above_the_last_state_that_is_read() -> None:
-    assert CLIPConfig().read_states == (14, 17, 20, 23)
-    assert CLIPConfig().depth == 23
-    assert CLIPConfig(projector_layer=-1).depth == 24
-    assert CLIPConfig(projector_layer=5, region_layers=()).depth == 5
-    with pytest.raises(ConfigError, match=r"CLIPConfig\.region_layers = \(\): nobody reads"):
+    assert CLIPConfig().output_states == (14, 17, 20, 23)
+    assert CLIPConfig().num_computed_layers == 23
+    assert CLIPConfig(projector_layer=-1).num_computed_layers == 24
+    assert CLIPConfig(projector_layer=5, region_layers=()).num_computed_layers == 5
+    with pytest.raises(
+        ConfigError, match=r"CLIPConfig\.region_layers = \(\): the output of no layer is used"
+    ):
         CLIPConfig(projector_layer=0, region_layers=())
 
 
