@@ -232,7 +232,7 @@ class Assistant:
             num_image_tokens=self.config.clip.num_patches,
             context=self.config.llama.max_positions,
         )
-        limit = min(question.max_tokens, prompt.room)
+        limit = min(question.max_tokens, prompt.max_answer_tokens)
         return _Row(number, question, image, boxes, prompt, limit)
 
     def _prepared(self, rows: list[_Row], room: BatchShape) -> PreparedQuestions:

@@ -61,9 +61,9 @@ def last_answer(decoded: str) -> str:
     return decoded.replace("\n", "").replace("  ", " ").split(ANSWER_MARK)[-1]
 
 
-def parse_answer(written: str) -> ParsedAnswer:
+def parse_answer(generated: str) -> ParsedAnswer:
     """Take an answer apart; of a whole decoded conversation, `last_answer` is to be given."""
-    raw = _one_line(written)
+    raw = _one_line(generated)
     text, sources = _clean(raw)
     found = list(PHRASE.finditer(raw))
     segs = [match.start() for match in re.finditer(re.escape(SEG), raw)]
@@ -81,14 +81,14 @@ def parse_answer(written: str) -> ParsedAnswer:
     return ParsedAnswer(text, tuple(phrases), seg_places, loose, tuple(problems))
 
 
-def stable_text(written: str) -> str:
+def stable_text(generated: str) -> str:
     """How much of the clean text is certain while an answer is still being written.
 
     Held back are the last word (the next token may finish it, or close up to it) and all behind an
     open "<", which may become a tag.
     """
-    opened = written.find("<", written.rfind(">") + 1)
-    text, _ = _clean(_one_line(written if opened < 0 else written[:opened]))
+    opened = generated.find("<", generated.rfind(">") + 1)
+    text, _ = _clean(_one_line(generated if opened < 0 else generated[:opened]))
     return text.rpartition(" ")[0]
 
 

@@ -47,7 +47,7 @@ class Prompt:
         return len(self.ids) + images * (self.num_image_tokens - 1)
 
     @property
-    def room(self) -> int:
+    def max_answer_tokens(self) -> int:
         """Tokens left for the answer."""
         return self.context - self.length
 
@@ -86,11 +86,11 @@ def build_prompt(
     text = template.render(turns)
     ids = np.asarray(tokenizer.encode_with_images(text), np.int32)
     prompt = Prompt(text, ids, num_regions, num_image_tokens, context)
-    if prompt.room < 1:
+    if prompt.max_answer_tokens < 1:
         raise PromptError(
             f"the prompt is too long: {prompt.length} tokens ({num_image_tokens} of them for the "
             f"image) leave no room for an answer in a context of {context}. Shorten the question "
-            f"or the history by at least {1 - prompt.room} tokens."
+            f"or the history by at least {1 - prompt.max_answer_tokens} tokens."
         )
     return prompt
 

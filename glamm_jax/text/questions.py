@@ -98,19 +98,23 @@ def name_regions(num_regions: int) -> str:
 
 
 def format_question(
-    questions: Sequence[str], draw: int, name: str = "", num_regions: int = 0, first_region: int = 1
+    questions: Sequence[str],
+    index: int,
+    name: str = "",
+    num_regions: int = 0,
+    first_region: int = 1,
 ) -> str:
     """The `draw`-th paraphrase (modulo their number) about a named thing or about regions.
 
     `first_region` numbers a single region, for questions that take the regions one by one.
     """
     regions = name_regions(num_regions) if num_regions != 1 else f"region{first_region} {REGION}"
-    return questions[draw % len(questions)].format(name=name, regions=regions)
+    return questions[index % len(questions)].format(name=name, regions=regions)
 
 
-def with_preamble(question: str, bare: bool = False) -> str:
+def with_preamble(question: str, bare_image: bool = False) -> str:
     """The first user turn: the image, a line break, the question.
 
     bare: the image alone, without a sentence about it, as visual instructions are asked.
     """
-    return f"{IMAGE_TOKENS if bare else PREAMBLE}\n{question}"
+    return f"{IMAGE_TOKENS if bare_image else PREAMBLE}\n{question}"

@@ -20,7 +20,7 @@ PHRASE_END = "</p>"
 ADDED_TOKENS = (IMAGE_START, IMAGE_END, REGION, POINT, SEG, PHRASE_START, PHRASE_END)
 
 # Field of `TokenConfig` that holds the id of each added token.
-FIELDS = {
+TOKEN_CONFIG_FIELDS = {
     IMAGE_START: "image_start",
     IMAGE_END: "image_end",
     REGION: "region",
@@ -33,5 +33,5 @@ FIELDS = {
 
 def token_config(ids: dict[str, int], pad: int, bos: int, eos: int) -> TokenConfig:
     """The model's view of a tokenizer: ids of the added and the control tokens."""
-    added = {FIELDS[token]: ids[token] for token in ADDED_TOKENS}
+    added = {TOKEN_CONFIG_FIELDS[token]: ids[token] for token in ADDED_TOKENS}
     return TokenConfig(pad=pad, bos=bos, eos=eos, **added)

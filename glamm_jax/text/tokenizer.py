@@ -23,9 +23,9 @@ from glamm_jax.config import TokenConfig
 from glamm_jax.errors import GLaMMError
 from glamm_jax.text.special_tokens import (
     ADDED_TOKENS,
-    FIELDS,
     IMAGE_ID,
     IMAGE_PLACEHOLDER,
+    TOKEN_CONFIG_FIELDS,
     token_config,
 )
 
@@ -93,7 +93,7 @@ class Tokenizer:
         Raises: TokenizerError listing every id that differs.
         """
         ours = self.tokens
-        names = {field: token for token, field in FIELDS.items()}
+        names = {field: token for token, field in TOKEN_CONFIG_FIELDS.items()}
         names |= {"pad": "the padding token", "bos": "<s>", "eos": "</s>"}
         wrong = [
             f"{name} is {getattr(ours, field)} here, {getattr(tokens, field)} in the model"

@@ -23,7 +23,7 @@ _ANSWERS = "Answers of the model"
 def _prompt(question: str, **options: object) -> Callable[[Path], str]:
     def run(_: Path) -> str:
         prompt = build_prompt(question, load_tokenizer(TOKENIZER), **options)
-        return f"{prompt.length} tokens, room for {prompt.room}"
+        return f"{prompt.length} tokens, room for {prompt.max_answer_tokens}"
 
     return run
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tools.parity.report import Ledger
+from tools.parity.report import ComparisonReport
 
-Check = Callable[[Path, Ledger], None]
+Check = Callable[[Path, ComparisonReport], None]
 
 
 def copy_parts(goldens: Path, folder: Path, *parts: str) -> Path:
@@ -42,15 +42,15 @@ def change_array(path: Path, name: str) -> None:
     np.savez(path, **{**arrays, name: changed})
 
 
-def run(check: Check, folder: Path) -> Ledger:
-    """The ledger of one part."""
-    ledger = Ledger()
-    check(folder, ledger)
-    return ledger
+def run(check: Check, folder: Path) -> ComparisonReport:
+    """The report of one part."""
+    report = ComparisonReport()
+    check(folder, report)
+    return report
 
 
 def failed_names(check: Check, folder: Path) -> set[str]:
     """Names of the arrays that a changed folder fails on."""
-    ledger = run(check, folder)
-    assert ledger.exit_code == (1 if ledger.failures else 0)
-    return {row.name for row in ledger.failures}
+    report = run(check, folder)
+    assert report.exit_code == (1 if report.failures else 0)
+    return {row.name for row in report.failures}

@@ -30,9 +30,9 @@ def folder(goldens: Path, tmp_path: Path) -> Path:
 
 
 def test_lora_and_projections_agree_at_full_width(folder: Path) -> None:
-    ledger = run(components.check, folder)
-    assert ledger.failures == []
-    compared = [row for row in ledger.rows if row.verdict == "equal"]
+    report = run(components.check, folder)
+    assert report.failures == []
+    compared = [row for row in report.rows if row.verdict == "equal"]
     assert len(compared) >= 9
     assert all(row.error is not None and row.error <= 1e-5 for row in compared)
 

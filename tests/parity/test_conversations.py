@@ -15,9 +15,9 @@ def folder(goldens, tmp_path):
 
 
 def test_templates_encodings_batches_prompts_and_answers_agree(goldens):
-    ledger = run(conversations.check, goldens)
-    assert ledger.failures == []
-    assert sum(row.verdict == "equal" for row in ledger.rows) > 400
+    report = run(conversations.check, goldens)
+    assert report.failures == []
+    assert sum(row.verdict == "equal" for row in report.rows) > 400
 
 
 @pytest.mark.parametrize(

@@ -18,25 +18,25 @@ import pytest
 from glamm_jax.data.collate import Sample, fit
 from glamm_jax.types import Losses
 from tests.parity.tampering import change_array, change_json
-from tools.parity.e2e import Case, check
+from tools.parity.e2e import E2EFolder, check
 from tools.parity.e2e_eval import check_evaluations
-from tools.parity.e2e_inputs import check_inputs, samples_of
+from tools.parity.e2e_inputs import check_inputs, read_samples
 from tools.parity.e2e_steps import (
-    StepsRun,
-    agreeing_steps,
+    StepsResult,
     compare_steps,
     noise_parameters,
     read_steps,
+    run_agreeing_steps,
 )
 from tools.parity.e2e_train import (
-    TrainRun,
+    TrainResult,
     TrainRunner,
     compare_case,
     compare_gradient_norms,
     compare_losses,
 )
 from tools.parity.golden_model import golden_glamm
-from tools.parity.report import GoldenError, Ledger, Recorded
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile
 
 NAME = "region_and_seg"
 
@@ -45,41 +45,41 @@ NAME = "region_and_seg"
 class Ran:
     """One training case, run; its recording may be compared again and again."""
 
-    case: Case
-    recorded: Recorded
+    case: E2EFolder
+    recorded: RecordedFile
     samples: list[Sample]
-    run: TrainRun
+    run: TrainResult
 
-    def compare(self, values: dict, info_values: dict) -> Ledger:
+    def compare(self, values: dict, info_values: dict) -> ComparisonReport:
         """Compare recordings that may have been changed."""
-        ledger = Ledger()
-        recorded = Recorded(ledger, "e2e", self.recorded.file, values)
-        info = Recorded(ledger, "e2e", "info.json", info_values)
+        report = ComparisonReport()
+        recorded = RecordedFile(report, "e2e", self.recorded.file, values)
+        info = RecordedFile(report, "e2e", "info.json", info_values)
         with recorded:
-            samples_of(recorded)
+            read_samples(recorded)
             check_inputs(recorded, self.case.config)
             compare_case(recorded, self.samples, self.run, self.case.config)
         compare_losses(info, self.run.losses, "loss", f"cases.{NAME}.losses.")
         prefix = f"cases.{NAME}.grad_norm_sum_absmax."
         compare_gradient_norms(info, prefix, self.run.gradients)
-        return ledger
+        return report
 
 
 @pytest.fixture(scope="module")
 def ran(goldens: Path) -> Ran:
     path = goldens / "e2e_tiny1"
-    case = Case(path, Ledger())
-    recorded = Recorded.open(Ledger(), "e2e", path / f"train_{NAME}.npz")
-    samples = samples_of(recorded)
+    case = E2EFolder(path, ComparisonReport())
+    recorded = RecordedFile.open(ComparisonReport(), "e2e", path / f"train_{NAME}.npz")
+    samples = read_samples(recorded)
     model = golden_glamm(case.config, case.salt)
     runner = TrainRunner(model, case.weights, fit(samples, case.config))
     return Ran(case, recorded, samples, runner.run_agreeing(recorded, samples))
 
 
 def test_a_training_case_with_regions_and_masks_agrees(ran: Ran) -> None:
-    ledger = ran.compare(ran.recorded.values, ran.case.info.values)
-    assert ledger.failures == []
-    assert sum(row.verdict == "equal" for row in ledger.rows) > 200
+    report = ran.compare(ran.recorded.values, ran.case.info.values)
+    assert report.failures == []
+    assert sum(row.verdict == "equal" for row in report.rows) > 200
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_one_moved_number_is_noticed(ran: Ran, entry: str) -> None:
         changed.flat[changed.size // 2] += 1e-2 if changed.dtype.kind == "f" else 1
     values[entry] = changed
     base = next(n for n in ran.recorded.names if entry in (n, f"{n}__val", f"{n}__stats"))
-    ledger = ran.compare(values, ran.case.info.values)
-    assert {row.name for row in ledger.failures} == {base}
-    assert ledger.exit_code == 1
+    report = ran.compare(values, ran.case.info.values)
+    assert {row.name for row in report.failures} == {base}
+    assert report.exit_code == 1
 
 
 @pytest.mark.parametrize(
@@ -136,14 +136,14 @@ def test_one_moved_number_of_the_description_is_noticed(ran: Ran, entry: str) ->
         values[name][0] += 1e-2
     else:
         values[name] += 1e-2
-    ledger = ran.compare(ran.recorded.values, values)
-    assert {row.name for row in ledger.failures} == {name}
+    report = ran.compare(ran.recorded.values, values)
+    assert {row.name for row in report.failures} == {name}
 
 
 def test_an_array_that_nobody_knows_is_a_failure(ran: Ran) -> None:
     values = {**ran.recorded.values, "mid/phlogiston": np.zeros(3)}
-    ledger = ran.compare(values, ran.case.info.values)
-    assert [(row.name, row.verdict) for row in ledger.failures] == [("mid/phlogiston", "unknown")]
+    report = ran.compare(values, ran.case.info.values)
+    assert [(row.name, row.verdict) for row in report.failures] == [("mid/phlogiston", "unknown")]
 
 
 def test_a_missing_array_is_a_broken_file(ran: Ran) -> None:
@@ -171,48 +171,51 @@ def test_a_recording_that_contradicts_itself_is_noticed(ran: Ran, change: dict, 
 def test_losses_that_do_not_add_up_are_noticed_where_the_tolerance_is_wide() -> None:
     values = {"loss": 7.51, "ce_loss": 5.8, "mask_loss": 1.7}
     values |= {"mask_bce_loss": 1.4, "mask_dice_loss": 0.3}
-    recorded = Recorded(Ledger(), "e2e", "info.json", values)
+    recorded = RecordedFile(ComparisonReport(), "e2e", "info.json", values)
     compare_losses(recorded, Losses(7.5, 5.8, 1.4, 0.3), "bf16_loss", "")
-    assert {row.name for row in recorded.ledger.failures} == {"loss", "ce_loss"}
+    assert {row.name for row in recorded.report.failures} == {"loss", "ce_loss"}
 
 
 @dataclass
 class Stepped:
     """The recorded AdamW steps, run; their recording may be compared again and again."""
 
-    recorded: Recorded
-    run: StepsRun
+    recorded: RecordedFile
+    run: StepsResult
     noise: set[str]
 
-    def compare(self, values: dict) -> Ledger:
+    def compare(self, values: dict) -> ComparisonReport:
         """Compare a recording that may have been changed."""
-        ledger = Ledger()
-        with Recorded(ledger, "e2e", "train_steps.json", values) as recorded:
+        report = ComparisonReport()
+        with RecordedFile(report, "e2e", "train_steps.json", values) as recorded:
             read_steps(recorded)
             compare_steps(recorded, self.run, self.noise)
-        return ledger
+        return report
 
 
 @pytest.fixture(scope="module")
 def stepped(goldens: Path) -> Stepped:
     path = goldens / "e2e_tiny1"
-    case = Case(path, Ledger())
-    recorded = Recorded.open(Ledger(), "e2e", path / "train_steps.json")
+    case = E2EFolder(path, ComparisonReport())
+    recorded = RecordedFile.open(ComparisonReport(), "e2e", path / "train_steps.json")
     names, optim = read_steps(recorded)
-    files = {name: Recorded.open(Ledger(), "e2e", path / f"train_{name}.npz") for name in names}
-    samples = {name: samples_of(file) for name, file in files.items()}
+    files = {
+        name: RecordedFile.open(ComparisonReport(), "e2e", path / f"train_{name}.npz")
+        for name in names
+    }
+    samples = {name: read_samples(file) for name, file in files.items()}
     model = golden_glamm(case.config, case.salt)
     batches, noise = [samples[name] for name in names], noise_parameters(case.info, names)
-    run = agreeing_steps(recorded, model, batches, optim, case.weights, noise)
+    run = run_agreeing_steps(recorded, model, batches, optim, case.weights, noise)
     return Stepped(recorded, run, noise)
 
 
 @pytest.mark.slow
 def test_eight_adamw_steps_agree_and_nothing_of_them_goes_unmentioned(stepped: Stepped) -> None:
-    ledger = stepped.compare(stepped.recorded.values)
-    assert ledger.failures == []
-    assert {row.name for row in ledger.rows} == set(stepped.recorded.names)
-    compared = [row.name for row in ledger.rows if row.verdict == "equal"]
+    report = stepped.compare(stepped.recorded.values)
+    assert report.failures == []
+    assert {row.name for row in report.rows} == set(stepped.recorded.names)
+    compared = [row.name for row in report.rows if row.verdict == "equal"]
     assert sum(name.startswith("steps[") for name in compared) == 8 * 6
     assert sum(name.startswith("final_param_norms.") for name in compared) == 192 - 7
     assert all(name.endswith(".k_proj.bias") for name in stepped.noise)
@@ -238,7 +241,9 @@ def test_one_moved_number_of_the_steps_is_noticed(stepped: Stepped, name: str) -
 
 def test_steps_of_an_impossible_optimizer_are_a_broken_file(stepped: Stepped) -> None:
     for change in ({"lr": -1.0}, {"betas": [0.9]}, {"eps": "small"}):
-        recorded = Recorded(Ledger(), "e2e", "steps", {**stepped.recorded.values, **change})
+        recorded = RecordedFile(
+            ComparisonReport(), "e2e", "steps", {**stepped.recorded.values, **change}
+        )
         with pytest.raises(GoldenError, match="steps: "):
             read_steps(recorded)
 
@@ -256,11 +261,11 @@ def one_generation(goldens: Path, tmp_path: Path) -> Path:
 
 
 def generation_failures(folder: Path) -> set[str]:
-    case = Case(folder, Ledger())
-    ledger = Ledger()
-    info = Recorded.open(ledger, "e2e", folder / "info.json")
-    check_evaluations(folder, ledger, info, golden_glamm(case.config, case.salt))
-    return {row.name for row in ledger.failures}
+    case = E2EFolder(folder, ComparisonReport())
+    report = ComparisonReport()
+    info = RecordedFile.open(report, "e2e", folder / "info.json")
+    check_evaluations(folder, report, info, golden_glamm(case.config, case.salt))
+    return {row.name for row in report.failures}
 
 
 @pytest.mark.slow
@@ -292,13 +297,13 @@ def test_a_field_that_the_configuration_does_not_have_is_named(one_generation: P
     info["config"]["flux"] = 1
     (one_generation / "info.json").write_text(json.dumps(info))
     with pytest.raises(GoldenError, match="flux"):
-        Case(one_generation, Ledger())
+        E2EFolder(one_generation, ComparisonReport())
 
 
 def test_a_folder_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
     (tmp_path / "e2e_broken").mkdir()
     (tmp_path / "e2e_broken" / "info.json").write_text("{")
-    ledger = Ledger()
-    check(tmp_path, ledger)
-    assert ledger.exit_code == 2
-    assert "e2e_broken/info.json" in ledger.broken[0]
+    report = ComparisonReport()
+    check(tmp_path, report)
+    assert report.exit_code == 2
+    assert "e2e_broken/info.json" in report.broken[0]

@@ -12,10 +12,10 @@ PARTS = ("pipeline", "fixtures", "tokenizer")
 
 @pytest.mark.slow
 def test_files_of_the_fixtures_give_the_recorded_losses_and_gradients(goldens):
-    ledger = run(pipeline.check, goldens)
-    assert ledger.failures == []
-    assert sum(row.verdict == "equal" for row in ledger.rows) > 100
-    assert all(row.note for row in ledger.rows if row.verdict == "excluded")
+    report = run(pipeline.check, goldens)
+    assert report.failures == []
+    assert sum(row.verdict == "equal" for row in report.rows) > 100
+    assert all(row.note for row in report.rows if row.verdict == "excluded")
 
 
 def test_whatever_is_changed_is_noticed(goldens, tmp_path):

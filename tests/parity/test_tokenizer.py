@@ -15,9 +15,9 @@ def folder(goldens, tmp_path):
 
 
 def test_pieces_scores_and_settings_agree(goldens):
-    ledger = run(tokenizer.check, goldens)
-    assert ledger.failures == []
-    assert {"pieces", "scores"} <= {row.name for row in ledger.rows if row.verdict == "equal"}
+    report = run(tokenizer.check, goldens)
+    assert report.failures == []
+    assert {"pieces", "scores"} <= {row.name for row in report.rows if row.verdict == "equal"}
 
 
 @pytest.mark.parametrize(("column", "reported"), [(0, "pieces"), (1, "scores")])

@@ -30,12 +30,12 @@ def test_the_image_counts_as_its_patches(tokenizer):
     prompt = build_prompt("What is this?", tokenizer, num_image_tokens=9, context=500)
     assert (prompt.ids == IMAGE_ID).sum() == 1
     assert prompt.length == len(prompt.ids) + 8
-    assert prompt.room == 500 - prompt.length
+    assert prompt.max_answer_tokens == 500 - prompt.length
 
 
 def test_a_prompt_may_fill_the_context_up_to_one_token(tokenizer):
     length = build_prompt("What is this?", tokenizer).length
-    assert build_prompt("What is this?", tokenizer, context=length + 1).room == 1
+    assert build_prompt("What is this?", tokenizer, context=length + 1).max_answer_tokens == 1
     with pytest.raises(PromptError, match="by at least 1 tokens"):
         build_prompt("What is this?", tokenizer, context=length)
 

@@ -16,10 +16,10 @@ from glamm_jax.weights.rules import WeightRule, WeightTable
 from tools.parity.e2e_inputs import nhwc
 from tools.parity.golden_model import clip_config, golden_module
 from tools.parity.recipes import compared_inputs
-from tools.parity.report import Recorded
+from tools.parity.report import RecordedFile
 
 
-def check_clip(recorded: Recorded, info: dict[str, Any]) -> None:
+def check_clip(recorded: RecordedFile, info: dict[str, Any]) -> None:
     """Run the layers that are recorded, all of them when the pooled output is."""
     names = recorded.names_under("hidden_states/")
     wanted = {int(name.removeprefix("hidden_states/")) for name in names}

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glamm_jax.files import write_atomic
-from tools.parity.report import Ledger, Row
+from tools.parity.report import ArrayComparison, ComparisonReport
 from tools.parity.run import run_parts
 
 
@@ -47,28 +47,28 @@ def compare(
         return 2
     printed = 0
 
-    def show(part: str, ledger: Ledger) -> None:
+    def show(part: str, report: ComparisonReport) -> None:
         nonlocal printed
-        new, printed = ledger.rows[printed:], len(ledger.rows)
+        new, printed = report.rows[printed:], len(report.rows)
         print_rows([row for row in new if show_excluded or row.verdict != "excluded"])
         print_summary(part, new)
 
-    ledger = run_parts(folder, only, on_start=_announce, on_done=show)
-    for message in ledger.broken:
+    report = run_parts(folder, only, on_start=_announce, on_done=show)
+    for message in report.broken:
         print(f"broken: {message}", file=sys.stderr)
-    for row in ledger.failures:
+    for row in report.failures:
         print(f"FAILED {row.file} {row.name}: {row.verdict} {row.note}".rstrip(), file=sys.stderr)
-    print_summary("all", ledger.rows)
+    print_summary("all", report.rows)
     if json_file is not None:
-        write_json(ledger, json_file)
-    return ledger.exit_code
+        write_json(report, json_file)
+    return report.exit_code
 
 
 def _announce(part: str) -> None:
     print(f"\n{part}: comparing ...", flush=True)
 
 
-def print_rows(rows: list[Row]) -> None:
+def print_rows(rows: list[ArrayComparison]) -> None:
     """One line an array."""
     for row in rows:
         error = "" if row.error is None else f"{row.error:.1e}"
@@ -78,7 +78,7 @@ def print_rows(rows: list[Row]) -> None:
         print(f"{row.verdict:8} {error:>8} {limit:>6} {aim:>6}  {where}  {row.note}".rstrip())
 
 
-def print_summary(part: str, rows: list[Row]) -> None:
+def print_summary(part: str, rows: list[ArrayComparison]) -> None:
     """Counts by verdict, and how many of the compared reach their aim."""
     counts = Counter(row.verdict for row in rows)
     compared = [
@@ -89,6 +89,6 @@ def print_summary(part: str, rows: list[Row]) -> None:
     print(f"{part}: {text}; {aimed} of {len(compared)} compared reach their aim", flush=True)
 
 
-def write_json(ledger: Ledger, path: Path) -> None:
+def write_json(report: ComparisonReport, path: Path) -> None:
     """All verdicts, under a temporary name first."""
-    write_atomic(path, json.dumps(ledger.to_json(), indent=1) + "\n")
+    write_atomic(path, json.dumps(report.to_json(), indent=1) + "\n")

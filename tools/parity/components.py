@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from tools.parity import clip_components, llama_components, region_components, sam_components
-from tools.parity.recorded_folder import naming, report_unknown_files
-from tools.parity.report import GoldenError, Ledger, Recorded, read_json
+from tools.parity.recorded_folder import entry_errors, report_unknown_files
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile, read_json
 
-CheckOne = Callable[[Recorded, dict[str, Any]], None]
+ComponentCheck = Callable[[RecordedFile, dict[str, Any]], None]
 
 # What an entry may say, by the last part of its key: read by a case, or prose.
 READ = "configuration"
 PROSE = "prose"
-KNOWN = {
+KNOWN_KEYS = {
     **dict.fromkeys(("salt", "weights_prefix", "input", "text_input", "inputs", "next_id"), READ),
     **dict.fromkeys(("r", "alpha", "state_dict_names", "dim", "depth", "heads"), READ),
     **dict.fromkeys(("global_attn", "resize", "orig", "gn_groups", "mid"), READ),
@@ -32,7 +32,7 @@ KNOWN = {
 }
 
 
-def check(folder: Path, ledger: Ledger) -> None:
+def check(folder: Path, report: ComparisonReport) -> None:
     """Compare every component that `components/info.json` describes.
 
     Raises: GoldenError for a missing or broken info.json.
@@ -41,22 +41,22 @@ def check(folder: Path, ledger: Ledger) -> None:
     info = read_json(root / "info.json")
     if not isinstance(info, dict) or not info:
         raise GoldenError(f"{root / 'info.json'}: describes nothing")
-    files: dict[str, Recorded] = {}
+    files: dict[str, RecordedFile] = {}
     for name in info:
-        with ledger.guard(str(root / f"{name}.npz")):
-            files[name] = Recorded.open(ledger, "components", root / f"{name}.npz")
+        with report.guard(str(root / f"{name}.npz")):
+            files[name] = RecordedFile.open(report, "components", root / f"{name}.npz")
     for name, recorded in files.items():
-        with ledger.guard(str(root / f"{name}.npz")), recorded, naming(root / "info.json"):
-            kind = check_of(recorded, info[name])
+        with report.guard(str(root / f"{name}.npz")), recorded, entry_errors(root / "info.json"):
+            kind = select_check(recorded, info[name])
             if kind is not None:  # otherwise every array in it stays unknown, and fails
                 kind(recorded, {**_inputs_for(recorded, info, files), **info[name]})
-    with Recorded.open(ledger, "components", root / "info.json") as described:
+    with RecordedFile.open(report, "components", root / "info.json") as described:
         _settle_description(described)
     known = {"info.json", *(f"{name}.npz" for name in info)}
-    report_unknown_files(ledger, "components", root, known)
+    report_unknown_files(report, "components", root, known)
 
 
-def _settle_description(described: Recorded) -> None:
+def _settle_description(described: RecordedFile) -> None:
     """Compare what follows from the rest, settle what is known; any other key fails."""
     for name in described.names:
         entry, _, key = name.partition(".")
@@ -65,11 +65,11 @@ def _settle_description(described: Recorded) -> None:
             described.compare(name, alpha / rank, "metric")
         elif key == "gelu":
             described.compare(name, "exact erf", "exact")
-        elif (last := key.rpartition(".")[2]) in KNOWN:
-            described.exclude(name, KNOWN[last])
+        elif (last := key.rpartition(".")[2]) in KNOWN_KEYS:
+            described.exclude(name, KNOWN_KEYS[last])
 
 
-def check_of(recorded: Recorded, entry: dict[str, Any]) -> CheckOne | None:
+def select_check(recorded: RecordedFile, entry: dict[str, Any]) -> ComponentCheck | None:
     """Which comparison a file needs, from what its entry describes and what it holds."""
     config = entry.get("config", {})
     if "patch_size" in config:
@@ -92,7 +92,7 @@ def check_of(recorded: Recorded, entry: dict[str, Any]) -> CheckOne | None:
 
 
 def _inputs_for(
-    recorded: Recorded, info: dict[str, Any], files: dict[str, Recorded]
+    recorded: RecordedFile, info: dict[str, Any], files: dict[str, RecordedFile]
 ) -> dict[str, Any]:
     """The region encoder's entry, for a bfloat16 variant that says only what it changes."""
     if "boxes0" not in recorded:

@@ -19,12 +19,12 @@ from glamm_jax.text.prompt import build_prompt
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_PLACEHOLDER
 from glamm_jax.text.tokenizer import Tokenizer, TokenizerError
 from tools.parity.recorded_folder import (
-    naming,
+    entry_errors,
+    integer_input,
     part_folder,
     report_unknown_files,
-    whole_numbers,
 )
-from tools.parity.report import Ledger, Recorded
+from tools.parity.report import ComparisonReport, RecordedFile
 from tools.parity.tokenizer import open_tokenizer
 
 PART = "conversations"
@@ -40,7 +40,7 @@ TURNS = ("Q one?", "A one.", "Q two?", None)
 IMAGE_GROWTH = CLIPConfig().num_patches - 1
 
 
-def check(folder: Path, ledger: Ledger) -> None:
+def check(folder: Path, report: ComparisonReport) -> None:
     """Compare everything recorded in `folder/conversations`; encodings need `folder/tokenizer`.
 
     Raises: GoldenError naming what is absent or broken.
@@ -49,17 +49,17 @@ def check(folder: Path, ledger: Ledger) -> None:
     tokenizer = open_tokenizer(folder)
     cases = (_check_templates, _check_encodings, _check_inference, _check_collate)
     for file, case in zip(FILES, cases, strict=True):
-        with naming(part / file), Recorded.open(ledger, PART, part / file) as recorded:
+        with entry_errors(part / file), RecordedFile.open(report, PART, part / file) as recorded:
             case(recorded, tokenizer)
-    report_unknown_files(ledger, PART, part, FILES)
+    report_unknown_files(report, PART, part, FILES)
 
 
-def _entries(recorded: Recorded, pattern: str) -> list[str]:
+def _entries(recorded: RecordedFile, pattern: str) -> list[str]:
     found = (re.match(pattern, name) for name in recorded.names)
     return list(dict.fromkeys(match.group() for match in found if match))
 
 
-def _check_templates(recorded: Recorded, _: Tokenizer) -> None:
+def _check_templates(recorded: RecordedFile, _: Tokenizer) -> None:
     for name in _entries(recorded, r"[^.]+"):
         if name not in TEMPLATES:
             continue  # its leaves are reported as unknown
@@ -84,7 +84,7 @@ def _rendered(name: str) -> str:
         return f"ERROR {error.__cause__!r}"
 
 
-def _check_encodings(recorded: Recorded, tokenizer: Tokenizer) -> None:
+def _check_encodings(recorded: RecordedFile, tokenizer: Tokenizer) -> None:
     tokens = tokenizer.tokens
     single = {
         "size": tokenizer.size,
@@ -124,7 +124,7 @@ def _decode(tokenizer: Tokenizer, ids: list[int], skip_control: bool = False) ->
         return f"ERROR {error}"
 
 
-def _check_inference(recorded: Recorded, tokenizer: Tokenizer) -> None:
+def _check_inference(recorded: RecordedFile, tokenizer: Tokenizer) -> None:
     recorded.compare("gcg_instruction", questions.GCG_INSTRUCTION, "exact")
     for entry in _entries(recorded, r"outputs\[\d+\]"):
         written = recorded.input(f"{entry}.generated_text")
@@ -138,12 +138,12 @@ def _check_inference(recorded: Recorded, tokenizer: Tokenizer) -> None:
 
 
 def _check_output(
-    recorded: Recorded, case: str, question: str, tokenizer: Tokenizer, written: str
+    recorded: RecordedFile, case: str, question: str, tokenizer: Tokenizer, written: str
 ) -> None:
     num_regions = question.count("<bbox>")
     prompt = build_prompt(question, tokenizer, num_regions=num_regions)
     recorded.compare(f"{case}.ids", prompt.ids, "exact")
-    sizes = np.atleast_2d(whole_numbers(recorded, f"{case}.orig"))
+    sizes = np.atleast_2d(integer_input(recorded, f"{case}.orig"))
     resized = [preprocess.grounding_size(h, w, SAMConfig().image_size) for h, w in sizes.tolist()]
     recorded.compare(f"{case}.resize", resized, "exact")
     recorded.compare(f"{case}.max_new", questions.MAX_NEW_TOKENS, "exact")
@@ -157,7 +157,7 @@ def _check_output(
         recorded.compare(f"{case}.phrases", phrases, "exact")
 
 
-def _check_output_boxes(recorded: Recorded, case: str, sizes: np.ndarray) -> None:
+def _check_output_boxes(recorded: RecordedFile, case: str, sizes: np.ndarray) -> None:
     """The pixel boxes are not recorded: taken back to pixels, the unit boxes must come again."""
     boxes = recorded.get(f"{case}.bboxes")
     if not isinstance(boxes, list) or not boxes:
@@ -172,7 +172,7 @@ def _check_output_boxes(recorded: Recorded, case: str, sizes: np.ndarray) -> Non
     recorded.compare(f"{case}.bbox_dtype", f"torch.{again[0].dtype}", "exact")
 
 
-def _check_collate(recorded: Recorded, tokenizer: Tokenizer) -> None:
+def _check_collate(recorded: RecordedFile, tokenizer: Tokenizer) -> None:
     recorded.compare("answer_list", questions.SEGMENTATION_ANSWERS, "exact")
     num_answers = len(questions.SEGMENTATION_ANSWERS)
     recorded.compare("template_counts.segm_answers", num_answers, "exact")
@@ -192,13 +192,13 @@ def _failure_of_unknown_token(tokenizer: Tokenizer) -> str:
     return "no failure"
 
 
-def _check_collated(recorded: Recorded, entry: str, tokenizer: Tokenizer) -> None:
+def _check_collated(recorded: RecordedFile, entry: str, tokenizer: Tokenizer) -> None:
     conversations = recorded.get(f"{entry}.conversations")
     recorded.compare(f"{entry}.conversations", [_again(text) for text in conversations], "exact")
     full = [text.replace(IMAGE_PLACEHOLDER, questions.IMAGE_TOKENS) for text in conversations]
     ids, labels = _padded(full, tokenizer)
     if not recorded.values.get(f"{entry}.inference", True):
-        limit = int(whole_numbers(recorded, f"{entry}.model_max_length"))
+        limit = int(integer_input(recorded, f"{entry}.model_max_length"))
         ids, labels = ids[:, : limit - IMAGE_GROWTH], labels[:, : limit - IMAGE_GROWTH]
     recorded.compare(f"{entry}.input_ids", ids, "exact")
     recorded.compare(f"{entry}.labels", labels, "exact")
@@ -213,7 +213,7 @@ def _check_collated(recorded: Recorded, entry: str, tokenizer: Tokenizer) -> Non
     recorded.exclude(f"{entry}.model_max_length", "input; inference does not truncate (trap 32)")
 
 
-def _check_questions(recorded: Recorded, entry: str, conversations: list[str]) -> None:
+def _check_questions(recorded: RecordedFile, entry: str, conversations: list[str]) -> None:
     """Every recorded question stands in the conversation of its picture, and there is one each."""
     rows = recorded.get(f"{entry}.questions")
     paired = zip(rows, conversations, strict=False)

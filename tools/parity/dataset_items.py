@@ -27,10 +27,10 @@ from glamm_jax.text.questions import (
 )
 from glamm_jax.text.special_tokens import IMAGE_PLACEHOLDER
 from tools.parity.preprocessing import clip_pixels, grounding_pixels
-from tools.parity.report import GoldenError, Recorded
+from tools.parity.report import GoldenError, RecordedFile
 
 # Checks one recorded dataset: its file, its name there, and the data folder of the fixtures.
-DatasetCheck = Callable[[Recorded, str, Path], None]
+DatasetCheck = Callable[[RecordedFile, str, Path], None]
 
 OWN_QUESTIONS = "questions are our own"
 NOT_PICTURES = "samples of an epoch, not pictures"
@@ -52,7 +52,7 @@ class PicturedSource(DatasetSource, Protocol):
 class Item:
     """One recorded item, by its fields."""
 
-    def __init__(self, recorded: Recorded, prefix: str):
+    def __init__(self, recorded: RecordedFile, prefix: str):
         self.recorded, self.prefix = recorded, prefix
 
     def __contains__(self, field: str) -> bool:
@@ -68,7 +68,7 @@ class Item:
 
     def require(self, field: str, holds: bool, note: str) -> None:
         """Settle a field by a condition on it that the check has looked at."""
-        self.recorded.record(f"{self.prefix}.{field}", 0.0 if holds else 1.0, "exact", note)
+        self.recorded.record_error(f"{self.prefix}.{field}", 0.0 if holds else 1.0, "exact", note)
 
     def exclude(self, field: str, reason: str) -> None:
         """Settle a field, or all fields under it, without comparing."""
@@ -76,7 +76,7 @@ class Item:
         self.recorded.exclude_prefix(f"{self.prefix}.{field}.", reason)
 
 
-def items_of(recorded: Recorded, dataset: str) -> list[Item]:
+def items_of(recorded: RecordedFile, dataset: str) -> list[Item]:
     """The items of a dataset, their index and seed settled: ours are found by the picture."""
     pattern = re.compile(rf"{re.escape(dataset)}\.items\[\d+\]")
     found = (pattern.match(name) for name in recorded.names)

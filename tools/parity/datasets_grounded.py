@@ -32,13 +32,13 @@ from tools.parity.dataset_items import (
     recorded_counts,
     rendered,
 )
-from tools.parity.report import Recorded
+from tools.parity.report import RecordedFile
 
 BROKEN_ANSWER = "the original cuts phrases at the wrong places (trap 40); ours has a test"
 
 
 def _check_grounded(
-    recorded: Recorded, dataset: str, data: Path, *, source: type, split: str
+    recorded: RecordedFile, dataset: str, data: Path, *, source: type, split: str
 ) -> None:
     """Captions with phrases and masks."""
     ours: PicturedSource = source(data, split)
@@ -93,7 +93,7 @@ def _compare_names(item: Item, names: Sequence[str], lower: bool) -> None:
 
 
 def _check_referring(
-    recorded: Recorded, dataset: str, data: Path, *, folder: str, owner: str, split: str
+    recorded: RecordedFile, dataset: str, data: Path, *, folder: str, owner: str, split: str
 ) -> None:
     """Expressions that were drawn, each with its mask."""
     ours = ReferSource(data, split, folder=folder, owner=owner)
@@ -103,7 +103,7 @@ def _check_referring(
     recorded.exclude(f"{dataset}.len", NOT_PICTURES)
 
 
-def _check_regions(recorded: Recorded, dataset: str, data: Path) -> None:
+def _check_regions(recorded: RecordedFile, dataset: str, data: Path) -> None:
     """Descriptions of GranD's regions, in the order that was drawn."""
     ours = GrandDatabase(data, "train")
     for item in items_of(recorded, dataset):
@@ -112,7 +112,7 @@ def _check_regions(recorded: Recorded, dataset: str, data: Path) -> None:
     recorded.exclude(f"{dataset}.len_error", "the original fails (trap 38); ours has a test")
 
 
-def _check_failing(recorded: Recorded, dataset: str, data: Path) -> None:
+def _check_failing(recorded: RecordedFile, dataset: str, data: Path) -> None:
     """Datasets whose items all fail in the original; what ours gives instead has tests."""
     for item in items_of(recorded, dataset):
         item.exclude("error", "the original fails (trap 38); ours has a test")

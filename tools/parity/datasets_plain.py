@@ -30,14 +30,14 @@ from tools.parity.dataset_items import (
     recorded_turns,
     rendered,
 )
-from tools.parity.report import Recorded
+from tools.parity.report import RecordedFile
 
 PATH_IS_A_TUPLE = "the original fails (trap 37); ours has a test"
 BARE_IMAGE = f"{IMAGE_PLACEHOLDER}\n"
 
 
 def _check_label_maps(
-    recorded: Recorded,
+    recorded: RecordedFile,
     dataset: str,
     data: Path,
     *,
@@ -57,7 +57,11 @@ def _check_label_maps(
 
 
 def _check_parts(
-    recorded: Recorded, dataset: str, data: Path, *, source: type[semantic_segmentation.PartSource]
+    recorded: RecordedFile,
+    dataset: str,
+    data: Path,
+    *,
+    source: type[semantic_segmentation.PartSource],
 ) -> None:
     """Objects and parts that were drawn, by paths that were put together wrongly (trap 37)."""
     ours = source(data, "train")
@@ -74,7 +78,7 @@ def _check_parts(
 
 
 def _check_regions(
-    recorded: Recorded,
+    recorded: RecordedFile,
     dataset: str,
     data: Path,
     *,
@@ -96,7 +100,7 @@ def _advice(item: Item) -> str:
     return BARE_IMAGE + advice
 
 
-def _check_flickr(recorded: Recorded, dataset: str, data: Path) -> None:
+def _check_flickr(recorded: RecordedFile, dataset: str, data: Path) -> None:
     """A caption about all regions, then the phrase of each."""
     ours = region_captions.FlickrRegions(data, "train")
     for item in items_of(recorded, dataset):
@@ -119,7 +123,7 @@ def _asked(turn: str) -> str:
     return turn.partition("\n")[2]
 
 
-def _check_captions(recorded: Recorded, dataset: str, data: Path) -> None:
+def _check_captions(recorded: RecordedFile, dataset: str, data: Path) -> None:
     """A caption that was drawn, whatever the index (trap 41)."""
     ours = COCOCaptions(data, "train")
     for item in items_of(recorded, dataset):
@@ -137,7 +141,7 @@ def _check_captions(recorded: Recorded, dataset: str, data: Path) -> None:
     recorded.compare(f"{dataset}.len", num_captions, "exact")
 
 
-def _check_conversations(recorded: Recorded, dataset: str, data: Path) -> None:
+def _check_conversations(recorded: RecordedFile, dataset: str, data: Path) -> None:
     """Conversations whose first question follows the bare image."""
     ours = LLaVAInstruct150k(data, "train")
     for item in items_of(recorded, dataset):

@@ -13,7 +13,7 @@ from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import glamm_table
 from glamm_jax.weights.rules import tensor_shapes
 from tools.parity.e2e_eval import check_evaluations, check_inference_branch
-from tools.parity.e2e_inputs import check_inputs, samples_of
+from tools.parity.e2e_inputs import check_inputs, read_samples
 from tools.parity.e2e_steps import check_steps
 from tools.parity.e2e_train import (
     TrainRunner,
@@ -23,10 +23,10 @@ from tools.parity.e2e_train import (
 )
 from tools.parity.e2e_variants import check_bf16_variants, check_lora
 from tools.parity.golden_model import glamm_config, golden_glamm
-from tools.parity.report import GoldenError, Ledger, Recorded
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile
 
 
-def check(folder: Path, ledger: Ledger) -> None:
+def check(folder: Path, report: ComparisonReport) -> None:
     """Compare every `e2e_*` folder.
 
     Raises: GoldenError when there is none, or one cannot be read.
@@ -35,16 +35,16 @@ def check(folder: Path, ledger: Ledger) -> None:
     if not found:
         raise GoldenError(f"{folder}: no e2e_* folder")
     for path in found:
-        with ledger.guard(str(path)):
-            Case(path, ledger).check()
+        with report.guard(str(path)):
+            E2EFolder(path, report).check()
 
 
-class Case:
+class E2EFolder:
     """One e2e folder: its configuration, its model and its recorded cases."""
 
-    def __init__(self, path: Path, ledger: Ledger):
-        self.path, self.ledger, self.part = path, ledger, path.name
-        self.info = Recorded.open(ledger, self.part, path / "info.json")
+    def __init__(self, path: Path, report: ComparisonReport):
+        self.path, self.report, self.part = path, report, path.name
+        self.info = RecordedFile.open(report, self.part, path / "info.json")
         described = subtree(self.info, "config.")
         self.config = glamm_config(described)
         self.salt = described.get("salt", "")
@@ -59,17 +59,17 @@ class Case:
             model = golden_glamm(self.config, self.salt)
             self._check_state_dict(model)
             trained = self._check_training(model)
-            check_inference_branch(self.path, self.ledger, self.part, model, self.salt)
-            check_evaluations(self.path, self.ledger, self.info, model, self.salt)
+            check_inference_branch(self.path, self.report, self.part, model, self.salt)
+            check_evaluations(self.path, self.report, self.info, model, self.salt)
             check_bf16_variants(self.path, self.info, self.config, self.salt, self.weights)
-            check_lora(self.path, self.ledger, self.part, self.config, self.salt, self.weights)
+            check_lora(self.path, self.report, self.part, self.config, self.salt, self.weights)
         unopened = {p.name for p in self.path.iterdir()} - trained - self._known_files()
         for name in sorted(unopened):
-            with Recorded.open(self.ledger, self.part, self.path / name):
+            with RecordedFile.open(self.report, self.part, self.path / name):
                 pass  # every array in it is unknown
 
     def _known_files(self) -> set[str]:
-        opened = {row.file.split("/")[-1] for row in self.ledger.rows if row.part == self.part}
+        opened = {row.file.split("/")[-1] for row in self.report.rows if row.part == self.part}
         return opened | {"info.json"}
 
     def _check_special_ids(self) -> None:
@@ -94,7 +94,7 @@ class Case:
         table = glamm_table(self.config)
         ours = tensor_shapes(table, state_shapes(nnx.state(model)))
         unread = table.unmapped_by_name()
-        with Recorded.open(self.ledger, self.part, self.path / "state_dict.json") as recorded:
+        with RecordedFile.open(self.report, self.part, self.path / "state_dict.json") as recorded:
             for name in recorded.names:
                 if name in ours:
                     recorded.compare(name, [list(ours[name]), "float32"], "exact")
@@ -105,11 +105,11 @@ class Case:
 
     def _check_training(self, model: Any) -> set[str]:
         """All `train_*.npz`, through one compiled program."""
-        cases: dict[str, tuple[Recorded, list[Sample]]] = {}
+        cases: dict[str, tuple[RecordedFile, list[Sample]]] = {}
         capacity = BatchShape()
         for name in case_names(self.info):
-            recorded = Recorded.open(self.ledger, self.part, self.path / f"train_{name}.npz")
-            samples = samples_of(recorded)
+            recorded = RecordedFile.open(self.report, self.part, self.path / f"train_{name}.npz")
+            samples = read_samples(recorded)
             cases[name] = recorded, samples
             capacity = capacity.union(fit(samples, self.config))
         if not cases:
@@ -137,12 +137,12 @@ class Case:
         self.info.compare(f"{prefix}resize", [list(s.resized_size) for s in samples], "exact")
 
 
-def case_names(info: Recorded) -> list[str]:
+def case_names(info: RecordedFile) -> list[str]:
     """Names of the training cases, in order."""
     return list(dict.fromkeys(n.split(".")[1] for n in info.names_under("cases.")))
 
 
-def subtree(recorded: Recorded, prefix: str) -> dict[str, Any]:
+def subtree(recorded: RecordedFile, prefix: str) -> dict[str, Any]:
     """The nested dictionary below a prefix of a flattened JSON file; settled as input."""
     tree: dict[str, Any] = {}
     for name in recorded.names_under(prefix):

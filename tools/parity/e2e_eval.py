@@ -18,20 +18,20 @@ from glamm_jax.inference.generate import DecodeState, Generator
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.training.losses import masks_at_original_size
 from glamm_jax.types import Batch
-from tools.parity.e2e_inputs import check_inputs, samples_of
-from tools.parity.recorded_folder import whole_numbers
-from tools.parity.report import GoldenError, Ledger, Recorded
+from tools.parity.e2e_inputs import check_inputs, read_samples
+from tools.parity.recorded_folder import integer_input
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile
 
 
 def check_inference_branch(
-    folder: Path, ledger: Ledger, part: str, model: GLaMM, salt: str = ""
+    folder: Path, report: ComparisonReport, part: str, model: GLaMM, salt: str = ""
 ) -> None:
     """Teacher forcing: masks of every [SEG] of a known text. Boxes are ignored there (trap 6)."""
     path = folder / "inference_branch.npz"
     if not path.is_file():
         return
-    with Recorded.open(ledger, part, path) as recorded:
-        samples = samples_of(recorded, with_boxes=False)
+    with RecordedFile.open(report, part, path) as recorded:
+        samples = read_samples(recorded, with_boxes=False)
         check_inputs(recorded, model.config, [path.stem], salt)
         recorded.exclude_prefix("in/bboxes", "the branch ignores boxes (trap 6)")
         batch = pack(samples, model.config)
@@ -49,7 +49,7 @@ def check_inference_branch(
 
 
 def check_evaluations(
-    folder: Path, ledger: Ledger, info: Recorded, model: GLaMM, salt: str = ""
+    folder: Path, report: ComparisonReport, info: RecordedFile, model: GLaMM, salt: str = ""
 ) -> None:
     """Every greedy generation, token for token, with the cache: one compiled program for all."""
     names = list(dict.fromkeys(n.split(".")[1] for n in info.names_under("eval.")))
@@ -57,11 +57,11 @@ def check_evaluations(
     cases, capacity, room = [], BatchShape(), 1
     for name in names:
         prefix = f"eval.{name}."
-        recorded = Recorded.open(ledger, info.part, files[name])
-        samples = [_for_generation(s, info, prefix) for s in samples_of(recorded)]
+        recorded = RecordedFile.open(report, info.part, files[name])
+        samples = [_for_generation(s, info, prefix) for s in read_samples(recorded)]
         config = replace(model.config, tokens=_tokens(info, prefix, model.config))
         capacity = capacity.union(fit(samples, config))
-        room = max(room, int(whole_numbers(info, f"{prefix}steps")))
+        room = max(room, int(integer_input(info, f"{prefix}steps")))
         cases.append(_Evaluation(recorded, info, prefix, samples[0], config))
     # A variant of a case may use that case's pixels.
     drawn_as = [drawn for name in names for drawn in (f"eval_{name}", name)]
@@ -79,21 +79,21 @@ def check_evaluations(
 class _Evaluation(NamedTuple):
     """One recorded generation: its file, its place in info.json, its sample, its tokens."""
 
-    recorded: Recorded
-    info: Recorded
+    recorded: RecordedFile
+    info: RecordedFile
     prefix: str
     sample: Sample
     config: GLaMMConfig
 
 
-def _tokens(info: Recorded, prefix: str, config: GLaMMConfig) -> TokenConfig:
+def _tokens(info: RecordedFile, prefix: str, config: GLaMMConfig) -> TokenConfig:
     """Some cases make ordinary ids the [SEG] and the end token, so that they are generated."""
     eos = f"{prefix}eos_id"
-    eos_id = int(whole_numbers(info, eos)) if eos in info else config.tokens.eos
-    return replace(config.tokens, seg=int(whole_numbers(info, f"{prefix}seg_id")), eos=eos_id)
+    eos_id = int(integer_input(info, eos)) if eos in info else config.tokens.eos
+    return replace(config.tokens, seg=int(integer_input(info, f"{prefix}seg_id")), eos=eos_id)
 
 
-def _match_files(folder: Path, info: Recorded, names: list[str]) -> dict[str, Path]:
+def _match_files(folder: Path, info: RecordedFile, names: list[str]) -> dict[str, Path]:
     """`eval_NAME.npz`, or the unclaimed file with this prompt (one note names another file)."""
     files = {name: folder / f"eval_{name}.npz" for name in names}
     claimed = {path for path in files.values() if path.is_file()}
@@ -142,7 +142,7 @@ def _regions(graph: nnx.GraphDef, state: nnx.State, batch: Batch) -> jax.Array:
     return model.encode_regions(model.encode_images(batch.images), batch)
 
 
-def _for_generation(sample: Sample, info: Recorded, prefix: str) -> Sample:
+def _for_generation(sample: Sample, info: RecordedFile, prefix: str) -> Sample:
     """No truth; boxes in the type the original passed them in (trap 13)."""
     name = f"{prefix}box_dtype"
     boxes = sample.boxes_xyxy_unit

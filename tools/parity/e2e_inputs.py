@@ -11,13 +11,13 @@ from glamm_jax.data.preprocess import grounding_size
 from glamm_jax.data.sample import Row, Sample
 from glamm_jax.testing import golden_weights
 from glamm_jax.text.special_tokens import IGNORE_ID
-from tools.parity.report import Recorded
+from tools.parity.report import RecordedFile
 
 # Side of the constant blocks in drawn pixels.
 PIXEL_BLOCKS = {"clip": 8, "sam": 16}
 
 
-def samples_of(recorded: Recorded, *, with_boxes: bool = True) -> list[Sample]:
+def read_samples(recorded: RecordedFile, *, with_boxes: bool = True) -> list[Sample]:
     """The samples of a case; the `in/` arrays that `check_inputs` cannot compare are settled.
 
     Rows of `input_ids` belong to images by `offset`; boxes pass in the dtype given by the case.
@@ -50,7 +50,7 @@ def samples_of(recorded: Recorded, *, with_boxes: bool = True) -> list[Sample]:
 
 
 def check_inputs(
-    recorded: Recorded, config: GLaMMConfig, names: Sequence[str] = (), salt: str = ""
+    recorded: RecordedFile, config: GLaMMConfig, names: Sequence[str] = (), salt: str = ""
 ) -> None:
     """Compare what follows from other inputs: id mask, labels, SAM's sizes, drawn pixels.
 
@@ -69,7 +69,9 @@ def check_inputs(
             _check_pixels(recorded, part, block, [f"{name}:{part}" for name in names], salt)
 
 
-def _check_pixels(recorded: Recorded, part: str, block: int, names: list[str], salt: str) -> None:
+def _check_pixels(
+    recorded: RecordedFile, part: str, block: int, names: list[str], salt: str
+) -> None:
     """Pixels drawn by the golden rule are compared with the draw; others are plain input.
 
     The rule is undocumented for these files, so a draw counts once it explains 90 % of the array.

@@ -24,13 +24,13 @@ from glamm_jax.training.step import Metrics, make_step
 from glamm_jax.types import Losses
 from glamm_jax.weights.glamm import glamm_table
 from tools.parity.e2e_train import compare_losses, torch_tensors
-from tools.parity.report import GoldenError, Recorded
-from tools.parity.ties import agreeing, differences, shifted
+from tools.parity.report import GoldenError, RecordedFile
+from tools.parity.ties import count_differences, first_agreeing_run, with_shifted_bias
 
 FILE = "train_steps.json"
 
 
-class StepsRun(NamedTuple):
+class StepsResult(NamedTuple):
     """All steps run: what each reported, and the norms that the parameters ended with."""
 
     metrics: list[Metrics]
@@ -38,7 +38,7 @@ class StepsRun(NamedTuple):
 
 
 def check_steps(
-    info: Recorded,
+    info: RecordedFile,
     folder: Path,
     model: GLaMM,
     cases: dict[str, list[Sample]],
@@ -52,31 +52,31 @@ def check_steps(
     """
     if not (folder / FILE).is_file():
         return
-    with Recorded.open(info.ledger, info.part, folder / FILE) as recorded:
+    with RecordedFile.open(info.report, info.part, folder / FILE) as recorded:
         names, optim = read_steps(recorded)
         if unknown := set(names) - set(cases):
             raise GoldenError(f"{recorded.file}: steps on unknown cases {sorted(unknown)}")
         batches, noise = [cases[name] for name in names], noise_parameters(info, names)
-        run = agreeing_steps(recorded, model, batches, optim, weights, noise)
+        run = run_agreeing_steps(recorded, model, batches, optim, weights, noise)
         compare_steps(recorded, run, noise)
 
 
-def agreeing_steps(
-    recorded: Recorded,
+def run_agreeing_steps(
+    recorded: RecordedFile,
     model: GLaMM,
     steps: list[list[Sample]],
     optim: OptimConfig,
     weights: LossWeights,
     noise: set[str],
-) -> StepsRun:
+) -> StepsResult:
     """`run_steps` on that side of a tie on which the recorded steps are."""
-    return agreeing(
-        lambda shift: run_steps(shifted(model, shift), steps, optim, weights),
-        lambda run: differences(recorded, lambda r: compare_steps(r, run, noise)),
+    return first_agreeing_run(
+        lambda shift: run_steps(with_shifted_bias(model, shift), steps, optim, weights),
+        lambda run: count_differences(recorded, lambda r: compare_steps(r, run, noise)),
     )
 
 
-def read_steps(recorded: Recorded) -> tuple[list[str], OptimConfig]:
+def read_steps(recorded: RecordedFile) -> tuple[list[str], OptimConfig]:
     """The case of each step, in order, and the optimizer's configuration.
 
     Raises: GoldenError when an entry is missing or impossible.
@@ -105,7 +105,7 @@ def read_steps(recorded: Recorded) -> tuple[list[str], OptimConfig]:
 
 def run_steps(
     model: GLaMM, steps: list[list[Sample]], optim: OptimConfig, weights: LossWeights
-) -> StepsRun:
+) -> StepsResult:
     """One step on each batch; all have one capacity, so one program is compiled."""
     capacity = BatchShape()
     for samples in steps:
@@ -120,10 +120,10 @@ def run_steps(
         metrics.append(jax.tree.map(float, reported))
     final = torch_tensors(glamm_table(model.config), state.trainable)
     norms = {name: float(np.linalg.norm(x.astype(np.float64))) for name, x in final.items()}
-    return StepsRun(metrics, norms)
+    return StepsResult(metrics, norms)
 
 
-def noise_parameters(info: Recorded, names: list[str]) -> set[str]:
+def noise_parameters(info: RecordedFile, names: list[str]) -> set[str]:
     """Parameters whose recorded gradient is rounding noise in every step that reaches them.
 
     Adam divides noise by its own size, so where they end is chance. A gradient that is exactly
@@ -139,7 +139,7 @@ def noise_parameters(info: Recorded, names: list[str]) -> set[str]:
     return {name for name, seen in norms.items() if 0 < max(seen) < 1e-6}
 
 
-def compare_steps(recorded: Recorded, run: StepsRun, noise: set[str]) -> None:
+def compare_steps(recorded: RecordedFile, run: StepsResult, noise: set[str]) -> None:
     """Losses and gradient norm of every step, and every parameter's norm behind the last."""
     for i, ours in enumerate(run.metrics):
         prefix = f"steps[{i}]."

@@ -19,13 +19,13 @@ from glamm_jax.weights.flat_state import flatten_state
 from glamm_jax.weights.glamm import glamm_table
 from glamm_jax.weights.rules import WeightTable, dump
 from tools.parity.e2e_inputs import nchw
-from tools.parity.report import Recorded
-from tools.parity.ties import agreeing, differences, shifted
+from tools.parity.report import RecordedFile
+from tools.parity.ties import count_differences, first_agreeing_run, with_shifted_bias
 
 # Parameters whose gradients pass the region encoder's ReLUs; see parity/tolerances.py.
 PYRAMID = "region_encoder.mlvl_fuse."
-TRAINED = trainable_filter("all_but_encoders")
-LOSS_NAMES = {
+TRAINABLE = trainable_filter("all_but_encoders")
+LOSS_FIELDS = {
     "loss": "total",
     "ce_loss": "ce",
     "mask_bce_loss": "bce",
@@ -47,7 +47,7 @@ class Intermediates(NamedTuple):
     masks: Any  # [m, h, w]
 
 
-class TrainRun(NamedTuple):
+class TrainResult(NamedTuple):
     """One case run: everything on the host. Without gradients there are none."""
 
     batch: Batch
@@ -67,31 +67,31 @@ class TrainRunner:
         self.model, self.config = model, model.config
         self.capacity = capacity
         self.table = glamm_table(model.config)
-        graph, _, self.frozen = nnx.split(model, TRAINED, ...)
+        graph, _, self.frozen = nnx.split(model, TRAINABLE, ...)
         self._forward = jax.jit(partial(_forward, graph, weights))
         self._step = jax.jit(jax.value_and_grad(partial(_forward, graph, weights), has_aux=True))
 
-    def run(self, samples: list[Sample], shift: float = 0.0) -> TrainRun:
+    def run(self, samples: list[Sample], shift: float = 0.0) -> TrainResult:
         """Losses, intermediates and gradients of one batch; see `shifted`."""
         batch = pack(samples, self.config, self.capacity)
-        trained = nnx.state(shifted(self.model, shift), TRAINED)
+        trained = nnx.state(with_shifted_bias(self.model, shift), TRAINABLE)
         (_, aux), gradients = self._step(trained, self.frozen, batch)
         parts, output, mid = jax.tree.map(np.asarray, aux)
-        return TrainRun(batch, parts, output, mid, torch_tensors(self.table, gradients))
+        return TrainResult(batch, parts, output, mid, torch_tensors(self.table, gradients))
 
-    def run_agreeing(self, recorded: Recorded, samples: list[Sample]) -> TrainRun:
+    def run_agreeing(self, recorded: RecordedFile, samples: list[Sample]) -> TrainResult:
         """`run` on that side of a tie on which the recorded gradients are."""
-        return agreeing(
+        return first_agreeing_run(
             lambda shift: self.run(samples, shift),
-            lambda run: differences(recorded, lambda r: compare_gradients(r, run.gradients)),
+            lambda run: count_differences(recorded, lambda r: compare_gradients(r, run.gradients)),
         )
 
-    def run_forward(self, samples: list[Sample]) -> TrainRun:
+    def run_forward(self, samples: list[Sample]) -> TrainResult:
         """Losses and intermediates alone: much less to compile."""
         batch = pack(samples, self.config, self.capacity)
-        _, aux = self._forward(nnx.state(self.model, TRAINED), self.frozen, batch)
+        _, aux = self._forward(nnx.state(self.model, TRAINABLE), self.frozen, batch)
         parts, output, mid = jax.tree.map(np.asarray, aux)
-        return TrainRun(batch, parts, output, mid, {})
+        return TrainResult(batch, parts, output, mid, {})
 
 
 def torch_tensors(table: WeightTable, state: nnx.State) -> dict[str, np.ndarray]:
@@ -135,20 +135,20 @@ def _intermediates(model: GLaMM, batch: Batch, output: Output) -> Intermediates:
 # ---------------------------------------------------------------------------- comparison
 
 
-def compare_losses(recorded: Recorded, ours: Losses, kind: str, prefix: str) -> None:
+def compare_losses(recorded: RecordedFile, ours: Losses, kind: str, prefix: str) -> None:
     """The recorded losses; where the tolerance is wide, also as the sums that they are."""
-    by_name = {name: float(getattr(ours, field)) for name, field in LOSS_NAMES.items()}
+    by_name = {name: float(getattr(ours, field)) for name, field in LOSS_FIELDS.items()}
     by_name["mask_loss"] = float(ours.bce + ours.dice)
     suspects = _contradicting(recorded, prefix) if kind == "bf16_loss" else set()
     for name, value in by_name.items():
         if name in suspects:
             note = "the recorded losses do not add up"
-            recorded.record(prefix + name, float("inf"), kind, note)
+            recorded.record_error(prefix + name, float("inf"), kind, note)
         else:
             recorded.compare(prefix + name, value, kind)
 
 
-def _contradicting(recorded: Recorded, prefix: str) -> set[str]:
+def _contradicting(recorded: RecordedFile, prefix: str) -> set[str]:
     """Losses in a recorded sum that is none, but in no sum that is one."""
     suspects, sound = set(), set()
     for total, parts in LOSS_SUMS.items():
@@ -159,7 +159,7 @@ def _contradicting(recorded: Recorded, prefix: str) -> set[str]:
 
 
 def compare_case(
-    recorded: Recorded, samples: list[Sample], run: TrainRun, config: GLaMMConfig
+    recorded: RecordedFile, samples: list[Sample], run: TrainResult, config: GLaMMConfig
 ) -> None:
     """Everything but inputs in one `train_*.npz`."""
     compare_losses(recorded, run.losses, "loss", "out/")
@@ -170,7 +170,7 @@ def compare_case(
     compare_gradients(recorded, run.gradients)
 
 
-def compare_gradients(recorded: Recorded, gradients: dict[str, np.ndarray]) -> None:
+def compare_gradients(recorded: RecordedFile, gradients: dict[str, np.ndarray]) -> None:
     """Recorded gradients; one whose name we do not have stays unknown, and fails."""
     for name in recorded.names_under("grad/"):
         tensor = name.removeprefix("grad/")
@@ -180,7 +180,7 @@ def compare_gradients(recorded: Recorded, gradients: dict[str, np.ndarray]) -> N
 
 
 def _compare_text(
-    recorded: Recorded, samples: list[Sample], run: TrainRun, config: GLaMMConfig
+    recorded: RecordedFile, samples: list[Sample], run: TrainResult, config: GLaMMConfig
 ) -> None:
     rows = sum(len(sample.rows) for sample in samples)
     tokens = fit(samples, config).tokens
@@ -198,7 +198,7 @@ def _compare_text(
 
 
 def _compare_clip(
-    recorded: Recorded, samples: list[Sample], mid: Intermediates, config: GLaMMConfig
+    recorded: RecordedFile, samples: list[Sample], mid: Intermediates, config: GLaMMConfig
 ) -> None:
     """`mid/clip_hidden_-k` is CLIP's hidden_states[-k], CLS included.
 
@@ -214,7 +214,7 @@ def _compare_clip(
             recorded.compare(name, ours[image_of_row], "tiny_encoder")
 
 
-def _compare_regions(recorded: Recorded, samples: list[Sample], run: TrainRun) -> None:
+def _compare_regions(recorded: RecordedFile, samples: list[Sample], run: TrainResult) -> None:
     boxes = [0 if s.boxes_xyxy_unit is None else len(s.boxes_xyxy_unit) for s in samples]
     ends = np.cumsum(boxes)
     for i, (count, end) in enumerate(zip(boxes, ends, strict=True)):
@@ -228,7 +228,7 @@ def _compare_regions(recorded: Recorded, samples: list[Sample], run: TrainRun) -
             recorded.compare(f"mid/region_fused_level{level}", maps, "tiny_encoder")
 
 
-def _compare_masks(recorded: Recorded, samples: list[Sample], run: TrainRun) -> None:
+def _compare_masks(recorded: RecordedFile, samples: list[Sample], run: TrainResult) -> None:
     batch, mid = run.batch, run.mid
     valid = np.flatnonzero(batch.mask_valid)
     where = np.stack([batch.mask_rows, batch.mask_positions], -1)[valid]
@@ -252,7 +252,9 @@ def _compare_masks(recorded: Recorded, samples: list[Sample], run: TrainRun) -> 
                 recorded.compare(name, array, kind)
 
 
-def compare_gradient_norms(info: Recorded, prefix: str, gradients: dict[str, np.ndarray]) -> None:
+def compare_gradient_norms(
+    info: RecordedFile, prefix: str, gradients: dict[str, np.ndarray]
+) -> None:
     """[norm, sum, absmax] of every parameter; None where torch made no gradient, ours zeros."""
     for name in info.names_under(prefix):
         ours = gradients.get(name.removeprefix(prefix))
@@ -260,16 +262,16 @@ def compare_gradient_norms(info: Recorded, prefix: str, gradients: dict[str, np.
             continue  # stays unknown, and fails
         theirs, x = info.get(name), ours.astype(np.float64)
         if theirs is None:
-            info.record(name, float(np.abs(x).max(initial=0)), "exact", "no gradient")
+            info.record_error(name, float(np.abs(x).max(initial=0)), "exact", "no gradient")
         elif float(theirs[0]) < 1e-6:
             # Zero in theory (softmax ignores a key's bias); then all of it has to be tiny.
             if np.abs(theirs).max() < 1e-5 and np.abs(x).max(initial=0) < 1e-5:
                 info.exclude(name, "norm below 1e-6: zero in theory")
             else:
-                info.record(name, float("inf"), "exact", "norm below 1e-6, but not all of it")
+                info.record_error(name, float("inf"), "exact", "norm below 1e-6, but not all of it")
         else:
             kind = "pyramid_gradient" if PYRAMID in name else "gradient_norm"
-            info.record(name, _summary_error(x, *map(float, theirs)), kind)
+            info.record_error(name, _summary_error(x, *map(float, theirs)), kind)
 
 
 def _summary_error(x: np.ndarray, norm: float, total: float, top: float) -> float:

@@ -10,22 +10,22 @@ import numpy as np
 from glamm_jax.config import GLaMMConfig, LossWeights
 from glamm_jax.data.collate import BatchShape, Sample, fit
 from glamm_jax.nn.lora import merge
-from tools.parity.e2e_inputs import samples_of
+from tools.parity.e2e_inputs import read_samples
 from tools.parity.e2e_train import (
-    TrainRun,
+    TrainResult,
     TrainRunner,
     compare_gradient_norms,
     compare_gradients,
     compare_losses,
 )
 from tools.parity.golden_model import golden_glamm, lora_config
-from tools.parity.report import GoldenError, Ledger, Recorded
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile
 
 REGION_FILE = "variant_region_encoder_bf16.npz"
 
 
 def check_bf16_variants(
-    folder: Path, info: Recorded, config: GLaMMConfig, salt: str, weights: LossWeights
+    folder: Path, info: RecordedFile, config: GLaMMConfig, salt: str, weights: LossWeights
 ) -> None:
     """Losses with all of the model, or the region encoder alone, in bfloat16."""
     everything = replace(config, compute_dtype="bfloat16")
@@ -48,7 +48,7 @@ def check_bf16_variants(
 
 
 def _check_region_features(
-    folder: Path, info: Recorded, case: str, samples: list[Sample], run: TrainRun
+    folder: Path, info: RecordedFile, case: str, samples: list[Sample], run: TrainResult
 ) -> None:
     path = folder / REGION_FILE
     prefix = "variant_region_encoder_bf16."
@@ -56,7 +56,7 @@ def _check_region_features(
         return
     info.exclude(f"{prefix}case", "input")
     info.compare(f"{prefix}box_times_224", "float32", "exact")
-    with Recorded.open(info.ledger, info.part, path) as recorded:
+    with RecordedFile.open(info.report, info.part, path) as recorded:
         start = 0
         for i, sample in enumerate(samples):
             count = 0 if sample.boxes_xyxy_unit is None else len(sample.boxes_xyxy_unit)
@@ -67,7 +67,7 @@ def _check_region_features(
 
 def check_lora(
     folder: Path,
-    ledger: Ledger,
+    ledger: ComparisonReport,
     part: str,
     config: GLaMMConfig,
     salt: str,
@@ -77,7 +77,7 @@ def check_lora(
     path = folder / "variant_lora_info.json"
     if not path.is_file():
         return
-    with Recorded.open(ledger, part, path) as info:
+    with RecordedFile.open(ledger, part, path) as info:
         lora = {
             key: info.input(f"lora.{key}", "configuration")
             for key in ("r", "alpha", "dropout", "targets")
@@ -96,10 +96,10 @@ def check_lora(
         compare_losses(info, merged.losses, "loss", "losses_after_merge.")
         ours = sorted(_trainable(run.gradients))
         differing = set(ours) ^ set(info.get("trainable"))
-        info.record("trainable", len(differing), "exact", " ".join(sorted(differing)))
+        info.record_error("trainable", len(differing), "exact", " ".join(sorted(differing)))
         compare_gradient_norms(info, "grad_norm_sum_absmax.", run.gradients)
         archive = folder / "variant_lora_single.npz"
-        with Recorded.open(ledger, part, archive) as recorded:
+        with RecordedFile.open(ledger, part, archive) as recorded:
             compare_losses(recorded, run.losses, "loss", "out/")
             recorded.compare("mid/logits", run.mid.logits, "tiny")
             recorded.compare("mid/last_hidden_state", run.output.hidden, "tiny")
@@ -123,7 +123,7 @@ def _trainable(gradients: dict[str, np.ndarray]) -> list[str]:
 def _samples(folder: Path, case: str) -> list[Sample]:
     """Inputs of a training case, read again; its arrays are settled by the case itself."""
     path = folder / f"train_{case}.npz"
-    recorded = Recorded.open(Ledger(), folder.name, path)
+    recorded = RecordedFile.open(ComparisonReport(), folder.name, path)
     if not recorded.names_under("in/"):
         raise GoldenError(f"{path}: no inputs")
-    return samples_of(recorded)
+    return read_samples(recorded)

@@ -22,8 +22,14 @@ from glamm_jax.metrics.captions import running_meteor, score_captions, tokenize
 from glamm_jax.metrics.refseg import score_refseg
 from glamm_jax.metrics.result import MetricError, MetricResult
 from tools.parity import evaluation_gcg
-from tools.parity.recorded_folder import naming, part_folder, report_unknown_files
-from tools.parity.report import GoldenError, Ledger, Recorded, Row, read_json
+from tools.parity.recorded_folder import entry_errors, part_folder, report_unknown_files
+from tools.parity.report import (
+    ArrayComparison,
+    ComparisonReport,
+    GoldenError,
+    RecordedFile,
+    read_json,
+)
 
 PART = "evaluation"
 IGNORED = 255  # of the original's targets
@@ -37,10 +43,10 @@ REGION_FIELDS = (
 )
 
 # Compares one case: the part's folder, the ledger, and METEOR's process.
-Case = Callable[[Path, Ledger, Any], None]
+Case = Callable[[Path, ComparisonReport, Any], None]
 
 
-def check(folder: Path, ledger: Ledger) -> None:
+def check(folder: Path, ledger: ComparisonReport) -> None:
     """Compare everything recorded in `folder/evaluation`.
 
     Raises: GoldenError naming what is absent or broken in the folder as a whole; a case that
@@ -52,7 +58,7 @@ def check(folder: Path, ledger: Ledger) -> None:
     used = {name for expected in present for name in CASES[expected][0]}
     for name in sorted(known - used - set(present)):
         if (part / name).exists():
-            row = Row(
+            row = ArrayComparison(
                 PART, f"{PART}/{name}", "", "excluded", note="input of a case without numbers"
             )
             ledger.rows.append(row)
@@ -62,12 +68,12 @@ def check(folder: Path, ledger: Ledger) -> None:
             with _as_golden_errors():
                 meteor = stack.enter_context(running_meteor())
         for name in present:
-            with ledger.guard(f"{PART}/{name}"), _as_golden_errors(), naming(part / name):
+            with ledger.guard(f"{PART}/{name}"), _as_golden_errors(), entry_errors(part / name):
                 CASES[name][1](part, ledger, meteor)
     report_unknown_files(ledger, PART, part, known)
 
 
-def compare_captions(recorded: Recorded, scored: MetricResult, prefix: str) -> None:
+def compare_captions(recorded: RecordedFile, scored: MetricResult, prefix: str) -> None:
     """Compare the figures of captions under a prefix; SPICE is excluded."""
     for name in recorded.names_under(f"{prefix}."):
         figure = name.removeprefix(f"{prefix}.")
@@ -85,8 +91,8 @@ def _as_golden_errors() -> Iterator[None]:
         raise GoldenError(str(error)) from error
 
 
-def _check_gcg(part: Path, ledger: Ledger, meteor: Any) -> None:
-    with Recorded.open(ledger, PART, part / evaluation_gcg.EXPECTED) as recorded:
+def _check_gcg(part: Path, ledger: ComparisonReport, meteor: Any) -> None:
+    with RecordedFile.open(ledger, PART, part / evaluation_gcg.EXPECTED) as recorded:
         case = evaluation_gcg.GCGCase.read(part, ledger)
         case.compare(recorded)
         captions = case.captions(meteor)
@@ -95,7 +101,7 @@ def _check_gcg(part: Path, ledger: Ledger, meteor: Any) -> None:
         evaluation_gcg.compare_printed(recorded, captions.scores, case.scored.scores)
 
 
-def _check_regions(part: Path, ledger: Ledger, meteor: Any) -> None:
+def _check_regions(part: Path, ledger: ComparisonReport, meteor: Any) -> None:
     paths = [part / f"regcap_{name}.json" for name in ("annotations", "results")]
     truth, results = map(read_json, paths)
     true: dict[str, list[str]] = {str(each["id"]): [] for each in truth["images"]}
@@ -105,10 +111,10 @@ def _check_regions(part: Path, ledger: Ledger, meteor: Any) -> None:
     if len(said) != len(results):
         raise GoldenError(f"{paths[1]}: more than one caption of an image")
     for path, pattern in zip(paths, REGION_FIELDS, strict=True):
-        with Recorded.open(ledger, PART, path) as recorded:
+        with RecordedFile.open(ledger, PART, path) as recorded:
             evaluation_gcg.exclude_inputs(recorded, pattern)
     scored = score_captions(said, true, mode="compat", meteor=meteor)
-    with Recorded.open(ledger, PART, part / "regcap_expected.json") as recorded:
+    with RecordedFile.open(ledger, PART, part / "regcap_expected.json") as recorded:
         compare_captions(recorded, scored, "metrics")
 
 
@@ -120,7 +126,7 @@ class Referring(NamedTuple):
     ignored: dict[str, list[Any]]
 
     @classmethod
-    def read(cls, cases: Recorded) -> Referring:
+    def read(cls, cases: RecordedFile) -> Referring:
         """The conversations, in order."""
         numbers = sorted(int(name[2:]) for name in cases.names if re.fullmatch(r"gt\d+", name))
         whole = cls({}, {}, {})
@@ -133,10 +139,10 @@ class Referring(NamedTuple):
         return whole
 
 
-def _check_referring(part: Path, ledger: Ledger, _: Any) -> None:
-    with Recorded.open(ledger, PART, part / "refseg_cases.npz") as cases:
+def _check_referring(part: Path, ledger: ComparisonReport, _: Any) -> None:
+    with RecordedFile.open(ledger, PART, part / "refseg_cases.npz") as cases:
         said, true, ignored = Referring.read(cases)
-    with Recorded.open(ledger, PART, part / "refseg_expected.json") as recorded:
+    with RecordedFile.open(ledger, PART, part / "refseg_expected.json") as recorded:
         recorded.compare("n", len(true), "exact")
         scored = score_refseg(said, true, "compat", ignored)
         for figure in ("gIoU", "cIoU"):
@@ -149,8 +155,8 @@ def _check_referring(part: Path, ledger: Ledger, _: Any) -> None:
         recorded.compare("per_batch_alone", np.array(table).reshape(-1, 2), "metric")
 
 
-def _check_tokens(part: Path, ledger: Ledger, _: Any) -> None:
-    with Recorded.open(ledger, PART, part / "ptb_tokenizer.json") as recorded:
+def _check_tokens(part: Path, ledger: ComparisonReport, _: Any) -> None:
+    with RecordedFile.open(ledger, PART, part / "ptb_tokenizer.json") as recorded:
         texts = recorded.input("inputs")
         tokens = tokenize({str(i): [text] for i, text in enumerate(texts)})
         recorded.compare("ptb_tokens", list(tokens.values()), "exact")

@@ -25,7 +25,13 @@ from glamm_jax.metrics.gcg import (
 from glamm_jax.metrics.iou import read_runs
 from glamm_jax.metrics.result import MetricResult
 from tools.parity.recorded_folder import part_folder
-from tools.parity.report import GoldenError, Ledger, Recorded, Row, read_json
+from tools.parity.report import (
+    ArrayComparison,
+    ComparisonReport,
+    GoldenError,
+    RecordedFile,
+    read_json,
+)
 
 PART = "evaluation"
 EXPECTED = "gcg_expected.json"
@@ -41,7 +47,7 @@ MASK_FIELDS = (
 SAID_FIELDS = r"(.+\.)?(caption|phrases|pred_masks(\[\d+\]\.(size|counts))?)"
 
 
-def exclude_inputs(recorded: Recorded, pattern: str) -> None:
+def exclude_inputs(recorded: RecordedFile, pattern: str) -> None:
     """Settle the names that are inputs of a case; others stay unknown, and fail."""
     for name in recorded.names:
         if re.fullmatch(pattern, name):
@@ -81,7 +87,7 @@ class GCGCase:
     similarity: RecordedSimilarity
 
     @classmethod
-    def read(cls, part: Path, ledger: Ledger) -> GCGCase:
+    def read(cls, part: Path, ledger: ComparisonReport) -> GCGCase:
         """Everything that the numbers were made of.
 
         Raises: GoldenError naming what is absent or broken.
@@ -89,8 +95,8 @@ class GCGCase:
         paths = {kind: _only_file(part_folder(part, "gcg_gt"), end) for kind, end in TRUTH.items()}
         for path in sorted((part / "gcg_gt").iterdir()):
             if path not in paths.values():
-                ledger.rows.append(Row(PART, f"gcg_gt/{path.name}", "", "unknown"))
-        with Recorded.open(ledger, PART, paths["caption"]) as recorded:
+                ledger.rows.append(ArrayComparison(PART, f"gcg_gt/{path.name}", "", "unknown"))
+        with RecordedFile.open(ledger, PART, paths["caption"]) as recorded:
             exclude_inputs(recorded, CAPTION_FIELDS)
         masks = _read_true_masks(paths["mask"], ledger)
         captions = read_json(paths["caption"])
@@ -112,7 +118,9 @@ class GCGCase:
         for path in sorted(folder.iterdir()):
             if path.name not in known:
                 note = "of no image of the split: the original does not open it"
-                ledger.rows.append(Row(PART, f"gcg_pred/{path.name}", "", "excluded", note=note))
+                ledger.rows.append(
+                    ArrayComparison(PART, f"gcg_pred/{path.name}", "", "excluded", note=note)
+                )
         return cls(ids, said, true, references, _read_similarity(part / INPUTS[2], ledger))
 
     @cached_property
@@ -125,7 +133,7 @@ class GCGCase:
         said = {name: each.caption for name, each in self.said.items()}
         return score_captions(said, self.references, mode="compat", meteor=meteor)
 
-    def compare(self, recorded: Recorded) -> None:
+    def compare(self, recorded: RecordedFile) -> None:
         """Compare all that concerns masks."""
         figures, each = self.scored.scores, self.scored.per_item
         recorded.exclude_prefix("special_images", "prose")
@@ -147,7 +155,9 @@ class GCGCase:
         ]
         recorded.compare("recall_matches_per_image", matches, "exact")
 
-    def compare_captions(self, recorded: Recorded, captions: MetricResult, no_spice: str) -> None:
+    def compare_captions(
+        self, recorded: RecordedFile, captions: MetricResult, no_spice: str
+    ) -> None:
         """Compare what every image scores by itself."""
         for image, columns in captions.per_item.items():
             prefix = f"caption_metrics_per_image.{self.ids[image]}."
@@ -161,7 +171,7 @@ class GCGCase:
 
 
 def compare_printed(
-    recorded: Recorded, captions: Mapping[str, float], masks: Mapping[str, float]
+    recorded: RecordedFile, captions: Mapping[str, float], masks: Mapping[str, float]
 ) -> None:
     """Compare the lines on the original's screen: those of the captions come twice."""
     words = [f"{name}: {value:.3f}" for name, value in captions.items()]
@@ -171,7 +181,7 @@ def compare_printed(
         f"Recall: {masks['recall']:.3f}",
     ]
     lines = [line for line in recorded.get("printed_lines") if not line.startswith("SPICE")]
-    recorded.record("printed_lines", float(lines != ours), "exact")
+    recorded.record_error("printed_lines", float(lines != ours), "exact")
 
 
 def _only_file(folder: Path, end: str) -> Path:
@@ -181,9 +191,9 @@ def _only_file(folder: Path, end: str) -> Path:
     return found[0]
 
 
-def _read_true_masks(path: Path, ledger: Ledger) -> dict[Any, list[Any]]:
+def _read_true_masks(path: Path, ledger: ComparisonReport) -> dict[Any, list[Any]]:
     """The true masks of each image in their order; what is said of them beside is compared."""
-    with Recorded.open(ledger, PART, path) as recorded:
+    with RecordedFile.open(ledger, PART, path) as recorded:
         whole = read_json(path)
         exclude_inputs(recorded, MASK_FIELDS)
         masks: dict[Any, list[Any]] = {}
@@ -209,14 +219,14 @@ def _read_true_masks(path: Path, ledger: Ledger) -> dict[Any, list[Any]]:
     return masks
 
 
-def _read_said(path: Path, ledger: Ledger) -> GroundedCaption:
+def _read_said(path: Path, ledger: ComparisonReport) -> GroundedCaption:
     """A prediction in the original's format: the fields, or the fields under one key."""
-    with Recorded.open(ledger, PART, path) as recorded:
+    with RecordedFile.open(ledger, PART, path) as recorded:
         whole = read_json(path)
         exclude_inputs(recorded, SAID_FIELDS)
         for name in recorded.names:
             if name.rpartition(".")[2] == "image_id":
-                recorded.record(name, float(str(recorded.get(name)) != path.stem), "exact")
+                recorded.record_error(name, float(str(recorded.get(name)) != path.stem), "exact")
         fields = whole if "caption" in whole else next(iter(whole.values()))
         return _caption(fields["caption"], fields["phrases"], fields["pred_masks"])
 
@@ -227,8 +237,8 @@ def _caption(caption: str, phrases: Sequence[str], masks: Sequence[Any]) -> Grou
     return GroundedCaption(caption, tuple(phrases), tuple(masks), phrase_of)
 
 
-def _read_similarity(path: Path, ledger: Ledger) -> RecordedSimilarity:
-    with Recorded.open(ledger, PART, path) as recorded:
+def _read_similarity(path: Path, ledger: ComparisonReport) -> RecordedSimilarity:
+    with RecordedFile.open(ledger, PART, path) as recorded:
         recorded.exclude("note", "prose")
         phrases = recorded.input("phrases")
         table = np.asarray(recorded.get("similarity"), np.float64)
@@ -236,5 +246,5 @@ def _read_similarity(path: Path, ledger: Ledger) -> RecordedSimilarity:
             raise GoldenError(f"{path}: {len(phrases)} phrases, a table of {table.shape}")
         # An input; but it is a cosine, which a slip would show in.
         error = max(np.abs(table - table.T).max(), np.abs(np.diag(table) - 1).max())
-        recorded.record("similarity", float(error), "metric", "symmetric, 1 on the diagonal")
+        recorded.record_error("similarity", float(error), "metric", "symmetric, 1 on the diagonal")
         return RecordedSimilarity(phrases, table)

@@ -23,10 +23,10 @@ from glamm_jax.weights.llama import llama_table
 from glamm_jax.weights.rules import WeightRule, WeightTable
 from tools.parity.golden_model import golden_module, llama_config
 from tools.parity.recipes import compared_inputs
-from tools.parity.report import Recorded
+from tools.parity.report import RecordedFile
 
 
-def check_llama(recorded: Recorded, info: dict[str, Any]) -> None:
+def check_llama(recorded: RecordedFile, info: dict[str, Any]) -> None:
     """Hidden states with and without a padding mask, logits, loss, and a step with the cache."""
     config = llama_config(info["config"])
     model = golden_module(
@@ -52,7 +52,7 @@ def check_llama(recorded: Recorded, info: dict[str, Any]) -> None:
 
 
 def _compare_states(
-    recorded: Recorded, prefix: str, model: Llama, x: np.ndarray, valid: np.ndarray
+    recorded: RecordedFile, prefix: str, model: Llama, x: np.ndarray, valid: np.ndarray
 ) -> None:
     layers = model.config.num_layers
     for name in recorded.names_under(f"{prefix}hidden_states/"):
@@ -80,7 +80,7 @@ def _run(model: Llama, x: np.ndarray, valid: np.ndarray, depth: int) -> np.ndarr
     return np.asarray(run(part, jnp.asarray(x)))
 
 
-def _compare_cache(recorded: Recorded, info: dict[str, Any], model: Llama) -> None:
+def _compare_cache(recorded: RecordedFile, info: dict[str, Any], model: Llama) -> None:
     """Prefill a prompt, feed one more token against the cache."""
     if "in/ids" not in recorded:
         return
@@ -102,7 +102,7 @@ def _compare_cache(recorded: Recorded, info: dict[str, Any], model: Llama) -> No
     recorded.compare("cache/logits_next", following, "module")
 
 
-def check_lora_linear(recorded: Recorded, info: dict[str, Any]) -> None:
+def check_lora_linear(recorded: RecordedFile, info: dict[str, Any]) -> None:
     """Projections with an adapter beside them, without it, and with it folded in."""
     (drawn,) = compared_inputs(recorded, ["in/x"], info["input"], info["salt"])
     x = jnp.asarray(drawn)
@@ -143,7 +143,7 @@ def _adapted_linear(base: str, out_dim: int, in_dim: int, lora: LoRAConfig, salt
     return golden_module(make, WeightTable(tuple(rules)), salt=salt)
 
 
-def check_projections(recorded: Recorded, info: dict[str, Any]) -> None:
+def check_projections(recorded: RecordedFile, info: dict[str, Any]) -> None:
     """V-L: linear, exact GELU, linear. L-P: linear, ReLU, linear."""
     (x,) = compared_inputs(recorded, ["in/x"], info["input"], info["salt"])
     dims = (x.shape[-1], recorded.shape("out")[-1], recorded.shape("out")[-1])

@@ -16,7 +16,7 @@ from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, LoRAConfig, TokenConfig
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.text.special_tokens import FIELDS
+from glamm_jax.text.special_tokens import TOKEN_CONFIG_FIELDS
 from glamm_jax.training.optimizer import trainable_filter
 from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX
@@ -41,7 +41,7 @@ from glamm_jax.weights.rules import (
 )
 from glamm_jax.weights.tables import table_of
 from tools.parity.recorded_folder import part_folder
-from tools.parity.report import Ledger, Recorded, Row, read_json
+from tools.parity.report import ArrayComparison, ComparisonReport, RecordedFile, read_json
 
 PART = "manifest"
 FLOAT32 = "float32"
@@ -56,7 +56,7 @@ class Known(NamedTuple):
     unread: dict[str, UnmappedTensor]
 
 
-def check(folder: Path, ledger: Ledger) -> None:
+def check(folder: Path, ledger: ComparisonReport) -> None:
     """Compare every file of `folder/manifest`.
 
     Raises: GoldenError when there is no such folder.
@@ -68,7 +68,7 @@ def check(folder: Path, ledger: Ledger) -> None:
     for name, value in found.items():
         with (
             ledger.guard(str(part / name)),
-            Recorded.open(ledger, PART, part / f"{name}.json") as recorded,
+            RecordedFile.open(ledger, PART, part / f"{name}.json") as recorded,
         ):
             if "tensors" in value:
                 check_tensors(recorded, value["tensors"])
@@ -96,7 +96,7 @@ def whole_config(manifests: dict[str, Any]) -> GLaMMConfig:
 # ------------------------------------------------------------------------- state dicts
 
 
-def check_tensors(recorded: Recorded, tensors: dict[str, Any]) -> None:
+def check_tensors(recorded: RecordedFile, tensors: dict[str, Any]) -> None:
     """One row a tensor: its fate, and shape and dtype as our tables expect them."""
     held = {name: tuple(shape) for name, (shape, _) in tensors.items()}
     known = known_tensors(held, recorded.file)
@@ -111,7 +111,7 @@ def check_tensors(recorded: Recorded, tensors: dict[str, Any]) -> None:
     own = {injected_name(name): shape for name, shape in held.items()}
     for problem in find_problems(known.table, own, known.leaves):
         if problem.startswith(("missing", "leaf", "no such leaf")):
-            recorded.ledger.rows.append(Row(PART, recorded.file, problem, "differs"))
+            recorded.report.rows.append(ArrayComparison(PART, recorded.file, problem, "differs"))
     recorded.compare("count", len(held), "exact")
     recorded.compare("numel", numel, "exact")
     recorded.exclude("note", "prose")
@@ -175,29 +175,29 @@ def _expected(known: Known, name: str) -> tuple[Shape, str, str] | None:
 # ------------------------------------------------------------------------- the other files
 
 
-def check_dropped(recorded: Recorded, config: GLaMMConfig) -> None:
+def check_dropped(recorded: RecordedFile, config: GLaMMConfig) -> None:
     """What the merge of the original drops is CLIP's side of our table, whole."""
     table = table_of(config)
     names = {entry.tensor for entry in table.mappings()} | set(table.unmapped_by_name())
     ours = {name for name in names if name.startswith(CLIP_PREFIX)}
     differing = sorted(ours ^ set(recorded.get("keys")))
-    recorded.record("keys", len(differing), "exact", ", ".join(differing[:5]))
+    recorded.record_error("keys", len(differing), "exact", ", ".join(differing[:5]))
     recorded.compare("count", len(ours), "exact")
     recorded.exclude("rule", "prose")
 
 
-def check_notes(recorded: Recorded, config: GLaMMConfig) -> None:
+def check_notes(recorded: RecordedFile, config: GLaMMConfig) -> None:
     """Buffers, added tokens and config.json of the recorded model."""
     unread = table_of(config).unmapped_by_name()
     saved = [name for name, u in unread.items() if u.value is not None and "pixel_" not in name]
     # A buffer in torch, a leaf with us: it cannot be recomputed.
     saved += [n for n in _converted(config) if n.endswith("positional_encoding_gaussian_matrix")]
     differing = sorted(set(saved) ^ set(recorded.get("persistent_buffers")))
-    recorded.record("persistent_buffers", len(differing), "exact", ", ".join(differing[:5]))
+    recorded.record_error("persistent_buffers", len(differing), "exact", ", ".join(differing[:5]))
     patterns = [re.escape(p).replace(r"\*", r"\d+") for p in recorded.get("non_persistent_buffers")]
     wanted = [name for name in _converted(config) for p in patterns if re.fullmatch(p, name)]
-    recorded.record("non_persistent_buffers", len(wanted), "exact", ", ".join(wanted))
-    for token, name in FIELDS.items():
+    recorded.record_error("non_persistent_buffers", len(wanted), "exact", ", ".join(wanted))
+    for token, name in TOKEN_CONFIG_FIELDS.items():
         recorded.compare(f"added_tokens_in_order.{token}", getattr(config.tokens, name), "exact")
     recorded.compare("embedding_rows_after_resize", config.llama.vocab_size, "exact")
     ours = glamm_hf_config(config, FLOAT32)
@@ -211,7 +211,7 @@ def check_notes(recorded: Recorded, config: GLaMMConfig) -> None:
             recorded.compare(name, ours[key], "exact")
 
 
-def check_trainable(recorded: Recorded, config: GLaMMConfig) -> None:
+def check_trainable(recorded: RecordedFile, config: GLaMMConfig) -> None:
     """The named set `released` is what the original's set-up leaves trainable."""
     adapted = GLaMMConfig(**{**vars(config), "lora": LoRAConfig()})
     state = abstract_model(adapted)[1]
@@ -220,7 +220,7 @@ def check_trainable(recorded: Recorded, config: GLaMMConfig) -> None:
     names = {e.tensor for e in table.mappings() if e.leaf in trained}
     lora = {name for name in names if ".lora_" in name}
     differing = sorted((names - lora) ^ set(recorded.get("trainable_non_lora")))
-    recorded.record("trainable_non_lora", len(differing), "exact", ", ".join(differing[:5]))
+    recorded.record_error("trainable_non_lora", len(differing), "exact", ", ".join(differing[:5]))
     recorded.compare("n_lora", len(lora), "exact")
     count = sum(math.prod(leaves[leaf]) for leaf in trained)
     recorded.compare("trainable_params", count, "exact")
@@ -240,7 +240,7 @@ def check_trainable(recorded: Recorded, config: GLaMMConfig) -> None:
     recorded.compare("total_params", total, "exact")
 
 
-def check_lora(recorded: Recorded, config: GLaMMConfig) -> None:
+def check_lora(recorded: RecordedFile, config: GLaMMConfig) -> None:
     """Names with and without peft's wrapping, and the released adapters."""
     lora = LoRAConfig()
     wrapped, bare = recorded.get("peft_wrapped_example"), recorded.get("in_place_example")
@@ -261,7 +261,7 @@ def check_lora(recorded: Recorded, config: GLaMMConfig) -> None:
         recorded.compare(name, value, "exact")
 
 
-def check_clip_configs(recorded: Recorded, value: Any, manifests: dict[str, Any]) -> None:
+def check_clip_configs(recorded: RecordedFile, value: Any, manifests: dict[str, Any]) -> None:
     """A CLIP's configuration is told by its tensors."""
     for name in value:
         matching = [tensors for stem, tensors in manifests.items() if stem.startswith(name)]
@@ -272,7 +272,7 @@ def check_clip_configs(recorded: Recorded, value: Any, manifests: dict[str, Any]
         ours = clip_hf_config(clip_config(held, {}))
         recorded.exclude(f"{name}.projection_dim", "of CLIP's text side, which is dropped")
         for key in recorded.names_under(f"{name}."):
-            if key not in recorded.settled:
+            if key not in recorded.handled:
                 recorded.compare(key, ours.get(key.removeprefix(f"{name}.")), "exact")
 
 

@@ -40,8 +40,8 @@ from glamm_jax.weights.glamm import glamm_table
 from tools.parity.dataset_items import ANSWER, QUESTION, PicturedSource
 from tools.parity.e2e_train import compare_losses, torch_tensors
 from tools.parity.golden_model import glamm_config, golden_glamm
-from tools.parity.recorded_folder import naming, part_folder, report_unknown_files
-from tools.parity.report import GoldenError, Ledger, Recorded, read_json
+from tools.parity.recorded_folder import entry_errors, part_folder, report_unknown_files
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile, read_json
 from tools.parity.tokenizer import open_tokenizer
 
 PART, FILE = "pipeline", "info.json"
@@ -65,7 +65,7 @@ class _Made(NamedTuple):
     names: list[list[str]]  # what each conversation is about, as our records name it
 
 
-def check(folder: Path, ledger: Ledger) -> None:
+def check(folder: Path, report: ComparisonReport) -> None:
     """Compare everything recorded in `folder/pipeline` with what `folder/fixtures/data` gives.
 
     Raises: GoldenError naming what is absent or broken.
@@ -75,7 +75,7 @@ def check(folder: Path, ledger: Ledger) -> None:
     tokenizer = open_tokenizer(folder)
     described = read_json(part / FILE)
     files = {FILE}
-    with naming(part / FILE), Recorded.open(ledger, PART, part / FILE) as info:
+    with entry_errors(part / FILE), RecordedFile.open(report, PART, part / FILE) as info:
         info.exclude_prefix("config.", "describes the model")
         info.exclude("template_index", "which paraphrase was drawn; it stands in the conversations")
         config = glamm_config(described["config"])
@@ -90,16 +90,16 @@ def check(folder: Path, ledger: Ledger) -> None:
             parts, gradients = run(batch.samples)
             compare_losses(info, parts, "loss", f"batches.{name}.losses.")
             _compare_norms(info, f"batches.{name}.grad_norms.", gradients)
-            with Recorded.open(ledger, PART, part / f"{name}.npz") as arrays:
+            with RecordedFile.open(report, PART, part / f"{name}.npz") as arrays:
                 _compare_arrays(arrays, batch.samples, config)
-    report_unknown_files(ledger, PART, part, files)
+    report_unknown_files(report, PART, part, files)
 
 
 # ---------------------------------------------------------------------------- fixtures to samples
 
 
 def _make(
-    info: Recorded, name: str, data: Path, config: GLaMMConfig, tokenizer: Tokenizer
+    info: RecordedFile, name: str, data: Path, config: GLaMMConfig, tokenizer: Tokenizer
 ) -> _Made:
     dataset, task = BATCHES[name]
     source = find_dataset(dataset)(data, "train")
@@ -207,7 +207,7 @@ class _Runner:
 # ---------------------------------------------------------------------------- comparison
 
 
-def _compare_texts(info: Recorded, name: str, made: _Made, tokenizer: Tokenizer) -> None:
+def _compare_texts(info: RecordedFile, name: str, made: _Made, tokenizer: Tokenizer) -> None:
     prefix = f"batches.{name}"
     rendered = [
         RELEASED_TEMPLATE.render([with_preamble(first), *rest]) for first, *rest in made.turns
@@ -228,10 +228,10 @@ def _compare_texts(info: Recorded, name: str, made: _Made, tokenizer: Tokenizer)
     ]
     ours = [[each.lower() for each in row] for row in made.names]
     same = 0.0 if given == ours else 1.0
-    info.record(f"{prefix}.sampled_classes", same, "exact", "without case, as it is asked")
+    info.record_error(f"{prefix}.sampled_classes", same, "exact", "without case, as it is asked")
 
 
-def _compare_sizes(info: Recorded, name: str, made: _Made) -> None:
+def _compare_sizes(info: RecordedFile, name: str, made: _Made) -> None:
     prefix, samples = f"batches.{name}", made.samples
     seen = all(sample.grounding_image is not None for sample in samples)
     sizes = {"resize": "resized_size", "label_shapes": "original_size"}
@@ -245,10 +245,10 @@ def _compare_sizes(info: Recorded, name: str, made: _Made) -> None:
         return
     same = [len(each) for each in boxes] == [len(each) for each in recorded]
     error = np.abs(np.concatenate(boxes) - np.concatenate(recorded)).max() if same else np.inf
-    info.record(f"{prefix}.bboxes", float(error), "box")
+    info.record_error(f"{prefix}.bboxes", float(error), "box")
 
 
-def _compare_norms(info: Recorded, prefix: str, gradients: dict[str, np.ndarray]) -> None:
+def _compare_norms(info: RecordedFile, prefix: str, gradients: dict[str, np.ndarray]) -> None:
     for name in info.names_under(prefix):
         ours = gradients.get(name.removeprefix(prefix))
         if ours is not None:  # else it stays unknown, and fails
@@ -256,7 +256,7 @@ def _compare_norms(info: Recorded, prefix: str, gradients: dict[str, np.ndarray]
             info.compare(name, norm, "gradient_norm")
 
 
-def _compare_arrays(arrays: Recorded, samples: list[Sample], config: GLaMMConfig) -> None:
+def _compare_arrays(arrays: RecordedFile, samples: list[Sample], config: GLaMMConfig) -> None:
     """Both encoders' pixels and every mask."""
     images = np.stack([sample.image for sample in samples if sample.image is not None])
     clip, sam = config.clip, config.sam

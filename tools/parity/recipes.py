@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 
 from glamm_jax.testing import golden_weights
-from tools.parity.report import GoldenError, Recorded
+from tools.parity.report import GoldenError, RecordedFile
 
 # A call, and parentheses one level deep inside it; the prose around is passed over.
 _CALL = re.compile(r"\b(?:normal|blocky)\((?:[^()]|\([^()]*\))*\)")
 _NAME = re.compile(r"input:[\w{}]+")
 
 
-def draw(recipe: str, salt: str = "", unsaid: str = "", **values: Any) -> list[np.ndarray]:
+def generate_inputs(
+    recipe: str, salt: str = "", default_salt: str = "", **values: Any
+) -> list[np.ndarray]:
     """Every input that a recipe's calls describe, in order.
 
     Args:
@@ -37,7 +39,7 @@ def draw(recipe: str, salt: str = "", unsaid: str = "", **values: Any) -> list[n
     if not calls:
         raise ValueError(f"the recipe {recipe!r} draws nothing")
     try:
-        return [_drawn(call, {"salt": salt, **values}, unsaid) for call in calls]
+        return [_drawn(call, {"salt": salt, **values}, default_salt) for call in calls]
     except (SyntaxError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"cannot read the recipe {recipe!r}: {error}") from error
 
@@ -72,7 +74,7 @@ def _value(node: ast.expr, names: dict[str, Any]) -> Any:
 
 
 def compared_inputs(
-    recorded: Recorded, names: Sequence[str], recipe: str, salt: str, **values: Any
+    recorded: RecordedFile, names: Sequence[str], recipe: str, salt: str, **values: Any
 ) -> list[np.ndarray]:
     """The recipe's inputs, one a recorded name, each compared with what is recorded.
 
@@ -84,20 +86,24 @@ def compared_inputs(
     made: list[np.ndarray] = []
     for unsaid in (salt, ""):
         try:
-            made = draw(recipe, salt, unsaid, shape=recorded.shape(names[0]), **values)
+            made = generate_inputs(recipe, salt, unsaid, shape=recorded.shape(names[0]), **values)
         except ValueError as error:
             raise GoldenError(f"{recorded.file}: {error}") from error
         if len(made) != len(names):
             raise GoldenError(f"{recorded.file}: {recipe!r} makes {len(made)}, not {len(names)}")
-        if all(agrees(recorded, name, array) for name, array in zip(names, made, strict=True)):
+        if all(
+            matches_recorded(recorded, name, array) for name, array in zip(names, made, strict=True)
+        ):
             break
     for name, array in zip(names, made, strict=True):
-        if name not in recorded.settled:
+        if name not in recorded.handled:
             recorded.compare(name, array, "input")
     return made
 
 
-def agrees(recorded: Recorded, name: str, array: np.ndarray, limit: float = 1e-5) -> bool:
+def matches_recorded(
+    recorded: RecordedFile, name: str, array: np.ndarray, limit: float = 1e-5
+) -> bool:
     """Whether nine tenths of an array are what is recorded, as far as it is stored.
 
     limit: over the standard deviation of what is recorded.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.parity.report import GoldenError, Ledger, Recorded, Row
+from tools.parity.report import ArrayComparison, ComparisonReport, GoldenError, RecordedFile
 
 
 def part_folder(folder: Path, part: str) -> Path:
@@ -24,7 +24,7 @@ def part_folder(folder: Path, part: str) -> Path:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def entry_errors(path: Path) -> Iterator[None]:
     """Turn a stumble over an entry of the wrong kind into one error that names the file.
 
     Raises: GoldenError.
@@ -35,15 +35,19 @@ def naming(path: Path) -> Iterator[None]:
         raise GoldenError(f"{path}: an entry has the wrong kind of value: {error}") from error
 
 
-def report_unknown_files(ledger: Ledger, part: str, folder: Path, known: Collection[str]) -> None:
+def report_unknown_files(
+    report: ComparisonReport, part: str, folder: Path, known: Collection[str]
+) -> None:
     """One failing row for each file that no case has read."""
     for path in sorted(folder.iterdir()):
         if path.name not in known:
             name = f"{folder.name}/{path.name}"
-            ledger.rows.append(Row(part, name, "", "unknown", note="no case knows this file"))
+            report.rows.append(
+                ArrayComparison(part, name, "", "unknown", note="no case knows this file")
+            )
 
 
-def whole_numbers(recorded: Recorded, name: str) -> Any:
+def integer_input(recorded: RecordedFile, name: str) -> Any:
     """An input that counts something, as an integer array; a fraction in it is a failing row.
 
     Raises: GoldenError when it is not numeric at all.

@@ -16,18 +16,20 @@ from glamm_jax.models.region import RegionEncoder
 from glamm_jax.weights.region import region_table
 from tools.parity.e2e_inputs import nchw
 from tools.parity.golden_model import golden_module
-from tools.parity.recipes import agrees, draw
-from tools.parity.report import Recorded
+from tools.parity.recipes import generate_inputs, matches_recorded
+from tools.parity.report import RecordedFile
 
 NUM_LEVELS = 4
 
 
-def check_region(recorded: Recorded, info: dict[str, Any]) -> None:
+def check_region(recorded: RecordedFile, info: dict[str, Any]) -> None:
     """Maps once; then every batch of boxes, images without boxes included."""
     for levels in _candidates(info):
         encoder = _encoder(recorded, info, levels, _batches(recorded)[0])
         maps = _maps(encoder, [jnp.asarray(x) for x in levels])
-        if agrees(recorded, f"fused_level{NUM_LEVELS - 1}", nchw(np.asarray(maps[-1])), 1e-2):
+        if matches_recorded(
+            recorded, f"fused_level{NUM_LEVELS - 1}", nchw(np.asarray(maps[-1])), 1e-2
+        ):
             break
     for level, x in enumerate(maps):
         recorded.compare(f"fused_level{level}", nchw(np.asarray(x)), "encoder")
@@ -46,14 +48,14 @@ def check_region(recorded: Recorded, info: dict[str, Any]) -> None:
                 recorded.compare(name, nchw(pooled[level][:1]), "encoder")
 
 
-def check_region_bf16(recorded: Recorded, info: dict[str, Any]) -> None:
+def check_region_bf16(recorded: RecordedFile, info: dict[str, Any]) -> None:
     """Weights, inputs and maps in bfloat16; the first image of the inputs alone."""
     boxes = [recorded.input("boxes0")]
     for levels in _candidates(info):
         encoder = _encoder(recorded, info, levels, "")
         maps = _maps(encoder, [jnp.asarray(x[:1], jnp.bfloat16) for x in levels])
         features, _ = _features(encoder, maps, boxes, levels[0].shape[1])
-        if agrees(recorded, "out0", features.astype(np.float32), 0.2):
+        if matches_recorded(recorded, "out0", features.astype(np.float32), 0.2):
             break
     recorded.compare("out0", features.astype(np.float32), "bf16")
 
@@ -65,22 +67,22 @@ def _candidates(info: dict[str, Any]) -> Iterator[list[np.ndarray]]:
     """
     recipe, salt = info["inputs"], info["salt"]
     for unsaid in dict.fromkeys((salt, "")):
-        yield [draw(recipe, salt, unsaid, l=level)[0] for level in range(NUM_LEVELS)]
+        yield [generate_inputs(recipe, salt, unsaid, l=level)[0] for level in range(NUM_LEVELS)]
 
 
-def _batches(recorded: Recorded) -> list[str]:
+def _batches(recorded: RecordedFile) -> list[str]:
     """Prefixes of the recorded batches: "a/", "b/", ..."""
     found = (re.fullmatch(r"(.*/)boxes\d+", name) for name in recorded.names)
     return list(dict.fromkeys(match[1] for match in found if match))
 
 
-def _images(recorded: Recorded, batch: str) -> list[int]:
+def _images(recorded: RecordedFile, batch: str) -> list[int]:
     names = recorded.names_under(f"{batch}boxes")
     return sorted(int(name.removeprefix(f"{batch}boxes")) for name in names)
 
 
 def _encoder(
-    recorded: Recorded, info: dict[str, Any], levels: list[np.ndarray], batch: str
+    recorded: RecordedFile, info: dict[str, Any], levels: list[np.ndarray], batch: str
 ) -> RegionEncoder:
     """Widths follow from the inputs and outputs; groups from the description, 64 unless given."""
     input_dim = levels[0].shape[-1]

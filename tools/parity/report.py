@@ -26,7 +26,7 @@ class GoldenError(GLaMMError):
 
 
 @dataclass(frozen=True)
-class Row:
+class ArrayComparison:
     """The verdict on one recorded array: equal, differs, excluded or unknown."""
 
     part: str
@@ -44,14 +44,14 @@ class Row:
 
 
 @dataclass
-class Ledger:
+class ComparisonReport:
     """All rows of a run, and what could not be read at all."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ArrayComparison] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
     @property
-    def failures(self) -> list[Row]:
+    def failures(self) -> list[ArrayComparison]:
         return [row for row in self.rows if row.failed]
 
     @property
@@ -79,23 +79,23 @@ class Ledger:
         }
 
 
-class Recorded:
+class RecordedFile:
     """One recorded file: hands out its inputs, compares its outputs, and remembers both.
 
-    with Recorded.open(ledger, "e2e_tiny1", path) as recorded:
+    with Recorded.open(report, "e2e_tiny1", path) as recorded:
         x = recorded.input("in/x")
         recorded.compare("out", f(x), "module")
         recorded.exclude("note", "prose")
     """
 
-    def __init__(self, ledger: Ledger, part: str, file: str, values: Mapping[str, Any]):
-        self.ledger, self.part, self.file = ledger, part, file
+    def __init__(self, report: ComparisonReport, part: str, file: str, values: Mapping[str, Any]):
+        self.report, self.part, self.file = report, part, file
         self.values = dict(values)
         self.names = tuple(dict.fromkeys(_base_name(name) for name in self.values))
-        self.settled: set[str] = set()
+        self.handled: set[str] = set()
 
     @classmethod
-    def open(cls, ledger: Ledger, part: str, path: Path) -> Recorded:
+    def open(cls, report: ComparisonReport, part: str, path: Path) -> RecordedFile:
         """Read an .npz or .json file.
 
         Raises: GoldenError naming the file when it is absent or cannot be read.
@@ -110,15 +110,15 @@ class Recorded:
                 values = flatten_json(json.loads(path.read_text(encoding="utf-8")))
         except Exception as error:
             raise GoldenError(f"{path}: cannot be read: {error}") from error
-        return cls(ledger, part, f"{path.parent.name}/{path.name}", values)
+        return cls(report, part, f"{path.parent.name}/{path.name}", values)
 
-    def __enter__(self) -> Recorded:
+    def __enter__(self) -> RecordedFile:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         if kind is None:
             for name in self.names:
-                if name not in self.settled:
+                if name not in self.handled:
                     self._add(name, "unknown", note="no case knows this array")
 
     def __contains__(self, name: str) -> bool:
@@ -141,7 +141,7 @@ class Recorded:
 
     def exclude(self, name: str, reason: str) -> None:
         """Settle an array without comparing it, saying why. Absent names are ignored."""
-        if name in self.names and name not in self.settled:
+        if name in self.names and name not in self.handled:
             self._add(name, "excluded", note=reason)
 
     def exclude_prefix(self, prefix: str, reason: str) -> None:
@@ -172,7 +172,7 @@ class Recorded:
         ok = problem is None and error is not None and error <= tolerance.limit
         self._add(name, "equal" if ok else "differs", error, tolerance, problem or note)
 
-    def record(self, name: str, error: float, kind: str, note: str = "") -> None:
+    def record_error(self, name: str, error: float, kind: str, note: str = "") -> None:
         """Settle an array whose error the case measured itself, in the kind's own measure."""
         tolerance = TOLERANCES[kind]
         ok = error <= tolerance.limit
@@ -187,8 +187,10 @@ class Recorded:
         note: str = "",
     ) -> None:
         limit, aim = (tolerance.limit, tolerance.aim) if tolerance else (None, None)
-        self.settled.add(name)
-        self.ledger.rows.append(Row(self.part, self.file, name, verdict, error, limit, aim, note))
+        self.handled.add(name)
+        self.report.rows.append(
+            ArrayComparison(self.part, self.file, name, verdict, error, limit, aim, note)
+        )
 
 
 def read_json(path: Path) -> Any:

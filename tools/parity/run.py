@@ -18,9 +18,9 @@ from tools.parity import (
     preprocessing,
     tokenizer,
 )
-from tools.parity.report import GoldenError, Ledger, Recorded
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile
 
-Check = Callable[[Path, Ledger], None]
+Check = Callable[[Path, ComparisonReport], None]
 
 # part -> (what of it lies in the folder, its check)
 PARTS: dict[str, tuple[str, Check]] = {
@@ -37,10 +37,10 @@ PARTS: dict[str, tuple[str, Check]] = {
 
 
 # Inputs of other parts, and our own presets beside the golden numbers of this repository.
-NO_PARTS = ("fixtures", "configs", "experiments")
+NOT_COMPARED = ("fixtures", "configs", "experiments")
 
 
-def parts_of(folder: Path) -> list[str]:
+def list_parts(folder: Path) -> list[str]:
     """Parts that the folder holds."""
     return [name for name, (pattern, _) in PARTS.items() if any(folder.glob(pattern))]
 
@@ -50,38 +50,38 @@ def run_parts(
     only: Sequence[str] = (),
     *,
     on_start: Callable[[str], None] = lambda part: None,
-    on_done: Callable[[str, Ledger], None] = lambda part, ledger: None,
-) -> Ledger:
-    """Compare a folder, or some parts of it. What is absent or broken lands in `ledger.broken`."""
-    ledger = Ledger()
+    on_done: Callable[[str, ComparisonReport], None] = lambda part, report: None,
+) -> ComparisonReport:
+    """Compare a folder, or some parts of it. What is absent or broken lands in `report.broken`."""
+    report = ComparisonReport()
     if not folder.is_dir():
-        ledger.broken.append(f"{folder}: no such folder")
-        return ledger
-    wanted = list(dict.fromkeys(only)) or parts_of(folder)
+        report.broken.append(f"{folder}: no such folder")
+        return report
+    wanted = list(dict.fromkeys(only)) or list_parts(folder)
     if not wanted:
-        ledger.broken.append(f"{folder}: holds no part of a golden folder that can be compared")
+        report.broken.append(f"{folder}: holds no part of a golden folder that can be compared")
     if not only:
-        _mention_the_rest(folder, ledger)
+        _mention_the_rest(folder, report)
     for name in wanted:
-        with ledger.guard(f"{folder}: part {name}"):
+        with report.guard(f"{folder}: part {name}"):
             check = _check_named(folder, name)
             on_start(name)
             # On accelerators float32 products would otherwise lose bits.
             with jax.default_matmul_precision("highest"):
-                check(folder, ledger)
-        on_done(name, ledger)
-    return ledger
+                check(folder, report)
+        on_done(name, report)
+    return report
 
 
-def _mention_the_rest(folder: Path, ledger: Ledger) -> None:
+def _mention_the_rest(folder: Path, report: ComparisonReport) -> None:
     """Failing rows for what is compared by nothing: parts that nobody knows."""
     patterns = [pattern for pattern, _ in PARTS.values()]
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if any(part.match(pattern) for pattern in patterns) or part.name in NO_PARTS:
+        if any(part.match(pattern) for pattern in patterns) or part.name in NOT_COMPARED:
             continue
         for path in sorted(part.rglob("*")):
             if path.suffix in (".json", ".npz"):
-                with ledger.guard(str(path)), Recorded.open(ledger, part.name, path):
+                with report.guard(str(path)), RecordedFile.open(report, part.name, path):
                     pass
 
 

@@ -24,10 +24,10 @@ from glamm_jax.nn.resize import postprocess_masks
 from glamm_jax.weights.sam import image_encoder_table, mask_decoder_table, prompt_encoder_table
 from tools.parity.golden_model import golden_module
 from tools.parity.recipes import compared_inputs
-from tools.parity.report import GoldenError, Recorded
+from tools.parity.report import GoldenError, RecordedFile
 
 
-def check_image_encoder(recorded: Recorded, info: Mapping[str, Any]) -> None:
+def check_image_encoder(recorded: RecordedFile, info: Mapping[str, Any]) -> None:
     """Patches, the recorded blocks and the embedding of one image."""
     config = _encoder_config(recorded, info)
     salt = _entry(recorded, info, "salt")
@@ -64,7 +64,7 @@ def check_image_encoder(recorded: Recorded, info: Mapping[str, Any]) -> None:
     recorded.compare("image_embedding", _channels_first(embedding), "encoder")
 
 
-def check_prompt_mask_decoder(recorded: Recorded, info: Mapping[str, Any]) -> None:
+def check_prompt_mask_decoder(recorded: RecordedFile, info: Mapping[str, Any]) -> None:
     """Prompts of text embeddings, in every recorded number, to masks at the original sizes."""
     config = _decoder_config(recorded)
     salt, prefix = _entry(recorded, info, "salt"), _entry(recorded, info, "weights_prefix")
@@ -85,13 +85,13 @@ def check_prompt_mask_decoder(recorded: Recorded, info: Mapping[str, Any]) -> No
     for count in sorted(groups):
         names = ["in/image_embedding", f"n{count}/in_text_embeds"]
         embedding, text = compared_inputs(recorded, names, recipe, salt, n=count)
-        if "dense_pe" not in recorded.settled:
+        if "dense_pe" not in recorded.handled:
             recorded.compare("dense_pe", _channels_first(prompts.dense_positions()[None]), "module")
         _check_masks(recorded, info, f"n{count}", (prompts, decoder), (embedding, text))
 
 
 def _check_masks(
-    recorded: Recorded,
+    recorded: RecordedFile,
     info: Mapping[str, Any],
     group: str,
     modules: tuple[PromptEncoder, MaskDecoder],
@@ -126,7 +126,7 @@ def _check_masks(
             recorded.compare(f"{group}/{name}", at_original, "mask", note)
 
 
-def _identical_pixels(recorded: Recorded, name: str, ours: np.ndarray) -> str:
+def _identical_pixels(recorded: RecordedFile, name: str, ours: np.ndarray) -> str:
     """In words, the share of thresholded pixels that agree, where they are stored."""
     if f"{name}__val" not in recorded.values:
         theirs = np.asarray(recorded.get(name))
@@ -145,7 +145,7 @@ def _postprocess(
     return postprocess_masks(masks, rows(resized), rows(original), canvas, original)
 
 
-def _encoder_config(recorded: Recorded, info: Mapping[str, Any]) -> SAMConfig:
+def _encoder_config(recorded: RecordedFile, info: Mapping[str, Any]) -> SAMConfig:
     image_size, grid = recorded.shape("in/pixels")[-1], recorded.shape("patch_embed")[1]
     try:
         return SAMConfig(
@@ -161,7 +161,7 @@ def _encoder_config(recorded: Recorded, info: Mapping[str, Any]) -> SAMConfig:
         raise GoldenError(f"{recorded.file}: {error}") from error
 
 
-def _decoder_config(recorded: Recorded) -> SAMConfig:
+def _decoder_config(recorded: RecordedFile) -> SAMConfig:
     shape = recorded.shape("in/image_embedding")
     if len(shape) != 4:
         raise GoldenError(f"{recorded.file}: in/image_embedding has shape {shape}, not 4 axes")
@@ -178,13 +178,13 @@ def _decoder_config(recorded: Recorded) -> SAMConfig:
         raise GoldenError(f"{recorded.file}: {error}") from error
 
 
-def _numbered(recorded: Recorded, pattern: str) -> set[int]:
+def _numbered(recorded: RecordedFile, pattern: str) -> set[int]:
     """The numbers in the recorded names that match."""
     matches = (re.fullmatch(pattern, name) for name in recorded.names)
     return {int(match.group(1)) for match in matches if match}
 
 
-def _entry(recorded: Recorded, info: Mapping[str, Any], key: str) -> Any:
+def _entry(recorded: RecordedFile, info: Mapping[str, Any], key: str) -> Any:
     if key not in info:
         raise GoldenError(f"info.json: the entry of {recorded.file} has no {key!r}")
     return info[key]

@@ -16,20 +16,20 @@ from typing import TypeVar
 from flax import nnx
 
 from glamm_jax.models.glamm import GLaMM
-from tools.parity.report import Ledger, Recorded
+from tools.parity.report import ComparisonReport, RecordedFile
 
 Run = TypeVar("Run")
-HAIR = 4e-6  # inputs have a deviation of 1.35, float32 an error of 2e-6 of it (golden README)
+TIE_SHIFT = 4e-6  # inputs have a deviation of 1.35, float32 an error of 2e-6 of it (golden README)
 
 
-def agreeing(run: Callable[[float], Run], compare: Callable[[Run], int]) -> Run:
+def first_agreeing_run(run: Callable[[float], Run], compare: Callable[[Run], int]) -> Run:
     """The first of a run as it is, a hair higher and a hair lower that has no difference from the
     recording; of three that have, the one with the fewest.
 
     run: given what is added to the bias. compare: counts differences, see `differences`.
     """
     found = []
-    for shift in (0.0, HAIR, -HAIR):
+    for shift in (0.0, TIE_SHIFT, -TIE_SHIFT):
         made = run(shift)
         found.append((compare(made), made))
         if not found[-1][0]:
@@ -37,14 +37,14 @@ def agreeing(run: Callable[[float], Run], compare: Callable[[Run], int]) -> Run:
     return min(found, key=lambda pair: pair[0])[1]
 
 
-def differences(recorded: Recorded, compare: Callable[[Recorded], None]) -> int:
+def count_differences(recorded: RecordedFile, compare: Callable[[RecordedFile], None]) -> int:
     """How many recorded values differ, without settling any."""
-    aside = Recorded(Ledger(), recorded.part, recorded.file, recorded.values)
+    aside = RecordedFile(ComparisonReport(), recorded.part, recorded.file, recorded.values)
     compare(aside)
-    return sum(row.verdict == "differs" for row in aside.ledger.rows)
+    return sum(row.verdict == "differs" for row in aside.report.rows)
 
 
-def shifted(model: GLaMM, shift: float) -> GLaMM:
+def with_shifted_bias(model: GLaMM, shift: float) -> GLaMM:
     """The model with the bias of its RoI head so much higher; itself for 0."""
     if not shift:
         return model

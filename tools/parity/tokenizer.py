@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from glamm_jax.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
-from tools.parity.recorded_folder import naming, part_folder, report_unknown_files
-from tools.parity.report import GoldenError, Ledger, Recorded
+from tools.parity.recorded_folder import entry_errors, part_folder, report_unknown_files
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile
 
 PART = "tokenizer"
 FILES = ("tokenizer.model", "tokenizer.vocab", "tokenizer_config.json", "special_tokens_map.json")
@@ -14,7 +14,7 @@ TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special", "__type")
 
 
-def check(folder: Path, ledger: Ledger) -> None:
+def check(folder: Path, report: ComparisonReport) -> None:
     """Compare the files of `folder/tokenizer` with the tokenizer that we load from it.
 
     How it encodes is compared in the part `conversations`, where the encodings are recorded.
@@ -23,14 +23,14 @@ def check(folder: Path, ledger: Ledger) -> None:
     """
     part = part_folder(folder, PART)
     tokenizer = open_tokenizer(folder)
-    _check_vocabulary(part / "tokenizer.vocab", tokenizer, ledger)
-    both = [Recorded.open(ledger, PART, part / file) for file in FILES[2:]]
+    _check_vocabulary(part / "tokenizer.vocab", tokenizer, report)
+    both = [RecordedFile.open(report, PART, part / file) for file in FILES[2:]]
     for recorded, other in zip(both, reversed(both), strict=True):
-        with naming(folder / recorded.file), recorded:
+        with entry_errors(folder / recorded.file), recorded:
             _check_settings(recorded, other, tokenizer)
-    report_unknown_files(ledger, PART, part, {*FILES, "added_tokens.json"})
+    report_unknown_files(report, PART, part, {*FILES, "added_tokens.json"})
     if (part / "added_tokens.json").is_file():
-        with Recorded.open(ledger, PART, part / "added_tokens.json") as recorded:
+        with RecordedFile.open(report, PART, part / "added_tokens.json") as recorded:
             for token in recorded.names:
                 recorded.compare(token, tokenizer.added.get(token), "exact")
 
@@ -46,7 +46,7 @@ def open_tokenizer(folder: Path) -> Tokenizer:
         raise GoldenError(str(error)) from error
 
 
-def _check_vocabulary(path: Path, tokenizer: Tokenizer, ledger: Ledger) -> None:
+def _check_vocabulary(path: Path, tokenizer: Tokenizer, report: ComparisonReport) -> None:
     """One row a piece would hide the rest of the report, so one for pieces and one for scores."""
     try:
         rows = [line.split("\t") for line in path.read_text(encoding="utf-8").split("\n") if line]
@@ -54,7 +54,7 @@ def _check_vocabulary(path: Path, tokenizer: Tokenizer, ledger: Ledger) -> None:
     except (OSError, ValueError, IndexError) as error:
         raise GoldenError(f"{path}: cannot be read: {error}") from error
     ids = range(tokenizer.model.get_piece_size())
-    with Recorded(ledger, PART, f"{PART}/{path.name}", recorded) as vocabulary:
+    with RecordedFile(report, PART, f"{PART}/{path.name}", recorded) as vocabulary:
         pieces = [tokenizer.model.id_to_piece(i) for i in ids]
         vocabulary.compare("pieces", pieces, "exact")
         # Printed with six digits.
@@ -62,7 +62,7 @@ def _check_vocabulary(path: Path, tokenizer: Tokenizer, ledger: Ledger) -> None:
         vocabulary.compare("scores", scores, "exact")
 
 
-def _check_settings(recorded: Recorded, other: Recorded, tokenizer: Tokenizer) -> None:
+def _check_settings(recorded: RecordedFile, other: RecordedFile, tokenizer: Tokenizer) -> None:
     """Control tokens are the pieces of their ids, and both files describe them alike."""
     piece = tokenizer.model.id_to_piece
     control = {
@@ -92,7 +92,7 @@ def _check_settings(recorded: Recorded, other: Recorded, tokenizer: Tokenizer) -
     recorded.exclude_prefix("added_tokens_decoder", "input: ids of added tokens")
 
 
-def _check_flag(recorded: Recorded, other: Recorded, key: str) -> None:
+def _check_flag(recorded: RecordedFile, other: RecordedFile, key: str) -> None:
     """A switch of a control token: the same in the other file where that has it."""
     if key in recorded and key in other:
         recorded.compare(key, other.get(key), "exact")
