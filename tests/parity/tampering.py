@@ -1,4 +1,4 @@
-"""A golden folder with one thing changed: what the negative controls run on."""
+"""Copies of a golden folder with one value changed, for negative controls."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ Check = Callable[[Path, ComparisonReport], None]
 
 
 def copy_parts(goldens: Path, folder: Path, *parts: str) -> Path:
-    """A writable copy of some parts."""
+    """Make a writable copy of some parts."""
     for part in parts:
         shutil.copytree(goldens / part, folder / part)
     return folder
 
 
 def change_json(path: Path, keys: tuple[str | int, ...]) -> None:
-    """Move the number at `keys` by 1e-2, or add a letter to the text there."""
+    """Change the number at `keys` by 1e-2, or add a letter to the text there."""
     value = json.loads(path.read_text(encoding="utf-8"))
-    holder: Any = value
+    parent: Any = value
     for key in keys[:-1]:
-        holder = holder[key]
-    old = holder[keys[-1]]
-    holder[keys[-1]] = old + "x" if isinstance(old, str) else old + 1e-2
+        parent = parent[key]
+    old = parent[keys[-1]]
+    parent[keys[-1]] = old + "x" if isinstance(old, str) else old + 1e-2
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def change_array(path: Path, name: str) -> None:
-    """Move one number in the middle of an array by 1e-2 (by 1 where it holds integers)."""
+    """Change one number in the middle of an array by 1e-2, or by 1 in an integer array."""
     with np.load(path) as archive:
         arrays = {key: archive[key] for key in archive.files}
     changed = arrays[name].copy()
@@ -43,14 +43,14 @@ def change_array(path: Path, name: str) -> None:
 
 
 def run(check: Check, folder: Path) -> ComparisonReport:
-    """The report of one part."""
+    """Return the report of one part."""
     report = ComparisonReport()
     check(folder, report)
     return report
 
 
 def failed_names(check: Check, folder: Path) -> set[str]:
-    """Names of the arrays that a changed folder fails on."""
+    """Return the names of the arrays that fail in a changed folder."""
     report = run(check, folder)
     assert report.exit_code == (1 if report.failures else 0)
     return {row.name for row in report.failures}

@@ -1,4 +1,4 @@
-"""Recipes of inputs: what they draw, and which salt a recipe means that mentions none."""
+"""Recipes of inputs: the arrays that they describe, and the salt of a recipe that names none."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def test_the_salt_of_an_input_is_the_one_that_was_recorded(recipe: str, used: st
     x = golden_weights.normal("input:x", (3, 4), used)
     report = ComparisonReport()
     with RecordedFile(report, "components", "file", {"in/x": x}) as recorded:
-        (drawn,) = compared_inputs(recorded, ["in/x"], recipe, SALT)
-    np.testing.assert_array_equal(drawn, x)
+        (generated,) = compared_inputs(recorded, ["in/x"], recipe, SALT)
+    np.testing.assert_array_equal(generated, x)
     assert [row.verdict for row in report.rows] == ["equal"]
 
 
-def test_an_input_that_neither_salt_draws_differs() -> None:
+def test_an_input_that_neither_salt_generates_differs() -> None:
     x = golden_weights.normal("input:x", (3, 4), "a third:")
     report = ComparisonReport()
     with RecordedFile(report, "components", "file", {"in/x": x}) as recorded:
@@ -33,14 +33,14 @@ def test_an_input_that_neither_salt_draws_differs() -> None:
     assert [row.verdict for row in report.rows] == ["differs"]
 
 
-def test_words_around_a_call_and_names_in_braces_are_understood() -> None:
-    (drawn,) = generate_inputs(
+def test_words_around_a_call_and_names_in_braces_are_parsed() -> None:
+    (generated,) = generate_inputs(
         "normal('input:feat{l}',(2,3)), l=0..3, level 0 is the shallowest", l=2
     )
-    np.testing.assert_array_equal(drawn, golden_weights.normal("input:feat2", (2, 3)))
+    np.testing.assert_array_equal(generated, golden_weights.normal("input:feat2", (2, 3)))
 
 
-def test_a_recipe_that_says_nothing_is_named_with_its_file() -> None:
+def test_a_recipe_without_a_call_is_named_with_its_file() -> None:
     recorded = RecordedFile(ComparisonReport(), "components", "file.npz", {"in/x": np.zeros(3)})
-    with pytest.raises(GoldenError, match=r"file\.npz: the recipe 'some noise' draws nothing"):
+    with pytest.raises(GoldenError, match=r"file\.npz: the recipe 'some noise' has no call"):
         compared_inputs(recorded, ["in/x"], "some noise", SALT)

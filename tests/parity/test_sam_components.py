@@ -1,6 +1,6 @@
-"""SAM's parity cases take their sizes from the folder, and name every array that was moved.
+"""The checks of SAM take their sizes from the folder, and name every array that was changed.
 
-The recordings here are small and our own: they test the comparison, not the model.
+The recordings here are small ones of this library: they test the comparison, not the model.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def channels_first(x: jax.Array) -> np.ndarray:
 
 
 def sampled(name: str, x: np.ndarray) -> dict[str, np.ndarray]:
-    """As the golden files store a large array."""
+    """Return the entries with which golden files store a large array."""
     index = np.arange(0, x.size, 3)
     exact = x.astype(np.float64)
     stats = [exact.mean(), exact.std(), np.linalg.norm(exact), exact.min(), exact.max()]
@@ -89,7 +89,7 @@ def encoder_recording(small_sam) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def decoder_recording(small_sam) -> dict[str, np.ndarray]:
-    # This recipe forgets the salt, as recipes may; the file says that it was used.
+    # This recipe does not name the salt, although the file is made with it.
     image, text = map(jnp.asarray, generate_inputs(DECODER_INFO["inputs"], SALT, SALT, n=2))
     sparse, dense = small_sam.prompt_encoder(text=text)
     positions = small_sam.prompt_encoder.dense_positions()
@@ -138,21 +138,21 @@ def test_other_sizes_and_salts_are_read_from_the_folder(case, request, tmp_path)
 
 
 @pytest.mark.parametrize("case", list(CASES))
-def test_every_array_that_was_moved_is_named(case, request, tmp_path):
+def test_every_changed_array_is_named(case, request, tmp_path):
     check, info, fixture = CASES[case]
     values = {name: x.copy() for name, x in request.getfixturevalue(fixture).items()}
     names = [name for name in values if not name.endswith(("__idx", "__shape", "__stats"))]
     for name in names:
         values[name].reshape(-1)[1] += 1e-2
-    values["stranger"] = np.zeros(3)
+    values["extra"] = np.zeros(3)
     report = run(check, info, values, tmp_path)
-    assert {row.name for row in report.failures} == {n.split("__")[0] for n in names} | {"stranger"}
+    assert {row.name for row in report.failures} == {n.split("__")[0] for n in names} | {"extra"}
     assert report.exit_code == 1
 
 
 @pytest.mark.parametrize("case", list(CASES))
 @pytest.mark.parametrize("key", ["salt", "weights_prefix"])
-def test_an_entry_without_its_facts_is_an_error_that_names_it(case, key, request, tmp_path):
+def test_a_missing_key_of_an_entry_is_an_error_that_names_it(case, key, request, tmp_path):
     check, info, fixture = CASES[case]
     info = {name: value for name, value in info.items() if name != key}
     with pytest.raises(GoldenError, match=key):
@@ -166,8 +166,8 @@ def test_a_recorded_block_that_the_model_lacks_fails(encoder_recording, tmp_path
     assert [row.name for row in report.failures] == ["block7"]
 
 
-def test_a_recipe_is_read_not_run():
-    with pytest.raises(ValueError, match="draws nothing"):
+def test_a_recipe_is_parsed_not_executed():
+    with pytest.raises(ValueError, match="has no call"):
         generate_inputs("__import__('os').getcwd()")
     with pytest.raises(ValueError, match="cannot read"):
         generate_inputs("normal('x', (-2, 2))")

@@ -74,10 +74,8 @@ def test_learned_tokens_decode_to_the_answers(tokenizer):
     learned = labels != IGNORE_ID
     assert (labels[learned] == ids[learned]).all()
     runs = np.split(ids, np.flatnonzero(np.diff(learned)) + 1)
-    assert [tokenizer.decode(run) for run in runs][1::2] == [
-        "<p> A dog </p> [SEG]  .</s>",
-        " A red bus.</s>",
-    ]
+    decoded = [tokenizer.decode(run) for run in runs]
+    assert decoded[1::2] == ["<p> A dog </p> [SEG]  .</s>", " A red bus.</s>"]
 
 
 @pytest.mark.parametrize("answer", [*SEGMENTATION_ANSWERS, "10 dogs", "x", "\u6771\u4eac"])

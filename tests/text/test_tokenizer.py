@@ -1,4 +1,4 @@
-"""The tokenizer gives the recorded ids and texts, keeps a folder's ids, and refuses a wrong folder."""
+"""The tokenizer gives the recorded ids and texts, and keeps the ids that a folder assigns."""
 
 from __future__ import annotations
 

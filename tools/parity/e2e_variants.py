@@ -60,7 +60,7 @@ def _check_region_features(
         start = 0
         for i, sample in enumerate(samples):
             count = 0 if sample.boxes_xyxy_unit is None else len(sample.boxes_xyxy_unit)
-            features = np.asarray(run.mid.regions, np.float32)[start : start + count]
+            features = np.asarray(run.intermediates.regions, np.float32)[start : start + count]
             recorded.compare(f"mid/region_features{i}", features, "bf16")
             start += count
 
@@ -91,7 +91,7 @@ def check_lora(
         run = runner.run(samples)
         merge(model)
         model.config = config
-        merged = TrainRunner(model, weights, runner.capacity).run_forward(samples)
+        merged = TrainRunner(model, weights, runner.batch_shape).run_forward(samples)
         compare_losses(info, run.losses, "loss", "losses.")
         compare_losses(info, merged.losses, "loss", "losses_after_merge.")
         ours = sorted(_trainable(run.gradients))
@@ -101,9 +101,9 @@ def check_lora(
         archive = folder / "variant_lora_single.npz"
         with RecordedFile.open(ledger, part, archive) as recorded:
             compare_losses(recorded, run.losses, "loss", "out/")
-            recorded.compare("mid/logits", run.mid.logits, "tiny")
+            recorded.compare("mid/logits", run.intermediates.logits, "tiny")
             recorded.compare("mid/last_hidden_state", run.output.hidden, "tiny")
-            recorded.compare("merged/logits", merged.mid.logits, "tiny")
+            recorded.compare("merged/logits", merged.intermediates.logits, "tiny")
             compare_gradients(recorded, run.gradients)
 
 

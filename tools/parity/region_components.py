@@ -1,4 +1,4 @@
-"""The region encoder at full size: fused maps, RoIAlign, features; and a bfloat16 variant."""
+"""The region encoder at full size: fused maps, RoIAlign and features; and a bfloat16 variant."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ NUM_LEVELS = 4
 
 
 def check_region(recorded: RecordedFile, info: dict[str, Any]) -> None:
-    """Maps once; then every batch of boxes, images without boxes included."""
+    """Compare the fused maps, then the features of every batch of boxes.
+
+    Args:
+        recorded: the file.
+        info: its entry in `info.json`.
+    """
     for levels in _candidates(info):
         encoder = _encoder(recorded, info, levels, _batches(recorded)[0])
         maps = _maps(encoder, [jnp.asarray(x) for x in levels])
@@ -39,8 +44,8 @@ def check_region(recorded: RecordedFile, info: dict[str, Any]) -> None:
         features, pooled = _features(encoder, maps, boxes, levels[0].shape[1])
         start = 0
         for i, image_boxes in zip(_images(recorded, batch), boxes, strict=True):
-            ours = features[start : start + len(image_boxes)]
-            recorded.compare(f"{batch}out{i}", ours, "encoder")
+            image_features = features[start : start + len(image_boxes)]
+            recorded.compare(f"{batch}out{i}", image_features, "encoder")
             start += len(image_boxes)
         if number == 0:
             for name in pooled_names:
@@ -49,7 +54,12 @@ def check_region(recorded: RecordedFile, info: dict[str, Any]) -> None:
 
 
 def check_region_bf16(recorded: RecordedFile, info: dict[str, Any]) -> None:
-    """Weights, inputs and maps in bfloat16; the first image of the inputs alone."""
+    """Compare features that are computed in bfloat16, for the first image of the inputs.
+
+    Args:
+        recorded: the file.
+        info: its entry in `info.json`.
+    """
     boxes = [recorded.input("boxes0")]
     for levels in _candidates(info):
         encoder = _encoder(recorded, info, levels, "")
@@ -61,19 +71,22 @@ def check_region_bf16(recorded: RecordedFile, info: dict[str, Any]) -> None:
 
 
 def _candidates(info: dict[str, Any]) -> Iterator[list[np.ndarray]]:
-    """CLIP's states, level by level, as the recipe may mean them.
+    """Generate CLIP's hidden states for all levels, with the salt and without it.
 
-    They are not recorded, and the recipe may not mention the salt: what comes of them tells.
+    The states are not recorded, and the recipe may not name the salt. The features tell which of
+    the two is right.
     """
     recipe, salt = info["inputs"], info["salt"]
-    for unsaid in dict.fromkeys((salt, "")):
-        yield [generate_inputs(recipe, salt, unsaid, l=level)[0] for level in range(NUM_LEVELS)]
+    for default_salt in dict.fromkeys((salt, "")):
+        yield [
+            generate_inputs(recipe, salt, default_salt, l=level)[0] for level in range(NUM_LEVELS)
+        ]
 
 
 def _batches(recorded: RecordedFile) -> list[str]:
-    """Prefixes of the recorded batches: "a/", "b/", ..."""
-    found = (re.fullmatch(r"(.*/)boxes\d+", name) for name in recorded.names)
-    return list(dict.fromkeys(match[1] for match in found if match))
+    """Return the prefixes of the recorded batches: "a/", "b/", ..."""
+    matches = (re.fullmatch(r"(.*/)boxes\d+", name) for name in recorded.names)
+    return list(dict.fromkeys(match[1] for match in matches if match))
 
 
 def _images(recorded: RecordedFile, batch: str) -> list[int]:
@@ -84,7 +97,7 @@ def _images(recorded: RecordedFile, batch: str) -> list[int]:
 def _encoder(
     recorded: RecordedFile, info: dict[str, Any], levels: list[np.ndarray], batch: str
 ) -> RegionEncoder:
-    """Widths follow from the inputs and outputs; groups from the description, 64 unless given."""
+    """Make the encoder; widths follow from inputs and outputs, groups (default 64) from `info`."""
     input_dim = levels[0].shape[-1]
     output_dim = recorded.shape(f"{batch}out0")[-1]
     described_config = info.get("config", {})
@@ -120,7 +133,7 @@ def _maps(encoder: RegionEncoder, levels: list[jax.Array]) -> list[jax.Array]:
 def _features(
     encoder: RegionEncoder, maps: list[jax.Array], boxes: list[np.ndarray], patches: int
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Features of all boxes, image by image, and what RoIAlign pooled of each level."""
+    """Return the features of all boxes, image by image, and the output of RoIAlign by level."""
     flat = jnp.asarray(np.concatenate(boxes))
     image = np.repeat(np.arange(len(boxes)), [len(b) for b in boxes]).astype(np.int32)
     graph, state = nnx.split(encoder)

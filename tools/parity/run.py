@@ -1,4 +1,4 @@
-"""All parts of a golden folder, in order: which exist, which are asked for, what they say."""
+"""The parts of a golden folder and the comparison of all or some of them, in order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tools.parity.report import ComparisonReport, GoldenError, RecordedFile
 
 Check = Callable[[Path, ComparisonReport], None]
 
-# part -> (what of it lies in the folder, its check)
+# part -> (pattern of its folders, its check)
 PARTS: dict[str, tuple[str, Check]] = {
     "preprocessing": ("preprocessing", preprocessing.check),
     "tokenizer": ("tokenizer", tokenizer.check),
@@ -35,13 +35,12 @@ PARTS: dict[str, tuple[str, Check]] = {
     "evaluation": ("evaluation", evaluation.check),
 }
 
-
-# Inputs of other parts, and our own presets beside the golden numbers of this repository.
+# Inputs of other parts, and this repository's own presets, which are kept in the same folder.
 NOT_COMPARED = ("fixtures", "configs", "experiments")
 
 
 def list_parts(folder: Path) -> list[str]:
-    """Parts that the folder holds."""
+    """Return the parts that the folder has."""
     return [name for name, (pattern, _) in PARTS.items() if any(folder.glob(pattern))]
 
 
@@ -52,19 +51,33 @@ def run_parts(
     on_start: Callable[[str], None] = lambda part: None,
     on_done: Callable[[str, ComparisonReport], None] = lambda part, report: None,
 ) -> ComparisonReport:
-    """Compare a folder, or some parts of it. What is absent or broken lands in `report.broken`."""
+    """Compare a golden folder.
+
+    Args:
+        folder: the golden folder.
+        only: parts to compare; empty: all that the folder has.
+        on_start: called with a part before it is compared.
+        on_done: called with a part and the report so far after the part was compared.
+
+    Returns:
+        The results; absent or broken inputs are in `report.broken`.
+    """
     report = ComparisonReport()
     if not folder.is_dir():
         report.broken.append(f"{folder}: no such folder")
         return report
-    wanted = list(dict.fromkeys(only)) or list_parts(folder)
-    if not wanted:
+    parts = list(dict.fromkeys(only)) or list_parts(folder)
+    if not parts:
         report.broken.append(f"{folder}: holds no part of a golden folder that can be compared")
     if not only:
-        _mention_the_rest(folder, report)
-    for name in wanted:
+        _report_unknown_parts(folder, report)
+    for name in parts:
         with report.guard(f"{folder}: part {name}"):
-            check = _check_named(folder, name)
+            if name not in PARTS:
+                raise GoldenError(f"no part {name!r}; choose from {', '.join(PARTS)}")
+            pattern, check = PARTS[name]
+            if not any(folder.glob(pattern)):
+                raise GoldenError(f"{folder}: part {name!r} is absent (no {pattern} in it)")
             on_start(name)
             # On accelerators float32 products would otherwise lose bits.
             with jax.default_matmul_precision("highest"):
@@ -73,8 +86,8 @@ def run_parts(
     return report
 
 
-def _mention_the_rest(folder: Path, report: ComparisonReport) -> None:
-    """Failing rows for what is compared by nothing: parts that nobody knows."""
+def _report_unknown_parts(folder: Path, report: ComparisonReport) -> None:
+    """Add a failing result for every array in a folder that is no known part."""
     patterns = [pattern for pattern, _ in PARTS.values()]
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
         if any(part.match(pattern) for pattern in patterns) or part.name in NOT_COMPARED:
@@ -82,14 +95,4 @@ def _mention_the_rest(folder: Path, report: ComparisonReport) -> None:
         for path in sorted(part.rglob("*")):
             if path.suffix in (".json", ".npz"):
                 with report.guard(str(path)), RecordedFile.open(report, part.name, path):
-                    pass
-
-
-def _check_named(folder: Path, name: str) -> Check:
-    """The check of a part that the folder must hold."""
-    if name not in PARTS:
-        raise GoldenError(f"no part {name!r}; choose from {', '.join(PARTS)}")
-    pattern, check = PARTS[name]
-    if not any(folder.glob(pattern)):
-        raise GoldenError(f"{folder}: part {name!r} is absent (no {pattern} in it)")
-    return check
+                    pass  # on closing, every array in it is unknown
