@@ -7,10 +7,23 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "original-quirks.md").read_text(encoding="utf-8")
 NUM_QUIRKS = 49
-FOLDERS = "glamm_jax tests tools bench configs convert demo eval examples train".split()
+FOLDERS = [
+    "glamm_jax",
+    "tests",
+    "tools",
+    "bench",
+    "configs",
+    "convert",
+    "demo",
+    "eval",
+    "examples",
+    "train",
+]
 CITATION = re.compile(r"\bquirks? (\d+(?:(?:, (?:and )?| and )\d+)*)", re.IGNORECASE)
 CODE = re.compile(r"`([\w/]+\.py)(?::([\w.]+))?`")
 
@@ -72,9 +85,10 @@ def test_messages_have_no_quirk_numbers() -> None:
     assert not cited
 
 
-def test_code_that_the_document_names_exists() -> None:
+@pytest.mark.parametrize("document", ["original-quirks.md", "glossary.md"])
+def test_code_that_a_document_names_exists(document: str) -> None:
     missing = []
-    for file, name in CODE.findall(TEXT):
+    for file, name in CODE.findall((ROOT / "docs" / document).read_text(encoding="utf-8")):
         path = ROOT / file
         if not path.is_file():
             missing.append(file)
