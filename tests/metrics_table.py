@@ -15,7 +15,7 @@ from glamm_jax.metrics.refseg import score_refseg
 from glamm_jax.metrics.result import MODES, MetricResult
 from tools.parity.evaluation import PART, Referring
 from tools.parity.evaluation_gcg import GCGCase
-from tools.parity.report import Ledger, Recorded
+from tools.parity.report import ComparisonReport, RecordedFile
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "metrics.md"
@@ -133,11 +133,11 @@ without a phrase match no phrase |
 
 def results() -> Iterator[Mapping[str, MetricResult]]:
     """Yield the results of both modes, in the order of ROWS."""
-    case = GCGCase.read(FIXTURES, Ledger())
+    case = GCGCase.read(FIXTURES, ComparisonReport())
     yield {
         mode: score_gcg(case.predictions, case.references, case.similarity, mode) for mode in MODES
     }
-    with Recorded.open(Ledger(), PART, FIXTURES / "refseg_cases.npz") as cases:
+    with RecordedFile.open(ComparisonReport(), PART, FIXTURES / "refseg_cases.npz") as cases:
         said, true, ignored = Referring.read(cases)
     yield {mode: score_refseg(said, true, mode, ignored) for mode in MODES}
     yield {mode: score_grounding(case.predictions, case.references, mode) for mode in MODES}

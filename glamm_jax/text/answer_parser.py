@@ -1,9 +1,11 @@
-"""Reading a grounded answer: clean text, phrases with their place in it, and their masks.
+"""Parser of grounded answers: clean text, phrases with their character spans, and their masks.
 
     "<p> A dog </p> [SEG] runs.</s>"  ->  "A dog runs.", one phrase (0, 5), mask 0
 
-Source: eval/gcg/infer.py:77. What the model wrote is parsed as far as it goes; what is malformed is
-said in `problems`, never raised.
+Malformed text is never an error: what can be parsed is returned, and what is wrong is listed in
+`ParsedAnswer.problems`.
+
+Source: eval/gcg/infer.py:77.
 """
 
 from __future__ import annotations
@@ -17,17 +19,20 @@ from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, SEG
 TAG = re.compile(r"<.*?>")
 PHRASE = re.compile(f"{re.escape(PHRASE_START)}(.*?){re.escape(PHRASE_END)}")
 MARK = re.compile("|".join(map(re.escape, (PHRASE_START, PHRASE_END, SEG))))
+SEG_MARK = re.compile(re.escape(SEG))
 ANSWER_MARK = "ASSISTANT: "
-NOWHERE = -1
+NO_SOURCE = -1  # source index of a character that was inserted
 
 
 @dataclass(frozen=True)
 class Phrase:
     """A phrase of an answer.
 
-    text: as the model wrote it, stripped. start, end: its place in `ParsedAnswer.text`, end not
-    included; equal when nothing of it is left there. segs: which [SEG] of the answer, counted
-    from 0, stand behind it.
+    Attributes:
+        text: as generated, stripped.
+        start: index of its first character in `ParsedAnswer.text`.
+        end: index behind its last character; equal to `start` if cleaning left nothing of it.
+        segs: indices, counted from 0, of the [SEG] tokens of the answer that belong to it.
     """
 
     text: str
@@ -38,10 +43,14 @@ class Phrase:
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """An answer taken apart.
+    """The parts of an answer.
 
-    seg_places: where in `text` each [SEG] stood. loose_segs: those that belong to no phrase, as in
-    "It is [SEG].".
+    Attributes:
+        text: clean text, without tags and [SEG].
+        phrases: in the order of the text.
+        seg_positions: for each [SEG], the index in `text` at which it was.
+        unassigned_segs: indices of the [SEG] tokens that belong to no phrase, as in "It is [SEG].".
+        problems: what is malformed, in words.
     """
 
     text: str
@@ -57,47 +66,70 @@ class ParsedAnswer:
 
 
 def last_answer(decoded: str) -> str:
-    """The answer of the last turn in decoded ids, which hold the prompt, too (trap 35)."""
+    """Return the last answer of a decoded conversation.
+
+    Quirk 35: the generated ids of the original include the prompt, so the answer is cut out.
+    """
     return decoded.replace("\n", "").replace("  ", " ").split(ANSWER_MARK)[-1]
 
 
-def parse_answer(written: str) -> ParsedAnswer:
-    """Take an answer apart; of a whole decoded conversation, `last_answer` is to be given."""
-    raw = _one_line(written)
+def parse_answer(generated: str) -> ParsedAnswer:
+    """Parse one answer. For a complete decoded conversation, pass the result of `last_answer`."""
+    raw = generated.replace("\n", " ")
     text, sources = _clean(raw)
-    found = list(PHRASE.finditer(raw))
-    segs = [match.start() for match in re.finditer(re.escape(SEG), raw)]
-    owners = _owners(raw, [match.end() for match in found], segs)
+    matches = list(PHRASE.finditer(raw))
+    segs = [match.start() for match in SEG_MARK.finditer(raw)]
+    # A [SEG] belongs to the phrase before it, with nothing but white space and [SEG] in between.
+    owners: list[int | None] = []
+    for seg in segs:
+        owner = max((i for i, match in enumerate(matches) if match.end() <= seg), default=None)
+        if owner is not None and raw[matches[owner].end() : seg].replace(SEG, "").strip():
+            owner = None
+        owners.append(owner)
+    problems = _tag_problems(raw)
     phrases = []
-    for i, match in enumerate(found):
-        start, end = _place(sources, *match.span(1))
+    for i, match in enumerate(matches):
+        start, end = _clean_span(sources, *match.span(1))
         own = tuple(k for k, owner in enumerate(owners) if owner == i)
-        phrases.append(Phrase(match.group(1).strip(), start, end, own))
-    loose = tuple(k for k, owner in enumerate(owners) if owner is None)
-    problems = _tag_problems(raw) + _phrase_problems(phrases)
-    if not _is_segmentation_answer(raw):
-        problems += [f"[SEG] {k} belongs to no phrase" for k in loose]
-    seg_places = tuple(_place(sources, seg, seg)[0] for seg in segs)
-    return ParsedAnswer(text, tuple(phrases), seg_places, loose, tuple(problems))
+        phrase = Phrase(match.group(1).strip(), start, end, own)
+        phrases.append(phrase)
+        if not phrase.text:
+            problems.append(f"phrase {i} is empty")
+        if not own:
+            problems.append(f"phrase {i} {phrase.text!r} has no [SEG]")
+        if len(own) > 1:
+            problems.append(f"phrase {i} {phrase.text!r} has {len(own)} [SEG]")
+    unassigned = tuple(k for k, owner in enumerate(owners) if owner is None)
+    # Answers of the segmentation tasks have a [SEG] and no phrase.
+    segmentation_answers = {"".join(answer.split()) for answer in SEGMENTATION_ANSWERS}
+    if "".join(raw.split()) not in segmentation_answers:
+        problems += [f"[SEG] {k} belongs to no phrase" for k in unassigned]
+    seg_positions = tuple(_clean_span(sources, seg, seg)[0] for seg in segs)
+    return ParsedAnswer(text, tuple(phrases), seg_positions, unassigned, tuple(problems))
 
 
-def stable_text(written: str) -> str:
-    """How much of the clean text is certain while an answer is still being written.
+def stable_text(generated: str) -> str:
+    """Return the part of the clean text that no further token can change.
 
-    Held back are the last word (the next token may finish it, or close up to it) and all behind an
-    open "<", which may become a tag.
+    Excluded are the last word, which the next token may extend, and everything behind an open "<",
+    which may become a tag.
     """
-    opened = written.find("<", written.rfind(">") + 1)
-    text, _ = _clean(_one_line(written if opened < 0 else written[:opened]))
+    opened = generated.find("<", generated.rfind(">") + 1)
+    closed = generated if opened < 0 else generated[:opened]
+    text, _ = _clean(closed.replace("\n", " "))
     return text.rpartition(" ")[0]
 
 
 def match_masks(
     answer: ParsedAnswer, num_masks: int
 ) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
-    """(index of the mask of each [SEG], problems); None where the mask is missing.
+    """Assign the masks of a conversation to the [SEG] tokens of its answer.
 
-    A [SEG] in the prompt has a mask, too, and comes first, so the answer's are the last (trap 3).
+    Quirk 3: a [SEG] in the prompt has a mask as well. Its mask comes first, so the masks of the
+    answer are the last ones.
+
+    Returns:
+        The mask index of each [SEG], None where there is no mask; and the problems in words.
     """
     first = num_masks - answer.num_segs
     masks = tuple(k + max(first, 0) for k in range(answer.num_segs))
@@ -107,96 +139,60 @@ def match_masks(
     return tuple(k if k < num_masks else None for k in masks), (problem,)
 
 
-def _one_line(written: str) -> str:
-    return written.replace("\n", " ")
-
-
-def _is_segmentation_answer(raw: str) -> bool:
-    """Whether this is an answer of the segmentation tasks, whose [SEG] has no phrase."""
-    return "".join(raw.split()) in {"".join(each.split()) for each in SEGMENTATION_ANSWERS}
-
-
 def _clean(raw: str) -> tuple[str, list[int]]:
-    """The text to read, and for each of its characters where it stands in `raw`.
+    """Return the clean text, and for each of its characters its index in `raw`.
 
-    Tags go first, then [SEG], then surplus white space and quotes at the ends; the space before a
-    full stop stays (trap 35).
+    Tags are removed first, then [SEG], then surplus white space and quotes at the ends.
+    Quirk 35: a space before a full stop stays.
     """
-    tags = _covered(TAG, raw)
-    kept = _without(raw, [i for i in range(len(raw)) if i not in tags])
+    in_tag = {i for match in TAG.finditer(raw) for i in range(*match.span())}
+    untagged = [i for i in range(len(raw)) if i not in in_tag]
+    # Searched without the tags: removing one may join the characters of a [SEG].
+    matches = SEG_MARK.finditer("".join(raw[i] for i in untagged))
+    in_seg = {untagged[k] for match in matches for k in range(*match.span())}
     words: list[list[int]] = [[]]
-    for i in kept:
+    for i in untagged:
+        if i in in_seg:
+            continue
         if raw[i].isspace():
             words.append([])
         else:
             words[-1].append(i)
     words = [word for word in words if word]
-    # A space between words comes from nowhere: no phrase starts or ends with it.
-    places = [i for word in words for i in (*word, NOWHERE)][:-1]
+    # A space between words has no source, so that no phrase starts or ends with it.
+    sources = [i for word in words for i in (*word, NO_SOURCE)][:-1]
     text = " ".join("".join(raw[i] for i in word) for word in words)
     for characters in ("'", None):
         left = len(text) - len(text.lstrip(characters))
         text = text.strip(characters)
-        places = places[left : left + len(text)]
-    return text, places
+        sources = sources[left : left + len(text)]
+    return text, sources
 
 
-def _covered(pattern: re.Pattern[str], text: str) -> set[int]:
-    return {i for match in pattern.finditer(text) for i in range(*match.span())}
-
-
-def _without(raw: str, kept: list[int]) -> list[int]:
-    """Drop [SEG] from what the tags left over."""
-    covered = _covered(re.compile(re.escape(SEG)), "".join(raw[i] for i in kept))
-    return [i for k, i in enumerate(kept) if k not in covered]
-
-
-def _place(places: list[int], start: int, end: int) -> tuple[int, int]:
-    """The stretch of clean text that comes from raw[start:end]."""
-    inside = [k for k, i in enumerate(places) if start <= i < end]
+def _clean_span(sources: list[int], start: int, end: int) -> tuple[int, int]:
+    """Return the span of clean text whose characters come from raw[start:end]."""
+    inside = [k for k, i in enumerate(sources) if start <= i < end]
     if not inside:
-        after = next((k for k, i in enumerate(places) if i >= end), len(places))
-        return after, after
+        position = next((k for k, i in enumerate(sources) if i >= end), len(sources))
+        return position, position
     return inside[0], inside[-1] + 1
-
-
-def _owners(raw: str, phrase_ends: list[int], segs: list[int]) -> list[int | None]:
-    """For each [SEG] the phrase it stands behind, with nothing between but space and [SEG]."""
-    owners: list[int | None] = []
-    for seg in segs:
-        before = [i for i, end in enumerate(phrase_ends) if end <= seg]
-        between = raw[phrase_ends[before[-1]] : seg] if before else "x"
-        owners.append(before[-1] if before and not between.replace(SEG, "").strip() else None)
-    return owners
 
 
 def _tag_problems(raw: str) -> list[str]:
     problems: list[str] = []
     opened: int | None = None
     for match in MARK.finditer(raw):
-        mark, at = match.group(), match.start()
+        mark, position = match.group(), match.start()
         if mark == PHRASE_START:
             if opened is not None:
-                problems.append(f"<p> at {opened} is not closed before the next one at {at}")
-            opened = at
+                problems.append(f"<p> at {opened} is not closed before the next one at {position}")
+            opened = position
         elif mark == PHRASE_END:
             if opened is None:
-                problems.append(f"</p> at {at} closes nothing")
+                problems.append(f"</p> at {position} has no <p> before it")
             opened = None
         elif opened is not None:
-            problems.append(f"[SEG] at {at} stands inside a phrase")
+            problems.append(f"[SEG] at {position} is inside a phrase")
     if opened is not None:
         problems.append(f"<p> at {opened} is never closed")
-    return problems
-
-
-def _phrase_problems(phrases: list[Phrase]) -> list[str]:
-    problems = []
-    for i, phrase in enumerate(phrases):
-        if not phrase.text:
-            problems.append(f"phrase {i} is empty")
-        if not phrase.segs:
-            problems.append(f"phrase {i} {phrase.text!r} has no [SEG]")
-        if len(phrase.segs) > 1:
-            problems.append(f"phrase {i} {phrase.text!r} has {len(phrase.segs)} [SEG]")
     return problems

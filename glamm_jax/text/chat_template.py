@@ -1,11 +1,13 @@
-"""Chat templates: how a system line and turns become one string. Data first, one function after.
+"""Chat templates: how a system line and the turns of a conversation become one string.
 
-The strings are protocol: a checkpoint has seen them letter by letter. The released checkpoints
-speak `llava_v1`; the original starts from another template until a script sets that one
-(trap 33), here it is the default of every function.
+First the class with the rendering, then the templates as data, then the lookup by name. The strings
+are a protocol that checkpoints were trained on, so they must not change by a character.
 
-Source: model/llava/conversation.py. Differs: a template is immutable and holds no turns, so the
-example turns that two of the original's templates carry, and its pictures in messages, are absent.
+Quirk 33: in the original the default conversation is another template until a script selects
+`llava_v1`. Here `llava_v1`, the template of the released checkpoints, is the default everywhere.
+
+Source: model/llava/conversation.py. Differs: a template is immutable and holds no turns. So the
+example turns that two of the original's templates carry, and images inside messages, are absent.
 """
 
 from __future__ import annotations
@@ -25,10 +27,15 @@ class TemplateError(GLaMMError):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A system line, the names of the two speakers, and what stands between turns.
+    """A system line, the names of the two speakers, and the separators of turns.
 
-    `separator` follows a user's turn and `second_separator` an assistant's; the styles that use
-    one separator only leave the second None.
+    Attributes:
+        system: the system line.
+        roles: names of the user and of the assistant.
+        style: how turns are joined.
+        separator: follows the system line and a user's turn.
+        second_separator: follows an assistant's turn; None in the styles with one separator.
+        version: the original's label of the template.
     """
 
     system: str
@@ -39,17 +46,19 @@ class ChatTemplate:
     version: str = "Unknown"
 
     def render(self, turns: Sequence[str | None]) -> str:
-        """One string of turns that alternate, the user first. An empty or None turn is still open.
+        """Render turns that alternate, the user's first, as one string.
 
-        An open assistant turn ends in "ASSISTANT:", without a space (trap 33).
+        An empty or None turn is an open one, which the model is to write. Quirk 33: an open
+        assistant turn ends in "ASSISTANT:", without a space.
 
-        Raises: TemplateError when the style cannot render these turns.
+        Raises:
+            TemplateError: the style cannot render these turns.
         """
         if self.style == "llama_2":
             return self._render_llama_2(turns)
         if self.style == "plain":
             return self._render_plain(turns)
-        separators = (self.separator, self._second)
+        separators = (self.separator, self._answer_separator)
         text = self.system + self.separator
         for i, turn in enumerate(turns):
             name = self.roles[i % 2]
@@ -60,19 +69,19 @@ class ChatTemplate:
         return text
 
     def rounds(self, turns: Sequence[str]) -> list[tuple[str, str]]:
-        """(all that asks, the answer with its end mark) of each pair of turns, in style two.
+        """Return (text up to the answer, answer with its end mark) of each pair of turns.
 
-        `render` joins the two with a space, and the rounds with nothing.
+        For style "two". `render` joins the two with a space, and the rounds with nothing.
         """
-        first, second = self.separator, self._second
+        first, second = self.separator, self._answer_separator
         user, assistant = self.roles
-        asked = [f"{user}: {turn}{first}{assistant}:" for turn in turns[::2]]
-        asked[0] = self.system + first + asked[0]
-        return [(text, turn + second) for text, turn in zip(asked, turns[1::2], strict=True)]
+        prompts = [f"{user}: {turn}{first}{assistant}:" for turn in turns[::2]]
+        prompts[0] = self.system + first + prompts[0]
+        return [(text, turn + second) for text, turn in zip(prompts, turns[1::2], strict=True)]
 
     @property
-    def _second(self) -> str:
-        """What follows the assistant's turn: one separator serves both unless the style is two."""
+    def _answer_separator(self) -> str:
+        """The string behind an assistant's turn: the only separator, unless the style is "two"."""
         if self.style != "two":
             return self.separator
         if self.second_separator is None:
@@ -81,7 +90,7 @@ class ChatTemplate:
 
     @property
     def answer_mark(self) -> str:
-        """What stands between the user's turn and the answer."""
+        """The string between a user's turn and the answer."""
         return f"{self.separator}{self.roles[1]}: "
 
     def _render_plain(self, turns: Sequence[str | None]) -> str:
@@ -89,8 +98,8 @@ class ChatTemplate:
         text = self.system
         try:
             for i, turn in enumerate(turns):
-                # A missing separator fails in the sum, as in the original, whose very message is
-                # recorded; hence the ignored type.
+                # A missing separator makes the addition fail, as in the original. Its error
+                # message is part of the golden data; hence the ignored type.
                 text += turn + separators[i % 2] if turn else ""  # type: ignore[operator]  # above
         except TypeError as error:
             raise TemplateError(
@@ -120,7 +129,7 @@ _USER_CHAT = (
     "A chat between a curious user and an artificial intelligence assistant. "
     + _ASSISTANT.format("user")
 )
-# The missing space before "The visual" is the protocol's.
+# The missing space before "The visual" is part of the protocol.
 _TAGGED_CHAT = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant is able to understand the visual content that the user provides, and assist "
@@ -185,9 +194,10 @@ RELEASED_TEMPLATE = TEMPLATES["llava_v1"]
 
 
 def chat_template(name: str) -> ChatTemplate:
-    """The template of this name.
+    """Return the template of this name.
 
-    Raises: TemplateError listing the names when there is none.
+    Raises:
+        TemplateError: there is none; the message lists the names.
     """
     if name not in TEMPLATES:
         raise TemplateError(f"no chat template {name!r}; there are {', '.join(TEMPLATES)}")

@@ -1,4 +1,4 @@
-"""From a user's words to the ids that the model reads, checked before anything is computed."""
+"""Prompts: a user's question as the token ids that the model reads, checked beforehand."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ from glamm_jax.text.tokenizer import Tokenizer
 
 
 class PromptError(GLaMMError):
-    """A prompt that the model cannot answer. Says what is wrong with it and what to do."""
+    """A prompt that the model cannot answer. The message says why and what to change."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question ready for the model.
+    """A question as the model reads it.
 
-    ids: one -200 for the image. `length` counts what the model sees: the image's patches in its
-    place. `room` is how many tokens the answer may have before the context ends.
+    Attributes:
+        text: the rendered conversation.
+        ids: token ids of `text`; the image is the single id -200.
+        num_regions: number of `<bbox>` in `text`.
+        num_image_tokens: patches that replace the image's id.
+        context: largest number of tokens of prompt and answer together.
     """
 
     text: str
@@ -42,13 +46,13 @@ class Prompt:
 
     @property
     def length(self) -> int:
-        """Tokens that the model sees, the image's patches included."""
+        """Number of tokens of the prompt, the image's patches included."""
         images = int((self.ids == IMAGE_ID).sum())
         return len(self.ids) + images * (self.num_image_tokens - 1)
 
     @property
-    def room(self) -> int:
-        """Tokens left for the answer."""
+    def max_answer_tokens(self) -> int:
+        """Number of tokens that the context leaves for the answer."""
         return self.context - self.length
 
 
@@ -62,51 +66,62 @@ def build_prompt(
     context: int = LlamaConfig().max_positions,
     template: ChatTemplate = RELEASED_TEMPLATE,
 ) -> Prompt:
-    """The prompt of a question about an image, after earlier (question, answer) pairs if any.
+    """Build the prompt of a question about an image.
 
-    The image preamble is put in front of the first question. `num_regions` is the number of boxes
-    that come with it; the text holds one `<bbox>` for each, in their order.
+    The image preamble is put in front of the first question of the conversation.
 
-    Raises: PromptError when a question or an earlier answer is empty or names the image or control
-    tokens itself, when an earlier answer holds `<bbox>`, when the questions do not have one
-    `<bbox>` per box, or when no room is left for an answer.
+    Args:
+        question: the question to answer.
+        tokenizer: encodes the text.
+        history: earlier (question, answer) pairs.
+        num_regions: number of boxes of the complete conversation; the questions contain one
+            `<bbox>` for each, in their order.
+        num_image_tokens: patches of one image.
+        context: largest number of tokens of prompt and answer together.
+        template: chat template.
+
+    Raises:
+        PromptError: a question or an earlier answer is empty or contains an image or control
+            token; an earlier answer contains `<bbox>`; the number of `<bbox>` is not the number of
+            boxes; or the context leaves no token for an answer.
+
+    Differs (quirk 16): the original drops surplus boxes and uses a single box for every `<bbox>`.
     """
-    questions = [*(past for past, _ in history), question]
+    questions = [*(earlier for earlier, _ in history), question]
     for i, text in enumerate(questions):
         where = "the prompt" if i == len(history) else f"question {i + 1} of the history"
-        _check_question(text, where, tokenizer)
+        if not text.strip():
+            raise PromptError(f"{where} is empty. Ask something about the image.")
+        _check_text(text, where, tokenizer)
     for i, (_, answer) in enumerate(history):
-        _check_answer(answer, f"answer {i + 1} of the history", tokenizer)
-    _check_regions(sum(text.count(REGION) for text in questions), num_regions)
+        where = f"answer {i + 1} of the history"
+        if not answer.strip():
+            raise PromptError(f"{where} is empty. Leave its turn out of the history.")
+        if REGION in answer:
+            raise PromptError(f"{where} contains {REGION}; only questions may refer to boxes.")
+        _check_text(answer, where, tokenizer)
+    num_region_tokens = sum(text.count(REGION) for text in questions)
+    if num_region_tokens != num_regions:
+        raise PromptError(
+            f"number of {REGION} in the prompt: {num_region_tokens}; number of boxes: "
+            f"{num_regions}. Write {REGION} once for each box, in their order, as in "
+            f'"What is in region1 {REGION}?"'
+        )
     turns: list[str | None] = []
-    for past, answer in history:
-        turns += [past, answer]
+    for earlier, answer in history:
+        turns += [earlier, answer]
     turns += [question, None]
     turns[0] = with_preamble(questions[0])
     text = template.render(turns)
     ids = np.asarray(tokenizer.encode_with_images(text), np.int32)
     prompt = Prompt(text, ids, num_regions, num_image_tokens, context)
-    if prompt.room < 1:
+    if prompt.max_answer_tokens < 1:
         raise PromptError(
             f"the prompt is too long: {prompt.length} tokens ({num_image_tokens} of them for the "
-            f"image) leave no room for an answer in a context of {context}. Shorten the question "
-            f"or the history by at least {1 - prompt.room} tokens."
+            f"image) leave none for an answer in a context of {context}. Shorten the question "
+            f"or the history by at least {1 - prompt.max_answer_tokens} tokens."
         )
     return prompt
-
-
-def _check_question(text: str, where: str, tokenizer: Tokenizer) -> None:
-    if not text.strip():
-        raise PromptError(f"{where} is empty. Ask something about the image.")
-    _check_text(text, where, tokenizer)
-
-
-def _check_answer(text: str, where: str, tokenizer: Tokenizer) -> None:
-    if not text.strip():
-        raise PromptError(f"{where} is empty. Leave its turn out of the history.")
-    if REGION in text:
-        raise PromptError(f"{where} contains {REGION}; only questions speak of regions by boxes.")
-    _check_text(text, where, tokenizer)
 
 
 def _check_text(text: str, where: str, tokenizer: Tokenizer) -> None:
@@ -126,13 +141,3 @@ def _check_text(text: str, where: str, tokenizer: Tokenizer) -> None:
                 f"{where} contains the control token {token} at character {text.index(token)}; "
                 "it would end or mask the text, so leave it out."
             )
-
-
-def _check_regions(num_tokens: int, num_regions: int) -> None:
-    """Differs: the original drops surplus boxes, and a single box serves all tokens (trap 16)."""
-    if num_tokens == num_regions:
-        return
-    raise PromptError(
-        f"number of {REGION} in the prompt: {num_tokens}; number of boxes: {num_regions}. Write "
-        f'{REGION} once for each box, in their order, as in "What is in region1 {REGION}?"'
-    )

@@ -1,8 +1,8 @@
-"""What the model is asked and how it answers: protocol strings, and our own lists of paraphrases.
+"""Question templates and answer templates.
 
-Protocol (a released checkpoint has seen it letter by letter): the image preamble, the two
-instructions of the evaluations, and the answers of the segmentation tasks. The lists of questions
-are ours; a checkpoint trained on them hears the same things asked in several ways.
+The image preamble, the instructions of the evaluations and the answers of the segmentation tasks
+are a protocol: the released checkpoints were trained on these strings, so they must not change by a
+character. The lists of questions are paraphrases written for this library.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from glamm_jax.text.special_tokens import IMAGE_END, IMAGE_PLACEHOLDER, IMAGE_ST
 IMAGE_TOKENS = IMAGE_START + IMAGE_PLACEHOLDER + IMAGE_END
 PREAMBLE = f"The {IMAGE_TOKENS} provides an overview of the picture."
 
-# The run of five spaces comes from a line continuation inside the original's string (trap 34).
+# quirk 34: the five spaces come from a line continuation inside the original's string.
 GCG_INSTRUCTION = (
     "Could you please give me a detailed description of the image? Please respond with interleaved"
     "     segmentation masks for the corresponding parts of the answer."
@@ -23,9 +23,9 @@ REGION_INSTRUCTION = (
     "Can you provide me with a detailed description of the region in the picture marked by "
     f"{REGION}?"
 )
-# The paper's prompt (section 4); the original's code draws from a list.
+# The paper's prompt (section 4); the original's code samples from a list.
 REFERRING_INSTRUCTION = "Please segment the {name} in the image."
-# Longest answer that the original's evaluations generate.
+# Longest answer, in tokens, that the original's evaluations generate.
 MAX_NEW_TOKENS = 512
 
 SEGMENTATION_ANSWERS = (
@@ -36,7 +36,7 @@ SEGMENTATION_ANSWERS = (
     f"{SEG}.",
 )
 
-# `{regions}` and `{name}` are filled in by the functions below.
+# `format_question` fills in `{regions}` and `{name}`.
 CAPTION_QUESTIONS = (
     "What does this picture show? Describe it in detail.",
     "Tell me everything you can see here.",
@@ -75,7 +75,7 @@ REGION_QUESTIONS = (
     "Give a detailed description of {regions}.",
     "What would you say about the thing inside {regions}?",
 )
-# `{name}` is a caption whose phrases stand in their marks.
+# `{name}` is a caption whose phrases are enclosed in <p> and </p>.
 GROUNDING_QUESTIONS = (
     "Find what the marked phrases speak of: {name} Answer with a segmentation mask for each.",
     "This is said of the picture: {name} Which pixels does each marked phrase mean?",
@@ -91,26 +91,38 @@ REGION_GROUP_QUESTIONS = (
 
 
 def name_regions(num_regions: int) -> str:
-    """Names of regions: `region1 <bbox>` alone, `region1 <bbox>,region2 <bbox>,` for several."""
+    """Return `region1 <bbox>` for one region, `region1 <bbox>,region2 <bbox>,` for several."""
     if num_regions == 1:
         return f"region1 {REGION}"
     return "".join(f"region{i + 1} {REGION}," for i in range(num_regions))
 
 
 def format_question(
-    questions: Sequence[str], draw: int, name: str = "", num_regions: int = 0, first_region: int = 1
+    questions: Sequence[str],
+    index: int,
+    name: str = "",
+    num_regions: int = 0,
+    first_region: int = 1,
 ) -> str:
-    """The `draw`-th paraphrase (modulo their number) about a named thing or about regions.
+    """Fill in one of several question templates.
 
-    `first_region` numbers a single region, for questions that take the regions one by one.
+    Args:
+        questions: the templates.
+        index: which template, modulo their number.
+        name: replaces `{name}`: a class, an expression or a caption.
+        num_regions: number of regions named by `{regions}`.
+        first_region: number of the region if there is a single one, for conversations that ask
+            about the regions one by one.
     """
     regions = name_regions(num_regions) if num_regions != 1 else f"region{first_region} {REGION}"
-    return questions[draw % len(questions)].format(name=name, regions=regions)
+    return questions[index % len(questions)].format(name=name, regions=regions)
 
 
-def with_preamble(question: str, bare: bool = False) -> str:
-    """The first user turn: the image, a line break, the question.
+def with_preamble(question: str, bare_image: bool = False) -> str:
+    """Return the first user turn: the image, a line break, the question.
 
-    bare: the image alone, without a sentence about it, as visual instructions are asked.
+    Args:
+        question: the question.
+        bare_image: put the image there without a sentence about it, as in visual instructions.
     """
-    return f"{IMAGE_TOKENS if bare else PREAMBLE}\n{question}"
+    return f"{IMAGE_TOKENS if bare_image else PREAMBLE}\n{question}"

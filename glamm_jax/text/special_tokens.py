@@ -1,4 +1,4 @@
-"""Names of the tokens that GLaMM adds to LLaMA's vocabulary, and two ids that are no tokens."""
+"""Tokens that GLaMM adds to LLaMA's vocabulary, and two ids outside the vocabulary."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SEG = "[SEG]"
 PHRASE_START = "<p>"
 PHRASE_END = "</p>"
 
-# The order gives the ids: they follow the sentencepiece vocabulary one by one (trap 24).
+# quirk 24: the ids of the added tokens follow the sentencepiece vocabulary in this order.
 ADDED_TOKENS = (IMAGE_START, IMAGE_END, REGION, POINT, SEG, PHRASE_START, PHRASE_END)
 
 # Field of `TokenConfig` that holds the id of each added token.
-FIELDS = {
+TOKEN_CONFIG_FIELDS = {
     IMAGE_START: "image_start",
     IMAGE_END: "image_end",
     REGION: "region",
@@ -32,6 +32,13 @@ FIELDS = {
 
 
 def token_config(ids: dict[str, int], pad: int, bos: int, eos: int) -> TokenConfig:
-    """The model's view of a tokenizer: ids of the added and the control tokens."""
-    added = {FIELDS[token]: ids[token] for token in ADDED_TOKENS}
+    """Return the ids of special tokens as the model's configuration.
+
+    Args:
+        ids: added token -> id.
+        pad: id of the padding token.
+        bos: id of <s>.
+        eos: id of </s>.
+    """
+    added = {TOKEN_CONFIG_FIELDS[token]: ids[token] for token in ADDED_TOKENS}
     return TokenConfig(pad=pad, bos=bos, eos=eos, **added)

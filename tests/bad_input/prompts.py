@@ -23,7 +23,7 @@ _ANSWERS = "Answers of the model"
 def _prompt(question: str, **options: object) -> Callable[[Path], str]:
     def run(_: Path) -> str:
         prompt = build_prompt(question, load_tokenizer(TOKENIZER), **options)
-        return f"{prompt.length} tokens, room for {prompt.room}"
+        return f"{prompt.length} tokens, {prompt.max_answer_tokens} left for the answer"
 
     return run
 
@@ -77,7 +77,7 @@ CASES: tuple[Case, ...] = (
         "longer than the context",
         _prompt("dog " * 2000),
         "PromptError: the prompt is too long: 2650 tokens (576 of them for the image) "
-        "leave no room for an answer in a context of 2048. Shorten the question or the "
+        "leave none for an answer in a context of 2048. Shorten the question or the "
         "history by at least 603 tokens.",
     ),
     Case(
@@ -96,8 +96,7 @@ CASES: tuple[Case, ...] = (
         _PROMPTS,
         "an answer with <bbox> in the history",
         _prompt("And now?", history=[("What is this?", "A <bbox>.")]),
-        "PromptError: answer 1 of the history contains <bbox>; only questions speak of regions by "
-        "boxes.",
+        "PromptError: answer 1 of the history contains <bbox>; only questions may refer to boxes.",
     ),
     Case(
         _PROMPTS,
@@ -151,7 +150,7 @@ CASES: tuple[Case, ...] = (
         _PROMPTS,
         "any other characters",
         _prompt("\x00 \u6771\u4eac [SEG] <p>"),
-        "657 tokens, room for 1391",
+        "657 tokens, 1391 left for the answer",
     ),
     Case(
         _TOKENIZERS,
@@ -197,7 +196,7 @@ CASES: tuple[Case, ...] = (
         _ANSWERS,
         "a phrase without a closing tag",
         _answer("<p> A dog [SEG] runs."),
-        "'A dog runs.'; 1 [SEG]; [SEG] at 10 stands inside a phrase; <p> at 0 is never closed; "
+        "'A dog runs.'; 1 [SEG]; [SEG] at 10 is inside a phrase; <p> at 0 is never closed; "
         "[SEG] 0 belongs to no phrase",
     ),
     Case(
@@ -217,7 +216,7 @@ CASES: tuple[Case, ...] = (
         _ANSWERS,
         "a closing tag without an opening one",
         _answer("A dog </p> [SEG]"),
-        "'A dog'; 1 [SEG]; </p> at 6 closes nothing; [SEG] 0 belongs to no phrase",
+        "'A dog'; 1 [SEG]; </p> at 6 has no <p> before it; [SEG] 0 belongs to no phrase",
     ),
     Case(
         _ANSWERS,

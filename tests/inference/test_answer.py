@@ -71,7 +71,7 @@ def test_phrases_stand_at_their_places_with_their_masks_and_scores() -> None:
         ("<p> a </p> b", 0, [("a", None)], "phrase 0 'a' has no [SEG]"),
         ("<p> a </p> b [SEG] c", 1, [("a", None), ("", 0)], "[SEG] 0 belongs to no phrase"),
         ("<p> a [SEG] b", 1, [("", 0)], "<p> at 0 is never closed"),
-        ("a </p> [SEG]", 1, [("", 0)], "</p> at 2 closes nothing"),
+        ("a </p> [SEG]", 1, [("", 0)], "</p> at 2 has no <p> before it"),
         ("<p> a </p> [SEG] [SEG]", 2, [("a", 0), ("a", 1)], "phrase 0 'a' has 2 [SEG]"),
         ("<p> </p> [SEG]", 1, [("", 0)], "phrase 0 is empty"),
         ("[SEG] <p> a </p> [SEG]", 2, [("", 0), ("a", 1)], "[SEG] 0 belongs to no phrase"),

@@ -1,4 +1,4 @@
-"""A golden folder with one thing changed: what the negative controls run on."""
+"""Copies of a golden folder with one value changed, for negative controls."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any
 
 import numpy as np
 
-from tools.parity.report import Ledger
+from tools.parity.report import ComparisonReport
 
-Check = Callable[[Path, Ledger], None]
+Check = Callable[[Path, ComparisonReport], None]
 
 
 def copy_parts(goldens: Path, folder: Path, *parts: str) -> Path:
-    """A writable copy of some parts."""
+    """Make a writable copy of some parts."""
     for part in parts:
         shutil.copytree(goldens / part, folder / part)
     return folder
 
 
 def change_json(path: Path, keys: tuple[str | int, ...]) -> None:
-    """Move the number at `keys` by 1e-2, or add a letter to the text there."""
+    """Change the number at `keys` by 1e-2, or add a letter to the text there."""
     value = json.loads(path.read_text(encoding="utf-8"))
-    holder: Any = value
+    parent: Any = value
     for key in keys[:-1]:
-        holder = holder[key]
-    old = holder[keys[-1]]
-    holder[keys[-1]] = old + "x" if isinstance(old, str) else old + 1e-2
+        parent = parent[key]
+    old = parent[keys[-1]]
+    parent[keys[-1]] = old + "x" if isinstance(old, str) else old + 1e-2
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def change_array(path: Path, name: str) -> None:
-    """Move one number in the middle of an array by 1e-2 (by 1 where it holds integers)."""
+    """Change one number in the middle of an array by 1e-2, or by 1 in an integer array."""
     with np.load(path) as archive:
         arrays = {key: archive[key] for key in archive.files}
     changed = arrays[name].copy()
@@ -42,15 +42,15 @@ def change_array(path: Path, name: str) -> None:
     np.savez(path, **{**arrays, name: changed})
 
 
-def run(check: Check, folder: Path) -> Ledger:
-    """The ledger of one part."""
-    ledger = Ledger()
-    check(folder, ledger)
-    return ledger
+def run(check: Check, folder: Path) -> ComparisonReport:
+    """Return the report of one part."""
+    report = ComparisonReport()
+    check(folder, report)
+    return report
 
 
 def failed_names(check: Check, folder: Path) -> set[str]:
-    """Names of the arrays that a changed folder fails on."""
-    ledger = run(check, folder)
-    assert ledger.exit_code == (1 if ledger.failures else 0)
-    return {row.name for row in ledger.failures}
+    """Return the names of the arrays that fail in a changed folder."""
+    report = run(check, folder)
+    assert report.exit_code == (1 if report.failures else 0)
+    return {row.name for row in report.failures}

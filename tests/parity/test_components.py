@@ -1,6 +1,6 @@
-"""The part `components`: small recordings in its layout, and what is changed in them.
+"""The part `components`: agreement with two recordings, and detection of changes in them.
 
-The full-size recordings themselves are `make parity`; two of them are quick enough to run here.
+`make parity` compares all full-size recordings; these two are fast enough to run here.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def folder(goldens: Path, tmp_path: Path) -> Path:
 
 
 def test_lora_and_projections_agree_at_full_width(folder: Path) -> None:
-    ledger = run(components.check, folder)
-    assert ledger.failures == []
-    compared = [row for row in ledger.rows if row.verdict == "equal"]
+    report = run(components.check, folder)
+    assert report.failures == []
+    compared = [row for row in report.rows if row.verdict == "equal"]
     assert len(compared) >= 9
     assert all(row.error is not None and row.error <= 1e-5 for row in compared)
 
@@ -48,28 +48,28 @@ def test_lora_and_projections_agree_at_full_width(folder: Path) -> None:
         ("mm_projector", "text_out", "text_out"),
     ],
 )
-def test_one_moved_number_is_noticed(folder: Path, file: str, entry: str, name: str) -> None:
+def test_one_changed_number_is_detected(folder: Path, file: str, entry: str, name: str) -> None:
     change_array(folder / "components" / f"{file}.npz", entry)
     assert failed_names(components.check, folder) == {name}
 
 
-def test_what_a_file_holds_is_told_by_its_description_not_its_name(folder: Path) -> None:
+def test_the_content_of_a_file_follows_from_its_description_not_from_its_name(folder: Path) -> None:
     root = folder / "components"
     info = json.loads((root / "info.json").read_text())
-    info["thing"] = info.pop("lora_linear")
+    info["renamed"] = info.pop("lora_linear")
     (root / "info.json").write_text(json.dumps(info))
-    (root / "lora_linear.npz").rename(root / "thing.npz")
+    (root / "lora_linear.npz").rename(root / "renamed.npz")
     assert failed_names(components.check, folder) == set()
 
 
 def test_a_file_that_is_not_described_is_named(folder: Path) -> None:
     root = folder / "components"
-    (root / "stray.npz").write_bytes((root / "lora_linear.npz").read_bytes())
-    stray = [row for row in run(components.check, folder).failures if "stray" in row.file]
-    assert [row.verdict for row in stray] == ["unknown"]
+    (root / "extra.npz").write_bytes((root / "lora_linear.npz").read_bytes())
+    failures = [row for row in run(components.check, folder).failures if "extra" in row.file]
+    assert [row.verdict for row in failures] == ["unknown"]
 
 
-def test_a_key_of_the_description_that_nobody_knows_is_a_failure(folder: Path) -> None:
+def test_an_unknown_key_of_the_description_is_a_failure(folder: Path) -> None:
     path = folder / "components" / "info.json"
     info = json.loads(path.read_text())
     info["lora_linear"] |= {"phlogiston": 1, "scaling": 2.01}
@@ -80,7 +80,7 @@ def test_a_key_of_the_description_that_nobody_knows_is_a_failure(folder: Path) -
     }
 
 
-def test_a_description_of_nothing_is_broken(folder: Path) -> None:
+def test_an_empty_description_is_broken(folder: Path) -> None:
     (folder / "components" / "info.json").write_text("{}")
     with pytest.raises(GoldenError, match="describes nothing"):
         run(components.check, folder)

@@ -1,4 +1,4 @@
-"""The part `conversations` agrees with the recording, and notices whatever is changed in it."""
+"""The part `conversations` agrees with the recording, and every change of it is detected."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def folder(goldens, tmp_path):
 
 
 def test_templates_encodings_batches_prompts_and_answers_agree(goldens):
-    ledger = run(conversations.check, goldens)
-    assert ledger.failures == []
-    assert sum(row.verdict == "equal" for row in ledger.rows) > 400
+    report = run(conversations.check, goldens)
+    assert report.failures == []
+    assert sum(row.verdict == "equal" for row in report.rows) > 400
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_templates_encodings_batches_prompts_and_answers_agree(goldens):
     ],
     ids=str,
 )
-def test_one_changed_entry_is_noticed(folder, file, keys, reported):
+def test_one_changed_entry_is_detected(folder, file, keys, reported):
     change_json(folder / "conversations" / f"{file}.json", keys)
     assert failed_names(conversations.check, folder) == {reported}
 
 
-def test_encodings_of_another_tokenizer_are_noticed(folder):
+def test_encodings_of_another_tokenizer_are_detected(folder):
     (folder / "tokenizer" / "added_tokens.json").write_text('{"<p>": 800}', encoding="utf-8")
     assert "added.<p>" in failed_names(conversations.check, folder)
 
@@ -82,7 +82,7 @@ def test_an_absent_or_broken_file_is_named(folder, file):
         run(conversations.check, folder)
 
 
-def test_an_entry_of_the_wrong_kind_is_named(folder):
+def test_an_entry_of_the_wrong_type_is_named(folder):
     path = folder / "conversations" / "collate_golden.json"
     path.write_text('{"entries": [{"conversations": 7}]}', encoding="utf-8")
     with pytest.raises(GoldenError, match="collate_golden"):

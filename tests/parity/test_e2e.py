@@ -1,7 +1,7 @@
-"""The part `e2e` agrees with the recording, and notices whatever is changed in it.
+"""The part `e2e` agrees with the recording, and every change of it is detected.
 
-A training case and a generation are run once; tampered recordings are compared with what they
-gave. The whole part, every case of it, is `make parity`.
+One training case and one generation are run once; changed recordings are compared with their
+results. `make parity` compares every case.
 """
 
 from __future__ import annotations
@@ -18,68 +18,68 @@ import pytest
 from glamm_jax.data.collate import Sample, build_batch
 from glamm_jax.types import Losses
 from tests.parity.tampering import change_array, change_json
-from tools.parity.e2e import Case, check
+from tools.parity.e2e import E2EFolder, check
 from tools.parity.e2e_eval import check_evaluations
-from tools.parity.e2e_inputs import check_inputs, samples_of
+from tools.parity.e2e_inputs import check_inputs, read_samples
 from tools.parity.e2e_steps import (
-    StepsRun,
-    agreeing_steps,
+    StepsResult,
     compare_steps,
     noise_parameters,
     read_steps,
+    run_agreeing_steps,
 )
 from tools.parity.e2e_train import (
-    TrainRun,
+    TrainResult,
     TrainRunner,
     compare_case,
     compare_gradient_norms,
     compare_losses,
 )
 from tools.parity.golden_model import golden_glamm
-from tools.parity.report import GoldenError, Ledger, Recorded
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile
 
 NAME = "region_and_seg"
 
 
 @dataclass
-class Ran:
-    """One training case, run; its recording may be compared again and again."""
+class TrainedCase:
+    """One training case and its results, which can be compared with changed recordings."""
 
-    case: Case
-    recorded: Recorded
+    folder: E2EFolder
+    recorded: RecordedFile
     samples: list[Sample]
-    run: TrainRun
+    result: TrainResult
 
-    def compare(self, values: dict, info_values: dict) -> Ledger:
-        """Compare recordings that may have been changed."""
-        ledger = Ledger()
-        recorded = Recorded(ledger, "e2e", self.recorded.file, values)
-        info = Recorded(ledger, "e2e", "info.json", info_values)
+    def compare(self, values: dict, info_values: dict) -> ComparisonReport:
+        """Compare recordings, which may be changed ones, with the results."""
+        report = ComparisonReport()
+        recorded = RecordedFile(report, "e2e", self.recorded.file, values)
+        info = RecordedFile(report, "e2e", "info.json", info_values)
         with recorded:
-            samples_of(recorded)
-            check_inputs(recorded, self.case.config)
-            compare_case(recorded, self.samples, self.run, self.case.config)
-        compare_losses(info, self.run.losses, "loss", f"cases.{NAME}.losses.")
+            read_samples(recorded)
+            check_inputs(recorded, self.folder.config)
+            compare_case(recorded, self.samples, self.result, self.folder.config)
+        compare_losses(info, self.result.losses, "loss", f"cases.{NAME}.losses.")
         prefix = f"cases.{NAME}.grad_norm_sum_absmax."
-        compare_gradient_norms(info, prefix, self.run.gradients)
-        return ledger
+        compare_gradient_norms(info, prefix, self.result.gradients)
+        return report
 
 
 @pytest.fixture(scope="module")
-def ran(goldens: Path) -> Ran:
+def trained_case(goldens: Path) -> TrainedCase:
     path = goldens / "e2e_tiny1"
-    case = Case(path, Ledger())
-    recorded = Recorded.open(Ledger(), "e2e", path / f"train_{NAME}.npz")
-    samples = samples_of(recorded)
+    case = E2EFolder(path, ComparisonReport())
+    recorded = RecordedFile.open(ComparisonReport(), "e2e", path / f"train_{NAME}.npz")
+    samples = read_samples(recorded)
     model = golden_glamm(case.config, case.salt)
     runner = TrainRunner(model, case.weights, build_batch(samples, case.config).required_shape)
-    return Ran(case, recorded, samples, runner.run_agreeing(recorded, samples))
+    return TrainedCase(case, recorded, samples, runner.run_agreeing(recorded, samples))
 
 
-def test_a_training_case_with_regions_and_masks_agrees(ran: Ran) -> None:
-    ledger = ran.compare(ran.recorded.values, ran.case.info.values)
-    assert ledger.failures == []
-    assert sum(row.verdict == "equal" for row in ledger.rows) > 200
+def test_a_training_case_with_regions_and_masks_agrees(trained_case: TrainedCase) -> None:
+    report = trained_case.compare(trained_case.recorded.values, trained_case.folder.info.values)
+    assert report.failures == []
+    assert sum(row.verdict == "equal" for row in report.rows) > 200
 
 
 @pytest.mark.parametrize(
@@ -107,18 +107,18 @@ def test_a_training_case_with_regions_and_masks_agrees(ran: Ran) -> None:
         "grad/model.region_encoder.roi_align.updims.weight",
     ],
 )
-def test_one_moved_number_is_noticed(ran: Ran, entry: str) -> None:
-    values = dict(ran.recorded.values)
+def test_one_changed_number_is_detected(trained_case: TrainedCase, entry: str) -> None:
+    values = dict(trained_case.recorded.values)
     changed = np.array(values[entry])
     if changed.dtype.kind == "b":
         changed.flat[0] ^= True
     else:
         changed.flat[changed.size // 2] += 1e-2 if changed.dtype.kind == "f" else 1
     values[entry] = changed
-    base = next(n for n in ran.recorded.names if entry in (n, f"{n}__val", f"{n}__stats"))
-    ledger = ran.compare(values, ran.case.info.values)
-    assert {row.name for row in ledger.failures} == {base}
-    assert ledger.exit_code == 1
+    base = next(n for n in trained_case.recorded.names if entry in (n, f"{n}__val", f"{n}__stats"))
+    report = trained_case.compare(values, trained_case.folder.info.values)
+    assert {row.name for row in report.failures} == {base}
+    assert report.exit_code == 1
 
 
 @pytest.mark.parametrize(
@@ -129,93 +129,102 @@ def test_one_moved_number_is_noticed(ran: Ran, entry: str) -> None:
         "grad_norm_sum_absmax.model.embed_tokens.weight",
     ],
 )
-def test_one_moved_number_of_the_description_is_noticed(ran: Ran, entry: str) -> None:
+def test_one_changed_number_of_the_description_is_detected(
+    trained_case: TrainedCase, entry: str
+) -> None:
     name = f"cases.{NAME}.{entry}"
-    values = copy.deepcopy(ran.case.info.values)
+    values = copy.deepcopy(trained_case.folder.info.values)
     if isinstance(values[name], list):
         values[name][0] += 1e-2
     else:
         values[name] += 1e-2
-    ledger = ran.compare(ran.recorded.values, values)
-    assert {row.name for row in ledger.failures} == {name}
+    report = trained_case.compare(trained_case.recorded.values, values)
+    assert {row.name for row in report.failures} == {name}
 
 
-def test_an_array_that_nobody_knows_is_a_failure(ran: Ran) -> None:
-    values = {**ran.recorded.values, "mid/phlogiston": np.zeros(3)}
-    ledger = ran.compare(values, ran.case.info.values)
-    assert [(row.name, row.verdict) for row in ledger.failures] == [("mid/phlogiston", "unknown")]
+def test_an_unknown_array_is_a_failure(trained_case: TrainedCase) -> None:
+    values = {**trained_case.recorded.values, "mid/phlogiston": np.zeros(3)}
+    report = trained_case.compare(values, trained_case.folder.info.values)
+    assert [(row.name, row.verdict) for row in report.failures] == [("mid/phlogiston", "unknown")]
 
 
-def test_a_missing_array_is_a_broken_file(ran: Ran) -> None:
-    values = {k: v for k, v in ran.recorded.values.items() if k != "out/loss"}
+def test_a_missing_array_is_a_broken_file(trained_case: TrainedCase) -> None:
+    values = {k: v for k, v in trained_case.recorded.values.items() if k != "out/loss"}
     with pytest.raises(GoldenError, match="out/loss"):
-        ran.compare(values, ran.case.info.values)
+        trained_case.compare(values, trained_case.folder.info.values)
 
 
 @pytest.mark.parametrize(
     ("change", "note"),
     [
         ({"__stats": [np.nan] * 5}, "not finite"),
-        ({"__shape": [1.5, 594, 207]}, "whole numbers"),
-        ({"": np.zeros(3)}, "both whole and sampled"),
+        ({"__shape": [1.5, 594, 207]}, "not integers"),
+        ({"": np.zeros(3)}, "both completely and sampled"),
     ],
 )
-def test_a_recording_that_contradicts_itself_is_noticed(ran: Ran, change: dict, note: str) -> None:
-    values = dict(ran.recorded.values)
+def test_a_recording_that_contradicts_itself_is_detected(
+    trained_case: TrainedCase, change: dict, note: str
+) -> None:
+    values = dict(trained_case.recorded.values)
     values |= {f"mid/logits{suffix}": np.array(value) for suffix, value in change.items()}
-    failures = ran.compare(values, ran.case.info.values).failures
+    failures = trained_case.compare(values, trained_case.folder.info.values).failures
     assert [row.name for row in failures] == ["mid/logits"]
     assert note in failures[0].note
 
 
-def test_losses_that_do_not_add_up_are_noticed_where_the_tolerance_is_wide() -> None:
+def test_losses_that_do_not_add_up_are_detected_where_the_tolerance_is_wide() -> None:
     values = {"loss": 7.51, "ce_loss": 5.8, "mask_loss": 1.7}
     values |= {"mask_bce_loss": 1.4, "mask_dice_loss": 0.3}
-    recorded = Recorded(Ledger(), "e2e", "info.json", values)
+    recorded = RecordedFile(ComparisonReport(), "e2e", "info.json", values)
     compare_losses(recorded, Losses(7.5, 5.8, 1.4, 0.3), "bf16_loss", "")
-    assert {row.name for row in recorded.ledger.failures} == {"loss", "ce_loss"}
+    assert {row.name for row in recorded.report.failures} == {"loss", "ce_loss"}
 
 
 @dataclass
-class Stepped:
-    """The recorded AdamW steps, run; their recording may be compared again and again."""
+class ComputedSteps:
+    """The recorded AdamW steps and their results, which can be compared with changed recordings."""
 
-    recorded: Recorded
-    run: StepsRun
+    recorded: RecordedFile
+    result: StepsResult
     noise: set[str]
 
-    def compare(self, values: dict) -> Ledger:
-        """Compare a recording that may have been changed."""
-        ledger = Ledger()
-        with Recorded(ledger, "e2e", "train_steps.json", values) as recorded:
+    def compare(self, values: dict) -> ComparisonReport:
+        """Compare a recording, which may be a changed one, with the results."""
+        report = ComparisonReport()
+        with RecordedFile(report, "e2e", "train_steps.json", values) as recorded:
             read_steps(recorded)
-            compare_steps(recorded, self.run, self.noise)
-        return ledger
+            compare_steps(recorded, self.result, self.noise)
+        return report
 
 
 @pytest.fixture(scope="module")
-def stepped(goldens: Path) -> Stepped:
+def computed_steps(goldens: Path) -> ComputedSteps:
     path = goldens / "e2e_tiny1"
-    case = Case(path, Ledger())
-    recorded = Recorded.open(Ledger(), "e2e", path / "train_steps.json")
+    case = E2EFolder(path, ComparisonReport())
+    recorded = RecordedFile.open(ComparisonReport(), "e2e", path / "train_steps.json")
     names, optim = read_steps(recorded)
-    files = {name: Recorded.open(Ledger(), "e2e", path / f"train_{name}.npz") for name in names}
-    samples = {name: samples_of(file) for name, file in files.items()}
+    files = {
+        name: RecordedFile.open(ComparisonReport(), "e2e", path / f"train_{name}.npz")
+        for name in names
+    }
+    samples = {name: read_samples(file) for name, file in files.items()}
     model = golden_glamm(case.config, case.salt)
     batches, noise = [samples[name] for name in names], noise_parameters(case.info, names)
-    run = agreeing_steps(recorded, model, batches, optim, case.weights, noise)
-    return Stepped(recorded, run, noise)
+    run = run_agreeing_steps(recorded, model, batches, optim, case.weights, noise)
+    return ComputedSteps(recorded, run, noise)
 
 
 @pytest.mark.slow
-def test_eight_adamw_steps_agree_and_nothing_of_them_goes_unmentioned(stepped: Stepped) -> None:
-    ledger = stepped.compare(stepped.recorded.values)
-    assert ledger.failures == []
-    assert {row.name for row in ledger.rows} == set(stepped.recorded.names)
-    compared = [row.name for row in ledger.rows if row.verdict == "equal"]
+def test_eight_adamw_steps_agree_and_every_array_of_them_is_handled(
+    computed_steps: ComputedSteps,
+) -> None:
+    report = computed_steps.compare(computed_steps.recorded.values)
+    assert report.failures == []
+    assert {row.name for row in report.rows} == set(computed_steps.recorded.names)
+    compared = [row.name for row in report.rows if row.verdict == "equal"]
     assert sum(name.startswith("steps[") for name in compared) == 8 * 6
     assert sum(name.startswith("final_param_norms.") for name in compared) == 192 - 7
-    assert all(name.endswith(".k_proj.bias") for name in stepped.noise)
+    assert all(name.endswith(".k_proj.bias") for name in computed_steps.noise)
 
 
 @pytest.mark.slow
@@ -230,15 +239,19 @@ def test_eight_adamw_steps_agree_and_nothing_of_them_goes_unmentioned(stepped: S
         "final_param_norms.model.grounding_encoder.mask_decoder.iou_token.weight",
     ],
 )
-def test_one_moved_number_of_the_steps_is_noticed(stepped: Stepped, name: str) -> None:
-    values = dict(stepped.recorded.values)
+def test_one_changed_number_of_the_steps_is_detected(
+    computed_steps: ComputedSteps, name: str
+) -> None:
+    values = dict(computed_steps.recorded.values)
     values[name] *= 1.01
-    assert {row.name for row in stepped.compare(values).failures} == {name}
+    assert {row.name for row in computed_steps.compare(values).failures} == {name}
 
 
-def test_steps_of_an_impossible_optimizer_are_a_broken_file(stepped: Stepped) -> None:
+def test_steps_of_an_impossible_optimizer_are_a_broken_file(computed_steps: ComputedSteps) -> None:
     for change in ({"lr": -1.0}, {"betas": [0.9]}, {"eps": "small"}):
-        recorded = Recorded(Ledger(), "e2e", "steps", {**stepped.recorded.values, **change})
+        recorded = RecordedFile(
+            ComparisonReport(), "e2e", "steps", {**computed_steps.recorded.values, **change}
+        )
         with pytest.raises(GoldenError, match="steps: "):
             read_steps(recorded)
 
@@ -256,11 +269,11 @@ def one_generation(goldens: Path, tmp_path: Path) -> Path:
 
 
 def generation_failures(folder: Path) -> set[str]:
-    case = Case(folder, Ledger())
-    ledger = Ledger()
-    info = Recorded.open(ledger, "e2e", folder / "info.json")
-    check_evaluations(folder, ledger, info, golden_glamm(case.config, case.salt))
-    return {row.name for row in ledger.failures}
+    case = E2EFolder(folder, ComparisonReport())
+    report = ComparisonReport()
+    info = RecordedFile.open(report, "e2e", folder / "info.json")
+    check_evaluations(folder, report, info, golden_glamm(case.config, case.salt))
+    return {row.name for row in report.failures}
 
 
 @pytest.mark.slow
@@ -277,12 +290,12 @@ def test_a_generation_agrees_token_for_token_and_mask_for_mask(one_generation: P
         ("out/last_step_hidden__val", "out/last_step_hidden"),
     ],
 )
-def test_a_changed_generation_is_noticed(one_generation: Path, entry: str, name: str) -> None:
+def test_a_changed_generation_is_detected(one_generation: Path, entry: str, name: str) -> None:
     change_array(one_generation / "eval_region.npz", entry)
     assert generation_failures(one_generation) == {name}
 
 
-def test_a_changed_description_of_a_generation_is_noticed(one_generation: Path) -> None:
+def test_a_changed_description_of_a_generation_is_detected(one_generation: Path) -> None:
     change_json(one_generation / "info.json", ("eval", "region", "min_top2_gap"))
     assert generation_failures(one_generation) == {"eval.region.min_top2_gap"}
 
@@ -292,13 +305,13 @@ def test_a_field_that_the_configuration_does_not_have_is_named(one_generation: P
     info["config"]["flux"] = 1
     (one_generation / "info.json").write_text(json.dumps(info))
     with pytest.raises(GoldenError, match="flux"):
-        Case(one_generation, Ledger())
+        E2EFolder(one_generation, ComparisonReport())
 
 
-def test_a_folder_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_read_does_not_stop_the_comparison(tmp_path: Path) -> None:
     (tmp_path / "e2e_broken").mkdir()
     (tmp_path / "e2e_broken" / "info.json").write_text("{")
-    ledger = Ledger()
-    check(tmp_path, ledger)
-    assert ledger.exit_code == 2
-    assert "e2e_broken/info.json" in ledger.broken[0]
+    report = ComparisonReport()
+    check(tmp_path, report)
+    assert report.exit_code == 2
+    assert "e2e_broken/info.json" in report.broken[0]

@@ -13,7 +13,7 @@ import pytest
 from glamm_jax.metrics.result import MetricError, MetricResult
 from tests.parity.tampering import change_array, change_json, copy_parts, failed_names, run
 from tools.parity import evaluation
-from tools.parity.report import GoldenError, Ledger
+from tools.parity.report import ComparisonReport, GoldenError
 
 GCG = ("gcg_expected.json", "gcg_gt", "gcg_pred", "text_similarity.json")
 REFERRING = ("refseg_expected.json", "refseg_cases.npz")
@@ -196,9 +196,9 @@ def test_no_java_is_an_error_that_says_what_to_install(part, monkeypatch):
 
     monkeypatch.setattr(evaluation, "meteor_process", missing)
     with pytest.raises(GoldenError, match="install the extra"):
-        evaluation.check(keep(part, *REGIONS), Ledger())
+        evaluation.check(keep(part, *REGIONS), ComparisonReport())
 
 
 def test_no_folder_is_an_error(tmp_path):
     with pytest.raises(GoldenError, match="no such folder"):
-        evaluation.check(tmp_path, Ledger())
+        evaluation.check(tmp_path, ComparisonReport())

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from tools.parity.manifest import check
-from tools.parity.report import Ledger
+from tools.parity.report import ComparisonReport
 
 
-def checked(folder: Path) -> Ledger:
-    ledger = Ledger()
+def checked(folder: Path) -> ComparisonReport:
+    ledger = ComparisonReport()
     check(folder, ledger)
     return ledger
 
 
 @pytest.fixture(scope="module")
-def ledger(goldens) -> Ledger:
+def ledger(goldens) -> ComparisonReport:
     return checked(goldens)
 
 
@@ -56,7 +56,7 @@ def test_the_note_is_the_disposition_of_a_tensor(ledger, name, disposition):
     assert rows[0].note.startswith(disposition)
 
 
-def tampered(goldens: Path, tmp_path: Path, stem: str, change) -> Ledger:
+def tampered(goldens: Path, tmp_path: Path, stem: str, change) -> ComparisonReport:
     """The manifest alone, one file of it changed."""
     part = tmp_path / "manifest"
     part.mkdir()

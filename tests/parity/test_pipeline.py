@@ -1,4 +1,4 @@
-"""The part `pipeline` agrees with the recording, and notices whatever is changed in it."""
+"""The part `pipeline` agrees with the recording, and every change of it is detected."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ PARTS = ("pipeline", "fixtures", "tokenizer")
 
 @pytest.mark.slow
 def test_files_of_the_fixtures_give_the_recorded_losses_and_gradients(goldens):
-    ledger = run(pipeline.check, goldens)
-    assert ledger.failures == []
-    assert sum(row.verdict == "equal" for row in ledger.rows) > 100
-    assert all(row.note for row in ledger.rows if row.verdict == "excluded")
+    report = run(pipeline.check, goldens)
+    assert report.failures == []
+    assert sum(row.verdict == "equal" for row in report.rows) > 100
+    assert all(row.note for row in report.rows if row.verdict == "excluded")
 
 
-def test_whatever_is_changed_is_noticed(goldens, tmp_path):
+def test_every_change_is_detected(goldens, tmp_path):
     folder = copy_parts(goldens, tmp_path, *PARTS)
     part = folder / "pipeline"
     batches = ("batches",)

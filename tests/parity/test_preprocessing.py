@@ -11,7 +11,7 @@ from PIL import Image
 from glamm_jax.config import CLIPConfig, SAMConfig
 from tests.parity.tampering import change_array, change_json, copy_parts, failed_names, run
 from tools.parity import preprocessing
-from tools.parity.report import GoldenError, Ledger, Recorded
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile
 
 FIRST = "image0_97x131.npz"
 
@@ -103,8 +103,8 @@ def test_pictures_with_little_contrast_or_much_padding_agree(contrast, tmp_path)
     padded[:15] = (resized - mean) / std
     path = tmp_path / "a.npz"
     np.savez(path, **{"in/image_u8": levels, "sam/pixels": padded.transpose(2, 0, 1)})
-    ledger = Ledger()
-    with Recorded.open(ledger, "preprocessing", path) as arrays:
+    ledger = ComparisonReport()
+    with RecordedFile.open(ledger, "preprocessing", path) as arrays:
         preprocessing._check_arrays(arrays)
     assert ledger.failures == []
 

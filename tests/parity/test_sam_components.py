@@ -1,6 +1,6 @@
-"""SAM's parity cases take their sizes from the folder, and name every array that was moved.
+"""The checks of SAM take their sizes from the folder, and name every array that was changed.
 
-The recordings here are small and our own: they test the comparison, not the model.
+The recordings here are small ones of this library: they test the comparison, not the model.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from glamm_jax.models.sam.postprocess import postprocess_masks
 from glamm_jax.models.sam.sam import SAM
 from glamm_jax.weights.sam import sam_table
 from tools.parity.golden_model import golden_module
-from tools.parity.recipes import draw
-from tools.parity.report import GoldenError, Ledger, Recorded
+from tools.parity.recipes import generate_inputs
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile
 from tools.parity.sam_components import check_image_encoder, check_prompt_mask_decoder
 
 SALT = "other:"
@@ -48,7 +48,7 @@ def channels_first(x: jax.Array) -> np.ndarray:
 
 
 def sampled(name: str, x: np.ndarray) -> dict[str, np.ndarray]:
-    """As the golden files store a large array."""
+    """Return the entries with which golden files store a large array."""
     index = np.arange(0, x.size, 3)
     exact = x.astype(np.float64)
     stats = [exact.mean(), exact.std(), np.linalg.norm(exact), exact.min(), exact.max()]
@@ -69,7 +69,7 @@ def small_sam() -> SAM:
 
 @pytest.fixture(scope="module")
 def encoder_recording(small_sam) -> dict[str, np.ndarray]:
-    (pixels,) = draw(ENCODER_INFO["input"], SALT)
+    (pixels,) = generate_inputs(ENCODER_INFO["input"], SALT)
     graph, values = nnx.split(small_sam.encoder)
 
     @jax.jit
@@ -89,8 +89,8 @@ def encoder_recording(small_sam) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def decoder_recording(small_sam) -> dict[str, np.ndarray]:
-    # This recipe forgets the salt, as recipes may; the file says that it was used.
-    image, text = map(jnp.asarray, draw(DECODER_INFO["inputs"], SALT, SALT, n=2))
+    # This recipe does not name the salt, although the file is made with it.
+    image, text = map(jnp.asarray, generate_inputs(DECODER_INFO["inputs"], SALT, SALT, n=2))
     sparse, dense = small_sam.prompt_encoder(text=text)
     positions = small_sam.prompt_encoder.dense_positions()
     graph, values = nnx.split(small_sam.mask_decoder)
@@ -112,13 +112,13 @@ def decoder_recording(small_sam) -> dict[str, np.ndarray]:
     }
 
 
-def run(check, info: dict, values: dict, tmp_path: Path) -> Ledger:
+def run(check, info: dict, values: dict, tmp_path: Path) -> ComparisonReport:
     path = tmp_path / "components.npz"
     np.savez(path, **values)
-    ledger = Ledger()
-    with Recorded.open(ledger, "components", path) as recorded:
+    report = ComparisonReport()
+    with RecordedFile.open(report, "components", path) as recorded:
         check(recorded, info)
-    return ledger
+    return report
 
 
 CASES = {
@@ -131,28 +131,28 @@ CASES = {
 def test_other_sizes_and_salts_are_read_from_the_folder(case, request, tmp_path):
     check, info, fixture = CASES[case]
     values = request.getfixturevalue(fixture)
-    ledger = run(check, info, values, tmp_path)
-    assert ledger.failures == []
+    report = run(check, info, values, tmp_path)
+    assert report.failures == []
     names = {name.split("__")[0] for name in values}
-    assert {row.name for row in ledger.rows if row.verdict == "equal"} == names
+    assert {row.name for row in report.rows if row.verdict == "equal"} == names
 
 
 @pytest.mark.parametrize("case", list(CASES))
-def test_every_array_that_was_moved_is_named(case, request, tmp_path):
+def test_every_changed_array_is_named(case, request, tmp_path):
     check, info, fixture = CASES[case]
     values = {name: x.copy() for name, x in request.getfixturevalue(fixture).items()}
     names = [name for name in values if not name.endswith(("__idx", "__shape", "__stats"))]
     for name in names:
         values[name].reshape(-1)[1] += 1e-2
-    values["stranger"] = np.zeros(3)
-    ledger = run(check, info, values, tmp_path)
-    assert {row.name for row in ledger.failures} == {n.split("__")[0] for n in names} | {"stranger"}
-    assert ledger.exit_code == 1
+    values["extra"] = np.zeros(3)
+    report = run(check, info, values, tmp_path)
+    assert {row.name for row in report.failures} == {n.split("__")[0] for n in names} | {"extra"}
+    assert report.exit_code == 1
 
 
 @pytest.mark.parametrize("case", list(CASES))
 @pytest.mark.parametrize("key", ["salt", "weights_prefix"])
-def test_an_entry_without_its_facts_is_an_error_that_names_it(case, key, request, tmp_path):
+def test_a_missing_key_of_an_entry_is_an_error_that_names_it(case, key, request, tmp_path):
     check, info, fixture = CASES[case]
     info = {name: value for name, value in info.items() if name != key}
     with pytest.raises(GoldenError, match=key):
@@ -160,22 +160,24 @@ def test_an_entry_without_its_facts_is_an_error_that_names_it(case, key, request
 
 
 def test_a_recorded_block_that_the_model_lacks_fails(encoder_recording, tmp_path):
-    ledger = run(
+    report = run(
         check_image_encoder, ENCODER_INFO, {**encoder_recording, "block7": np.zeros(3)}, tmp_path
     )
-    assert [row.name for row in ledger.failures] == ["block7"]
+    assert [row.name for row in report.failures] == ["block7"]
 
 
-def test_a_recipe_is_read_not_run():
-    with pytest.raises(ValueError, match="draws nothing"):
-        draw("__import__('os').getcwd()")
+def test_a_recipe_is_parsed_not_executed():
+    with pytest.raises(ValueError, match="has no call"):
+        generate_inputs("__import__('os').getcwd()")
     with pytest.raises(ValueError, match="cannot read"):
-        draw("normal('x', (-2, 2))")
+        generate_inputs("normal('x', (-2, 2))")
     with pytest.raises(ValueError, match="cannot read"):
-        draw("normal('x' 3)")
+        generate_inputs("normal('x' 3)")
     with pytest.raises(ValueError, match="cannot read"):
-        draw("normal('x', (m, 2))", n=1)
-    assert [x.shape for x in draw("normal('a{n}',(n,2)), blocky('b',(1,1,4,4),2,salt)", n=3)] == [
+        generate_inputs("normal('x', (m, 2))", n=1)
+    assert [
+        x.shape for x in generate_inputs("normal('a{n}',(n,2)), blocky('b',(1,1,4,4),2,salt)", n=3)
+    ] == [
         (3, 2),
         (1, 1, 4, 4),
     ]

@@ -1,4 +1,4 @@
-"""A run is repeated on the other side of a tie only where it disagrees, and then has to agree."""
+"""A run is repeated with a shifted bias only if it disagrees with the recording."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from flax import nnx
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.models.glamm import GLaMM
-from tools.parity.report import Ledger, Recorded
-from tools.parity.ties import HAIR, agreeing, differences, shifted
+from tools.parity.report import ComparisonReport, RecordedFile
+from tools.parity.ties import TIE_SHIFT, count_differences, first_agreeing_run, with_shifted_bias
 
 
 @pytest.mark.parametrize(
-    ("faults", "chosen", "number"),
+    ("differences", "chosen", "number"),
     [
-        ({0.0: 0, HAIR: 0, -HAIR: 0}, 0.0, 1),
-        ({0.0: 3, HAIR: 0, -HAIR: 0}, HAIR, 2),
-        ({0.0: 3, HAIR: 4, -HAIR: 0}, -HAIR, 3),
-        ({0.0: 3, HAIR: 2, -HAIR: 4}, HAIR, 3),
-        ({0.0: 3, HAIR: 3, -HAIR: 3}, 0.0, 3),
+        ({0.0: 0, TIE_SHIFT: 0, -TIE_SHIFT: 0}, 0.0, 1),
+        ({0.0: 3, TIE_SHIFT: 0, -TIE_SHIFT: 0}, TIE_SHIFT, 2),
+        ({0.0: 3, TIE_SHIFT: 4, -TIE_SHIFT: 0}, -TIE_SHIFT, 3),
+        ({0.0: 3, TIE_SHIFT: 2, -TIE_SHIFT: 4}, TIE_SHIFT, 3),
+        ({0.0: 3, TIE_SHIFT: 3, -TIE_SHIFT: 3}, 0.0, 3),
     ],
 )
-def test_the_first_side_that_agrees_is_taken(faults, chosen, number):
+def test_the_first_shift_without_differences_is_chosen(differences, chosen, number):
     tried: list[float] = []
 
     def run(shift: float) -> float:
         tried.append(shift)
         return shift
 
-    assert agreeing(run, faults.__getitem__) == chosen
+    assert first_agreeing_run(run, differences.__getitem__) == chosen
     assert len(tried) == number
 
 
-def test_counting_differences_settles_nothing():
-    recorded = Recorded(Ledger(), "e2e", "file", {"a": np.ones(4), "b": np.ones(4)})
+def test_counting_differences_adds_no_results():
+    recorded = RecordedFile(ComparisonReport(), "e2e", "file", {"a": np.ones(4), "b": np.ones(4)})
 
-    def compare(aside: Recorded) -> None:
-        aside.compare("a", np.ones(4), "tiny")
-        aside.compare("b", np.zeros(4), "tiny")
+    def compare(copy: RecordedFile) -> None:
+        copy.compare("a", np.ones(4), "tiny")
+        copy.compare("b", np.zeros(4), "tiny")
 
-    assert differences(recorded, compare) == 1
-    assert recorded.ledger.rows == []
-    assert not recorded.settled
+    assert count_differences(recorded, compare) == 1
+    assert recorded.report.rows == []
+    assert not recorded.handled
 
 
-def test_a_shift_moves_one_bias_and_leaves_the_model_as_it_was(tiny_config: GLaMMConfig):
+def test_a_shift_changes_one_bias_and_does_not_change_the_model(tiny_config: GLaMMConfig):
     model = GLaMM(tiny_config, rngs=nnx.Rngs(0))
     before = jax.tree.map(np.asarray, nnx.state(model, nnx.Param))
-    moved = shifted(model, HAIR)
-    assert shifted(model, 0.0) is model
+    moved = with_shifted_bias(model, TIE_SHIFT)
+    assert with_shifted_bias(model, 0.0) is model
     changed = [
         jax.tree_util.keystr(path)
         for (path, old), new in zip(

@@ -1,4 +1,4 @@
-"""The part `tokenizer` agrees with the recording, and notices whatever is changed in it."""
+"""The part `tokenizer` agrees with the recording, and every change of it is detected."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def folder(goldens, tmp_path):
 
 
 def test_pieces_scores_and_settings_agree(goldens):
-    ledger = run(tokenizer.check, goldens)
-    assert ledger.failures == []
-    assert {"pieces", "scores"} <= {row.name for row in ledger.rows if row.verdict == "equal"}
+    report = run(tokenizer.check, goldens)
+    assert report.failures == []
+    assert {"pieces", "scores"} <= {row.name for row in report.rows if row.verdict == "equal"}
 
 
 @pytest.mark.parametrize(("column", "reported"), [(0, "pieces"), (1, "scores")])
-def test_one_changed_piece_or_score_is_noticed(folder, column, reported):
+def test_one_changed_piece_or_score_is_detected(folder, column, reported):
     path = folder / "tokenizer" / "tokenizer.vocab"
     lines = path.read_text(encoding="utf-8").split("\n")
     row = lines[400].split("\t")
@@ -41,7 +41,7 @@ def test_one_changed_piece_or_score_is_noticed(folder, column, reported):
         ("special_tokens_map", ("eos_token", "lstrip"), "eos_token.lstrip"),
     ],
 )
-def test_one_changed_setting_is_noticed(folder, file, keys, reported):
+def test_one_changed_setting_is_detected(folder, file, keys, reported):
     change_json(folder / "tokenizer" / f"{file}.json", keys)
     assert reported in failed_names(tokenizer.check, folder)
 

@@ -1,4 +1,4 @@
-"""`python -m convert parity`: exit codes, names on the screen, the JSON file."""
+"""`python -m convert parity`: exit codes, names in the output, the JSON file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_changed_folder_exits_with_1_and_names_the_array(
         (("{folder}", "--only", "poetry"), "poetry"),
     ],
 )
-def test_what_is_absent_exits_with_2_and_is_named(
+def test_an_absent_part_or_folder_exits_with_2_and_is_named(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], named: str
 ) -> None:
     assert parity(*(a.format(folder=folder) for a in arguments)) == 2
@@ -62,7 +62,7 @@ def test_a_broken_file_exits_with_2_and_is_named(
     assert "image2_150x64.npz" in capsys.readouterr().err
 
 
-def test_help_teaches_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_explains_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parity("--help")
     text = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Answers are read as the original reads them, with each phrase's place and masks."""
+"""Answers are parsed as the original parses them, with the span and masks of every phrase."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
 def test_recorded_answers_have_the_recorded_text_and_phrases(goldens):
     path = goldens / "conversations" / "inference_golden.json"
     for output in json.loads(path.read_text("utf-8"))["outputs"]:
-        # What the ids decode to is compared in the parity part; here the text as it was given.
+        # The parity tool compares the decoded ids; this is the recorded text itself.
         answer = parse_answer(last_answer(output["generated_text"].replace("[SEG].", "[SEG] .")))
         assert answer.text.replace(" ,", ",") == output["gcg"]["cleaned"].replace(" ,", ",")
         assert [phrase.text for phrase in answer.phrases] == output["gcg"]["phrases"]
 
 
-def test_a_phrase_knows_its_place_in_the_clean_text_and_its_mask():
+def test_a_phrase_has_its_span_in_the_clean_text_and_its_mask():
     answer = parse_answer("<p> A brown dog </p> [SEG] on <p> green grass </p> [SEG].</s>")
     assert answer.text == "A brown dog on green grass ."
     assert [answer.text[p.start : p.end] for p in answer.phrases] == ["A brown dog", "green grass"]
@@ -30,7 +30,7 @@ def test_a_phrase_knows_its_place_in_the_clean_text_and_its_mask():
     assert answer.problems == ()
 
 
-def test_equal_phrases_have_places_of_their_own():
+def test_equal_phrases_have_spans_of_their_own():
     answer = parse_answer("<p> a cat </p> [SEG] and <p> a cat </p> [SEG]")
     assert [(p.start, p.end) for p in answer.phrases] == [(0, 5), (10, 15)]
 
@@ -51,25 +51,25 @@ def test_only_the_last_turn_of_a_conversation_is_read():
     assert parse_answer(last_answer(decoded)).text == "yes"
 
 
-def test_an_answer_alone_is_read_whole():
+def test_an_answer_is_parsed_completely():
     assert parse_answer("ASSISTANT: <p> a\nb </p> [SEG]").text == "ASSISTANT: a b"
 
 
 @pytest.mark.parametrize(
-    ("written", "problem"),
+    ("generated", "problem"),
     [
         ("<p> a <p> b </p> [SEG]", "<p> at 0 is not closed before the next one at 6"),
-        ("a </p> [SEG]", "</p> at 2 closes nothing"),
+        ("a </p> [SEG]", "</p> at 2 has no <p> before it"),
         ("<p> a [SEG] b", "<p> at 0 is never closed"),
-        ("<p> a [SEG] </p>", "[SEG] at 6 stands inside a phrase"),
+        ("<p> a [SEG] </p>", "[SEG] at 6 is inside a phrase"),
         ("<p> </p> [SEG]", "phrase 0 is empty"),
         ("<p> a </p> b", "phrase 0 'a' has no [SEG]"),
         ("[SEG] <p> a </p> [SEG]", "[SEG] 0 belongs to no phrase"),
         ("Here [SEG].", "[SEG] 0 belongs to no phrase"),
     ],
 )
-def test_malformed_answers_are_parsed_as_far_as_they_go(written, problem):
-    assert problem in parse_answer(written).problems
+def test_malformed_answers_are_parsed_as_far_as_possible(generated, problem):
+    assert problem in parse_answer(generated).problems
 
 
 def test_masks_of_the_prompt_come_before_those_of_the_answer():
@@ -92,18 +92,18 @@ fragments = st.lists(
 
 @settings(max_examples=300)
 @given(fragments)
-def test_any_text_is_parsed_and_cleaned_as_the_original_cleans_it(written):
-    raw = last_answer(written)
+def test_any_text_is_parsed_and_cleaned_as_the_original_cleans_it(generated):
+    raw = last_answer(generated)
     answer = parse_answer(raw)
-    # The original's cleaning in one line; ours keeps track of places, so it is written otherwise.
+    # The original's cleaning; the parser's own also keeps track of the characters' sources.
     plain = " ".join(re.sub(r"<.*?>", "", raw).replace("[SEG]", "").split()).strip("'").strip()
     assert answer.text == plain
     assert [p.text for p in answer.phrases] == [
-        found.strip() for found in re.findall(r"<p>(.*?)</p>", raw)
+        phrase.strip() for phrase in re.findall(r"<p>(.*?)</p>", raw)
     ]
     assert answer.num_segs == raw.count("[SEG]")
-    owned = [k for phrase in answer.phrases for k in phrase.segs]
-    assert sorted([*owned, *answer.unassigned_segs]) == list(range(answer.num_segs))
+    assigned = [k for phrase in answer.phrases for k in phrase.segs]
+    assert sorted([*assigned, *answer.unassigned_segs]) == list(range(answer.num_segs))
     assert all(0 <= p.start <= p.end <= len(answer.text) for p in answer.phrases)
 
 
@@ -111,7 +111,7 @@ def test_any_text_is_parsed_and_cleaned_as_the_original_cleans_it(written):
     st.text(alphabet=st.characters(categories=["L", "N"]), min_size=1, max_size=8),
     st.integers(0, 4),
 )
-def test_a_clean_phrase_is_found_at_its_place(word, before):
+def test_a_clean_phrase_has_the_span_of_its_text(word, before):
     answer = parse_answer(f"{'x ' * before}<p> {word} </p> [SEG] y")
     phrase = answer.phrases[0]
     assert answer.text[phrase.start : phrase.end] == phrase.text == word
@@ -124,12 +124,12 @@ def tokenizer(goldens) -> Tokenizer:
 
 @settings(max_examples=200)
 @given(fragments, st.lists(st.integers(0, 806), max_size=12))
-def test_what_is_certain_of_an_answer_stays_when_it_grows(tokenizer, written, drawn):
-    ids = [*tokenizer.encode(f"{written} do n't ' say ", add_special=False), *drawn]
-    whole = parse_answer(tokenizer.decode(ids, skip_control=True)).text
+def test_stable_text_does_not_change_when_the_answer_grows(tokenizer, generated, random_ids):
+    ids = [*tokenizer.encode(f"{generated} do n't ' say ", add_special=False), *random_ids]
+    complete = parse_answer(tokenizer.decode(ids, skip_control=True)).text
     for count in range(len(ids)):
-        assert whole.startswith(stable_text(tokenizer.decode(ids[:count], skip_control=True)))
+        assert complete.startswith(stable_text(tokenizer.decode(ids[:count], skip_control=True)))
 
 
-def test_all_but_the_last_word_is_certain():
+def test_all_but_the_last_word_is_stable():
     assert stable_text("<p> A brown dog </p> [SEG] on <p") == "A brown dog"

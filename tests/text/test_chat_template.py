@@ -1,4 +1,4 @@
-"""Templates render turns as the original does, and the one of the checkpoints is the default."""
+"""Templates render turns as the original does; that of the checkpoints is the default."""
 
 from __future__ import annotations
 

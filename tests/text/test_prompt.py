@@ -1,4 +1,4 @@
-"""Prompts are the recorded ids, and what cannot be answered is refused before it costs anything."""
+"""Prompts have the recorded ids, and what the model cannot answer is refused beforehand."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def test_the_image_counts_as_its_patches(tokenizer):
     prompt = build_prompt("What is this?", tokenizer, num_image_tokens=9, context=500)
     assert (prompt.ids == IMAGE_ID).sum() == 1
     assert prompt.length == len(prompt.ids) + 8
-    assert prompt.room == 500 - prompt.length
+    assert prompt.max_answer_tokens == 500 - prompt.length
 
 
 def test_a_prompt_may_fill_the_context_up_to_one_token(tokenizer):
     length = build_prompt("What is this?", tokenizer).length
-    assert build_prompt("What is this?", tokenizer, context=length + 1).room == 1
+    assert build_prompt("What is this?", tokenizer, context=length + 1).max_answer_tokens == 1
     with pytest.raises(PromptError, match="by at least 1 tokens"):
         build_prompt("What is this?", tokenizer, context=length)
 
@@ -47,7 +47,7 @@ def test_the_image_comes_with_the_first_question_of_a_conversation(tokenizer):
     assert (prompt.ids == IMAGE_ID).sum() == 1
 
 
-def test_regions_are_counted_over_the_whole_conversation(tokenizer):
+def test_regions_are_counted_over_the_complete_conversation(tokenizer):
     history = [("What is in <bbox>?", "A dog.")]
     assert build_prompt("And <bbox>?", tokenizer, history=history, num_regions=2).num_regions == 2
     with pytest.raises(PromptError, match="in the prompt: 2; number of boxes: 1"):

@@ -1,4 +1,4 @@
-"""The tokenizer gives the recorded ids and texts, keeps a folder's ids, and refuses a wrong one."""
+"""The tokenizer gives the recorded ids and texts, and keeps the ids that a folder assigns."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def _folder_with(goldens, tmp_path, **changes) -> Tokenizer:
     return load_tokenizer(folder)
 
 
-def test_ids_that_a_folder_gives_its_added_tokens_are_kept(goldens, tmp_path):
-    given_ids = {"<p>": 801, "[SEG]": 800}
-    tokenizer = _folder_with(goldens, tmp_path, added_tokens=given_ids)
-    assert given_ids.items() <= tokenizer.added.items()
+def test_ids_that_a_folder_assigns_to_added_tokens_are_kept(goldens, tmp_path):
+    listed = {"<p>": 801, "[SEG]": 800}
+    tokenizer = _folder_with(goldens, tmp_path, added_tokens=listed)
+    assert listed.items() <= tokenizer.added.items()
     assert sorted(tokenizer.added.values()) == list(range(800, 807))
 
 
@@ -92,12 +92,12 @@ def test_ids_of_the_newer_folder_format_are_kept(goldens, tmp_path):
     assert "<s>" not in tokenizer.added
 
 
-def test_a_bare_control_token_in_the_map_swallows_white_space(goldens, tmp_path, tokenizer):
-    bare = _folder_with(goldens, tmp_path, special_tokens_map={"eos_token": "</s>"})
-    assert bare.encode("a </s> b") == tokenizer.encode("a</s>b")
+def test_a_plain_control_token_in_the_map_removes_white_space(goldens, tmp_path, tokenizer):
+    plain = _folder_with(goldens, tmp_path, special_tokens_map={"eos_token": "</s>"})
+    assert plain.encode("a </s> b") == tokenizer.encode("a</s>b")
 
 
-def test_a_folder_may_ask_for_closed_up_punctuation(goldens, tmp_path, tokenizer):
+def test_a_folder_may_enable_closed_up_punctuation(goldens, tmp_path, tokenizer):
     closing = _folder_with(goldens, tmp_path, tokenizer_config={})
     ids = tokenizer.encode("It is [SEG].", add_special=False)
     assert tokenizer.decode(ids) == "It is [SEG] ."

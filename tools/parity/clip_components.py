@@ -16,16 +16,21 @@ from glamm_jax.weights.rules import WeightRule, WeightTable
 from tools.parity.e2e_inputs import nhwc
 from tools.parity.golden_model import clip_config, golden_module
 from tools.parity.recipes import compared_inputs
-from tools.parity.report import Recorded
+from tools.parity.report import RecordedFile
 
 
-def check_clip(recorded: Recorded, info: dict[str, Any]) -> None:
-    """Run the layers that are recorded, all of them when the pooled output is."""
+def check_clip(recorded: RecordedFile, info: dict[str, Any]) -> None:
+    """Compare the recorded hidden states and, if it is recorded, the pooled output.
+
+    Args:
+        recorded: the file.
+        info: its entry in `info.json`.
+    """
     names = recorded.names_under("hidden_states/")
-    wanted = {int(name.removeprefix("hidden_states/")) for name in names}
+    layers = {int(name.removeprefix("hidden_states/")) for name in names}
     if "pooler_output" in recorded:
-        wanted.add(info["config"]["num_hidden_layers"])
-    config = clip_config(info["config"], tuple(sorted(wanted)))
+        layers.add(info["config"]["num_hidden_layers"])
+    config = clip_config(info["config"], tuple(sorted(layers)))
     prefix, salt = info["weights_prefix"], info["salt"]
     (pixels,) = compared_inputs(recorded, ["in/pixels"], info["input"], salt)
     model = golden_module(

@@ -1,6 +1,6 @@
-"""The part `components`: single modules at true size.
+"""The part `components`: single modules at full size.
 
-What a file holds is told by its entry in `components/info.json`, never by its name.
+The entry in `components/info.json` determines what a file contains; its name does not.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from tools.parity import clip_components, llama_components, region_components, sam_components
-from tools.parity.recorded_folder import naming, report_unknown_files
-from tools.parity.report import GoldenError, Ledger, Recorded, read_json
+from tools.parity.recorded_folder import entry_errors, report_unknown_files
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile, read_json
 
-CheckOne = Callable[[Recorded, dict[str, Any]], None]
+ComponentCheck = Callable[[RecordedFile, dict[str, Any]], None]
 
-# What an entry may say, by the last part of its key: read by a case, or prose.
+# Last part of a key of an entry -> why the key is not compared.
 READ = "configuration"
 PROSE = "prose"
-KNOWN = {
+UNCOMPARED_KEYS = {
     **dict.fromkeys(("salt", "weights_prefix", "input", "text_input", "inputs", "next_id"), READ),
     **dict.fromkeys(("r", "alpha", "state_dict_names", "dim", "depth", "heads"), READ),
     **dict.fromkeys(("global_attn", "resize", "orig", "gn_groups", "mid"), READ),
@@ -28,36 +28,42 @@ KNOWN = {
     **dict.fromkeys(("rope_theta", "max_pos"), READ),
     **dict.fromkeys(("note", "names", "roi_level"), PROSE),
     **dict.fromkeys(("projector_reads", "region_encoder_reads"), PROSE),
-    "projection_dim": "CLIP's joint space, which nobody here projects to",
+    "projection_dim": "CLIP's joint space, which the model does not use",
 }
 
 
-def check(folder: Path, ledger: Ledger) -> None:
+def check(folder: Path, report: ComparisonReport) -> None:
     """Compare every component that `components/info.json` describes.
 
-    Raises: GoldenError for a missing or broken info.json.
+    Args:
+        folder: the golden folder.
+        report: receives the results.
+
+    Raises:
+        GoldenError: `info.json` is absent, cannot be read or has no entry.
     """
     root = folder / "components"
     info = read_json(root / "info.json")
     if not isinstance(info, dict) or not info:
         raise GoldenError(f"{root / 'info.json'}: describes nothing")
-    files: dict[str, Recorded] = {}
+    files: dict[str, RecordedFile] = {}
     for name in info:
-        with ledger.guard(str(root / f"{name}.npz")):
-            files[name] = Recorded.open(ledger, "components", root / f"{name}.npz")
+        with report.guard(str(root / f"{name}.npz")):
+            files[name] = RecordedFile.open(report, "components", root / f"{name}.npz")
     for name, recorded in files.items():
-        with ledger.guard(str(root / f"{name}.npz")), recorded, naming(root / "info.json"):
-            kind = check_of(recorded, info[name])
-            if kind is not None:  # otherwise every array in it stays unknown, and fails
-                kind(recorded, {**_inputs_for(recorded, info, files), **info[name]})
-    with Recorded.open(ledger, "components", root / "info.json") as described:
-        _settle_description(described)
-    known = {"info.json", *(f"{name}.npz" for name in info)}
-    report_unknown_files(ledger, "components", root, known)
+        with report.guard(str(root / f"{name}.npz")), recorded, entry_errors(root / "info.json"):
+            component_check = select_check(recorded, info[name])
+            # Without a check every array in the file stays unknown, which is a failure.
+            if component_check is not None:
+                component_check(recorded, {**_inherited_entry(recorded, info, files), **info[name]})
+    with RecordedFile.open(report, "components", root / "info.json") as described:
+        _compare_description(described)
+    expected = {"info.json", *(f"{name}.npz" for name in info)}
+    report_unknown_files(report, "components", root, expected)
 
 
-def _settle_description(described: Recorded) -> None:
-    """Compare what follows from the rest, settle what is known; any other key fails."""
+def _compare_description(described: RecordedFile) -> None:
+    """Compare values that follow from others and exclude known keys; any other key fails."""
     for name in described.names:
         entry, _, key = name.partition(".")
         if key == "scaling":
@@ -65,12 +71,12 @@ def _settle_description(described: Recorded) -> None:
             described.compare(name, alpha / rank, "metric")
         elif key == "gelu":
             described.compare(name, "exact erf", "exact")
-        elif (last := key.rpartition(".")[2]) in KNOWN:
-            described.exclude(name, KNOWN[last])
+        elif (last := key.rpartition(".")[2]) in UNCOMPARED_KEYS:
+            described.exclude(name, UNCOMPARED_KEYS[last])
 
 
-def check_of(recorded: Recorded, entry: dict[str, Any]) -> CheckOne | None:
-    """Which comparison a file needs, from what its entry describes and what it holds."""
+def select_check(recorded: RecordedFile, entry: dict[str, Any]) -> ComponentCheck | None:
+    """Select the check of a file by its entry and its arrays; None if no check fits."""
     config = entry.get("config", {})
     if "patch_size" in config:
         return clip_components.check_clip
@@ -91,13 +97,15 @@ def check_of(recorded: Recorded, entry: dict[str, Any]) -> CheckOne | None:
     return None
 
 
-def _inputs_for(
-    recorded: Recorded, info: dict[str, Any], files: dict[str, Recorded]
+def _inherited_entry(
+    recorded: RecordedFile, info: dict[str, Any], files: dict[str, RecordedFile]
 ) -> dict[str, Any]:
-    """The region encoder's entry, for a bfloat16 variant that says only what it changes."""
+    """Return the region encoder's entry for its bfloat16 variant, whose entry has only changes."""
     if "boxes0" not in recorded:
         return {}
-    whole = [info[name] for name, other in files.items() if "fused_level0" in other]
-    if len(whole) != 1:
-        raise GoldenError(f"{recorded.file}: {len(whole)} region encoders it may be a variant of")
-    return whole[0]
+    entries = [info[name] for name, other in files.items() if "fused_level0" in other]
+    if len(entries) != 1:
+        raise GoldenError(
+            f"{recorded.file}: it is a variant of a region encoder, but there are {len(entries)}"
+        )
+    return entries[0]

@@ -19,12 +19,12 @@ from glamm_jax.text.prompt import build_prompt
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_PLACEHOLDER
 from glamm_jax.text.tokenizer import Tokenizer, TokenizerError
 from tools.parity.recorded_folder import (
-    naming,
+    entry_errors,
+    integer_input,
     part_folder,
     report_unknown_files,
-    whole_numbers,
 )
-from tools.parity.report import Ledger, Recorded
+from tools.parity.report import ComparisonReport, RecordedFile
 from tools.parity.tokenizer import open_tokenizer
 
 PART = "conversations"
@@ -34,38 +34,44 @@ FILES = (
     "inference_golden.json",
     "collate_golden.json",
 )
-# The turns that the templates were recorded with.
+# The turns with which the templates were recorded.
 TURNS = ("Q one?", "A one.", "Q two?", None)
-# Training cuts rows to the context less what one image adds (trap 32).
+# quirk 32: training truncates rows to the context minus the tokens that one image adds.
 IMAGE_GROWTH = CLIPConfig().num_patches - 1
 
 
-def check(folder: Path, ledger: Ledger) -> None:
-    """Compare everything recorded in `folder/conversations`; encodings need `folder/tokenizer`.
+def check(folder: Path, report: ComparisonReport) -> None:
+    """Compare everything recorded in `folder/conversations`, with the tokenizer of the folder.
 
-    Raises: GoldenError naming what is absent or broken.
+    Args:
+        folder: the golden folder.
+        report: receives the results.
+
+    Raises:
+        GoldenError: a file is absent or cannot be read.
     """
     part = part_folder(folder, PART)
     tokenizer = open_tokenizer(folder)
     cases = (_check_templates, _check_encodings, _check_inference, _check_collate)
     for file, case in zip(FILES, cases, strict=True):
-        with naming(part / file), Recorded.open(ledger, PART, part / file) as recorded:
+        with entry_errors(part / file), RecordedFile.open(report, PART, part / file) as recorded:
             case(recorded, tokenizer)
-    report_unknown_files(ledger, PART, part, FILES)
+    report_unknown_files(report, PART, part, FILES)
 
 
-def _entries(recorded: Recorded, pattern: str) -> list[str]:
-    found = (re.match(pattern, name) for name in recorded.names)
-    return list(dict.fromkeys(match.group() for match in found if match))
+def _entries(recorded: RecordedFile, pattern: str) -> list[str]:
+    """Return the distinct starts of the names that match, in order."""
+    matches = (re.match(pattern, name) for name in recorded.names)
+    return list(dict.fromkeys(match.group() for match in matches if match))
 
 
-def _check_templates(recorded: Recorded, _: Tokenizer) -> None:
+def _check_templates(recorded: RecordedFile, _: Tokenizer) -> None:
     for name in _entries(recorded, r"[^.]+"):
         if name not in TEMPLATES:
-            continue  # its leaves are reported as unknown
+            continue  # its entries are reported as unknown
         template = TEMPLATES[name]
         fields = {
-            "prompt": _rendered(name),
+            "prompt": _render(name),
             "sep": template.separator,
             "sep2": template.second_separator,
             "roles": template.roles,
@@ -76,15 +82,15 @@ def _check_templates(recorded: Recorded, _: Tokenizer) -> None:
             recorded.compare(f"{name}.{field}", value, "exact")
 
 
-def _rendered(name: str) -> str:
-    """The prompt; where the original fails, the failure underneath ours as it was recorded."""
+def _render(name: str) -> str:
+    """Render the turns. If the template fails, return its underlying error as it was recorded."""
     try:
         return TEMPLATES[name].render(TURNS)
     except TemplateError as error:
         return f"ERROR {error.__cause__!r}"
 
 
-def _check_encodings(recorded: Recorded, tokenizer: Tokenizer) -> None:
+def _check_encodings(recorded: RecordedFile, tokenizer: Tokenizer) -> None:
     tokens = tokenizer.tokens
     single = {
         "size": tokenizer.size,
@@ -124,32 +130,32 @@ def _decode(tokenizer: Tokenizer, ids: list[int], skip_control: bool = False) ->
         return f"ERROR {error}"
 
 
-def _check_inference(recorded: Recorded, tokenizer: Tokenizer) -> None:
+def _check_inference(recorded: RecordedFile, tokenizer: Tokenizer) -> None:
     recorded.compare("gcg_instruction", questions.GCG_INSTRUCTION, "exact")
     for entry in _entries(recorded, r"outputs\[\d+\]"):
-        written = recorded.input(f"{entry}.generated_text")
+        generated = recorded.input(f"{entry}.generated_text")
         for task, question in (
             ("gcg", questions.GCG_INSTRUCTION),
             ("region", questions.REGION_INSTRUCTION),
         ):
             if recorded.names_under(f"{entry}.{task}."):
-                _check_output(recorded, f"{entry}.{task}", question, tokenizer, written)
+                _check_output(recorded, f"{entry}.{task}", question, tokenizer, generated)
     recorded.exclude("note", "prose")
 
 
 def _check_output(
-    recorded: Recorded, case: str, question: str, tokenizer: Tokenizer, written: str
+    recorded: RecordedFile, case: str, question: str, tokenizer: Tokenizer, generated: str
 ) -> None:
     num_regions = question.count("<bbox>")
     prompt = build_prompt(question, tokenizer, num_regions=num_regions)
     recorded.compare(f"{case}.ids", prompt.ids, "exact")
-    sizes = np.atleast_2d(whole_numbers(recorded, f"{case}.orig"))
+    sizes = np.atleast_2d(integer_input(recorded, f"{case}.orig"))
     resized = [preprocess.grounding_size(h, w, SAMConfig().image_size) for h, w in sizes.tolist()]
     recorded.compare(f"{case}.resize", resized, "exact")
     recorded.compare(f"{case}.max_new", questions.MAX_NEW_TOKENS, "exact")
     _check_output_boxes(recorded, case, sizes)
-    generated = tokenizer.encode(written, add_special=False)
-    decoded = tokenizer.decode([*prompt.ids.tolist(), *generated])
+    generated_ids = tokenizer.encode(generated, add_special=False)
+    decoded = tokenizer.decode([*prompt.ids.tolist(), *generated_ids])
     answer = answer_parser.parse_answer(answer_parser.last_answer(decoded))
     recorded.compare(f"{case}.cleaned", answer.text, "exact")
     if f"{case}.phrases" in recorded:
@@ -157,48 +163,46 @@ def _check_output(
         recorded.compare(f"{case}.phrases", phrases, "exact")
 
 
-def _check_output_boxes(recorded: Recorded, case: str, sizes: np.ndarray) -> None:
-    """The pixel boxes are not recorded: taken back to pixels, the unit boxes must come again."""
+def _check_output_boxes(recorded: RecordedFile, case: str, sizes: np.ndarray) -> None:
+    """Compare unit boxes after conversion to pixels and back; pixel boxes are not recorded."""
     boxes = recorded.get(f"{case}.bboxes")
     if not isinstance(boxes, list) or not boxes:
         recorded.compare(f"{case}.bboxes", None, "exact")
         recorded.compare(f"{case}.bbox_dtype", None, "exact")
         return
-    again = []
+    converted = []
     for unit, (height, width) in zip(boxes, sizes.tolist(), strict=False):
         pixel = box_module.as_boxes(unit) * [width, height, width, height]
-        again.append(box_module.round_like_original(box_module.to_unit(pixel, height, width)))
-    recorded.compare(f"{case}.bboxes", np.asarray(again, np.float64), "box")
-    recorded.compare(f"{case}.bbox_dtype", f"torch.{again[0].dtype}", "exact")
+        converted.append(box_module.round_like_original(box_module.to_unit(pixel, height, width)))
+    recorded.compare(f"{case}.bboxes", np.asarray(converted, np.float64), "box")
+    recorded.compare(f"{case}.bbox_dtype", f"torch.{converted[0].dtype}", "exact")
 
 
-def _check_collate(recorded: Recorded, tokenizer: Tokenizer) -> None:
+def _check_collate(recorded: RecordedFile, tokenizer: Tokenizer) -> None:
     recorded.compare("answer_list", questions.SEGMENTATION_ANSWERS, "exact")
     num_answers = len(questions.SEGMENTATION_ANSWERS)
     recorded.compare("template_counts.segm_answers", num_answers, "exact")
-    recorded.exclude_prefix("template_counts.", "lists of paraphrases are ours to write")
+    recorded.exclude_prefix("template_counts.", "this library has paraphrases of its own")
     recorded.exclude("choice_rule", "prose")
-    recorded.compare("unk_in_text", _failure_of_unknown_token(tokenizer), "exact")
+    # quirk 8: an unknown token in the text makes label masking fail; the original asserts.
+    try:
+        encode_turns(["Q", "an <unk> answer"], tokenizer)
+        failure = "no failure"
+    except LabelError:
+        failure = "AssertionError "
+    recorded.compare("unk_in_text", failure, "exact")
     for entry in _entries(recorded, r"entries\[\d+\]"):
         _check_collated(recorded, entry, tokenizer)
 
 
-def _failure_of_unknown_token(tokenizer: Tokenizer) -> str:
-    """An unknown token in the text makes label masking fail (trap 8): there an assertion."""
-    try:
-        encode_turns(["Q", "an <unk> answer"], tokenizer)
-    except LabelError:
-        return "AssertionError "
-    return "no failure"
-
-
-def _check_collated(recorded: Recorded, entry: str, tokenizer: Tokenizer) -> None:
+def _check_collated(recorded: RecordedFile, entry: str, tokenizer: Tokenizer) -> None:
     conversations = recorded.get(f"{entry}.conversations")
-    recorded.compare(f"{entry}.conversations", [_again(text) for text in conversations], "exact")
+    rendered = [RELEASED_TEMPLATE.render(_turns(text)) for text in conversations]
+    recorded.compare(f"{entry}.conversations", rendered, "exact")
     full = [text.replace(IMAGE_PLACEHOLDER, questions.IMAGE_TOKENS) for text in conversations]
-    ids, labels = _padded(full, tokenizer)
+    ids, labels = _encode_padded(full, tokenizer)
     if not recorded.values.get(f"{entry}.inference", True):
-        limit = int(whole_numbers(recorded, f"{entry}.model_max_length"))
+        limit = int(integer_input(recorded, f"{entry}.model_max_length"))
         ids, labels = ids[:, : limit - IMAGE_GROWTH], labels[:, : limit - IMAGE_GROWTH]
     recorded.compare(f"{entry}.input_ids", ids, "exact")
     recorded.compare(f"{entry}.labels", labels, "exact")
@@ -208,29 +212,24 @@ def _check_collated(recorded: Recorded, entry: str, tokenizer: Tokenizer) -> Non
     if f"{entry}.questions" in recorded:
         _check_questions(recorded, entry, conversations)
     recorded.exclude(f"{entry}.task", "name of the case")
-    recorded.exclude(f"{entry}.k", "which paraphrase was drawn; questions come from the folder")
+    recorded.exclude(f"{entry}.k", "which paraphrase was sampled; questions come from the folder")
     recorded.exclude(f"{entry}.inference", "input")
-    recorded.exclude(f"{entry}.model_max_length", "input; inference does not truncate (trap 32)")
+    recorded.exclude(f"{entry}.model_max_length", "input; inference does not truncate")
 
 
-def _check_questions(recorded: Recorded, entry: str, conversations: list[str]) -> None:
-    """Every recorded question stands in the conversation of its picture, and there is one each."""
+def _check_questions(recorded: RecordedFile, entry: str, conversations: list[str]) -> None:
+    """Check that every recorded question is in the conversation of its image, one for each."""
     rows = recorded.get(f"{entry}.questions")
-    paired = zip(rows, conversations, strict=False)
-    found = [[text for text in row if text in conversation] for row, conversation in paired]
-    recorded.compare(f"{entry}.questions", found, "exact")
+    pairs = zip(rows, conversations, strict=False)
+    present = [[text for text in row if text in conversation] for row, conversation in pairs]
+    recorded.compare(f"{entry}.questions", present, "exact")
     if f"{entry}.offset" in recorded:
         counts = [1] * len(conversations)
         recorded.compare(f"{entry}.offset", [0, *accumulate(counts)], "exact")
 
 
-def _again(conversation: str) -> str:
-    """A conversation taken apart at the template's marks and rendered anew."""
-    return RELEASED_TEMPLATE.render(_turns(conversation))
-
-
 def _turns(conversation: str) -> list[str]:
-    """What the template's marks stand between; a round without an answer is one turn."""
+    """Split a conversation at the template's marks; a round without an answer is one turn."""
     template = RELEASED_TEMPLATE
     body = conversation.removeprefix(template.system + template.separator)
     turns: list[str] = []
@@ -240,8 +239,8 @@ def _turns(conversation: str) -> list[str]:
     return turns
 
 
-def _padded(conversations: list[str], tokenizer: Tokenizer) -> tuple[Any, Any]:
-    """Ids and labels of a batch, padded on the right."""
+def _encode_padded(conversations: list[str], tokenizer: Tokenizer) -> tuple[Any, Any]:
+    """Return ids and labels of a batch, padded on the right."""
     rows = [encode_turns(_turns(text), tokenizer) for text in conversations]
     width = max(len(row.ids) for row in rows)
     ids = np.full((len(rows), width), tokenizer.pad, np.int32)

@@ -27,10 +27,10 @@ from glamm_jax.text.questions import (
 )
 from glamm_jax.text.special_tokens import IMAGE_PLACEHOLDER
 from tools.parity.preprocessing import clip_pixels, grounding_pixels
-from tools.parity.report import GoldenError, Recorded
+from tools.parity.report import GoldenError, RecordedFile
 
 # Arguments: the recorded file, the name of the dataset in it, the data folder of the fixtures.
-DatasetCheck = Callable[[Recorded, str, Path], None]
+DatasetCheck = Callable[[RecordedFile, str, Path], None]
 
 OWN_QUESTIONS = "the lists of questions differ"
 NOT_IMAGES = "samples of an epoch, not images"
@@ -55,7 +55,7 @@ class Item:
     Every field must be compared or excluded, or it is reported as unknown.
     """
 
-    def __init__(self, recorded: Recorded, prefix: str):
+    def __init__(self, recorded: RecordedFile, prefix: str):
         self.recorded, self.prefix = recorded, prefix
 
     def __contains__(self, field: str) -> bool:
@@ -71,7 +71,7 @@ class Item:
 
     def require(self, field: str, is_equal: bool, note: str) -> None:
         """Compare a field by a condition that the caller has evaluated."""
-        self.recorded.record(f"{self.prefix}.{field}", 0.0 if is_equal else 1.0, "exact", note)
+        self.recorded.record_error(f"{self.prefix}.{field}", 0.0 if is_equal else 1.0, "exact", note)
 
     def exclude(self, field: str, reason: str) -> None:
         """Exclude a field, or all fields below it, for a reason."""
@@ -79,7 +79,7 @@ class Item:
         self.recorded.exclude_prefix(f"{self.prefix}.{field}.", reason)
 
 
-def items_of(recorded: Recorded, dataset: str) -> list[Item]:
+def items_of(recorded: RecordedFile, dataset: str) -> list[Item]:
     """Return the items of a dataset, and exclude index and seed: items are matched by image."""
     pattern = re.compile(rf"{re.escape(dataset)}\.items\[\d+\]")
     matches = (pattern.match(name) for name in recorded.names)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tools.parity import datasets_grounded, datasets_plain
 from tools.parity.dataset_items import DatasetCheck
-from tools.parity.recorded_folder import naming, part_folder, report_unknown_files
-from tools.parity.report import Ledger, Recorded
+from tools.parity.recorded_folder import entry_errors, part_folder, report_unknown_files
+from tools.parity.report import ComparisonReport, RecordedFile
 
 PART, FILE = "datasets", "items.json"
 
@@ -18,7 +18,7 @@ PART, FILE = "datasets", "items.json"
 CHECKS: dict[str, DatasetCheck] = {**datasets_grounded.CHECKS, **datasets_plain.CHECKS}
 
 
-def check(folder: Path, ledger: Ledger) -> None:
+def check(folder: Path, ledger: ComparisonReport) -> None:
     """Compare everything recorded in `folder/datasets` with the records of `folder/fixtures/data`.
 
     Raises:
@@ -26,7 +26,7 @@ def check(folder: Path, ledger: Ledger) -> None:
     """
     part = part_folder(folder, PART)
     data = part_folder(part_folder(folder, "fixtures"), "data")
-    with naming(part / FILE), Recorded.open(ledger, PART, part / FILE) as recorded:
+    with entry_errors(part / FILE), RecordedFile.open(ledger, PART, part / FILE) as recorded:
         for dataset in dict.fromkeys(name.split(".")[0] for name in recorded.names):
             for field in ("note", "cwd"):
                 recorded.exclude(f"{dataset}.{field}", "prose")

@@ -37,14 +37,14 @@ from tools.parity.dataset_items import (
     recorded_counts,
     rendered,
 )
-from tools.parity.report import Recorded
+from tools.parity.report import RecordedFile
 
 # quirk 40: captions of RefCOCOg are lower-cased, phrases are not, and spans are cut unsorted.
 BROKEN_ANSWER = "the original cuts phrases at wrong places; covered by a test"
 
 
 def _check_grounded(
-    recorded: Recorded, dataset: str, data: Path, *, source: type, split: str
+    recorded: RecordedFile, dataset: str, data: Path, *, source: type, split: str
 ) -> None:
     """Compare captions with phrases and masks."""
     reader: SourceWithImagePaths = source(data, split)
@@ -100,7 +100,7 @@ def _compare_names(item: Item, names: Sequence[str], lower: bool) -> None:
 
 
 def _check_referring(
-    recorded: Recorded, dataset: str, data: Path, *, folder: str, owner: str, split: str
+    recorded: RecordedFile, dataset: str, data: Path, *, folder: str, owner: str, split: str
 ) -> None:
     """Compare sampled expressions and their masks."""
     reader = RefCOCOSource(data, split, folder=folder, owner=owner)
@@ -110,7 +110,7 @@ def _check_referring(
     recorded.exclude(f"{dataset}.len", NOT_IMAGES)
 
 
-def _check_regions(recorded: Recorded, dataset: str, data: Path) -> None:
+def _check_regions(recorded: RecordedFile, dataset: str, data: Path) -> None:
     """Compare captions of GranD's regions, in their sampled order."""
     reader = GrandLMDB(data, "train")
     for item in items_of(recorded, dataset):
@@ -119,7 +119,7 @@ def _check_regions(recorded: Recorded, dataset: str, data: Path) -> None:
     recorded.exclude(f"{dataset}.len_error", "len() of the original fails; covered by a test")
 
 
-def _check_failing(recorded: Recorded, dataset: str, data: Path) -> None:
+def _check_failing(recorded: RecordedFile, dataset: str, data: Path) -> None:
     """Datasets whose items all fail in the original (quirk 38); tests cover our records."""
     for item in items_of(recorded, dataset):
         item.exclude("error", "every item of the original fails; covered by a test")

@@ -30,7 +30,7 @@ from tools.parity.dataset_items import (
     recorded_turns,
     rendered,
 )
-from tools.parity.report import Recorded
+from tools.parity.report import RecordedFile
 
 # quirk 37: the image path of pascal_part and paco_lvis is a tuple.
 PATH_IS_A_TUPLE = "the original fails: its image path is a tuple; covered by a test"
@@ -38,7 +38,7 @@ BARE_IMAGE = f"{IMAGE_PLACEHOLDER}\n"
 
 
 def _check_label_maps(
-    recorded: Recorded,
+    recorded: RecordedFile,
     dataset: str,
     data: Path,
     *,
@@ -61,7 +61,11 @@ def _check_label_maps(
 
 
 def _check_parts(
-    recorded: Recorded, dataset: str, data: Path, *, source: type[semantic_segmentation.PartSource]
+    recorded: RecordedFile,
+    dataset: str,
+    data: Path,
+    *,
+    source: type[semantic_segmentation.PartSource],
 ) -> None:
     """Compare sampled objects and parts.
 
@@ -82,7 +86,7 @@ def _check_parts(
 
 
 def _check_regions(
-    recorded: Recorded,
+    recorded: RecordedFile,
     dataset: str,
     data: Path,
     *,
@@ -107,7 +111,7 @@ def _opening(item: Item) -> str:
     return BARE_IMAGE + first_turn.removeprefix(BARE_IMAGE).removesuffix(first_question)
 
 
-def _check_flickr(recorded: Recorded, dataset: str, data: Path) -> None:
+def _check_flickr(recorded: RecordedFile, dataset: str, data: Path) -> None:
     """Compare a caption about all regions, then the phrase of each."""
     reader = region_captions.FlickrRegions(data, "train")
     for item in items_of(recorded, dataset):
@@ -133,7 +137,7 @@ def _question(turn: str) -> str:
     return turn.partition("\n")[2]
 
 
-def _check_captions(recorded: Recorded, dataset: str, data: Path) -> None:
+def _check_captions(recorded: RecordedFile, dataset: str, data: Path) -> None:
     """Compare a sampled caption.
 
     quirk 41: the original samples a caption of any image, whatever the index.
@@ -154,7 +158,7 @@ def _check_captions(recorded: Recorded, dataset: str, data: Path) -> None:
     recorded.compare(f"{dataset}.len", num_captions, "exact")
 
 
-def _check_conversations(recorded: Recorded, dataset: str, data: Path) -> None:
+def _check_conversations(recorded: RecordedFile, dataset: str, data: Path) -> None:
     """Compare conversations whose first question follows the bare image token."""
     reader = LLaVAInstruct150k(data, "train")
     for item in items_of(recorded, dataset):

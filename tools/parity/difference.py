@@ -1,7 +1,7 @@
-"""How far two arrays are apart, in the measure that a tolerance asks for.
+"""The difference of two arrays, in the measure of a tolerance.
 
 A *sampled* array is recorded as values at some flat positions, its shape, and mean, standard
-deviation, L2 norm, minimum and maximum of the whole array.
+deviation, L2 norm, minimum and maximum of the complete array.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ SAMPLED = ("__val", "__idx", "__shape", "__stats")
 def sampled_difference(
     sampled: Mapping[str, np.ndarray], actual: np.ndarray, tolerance: Tolerance
 ) -> tuple[float | None, str | None]:
-    """`difference` from a sampled array, its statistics included.
+    """Compute the `difference` to a sampled array, including its statistics.
 
     Args:
         sampled: the four recorded arrays by suffix.
-        actual: ours, whole.
+        actual: the computed array, complete.
+        tolerance: measure and limits.
     """
     if problem := _inconsistency(sampled):
         return None, problem
@@ -33,7 +34,7 @@ def sampled_difference(
         return None, f"shape {actual.shape}, recorded {shape}"
     flat = actual.reshape(-1)
     if not np.isfinite(flat.astype(np.float64)).all():
-        return None, "ours holds numbers that are not finite"
+        return None, "the computed array has numbers that are not finite"
     stats = sampled["__stats"]
     values, index = sampled["__val"], sampled["__idx"]
     error, problem = difference(values, flat[index], tolerance, scale=float(stats[1]))
@@ -43,15 +44,15 @@ def sampled_difference(
 
 
 def _inconsistency(sampled: Mapping[str, np.ndarray]) -> str | None:
-    """What is wrong with a recording by itself: a number of it was changed, or it never was one."""
+    """Return what is contradictory in a sampled array itself, as if a number had been changed."""
     values, index, shape, stats = (np.asarray(sampled[suffix]) for suffix in SAMPLED)
     if index.dtype.kind not in "iu" or shape.dtype.kind not in "iu":
-        return "recorded positions or shape are no whole numbers"
+        return "recorded positions or shape are not integers"
     if values.shape != index.shape or stats.shape != (5,) or shape.ndim != 1:
-        return "recorded values, positions and statistics do not belong together"
+        return "recorded values, positions and statistics have shapes that do not match"
     size = int(np.prod(shape))
     if index.size and (index.min() < 0 or index.max() >= size):
-        return "a recorded position lies outside the array"
+        return "a recorded position is outside the array"
     mean, std, norm, low, high = (float(x) for x in stats)
     if not np.isfinite(stats).all() or not np.isfinite(values.astype(np.float64)).all():
         return "recorded numbers are not finite"
@@ -59,15 +60,15 @@ def _inconsistency(sampled: Mapping[str, np.ndarray]) -> str | None:
     if abs(np.sqrt(size * (mean**2 + std**2)) - norm) > 1e-9 * max(norm, 1e-30):
         return "recorded mean, standard deviation and norm contradict each other"
     if values.size and (values.min() < low - 1e-6 * std or values.max() > high + 1e-6 * std):
-        return "a recorded value lies beyond the recorded extremes"
+        return "a recorded value is beyond the recorded minimum or maximum"
     return None
 
 
 def _stats_error(stats: np.ndarray, flat: np.ndarray, tolerance: Tolerance) -> float:
-    """Error of mean, standard deviation, L2 norm, min and max of the whole array, same measure."""
+    """Return the largest error of mean, standard deviation, L2 norm, minimum and maximum."""
     x = flat.astype(np.float64)
-    ours = np.array([x.mean(), x.std(), np.sqrt((x * x).sum()), x.min(), x.max()])
-    error = np.abs(ours - stats)
+    actual = np.array([x.mean(), x.std(), np.sqrt((x * x).sum()), x.min(), x.max()])
+    error = np.abs(actual - stats)
     std = max(float(stats[1]), 1e-30)
     scale = np.array([std, std, max(float(stats[2]), std), std, std])
     return float((error if tolerance.measure == "absolute" else error / scale).max())
@@ -76,11 +77,22 @@ def _stats_error(stats: np.ndarray, flat: np.ndarray, tolerance: Tolerance) -> f
 def difference(
     recorded: Any, actual: Any, tolerance: Tolerance, scale: float | None = None
 ) -> tuple[float | None, str | None]:
-    """(error in the tolerance's measure, problem). A problem is a failure whatever the error."""
+    """Compare a recorded value with a computed one.
+
+    Args:
+        recorded: the complete recorded value: numbers or text.
+        actual: the computed one.
+        tolerance: measure and limits.
+        scale: standard deviation to divide by; None: that of `recorded`.
+
+    Returns:
+        The error in the tolerance's measure, and a problem in words. With a problem the values
+        differ, whatever the error is.
+    """
     if tolerance.measure == "exact" or not _numeric(recorded):
         same = _plain(recorded) == _plain(actual)
         return (
-            (0.0, None) if same else (None, f"recorded {_short(recorded)}, ours {_short(actual)}")
+            (0.0, None) if same else (None, f"recorded {_short(recorded)}, actual {_short(actual)}")
         )
     x, y = np.asarray(recorded, np.float64), np.asarray(actual, np.float64)
     if x.shape != y.shape:
@@ -88,9 +100,9 @@ def difference(
     if x.size == 0:
         return 0.0, None
     if not np.array_equal(np.isnan(x), np.isnan(y)):
-        return None, "not-a-number in one of them"
+        return None, "not-a-number at different places"
     if tolerance.bfloat16 and not np.array_equal(x, x.astype(ml_dtypes.bfloat16)):
-        return None, "a recorded number is no bfloat16"
+        return None, "a recorded number is not a bfloat16"
     error = np.abs(np.nan_to_num(x) - np.nan_to_num(y))
     worst = float(error.max())
     if tolerance.measure == "absolute":
@@ -116,7 +128,7 @@ def difference(
 def _norm_difference(
     recorded: np.ndarray, error: np.ndarray, std: float, tolerance: Tolerance
 ) -> tuple[float, str | None]:
-    """L2 norm of the error over that of the array; every entry is bounded, too."""
+    """Return the L2 norm of the error over that of the array, and a problem if an entry is off."""
     norm = float(np.linalg.norm(error) / max(float(np.linalg.norm(recorded)), 1e-30))
     worst = float(error.max()) / max(std, 1e-30)
     over = tolerance.entry is not None and worst > tolerance.entry
@@ -131,7 +143,7 @@ def _numeric(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays and tuples as lists, so that equality means equality."""
+    """Convert arrays and tuples to lists, so that `==` compares the content."""
     if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
         return np.asarray(value).tolist()
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""The recorded AdamW steps of an e2e folder, through the very step that trains.
+"""The recorded AdamW steps of an e2e folder, computed with the training step of this library.
 
-Between two recorded steps lie a gradient, its clipping, the optimizer's moments and which
-parameters it touched at all, so losses of the later steps agree only if all of them do.
+A step consists of the gradient, its clipping, the optimizer's moments and the choice of parameters
+that are updated. Losses of later steps agree only if all of these do.
 """
 
 from __future__ import annotations
@@ -25,62 +25,83 @@ from glamm_jax.training.step import Metrics, make_step
 from glamm_jax.types import Losses
 from glamm_jax.weights.glamm import glamm_table
 from tools.parity.e2e_train import compare_losses, torch_tensors
-from tools.parity.report import GoldenError, Recorded
-from tools.parity.ties import agreeing, differences, shifted
+from tools.parity.report import GoldenError, RecordedFile
+from tools.parity.ties import count_differences, first_agreeing_run, with_shifted_bias
 
 FILE = "train_steps.json"
 
 
-class StepsRun(NamedTuple):
-    """All steps run: what each reported, and the norms that the parameters ended with."""
+class StepsResult(NamedTuple):
+    """Result of all steps.
+
+    Attributes:
+        metrics: of each step.
+        final_norms: L2 norm of each parameter after the last step, by torch name.
+    """
 
     metrics: list[Metrics]
-    final_norms: dict[str, float]  # by torch name
+    final_norms: dict[str, float]
 
 
 def check_steps(
-    info: Recorded,
+    info: RecordedFile,
     folder: Path,
     model: GLaMM,
     cases: dict[str, list[Sample]],
     weights: LossWeights,
 ) -> None:
-    """Run and compare `train_steps.json`, if the folder has one.
+    """Run and compare the steps of `train_steps.json`, if the folder has one.
 
     Args:
-        info: the folder's description; it holds the gradient norms of every case.
-        cases: the samples of each training case; the steps name theirs.
+        info: the folder's description, with the gradient norms of every case.
+        folder: the folder.
+        model: the model before the first step.
+        cases: the samples of each training case; every step names a case.
+        weights: weights of the losses.
+
+    Raises:
+        GoldenError: an entry is missing or impossible, or a step names an unknown case.
     """
     if not (folder / FILE).is_file():
         return
-    with Recorded.open(info.ledger, info.part, folder / FILE) as recorded:
+    with RecordedFile.open(info.report, info.part, folder / FILE) as recorded:
         names, optim = read_steps(recorded)
         if unknown := set(names) - set(cases):
             raise GoldenError(f"{recorded.file}: steps on unknown cases {sorted(unknown)}")
         batches, noise = [cases[name] for name in names], noise_parameters(info, names)
-        run = agreeing_steps(recorded, model, batches, optim, weights, noise)
+        run = run_agreeing_steps(recorded, model, batches, optim, weights, noise)
         compare_steps(recorded, run, noise)
 
 
-def agreeing_steps(
-    recorded: Recorded,
+def run_agreeing_steps(
+    recorded: RecordedFile,
     model: GLaMM,
     steps: list[list[Sample]],
     optim: OptimConfig,
     weights: LossWeights,
     noise: set[str],
-) -> StepsRun:
-    """`run_steps` on that side of a tie on which the recorded steps are."""
-    return agreeing(
-        lambda shift: run_steps(shifted(model, shift), steps, optim, weights),
-        lambda run: differences(recorded, lambda r: compare_steps(r, run, noise)),
+) -> StepsResult:
+    """`run_steps`, with the shift at which the steps agree with the recorded ones.
+
+    Args:
+        recorded: `train_steps.json`.
+        model: the model before the first step.
+        steps: the samples of each step.
+        optim: configuration of the optimizer.
+        weights: weights of the losses.
+        noise: parameters that are not compared; see `noise_parameters`.
+    """
+    return first_agreeing_run(
+        lambda shift: run_steps(with_shifted_bias(model, shift), steps, optim, weights),
+        lambda run: count_differences(recorded, lambda r: compare_steps(r, run, noise)),
     )
 
 
-def read_steps(recorded: Recorded) -> tuple[list[str], OptimConfig]:
-    """The case of each step, in order, and the optimizer's configuration.
+def read_steps(recorded: RecordedFile) -> tuple[list[str], OptimConfig]:
+    """Read the case of each step, in order, and the optimizer's configuration.
 
-    Raises: GoldenError when an entry is missing or impossible.
+    Raises:
+        GoldenError: an entry is missing or impossible.
     """
     recorded.exclude("note", "prose")
     count = len({name.split(".")[0] for name in recorded.names_under("steps[")})
@@ -106,29 +127,37 @@ def read_steps(recorded: Recorded) -> tuple[list[str], OptimConfig]:
 
 def run_steps(
     model: GLaMM, steps: list[list[Sample]], optim: OptimConfig, weights: LossWeights
-) -> StepsRun:
-    """One step on each batch; all have one capacity, so one program is compiled."""
-    capacity = BatchShape()
+) -> StepsResult:
+    """Run one step on each batch. All batches have one shape, so one program is compiled.
+
+    Args:
+        model: the model before the first step; it is not changed.
+        steps: the samples of each step.
+        optim: configuration of the optimizer.
+        weights: weights of the losses.
+    """
+    batch_shape = BatchShape()
     for samples in steps:
-        capacity = capacity.union(build_batch(samples, model.config).required_shape)
+        batch_shape = batch_shape.union(build_batch(samples, model.config).required_shape)
     graphdef, frozen, state = split_model(
         model, trainable_filter(optim.trainable), make_optimizer(optim)
     )
-    state = jax.tree.map(jnp.copy, state)  # the step takes its arrays, and others need the model
+    # The step donates the arrays of the state, and the model is used afterwards.
+    state = jax.tree.map(jnp.copy, state)
     step, metrics = make_step(model.config, optim, weights), []
     for samples in steps:
-        state, reported = step(graphdef, frozen, state, collate(samples, model.config, capacity))
+        state, reported = step(graphdef, frozen, state, collate(samples, model.config, batch_shape))
         metrics.append(jax.tree.map(float, reported))
     final = torch_tensors(glamm_table(model.config), state.trainable)
     norms = {name: float(np.linalg.norm(x.astype(np.float64))) for name, x in final.items()}
-    return StepsRun(metrics, norms)
+    return StepsResult(metrics, norms)
 
 
-def noise_parameters(info: Recorded, names: list[str]) -> set[str]:
-    """Parameters whose recorded gradient is rounding noise in every step that reaches them.
+def noise_parameters(info: RecordedFile, names: list[str]) -> set[str]:
+    """Return the parameters whose recorded gradient is rounding noise in every step they are in.
 
-    Adam divides noise by its own size, so where they end is chance. A gradient that is exactly
-    zero moves nothing and is none of them.
+    Adam divides the noise by its own size, so the final value of these parameters is random.
+    Parameters with a gradient of exactly zero do not move and are not returned.
     """
     norms: dict[str, list[float]] = {}
     for case in dict.fromkeys(names):
@@ -137,19 +166,25 @@ def noise_parameters(info: Recorded, names: list[str]) -> set[str]:
             summary = info.get(name)
             if summary is not None:
                 norms.setdefault(name.removeprefix(prefix), []).append(float(summary[0]))
-    return {name for name, seen in norms.items() if 0 < max(seen) < 1e-6}
+    return {name for name, values in norms.items() if 0 < max(values) < 1e-6}
 
 
-def compare_steps(recorded: Recorded, run: StepsRun, noise: set[str]) -> None:
-    """Losses and gradient norm of every step, and every parameter's norm behind the last."""
-    for i, ours in enumerate(run.metrics):
+def compare_steps(recorded: RecordedFile, result: StepsResult, noise: set[str]) -> None:
+    """Compare losses and gradient norm of every step, and the final norm of every parameter.
+
+    Args:
+        recorded: `train_steps.json`.
+        result: the computed steps.
+        noise: parameters whose final norm is not compared.
+    """
+    for i, metrics in enumerate(result.metrics):
         prefix = f"steps[{i}]."
-        parts = Losses(ours.loss, ours.ce, ours.bce, ours.dice)
+        parts = Losses(metrics.loss, metrics.ce, metrics.bce, metrics.dice)
         compare_losses(recorded, parts, "loss" if i == 0 else "adamw_loss", prefix)
-        recorded.compare(f"{prefix}grad_norm_before_clip", ours.grad_norm, "gradient_norm")
+        recorded.compare(f"{prefix}grad_norm_before_clip", metrics.grad_norm, "gradient_norm")
     for name in recorded.names_under("final_param_norms."):
         tensor = name.removeprefix("final_param_norms.")
         if tensor in noise:
             recorded.exclude(name, "gradient norms below 1e-6: moved by rounding noise")
-        elif tensor in run.final_norms:
-            recorded.compare(name, run.final_norms[tensor], "parameter_norm")
+        elif tensor in result.final_norms:
+            recorded.compare(name, result.final_norms[tensor], "parameter_norm")

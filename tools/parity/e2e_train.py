@@ -22,24 +22,26 @@ from glamm_jax.weights.tensor_sinks import MemoryWriter
 from glamm_jax.weights.tensor_sources import MemorySource
 from glamm_jax.weights.transfer import default_stored_dtypes, export_tensors
 from tools.parity.e2e_inputs import nchw
-from tools.parity.report import Recorded
-from tools.parity.ties import agreeing, differences, shifted
+from tools.parity.report import RecordedFile
+from tools.parity.ties import count_differences, first_agreeing_run, with_shifted_bias
 
-# Parameters whose gradients pass the region encoder's ReLUs; see parity/tolerances.py.
+# Parameters whose gradients pass the ReLUs of the region encoder; see tolerances.py.
 PYRAMID = "region_encoder.mlvl_fuse."
-TRAINED = trainable_filter("all_but_encoders")
-LOSS_NAMES = {
+TRAINABLE = trainable_filter("all_but_encoders")
+LOSS_FIELDS = {
     "loss": "total",
     "ce_loss": "ce",
     "mask_bce_loss": "bce",
     "mask_dice_loss": "dice",
 }
+# Total -> the losses that it is the sum of.
+LOSS_SUMS = {"loss": ("ce_loss", "mask_loss"), "mask_loss": ("mask_bce_loss", "mask_dice_loss")}
 
 
 class Intermediates(NamedTuple):
-    """What the original was recorded to compute on its way, in our layouts."""
+    """Intermediate results that were recorded from the original, in this library's layouts."""
 
-    states: Any  # [k, i, n, c] CLIP
+    states: Any  # [k, i, n, c], hidden states of CLIP
     projected: Any  # [i, p, d]
     fused: Any  # list of [q, h, w, c]
     regions: Any  # [r, d]
@@ -50,55 +52,74 @@ class Intermediates(NamedTuple):
     masks: Any  # [m, h, w]
 
 
-class TrainRun(NamedTuple):
-    """One case run: everything on the host. Without gradients there are none."""
+class TrainResult(NamedTuple):
+    """Result of one training case, on the host.
+
+    Attributes:
+        batch: the packed samples.
+        losses: the losses.
+        output: of the model.
+        intermediates: intermediate results.
+        gradients: by torch name; empty if none were computed.
+    """
 
     batch: Batch
     losses: Losses
     output: Output
-    mid: Intermediates
-    gradients: dict[str, np.ndarray]  # by torch name
-
-
-LOSS_SUMS = {"loss": ("ce_loss", "mask_loss"), "mask_loss": ("mask_bce_loss", "mask_dice_loss")}
+    intermediates: Intermediates
+    gradients: dict[str, np.ndarray]
 
 
 class TrainRunner:
-    """One model, one compiled program for every case: batches are packed to a common capacity."""
+    """One model with one compiled program for all cases: their batches have a common shape.
+
+    Attributes:
+        model: the model.
+        config: its configuration.
+        batch_shape: shape of every batch.
+        table: its weight table.
+        frozen: its parameters that have no gradient.
+    """
 
     def __init__(self, model: GLaMM, weights: LossWeights, capacity: BatchShape):
         self.model, self.config = model, model.config
-        self.capacity = capacity
+        self.batch_shape = capacity
         self.table = glamm_table(model.config)
-        graph, _, self.frozen = nnx.split(model, TRAINED, ...)
+        graph, _, self.frozen = nnx.split(model, TRAINABLE, ...)
         self._forward = jax.jit(partial(_forward, graph, weights))
         self._step = jax.jit(jax.value_and_grad(partial(_forward, graph, weights), has_aux=True))
 
-    def run(self, samples: list[Sample], shift: float = 0.0) -> TrainRun:
-        """Losses, intermediates and gradients of one batch; see `shifted`."""
-        batch = collate(samples, self.config, self.capacity)
-        trained = nnx.state(shifted(self.model, shift), TRAINED)
-        (_, aux), gradients = self._step(trained, self.frozen, batch)
-        parts, output, mid = jax.tree.map(np.asarray, aux)
-        return TrainRun(batch, parts, output, mid, torch_tensors(self.table, gradients))
+    def run(self, samples: list[Sample], shift: float = 0.0) -> TrainResult:
+        """Compute losses, intermediates and gradients of one batch.
 
-    def run_agreeing(self, recorded: Recorded, samples: list[Sample]) -> TrainRun:
-        """`run` on that side of a tie on which the recorded gradients are."""
-        return agreeing(
+        Args:
+            samples: of the batch.
+            shift: see `with_shifted_bias`.
+        """
+        batch = collate(samples, self.config, self.batch_shape)
+        trainable = nnx.state(with_shifted_bias(self.model, shift), TRAINABLE)
+        (_, aux), gradients = self._step(trainable, self.frozen, batch)
+        parts, output, intermediates = jax.tree.map(np.asarray, aux)
+        tensors = torch_tensors(self.table, gradients)
+        return TrainResult(batch, parts, output, intermediates, tensors)
+
+    def run_agreeing(self, recorded: RecordedFile, samples: list[Sample]) -> TrainResult:
+        """`run`, with the shift at which the gradients agree with the recorded ones."""
+        return first_agreeing_run(
             lambda shift: self.run(samples, shift),
-            lambda run: differences(recorded, lambda r: compare_gradients(r, run.gradients)),
+            lambda run: count_differences(recorded, lambda r: compare_gradients(r, run.gradients)),
         )
 
-    def run_forward(self, samples: list[Sample]) -> TrainRun:
-        """Losses and intermediates alone: much less to compile."""
-        batch = collate(samples, self.config, self.capacity)
-        _, aux = self._forward(nnx.state(self.model, TRAINED), self.frozen, batch)
-        parts, output, mid = jax.tree.map(np.asarray, aux)
-        return TrainRun(batch, parts, output, mid, {})
+    def run_forward(self, samples: list[Sample]) -> TrainResult:
+        """Compute losses and intermediates without gradients, which compiles much faster."""
+        batch = collate(samples, self.config, self.batch_shape)
+        _, aux = self._forward(nnx.state(self.model, TRAINABLE), self.frozen, batch)
+        parts, output, intermediates = jax.tree.map(np.asarray, aux)
+        return TrainResult(batch, parts, output, intermediates, {})
 
 
 def torch_tensors(table: WeightTable, state: nnx.State) -> dict[str, np.ndarray]:
-    """The tensors of the original that some of the model's leaves hold, by torch name."""
+    """Convert the leaves of a state, or of a part of it, to tensors by torch name."""
     leaves = MemorySource({path: np.asarray(x) for path, x in flatten_state(state).items()})
     rules = tuple(
         rule
@@ -111,10 +132,14 @@ def torch_tensors(table: WeightTable, state: nnx.State) -> dict[str, np.ndarray]
 
 
 def _forward(
-    graph: nnx.GraphDef, weights: LossWeights, trained: nnx.State, frozen: nnx.State, batch: Batch
+    graph: nnx.GraphDef,
+    weights: LossWeights,
+    trainable: nnx.State,
+    frozen: nnx.State,
+    batch: Batch,
 ) -> tuple:
-    """(loss, (losses, output, intermediates))."""
-    model = nnx.merge(graph, trained, frozen, copy=True)
+    """Return (loss, (losses, output, intermediates))."""
+    model = nnx.merge(graph, trainable, frozen, copy=True)
     output = model(batch)
     parts = losses(model, batch, output, weights)
     return parts.total, (parts, output, _intermediates(model, batch, output))
@@ -146,43 +171,60 @@ def _intermediates(model: GLaMM, batch: Batch, output: Output) -> Intermediates:
 # ---------------------------------------------------------------------------- comparison
 
 
-def compare_losses(recorded: Recorded, ours: Losses, kind: str, prefix: str) -> None:
-    """The recorded losses; where the tolerance is wide, also as the sums that they are."""
-    by_name = {name: float(getattr(ours, field)) for name, field in LOSS_NAMES.items()}
-    by_name["mask_loss"] = float(ours.bce + ours.dice)
-    suspects = _contradicting(recorded, prefix) if kind == "bf16_loss" else set()
+def compare_losses(recorded: RecordedFile, actual: Losses, kind: str, prefix: str) -> None:
+    """Compare the recorded losses.
+
+    With the wide tolerance of "bf16_loss" the recorded losses must also add up, so that a changed
+    one is detected.
+
+    Args:
+        recorded: the file with the losses.
+        actual: the computed losses.
+        kind: key of `TOLERANCES`.
+        prefix: of the recorded names.
+    """
+    by_name = {name: float(getattr(actual, field)) for name, field in LOSS_FIELDS.items()}
+    by_name["mask_loss"] = float(actual.bce + actual.dice)
+    suspects = _contradictory_losses(recorded, prefix) if kind == "bf16_loss" else set()
     for name, value in by_name.items():
         if name in suspects:
             note = "the recorded losses do not add up"
-            recorded.record(prefix + name, float("inf"), kind, note)
+            recorded.record_error(prefix + name, float("inf"), kind, note)
         else:
             recorded.compare(prefix + name, value, kind)
 
 
-def _contradicting(recorded: Recorded, prefix: str) -> set[str]:
-    """Losses in a recorded sum that is none, but in no sum that is one."""
-    suspects, sound = set(), set()
+def _contradictory_losses(recorded: RecordedFile, prefix: str) -> set[str]:
+    """Return the losses that are in a wrong sum and in no correct one; else all in a wrong sum."""
+    suspects, correct = set(), set()
     for total, parts in LOSS_SUMS.items():
         values = [float(recorded.get(prefix + name)) for name in (total, *parts)]
-        holds = abs(values[0] - sum(values[1:])) <= 1e-6 * max(1.0, abs(values[0]))
-        (sound if holds else suspects).update((total, *parts))
-    return suspects - sound if suspects - sound else suspects
+        adds_up = abs(values[0] - sum(values[1:])) <= 1e-6 * max(1.0, abs(values[0]))
+        (correct if adds_up else suspects).update((total, *parts))
+    return suspects - correct if suspects - correct else suspects
 
 
 def compare_case(
-    recorded: Recorded, samples: list[Sample], run: TrainRun, config: GLaMMConfig
+    recorded: RecordedFile, samples: list[Sample], result: TrainResult, config: GLaMMConfig
 ) -> None:
-    """Everything but inputs in one `train_*.npz`."""
-    compare_losses(recorded, run.losses, "loss", "out/")
-    _compare_text(recorded, samples, run, config)
-    _compare_clip(recorded, samples, run.mid, config)
-    _compare_regions(recorded, samples, run)
-    _compare_masks(recorded, samples, run)
-    compare_gradients(recorded, run.gradients)
+    """Compare everything but the inputs of one `train_*.npz`.
+
+    Args:
+        recorded: the file.
+        samples: of the batch.
+        result: losses, intermediates and gradients of the batch.
+        config: configuration of the model.
+    """
+    compare_losses(recorded, result.losses, "loss", "out/")
+    _compare_text(recorded, samples, result, config)
+    _compare_clip(recorded, samples, result.intermediates, config)
+    _compare_regions(recorded, samples, result)
+    _compare_masks(recorded, samples, result)
+    compare_gradients(recorded, result.gradients)
 
 
-def compare_gradients(recorded: Recorded, gradients: dict[str, np.ndarray]) -> None:
-    """Recorded gradients; one whose name we do not have stays unknown, and fails."""
+def compare_gradients(recorded: RecordedFile, gradients: dict[str, np.ndarray]) -> None:
+    """Compare recorded gradients. One with an unknown name stays unknown, which is a failure."""
     for name in recorded.names_under("grad/"):
         tensor = name.removeprefix("grad/")
         if tensor in gradients:
@@ -191,102 +233,114 @@ def compare_gradients(recorded: Recorded, gradients: dict[str, np.ndarray]) -> N
 
 
 def _compare_text(
-    recorded: Recorded, samples: list[Sample], run: TrainRun, config: GLaMMConfig
+    recorded: RecordedFile, samples: list[Sample], result: TrainResult, config: GLaMMConfig
 ) -> None:
     rows = sum(len(sample.conversations) for sample in samples)
     tokens = build_batch(samples, config).required_shape.tokens
-    whole = {
-        "mid/inputs_embeds": run.mid.embeddings,
-        "mid/llm_attention_mask": run.batch.token_valid,
-        "mid/last_hidden_state": run.output.hidden,
-        "mid/logits": run.mid.logits,
-        "mid/text_hidden_fcs_all_positions": run.mid.text_projected,
+    padded = {
+        "mid/inputs_embeds": result.intermediates.embeddings,
+        "mid/llm_attention_mask": result.batch.token_valid,
+        "mid/last_hidden_state": result.output.hidden,
+        "mid/logits": result.intermediates.logits,
+        "mid/text_hidden_fcs_all_positions": result.intermediates.text_projected,
     }
-    for name, ours in whole.items():
+    for name, actual in padded.items():
         if name in recorded:
             kind = "exact" if name.endswith("mask") else "tiny"
-            recorded.compare(name, np.asarray(ours)[:rows, :tokens].astype(ours.dtype), kind)
+            recorded.compare(name, np.asarray(actual)[:rows, :tokens].astype(actual.dtype), kind)
 
 
 def _compare_clip(
-    recorded: Recorded, samples: list[Sample], mid: Intermediates, config: GLaMMConfig
+    recorded: RecordedFile,
+    samples: list[Sample],
+    intermediates: Intermediates,
+    config: GLaMMConfig,
 ) -> None:
-    """`mid/clip_hidden_-k` is CLIP's hidden_states[-k], CLS included.
+    """Compare CLIP's hidden states; `mid/clip_hidden_-k` is hidden_states[-k], with the CLS token.
 
-    Images are repeated for every conversation in the recordings.
+    In the recordings images are repeated for every conversation.
     """
     image_of_row = np.repeat(np.arange(len(samples)), [len(s.conversations) for s in samples])
     if "mid/mm_projector" in recorded:
-        recorded.compare("mid/mm_projector", np.asarray(mid.projected)[image_of_row], "tiny")
+        projected = np.asarray(intermediates.projected)[image_of_row]
+        recorded.compare("mid/mm_projector", projected, "tiny")
     for name in recorded.names_under("mid/clip_hidden_"):
         state = config.clip.hidden_state_index(int(name.removeprefix("mid/clip_hidden_")))
         if state in config.clip.output_states:
-            ours = np.asarray(mid.states)[config.clip.output_states.index(state)]
-            recorded.compare(name, ours[image_of_row], "tiny_encoder")
+            actual = np.asarray(intermediates.states)[config.clip.output_states.index(state)]
+            recorded.compare(name, actual[image_of_row], "tiny_encoder")
 
 
-def _compare_regions(recorded: Recorded, samples: list[Sample], run: TrainRun) -> None:
+def _compare_regions(recorded: RecordedFile, samples: list[Sample], result: TrainResult) -> None:
     boxes = [0 if s.boxes_xyxy_unit is None else len(s.boxes_xyxy_unit) for s in samples]
     ends = np.cumsum(boxes)
     for i, (count, end) in enumerate(zip(boxes, ends, strict=True)):
         if f"mid/region_features{i}" in recorded:
-            features = np.asarray(run.mid.regions)[end - count : end]
+            features = np.asarray(result.intermediates.regions)[end - count : end]
             recorded.compare(f"mid/region_features{i}", features, "tiny_encoder")
-    for level, maps in enumerate(run.mid.fused):
+    for level, maps in enumerate(result.intermediates.fused):
         if f"mid/region_fused_level{level}" in recorded:
-            # The common capacity may hold more images than this case.
+            # The common batch shape may have more images than this case.
             maps = nchw(maps)[: len(samples)]
             recorded.compare(f"mid/region_fused_level{level}", maps, "tiny_encoder")
 
 
-def _compare_masks(recorded: Recorded, samples: list[Sample], run: TrainRun) -> None:
-    batch, mid = run.batch, run.mid
+def _compare_masks(recorded: RecordedFile, samples: list[Sample], result: TrainResult) -> None:
+    batch, intermediates = result.batch, result.intermediates
     valid = np.flatnonzero(batch.mask_valid)
-    where = np.stack([batch.mask_rows, batch.mask_positions], -1)[valid]
+    positions = np.stack([batch.mask_rows, batch.mask_positions], -1)[valid]
     if "out/seg_token_mask_positions" in recorded:
-        recorded.compare("out/seg_token_mask_positions", where, "exact")
+        recorded.compare("out/seg_token_mask_positions", positions, "exact")
     if "mid/sam_image_embeddings" in recorded:
-        grounding = nchw(mid.grounding)[: len(samples)]
+        grounding = nchw(intermediates.grounding)[: len(samples)]
         recorded.compare("mid/sam_image_embeddings", grounding, "tiny_encoder")
     for i, sample in enumerate(samples):
-        mine = valid[batch.mask_image[valid] == i]
+        own = valid[batch.mask_image[valid] == i]
         height, width = sample.original_size
-        embedded = mid.text_projected[batch.mask_rows[mine], batch.mask_positions[mine]]
-        ours = {
-            f"mid/low_res_masks{i}": (run.output.mask_logits[mine][:, None], "tiny"),
-            f"mid/iou_pred{i}": (run.output.iou[mine][:, None], "tiny"),
-            f"out/seg_embeddings{i}": (embedded, "tiny"),
-            f"out/pred_masks{i}": (mid.masks[mine][:, :height, :width], "mask"),
+        embeddings = intermediates.text_projected[batch.mask_rows[own], batch.mask_positions[own]]
+        actual = {
+            f"mid/low_res_masks{i}": (result.output.mask_logits[own][:, None], "tiny"),
+            f"mid/iou_pred{i}": (result.output.iou[own][:, None], "tiny"),
+            f"out/seg_embeddings{i}": (embeddings, "tiny"),
+            f"out/pred_masks{i}": (intermediates.masks[own][:, :height, :width], "mask"),
         }
-        for name, (array, kind) in ours.items():
+        for name, (array, kind) in actual.items():
             if name in recorded:
                 recorded.compare(name, array, kind)
 
 
-def compare_gradient_norms(info: Recorded, prefix: str, gradients: dict[str, np.ndarray]) -> None:
-    """[norm, sum, absmax] of every parameter; None where torch made no gradient, ours zeros."""
+def compare_gradient_norms(
+    info: RecordedFile, prefix: str, gradients: dict[str, np.ndarray]
+) -> None:
+    """Compare [norm, sum, largest absolute entry] of the gradient of every parameter.
+
+    Where torch computed no gradient, the recorded entry is None and the computed gradient is zero.
+
+    Args:
+        info: the file with the recorded summaries.
+        prefix: of the recorded names.
+        gradients: by torch name.
+    """
     for name in info.names_under(prefix):
-        ours = gradients.get(name.removeprefix(prefix))
-        if ours is None:
-            continue  # stays unknown, and fails
-        theirs, x = info.get(name), ours.astype(np.float64)
-        if theirs is None:
-            info.record(name, float(np.abs(x).max(initial=0)), "exact", "no gradient")
-        elif float(theirs[0]) < 1e-6:
-            # Zero in theory (softmax ignores a key's bias); then all of it has to be tiny.
-            if np.abs(theirs).max() < 1e-5 and np.abs(x).max(initial=0) < 1e-5:
+        gradient = gradients.get(name.removeprefix(prefix))
+        if gradient is None:
+            continue  # stays unknown, which is a failure
+        summary, x = info.get(name), gradient.astype(np.float64)
+        if summary is None:
+            info.record_error(name, float(np.abs(x).max(initial=0)), "exact", "no gradient")
+        elif float(summary[0]) < 1e-6:
+            # Zero in theory (softmax ignores the bias of a key), so every entry must be tiny.
+            if np.abs(summary).max() < 1e-5 and np.abs(x).max(initial=0) < 1e-5:
                 info.exclude(name, "norm below 1e-6: zero in theory")
             else:
-                info.record(name, float("inf"), "exact", "norm below 1e-6, but not all of it")
+                info.record_error(name, float("inf"), "exact", "norm below 1e-6, but not all of it")
         else:
             kind = "pyramid_gradient" if PYRAMID in name else "gradient_norm"
-            info.record(name, _summary_error(x, *map(float, theirs)), kind)
-
-
-def _summary_error(x: np.ndarray, norm: float, total: float, top: float) -> float:
-    """Largest relative error of L2 norm, sum and largest entry; a sum is as good as the norm."""
-    return max(
-        abs(float(np.linalg.norm(x)) - norm) / norm,
-        abs(float(x.sum()) - total) / max(abs(total), norm),
-        abs(float(np.abs(x).max()) - top) / top,
-    )
+            norm, total, largest = map(float, summary)
+            error = max(
+                abs(float(np.linalg.norm(x)) - norm) / norm,
+                # A sum may cancel out; its rounding error is relative to the norm.
+                abs(float(x.sum()) - total) / max(abs(total), norm),
+                abs(float(np.abs(x).max()) - largest) / largest,
+            )
+            info.record_error(name, error, kind)

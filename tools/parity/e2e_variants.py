@@ -12,22 +12,22 @@ from glamm_jax.config import GLaMMConfig, LossWeights
 from glamm_jax.data.collate import BatchShape, Sample, build_batch
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.testing.merged_model import merge_lora
-from tools.parity.e2e_inputs import samples_of
+from tools.parity.e2e_inputs import read_samples
 from tools.parity.e2e_train import (
-    TrainRun,
+    TrainResult,
     TrainRunner,
     compare_gradient_norms,
     compare_gradients,
     compare_losses,
 )
 from tools.parity.golden_model import golden_glamm, lora_config
-from tools.parity.report import GoldenError, Ledger, Recorded
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile
 
 REGION_FILE = "variant_region_encoder_bf16.npz"
 
 
 def check_bf16_variants(
-    folder: Path, info: Recorded, config: GLaMMConfig, salt: str, weights: LossWeights
+    folder: Path, info: RecordedFile, config: GLaMMConfig, salt: str, weights: LossWeights
 ) -> None:
     """Compare losses with the complete model, or the region encoder alone, in bfloat16.
 
@@ -58,7 +58,7 @@ def check_bf16_variants(
 
 
 def _check_region_features(
-    folder: Path, info: Recorded, case: str, samples: list[Sample], run: TrainRun
+    folder: Path, info: RecordedFile, case: str, samples: list[Sample], run: TrainResult
 ) -> None:
     path = folder / REGION_FILE
     prefix = "variant_region_encoder_bf16."
@@ -66,18 +66,18 @@ def _check_region_features(
         return
     info.exclude(f"{prefix}case", "input")
     info.compare(f"{prefix}box_times_224", "float32", "exact")
-    with Recorded.open(info.ledger, info.part, path) as recorded:
+    with RecordedFile.open(info.report, info.part, path) as recorded:
         start = 0
         for i, sample in enumerate(samples):
             count = 0 if sample.boxes_xyxy_unit is None else len(sample.boxes_xyxy_unit)
-            features = np.asarray(run.mid.regions, np.float32)[start : start + count]
+            features = np.asarray(run.intermediates.regions, np.float32)[start : start + count]
             recorded.compare(f"mid/region_features{i}", features, "bf16")
             start += count
 
 
 def check_lora(
     folder: Path,
-    ledger: Ledger,
+    ledger: ComparisonReport,
     part: str,
     config: GLaMMConfig,
     salt: str,
@@ -96,7 +96,7 @@ def check_lora(
     path = folder / "variant_lora_info.json"
     if not path.is_file():
         return
-    with Recorded.open(ledger, part, path) as info:
+    with RecordedFile.open(ledger, part, path) as info:
         values = {
             key: info.input(f"lora.{key}", "configuration")
             for key in ("r", "alpha", "dropout", "targets")
@@ -108,18 +108,18 @@ def check_lora(
         runner = TrainRunner(model, weights, build_batch(samples, config).required_shape)
         run = runner.run(samples)
         merged_model = merge_lora(model, lora, lambda: GLaMM(config, rngs=nnx.Rngs(0)))
-        merged = TrainRunner(merged_model, weights, runner.capacity).run_forward(samples)
+        merged = TrainRunner(merged_model, weights, runner.batch_shape).run_forward(samples)
         compare_losses(info, run.losses, "loss", "losses.")
         compare_losses(info, merged.losses, "loss", "losses_after_merge.")
         differing = set(_trainable(run.gradients)) ^ set(info.get("trainable"))
-        info.record("trainable", len(differing), "exact", " ".join(sorted(differing)))
+        info.record_error("trainable", len(differing), "exact", " ".join(sorted(differing)))
         compare_gradient_norms(info, "grad_norm_sum_absmax.", run.gradients)
         archive = folder / "variant_lora_single.npz"
-        with Recorded.open(ledger, part, archive) as recorded:
+        with RecordedFile.open(ledger, part, archive) as recorded:
             compare_losses(recorded, run.losses, "loss", "out/")
-            recorded.compare("mid/logits", run.mid.logits, "tiny")
+            recorded.compare("mid/logits", run.intermediates.logits, "tiny")
             recorded.compare("mid/last_hidden_state", run.output.hidden, "tiny")
-            recorded.compare("merged/logits", merged.mid.logits, "tiny")
+            recorded.compare("merged/logits", merged.intermediates.logits, "tiny")
             compare_gradients(recorded, run.gradients)
 
 
@@ -142,7 +142,7 @@ def _trainable(gradients: dict[str, np.ndarray]) -> list[str]:
 def _samples(folder: Path, case: str) -> list[Sample]:
     """Read the inputs of a training case. Its own comparison accounts for its arrays."""
     path = folder / f"train_{case}.npz"
-    recorded = Recorded.open(Ledger(), folder.name, path)
+    recorded = RecordedFile.open(ComparisonReport(), folder.name, path)
     if not recorded.names_under("in/"):
         raise GoldenError(f"{path}: no inputs (in/...)")
-    return samples_of(recorded)
+    return read_samples(recorded)

@@ -23,8 +23,14 @@ from glamm_jax.metrics.captions import meteor_process, score_captions, tokenize
 from glamm_jax.metrics.refseg import score_refseg
 from glamm_jax.metrics.result import MetricError, MetricResult
 from tools.parity import evaluation_gcg
-from tools.parity.recorded_folder import naming, part_folder, report_unknown_files
-from tools.parity.report import GoldenError, Ledger, Recorded, Row, read_json
+from tools.parity.recorded_folder import entry_errors, part_folder, report_unknown_files
+from tools.parity.report import (
+    ArrayComparison,
+    ComparisonReport,
+    GoldenError,
+    RecordedFile,
+    read_json,
+)
 
 PART = "evaluation"
 IGNORED = 255  # value of ignored pixels in the original's targets
@@ -38,10 +44,10 @@ REGION_FIELDS = (
 )
 
 # Compares one case: (folder of the part, ledger, process of METEOR).
-Case = Callable[[Path, Ledger, Any], None]
+Case = Callable[[Path, ComparisonReport, Any], None]
 
 
-def check(folder: Path, ledger: Ledger) -> None:
+def check(folder: Path, ledger: ComparisonReport) -> None:
     """Compare everything recorded in `folder/evaluation`.
 
     A case that cannot be compared is an entry of the ledger.
@@ -57,7 +63,7 @@ def check(folder: Path, ledger: Ledger) -> None:
     used = {name for expected in present for name in CASES[expected][0]}
     for name in sorted(expected_files - used - set(present)):
         if (part / name).exists():
-            row = Row(
+            row = ArrayComparison(
                 PART,
                 f"{PART}/{name}",
                 "",
@@ -71,12 +77,12 @@ def check(folder: Path, ledger: Ledger) -> None:
             with _as_golden_errors():
                 meteor = stack.enter_context(meteor_process())
         for name in present:
-            with ledger.guard(f"{PART}/{name}"), _as_golden_errors(), naming(part / name):
+            with ledger.guard(f"{PART}/{name}"), _as_golden_errors(), entry_errors(part / name):
                 CASES[name][1](part, ledger, meteor)
     report_unknown_files(ledger, PART, part, expected_files)
 
 
-def compare_captions(recorded: Recorded, result: MetricResult, prefix: str) -> None:
+def compare_captions(recorded: RecordedFile, result: MetricResult, prefix: str) -> None:
     """Compare the caption metrics under a prefix; SPICE is excluded.
 
     Args:
@@ -100,8 +106,8 @@ def _as_golden_errors() -> Iterator[None]:
         raise GoldenError(str(error)) from error
 
 
-def _check_gcg(part: Path, ledger: Ledger, meteor: Any) -> None:
-    with Recorded.open(ledger, PART, part / evaluation_gcg.EXPECTED) as recorded:
+def _check_gcg(part: Path, ledger: ComparisonReport, meteor: Any) -> None:
+    with RecordedFile.open(ledger, PART, part / evaluation_gcg.EXPECTED) as recorded:
         case = evaluation_gcg.GCGCase.read(part, ledger)
         case.compare(recorded)
         captions = case.captions(meteor)
@@ -110,7 +116,7 @@ def _check_gcg(part: Path, ledger: Ledger, meteor: Any) -> None:
         evaluation_gcg.compare_printed(recorded, captions.scores, case.result.scores)
 
 
-def _check_regions(part: Path, ledger: Ledger, meteor: Any) -> None:
+def _check_regions(part: Path, ledger: ComparisonReport, meteor: Any) -> None:
     paths = [part / f"regcap_{name}.json" for name in ("annotations", "results")]
     annotations, results = map(read_json, paths)
     references: dict[str, list[str]] = {str(image["id"]): [] for image in annotations["images"]}
@@ -120,10 +126,10 @@ def _check_regions(part: Path, ledger: Ledger, meteor: Any) -> None:
     if len(captions) != len(results):
         raise GoldenError(f"{paths[1]}: more than one caption of an image")
     for path, pattern in zip(paths, REGION_FIELDS, strict=True):
-        with Recorded.open(ledger, PART, path) as recorded:
+        with RecordedFile.open(ledger, PART, path) as recorded:
             evaluation_gcg.exclude_inputs(recorded, pattern)
     result = score_captions(captions, references, mode="compat", meteor=meteor)
-    with Recorded.open(ledger, PART, part / "regcap_expected.json") as recorded:
+    with RecordedFile.open(ledger, PART, part / "regcap_expected.json") as recorded:
         compare_captions(recorded, result, "metrics")
 
 
@@ -135,7 +141,7 @@ class Referring(NamedTuple):
     ignored: dict[str, list[Any]]
 
     @classmethod
-    def read(cls, cases: Recorded) -> Referring:
+    def read(cls, cases: RecordedFile) -> Referring:
         """Read the conversations, in order."""
         numbers = sorted(int(name[2:]) for name in cases.names if re.fullmatch(r"gt\d+", name))
         result = cls({}, {}, {})
@@ -149,10 +155,10 @@ class Referring(NamedTuple):
         return result
 
 
-def _check_referring(part: Path, ledger: Ledger, _: Any) -> None:
-    with Recorded.open(ledger, PART, part / "refseg_cases.npz") as cases:
+def _check_referring(part: Path, ledger: ComparisonReport, _: Any) -> None:
+    with RecordedFile.open(ledger, PART, part / "refseg_cases.npz") as cases:
         predictions, references, ignored = Referring.read(cases)
-    with Recorded.open(ledger, PART, part / "refseg_expected.json") as recorded:
+    with RecordedFile.open(ledger, PART, part / "refseg_expected.json") as recorded:
         recorded.compare("n", len(references), "exact")
         result = score_refseg(predictions, references, "compat", ignored)
         for metric in ("gIoU", "cIoU"):
@@ -165,8 +171,8 @@ def _check_referring(part: Path, ledger: Ledger, _: Any) -> None:
         recorded.compare("per_batch_alone", np.array(table).reshape(-1, 2), "metric")
 
 
-def _check_tokens(part: Path, ledger: Ledger, _: Any) -> None:
-    with Recorded.open(ledger, PART, part / "ptb_tokenizer.json") as recorded:
+def _check_tokens(part: Path, ledger: ComparisonReport, _: Any) -> None:
+    with RecordedFile.open(ledger, PART, part / "ptb_tokenizer.json") as recorded:
         texts = recorded.input("inputs")
         tokens = tokenize({str(i): [text] for i, text in enumerate(texts)})
         recorded.compare("ptb_tokens", list(tokens.values()), "exact")

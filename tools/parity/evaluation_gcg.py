@@ -25,7 +25,13 @@ from glamm_jax.metrics.gcg import (
 from glamm_jax.metrics.iou import read_runs
 from glamm_jax.metrics.result import MetricResult
 from tools.parity.recorded_folder import part_folder
-from tools.parity.report import GoldenError, Ledger, Recorded, Row, read_json
+from tools.parity.report import (
+    ArrayComparison,
+    ComparisonReport,
+    GoldenError,
+    RecordedFile,
+    read_json,
+)
 
 PART = "evaluation"
 EXPECTED = "gcg_expected.json"
@@ -41,7 +47,7 @@ MASK_FIELDS = (
 PREDICTION_FIELDS = r"(.+\.)?(caption|phrases|pred_masks(\[\d+\]\.(size|counts))?)"
 
 
-def exclude_inputs(recorded: Recorded, pattern: str) -> None:
+def exclude_inputs(recorded: RecordedFile, pattern: str) -> None:
     """Exclude the names that are inputs of a case; other unknown names fail."""
     for name in recorded.names:
         if re.fullmatch(pattern, name):
@@ -95,7 +101,7 @@ class GCGCase:
     similarity: RecordedSimilarity
 
     @classmethod
-    def read(cls, part: Path, ledger: Ledger) -> GCGCase:
+    def read(cls, part: Path, ledger: ComparisonReport) -> GCGCase:
         """Read all inputs.
 
         Raises:
@@ -106,8 +112,8 @@ class GCGCase:
         }
         for path in sorted((part / "gcg_gt").iterdir()):
             if path not in paths.values():
-                ledger.rows.append(Row(PART, f"gcg_gt/{path.name}", "", "unknown"))
-        with Recorded.open(ledger, PART, paths["caption"]) as recorded:
+                ledger.rows.append(ArrayComparison(PART, f"gcg_gt/{path.name}", "", "unknown"))
+        with RecordedFile.open(ledger, PART, paths["caption"]) as recorded:
             exclude_inputs(recorded, CAPTION_FIELDS)
         masks = _read_reference_masks(paths["mask"], ledger)
         captions = read_json(paths["caption"])
@@ -129,7 +135,7 @@ class GCGCase:
         for path in sorted(folder.iterdir()):
             if path.name not in file_names:
                 note = "of no image of the split: the original does not open it"
-                ledger.rows.append(Row(PART, f"gcg_pred/{path.name}", "", "excluded", note=note))
+                ledger.rows.append(ArrayComparison(PART, f"gcg_pred/{path.name}", "", "excluded", note=note))
         similarity = _read_similarity(part / INPUTS[2], ledger)
         return cls(ids, predictions, references, reference_texts, similarity)
 
@@ -143,7 +149,7 @@ class GCGCase:
         captions = {name: x.caption for name, x in self.predictions.items()}
         return score_captions(captions, self.reference_texts, mode="compat", meteor=meteor)
 
-    def compare(self, recorded: Recorded) -> None:
+    def compare(self, recorded: RecordedFile) -> None:
         """Compare the metrics of masks."""
         scores, per_item = self.result.scores, self.result.per_item
         recorded.exclude_prefix("special_images", "prose")
@@ -166,7 +172,7 @@ class GCGCase:
         ]
         recorded.compare("recall_matches_per_image", matches, "exact")
 
-    def compare_captions(self, recorded: Recorded, captions: MetricResult, no_spice: str) -> None:
+    def compare_captions(self, recorded: RecordedFile, captions: MetricResult, no_spice: str) -> None:
         """Compare the caption metrics of each image by itself.
 
         Args:
@@ -186,7 +192,7 @@ class GCGCase:
 
 
 def compare_printed(
-    recorded: Recorded, captions: Mapping[str, float], masks: Mapping[str, float]
+    recorded: RecordedFile, captions: Mapping[str, float], masks: Mapping[str, float]
 ) -> None:
     """Compare the lines that the original prints; those of the captions are printed twice.
 
@@ -202,7 +208,7 @@ def compare_printed(
         f"Recall: {masks['recall']:.3f}",
     ]
     lines = [line for line in recorded.get("printed_lines") if not line.startswith("SPICE")]
-    recorded.record("printed_lines", float(lines != expected), "exact")
+    recorded.record_error("printed_lines", float(lines != expected), "exact")
 
 
 def _only_file(folder: Path, end: str) -> Path:
@@ -212,9 +218,9 @@ def _only_file(folder: Path, end: str) -> Path:
     return files[0]
 
 
-def _read_reference_masks(path: Path, ledger: Ledger) -> dict[Any, list[Any]]:
+def _read_reference_masks(path: Path, ledger: ComparisonReport) -> dict[Any, list[Any]]:
     """Read the masks of each image in their order, and compare their recorded properties."""
-    with Recorded.open(ledger, PART, path) as recorded:
+    with RecordedFile.open(ledger, PART, path) as recorded:
         content = read_json(path)
         exclude_inputs(recorded, MASK_FIELDS)
         masks: dict[Any, list[Any]] = {}
@@ -240,14 +246,14 @@ def _read_reference_masks(path: Path, ledger: Ledger) -> dict[Any, list[Any]]:
     return masks
 
 
-def _read_prediction(path: Path, ledger: Ledger) -> GroundedCaption:
+def _read_prediction(path: Path, ledger: ComparisonReport) -> GroundedCaption:
     """Read a prediction in the original's format: the fields, or the fields under an outer key."""
-    with Recorded.open(ledger, PART, path) as recorded:
+    with RecordedFile.open(ledger, PART, path) as recorded:
         content = read_json(path)
         exclude_inputs(recorded, PREDICTION_FIELDS)
         for name in recorded.names:
             if name.rpartition(".")[2] == "image_id":
-                recorded.record(name, float(str(recorded.get(name)) != path.stem), "exact")
+                recorded.record_error(name, float(str(recorded.get(name)) != path.stem), "exact")
         fields = content if "caption" in content else next(iter(content.values()))
         return _caption(fields["caption"], fields["phrases"], fields["pred_masks"])
 
@@ -258,8 +264,8 @@ def _caption(caption: str, phrases: Sequence[str], masks: Sequence[Any]) -> Grou
     return GroundedCaption(caption, tuple(phrases), tuple(masks), phrase_of)
 
 
-def _read_similarity(path: Path, ledger: Ledger) -> RecordedSimilarity:
-    with Recorded.open(ledger, PART, path) as recorded:
+def _read_similarity(path: Path, ledger: ComparisonReport) -> RecordedSimilarity:
+    with RecordedFile.open(ledger, PART, path) as recorded:
         recorded.exclude("note", "prose")
         phrases = recorded.input("phrases")
         table = np.asarray(recorded.get("similarity"), np.float64)
@@ -267,5 +273,5 @@ def _read_similarity(path: Path, ledger: Ledger) -> RecordedSimilarity:
             raise GoldenError(f"{path}: {len(phrases)} phrases, but a table of shape {table.shape}")
         # The table is an input, but the properties of a cosine can be checked.
         error = max(np.abs(table - table.T).max(), np.abs(np.diag(table) - 1).max())
-        recorded.record("similarity", float(error), "metric", "symmetric, 1 on the diagonal")
+        recorded.record_error("similarity", float(error), "metric", "symmetric, 1 on the diagonal")
         return RecordedSimilarity(phrases, table)

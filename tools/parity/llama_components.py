@@ -26,10 +26,10 @@ from glamm_jax.weights.llama import llama_table
 from glamm_jax.weights.rules import WeightRule, WeightTable
 from tools.parity.golden_model import golden_module, llama_config
 from tools.parity.recipes import compared_inputs
-from tools.parity.report import Recorded
+from tools.parity.report import RecordedFile
 
 
-def check_llama(recorded: Recorded, info: dict[str, Any]) -> None:
+def check_llama(recorded: RecordedFile, info: dict[str, Any]) -> None:
     """Compare hidden states with and without padding mask, logits, loss, and a cached step."""
     config = llama_config(info["config"])
     model = golden_module(
@@ -55,7 +55,7 @@ def check_llama(recorded: Recorded, info: dict[str, Any]) -> None:
 
 
 def _compare_states(
-    recorded: Recorded, prefix: str, model: Llama, x: np.ndarray, valid: np.ndarray
+    recorded: RecordedFile, prefix: str, model: Llama, x: np.ndarray, valid: np.ndarray
 ) -> None:
     layers = model.config.num_layers
     for name in recorded.names_under(f"{prefix}hidden_states/"):
@@ -83,7 +83,7 @@ def _run(model: Llama, x: np.ndarray, valid: np.ndarray, depth: int) -> np.ndarr
     return np.asarray(run(truncated, jnp.asarray(x)))
 
 
-def _compare_cache(recorded: Recorded, info: dict[str, Any], model: Llama) -> None:
+def _compare_cache(recorded: RecordedFile, info: dict[str, Any], model: Llama) -> None:
     """Compare logits of prefilling a prompt and of one more token with the cache."""
     if "in/ids" not in recorded:
         return
@@ -105,7 +105,7 @@ def _compare_cache(recorded: Recorded, info: dict[str, Any], model: Llama) -> No
     recorded.compare("cache/logits_next", next_logits, "module")
 
 
-def check_lora_linear(recorded: Recorded, info: dict[str, Any]) -> None:
+def check_lora_linear(recorded: RecordedFile, info: dict[str, Any]) -> None:
     """Compare projections with an adapter, without it, and with the adapter merged."""
     (inputs,) = compared_inputs(recorded, ["in/x"], info["input"], info["salt"])
     x = jnp.asarray(inputs)
@@ -150,7 +150,7 @@ def _adapted_linear_table(kernel: str) -> WeightTable:
     )
 
 
-def check_projections(recorded: Recorded, info: dict[str, Any]) -> None:
+def check_projections(recorded: RecordedFile, info: dict[str, Any]) -> None:
     """Compare V-L (linear, exact GELU, linear) and L-P (linear, ReLU, linear)."""
     (x,) = compared_inputs(recorded, ["in/x"], info["input"], info["salt"])
     dims = (x.shape[-1], recorded.shape("out")[-1], recorded.shape("out")[-1])

@@ -17,7 +17,7 @@ from flax import nnx
 
 from glamm_jax.config import GLaMMConfig, LoRAConfig, TokenConfig
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.text.special_tokens import FIELDS
+from glamm_jax.text.special_tokens import TOKEN_CONFIG_FIELDS
 from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX
@@ -42,7 +42,7 @@ from glamm_jax.weights.rules import (
 )
 from glamm_jax.weights.tables import table_of
 from tools.parity.recorded_folder import part_folder
-from tools.parity.report import Ledger, Recorded, Row, read_json
+from tools.parity.report import ArrayComparison, ComparisonReport, RecordedFile, read_json
 
 PART = "manifest"
 FLOAT32 = "float32"
@@ -64,7 +64,7 @@ class ExpectedCheckpoint(NamedTuple):
     unmapped: dict[str, UnmappedTensor]
 
 
-def check(folder: Path, ledger: Ledger) -> None:
+def check(folder: Path, ledger: ComparisonReport) -> None:
     """Compare every file of `folder/manifest`.
 
     Raises:
@@ -77,7 +77,7 @@ def check(folder: Path, ledger: Ledger) -> None:
     for name, value in files.items():
         with (
             ledger.guard(str(part / name)),
-            Recorded.open(ledger, PART, part / f"{name}.json") as recorded,
+            RecordedFile.open(ledger, PART, part / f"{name}.json") as recorded,
         ):
             if "tensors" in value:
                 check_tensors(recorded, value["tensors"])
@@ -105,7 +105,7 @@ def complete_config(manifests: dict[str, Any]) -> GLaMMConfig:
 # ------------------------------------------------------------------------- state dicts
 
 
-def check_tensors(recorded: Recorded, tensors: dict[str, Any]) -> None:
+def check_tensors(recorded: RecordedFile, tensors: dict[str, Any]) -> None:
     """Compare shape and dtype of every tensor; the note is its disposition.
 
     Args:
@@ -125,7 +125,7 @@ def check_tensors(recorded: Recorded, tensors: dict[str, Any]) -> None:
     injected = {injected_name(name): shape for name, shape in shapes.items()}
     for problem in find_problems(expected.table, injected, expected.leaves):
         if problem.startswith(("missing", "leaf", "no such leaf")):
-            recorded.ledger.rows.append(Row(PART, recorded.file, problem, "differs"))
+            recorded.report.rows.append(ArrayComparison(PART, recorded.file, problem, "differs"))
     recorded.compare("count", len(shapes), "exact")
     recorded.compare("numel", numel, "exact")
     recorded.exclude("note", "prose")
@@ -195,18 +195,18 @@ def _expected_entry(expected: ExpectedCheckpoint, name: str) -> tuple[Shape, str
 # ------------------------------------------------------------------------- the other files
 
 
-def check_dropped(recorded: Recorded, config: GLaMMConfig) -> None:
+def check_dropped(recorded: RecordedFile, config: GLaMMConfig) -> None:
     """Compare what the original's merge drops with all of CLIP's tensors."""
     table = table_of(config)
     names = {mapping.tensor for mapping in table.mappings()} | set(table.unmapped_by_name())
     clip_names = {name for name in names if name.startswith(CLIP_PREFIX)}
     differing = sorted(clip_names ^ set(recorded.get("keys")))
-    recorded.record("keys", len(differing), "exact", ", ".join(differing[:5]))
+    recorded.record_error("keys", len(differing), "exact", ", ".join(differing[:5]))
     recorded.compare("count", len(clip_names), "exact")
     recorded.exclude("rule", "prose")
 
 
-def check_notes(recorded: Recorded, config: GLaMMConfig) -> None:
+def check_notes(recorded: RecordedFile, config: GLaMMConfig) -> None:
     """Compare buffers, added tokens and config.json of the recorded model."""
     table = table_of(config)
     converted = [mapping.tensor for mapping in table.mappings()]
@@ -215,11 +215,11 @@ def check_notes(recorded: Recorded, config: GLaMMConfig) -> None:
     # A buffer in torch, but a leaf here, since it cannot be recomputed.
     buffers += [n for n in converted if n.endswith("positional_encoding_gaussian_matrix")]
     differing = sorted(set(buffers) ^ set(recorded.get("persistent_buffers")))
-    recorded.record("persistent_buffers", len(differing), "exact", ", ".join(differing[:5]))
+    recorded.record_error("persistent_buffers", len(differing), "exact", ", ".join(differing[:5]))
     patterns = [re.escape(p).replace(r"\*", r"\d+") for p in recorded.get("non_persistent_buffers")]
     matches = [name for name in converted for p in patterns if re.fullmatch(p, name)]
-    recorded.record("non_persistent_buffers", len(matches), "exact", ", ".join(matches))
-    for token, field in FIELDS.items():
+    recorded.record_error("non_persistent_buffers", len(matches), "exact", ", ".join(matches))
+    for token, field in TOKEN_CONFIG_FIELDS.items():
         token_id = getattr(config.tokens, field)
         recorded.compare(f"added_tokens_in_order.{token}", token_id, "exact")
     recorded.compare("embedding_rows_after_resize", config.llama.vocab_size, "exact")
@@ -234,7 +234,7 @@ def check_notes(recorded: Recorded, config: GLaMMConfig) -> None:
             recorded.compare(name, hf_config[key], "exact")
 
 
-def check_trainable(recorded: Recorded, config: GLaMMConfig) -> None:
+def check_trainable(recorded: RecordedFile, config: GLaMMConfig) -> None:
     """Compare the selection `released` with what the original trains."""
     adapted = GLaMMConfig(**{**vars(config), "lora": LoRAConfig()})
     state = abstract_model(adapted)[1]
@@ -243,7 +243,7 @@ def check_trainable(recorded: Recorded, config: GLaMMConfig) -> None:
     names = {mapping.tensor for mapping in table.mappings() if mapping.leaf in trainable}
     lora = {name for name in names if ".lora_" in name}
     differing = sorted((names - lora) ^ set(recorded.get("trainable_non_lora")))
-    recorded.record("trainable_non_lora", len(differing), "exact", ", ".join(differing[:5]))
+    recorded.record_error("trainable_non_lora", len(differing), "exact", ", ".join(differing[:5]))
     recorded.compare("n_lora", len(lora), "exact")
     num_trainable = sum(math.prod(leaves[leaf]) for leaf in trainable)
     recorded.compare("trainable_params", num_trainable, "exact")
@@ -263,7 +263,7 @@ def check_trainable(recorded: Recorded, config: GLaMMConfig) -> None:
     recorded.compare("total_params", total, "exact")
 
 
-def check_lora(recorded: Recorded, config: GLaMMConfig) -> None:
+def check_lora(recorded: RecordedFile, config: GLaMMConfig) -> None:
     """Compare the names of adapters with and without peft's prefix, and the released adapters."""
     lora = LoRAConfig()
     wrapped, bare = recorded.get("peft_wrapped_example"), recorded.get("in_place_example")
@@ -284,7 +284,7 @@ def check_lora(recorded: Recorded, config: GLaMMConfig) -> None:
         recorded.compare(name, value, "exact")
 
 
-def check_clip_configs(recorded: Recorded, value: Any, manifests: dict[str, Any]) -> None:
+def check_clip_configs(recorded: RecordedFile, value: Any, manifests: dict[str, Any]) -> None:
     """Compare CLIP configurations with what is inferred from the manifests' tensors.
 
     Args:
@@ -301,5 +301,5 @@ def check_clip_configs(recorded: Recorded, value: Any, manifests: dict[str, Any]
         hf_config = clip_hf_config(clip_config(shapes, {}))
         recorded.exclude(f"{name}.projection_dim", "of CLIP's text encoder, which is dropped")
         for key in recorded.names_under(f"{name}."):
-            if key not in recorded.settled:
+            if key not in recorded.handled:
                 recorded.compare(key, hf_config.get(key.removeprefix(f"{name}.")), "exact")

@@ -1,8 +1,9 @@
-"""The part `pipeline`: files of the fixtures to records, to batches, to losses and gradients.
+"""The part `pipeline`: fixture files -> records -> batches -> losses and gradients.
 
-What the original drew at random (which regions, in which order, which question) is taken from the
-recording: the record is narrowed to it, and its questions stand in for our lists. Everything else
-is made anew: pictures, masks, boxes, conversations, ids, labels, batch.
+What the original sampled at random (which regions, in which order, which question) is taken from
+the recording: a record is reduced to the sampled annotations, and the recorded question replaces
+the paraphrases of this library. Everything else is computed: images, masks, boxes, conversations,
+ids, labels, batch.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ from glamm_jax.weights.glamm import glamm_table
 from tools.parity.dataset_items import ANSWER, QUESTION, SourceWithImagePaths
 from tools.parity.e2e_train import compare_losses, torch_tensors
 from tools.parity.golden_model import glamm_config, golden_glamm
-from tools.parity.recorded_folder import naming, part_folder, report_unknown_files
-from tools.parity.report import GoldenError, Ledger, Recorded, read_json
+from tools.parity.recorded_folder import entry_errors, part_folder, report_unknown_files
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile, read_json
 from tools.parity.tokenizer import open_tokenizer
 
 PART, FILE = "pipeline", "info.json"
-# Recorded batch -> the dataset of the fixtures, and what it is asked for.
+# Recorded batch -> (dataset of the fixtures, task of its conversations)
 BATCHES: dict[str, tuple[str, ConversationTask]] = {
     "gcg": ("grandf_ha", "gcg"),
     "region": ("refcocog_regions", "region"),
@@ -52,54 +53,66 @@ BATCHES: dict[str, tuple[str, ConversationTask]] = {
     "refseg": ("refcocog", "referring"),
     "semseg": ("ade20k", "semantic"),
 }
-# Larger than anything recorded: nothing is cut.
-ROOM = BatchShape(tokens=2048, targets=2048, mask_height=4096, mask_width=4096)
+# Larger than every recorded sample, so nothing is truncated.
+LARGE_SHAPE = BatchShape(tokens=2048, targets=2048, mask_height=4096, mask_width=4096)
 
 
-class _Made(NamedTuple):
-    """One recorded batch, made by us."""
+class _BuiltBatch(NamedTuple):
+    """One recorded batch, built from the fixture files.
+
+    Attributes:
+        samples: one for each image.
+        turns: the conversation of each image.
+        names: for each image the texts of the annotations that its conversation is about.
+    """
 
     samples: list[Sample]
     turns: list[tuple[str, ...]]
-    names: list[list[str]]  # what each conversation is about, as our records name it
+    names: list[list[str]]
 
 
-def check(folder: Path, ledger: Ledger) -> None:
-    """Compare everything recorded in `folder/pipeline` with what `folder/fixtures/data` gives.
+def check(folder: Path, report: ComparisonReport) -> None:
+    """Compare everything recorded in `folder/pipeline` with results from `folder/fixtures/data`.
 
-    Raises: GoldenError naming what is absent or broken.
+    Args:
+        folder: the golden folder.
+        report: receives the results.
+
+    Raises:
+        GoldenError: a file is absent or cannot be read.
     """
     part = part_folder(folder, PART)
     data = part_folder(part_folder(folder, "fixtures"), "data")
     tokenizer = open_tokenizer(folder)
     described = read_json(part / FILE)
     files = {FILE}
-    with naming(part / FILE), Recorded.open(ledger, PART, part / FILE) as info:
+    with entry_errors(part / FILE), RecordedFile.open(report, PART, part / FILE) as info:
         info.exclude_prefix("config.", "describes the model")
-        info.exclude("template_index", "which paraphrase was drawn; it stands in the conversations")
+        info.exclude("template_index", "which paraphrase was sampled; the conversations contain it")
         config = glamm_config(described["config"])
         info.compare("clip_preprocess_size", config.clip.image_size, "exact")
-        known = [name for name in described["batches"] if name in BATCHES]
-        made = {name: _make(info, name, data, config, tokenizer) for name in known}
-        run = _Runner(config, described["config"]["salt"], [each.samples for each in made.values()])
-        for name, batch in made.items():
+        names = [name for name in described["batches"] if name in BATCHES]
+        batches = {name: _build_batch(info, name, data, config, tokenizer) for name in names}
+        samples = [batch.samples for batch in batches.values()]
+        run = _Runner(config, described["config"]["salt"], samples)
+        for name, batch in batches.items():
             files.add(f"{name}.npz")
             _compare_texts(info, name, batch, tokenizer)
             _compare_sizes(info, name, batch)
             parts, gradients = run(batch.samples)
             compare_losses(info, parts, "loss", f"batches.{name}.losses.")
             _compare_norms(info, f"batches.{name}.grad_norms.", gradients)
-            with Recorded.open(ledger, PART, part / f"{name}.npz") as arrays:
+            with RecordedFile.open(report, PART, part / f"{name}.npz") as arrays:
                 _compare_arrays(arrays, batch.samples, config)
-    report_unknown_files(ledger, PART, part, files)
+    report_unknown_files(report, PART, part, files)
 
 
 # ---------------------------------------------------------------------------- fixtures to samples
 
 
-def _make(
-    info: Recorded, name: str, data: Path, config: GLaMMConfig, tokenizer: Tokenizer
-) -> _Made:
+def _build_batch(
+    info: RecordedFile, name: str, data: Path, config: GLaMMConfig, tokenizer: Tokenizer
+) -> _BuiltBatch:
     dataset, task = BATCHES[name]
     source = find_dataset(dataset)(data, "train")
     if not isinstance(source, SourceWithImagePaths):
@@ -108,20 +121,20 @@ def _make(
     items = (
         info.get(f"{prefix}.{field}") for field in ("images", "sampled_classes", "conversations")
     )
-    made = _Made([], [], [])
+    batch = _BuiltBatch([], [], [])
     for path, names, conversation in zip(*items, strict=True):
         record = _record_of(source, data / path)
-        record = replace(record, annotations=_drawn(record, task, names))
-        asking = _asking(task, names, conversation)
-        (example,) = sample_conversations(record, (task,), asking).examples
-        sample, notes = encode_examples([example], tokenizer, config, ROOM)
+        record = replace(record, annotations=_sampled_annotations(record, task, names))
+        recorded_choices = _recorded_choices(task, names, conversation)
+        (example,) = sample_conversations(record, (task,), recorded_choices).examples
+        sample, notes = encode_examples([example], tokenizer, config, LARGE_SHAPE)
         if sample is None or notes:
             raise GoldenError(f"{name}: {path}: {', '.join(notes)}")
-        made.samples.append(sample)
-        made.turns.append(example.turns)
-        made.names.append(_names(record, task))
-    info.exclude(f"{prefix}.images", "input: records are found by their pictures")
-    return made
+        batch.samples.append(sample)
+        batch.turns.append(example.turns)
+        batch.names.append(_names(record, task))
+    info.exclude(f"{prefix}.images", "input: records are found by their images")
+    return batch
 
 
 def _record_of(source: SourceWithImagePaths, path: Path) -> Record:
@@ -133,44 +146,46 @@ def _record_of(source: SourceWithImagePaths, path: Path) -> Record:
     raise GoldenError(f"{source.name} has no record of {path}")
 
 
-def _drawn(record: Record, task: ConversationTask, names: Sequence[str]) -> tuple[Any, ...]:
-    """The annotations that were drawn, in their order; of a grounded caption all of it."""
-    said = [each for each in record.annotations if each.task == task]
+def _sampled_annotations(
+    record: Record, task: ConversationTask, names: Sequence[str]
+) -> tuple[Any, ...]:
+    """Return the annotations with the recorded names, in that order; for GCG all annotations."""
+    remaining = [annotation for annotation in record.annotations if annotation.task == task]
     if task == "gcg":
-        return tuple(said)
-    drawn = []
+        return tuple(remaining)
+    sampled = []
     for name in names:
-        same = [each for each in said if each.text.lower() == name.strip().lower()]
-        if not same:
-            raise GoldenError(f"{record.source} {record.image_id}: nothing is called {name!r}")
-        drawn.append(said.pop(said.index(same[0])))
-    return tuple(drawn)
+        matches = [a for a in remaining if a.text.lower() == name.strip().lower()]
+        if not matches:
+            raise GoldenError(f"{record.source} {record.image_id}: no annotation is named {name!r}")
+        sampled.append(remaining.pop(remaining.index(matches[0])))
+    return tuple(sampled)
 
 
 def _names(record: Record, task: ConversationTask) -> list[str]:
     if task != "gcg":
-        return [each.text for each in record.annotations]
+        return [annotation.text for annotation in record.annotations]
     (caption,) = record.annotations
     spans = sorted({(link.start, link.end) for link in caption.links})
     return [caption.text[start:end] for start, end in spans]
 
 
-def _asking(task: ConversationTask, names: Sequence[str], conversation: str) -> ConversationConfig:
-    """The recorded paraphrase as the only one, and everything as it comes."""
+def _recorded_choices(
+    task: ConversationTask, names: Sequence[str], conversation: str
+) -> ConversationConfig:
+    """Return the configuration under which sampling gives the recorded conversation."""
     questions, answers = QUESTION.findall(conversation), ANSWER.findall(conversation)
     first = questions[0].removeprefix(f"{PREAMBLE}\n")
     if task == "region":
         first = first.replace(name_regions(1), "{regions}")
     elif task != "gcg":
         first = re.sub(re.escape(names[0].strip().lower()), "{name}", first, count=1)
-    number = len(names)
-    given = answers[:1] if task in ("referring", "semantic") else ()
     return ConversationConfig(
-        max_turns=number,
-        max_regions=number,
+        max_turns=len(names),
+        max_regions=len(names),
         shuffle=False,
         questions=(first,),
-        answers=tuple(given),
+        answers=tuple(answers[:1]) if task in ("referring", "semantic") else (),
     )
 
 
@@ -178,41 +193,41 @@ def _asking(task: ConversationTask, names: Sequence[str], conversation: str) -> 
 
 
 class _Runner:
-    """One model and one compiled program for every recorded batch."""
+    """One model and one compiled program for all recorded batches."""
 
     def __init__(self, config: GLaMMConfig, salt: str, batches: Sequence[list[Sample]]):
-        needs = [build_batch(samples, config).required_shape for samples in batches]
-        self._capacity = reduce(BatchShape.union, needs, BatchShape())
+        shapes = [build_batch(samples, config).required_shape for samples in batches]
+        self._batch_shape = reduce(BatchShape.union, shapes, BatchShape())
         self._config, self._table = config, glamm_table(config)
         model = golden_glamm(config, salt)
-        graph, self._trained, self._frozen = nnx.split(
+        graph, self._trainable, self._frozen = nnx.split(
             model, trainable_filter("all_but_encoders"), ...
         )
 
-        def loss(trained: nnx.State, frozen: nnx.State, batch: Batch) -> tuple[Any, Losses]:
-            whole: GLaMM = nnx.merge(graph, trained, frozen, copy=True)
-            parts = losses(whole, batch, whole(batch), LossWeights())
+        def loss(trainable: nnx.State, frozen: nnx.State, batch: Batch) -> tuple[Any, Losses]:
+            model: GLaMM = nnx.merge(graph, trainable, frozen, copy=True)
+            parts = losses(model, batch, model(batch), LossWeights())
             return parts.total, parts
 
         self._gradient = jax.jit(jax.grad(loss, has_aux=True))
 
     def __call__(self, samples: list[Sample]) -> tuple[Losses, dict[str, np.ndarray]]:
-        """Losses, and gradients by torch name."""
-        batch = collate(samples, self._config, self._capacity)
-        gradients, parts = self._gradient(self._trained, self._frozen, batch)
+        """Return the losses, and the gradients by torch name."""
+        batch = collate(samples, self._config, self._batch_shape)
+        gradients, parts = self._gradient(self._trainable, self._frozen, batch)
         return jax.tree.map(np.asarray, parts), torch_tensors(self._table, gradients)
 
 
 # ---------------------------------------------------------------------------- comparison
 
 
-def _compare_texts(info: Recorded, name: str, made: _Made, tokenizer: Tokenizer) -> None:
+def _compare_texts(info: RecordedFile, name: str, batch: _BuiltBatch, tokenizer: Tokenizer) -> None:
     prefix = f"batches.{name}"
     rendered = [
-        RELEASED_TEMPLATE.render([with_preamble(first), *rest]) for first, *rest in made.turns
+        RELEASED_TEMPLATE.render([with_preamble(first), *rest]) for first, *rest in batch.turns
     ]
     info.compare(f"{prefix}.conversations", rendered, "exact")
-    rows = [row for sample in made.samples for row in sample.conversations]
+    rows = [row for sample in batch.samples for row in sample.conversations]
     width = max(len(row.token_ids) for row in rows)
     ids = np.full((len(rows), width), tokenizer.pad, np.int32)
     labels = np.full((len(rows), width), IGNORE_ID, np.int32)
@@ -222,41 +237,44 @@ def _compare_texts(info: Recorded, name: str, made: _Made, tokenizer: Tokenizer)
     info.compare(f"{prefix}.input_ids", ids, "exact")
     info.compare(f"{prefix}.labels", labels, "exact")
     info.compare(f"{prefix}.offset", list(range(len(rows) + 1)), "exact")
-    given = [
-        [each.strip().lower() for each in row] for row in info.get(f"{prefix}.sampled_classes")
+    recorded = [
+        [text.strip().lower() for text in row] for row in info.get(f"{prefix}.sampled_classes")
     ]
-    ours = [[each.lower() for each in row] for row in made.names]
-    same = 0.0 if given == ours else 1.0
-    info.record(f"{prefix}.sampled_classes", same, "exact", "without case, as it is asked")
+    actual = [[text.lower() for text in row] for row in batch.names]
+    error = 0.0 if recorded == actual else 1.0
+    note = "compared without case, as the questions have them"
+    info.record_error(f"{prefix}.sampled_classes", error, "exact", note)
 
 
-def _compare_sizes(info: Recorded, name: str, made: _Made) -> None:
-    prefix, samples = f"batches.{name}", made.samples
-    seen = all(sample.grounding_image is not None for sample in samples)
+def _compare_sizes(info: RecordedFile, name: str, batch: _BuiltBatch) -> None:
+    prefix, samples = f"batches.{name}", batch.samples
+    has_grounding = all(sample.grounding_image is not None for sample in samples)
     sizes = {"resize": "resized_size", "label_shapes": "original_size"}
     for field, size in sizes.items():
-        ours = [list(getattr(sample, size)) for sample in samples] if seen else None
-        info.compare(f"{prefix}.{field}", ours, "exact")
-    boxes = [each.boxes_xyxy_unit for each in samples if each.boxes_xyxy_unit is not None]
+        actual = [list(getattr(sample, size)) for sample in samples] if has_grounding else None
+        info.compare(f"{prefix}.{field}", actual, "exact")
+    boxes = [sample.boxes_xyxy_unit for sample in samples if sample.boxes_xyxy_unit is not None]
     recorded = info.get(f"{prefix}.bboxes")
     if recorded is None or not boxes:
         info.compare(f"{prefix}.bboxes", boxes or None, "exact")
         return
-    same = [len(each) for each in boxes] == [len(each) for each in recorded]
-    error = np.abs(np.concatenate(boxes) - np.concatenate(recorded)).max() if same else np.inf
-    info.record(f"{prefix}.bboxes", float(error), "box")
+    same_counts = [len(array) for array in boxes] == [len(rows) for rows in recorded]
+    error = (
+        np.abs(np.concatenate(boxes) - np.concatenate(recorded)).max() if same_counts else np.inf
+    )
+    info.record_error(f"{prefix}.bboxes", float(error), "box")
 
 
-def _compare_norms(info: Recorded, prefix: str, gradients: dict[str, np.ndarray]) -> None:
+def _compare_norms(info: RecordedFile, prefix: str, gradients: dict[str, np.ndarray]) -> None:
     for name in info.names_under(prefix):
-        ours = gradients.get(name.removeprefix(prefix))
-        if ours is not None:  # else it stays unknown, and fails
-            norm = np.linalg.norm(ours.astype(np.float64))
+        gradient = gradients.get(name.removeprefix(prefix))
+        if gradient is not None:  # otherwise the array stays unknown, which is a failure
+            norm = np.linalg.norm(gradient.astype(np.float64))
             info.compare(name, norm, "gradient_norm")
 
 
-def _compare_arrays(arrays: Recorded, samples: list[Sample], config: GLaMMConfig) -> None:
-    """Both encoders' pixels and every mask."""
+def _compare_arrays(arrays: RecordedFile, samples: list[Sample], config: GLaMMConfig) -> None:
+    """Compare the pixels of both encoders and every mask."""
     images = np.stack([sample.image for sample in samples if sample.image is not None])
     clip, sam = config.clip, config.sam
     pixels = normalize_pixels(jnp.asarray(images), clip.pixel_mean, clip.pixel_std)

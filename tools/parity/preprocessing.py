@@ -16,19 +16,19 @@ from glamm_jax.data import preprocess, rle
 from glamm_jax.nn.pixel_normalization import normalize_pixels
 from glamm_jax.testing import golden_weights
 from tools.parity.recorded_folder import (
-    naming,
+    entry_errors,
+    integer_input,
     part_folder,
     report_unknown_files,
-    whole_numbers,
 )
-from tools.parity.report import GoldenError, Ledger, Recorded
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile
 
 PART = "preprocessing"
 BICUBIC = 3
 DEFAULT_CLIP_SIZE, DEFAULT_SAM_SIZE = 336, 1024
 
 
-def check(folder: Path, ledger: Ledger) -> None:
+def check(folder: Path, ledger: ComparisonReport) -> None:
     """Compare everything recorded in `folder/preprocessing`.
 
     Raises:
@@ -36,13 +36,13 @@ def check(folder: Path, ledger: Ledger) -> None:
     """
     part = part_folder(folder, PART)
     path = part / "info.json"
-    with naming(path), Recorded.open(ledger, PART, path) as info:
+    with entry_errors(path), RecordedFile.open(ledger, PART, path) as info:
         clip_size = _check_processor(info)
         files, sam_sizes = [], []
         for prefix in _images(info):
             name = str(info.input(f"{prefix}.file", "name of the file"))
             files.append(name)
-            with naming(part / name), Recorded.open(ledger, PART, part / name) as arrays:
+            with entry_errors(part / name), RecordedFile.open(ledger, PART, part / name) as arrays:
                 sam_sizes.append(_check_arrays(arrays))
                 _check_image_info(info, prefix, arrays, clip_size, sam_sizes[-1])
         _check_shapes(info, clip_size, sam_sizes[0] if sam_sizes else DEFAULT_SAM_SIZE)
@@ -52,12 +52,12 @@ def check(folder: Path, ledger: Ledger) -> None:
     report_unknown_files(ledger, PART, part, {"info.json", *files})
 
 
-def _images(info: Recorded) -> list[str]:
+def _images(info: RecordedFile) -> list[str]:
     matches = (re.match(r"images\[\d+\]", name) for name in info.names)
     return list(dict.fromkeys(match.group() for match in matches if match))
 
 
-def _check_processor(info: Recorded) -> int:
+def _check_processor(info: RecordedFile) -> int:
     """Compare the settings of the processor with our constants; returns the size of its crop."""
     expected = {
         "do_resize": True,
@@ -76,7 +76,7 @@ def _check_processor(info: Recorded) -> int:
             info.compare(key, value, "box" if name.startswith(("image", "rescale")) else "exact")
     size = DEFAULT_CLIP_SIZE
     if "clip_processor.size.shortest_edge" in info:
-        size = int(whole_numbers(info, "clip_processor.size.shortest_edge"))
+        size = int(integer_input(info, "clip_processor.size.shortest_edge"))
     # Both sides of the crop are the resized side: there is one size.
     for edge in ("height", "width"):
         if f"clip_processor.crop_size.{edge}" in info:
@@ -86,7 +86,7 @@ def _check_processor(info: Recorded) -> int:
     return size
 
 
-def _check_arrays(arrays: Recorded) -> int:
+def _check_arrays(arrays: RecordedFile) -> int:
     """Compare every array of the file of an image; returns the size of the image for SAM."""
     image = _checked_image(arrays)
     sizes: dict[str, int] = {}
@@ -106,7 +106,7 @@ def _check_arrays(arrays: Recorded) -> int:
     return sizes.get("sam", DEFAULT_SAM_SIZE)
 
 
-def _checked_image(arrays: Recorded) -> np.ndarray:
+def _checked_image(arrays: RecordedFile) -> np.ndarray:
     """The image; compared with the golden rule's image if nearly all pixels are equal."""
     name = "in/image_u8"
     image = arrays.get(name)
@@ -133,7 +133,7 @@ def grounding_pixels(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(normalize_pixels(pixels, config.pixel_mean, config.pixel_std, sizes))[0]
 
 
-def _compare_pixels(arrays: Recorded, name: str, pixels: np.ndarray, kind: str) -> None:
+def _compare_pixels(arrays: RecordedFile, name: str, pixels: np.ndarray, kind: str) -> None:
     """Compare pixels, with a stricter tolerance if nearly all of them are equal.
 
     `kind` allows for another resizer, which differs by one level in many places. If all values but
@@ -157,7 +157,7 @@ def _compare_pixels(arrays: Recorded, name: str, pixels: np.ndarray, kind: str) 
 
 
 def _check_image_info(
-    info: Recorded, prefix: str, arrays: Recorded, clip_size: int, sam_size: int
+    info: RecordedFile, prefix: str, arrays: RecordedFile, clip_size: int, sam_size: int
 ) -> None:
     image = arrays.get("in/image_u8")
     height, width = image.shape[:2]
@@ -173,7 +173,7 @@ def _check_image_info(
     if f"{prefix}.boxes_px" not in info:
         return
     boxes = np.asarray(info.input(f"{prefix}.boxes_px"), np.float32)
-    order = np.atleast_1d(whole_numbers(info, f"{prefix}.shuffle"))
+    order = np.atleast_1d(integer_input(info, f"{prefix}.shuffle"))
     if not set(order.tolist()) <= set(range(len(boxes))):
         raise GoldenError(f"{info.file}: {prefix}.shuffle is not an order of {len(boxes)} boxes")
     # Before the shuffle the labels are a, b, c in the order of the boxes.
@@ -185,7 +185,7 @@ def _check_image_info(
         info.compare(f"{prefix}.single_box", box_module.to_unit(boxes[:1], height, width), "box")
 
 
-def _check_shapes(info: Recorded, clip_size: int, sam_size: int) -> None:
+def _check_shapes(info: RecordedFile, clip_size: int, sam_size: int) -> None:
     """Compare sizes after resizing; a row is height, width, resized height, resized width."""
     for name, resized, size in (
         ("clip_resize_shapes", preprocess.clip_size, clip_size),
@@ -196,16 +196,16 @@ def _check_shapes(info: Recorded, clip_size: int, sam_size: int) -> None:
             info.compare(name, [[*pair, *resized(*pair, size)] for pair in sizes], "exact")
 
 
-def _check_boxes(info: Recorded, sam_size: int) -> None:
+def _check_boxes(info: RecordedFile, sam_size: int) -> None:
     if "apply_boxes.out" not in info:
         return
-    height, width = whole_numbers(info, "apply_boxes.orig")
+    height, width = integer_input(info, "apply_boxes.orig")
     boxes = np.asarray(info.input("apply_boxes.boxes"), np.float64)
     out = box_module.to_grounding_frame(boxes, int(height), int(width), sam_size)
     info.compare("apply_boxes.out", out, "box")
 
 
-def _check_counts(info: Recorded) -> None:
+def _check_counts(info: RecordedFile) -> None:
     """Compare the numbers of boxes and labels that are kept of many.
 
     quirk 42: the Flickr class keeps all boxes, and limits only the labels.
@@ -222,7 +222,7 @@ def _check_counts(info: Recorded) -> None:
         info.compare(f"more_than_10_boxes.{name}.n_labels", len(labels), "exact")
 
 
-def _check_run_lengths(info: Recorded) -> None:
+def _check_run_lengths(info: RecordedFile) -> None:
     if "rle.masks" not in info:
         return
     recorded = [np.asarray(mask) for mask in info.get("rle.masks")]
@@ -239,7 +239,7 @@ def _check_run_lengths(info: Recorded) -> None:
     info.compare("rle.masks", decoded, "exact")
 
 
-def _decoded(info: Recorded, i: int) -> list[list[int]]:
+def _decoded(info: RecordedFile, i: int) -> list[list[int]]:
     """The mask of the recorded runs i; [] if compressed and plain counts differ or are broken."""
     both = []
     for kind in ("uncompressed", "compressed"):

@@ -1,8 +1,8 @@
-"""Inputs that an `info.json` describes in words, drawn again and compared with what is recorded.
+"""Random inputs that an `info.json` describes by a recipe, generated again and compared.
 
 "blocky('clip_l_336',(1,3,336,336),14,salt)"
-"normal('input:text_embeds{n}',(n,1,256)), l=0..3"        n, l: values the case supplies
-"input:lora_x"                                            `normal`, as large as recorded
+"normal('input:text_embeds{n}',(n,1,256)), l=0..3"        n, l: values that the check supplies
+"input:lora_x"                                            `normal`, with the recorded shape
 """
 
 from __future__ import annotations
@@ -15,42 +15,47 @@ from typing import Any
 import numpy as np
 
 from glamm_jax.testing import golden_weights
-from tools.parity.report import GoldenError, Recorded
+from tools.parity.report import GoldenError, RecordedFile
 
-# A call, and parentheses one level deep inside it; the prose around is passed over.
+# A call with parentheses one level deep inside it; the prose around it is ignored.
 _CALL = re.compile(r"\b(?:normal|blocky)\((?:[^()]|\([^()]*\))*\)")
 _NAME = re.compile(r"input:[\w{}]+")
 
 
-def draw(recipe: str, salt: str = "", unsaid: str = "", **values: Any) -> list[np.ndarray]:
-    """Every input that a recipe's calls describe, in order.
+def generate_inputs(
+    recipe: str, salt: str = "", default_salt: str = "", **values: Any
+) -> list[np.ndarray]:
+    """Generate every input that a recipe's calls describe, in order. Nothing is evaluated as code.
 
     Args:
-        salt: what the name `salt` stands for; `values` are further names, also in {braces}.
-        unsaid: the salt of a call that mentions none.
-        values: `shape`, when given, takes the place of a shape with letters nobody knows.
+        recipe: text that contains the calls.
+        salt: value of the name `salt` in a call.
+        default_salt: salt of a call that has no salt argument.
+        values: values of further names, also in {braces}. `shape`, if present, replaces a shape
+            with names that have no value.
 
-    Raises: ValueError when there is no call, or one that cannot be read. Nothing is evaluated.
+    Raises:
+        ValueError: there is no call, or one that cannot be parsed.
     """
     named = _NAME.fullmatch(recipe)
     calls = [f"normal({recipe!r}, shape)"] if named else _CALL.findall(recipe)
     if not calls:
-        raise ValueError(f"the recipe {recipe!r} draws nothing")
+        raise ValueError(f"the recipe {recipe!r} has no call of normal or blocky")
     try:
-        return [_drawn(call, {"salt": salt, **values}, unsaid) for call in calls]
+        return [_generate(call, {"salt": salt, **values}, default_salt) for call in calls]
     except (SyntaxError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"cannot read the recipe {recipe!r}: {error}") from error
 
 
-def _drawn(call: str, names: dict[str, Any], unsaid: str) -> np.ndarray:
+def _generate(call: str, names: dict[str, Any], default_salt: str) -> np.ndarray:
     tree = ast.parse(call, mode="eval").body
     assert isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name)
     name, shape, *rest = tree.args
     arguments = [_value(name, names), _shape(shape, names), *(_value(x, names) for x in rest)]
-    kind, length = (
+    function, num_arguments = (
         (golden_weights.blocky, 4) if tree.func.id == "blocky" else (golden_weights.normal, 3)
     )
-    return kind(*[*arguments, unsaid][:length])
+    return function(*[*arguments, default_salt][:num_arguments])
 
 
 def _shape(node: ast.expr, names: dict[str, Any]) -> tuple[int, ...]:
@@ -72,40 +77,61 @@ def _value(node: ast.expr, names: dict[str, Any]) -> Any:
 
 
 def compared_inputs(
-    recorded: Recorded, names: Sequence[str], recipe: str, salt: str, **values: Any
+    recorded: RecordedFile, names: Sequence[str], recipe: str, salt: str, **values: Any
 ) -> list[np.ndarray]:
-    """The recipe's inputs, one a recorded name, each compared with what is recorded.
+    """Generate the inputs of a recipe and compare each with the recorded array of its name.
 
-    Recipes do not always mention the salt; then the one that gives what was recorded is taken, and
-    the plain one when neither does, which the comparison tells.
+    A recipe does not always name the salt. Then the given salt is tried, and no salt if the result
+    does not match the recording; if neither matches, the comparison reports it.
 
-    Raises: GoldenError when the recipe cannot be read or makes another number of arrays.
+    Args:
+        recorded: the file with the recorded inputs.
+        names: names of the recorded inputs, in the order of the recipe's calls.
+        recipe: text of `info.json` that describes them.
+        salt: the salt of the file.
+        values: values of names in the recipe.
+
+    Returns:
+        The generated arrays.
+
+    Raises:
+        GoldenError: the recipe cannot be parsed, or describes another number of arrays.
     """
-    made: list[np.ndarray] = []
-    for unsaid in (salt, ""):
+    arrays: list[np.ndarray] = []
+    shape = recorded.shape(names[0])
+    for default_salt in (salt, ""):
         try:
-            made = draw(recipe, salt, unsaid, shape=recorded.shape(names[0]), **values)
+            arrays = generate_inputs(recipe, salt, default_salt, shape=shape, **values)
         except ValueError as error:
             raise GoldenError(f"{recorded.file}: {error}") from error
-        if len(made) != len(names):
-            raise GoldenError(f"{recorded.file}: {recipe!r} makes {len(made)}, not {len(names)}")
-        if all(agrees(recorded, name, array) for name, array in zip(names, made, strict=True)):
+        if len(arrays) != len(names):
+            raise GoldenError(
+                f"{recorded.file}: {recipe!r} describes {len(arrays)} arrays, not {len(names)}"
+            )
+        pairs = zip(names, arrays, strict=True)
+        if all(matches_recorded(recorded, name, array) for name, array in pairs):
             break
-    for name, array in zip(names, made, strict=True):
-        if name not in recorded.settled:
+    for name, array in zip(names, arrays, strict=True):
+        if name not in recorded.handled:
             recorded.compare(name, array, "input")
-    return made
+    return arrays
 
 
-def agrees(recorded: Recorded, name: str, array: np.ndarray, limit: float = 1e-5) -> bool:
-    """Whether nine tenths of an array are what is recorded, as far as it is stored.
+def matches_recorded(
+    recorded: RecordedFile, name: str, array: np.ndarray, limit: float = 1e-5
+) -> bool:
+    """Return whether more than nine tenths of an array equal the stored part of the recorded one.
 
-    limit: over the standard deviation of what is recorded.
+    Args:
+        recorded: the recorded file.
+        name: of the recorded array; it may be sampled.
+        array: the computed array.
+        limit: largest difference, over the standard deviation of the recorded values.
     """
     if array.shape != recorded.shape(name):
         return False
-    theirs, ours = recorded.values.get(name), array
-    if theirs is None:
+    expected, actual = recorded.values.get(name), array
+    if expected is None:
         index = recorded.get(f"{name}__idx")
-        theirs, ours = recorded.get(f"{name}__val"), array.reshape(-1).take(index, mode="clip")
-    return float(np.mean(np.abs(ours - theirs) <= limit * np.std(theirs))) > 0.9
+        expected, actual = recorded.get(f"{name}__val"), array.reshape(-1).take(index, mode="clip")
+    return float(np.mean(np.abs(actual - expected) <= limit * np.std(expected))) > 0.9

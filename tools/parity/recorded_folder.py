@@ -1,4 +1,4 @@
-"""What the text and picture cases share: finding a part's files, and inputs that must be whole."""
+"""Files of one part of a golden folder: lookup, errors that name them, and integer inputs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from tools.parity.report import GoldenError, Ledger, Recorded, Row
+from tools.parity.report import ArrayComparison, ComparisonReport, GoldenError, RecordedFile
 
 
 def part_folder(folder: Path, part: str) -> Path:
-    """`folder/part`.
+    """Return `folder/part`.
 
-    Raises: GoldenError when it is no folder.
+    Raises:
+        GoldenError: there is no such folder.
     """
     path = folder / part
     if not path.is_dir():
@@ -24,37 +25,50 @@ def part_folder(folder: Path, part: str) -> Path:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turn a stumble over an entry of the wrong kind into one error that names the file.
+def entry_errors(path: Path) -> Iterator[None]:
+    """Turn an exception that an entry of the wrong type causes into an error that names the file.
 
-    Raises: GoldenError.
+    Raises:
+        GoldenError: the enclosed code failed on an entry.
     """
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise GoldenError(f"{path}: an entry has the wrong kind of value: {error}") from error
+        raise GoldenError(f"{path}: an entry has a value of the wrong type: {error}") from error
 
 
-def report_unknown_files(ledger: Ledger, part: str, folder: Path, known: Collection[str]) -> None:
-    """One failing row for each file that no case has read."""
+def report_unknown_files(
+    report: ComparisonReport, part: str, folder: Path, expected: Collection[str]
+) -> None:
+    """Add a failing result for each file of a folder that no check reads.
+
+    Args:
+        report: receives the results.
+        part: part of the golden folder.
+        folder: the folder.
+        expected: names of the files that are read.
+    """
     for path in sorted(folder.iterdir()):
-        if path.name not in known:
+        if path.name not in expected:
             name = f"{folder.name}/{path.name}"
-            ledger.rows.append(Row(part, name, "", "unknown", note="no case knows this file"))
+            report.rows.append(
+                ArrayComparison(part, name, "", "unknown", note="no check reads this file")
+            )
 
 
-def whole_numbers(recorded: Recorded, name: str) -> Any:
-    """An input that counts something, as an integer array; a fraction in it is a failing row.
+def integer_input(recorded: RecordedFile, name: str) -> Any:
+    """Return an input as an integer array and exclude it; a fraction in it is a difference.
 
-    Raises: GoldenError when it is not numeric at all.
+    Raises:
+        GoldenError: the entry is not numeric.
     """
     try:
         value = np.asarray(recorded.get(name), np.float64)
     except (TypeError, ValueError) as error:
         raise GoldenError(f"{recorded.file}: {name} is not a number: {error}") from error
-    whole = np.rint(value).astype(np.int64)
-    if np.array_equal(whole, value):
+    integers = np.rint(value).astype(np.int64)
+    if np.array_equal(integers, value):
         recorded.exclude(name, "input")
     else:
-        recorded.compare(name, whole, "exact")
-    return whole
+        recorded.compare(name, integers, "exact")
+    return integers

@@ -1,4 +1,4 @@
-"""The region encoder at full size: fused maps, RoIAlign, features; and a bfloat16 variant."""
+"""The region encoder at full size: fused maps, RoIAlign and features; and a bfloat16 variant."""
 
 from __future__ import annotations
 
@@ -16,18 +16,25 @@ from glamm_jax.models.region import RegionEncoder
 from glamm_jax.weights.region import region_table
 from tools.parity.e2e_inputs import nchw
 from tools.parity.golden_model import golden_module
-from tools.parity.recipes import agrees, draw
-from tools.parity.report import Recorded
+from tools.parity.recipes import generate_inputs, matches_recorded
+from tools.parity.report import RecordedFile
 
 NUM_LEVELS = 4
 
 
-def check_region(recorded: Recorded, info: dict[str, Any]) -> None:
-    """Maps once; then every batch of boxes, images without boxes included."""
+def check_region(recorded: RecordedFile, info: dict[str, Any]) -> None:
+    """Compare the fused maps, then the features of every batch of boxes.
+
+    Args:
+        recorded: the file.
+        info: its entry in `info.json`.
+    """
     for levels in _candidates(info):
         encoder = _encoder(recorded, info, levels, _batches(recorded)[0])
         maps = _maps(encoder, [jnp.asarray(x) for x in levels])
-        if agrees(recorded, f"fused_level{NUM_LEVELS - 1}", nchw(np.asarray(maps[-1])), 1e-2):
+        if matches_recorded(
+            recorded, f"fused_level{NUM_LEVELS - 1}", nchw(np.asarray(maps[-1])), 1e-2
+        ):
             break
     for level, x in enumerate(maps):
         recorded.compare(f"fused_level{level}", nchw(np.asarray(x)), "encoder")
@@ -37,8 +44,8 @@ def check_region(recorded: Recorded, info: dict[str, Any]) -> None:
         features, pooled = _features(encoder, maps, boxes, levels[0].shape[1])
         start = 0
         for i, image_boxes in zip(_images(recorded, batch), boxes, strict=True):
-            ours = features[start : start + len(image_boxes)]
-            recorded.compare(f"{batch}out{i}", ours, "encoder")
+            image_features = features[start : start + len(image_boxes)]
+            recorded.compare(f"{batch}out{i}", image_features, "encoder")
             start += len(image_boxes)
         if number == 0:
             for name in pooled_names:
@@ -46,43 +53,51 @@ def check_region(recorded: Recorded, info: dict[str, Any]) -> None:
                 recorded.compare(name, nchw(pooled[level][:1]), "encoder")
 
 
-def check_region_bf16(recorded: Recorded, info: dict[str, Any]) -> None:
-    """Weights, inputs and maps in bfloat16; the first image of the inputs alone."""
+def check_region_bf16(recorded: RecordedFile, info: dict[str, Any]) -> None:
+    """Compare features that are computed in bfloat16, for the first image of the inputs.
+
+    Args:
+        recorded: the file.
+        info: its entry in `info.json`.
+    """
     boxes = [recorded.input("boxes0")]
     for levels in _candidates(info):
         encoder = _encoder(recorded, info, levels, "")
         maps = _maps(encoder, [jnp.asarray(x[:1], jnp.bfloat16) for x in levels])
         features, _ = _features(encoder, maps, boxes, levels[0].shape[1])
-        if agrees(recorded, "out0", features.astype(np.float32), 0.2):
+        if matches_recorded(recorded, "out0", features.astype(np.float32), 0.2):
             break
     recorded.compare("out0", features.astype(np.float32), "bf16")
 
 
 def _candidates(info: dict[str, Any]) -> Iterator[list[np.ndarray]]:
-    """CLIP's states, level by level, as the recipe may mean them.
+    """Generate CLIP's hidden states for all levels, with the salt and without it.
 
-    They are not recorded, and the recipe may not mention the salt: what comes of them tells.
+    The states are not recorded, and the recipe may not name the salt. The features tell which of
+    the two is right.
     """
     recipe, salt = info["inputs"], info["salt"]
-    for unsaid in dict.fromkeys((salt, "")):
-        yield [draw(recipe, salt, unsaid, l=level)[0] for level in range(NUM_LEVELS)]
+    for default_salt in dict.fromkeys((salt, "")):
+        yield [
+            generate_inputs(recipe, salt, default_salt, l=level)[0] for level in range(NUM_LEVELS)
+        ]
 
 
-def _batches(recorded: Recorded) -> list[str]:
-    """Prefixes of the recorded batches: "a/", "b/", ..."""
-    found = (re.fullmatch(r"(.*/)boxes\d+", name) for name in recorded.names)
-    return list(dict.fromkeys(match[1] for match in found if match))
+def _batches(recorded: RecordedFile) -> list[str]:
+    """Return the prefixes of the recorded batches: "a/", "b/", ..."""
+    matches = (re.fullmatch(r"(.*/)boxes\d+", name) for name in recorded.names)
+    return list(dict.fromkeys(match[1] for match in matches if match))
 
 
-def _images(recorded: Recorded, batch: str) -> list[int]:
+def _images(recorded: RecordedFile, batch: str) -> list[int]:
     names = recorded.names_under(f"{batch}boxes")
     return sorted(int(name.removeprefix(f"{batch}boxes")) for name in names)
 
 
 def _encoder(
-    recorded: Recorded, info: dict[str, Any], levels: list[np.ndarray], batch: str
+    recorded: RecordedFile, info: dict[str, Any], levels: list[np.ndarray], batch: str
 ) -> RegionEncoder:
-    """Widths follow from the inputs and outputs; groups from the description, 64 unless given."""
+    """Make the encoder; widths follow from inputs and outputs, groups (default 64) from `info`."""
     input_dim = levels[0].shape[-1]
     output_dim = recorded.shape(f"{batch}out0")[-1]
     described_config = info.get("config", {})
@@ -118,7 +133,7 @@ def _maps(encoder: RegionEncoder, levels: list[jax.Array]) -> list[jax.Array]:
 def _features(
     encoder: RegionEncoder, maps: list[jax.Array], boxes: list[np.ndarray], patches: int
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Features of all boxes, image by image, and what RoIAlign pooled of each level."""
+    """Return the features of all boxes, image by image, and the output of RoIAlign by level."""
     flat = jnp.asarray(np.concatenate(boxes))
     image = np.repeat(np.arange(len(boxes)), [len(b) for b in boxes]).astype(np.int32)
     graph, state = nnx.split(encoder)

@@ -1,7 +1,8 @@
-"""What a comparison says: one row an array, and nothing recorded may go unmentioned.
+"""Comparison with recorded files: one result for each array, and no array may be left out.
 
-A case opens a `Recorded` file, takes inputs from it, and compares or excludes every other name.
-When the file is closed, a name nobody touched becomes a failing row: an array that nobody knows.
+A check opens a `RecordedFile`, takes inputs from it, and compares or excludes every other array.
+When the file is closed, an array that was neither read as input, compared nor excluded becomes a
+failing result with the verdict "unknown".
 """
 
 from __future__ import annotations
@@ -22,12 +23,23 @@ from tools.parity.tolerances import TOLERANCES, Tolerance
 
 
 class GoldenError(GLaMMError):
-    """A golden folder, file or entry is absent or broken. Says which."""
+    """A golden folder, file or entry that is absent or cannot be read. The message names it."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """The verdict on one recorded array: equal, differs, excluded or unknown."""
+class ArrayComparison:
+    """The result for one recorded array. The fields are the keys of the JSON report.
+
+    Attributes:
+        part: part of the golden folder.
+        file: folder and name of the recorded file.
+        name: of the array in the file.
+        verdict: "equal", "differs", "excluded" or "unknown" (no check handles the array).
+        error: the difference, in the measure of its tolerance; None: not a number.
+        tolerance: largest error that counts as equal.
+        aim: the error that this implementation is expected to reach.
+        note: the reason of an exclusion, or what differs.
+    """
 
     part: str
     file: str
@@ -44,34 +56,40 @@ class Row:
 
 
 @dataclass
-class Ledger:
-    """All rows of a run, and what could not be read at all."""
+class ComparisonReport:
+    """All results of a comparison.
 
-    rows: list[Row] = field(default_factory=list)
+    Attributes:
+        rows: one result for each recorded array.
+        broken: messages about parts, files and entries that are absent or cannot be read.
+    """
+
+    rows: list[ArrayComparison] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
     @property
-    def failures(self) -> list[Row]:
+    def failures(self) -> list[ArrayComparison]:
         return [row for row in self.rows if row.failed]
 
     @property
     def exit_code(self) -> int:
-        """0 equal, 1 something differs or is unknown, 2 something absent or broken."""
+        """0: all equal; 1: an array differs or is unknown; 2: an input is absent or broken."""
         return 2 if self.broken else 1 if self.failures else 0
 
     @contextmanager
-    def guard(self, what: str) -> Iterator[None]:
-        """Go on behind something absent or broken: it lands in `broken`, with its name."""
+    def guard(self, source: str) -> Iterator[None]:
+        """Add an error of the enclosed code to `broken`, with the name `source`, and continue."""
         try:
             yield
         except GoldenError as error:
             self.broken.append(str(error))
         except Exception as error:
-            # A folder may hold anything; where our own code is at fault, the trace helps.
+            # A golden folder may have any content. If the fault is in this code, the trace helps.
             traceback.print_exc()
-            self.broken.append(f"{what}: {type(error).__name__}: {error}")
+            self.broken.append(f"{source}: {type(error).__name__}: {error}")
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of the JSON report."""
         return {
             "exit_code": self.exit_code,
             "broken": self.broken,
@@ -79,26 +97,41 @@ class Ledger:
         }
 
 
-class Recorded:
-    """One recorded file: hands out its inputs, compares its outputs, and remembers both.
+class RecordedFile:
+    """One recorded file: provides inputs, compares outputs, and tracks which arrays are handled.
 
-    with Recorded.open(ledger, "e2e_tiny1", path) as recorded:
-        x = recorded.input("in/x")
-        recorded.compare("out", f(x), "module")
-        recorded.exclude("note", "prose")
+    Example:
+        with RecordedFile.open(report, "e2e_tiny1", path) as recorded:
+            x = recorded.input("in/x")
+            recorded.compare("out", f(x), "module")
+            recorded.exclude("note", "prose")
+
+    Attributes:
+        report: receives the results.
+        part: part of the golden folder.
+        file: folder and name of the file.
+        values: everything stored, by key; a sampled array has four keys (`difference.SAMPLED`).
+        names: names of the arrays.
+        handled: names that were compared or excluded.
     """
 
-    def __init__(self, ledger: Ledger, part: str, file: str, values: Mapping[str, Any]):
-        self.ledger, self.part, self.file = ledger, part, file
+    def __init__(self, report: ComparisonReport, part: str, file: str, values: Mapping[str, Any]):
+        self.report, self.part, self.file = report, part, file
         self.values = dict(values)
         self.names = tuple(dict.fromkeys(_base_name(name) for name in self.values))
-        self.settled: set[str] = set()
+        self.handled: set[str] = set()
 
     @classmethod
-    def open(cls, ledger: Ledger, part: str, path: Path) -> Recorded:
+    def open(cls, report: ComparisonReport, part: str, path: Path) -> RecordedFile:
         """Read an .npz or .json file.
 
-        Raises: GoldenError naming the file when it is absent or cannot be read.
+        Args:
+            report: receives the results.
+            part: part of the golden folder.
+            path: the file.
+
+        Raises:
+            GoldenError: the file is absent or cannot be read.
         """
         if not path.is_file():
             raise GoldenError(f"{path}: no such file")
@@ -110,42 +143,43 @@ class Recorded:
                 values = flatten_json(json.loads(path.read_text(encoding="utf-8")))
         except Exception as error:
             raise GoldenError(f"{path}: cannot be read: {error}") from error
-        return cls(ledger, part, f"{path.parent.name}/{path.name}", values)
+        return cls(report, part, f"{path.parent.name}/{path.name}", values)
 
-    def __enter__(self) -> Recorded:
+    def __enter__(self) -> RecordedFile:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         if kind is None:
             for name in self.names:
-                if name not in self.settled:
-                    self._add(name, "unknown", note="no case knows this array")
+                if name not in self.handled:
+                    self._add(name, "unknown", note="no check handles this array")
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
 
     def get(self, name: str) -> Any:
-        """A stored value, without settling it.
+        """Return a stored value; the array still has to be compared or excluded.
 
-        Raises: GoldenError naming file and entry when it is not there or only sampled.
+        Raises:
+            GoldenError: the entry is missing, or only sampled.
         """
         if name not in self.values:
             raise GoldenError(f"{self.file}: entry {name!r} is missing")
         return self.values[name]
 
     def input(self, name: str, note: str = "input") -> Any:
-        """A stored value that the case feeds to the model; settled as excluded."""
+        """Return a stored value that is an input of the comparison, and exclude it."""
         value = self.get(name)
         self.exclude(name, note)
         return value
 
     def exclude(self, name: str, reason: str) -> None:
-        """Settle an array without comparing it, saying why. Absent names are ignored."""
-        if name in self.names and name not in self.settled:
+        """Exclude an array from the comparison for a reason. Absent names are ignored."""
+        if name in self.names and name not in self.handled:
             self._add(name, "excluded", note=reason)
 
     def exclude_prefix(self, prefix: str, reason: str) -> None:
-        """Exclude every name that starts so and is not settled yet."""
+        """Exclude every array whose name starts with `prefix` and that is not handled yet."""
         for name in self.names:
             if name.startswith(prefix):
                 self.exclude(name, reason)
@@ -154,26 +188,40 @@ class Recorded:
         return [name for name in self.names if name.startswith(prefix)]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The whole array's shape, also of a sampled one."""
+        """Return the shape of the complete array, also if only samples of it are stored."""
         if f"{name}__shape" in self.values:
             return tuple(int(n) for n in np.asarray(self.values[f"{name}__shape"]).reshape(-1))
         return np.shape(self.get(name))
 
     def compare(self, name: str, actual: Any, kind: str, note: str = "") -> None:
-        """Compare an array, whole or sampled, numbers or text, with ours in the same layout."""
+        """Compare a recorded array with the computed one.
+
+        Args:
+            name: of the recorded array; it may be complete or sampled, numbers or text.
+            actual: the computed array, complete and in the recorded layout.
+            kind: key of `TOLERANCES`.
+            note: stored with the result if nothing differs.
+        """
         tolerance = TOLERANCES[kind]
         if f"{name}__val" in self.values:
             sampled = {suffix: self.get(name + suffix) for suffix in SAMPLED}
             error, problem = sampled_difference(sampled, np.asarray(actual), tolerance)
             if name in self.values:
-                problem = "stored both whole and sampled"
+                problem = "stored both completely and sampled"
         else:
             error, problem = difference(self.get(name), actual, tolerance)
         ok = problem is None and error is not None and error <= tolerance.limit
         self._add(name, "equal" if ok else "differs", error, tolerance, problem or note)
 
-    def record(self, name: str, error: float, kind: str, note: str = "") -> None:
-        """Settle an array whose error the case measured itself, in the kind's own measure."""
+    def record_error(self, name: str, error: float, kind: str, note: str = "") -> None:
+        """Add the result of an array whose error the check has computed itself.
+
+        Args:
+            name: of the recorded array.
+            error: in the measure of the tolerance.
+            kind: key of `TOLERANCES`.
+            note: stored with the result.
+        """
         tolerance = TOLERANCES[kind]
         ok = error <= tolerance.limit
         self._add(name, "equal" if ok else "differs", error, tolerance, note)
@@ -187,12 +235,18 @@ class Recorded:
         note: str = "",
     ) -> None:
         limit, aim = (tolerance.limit, tolerance.aim) if tolerance else (None, None)
-        self.settled.add(name)
-        self.ledger.rows.append(Row(self.part, self.file, name, verdict, error, limit, aim, note))
+        self.handled.add(name)
+        self.report.rows.append(
+            ArrayComparison(self.part, self.file, name, verdict, error, limit, aim, note)
+        )
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file. Raises: GoldenError naming it when it is absent or cannot be read."""
+    """Read a JSON file.
+
+    Raises:
+        GoldenError: the file is absent or cannot be read.
+    """
     if not path.is_file():
         raise GoldenError(f"{path}: no such file")
     try:
@@ -209,7 +263,7 @@ def _base_name(name: str) -> str:
 
 
 def flatten_json(value: Any, path: str = "") -> dict[str, Any]:
-    """{dotted path: leaf}. Dictionaries and lists of dictionaries are descended."""
+    """Return {dotted path: leaf} of nested dictionaries and lists of dictionaries."""
     if isinstance(value, dict) and value:
         items = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
     elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):

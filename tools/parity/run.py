@@ -1,4 +1,4 @@
-"""All parts of a golden folder, in order: which exist, which are asked for, what they say."""
+"""The parts of a golden folder and the comparison of all or some of them, in order."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tools.parity import (
     preprocessing,
     tokenizer,
 )
-from tools.parity.report import GoldenError, Ledger, Recorded
+from tools.parity.report import ComparisonReport, GoldenError, RecordedFile
 
-Check = Callable[[Path, Ledger], None]
+Check = Callable[[Path, ComparisonReport], None]
 
-# part -> (what of it lies in the folder, its check)
+# part -> (pattern of its folders, its check)
 PARTS: dict[str, tuple[str, Check]] = {
     "preprocessing": ("preprocessing", preprocessing.check),
     "tokenizer": ("tokenizer", tokenizer.check),
@@ -35,13 +35,12 @@ PARTS: dict[str, tuple[str, Check]] = {
     "evaluation": ("evaluation", evaluation.check),
 }
 
+# Inputs of other parts, and this repository's own presets, which are kept in the same folder.
+NOT_COMPARED = ("fixtures", "configs", "experiments")
 
-# Inputs of other parts, and our own presets beside the golden numbers of this repository.
-NO_PARTS = ("fixtures", "configs", "experiments")
 
-
-def parts_of(folder: Path) -> list[str]:
-    """Parts that the folder holds."""
+def list_parts(folder: Path) -> list[str]:
+    """Return the parts that the folder has."""
     return [name for name, (pattern, _) in PARTS.items() if any(folder.glob(pattern))]
 
 
@@ -50,46 +49,50 @@ def run_parts(
     only: Sequence[str] = (),
     *,
     on_start: Callable[[str], None] = lambda part: None,
-    on_done: Callable[[str, Ledger], None] = lambda part, ledger: None,
-) -> Ledger:
-    """Compare a folder, or some parts of it. What is absent or broken lands in `ledger.broken`."""
-    ledger = Ledger()
+    on_done: Callable[[str, ComparisonReport], None] = lambda part, report: None,
+) -> ComparisonReport:
+    """Compare a golden folder.
+
+    Args:
+        folder: the golden folder.
+        only: parts to compare; empty: all that the folder has.
+        on_start: called with a part before it is compared.
+        on_done: called with a part and the report so far after the part was compared.
+
+    Returns:
+        The results; absent or broken inputs are in `report.broken`.
+    """
+    report = ComparisonReport()
     if not folder.is_dir():
-        ledger.broken.append(f"{folder}: no such folder")
-        return ledger
-    wanted = list(dict.fromkeys(only)) or parts_of(folder)
-    if not wanted:
-        ledger.broken.append(f"{folder}: holds no part of a golden folder that can be compared")
+        report.broken.append(f"{folder}: no such folder")
+        return report
+    parts = list(dict.fromkeys(only)) or list_parts(folder)
+    if not parts:
+        report.broken.append(f"{folder}: holds no part of a golden folder that can be compared")
     if not only:
-        _mention_the_rest(folder, ledger)
-    for name in wanted:
-        with ledger.guard(f"{folder}: part {name}"):
-            check = _check_named(folder, name)
+        _report_unknown_parts(folder, report)
+    for name in parts:
+        with report.guard(f"{folder}: part {name}"):
+            if name not in PARTS:
+                raise GoldenError(f"no part {name!r}; choose from {', '.join(PARTS)}")
+            pattern, check = PARTS[name]
+            if not any(folder.glob(pattern)):
+                raise GoldenError(f"{folder}: part {name!r} is absent (no {pattern} in it)")
             on_start(name)
             # On accelerators float32 products would otherwise lose bits.
             with jax.default_matmul_precision("highest"):
-                check(folder, ledger)
-        on_done(name, ledger)
-    return ledger
+                check(folder, report)
+        on_done(name, report)
+    return report
 
 
-def _mention_the_rest(folder: Path, ledger: Ledger) -> None:
-    """Failing rows for what is compared by nothing: parts that nobody knows."""
+def _report_unknown_parts(folder: Path, report: ComparisonReport) -> None:
+    """Add a failing result for every array in a folder that is no known part."""
     patterns = [pattern for pattern, _ in PARTS.values()]
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if any(part.match(pattern) for pattern in patterns) or part.name in NO_PARTS:
+        if any(part.match(pattern) for pattern in patterns) or part.name in NOT_COMPARED:
             continue
         for path in sorted(part.rglob("*")):
             if path.suffix in (".json", ".npz"):
-                with ledger.guard(str(path)), Recorded.open(ledger, part.name, path):
-                    pass
-
-
-def _check_named(folder: Path, name: str) -> Check:
-    """The check of a part that the folder must hold."""
-    if name not in PARTS:
-        raise GoldenError(f"no part {name!r}; choose from {', '.join(PARTS)}")
-    pattern, check = PARTS[name]
-    if not any(folder.glob(pattern)):
-        raise GoldenError(f"{folder}: part {name!r} is absent (no {pattern} in it)")
-    return check
+                with report.guard(str(path)), RecordedFile.open(report, part.name, path):
+                    pass  # on closing, every array in it is unknown

@@ -1,7 +1,7 @@
-"""SAM at full size against the recorded arrays: the image encoder; prompts, masks and sizes.
+"""SAM at full size: the image encoder; the prompt encoder, the mask decoder and post-processing.
 
-What info.json does not say is read off the recorded shapes; what neither says (windows of 14,
-8 decoder heads, ...) is `SAMConfig`'s default, the documented full size.
+Sizes that `info.json` does not contain are taken from the recorded shapes. The remaining ones
+(windows of 14, 8 decoder heads, ...) are the defaults of `SAMConfig`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,16 @@ from glamm_jax.models.sam.prompt import PromptEncoder
 from glamm_jax.weights.sam import image_encoder_table, mask_decoder_table, prompt_encoder_table
 from tools.parity.golden_model import golden_module
 from tools.parity.recipes import compared_inputs
-from tools.parity.report import GoldenError, Recorded
+from tools.parity.report import GoldenError, RecordedFile
 
 
-def check_image_encoder(recorded: Recorded, info: Mapping[str, Any]) -> None:
-    """Patches, the recorded blocks and the embedding of one image."""
+def check_image_encoder(recorded: RecordedFile, info: Mapping[str, Any]) -> None:
+    """Compare the patches, the recorded blocks and the embedding of one image.
+
+    Args:
+        recorded: the file.
+        info: its entry in `info.json`.
+    """
     config = _encoder_config(recorded, info)
     salt = _entry(recorded, info, "salt")
     encoder = golden_module(
@@ -55,7 +60,7 @@ def check_image_encoder(recorded: Recorded, info: Mapping[str, Any]) -> None:
     done = 0
     for block in sorted(_numbered(recorded, r"block(\d+)")):
         if block >= config.num_layers:
-            continue  # stays unknown, hence a failure
+            continue  # stays unknown, which is a failure
         x = run(values, x, done, block + 1)
         done = block + 1
         recorded.compare(f"block{block}", x, "encoder")
@@ -64,8 +69,13 @@ def check_image_encoder(recorded: Recorded, info: Mapping[str, Any]) -> None:
     recorded.compare("image_embedding", _channels_first(embedding), "encoder")
 
 
-def check_prompt_mask_decoder(recorded: Recorded, info: Mapping[str, Any]) -> None:
-    """Prompts of text embeddings, in every recorded number, to masks at the original sizes."""
+def check_prompt_mask_decoder(recorded: RecordedFile, info: Mapping[str, Any]) -> None:
+    """Compare prompt embeddings and masks for every recorded number of text embeddings.
+
+    Args:
+        recorded: the file.
+        info: its entry in `info.json`.
+    """
     config = _decoder_config(recorded)
     salt, prefix = _entry(recorded, info, "salt"), _entry(recorded, info, "weights_prefix")
     prompts = golden_module(
@@ -85,19 +95,19 @@ def check_prompt_mask_decoder(recorded: Recorded, info: Mapping[str, Any]) -> No
     for count in sorted(groups):
         names = ["in/image_embedding", f"n{count}/in_text_embeds"]
         embedding, text = compared_inputs(recorded, names, recipe, salt, n=count)
-        if "dense_pe" not in recorded.settled:
+        if "dense_pe" not in recorded.handled:
             recorded.compare("dense_pe", _channels_first(prompts.dense_positions()[None]), "module")
         _check_masks(recorded, info, f"n{count}", (prompts, decoder), (embedding, text))
 
 
 def _check_masks(
-    recorded: Recorded,
+    recorded: RecordedFile,
     info: Mapping[str, Any],
     group: str,
     modules: tuple[PromptEncoder, MaskDecoder],
     inputs: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    """One number of prompts: embeddings, both kinds of masks, and what becomes of the first."""
+    """Compare one number of prompts: embeddings, both kinds of masks, masks at original size."""
     prompts, decoder = modules
     image, text = (jnp.asarray(x) for x in inputs)
     sparse, dense = prompts(text=text)
@@ -115,27 +125,27 @@ def _check_masks(
     recorded.compare(f"{group}/low_res_masks", masks, "module")
     recorded.compare(f"{group}/iou", iou, "module")
     if f"{group}/multimask_low_res" in recorded:
-        several, several_iou = decode("multiple")
-        recorded.compare(f"{group}/multimask_low_res", several, "module")
-        recorded.compare(f"{group}/multimask_iou", several_iou, "module")
+        multimasks, multimask_iou = decode("multiple")
+        recorded.compare(f"{group}/multimask_low_res", multimasks, "module")
+        recorded.compare(f"{group}/multimask_iou", multimask_iou, "module")
     for name, sizes in _entry(recorded, info, "post").items():
         if f"{group}/{name}" in recorded:
             resized, original = (tuple(_entry(recorded, sizes, key)) for key in ("resize", "orig"))
             at_original = _postprocess(masks[:, 0], resized, original, prompts.image_size)
-            note = _identical_pixels(recorded, f"{group}/{name}", np.asarray(at_original))
+            note = _pixel_note(recorded, f"{group}/{name}", np.asarray(at_original))
             recorded.compare(f"{group}/{name}", at_original, "mask", note)
 
 
-def _identical_pixels(recorded: Recorded, name: str, ours: np.ndarray) -> str:
-    """In words, the share of thresholded pixels that agree, where they are stored."""
+def _pixel_note(recorded: RecordedFile, name: str, actual: np.ndarray) -> str:
+    """Return a note with the share of stored pixels that agree after thresholding."""
     if f"{name}__val" not in recorded.values:
-        theirs = np.asarray(recorded.get(name))
+        expected = np.asarray(recorded.get(name))
     else:
-        theirs = recorded.get(f"{name}__val")
-        ours = ours.reshape(-1).take(recorded.get(f"{name}__idx"), mode="clip")
-    if theirs.shape != ours.shape:
+        expected = recorded.get(f"{name}__val")
+        actual = actual.reshape(-1).take(recorded.get(f"{name}__idx"), mode="clip")
+    if expected.shape != actual.shape:
         return ""
-    return f"{100 * np.mean((ours > 0) == (theirs > 0)):.3f} % of mask pixels identical"
+    return f"{100 * np.mean((actual > 0) == (expected > 0)):.3f} % of mask pixels identical"
 
 
 def _postprocess(
@@ -145,7 +155,7 @@ def _postprocess(
     return postprocess_masks(masks, rows(resized), rows(original), canvas, original)
 
 
-def _encoder_config(recorded: Recorded, info: Mapping[str, Any]) -> SAMConfig:
+def _encoder_config(recorded: RecordedFile, info: Mapping[str, Any]) -> SAMConfig:
     image_size, grid = recorded.shape("in/pixels")[-1], recorded.shape("patch_embed")[1]
     try:
         return SAMConfig(
@@ -161,30 +171,32 @@ def _encoder_config(recorded: Recorded, info: Mapping[str, Any]) -> SAMConfig:
         raise GoldenError(f"{recorded.file}: {error}") from error
 
 
-def _decoder_config(recorded: Recorded) -> SAMConfig:
+def _decoder_config(recorded: RecordedFile) -> SAMConfig:
     shape = recorded.shape("in/image_embedding")
     if len(shape) != 4:
         raise GoldenError(f"{recorded.file}: in/image_embedding has shape {shape}, not 4 axes")
     _, channels, grid, _ = shape
     defaults = SAMConfig()
-    several = [recorded.shape(name)[1] for name in recorded.names if name.endswith("multimask_iou")]
+    multimasks = [
+        recorded.shape(name)[1] for name in recorded.names if name.endswith("multimask_iou")
+    ]
     try:
         return SAMConfig(
             image_size=grid * defaults.patch_size,
             out_dim=channels,
-            num_multimasks=several[0] if several else defaults.num_multimasks,
+            num_multimasks=multimasks[0] if multimasks else defaults.num_multimasks,
         )
     except ConfigError as error:
         raise GoldenError(f"{recorded.file}: {error}") from error
 
 
-def _numbered(recorded: Recorded, pattern: str) -> set[int]:
-    """The numbers in the recorded names that match."""
+def _numbered(recorded: RecordedFile, pattern: str) -> set[int]:
+    """Return the numbers in the recorded names that match."""
     matches = (re.fullmatch(pattern, name) for name in recorded.names)
     return {int(match.group(1)) for match in matches if match}
 
 
-def _entry(recorded: Recorded, info: Mapping[str, Any], key: str) -> Any:
+def _entry(recorded: RecordedFile, info: Mapping[str, Any], key: str) -> Any:
     if key not in info:
         raise GoldenError(f"info.json: the entry of {recorded.file} has no {key!r}")
     return info[key]

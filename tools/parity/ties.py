@@ -1,11 +1,12 @@
-"""Which way the recorded program went where a ReLU's input is zero but for rounding.
+"""Ties: inputs of a ReLU that are zero up to rounding, whose gradient may pass or not.
 
-The RoI head has one ReLU over 14 x 14 cells a box, and each cell carries a hundredth of the
-gradient that reaches the pyramid. In the recorded batch with regions one of its 50,000 inputs is
-1.5e-6, and float32 programs differ by as much: XLA's of one processor let the cell through, as the
-original did, those of another do not, and every gradient of the pyramid is then off by 2 %. So
-where a run disagrees, it is repeated with the head's bias a hair higher and a hair lower, which
-moves nothing else by more than rounding, and held against the recording under the same tolerances.
+The RoI head has one ReLU over the 14 x 14 cells of a box, and each cell has about a hundredth of
+the gradient that reaches the pyramid. In the recorded batch with regions one of its 50,000 inputs
+is 1.5e-6, which is within the rounding error of float32 programs. XLA's program for one processor
+passes the gradient of this cell, as the original does; the program for another processor does not,
+and every gradient of the pyramid then differs by 2 %. So where a run disagrees with the recording,
+it is repeated with the bias of the head slightly higher and slightly lower. This changes nothing
+else by more than rounding. The result is compared under the same tolerances.
 """
 
 from __future__ import annotations
@@ -16,36 +17,41 @@ from typing import TypeVar
 from flax import nnx
 
 from glamm_jax.models.glamm import GLaMM
-from tools.parity.report import Ledger, Recorded
+from tools.parity.report import ComparisonReport, RecordedFile
 
 Run = TypeVar("Run")
-HAIR = 4e-6  # inputs have a deviation of 1.35, float32 an error of 2e-6 of it (golden README)
+# The inputs have a standard deviation of 1.35; float32 has an error of about 2e-6 of that.
+TIE_SHIFT = 4e-6
 
 
-def agreeing(run: Callable[[float], Run], compare: Callable[[Run], int]) -> Run:
-    """The first of a run as it is, a hair higher and a hair lower that has no difference from the
-    recording; of three that have, the one with the fewest.
+def first_agreeing_run(run: Callable[[float], Run], compare: Callable[[Run], int]) -> Run:
+    """Run without a shift, then with the bias higher and lower, until a result has no difference.
 
-    run: given what is added to the bias. compare: counts differences, see `differences`.
+    Args:
+        run: computes a result; its argument is added to the bias.
+        compare: returns the number of differences of a result; see `count_differences`.
+
+    Returns:
+        The first result without a difference; if there is none, the one with the fewest.
     """
-    found = []
-    for shift in (0.0, HAIR, -HAIR):
-        made = run(shift)
-        found.append((compare(made), made))
-        if not found[-1][0]:
+    results = []
+    for shift in (0.0, TIE_SHIFT, -TIE_SHIFT):
+        result = run(shift)
+        results.append((compare(result), result))
+        if not results[-1][0]:
             break
-    return min(found, key=lambda pair: pair[0])[1]
+    return min(results, key=lambda pair: pair[0])[1]
 
 
-def differences(recorded: Recorded, compare: Callable[[Recorded], None]) -> int:
-    """How many recorded values differ, without settling any."""
-    aside = Recorded(Ledger(), recorded.part, recorded.file, recorded.values)
-    compare(aside)
-    return sum(row.verdict == "differs" for row in aside.ledger.rows)
+def count_differences(recorded: RecordedFile, compare: Callable[[RecordedFile], None]) -> int:
+    """Return how many recorded values differ, without adding results to the report."""
+    copy = RecordedFile(ComparisonReport(), recorded.part, recorded.file, recorded.values)
+    compare(copy)
+    return sum(row.verdict == "differs" for row in copy.report.rows)
 
 
-def shifted(model: GLaMM, shift: float) -> GLaMM:
-    """The model with the bias of its RoI head so much higher; itself for 0."""
+def with_shifted_bias(model: GLaMM, shift: float) -> GLaMM:
+    """Return a copy of the model with `shift` added to the bias of its RoI head; itself for 0."""
     if not shift:
         return model
     copy = nnx.clone(model)

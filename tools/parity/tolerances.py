@@ -1,14 +1,16 @@
-"""The one table of tolerances: those of the golden README, and the aim we hold ourselves to.
+"""The tolerances of all comparisons: the accepted error and the error to be reached.
 
 An error is the largest absolute difference over the recorded array's standard deviation, unless
-`measure` says otherwise. A tolerance is never widened here to make a case pass.
+`measure` says otherwise. The limits were fixed with the recorded numbers. A tolerance must never be
+widened to make a check pass.
 
 Gradients are measured by the L2 norm of the difference ("gradients 1e-3 relative"). Those of the
-region encoder's pyramid pass five rounds of ReLU on 49,000 cells: an input within rounding of zero
-opens or closes, and entries jump. Against the same model in float64, the *recorded* gradient of the
-first round's convolution is off by 3e-4 in L2 and by 2.3e-3 of std in its worst entry, ours by
-3e-4 and 3.9e-3; in a batch of three images ours differs from the recorded by 1.1e-3. Two float32
-programs cannot agree better, so these parameters alone have a kind of their own.
+region encoder's pyramid pass five rounds of ReLU on 49,000 cells. Where the input of a ReLU is zero
+up to rounding, the gradient passes or not, and entries jump. Against the same model in float64, the
+*recorded* gradient of the first round's convolution has an error of 3e-4 in L2 and of 2.3e-3 of std
+in its worst entry, the gradient of this implementation 3e-4 and 3.9e-3. In a batch of three images
+the two differ by 1.1e-3. Two float32 programs cannot agree better, so these parameters alone have a
+tolerance of their own.
 """
 
 from __future__ import annotations
@@ -21,15 +23,19 @@ Measure = Literal["std", "absolute", "relative", "norm", "exact"]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Largest accepted error of one kind of array, and what we aim at.
+    """Tolerance of one kind of array.
 
-    measure: std (over the standard deviation; below 100 elements over max(std, rms), or 1e-5
-    absolute), absolute, relative (over the recorded magnitude), norm (L2 norm of the difference
-    over that of the array) or exact.
-    mean: a limit on the root mean square of the error (std) or its mean (absolute), too.
-    entry: a limit on every entry over the standard deviation, too (norm).
-    pixels: share of numbers whose sign must agree: the pixels of a thresholded mask.
-    bfloat16: recorded numbers must be of that type; the wide tolerance would hide a changed one.
+    Attributes:
+        limit: largest error that counts as equal.
+        aim: the error that this implementation is expected to reach.
+        measure: std: over the standard deviation; arrays of fewer than 100 elements over
+            max(std, rms), or 1e-5 absolute. absolute. relative: over the recorded magnitude. norm:
+            L2 norm of the difference over that of the array. exact: equality.
+        mean: additional limit on the root mean square of the error (std) or on its mean (absolute).
+        entry: additional limit on every entry, over the standard deviation (norm).
+        pixels: smallest share of numbers whose sign must agree: pixels of a thresholded mask.
+        bfloat16: the recorded numbers must be bfloat16 values. The limit is so wide that it would
+            not detect a changed number.
     """
 
     limit: float
@@ -62,7 +68,7 @@ TOLERANCES: dict[str, Tolerance] = {
     # preprocessing
     "resized_uint8": Tolerance(1.0, 0.0, "absolute"),
     "clip_pixels": Tolerance(0.02, 0.0, "absolute", mean=1e-3),
-    # mean and deviation of all pixels of one picture
+    # mean and standard deviation of all pixels of one image
     "pixel_statistic": Tolerance(1e-3, 1e-6, "absolute"),
     "input": Tolerance(1e-6, 1e-12),
     "box": Tolerance(1e-6, 0.0, "absolute"),
