@@ -1,7 +1,7 @@
 """The tiny model that is trained on the mini-world by `make learn`: its size, its data, its stages.
 
-`glamm-jax train --config configs/learn.py --out RUN` is the joint stage from random weights, which takes
-longer to converge.
+`glamm-jax train --config configs/learn.py --out RUN` is the joint stage from random weights, which
+takes longer to converge.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ interrupted goes on where it stopped (an aid at its beginning):
   scores         200 held-out scenes, greedy: learn-report.json, learn-report.html, model/
 
   python -m examples.learn_miniworld --out out/learn
-  python -m examples.learn_miniworld --out out/learn --adapt     a world with a new shape and a new ground:
+  python -m examples.learn_miniworld --out out/learn --adapt     a world with a new shape:
                                                     the released set against everything
 
 Every stage has metrics.jsonl (a line a step) and config.json.

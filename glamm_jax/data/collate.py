@@ -74,7 +74,7 @@ class _PlacedConversation(NamedTuple):
 
 
 class _PlacedMask(NamedTuple):
-    """Where a [SEG] is emitted, the slot of its grounding image, and the reference mask if known."""
+    """Position of a [SEG], slot of its grounding image, and the reference mask if known."""
 
     row: int
     position: int
@@ -309,7 +309,7 @@ class BatchBuilder:
     def _mask_arrays(self, shape: BatchShape) -> dict[str, Array]:
         rows, positions, images = (np.zeros(shape.masks, np.int32) for _ in range(3))
         valid, has_truth = np.zeros(shape.masks, bool), np.zeros(shape.masks, bool)
-        # Memory that is zeroed by the system and never written costs nothing; most of it is padding.
+        # Most of it is padding: pages that are never written are never allocated.
         masks = np.zeros((shape.masks, shape.mask_height, shape.mask_width), np.uint8)
         for i, (row, position, image, reference) in enumerate(self._masks):
             rows[i], positions[i], images[i], valid[i] = row, position, image, True

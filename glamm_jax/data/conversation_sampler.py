@@ -7,8 +7,8 @@ Everything sampled follows from seed, epoch, record and task, so an example is t
 is made. Questions are those of `glamm_jax.text.questions`, or of the `ConversationConfig`, which
 also says which properties of the released training are reproduced.
 
-Source: dataset/{segm,gcg,region,caption}_datasets of the original. Differs: there every class samples
-with global generators, for one task.
+Source: dataset/{segm,gcg,region,caption}_datasets of the original. Differs: there every class
+samples with global generators, for one task.
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@
     state = batches.get_state()        a few hundred bytes of JSON, at this batch
     batches.set_state(state)           continue from there
 
-The batch of a step consists of `batch_slices` slices. A slice is a stream of its own: it takes every
-n-th record of every mixture entry, in an order that follows from the seed (another one each epoch),
-and packs its part of the batch by itself. So a slice depends on the configuration alone: not on the
-number of worker processes, which only prepare its samples, and not on the number of hosts, which
-only divide the slices among themselves. Host h of n makes the h-th n-th of them, and all hosts
-together make the same batches for any n.
+The batch of a step consists of `batch_slices` slices. A slice is a stream of its own: it takes
+every n-th record of every mixture entry, in an order that follows from the seed (another one each
+epoch), and packs its part of the batch by itself. So a slice depends on the configuration alone:
+not on the number of worker processes, which only prepare its samples, and not on the number of
+hosts, which only divide the slices among themselves. Host h of n reads the h-th n-th of them, and
+all hosts together read the same batches for any n.
 
 A batch slice has a fixed shape. A sample that needs a part that is used up (rows, images, slots of
 SAM, slots of the region encoder, boxes, masks) waits for the next batch, the longest waiting first;

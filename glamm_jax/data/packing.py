@@ -3,9 +3,9 @@
     tokenized [1, 89, <im_start>, IMAGE, <im_end>, 12, <bbox>, 7, [SEG]]       one id an image
     expanded  [1, 89, <im_start>, p0 p1 ... p575, <im_end>, 12, <bbox>, 7, [SEG]]
 
-    unpacked           [prefix, conversation 1] [prefix, conversation 2] [other prefix, conversation]
-    share_prefix       [prefix, conversation 1, conversation 2]          [other prefix, conversation]
-    + fill_rows        [prefix, conversation 1, conversation 2, other prefix, conversation]
+    unpacked        [prefix, conversation 1] [prefix, conversation 2] [other prefix, conversation]
+    share_prefix    [prefix, conversation 1, conversation 2]          [other prefix, conversation]
+    + fill_rows     [prefix, conversation 1, conversation 2, other prefix, conversation]
 
 A prefix is everything up to the end of the image. A conversation keeps the positions that it has in
 a row of its own, and attends to its prefix and to itself, so packing changes no result; a shared

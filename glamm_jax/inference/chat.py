@@ -264,7 +264,8 @@ class Assistant:
             num_image_tokens=self.config.clip.num_patches,
             context=self.config.llama.max_positions,
         )
-        return _Row(index, question, image, boxes, prompt, min(question.max_tokens, prompt.max_answer_tokens))
+        limit = min(question.max_tokens, prompt.max_answer_tokens)
+        return _Row(index, question, image, boxes, prompt, limit)
 
     def _batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
         """Consecutive rows whose longest prompt leaves room for their longest answer."""

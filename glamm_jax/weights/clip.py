@@ -20,7 +20,7 @@ _LINEARS = {
 
 
 def clip_table(config: CLIPConfig) -> WeightTable:
-    """Return the table of a CLIPVisionModel; the layers from `config.num_computed_layers` on are carried."""
+    """Return the table of a CLIPVisionModel; layers that are not computed are carried."""
     layers = tuple(range(config.num_computed_layers))
     unused_layers = tuple(range(config.num_computed_layers, config.num_layers))
     prefix = "encoder.layers.{layer}."

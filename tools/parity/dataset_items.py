@@ -71,7 +71,8 @@ class Item:
 
     def require(self, field: str, is_equal: bool, note: str) -> None:
         """Compare a field by a condition that the caller has evaluated."""
-        self.recorded.record_error(f"{self.prefix}.{field}", 0.0 if is_equal else 1.0, "exact", note)
+        error = 0.0 if is_equal else 1.0
+        self.recorded.record_error(f"{self.prefix}.{field}", error, "exact", note)
 
     def exclude(self, field: str, reason: str) -> None:
         """Exclude a field, or all fields below it, for a reason."""

@@ -135,7 +135,8 @@ class GCGCase:
         for path in sorted(folder.iterdir()):
             if path.name not in file_names:
                 note = "of no image of the split: the original does not open it"
-                ledger.rows.append(ArrayComparison(PART, f"gcg_pred/{path.name}", "", "excluded", note=note))
+                name = f"gcg_pred/{path.name}"
+                ledger.rows.append(ArrayComparison(PART, name, "", "excluded", note=note))
         similarity = _read_similarity(part / INPUTS[2], ledger)
         return cls(ids, predictions, references, reference_texts, similarity)
 
@@ -172,7 +173,9 @@ class GCGCase:
         ]
         recorded.compare("recall_matches_per_image", matches, "exact")
 
-    def compare_captions(self, recorded: RecordedFile, captions: MetricResult, no_spice: str) -> None:
+    def compare_captions(
+        self, recorded: RecordedFile, captions: MetricResult, no_spice: str
+    ) -> None:
         """Compare the caption metrics of each image by itself.
 
         Args:

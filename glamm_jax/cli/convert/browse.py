@@ -1,4 +1,4 @@
-"""Write a web page about a dataset: sampled conversations, their lengths, and what is dropped and why.
+"""Write a web page about a dataset: sampled conversations, lengths, and what is dropped and why.
 
   glamm-jax convert browse shards/glamm_refcoco/1.0.0 --out page.html
   glamm-jax convert browse shards --out page.html --samples 12      all datasets below a folder

@@ -2,7 +2,7 @@
 
   glamm-jax convert miniworld --out world --scenes 1000 --format shards     ready to train on
   glamm-jax convert miniworld --out world --scenes 1000 --format grand      GranD as released
-  glamm-jax convert miniworld --out world --scenes 1000 --format grandf     GranD_f and its ground truth
+  glamm-jax convert miniworld --out world --scenes 1000 --format grandf     GranD_f, with references
   glamm-jax convert miniworld --out world --scenes 1000 --format refcoco    refCOCO
   glamm-jax convert dataset grand --source world --out shards               import one of them
 
