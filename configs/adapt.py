@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from configs.learn import second_world
+from configs.learn import adapt
 from configs.mixtures import entry
 from glamm_jax.config.experiment import ConversationConfig, ExperimentConfig, InitConfig
 
 
 def get_config() -> ExperimentConfig:
     """A grounded caption, expressions and regions of each image in one row."""
-    config = second_world("released")
+    config = adapt("released")
     conversation = ConversationConfig(max_turns=2, max_regions=2)
     mixture = (entry("grand", "gcg", "referring", "region", conversation=conversation),)
     return replace(

@@ -29,7 +29,7 @@ from glamm_jax.config.experiment import (
 from glamm_jax.types import BatchShape
 
 TOKENIZER = "examples/learn_miniworld/tokenizer"
-VOCABULARY = 700  # pieces; GLaMM's seven tokens follow
+VOCABULARY = 700  # pieces; the ids of GLaMM's seven tokens follow
 IMAGE_SIZE = 64  # pixels of a side, of the scenes and for both encoders
 IMAGES = 16  # of a batch
 
@@ -144,13 +144,13 @@ def stage(
     )
 
 
-def first() -> ExperimentConfig:
-    """Train the decoder where every colour occurs on every shape; frozen encoders."""
+def decoder() -> ExperimentConfig:
+    """Train the language model where every colour occurs on every shape; frozen encoders."""
     return stage({"easy-pale": 1.0}, "all_but_encoders", 300)
 
 
-def speak() -> ExperimentConfig:
-    """Train the decoder on the world's own colours, too."""
+def decoder_mixed() -> ExperimentConfig:
+    """Train the language model on the world's own colours, too."""
     return stage({"easy-seen": 1.0, "easy-pale": 1.0}, "all_but_encoders", 350)
 
 
@@ -159,13 +159,13 @@ def get_config() -> ExperimentConfig:
     return stage({"easy-seen": 2.0, "easy-pale": 1.0}, "everything", 800)
 
 
-def polish() -> ExperimentConfig:
+def joint_final() -> ExperimentConfig:
     """Continue at half the learning rate."""
     return stage({"easy-seen": 3.0, "easy-pale": 1.0}, "everything", 700, lr_scale=0.5)
 
 
-def second_world(trainable: TrainableSet) -> ExperimentConfig:
-    """Continue on a world with a new shape and a new ground.
+def adapt(trainable: TrainableSet) -> ExperimentConfig:
+    """Continue on a world with a new shape and a new place.
 
     LoRA adapters start at zero and are small: they get twice the learning rate and twice the steps.
     """

@@ -1,1 +1,1 @@
-"""The tiny model learns the mini-world from nothing: `python -m examples.learn_miniworld`."""
+"""A tiny GLaMM learns the mini-world from random weights: `python -m examples.learn_miniworld`."""

@@ -1,12 +1,13 @@
-"""The stages of `make learn`, each in a folder of its own; a stage that is done is not repeated.
+"""The training stages, each in a folder of its own; a stage that is done is not repeated.
 
-    OUT/tags, OUT/masks     pretraining aids, side by side, one core each
-    OUT/first, OUT/speak    the whole model, encoders frozen: ordinary runs
-    OUT/whole, OUT/polish   everything learns: ordinary runs
-    OUT/adapted, OUT/retrained      a second world, from OUT/polish: `released` set, everything
+    OUT/clip, OUT/sam                        pretraining of the encoders, side by side
+    OUT/decoder, OUT/decoder-mixed           the whole model, frozen encoders: training runs
+    OUT/joint, OUT/joint-final               all parameters: training runs
+    OUT/adapted-released, OUT/adapted-all    another world, from OUT/joint-final
 
-A stage's folder has metrics.jsonl, config.json and, once it is done, the weights: of an aid
-learned.safetensors, a part of a model's leaves; of a run model/, a model folder.
+The folder of a stage has metrics.jsonl and config.json, and once it is done its weights: that of an
+encoder encoder.safetensors, some of the model's leaves; that of a training run model/, a model
+folder.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from jaxtyping import Array
 from safetensors.numpy import load_file, save
 
 from configs import learn as recipe
-from examples.learn_miniworld.aids import Aid, run_aid
+from examples.learn_miniworld.encoder_pretraining import EncoderPretraining, pretrain
 from glamm_jax.config import DType
 from glamm_jax.config.experiment import ExperimentConfig, InitConfig, OptimConfig
 from glamm_jax.files import write_atomic
@@ -34,49 +35,79 @@ from glamm_jax.training.run_folder import METRICS
 from glamm_jax.weights.flat_state import fill_state, flatten_state
 from glamm_jax.weights.folder import write_model
 
-MODEL, LEARNED = "model", "learned.safetensors"  # of a run, of an aid
+MODEL, ENCODER = "model", "encoder.safetensors"  # weights of a training run, of an encoder
+FINAL = "joint-final"  # the stage whose model is published
 Leaves = Mapping[str, Array | np.ndarray]
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: an aid or a run, the stages whose weights it begins with, and the dtype in which
-    a run's model is written."""
+    """One stage.
+
+    Attributes:
+        name: of its folder.
+        description: in one line.
+        config: of the pretraining or of the training run.
+        starts_from: stages whose weights it starts from; none: random weights.
+        dtype: of the weights in the model folder.
+    """
 
     name: str
-    about: str
-    made_of: Aid | ExperimentConfig
+    description: str
+    config: EncoderPretraining | ExperimentConfig
     starts_from: tuple[str, ...] = ()
     dtype: DType = "float32"
 
     @property
     def steps(self) -> int:
-        return self.made_of.optim.total_steps
+        return self.config.optim.total_steps
 
 
 def all_stages() -> dict[str, Stage]:
-    """Every stage by its name, in an order in which they can be run."""
-    new = ("polish",)
+    """Return the stages by name, in an order in which they can be run."""
+    clip, sam = _pretraining("clip", num_pale_steps=450), _pretraining("sam", num_pale_steps=0)
     stages = (
+        Stage("clip", "CLIP classifies patches", clip),
+        Stage("sam", "SAM segments objects by colour and shape", sam),
         Stage(
-            "tags", "CLIP learns to name what covers each patch", _make_aid("tags", pale_steps=450)
+            "decoder",
+            "language model, every colour on every shape",
+            recipe.decoder(),
+            ("clip", "sam"),
         ),
         Stage(
-            "masks", "SAM learns to outline what a vector names", _make_aid("masks", pale_steps=0)
+            "decoder-mixed",
+            "language model, the world's own colours too",
+            recipe.decoder_mixed(),
+            ("decoder",),
         ),
-        Stage("first", "the decoder learns to speak", recipe.first(), ("tags", "masks")),
-        Stage("speak", "... and the world's own colours", recipe.speak(), ("first",)),
-        Stage("whole", "everything learns together", recipe.get_config(), ("speak",)),
-        # What is handed over: half the bytes, and the scores are those of these very weights.
-        Stage("polish", "... once more, at half the rate", recipe.polish(), ("whole",), "bfloat16"),
-        Stage("adapted", "a second world: the released set", recipe.second_world("released"), new),
-        Stage("retrained", "a second world: everything", recipe.second_world("everything"), new),
+        Stage("joint", "all parameters", recipe.get_config(), ("decoder-mixed",)),
+        # The evaluation loads these weights, so its metrics are those of the published dtype.
+        Stage(
+            FINAL,
+            "all parameters, half the learning rate",
+            recipe.joint_final(),
+            ("joint",),
+            "bfloat16",
+        ),
+        Stage(
+            "adapted-released",
+            "another world, set `released`",
+            recipe.adapt("released"),
+            (FINAL,),
+        ),
+        Stage(
+            "adapted-all",
+            "another world, all parameters",
+            recipe.adapt("everything"),
+            (FINAL,),
+        ),
     )
     return {stage.name: stage for stage in stages}
 
 
-def _make_aid(name: str, pale_steps: int) -> Aid:
+def _pretraining(encoder: str, num_pale_steps: int) -> EncoderPretraining:
     optim = OptimConfig(
         peak_lr=2e-3,
         muon_lr=1e-2,
@@ -85,58 +116,68 @@ def _make_aid(name: str, pale_steps: int) -> Aid:
         trainable="everything",
         unused_parts="zero",
     )
-    return Aid(name, recipe.model_config(), optim, recipe.IMAGE_SIZE, pale_steps=pale_steps)
+    return EncoderPretraining(
+        encoder, recipe.model_config(), optim, recipe.IMAGE_SIZE, num_pale_steps=num_pale_steps
+    )
 
 
 def is_done(out: Path, stage: Stage) -> bool:
-    """Whether the stage has left its weights."""
-    return (out / stage.name / (LEARNED if isinstance(stage.made_of, Aid) else MODEL)).exists()
+    """Return whether the stage has written its weights."""
+    weights = ENCODER if isinstance(stage.config, EncoderPretraining) else MODEL
+    return (out / stage.name / weights).exists()
 
 
 def run_stage(out: Path, stage: Stage) -> Iterator[Record]:
-    """Learn step by step; a record is a line of the stage's metrics. Its weights come last.
+    """Train step by step, and write the weights.
 
-    A run that was stopped goes on from its last checkpoint; an aid begins anew.
+    A training run that was stopped resumes from its last checkpoint; a pretraining starts again.
+
+    Args:
+        out: folder of all stages.
+        stage: to be run.
+
+    Yields:
+        The metrics of a step, as in the stage's metrics.jsonl.
     """
-    if isinstance(stage.made_of, Aid):
-        yield from _aid(out / stage.name, stage.made_of)
+    if isinstance(stage.config, EncoderPretraining):
+        yield from _run_pretraining(out / stage.name, stage.config)
         return
-    config = replace(stage.made_of, init=InitConfig(model=str(_start(out, stage))))
+    config = replace(stage.config, init=InitConfig(model=str(_initial_model(out, stage))))
     yield from train(config, out / stage.name)
     _, model = load_trained_model(out / stage.name)
     nnx.update(model, jax.tree.map(lambda leaf: leaf.astype(stage.dtype), nnx.state(model)))
     write_model(out / stage.name / MODEL, config.model, model, Path(recipe.TOKENIZER))
 
 
-def _start(out: Path, stage: Stage) -> Path:
-    """The model that a run begins with: the stage before, or what the aids have learned."""
+def _initial_model(out: Path, stage: Stage) -> Path:
+    """Return the model folder that a run starts from; join the encoders to one if necessary."""
     if len(stage.starts_from) == 1:
         return out / stage.starts_from[0] / MODEL
-    folder = out / f"{stage.name}-start"
+    folder = out / f"{stage.name}-initial"
     if not folder.exists():
-        assert isinstance(stage.made_of, ExperimentConfig)
-        model = random_model(stage.made_of.model, stage.made_of.seed)
+        assert isinstance(stage.config, ExperimentConfig)
+        model = random_model(stage.config.model, stage.config.seed)
         state = nnx.state(model)
         leaves = flatten_state(state)
         for name in stage.starts_from:
-            learned = load_file(out / name / LEARNED)  # the aids' own heads end here
-            leaves |= {leaf: learned[leaf] for leaf in leaves if leaf in learned}
+            trained = load_file(out / name / ENCODER)  # heads and embeddings are discarded here
+            leaves |= {leaf: trained[leaf] for leaf in leaves if leaf in trained}
         nnx.update(model, fill_state(state, leaves))
-        write_model(folder, stage.made_of.model, model, Path(recipe.TOKENIZER))
+        write_model(folder, stage.config.model, model, Path(recipe.TOKENIZER))
     return folder
 
 
-def _aid(folder: Path, aid: Aid) -> Iterator[Record]:
+def _run_pretraining(folder: Path, config: EncoderPretraining) -> Iterator[Record]:
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "config.json", json.dumps(asdict(aid), indent=1) + "\n")
-    partial = folder / f"{METRICS}.partial"
-    leaves: Callable[[], Leaves] = dict
-    with partial.open("w", encoding="utf-8") as lines:
-        for record, now in run_aid(aid):
-            leaves = now
+    write_atomic(folder / "config.json", json.dumps(asdict(config), indent=1) + "\n")
+    partial_file = folder / f"{METRICS}.partial"
+    get_leaves: Callable[[], Leaves] = dict
+    with partial_file.open("w", encoding="utf-8") as lines:
+        for record, get_current in pretrain(config):
+            get_leaves = get_current
             lines.write(json.dumps(record) + "\n")
             lines.flush()
             yield record
-    partial.rename(folder / METRICS)
-    arrays = {name: np.asarray(leaf) for name, leaf in leaves().items()}
-    write_atomic(folder / LEARNED, save(arrays))
+    partial_file.rename(folder / METRICS)
+    arrays = {name: np.asarray(leaf) for name, leaf in get_leaves().items()}
+    write_atomic(folder / ENCODER, save(arrays))

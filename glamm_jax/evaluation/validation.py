@@ -1,6 +1,6 @@
 """Validation on held-out examples during training, with the benchmarks of `glamm-jax eval`.
 
-The metrics are named by benchmark and metric, in mode strict: `gcg/mIoU`, `gcg/phrases_right`,
+The metrics are named by benchmark and metric, in mode strict: `gcg/mIoU`, `gcg/phrase_recall`,
 `refseg/free gIoU`, `region_caption/exact`. Benchmarks that the dataset has no annotations for are
 left out. Of every image one item per benchmark is evaluated, with the prompts of training.
 """

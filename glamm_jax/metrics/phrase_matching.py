@@ -46,11 +46,6 @@ class PhraseScores(NamedTuple):
         )
 
     @property
-    def min_precision_recall(self) -> float:
-        """The smaller one of precision and recall."""
-        return min(self.recall, self.precision)
-
-    @property
     def mask_iou(self) -> float:
         """Mean IoU over all reference phrases."""
         return self.iou_sum / self.num_reference if self.num_reference else 1.0

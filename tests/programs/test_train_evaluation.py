@@ -19,7 +19,7 @@ from tests.small_experiment import get_config
 VALIDATION = ValidationConfig(every=1, dataset="miniworld/easy@32", num_examples=9, num_panels=3)
 CONFIG = replace(get_config(), validation=VALIDATION)
 SCORES = {
-    *("gcg/mIoU", "gcg/recall", "gcg/phrases_right", "gcg/phrase_mask_iou"),
+    *("gcg/mIoU", "gcg/recall", "gcg/phrase_precision", "gcg/phrase_recall", "gcg/phrase_mask_iou"),
     *("refseg/free cIoU", "refseg/free gIoU", "region_caption/exact"),
 }
 

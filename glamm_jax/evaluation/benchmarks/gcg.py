@@ -135,7 +135,7 @@ def _read_mask(
 def score(
     items: Sequence[Item], predictions: Predictions, mode: Mode, scorers: TextScorers
 ) -> MetricResult:
-    """Compute AP, mIoU, recall and caption metrics; in strict also the share of correct phrases.
+    """Compute AP, mIoU, recall and caption metrics; in strict also precision and recall of phrases.
 
     Args:
         items: to be scored.
@@ -151,7 +151,7 @@ def score(
 
 
 def _score_phrases(items: Sequence[Item], predictions: Predictions) -> MetricResult:
-    """Compute phrases_right (the smaller of recall and precision) and phrase_mask_iou."""
+    """Compare phrases by their words (`glamm_jax.metrics.phrase_matching`), and their masks."""
     scores = {
         item.id: score_phrases(
             _phrases_with_masks(predictions[item.id], item) if item.id in predictions else [],
@@ -162,14 +162,24 @@ def _score_phrases(items: Sequence[Item], predictions: Predictions) -> MetricRes
     total = sum_scores([*scores.values()])
     per_item = {
         name: {
-            "phrases_named": float(x.num_correct),
-            "phrases": float(x.num_reference),
-            "phrase_iou": x.iou_sum,
+            "phrases_matched": float(x.num_correct),
+            "phrases_reference": float(x.num_reference),
+            "phrases_predicted": float(x.num_predicted),
+            "phrase_iou_sum": x.iou_sum,
         }
         for name, x in scores.items()
     }
-    metrics = {"phrases_right": total.min_precision_recall, "phrase_mask_iou": total.mask_iou}
-    return MetricResult(metrics, per_item, {"phrase_mask_iou": ("phrase_iou", "phrases")})
+    metrics = {
+        "phrase_precision": total.precision,
+        "phrase_recall": total.recall,
+        "phrase_mask_iou": total.mask_iou,
+    }
+    ratios = {
+        "phrase_precision": ("phrases_matched", "phrases_predicted"),
+        "phrase_recall": ("phrases_matched", "phrases_reference"),
+        "phrase_mask_iou": ("phrase_iou_sum", "phrases_reference"),
+    }
+    return MetricResult(metrics, per_item, ratios)
 
 
 def _phrases_with_masks(prediction: Prediction, item: Item) -> list[tuple[str, RunLengths | None]]:
