@@ -12,12 +12,24 @@ from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, RegionConfig,
 
 
 def matmul(rows: int, inner: int, columns: int) -> int:
-    """Count [rows, inner] @ [inner, columns]."""
+    """Count [rows, inner] @ [inner, columns].
+
+    Args:
+        rows: of the first matrix.
+        inner: the dimension that is summed over.
+        columns: of the second matrix.
+    """
     return 2 * rows * inner * columns
 
 
 def attention(queries: int, keys: int, width: int) -> int:
-    """Count the attention scores and their product with the values, of all heads together."""
+    """Count the attention scores and their product with the values.
+
+    Args:
+        queries: number of tokens.
+        keys: number of tokens.
+        width: of all heads together.
+    """
     return 2 * matmul(queries, width, keys)
 
 
@@ -161,6 +173,12 @@ def mask_decoder(config: SAMConfig, masks: int) -> int:
 
 def mask_resizing(config: SAMConfig, masks: int, height: int, width: int) -> tuple[int, int]:
     """Count the resizing of masks to the original image size.
+
+    Args:
+        config: sizes of SAM.
+        masks: number of masks.
+        height: of the image in pixels.
+        width: of the image in pixels.
 
     Returns:
         FLOPs of forming the two resizing matrices, and of applying them.

@@ -56,7 +56,14 @@ def add_command(
     documentation: str,
     add_arguments: Callable[[argparse.ArgumentParser], None],
 ) -> None:
-    """Add a subcommand whose help is a module's docstring, summarized by its first line."""
+    """Add a subcommand.
+
+    Args:
+        commands: as `ArgumentParser.add_subparsers` returns.
+        name: of the subcommand.
+        documentation: its help, as a rule a module's docstring; the first line is its summary.
+        add_arguments: adds the options to the parser of the subcommand.
+    """
     parser = commands.add_parser(
         name,
         help=documentation.partition("\n")[0],

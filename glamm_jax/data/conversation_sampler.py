@@ -285,7 +285,13 @@ def phrase_spans(caption: Annotation, notes: list[str]) -> dict[Span, list[Link]
 
 
 def mark_phrases(text: str, spans: Iterable[Span], suffix: str = "") -> str:
-    """Put every phrase between `<p>` and `</p>`, followed by a suffix."""
+    """Put every phrase between `<p>` and `</p>`.
+
+    Args:
+        text: with the phrases.
+        spans: (start, end) of the phrases in characters, in order.
+        suffix: follows every `</p>`.
+    """
     for start, end in reversed(list(spans)):
         phrase = f"{PHRASE_START} {text[start:end]} {PHRASE_END}{suffix}"
         text = text[:start] + phrase + text[end:]
@@ -296,7 +302,7 @@ def mark_phrases(text: str, spans: Iterable[Span], suffix: str = "") -> str:
 
 
 def _region(record: Record, sampler: SeededSampler) -> ConversationBuilder:
-    """Descriptions of regions, a turn each; first of all of them together, if there is one.
+    """Ask for descriptions of regions, one per turn; first of a group of regions, if there is one.
 
     A description of several regions answers the question about the group (Flickr30k). The boxes are
     given once for each time that they are mentioned. Differs: the original gives them once, and its

@@ -29,7 +29,14 @@ def low_rank(
     b: Float[Array, "r o"],
     scale: float,
 ) -> Float[Array, "*batch o"]:
-    """Compute scale * x A B in the dtype of x."""
+    """Compute scale * x A B in the dtype of x.
+
+    Args:
+        x: input.
+        a: the matrix A.
+        b: the matrix B.
+        scale: alpha / rank.
+    """
     return scale * ((x @ a.astype(x.dtype)) @ b.astype(x.dtype))
 
 

@@ -31,7 +31,13 @@ _TRANSPOSED_ENDINGS = ("output_upscaling.0.weight", "output_upscaling.3.weight")
 
 
 def normal(name: str, shape: Shape, salt: str = "") -> Float32[np.ndarray, "..."]:
-    """Generate standard normal numbers that depend on salt, name and shape only."""
+    """Generate standard normal numbers.
+
+    Args:
+        name: seeds the generator together with the salt.
+        shape: of the array.
+        salt: put before the name.
+    """
     bits = np.random.Philox(key=zlib.crc32(f"{salt}{name}".encode()))
     return np.random.Generator(bits).standard_normal(tuple(map(int, shape)), dtype=np.float32)
 
@@ -51,6 +57,11 @@ def scale_and_shift(name: str, shape: Shape) -> tuple[float, float]:
 
 def tensor(name: str, shape: Shape, salt: str = "") -> Float32[np.ndarray, "..."] | None:
     """Generate the tensor of a state-dict name in torch's layout.
+
+    Args:
+        name: of the tensor.
+        shape: of the tensor.
+        salt: as for `normal`.
 
     Returns:
         float32, or None if it is a buffer that models compute.

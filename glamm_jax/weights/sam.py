@@ -9,7 +9,13 @@ from glamm_jax.weights.rules import UnmappedTensor, WeightRule, WeightTable
 
 
 def linear_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> tuple[WeightRule, ...]:
-    """Return the rules of a dense layer's weight and bias."""
+    """Return the rules of a dense layer's weight and bias.
+
+    Args:
+        tensor: prefix of the torch names.
+        leaf: prefix of the leaf paths.
+        layers: as in `WeightRule`.
+    """
     return (
         WeightRule(f"{tensor}.weight", f"{leaf}.kernel", "linear", layers),
         WeightRule(f"{tensor}.bias", f"{leaf}.bias", "same", layers),
@@ -17,7 +23,13 @@ def linear_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> tuple[
 
 
 def norm_rules(tensor: str, leaf: str, layers: tuple[int, ...] = ()) -> tuple[WeightRule, ...]:
-    """Return the rules of a normalization's scale and bias."""
+    """Return the rules of a normalization's scale and bias.
+
+    Args:
+        tensor: prefix of the torch names.
+        leaf: prefix of the leaf paths.
+        layers: as in `WeightRule`.
+    """
     return (
         WeightRule(f"{tensor}.weight", f"{leaf}.scale", "same", layers),
         WeightRule(f"{tensor}.bias", f"{leaf}.bias", "same", layers),

@@ -164,7 +164,13 @@ def export_tensors(
 
 
 def copy_leaves(leaves: LeafSource, sink: TensorSink, *, on_tensor: OnTensor = _ignore) -> None:
-    """Copy the leaves of a model."""
+    """Copy the leaves of a model.
+
+    Args:
+        leaves: to be copied.
+        sink: is opened, and closed when it is complete.
+        on_tensor: called with name and number of bytes after each leaf.
+    """
 
     def copy(name: str) -> None:
         info = leaves.infos[name]

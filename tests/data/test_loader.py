@@ -370,7 +370,7 @@ def test_what_does_not_belong_together_is_said() -> None:
     two = replace(DATA, batch_slices=2)
     with opened(two, 1, 2) as batches:
         own = batches.get_state()
-    with opened(two) as batches, pytest.raises(StateError, match=r"no shards \[0\]"):
+    with opened(two) as batches, pytest.raises(StateError, match=r"lacks the batch slices \[0\]"):
         batches.set_state(own)
     other = replace(MODEL, tokens=replace(MODEL.tokens, seg=3))
     with pytest.raises(TokenizerError, match="does not belong to this model"):

@@ -61,7 +61,7 @@ def test_datasets_are_asked_as_they_came(
         ("gcg", "", {}, r"no val_gcg_coco_caption_gt.json in it"),
         ("refseg", "", {}, r"no dataset_info.json, so no record shards.*--dataset NAME"),
         ("refseg", "", {"dataset": "refcoc"}, "did you mean 'refcoco'"),
-        ("refseg", "", {"dataset": "refcoco"}, "no Refer_Segm/refcoco in it"),
+        ("refseg", "", {"dataset": "refcoco"}, "contains no Refer_Segm/refcoco"),
         ("region_caption", "", {}, r"expected one file \*captions.json of split 'val'"),
         ("conversation", "", {}, "questions.jsonl: no such file; LLaVA-Bench has"),
         ("gcg", "miniworld/none", {}, "no mini-world 'none'; there are easy"),

@@ -254,7 +254,7 @@ def test_a_question_needs_a_picture(assistant: Assistant) -> None:
 def test_numbers_out_of_range_are_named() -> None:
     with pytest.raises(QuestionError, match="max_tokens is 0"):
         replace(QUESTIONS[0], max_tokens=0)
-    with pytest.raises(SamplingError, match="temperature: at least 0"):
+    with pytest.raises(SamplingError, match="temperature: must be at least 0"):
         replace(QUESTIONS[0], temperature=-1.0)
 
 

@@ -28,7 +28,7 @@ def test_all_datasets_and_splits_below_a_folder_are_shown(shards: Path, tmp_path
         assert f">{name}</h2>" in text
     assert "overlapping polygons" in text  # of the fixtures
     assert "targets</small>" in text
-    assert "caption: nothing of this task" in text  # two of the fixtures have none
+    assert "caption: no annotation of this task" in text  # two of the fixtures have none
 
 
 def test_a_limit_spreads_what_is_read(shards: Path, tmp_path: Path) -> None:
@@ -90,4 +90,4 @@ def test_a_conversation_that_is_longer_than_a_row_is_said_to_be_cut(tmp_path: Pa
     page = tmp_path / "page.html"
     options = ["--limit", "2", "--tokens", "700"]
     assert main(["browse", "miniworld/full@64", "--out", str(page), *options]) == 0
-    assert "vqa: cut to the context" in page.read_text(encoding="utf-8")
+    assert "vqa: truncated to the context" in page.read_text(encoding="utf-8")

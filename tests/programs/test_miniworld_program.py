@@ -52,7 +52,7 @@ def test_shards_hold_the_scenes_and_conversion_resumes(
             f"3-{i}": scene_record(render_scene(3, i, 64, world), split) for i in ids
         }
     assert _run(tmp_path / "world", "--world", "easy") == 2
-    assert "holds another conversion" in capsys.readouterr().err
+    assert "contains another conversion" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
