@@ -33,8 +33,8 @@ def document() -> str:
         "# Bad input",
         "",
         "Results and error messages for unusual and invalid input. The errors are subclasses of "
-        "`GLaMMError` (`glamm_jax/errors.py`); the commands print the message on one line and exit "
-        "with status 2. Image sizes are width x height.",
+        "`GLaMMError` (`glamm_jax/errors.py`); the commands print the message and exit with "
+        "status 2. Image sizes are width x height.",
         "",
         "This page is generated: do not edit it, run `python -m tests.bad_input_table`. "
         "`tests/test_bad_input.py` checks every row.",
