@@ -32,9 +32,12 @@ def document() -> str:
     lines = [
         "# Bad input",
         "",
-        "Results and error messages for unusual and invalid input. This page is generated from "
-        "`tests/bad_input_table.py`: do not edit it, run `python -m tests.bad_input_table`. "
-        "`tests/test_bad_input.py` checks every row. Image sizes are width x height.",
+        "Results and error messages for unusual and invalid input. The errors are subclasses of "
+        "`GLaMMError` (`glamm_jax/errors.py`); the commands print the message and exit with "
+        "status 2. Image sizes are width x height.",
+        "",
+        "This page is generated: do not edit it, run `python -m tests.bad_input_table`. "
+        "`tests/test_bad_input.py` checks every row.",
     ]
     for topic in dict.fromkeys(case.topic for case in CASES):
         lines += ["", f"## {topic}", "", "| Input | Result or message |", "|---|---|"]

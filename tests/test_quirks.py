@@ -1,13 +1,13 @@
-"""`docs/original-quirks.md` lists the quirks that the code cites, and the code it names exists."""
+"""`docs/original-quirks.md` lists the quirks that the code cites.
+
+`tests/test_docs.py` checks that the code it names exists.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "original-quirks.md").read_text(encoding="utf-8")
@@ -32,19 +32,6 @@ def _numbers(text: str) -> set[int]:
     """Numbers that comments, docstrings and names such as `test_quirk_8_...` cite."""
     listed = (match.group(1) for match in CITATION.finditer(text.replace("_", " ")))
     return {int(number) for numbers in listed for number in re.findall(r"\d+", numbers)}
-
-
-def _definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
-    """Dotted names of the functions, classes, methods, fields and constants of a module."""
-    for node in body:
-        if isinstance(node, ast.FunctionDef):
-            yield prefix + node.name
-        elif isinstance(node, ast.ClassDef):
-            yield prefix + node.name
-            yield from _definitions(node.body, f"{prefix}{node.name}.")
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from (prefix + target.id for target in targets if isinstance(target, ast.Name))
 
 
 def test_all_quirks_are_listed_in_order() -> None:
@@ -83,15 +70,3 @@ def test_messages_have_no_quirk_numbers() -> None:
             and CITATION.search(node.value)
         ]
     assert not cited
-
-
-@pytest.mark.parametrize("document", ["original-quirks.md", "glossary.md"])
-def test_code_that_a_document_names_exists(document: str) -> None:
-    missing = []
-    for file, name in CODE.findall((ROOT / "docs" / document).read_text(encoding="utf-8")):
-        path = ROOT / file
-        if not path.is_file():
-            missing.append(file)
-        elif name and name not in _definitions(ast.parse(path.read_text("utf-8")).body):
-            missing.append(f"{file}:{name}")
-    assert not missing

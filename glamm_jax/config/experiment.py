@@ -22,7 +22,7 @@ MASK_TASKS = ("gcg", "referring", "semantic", "grounding")
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW behind a clipped gradient. The defaults are those of the released training (trap 29).
+    """AdamW behind a clipped gradient. The defaults are those of the released training (quirk 29).
 
     Attributes:
         peak_lr: learning rate at the end of the warm-up.
@@ -78,11 +78,11 @@ class ConversationConfig:
     """How a record's annotations become a conversation. Defaults: the released training's.
 
     Attributes:
-        max_turns: classes or expressions in one conversation (trap 41).
-        max_regions: regions in one conversation (trap 42).
+        max_turns: classes or expressions in one conversation (quirk 41).
+        max_regions: regions in one conversation (quirk 42).
         shuffle: sample annotations and their order; False takes the first, in stored order.
         count_overlaps: a pixel that two polygons of one object cover has the value 2 in its mask,
-            as in the original (trap 22); False: 1.
+            as in the original (quirk 22); False: 1.
         bare_image: put the image in front of the question without a sentence about it, as the
             released weights were trained on LLaVA-Instruct and the regions of refCOCO(+).
         questions: templates used instead of those in `glamm_jax.text.questions`; `{name}` and

@@ -1,4 +1,4 @@
-"""Positions and capacities, and the traps of the original's sequences."""
+"""Positions and batch shapes, and the quirks of sequences in the original."""
 
 from __future__ import annotations
 
