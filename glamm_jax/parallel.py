@@ -1,4 +1,4 @@
-"""Device meshes, and the mapping from logical axes to mesh axes.
+"""Processes, device meshes, and the mapping from logical axes to mesh axes.
 
 Models name *logical* axes, on parameters (`Param(..., axes=("embed", "mlp"))`) and on activations
 (`constrain(x, "batch", "sequence", None)`). `ShardingRules` maps each logical axis to mesh axes.
@@ -24,6 +24,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from glamm_jax.errors import GLaMMError
 
 MESH_AXES = ("data", "fsdp", "tensor")
+SHUTDOWN_TIMEOUT = 24 * 3600  # seconds that a finished process waits for the others
 MeshAxes = tuple[str, ...]
 
 
@@ -63,6 +64,25 @@ class _MeshContext:
 _context: contextvars.ContextVar[_MeshContext | None] = contextvars.ContextVar(
     "mesh_context", default=None
 )
+
+
+def initialize_processes(
+    coordinator: str | None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Connect this process with the others of the same program. Call it before anything uses jax.
+
+    Args:
+        coordinator: HOST:PORT of process 0; "auto": detect all arguments (TPU pods, Slurm); None or
+            "": there are no other processes.
+        num_processes: number of all processes.
+        process_id: of this process, from 0.
+    """
+    if coordinator == "auto":
+        jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_TIMEOUT)
+    elif coordinator:
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, shutdown_timeout_seconds=SHUTDOWN_TIMEOUT
+        )
 
 
 def make_mesh(

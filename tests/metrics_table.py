@@ -111,16 +111,16 @@ inconsistent fields raise a `MetricError` that names image and mask.
 | missing prediction | scored as an empty answer (the original's GCG evaluation stops); captions: \
 left out | scored as an empty answer |
 | empty split | AP is -1, other metrics are 0; caption metrics are absent | metrics are absent |
-| no true mask (no reference mask) | GCG: mIoU 0; otherwise left out | left out; predicted masks \
+| no reference mask | GCG: mIoU 0; otherwise left out | left out; predicted masks \
 are wrong in AP |
-| empty mask said (predicted), empty true mask (reference) | two of them: see mIoU above; recall \
+| empty predicted mask, empty reference mask | two of them: see mIoU above; recall \
 takes them as a match of the masks | two of them agree |
 | sizes disagree | the IoU is 0; GCG: no match in the image, as after the original's exception | \
 the IoU is 0 |
 | more phrases than masks | phrases and masks are paired by index | by position in the text |
 | fewer phrases than masks | a best pair without a phrase removes the image's matches | masks \
 without a phrase match no phrase |
-| true phrases and masks disagree (of the reference) | paired by index | by position in the text |
+| reference phrases and masks differ in number | paired by index | by position in the text |
 | scores not finite | scores are not used | they rank last |
 | no mask given | an empty mask | an empty mask |
 | fewer masks than expressions | left out of cIoU, 0 in gIoU | an empty mask |

@@ -57,12 +57,11 @@ from glamm_jax.evaluation.published import beside_paper
 from glamm_jax.inference.chat import Assistant, load
 from glamm_jax.metrics.captions import DEFAULT_CAPTION_METRICS, check_java
 from glamm_jax.metrics.similarity import CachedSimilarity, Similarity, WordSimilarity
-from glamm_jax.parallel import make_mesh
+from glamm_jax.parallel import initialize_processes, make_mesh
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.weights.folder import ModelFolder
 
 REVIEWS = "reviews.jsonl"
-SHUTDOWN_TIMEOUT = 24 * 3600  # seconds that a finished process waits for the others
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax eval") -> int:
@@ -79,7 +78,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     Everything is checked before the model is loaded.
     """
-    initialize_processes(options)
+    initialize_processes(options.coordinator, options.processes, options.process)
     if options.model and not isinstance(ModelFolder(options.model).config, GLaMMConfig):
         raise ConfigError(f"{options.model}: a part of a model, not a complete GLaMM")
     benchmark = BENCHMARKS[options.benchmark]
@@ -113,19 +112,6 @@ def evaluate(options: argparse.Namespace) -> None:
         print(f"{len(names)} {kind}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
     print(benchmark.description)
     print(f"wrote {options.out}, {options.out / REPORT}")
-
-
-def initialize_processes(options: argparse.Namespace) -> None:
-    """Join the other processes, if there are any."""
-    if options.coordinator == "auto":
-        jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_TIMEOUT)
-    elif options.coordinator:
-        jax.distributed.initialize(
-            options.coordinator,
-            options.processes,
-            options.process,
-            shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
-        )
 
 
 def make_scorers(benchmark: Benchmark, options: argparse.Namespace) -> TextScorers:

@@ -183,13 +183,13 @@ def record_irregularities(
     }
     other_sizes = {mask.size for mask in image.predicted_runs} - sizes
     notes.add_if(other_sizes or len(sizes) > 1, "sizes disagree", name)
-    notes.add_if(any(not mask.area for mask in image.predicted_runs), "empty mask said", name)
-    notes.add_if(any(not mask.area for mask in image.reference_runs), "empty true mask", name)
-    notes.add_if(not reference.masks, "no true mask", name)
+    notes.add_if(any(not mask.area for mask in image.predicted_runs), "empty predicted mask", name)
+    notes.add_if(any(not mask.area for mask in image.reference_runs), "empty reference mask", name)
+    notes.add_if(not reference.masks, "no reference mask", name)
     notes.add_if(phrases > masks, "more phrases than masks", name)
     notes.add_if(phrases < masks, "fewer phrases than masks", name)
     differ = len(reference.phrases) != len(reference.masks)
-    notes.add_if(differ, "true phrases and masks disagree", name)
+    notes.add_if(differ, "reference phrases and masks differ in number", name)
     notes.add_if(not np.isfinite(prediction.scores).all(), "scores not finite", name)
     return image
 

@@ -67,7 +67,7 @@ def score_refseg(
                 f"{name}: {num_masks} reference masks but {len(ignored_masks)} masks of ignored "
                 "pixels"
             )
-        notes.add_if(not num_masks, "no true mask", name)
+        notes.add_if(not num_masks, "no reference mask", name)
         notes.add_if(len(masks) > num_masks, "more masks than expressions", name)
         notes.add_if(len(masks) < num_masks, "fewer masks than expressions", name)
         notes.add_if(any(mask is None for mask in masks), "no mask given", name)

@@ -184,14 +184,14 @@ def test_an_image_without_references_counts_in_compat_and_only_its_false_masks_i
     assert (compat.scores["mIoU"], strict.scores["mIoU"]) == (0.5, 1.0)
     assert compat.scores["recall"] == strict.scores["recall"] == 1
     assert strict.scores["AP50"] == pytest.approx(2 / 3)
-    assert compat.notes == strict.notes == {"no true mask": ("2",)}
+    assert compat.notes == strict.notes == {"no reference mask": ("2",)}
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_empty_predicted_mask_agrees_with_no_other(mode):
     result = score_gcg({"1": caption(("a dog", EMPTY))}, {"1": REFERENCE}, WORDS, mode)
     assert result.scores["mIoU"] == result.scores["recall"] == result.scores["AP"] == 0
-    assert result.notes == {"empty mask said": ("1",)}
+    assert result.notes == {"empty predicted mask": ("1",)}
 
 
 def test_masks_of_another_size_agree_with_nothing_and_end_recall_in_compat():

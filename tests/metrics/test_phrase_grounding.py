@@ -60,7 +60,7 @@ def test_irregular_input_is_noted_and_counts_nothing(mode):
         "unknown prediction": ("unknown",),
         "missing prediction": ("missing", "nothing"),
         "sizes disagree": ("size",),
-        "no true mask": ("nothing",),
+        "no reference mask": ("nothing",),
     }
     assert result.scores["recall"] == pytest.approx(1 / 3)
 

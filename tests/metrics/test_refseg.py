@@ -88,7 +88,7 @@ def test_irregular_input_is_noted_and_counts_as_no_mask(mode):
         "fewer masks than expressions": ("missing",),
         "sizes disagree": ("size",),
         "no mask given": ("none",),
-        "no true mask": ("nothing",),
+        "no reference mask": ("nothing",),
     }
     assert result.scores["gIoU"] == pytest.approx(2 / 5, abs=1e-5)
     assert set(result.per_item) == set(reference)
