@@ -1,7 +1,7 @@
 """Sample conversations from a record: annotations of a task become questions and answers.
 
     sampled = sample_conversations(record, ("gcg", "region"), ConversationConfig(), seed=0)
-    sampled.examples[0].turns    ("Describe the image in detail. ...", "<p> A dog </p> [SEG] runs.")
+    sampled.examples[0].turns  # (("Describe the image ...", "<p> A dog </p> [SEG] runs."),)
 
 Everything sampled follows from seed, epoch, record and task, so an example is the same wherever it
 is made. Questions are those of `glamm_jax.text.questions`, or of the `ConversationConfig`, which

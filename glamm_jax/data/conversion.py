@@ -4,11 +4,11 @@ The shard of an image and its position in the shard follow from the hash of its 
 order in which a source lists its images or from other processes. So the bytes of the shards depend
 only on the source and the number of shards, and any number of processes can share the work.
 
-    reader = SourceReader(make_source, root, "train")       opened anew in every process
+    reader = SourceReader(make_source, root, "train")       # opened anew in every process
     target = reader.target(out)
     target.begin(reader.description())
-    for index in range(target.num_shards):                  in any order, on any machine
-        write_shard(reader, target, index)                  skips finished shards
+    for index in range(target.num_shards):                  # in any order, on any machine
+        write_shard(reader, target, index)                  # skips finished shards
     target.publish(target.summarize(len(reader.keys)))
 """
 

@@ -1,9 +1,9 @@
 """Load batches: records are mixed, shuffled, read by worker processes and packed; resumable.
 
     batches = open_batches(config.data, config.model)
-    batch, names = next(batches)       the batch, and which records are in it
-    state = batches.get_state()        a few hundred bytes of JSON, at this batch
-    batches.set_state(state)           continue from there
+    batch, names = next(batches)       # the batch, and which records are in it
+    state = batches.get_state()        # a few hundred bytes of JSON, at this batch
+    batches.set_state(state)           # continue from there
 
 The batch of a step consists of `batch_slices` slices. A slice is a stream of its own: it takes
 every n-th record of every mixture entry, in an order that follows from the seed (another one each

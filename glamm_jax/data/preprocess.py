@@ -1,9 +1,9 @@
 """Decoding of images and preprocessing for both encoders, in uint8; the device normalises.
 
-    image = open_image("dog.jpg")                      uint8[h, w, 3], upright, original size
-    clip_image(image, 336)                             uint8[336, 336, 3], centre crop
-    grounding_image(image, 1024)                       uint8[1024, 1024, 3], padded bottom right
-    clip_and_grounding_images(image, 336, 1024)        both, in half the time
+    image = open_image("dog.jpg")                      # uint8[h, w, 3], upright, original size
+    clip_image(image, 336)                             # uint8[336, 336, 3], centre crop
+    grounding_image(image, 1024)                       # uint8[1024, 1024, 3], padded bottom right
+    clip_and_grounding_images(image, 336, 1024)        # both, in half the time
 
 Training, evaluation, parity checks and the demo all use these functions.
 """

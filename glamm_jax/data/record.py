@@ -4,10 +4,11 @@ Every dataset is converted to records once, whatever its layout; examples of all
 from them in training (`glamm_jax.data.conversation_sampler`). Records contain no prompts and no
 tokens.
 
-    Record(image=b"...", regions=(dog, ball), annotations=(
+    annotations = (
         Annotation("gcg", "A dog chases a ball.", links=(Link(0, 0, 5), Link(1, 13, 19))),
         Annotation("referring", "the brown dog", links=(Link(0),)),
-    ))
+    )
+    Record(jpeg, "dog", "photos", "train", 480, 640, regions=(dog, ball), annotations=annotations)
 """
 
 from __future__ import annotations

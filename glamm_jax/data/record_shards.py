@@ -4,10 +4,10 @@ A record becomes a `tf.train.Example` of flat tables, with one row for each regi
 or turn. Links and turns have the index of their annotation in a column, because TFDS cannot nest
 sequences without TensorFlow.
 
-    data = encode(record)                                       bytes; decode(data) == record
-    records = RecordShards("out/glamm_grandf_ha/1.0.0", "train")        records[7] is a Record
+    data = encode(record)                                       # bytes; decode(data) == record
+    records = RecordShards("out/glamm_grandf_ha/1.0.0", "train")        # records[7] is a Record
     records = RecordShards("out/glamm_grandf_ha/1.0.0", "train[:10%]")
-    tfds.data_source("glamm_grandf_ha", split="train", data_dir="out")  the tables as arrays
+    tfds.data_source("glamm_grandf_ha", split="train", data_dir="out")  # the tables as arrays
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where records come from: shards on disk, or a scheme that another package registers.
 
-    records = open_records("shards/glamm_grandf/1.0.0", "train")  a folder of record shards
-    records = open_records("miniworld/easy@64", "val", seed=3)    scheme "miniworld", name "easy@64"
+    records = open_records("shards/glamm_grandf/1.0.0", "train")  # a folder of record shards
+    records = open_records("miniworld/easy@64", "val", seed=3)    # a scheme and a name
 
 `glamm_jax.miniworld` registers the scheme "miniworld" when it is imported.
 """

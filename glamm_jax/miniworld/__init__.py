@@ -1,7 +1,7 @@
 """The mini-world: synthetic scenes with exact masks and texts for all tasks.
 
-    scene = render_scene(seed=0, scene_id=7, size=128, world=FULL)     image and masks
-    record = scene_record(scene)                                       annotations of all tasks
+    scene = render_scene(seed=0, scene_id=7, size=128, world=FULL)     # image and masks
+    record = scene_record(scene)                                       # annotations of all tasks
 
 Importing this package registers the datasets `miniworld/WORLD@SIZE`
 (`glamm_jax.data.record_sources`), whose records are rendered when they are read.

@@ -1,9 +1,8 @@
 """Common parts of writing mini-worlds in the folder formats of real datasets.
 
-    write_grand(folder, scenes)                          GranD
-    write_grandf(folder, {"train": scenes, ...})         GranD_f: training data, and references of
-                                                         val and test
-    write_refcoco(folder, {"train": scenes, ...})        refCOCO
+    write_grand(folder / "grand", scenes)                       # GranD
+    write_grandf(folder / "grandf", {"val": scenes})            # GranD_f, with references
+    write_refcoco(folder / "refcoco", {"train": scenes})        # refCOCO
 
 The readers of the real datasets read these folders. A folder appears under its name when it is
 complete. Images are named after scene ids, so the scenes of a folder need different ids.

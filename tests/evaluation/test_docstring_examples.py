@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from glamm_jax.evaluation.llm_judge import LLMJudge
 from glamm_jax.evaluation.scores import RunScores, load_scores, save_scores
 from glamm_jax.inference.chat import Assistant, load
 from glamm_jax.metrics.result import MetricResult
+from tests.docstring_example import example_of_module
 from tests.evaluation.conftest import MODEL, miniworld
 from tests.evaluation.example_predictions import perfect_prediction
 
@@ -33,12 +32,9 @@ RESULT = MetricResult({"mIoU": 0.5}, {"a": {"mIoU": 0.5}})
 PATHS = {'"path/to/data"': '"miniworld/easy@64"', '"path/to/model"': repr(str(MODEL))}
 
 
-def example_of(module: Any) -> str:
-    """The code of the first indented block of a module's docstring."""
-    lines = (inspect.getdoc(module) or "").splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("    "))
-    end = next((i for i in range(start, len(lines)) if not lines[i]), len(lines))
-    code = textwrap.dedent("\n".join(lines[start:end]))
+def runnable_example_of(module: Any) -> str:
+    """The example of a module, with real paths."""
+    code = example_of_module(module)
     for text, path in PATHS.items():
         code = code.replace(text, path)
     return code
@@ -80,13 +76,13 @@ def test_the_example_runs(
     for letter in "ab":
         namespace[f"path_{letter}"] = tmp_path / f"{letter}.json"
         save_scores(tmp_path / f"{letter}.json", RunScores("gcg", "val", {"strict": RESULT}))
-    exec(compile(example_of(module), f"<docstring of {name}>", "exec"), namespace)
+    exec(compile(runnable_example_of(module), f"<docstring of {name}>", "exec"), namespace)
 
 
 def test_the_example_of_the_encoder_names_what_exists() -> None:
     from glamm_jax.evaluation import bert_similarity
 
-    tree = ast.parse(example_of(bert_similarity))
+    tree = ast.parse(example_of_module(bert_similarity))
     attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert all(hasattr(bert_similarity.BertSimilarity, name) for name in attributes)
     assert "BertSimilarity" in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

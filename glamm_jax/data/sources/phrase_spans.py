@@ -6,8 +6,8 @@ their caption. Letters and digits are preserved in all of these cases, so texts 
 their letters and digits alone, ignoring case.
 
     phrases = PhraseSpans("A man's hat on a dog.", log, "caption")
-    phrases.add_phrase("man 's hat", None, [0])     region 0 belongs to "man's hat", 2 to 11
-    phrases.links()                                 (Link(0, 2, 11),)
+    phrases.add_phrase("man 's hat", None, [0])     # region 0 belongs to "man's hat", 2 to 11
+    phrases.links()                                 # (Link(0, 2, 11),)
 """
 
 from __future__ import annotations

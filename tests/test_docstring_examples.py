@@ -1,0 +1,191 @@
+"""The usage examples in the docstrings of the library run; those of the evaluation: see there."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+import glamm_jax
+from glamm_jax.config import GLaMMConfig
+from glamm_jax.data.conversion import SourceReader, write_shard
+from glamm_jax.data.loader import open_batches
+from glamm_jax.data.record import Region
+from glamm_jax.data.sources.defects import DefectLog
+from glamm_jax.inference.generate import Generator
+from glamm_jax.miniworld import EASY, render_scene, scene_record
+from glamm_jax.miniworld.grand_folder import write_grand
+from glamm_jax.miniworld.grandf_folder import write_grandf
+from glamm_jax.miniworld.refcoco_folder import write_refcoco
+from glamm_jax.miniworld.source import MiniWorldSource
+from glamm_jax.models.glamm import GLaMM
+from glamm_jax.training.parameter_groups import trainable_filter, used_parts
+from tests.docstring_example import example_of, example_of_module, unknown_names
+from tests.evaluation.test_docstring_examples import MODULES as EVALUATION_MODULES
+from tests.evaluation.test_docstring_examples import PACKAGE as EVALUATION
+from tests.small_experiment import get_config
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "checkpoints" / "miniworld-tiny"
+MASK = np.ones((480, 640), bool)
+IMAGE = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+Variables = dict[str, Any]
+
+
+def _record_shards(out: Path) -> Path:
+    """Convert a mini-world, by the calls of the example of data.conversion."""
+    reader = SourceReader(partial(MiniWorldSource, size=64, ids=range(4)), out, "train")
+    target = reader.target(out)
+    target.begin(reader.description())
+    for index in range(target.num_shards):
+        write_shard(reader, target, index)
+    target.publish(target.summarize(len(reader.keys)))
+    return target.folder
+
+
+def _batch(config: GLaMMConfig) -> Any:
+    data = get_config().data
+    batches = open_batches(data, config)
+    batch = next(batches).batch
+    batches.close()
+    return batch
+
+
+def _generation() -> Variables:
+    config = get_config().model
+    return {
+        "generator": Generator(GLaMM(config, rngs=nnx.Rngs(0))),
+        "batch": _batch(config),
+    }
+
+
+def _optimization() -> Variables:
+    config = get_config()
+    model = GLaMM(config.model, rngs=nnx.Rngs(0))
+    trainable = nnx.state(model, trainable_filter(config.optim.trainable))
+    return {
+        "config": config,
+        "trainable": trainable,
+        "gradients": trainable,
+        "batch": _batch(config.model),
+        "used_parts": used_parts,
+    }
+
+
+# Module -> the variables that its example uses and does not define.
+VARIABLES: dict[str, Callable[[Path], Variables]] = {
+    "": lambda folder: {"glamm_jax": glamm_jax, "path": MODEL},
+    "aot.plan": lambda folder: {"config": get_config()},
+    "data.conversation_sampler": lambda folder: {"record": scene_record(_scene())},
+    "data.conversion": lambda folder: {
+        "make_source": partial(MiniWorldSource, size=64, ids=range(4)),
+        "out": folder,
+        "root": folder,
+    },
+    "data.loader": lambda folder: {"config": get_config()},
+    "data.preprocess": lambda folder: {},
+    "data.record": lambda folder: {
+        "jpeg": b"",
+        "dog": Region((0.0, 0.0, 5.0, 5.0), None),
+        "ball": Region((5.0, 0.0, 9.0, 5.0), None),
+    },
+    "data.record_shards": lambda folder: {"record": scene_record(_scene())},
+    "data.record_sources": lambda folder: {},
+    "data.resample": lambda folder: {"image": IMAGE},
+    "data.sources.phrase_spans": lambda folder: {"log": DefectLog("image 7")},
+    "inference.chat": lambda folder: {"glamm_jax": glamm_jax},
+    "inference.generate": lambda folder: _generation(),
+    "miniworld": lambda folder: {},
+    "miniworld.folders": lambda folder: {
+        "folder": folder,
+        "scenes": [_scene()],
+        "write_grand": write_grand,
+        "write_grandf": write_grandf,
+        "write_refcoco": write_refcoco,
+    },
+    "nn.attention": lambda folder: {
+        **dict.fromkeys("qkv", jnp.ones((1, 3, 2, 4))),
+        "token_valid": jnp.ones((1, 3), bool),
+    },
+    "parallel": lambda folder: {"state": nnx.state(GLaMM(get_config().model, rngs=nnx.Rngs(0)))},
+    "report.html_page": lambda folder: {"image": IMAGE, "dog": MASK},
+    "report.mask_overlay": lambda folder: {"image": IMAGE, "mask": MASK},
+    "training.optimizer": lambda folder: _optimization(),
+    "weights.rules": lambda folder: {},
+}
+# Module whose example cannot run here -> the variables that it does not define, and why.
+NAMES_ONLY: dict[str, tuple[set[str], str]] = {
+    "aot.compile_step": ({"config"}, "needs libtpu"),
+    "training.metric_writers": ({"run", "config", "train", "asdict"}, "needs an account"),
+    "training.placement": (
+        {
+            *("model", "is_trained", "optimizer", "dtype", "config", "step"),
+            *("make_mesh", "use_mesh", "open_batches"),
+        },
+        "compiles for a minute; tests/training/test_placement.py makes these calls",
+    ),
+    "weights.transfer": (
+        {"table", "source", "leaves", "model", "folder", "out", "TensorWriter"},
+        "needs a checkpoint; tests/weights/test_transfer.py makes these calls",
+    ),
+}
+# Examples that need packages outside of the test environment.
+NOT_IMPORTED = {"data.beam": "apache_beam", "evaluation.bert_similarity": "torch and a BERT"}
+
+
+def _scene() -> Any:
+    return render_scene(0, 7, 64, EASY)
+
+
+def _modules_with_examples() -> list[str]:
+    names = []
+    for path in sorted((ROOT / "glamm_jax").rglob("*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        if example_of(docstring):
+            parts = path.relative_to(ROOT / "glamm_jax").with_suffix("").parts
+            names.append(".".join(parts).removesuffix("__init__").removesuffix("."))
+    return names
+
+
+def _import(name: str) -> Any:
+    return importlib.import_module(f"glamm_jax.{name}".rstrip("."))
+
+
+def test_every_example_is_tested() -> None:
+    evaluation = {f"{EVALUATION}.{x}".removeprefix("glamm_jax.") for x in EVALUATION_MODULES}
+    tested = {*VARIABLES, *NAMES_ONLY, *NOT_IMPORTED, *evaluation}
+    assert {*_modules_with_examples()} == tested
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_the_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(IMAGE).save("dog.jpg")
+    module = _import(name)
+    code = example_of_module(module).replace("path/to/model", str(MODEL))
+    if "glamm_grandf" in code:
+        folder = _record_shards(tmp_path / "out")
+        code = code.replace("out/glamm_grandf_ha/1.0.0", str(folder))
+        code = code.replace("shards/glamm_grandf/1.0.0", str(folder))
+        code = code.replace("glamm_grandf_ha", folder.parent.name)
+    code = code.replace("data=2, fsdp=2, tensor=2", "data=2, fsdp=2, tensor=1")
+    namespace = {**vars(module), **VARIABLES[name](tmp_path)}
+    exec(compile(code, f"<docstring of {name}>", "exec"), namespace)
+
+
+@pytest.mark.parametrize("name", NAMES_ONLY)
+def test_the_names_of_the_example_exist(name: str) -> None:
+    module = _import(name)
+    variables, _ = NAMES_ONLY[name]
+    known = {*vars(module), *vars(builtins)}
+    assert unknown_names(example_of_module(module), known) <= variables
