@@ -100,7 +100,9 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
         "ball": Region((5.0, 0.0, 9.0, 5.0), None),
     },
     "data.record_shards": lambda folder: {"record": scene_record(_scene())},
-    "data.record_sources": lambda folder: {},
+    "data.record_sources": lambda folder: {
+        "open_synthetic": lambda name, split, seed: [scene_record(_scene())]
+    },
     "data.resample": lambda folder: {"image": IMAGE},
     "data.sources.phrase_spans": lambda folder: {"log": DefectLog("image 7")},
     "inference.chat": lambda folder: {"glamm_jax": glamm_jax},

@@ -1,9 +1,8 @@
 """Where records come from: shards on disk, or a scheme that another package registers.
 
-    records = open_records("shards/glamm_grandf/1.0.0", "train")  # a folder of record shards
-    records = open_records("miniworld/easy@64", "val", seed=3)    # a scheme and a name
-
-`glamm_jax.miniworld` registers the scheme "miniworld" when it is imported.
+records = open_records("shards/glamm_grandf/1.0.0", "train")  # a folder of record shards
+register_scheme("synthetic", RecordScheme(open_synthetic))    # a function of yours
+records = open_records("synthetic/NAME", "val", seed=3)       # calls open_synthetic
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def register_scheme(prefix: str, scheme: RecordScheme) -> None:
 
 
 def find_scheme(dataset: str) -> RecordScheme | None:
-    """The registered scheme of a dataset's name; None for a folder."""
+    """Return the registered scheme of a dataset's name; None for a folder."""
     prefix, slash, _ = dataset.partition("/")
     return _SCHEMES.get(prefix) if slash else None
 
@@ -62,7 +61,7 @@ def open_records(dataset: str, split: str, seed: int = 0) -> RecordSource:
     Args:
         dataset: "SCHEME/NAME", or a folder that `glamm-jax convert dataset` wrote.
         split: its name; of a folder also a slice, such as "train[:10%]".
-        seed: for schemes that draw their records.
+        seed: for schemes that generate their records.
 
     Raises:
         ConfigError: there is no such dataset or split.

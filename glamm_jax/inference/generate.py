@@ -68,12 +68,6 @@ class SegMasks(NamedTuple):
     iou: Float[Array, "m"]  # the decoder's estimate of the mask's IoU
     logits: Float[Array, "m h w"] | None = None  # on request; a mask is logits > 0
 
-    def of_row(self, row: int) -> Bool[np.ndarray, "k h w"]:
-        """Return the masks of one row, in the size of its image, on the host."""
-        indices = np.flatnonzero(self.rows == row)
-        height, width = self.sizes[indices[0]] if len(indices) else (0, 0)
-        return to_host(self.masks)[indices, :height, :width]
-
 
 class _StopCriteria(NamedTuple):
     """When to stop; traced values, so that changing them compiles nothing."""
