@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=positive_int, default=128, help="width and height in pixels (%(default)s)"
     )
-    parser.add_argument("--world", choices=WORLDS, default="full", help="(%(default)s)")
-    parser.add_argument("--format", choices=FORMATS, default="shards", help="(%(default)s)")
+    parser.add_argument("--world", choices=WORLDS, default="full", help="default: %(default)s")
+    parser.add_argument("--format", choices=FORMATS, default="shards", help="default: %(default)s")
     parser.add_argument(
         "--held-out",
         type=_kinds,

@@ -93,10 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="model folder")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
     parser.add_argument(
-        "--part", choices=("glamm", "clip", "adapter"), default="glamm", help="(%(default)s)"
+        "--part", choices=("glamm", "clip", "adapter"), default="glamm", help="default: %(default)s"
     )
     parser.add_argument(
-        "--lora", choices=("merged", "injected", "none"), default="merged", help="(%(default)s)"
+        "--lora",
+        choices=("merged", "injected", "none"),
+        default="merged",
+        help="default: %(default)s",
     )
 
 
