@@ -57,10 +57,10 @@ def add_command(
     """Add a subcommand.
 
     Args:
-        commands: subparsers of the program.
+        commands: as `ArgumentParser.add_subparsers` returns.
         name: of the subcommand.
-        documentation: docstring of its module: the help text; the first line is the summary.
-        add_arguments: adds the arguments to its parser.
+        documentation: its help, as a rule a module's docstring; the first line is its summary.
+        add_arguments: adds the options to the parser of the subcommand.
     """
     parser = commands.add_parser(
         name,
