@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -106,7 +107,7 @@ def check_arguments(name: str, arguments: list[str]) -> None:
         assert options.dataset in datasets()
 
 
-def parser_of(module: str) -> Callable[[list[str]], object]:
+def parser_of(module: str) -> Callable[[list[str]], argparse.Namespace]:
     """Return the function that parses a program's command line."""
     return import_module(module).parse
 
@@ -129,6 +130,8 @@ def test_help_has_valid_examples(program: str) -> None:
     assert any(f"{example} ".startswith(f"{program} ") for example in examples)
     for example in examples:
         assert_valid(example)
+    if program != "glamm-jax":
+        assert_valid(f"{program} --help")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
