@@ -47,7 +47,13 @@ def random_weights(make: Callable[[], Model], dtype: Any) -> tuple[nnx.GraphDef,
 def compiled(
     graph: nnx.GraphDef, state: nnx.State, call: Callable[..., Any]
 ) -> Callable[..., jax.Array]:
-    """Return a jitted `call(model, *inputs)`, weights as an argument, that waits for its result."""
+    """Return a jitted function of the inputs that waits for its result.
+
+    Args:
+        graph: of the model.
+        state: weights; they are an argument of the compiled program, not constants in it.
+        call: a function of the model and the inputs.
+    """
     run = jax.jit(lambda state, *inputs: call(nnx.merge(graph, state), *inputs))
     return lambda *inputs: jax.block_until_ready(run(state, *inputs))
 
