@@ -1,5 +1,6 @@
-# Every target sets itself up: on a bare machine `make test` makes .venv, installs and tests.
-# PYTHON=python3.12 make setup chooses the interpreter; the default is the newest of 3.11 to 3.13.
+# Every target installs its requirements: on a new machine `make test` creates .venv, installs and tests.
+# PYTHON=python3.12 make setup selects the interpreter; the default is the first of python3.11,
+# python3.12, python3.13 and python3 that exists and is 3.11 or newer.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
@@ -7,21 +8,22 @@ BIN := .venv/bin
 STAMP := .venv/.setup-done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
-# What jax 0.10.2 asks for in its extra `tpu`; apart from .venv, where jax would look for a TPU.
+# The version that jax 0.10.2 requires in its extra `tpu`. Not in .venv, where jax would search for a TPU.
 LIBTPU := libtpu==0.0.42.1
 SOURCES := $(wildcard glamm_jax train eval convert demo bench configs examples tools tests)
-# The tests are checked as they run, by jaxtyping and beartype (tests/conftest.py).
+# The types of the tests are checked at run time, by jaxtyping and beartype (tests/conftest.py).
 TYPED := $(filter-out tests,$(SOURCES))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-slow test-beam lint format parity bench full-size tpu demo learn clean
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## make .venv with all that the other targets need; seconds when it is there
+setup: $(STAMP) ## create .venv with the requirements of all targets
 
-# torch first and alone, so that the CPU build which the machine offers is taken; never torchvision.
+# torch is installed first and separately, so that pip selects the CPU build if the machine offers it.
+# Never install torchvision.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; set PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -29,56 +31,56 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) install --quiet -e ".[dev,convert]" -c constraints.txt
 	@touch $@
 
-# Two processes, each test file in one of them: most of the time is XLA compiling on one core.
-test: $(STAMP) ## the default tests: no network, no GPU; 20 minutes on two slow cores, less the next time
+# Two processes, each test file in one of them: XLA compiles on one core most of the time.
+test: $(STAMP) ## run the default tests; no network, no GPU; 10 to 20 minutes on two cores
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-test-slow: $(STAMP) ## the tests marked slow
+test-slow: $(STAMP) ## run the tests marked slow; hours
 	$(BIN)/python -m pytest -q -m slow
 
-test-beam: ## Apache Beam's two processes write the same bytes; in an environment of its own
+test-beam: ## test that Apache Beam writes identical shards; in a separate environment
 	test -x .venv-beam/bin/python || $(PYTHON) -m venv .venv-beam
 	.venv-beam/bin/python -m pip --disable-pip-version-check install --quiet -e ".[beam,dev]"
 	.venv-beam/bin/python -m pytest -q -m slow tests/data/test_beam.py
 
-lint: $(STAMP) ## ruff, pyright, import-linter
+lint: $(STAMP) ## run ruff, import-linter and pyright
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python $(TYPED)
 
-format: $(STAMP) ## rewrite the sources as ruff wants them
+format: $(STAMP) ## format the sources with ruff
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-parity: $(STAMP) ## our numbers against the original's, at full and tiny size
+parity: $(STAMP) ## compare with numbers recorded from the original; 6 to 10 minutes
 	$(BIN)/python -m convert parity tests/goldens
 
-bench: $(STAMP) ## CPU speed: against PyTorch, of conversion, mini-world, loader, metrics
+bench: $(STAMP) ## measure CPU speed: models and PyTorch, conversion, mini-world, loader, metrics
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.conversion
 	$(BIN)/python -m bench.miniworld
 	$(BIN)/python -m bench.loader
 	$(BIN)/python -m bench.metrics
 
-full-size: $(STAMP) ## a 7B checkpoint there and back, and an answer from it; 40 GB of disk
+full-size: $(STAMP) ## convert, export and use a 7B checkpoint; 40 GB of disk
 	$(BIN)/python -m bench.full_size
 
-tpu: $(STAMP) .libtpu/.done ## compile the full-size training step for eight TPU v5e; minutes, 7 GB
+tpu: $(STAMP) .libtpu/.done ## compile the full-size training step for eight TPU v5e; minutes, 7 GB of memory
 	PYTHONPATH=.libtpu $(BIN)/python -m glamm_jax plan --topology v5e:2x4 --mesh 1 8 1 --json bench/results/tpu.json
 
 .libtpu/.done: Makefile
 	$(PIP) install --quiet --no-deps --upgrade --target .libtpu $(LIBTPU)
 	@touch $@
 
-# Its minutes count from here, so that they hold the installation.
+# The reported minutes start here, so that they include the installation.
 STARTED := $(shell date +%s)
-demo: $(STAMP) ## the whole job: draw, import, evaluate, learn, evaluate, look; some ten minutes
+demo: $(STAMP) ## render a world, convert, evaluate, train, evaluate again; about ten minutes
 	$(BIN)/python -m demo --since $(STARTED)
 
-learn: $(STAMP) ## the tiny model learns the mini-world from nothing; 25 minutes on two cores
+learn: $(STAMP) ## train the tiny model on the mini-world; 41 minutes on a shared machine, 23 on an idle one
 	$(BIN)/python -m examples.learn_miniworld --out out/learn
 
-clean: ## remove caches and outputs; keeps .venv
+clean: ## remove caches and outputs, but not .venv
 	rm -rf out build .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache *.egg-info
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,12 +1,13 @@
 """Benchmark: converting a checkpoint compared with copying its files.
 
-    python -m bench.conversion              two LLaMA-7B layers and the embeddings, 1.3 GB, bfloat16
-    python -m bench.conversion --layers 8   more layers
-    python -m bench.conversion --tiny       a tiny LLaMA, to test the benchmark in seconds
+examples:
+  python -m bench.conversion              # 2 LLaMA-7B layers and the embeddings, 1.3 GB, bfloat16
+  python -m bench.conversion --layers 8   # more layers
+  python -m bench.conversion --tiny       # a tiny LLaMA, a test of the benchmark in seconds
 
 Both read and write the complete checkpoint and end with fsync. Repetitions alternate; the median is
-reported. ratio = time of the copy / time of the conversion; 1 is as fast as a copy. The conversion
-transposes every kernel.
+reported. ratio = time of the copy / time of the conversion; a conversion with ratio 1 is as fast as
+a copy. The conversion transposes every kernel.
 """
 
 from __future__ import annotations
@@ -74,15 +75,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("--layers", type=int, default=2, help="of LLaMA-7B (default: 2)")
+    parser.add_argument("--layers", type=int, default=2, help="layers of LLaMA-7B (default: 2)")
     parser.add_argument("--repeats", type=int, default=5, help="repetitions (default: 5)")
     parser.add_argument("--tiny", action="store_true", help="a tiny LLaMA")
-    parser.add_argument("--out", type=Path, default=RESULTS / "conversion.json")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "conversion.json", help="JSON to write"
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print a table, write a JSON file; return the exit status."""
+    """Measure, print a table and write the JSON; returns the exit status."""
     options = parse(arguments)
     config = tiny().llama if options.tiny else replace(LLAMA_7B, num_layers=options.layers)
     facts, start = machine(), time.perf_counter()

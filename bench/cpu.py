@@ -1,17 +1,18 @@
 """Compare modules with Hugging Face's PyTorch implementations, on the same cores, in one run.
 
-    python -m bench                         all cases, a few minutes
-    python -m bench --only clip,llama       some of them
-    python -m bench --repeats 9             more calls of each
-    python -m bench --tiny                  tiny models, seconds: a dry run
+examples:
+  python -m bench                         # all cases, a few minutes
+  python -m bench --only clip,llama       # some cases
+  python -m bench --repeats 9             # more timed calls
+  python -m bench --tiny                  # tiny models, a test of the benchmark in seconds
 
 Both sides compute the same in float32 with as many threads as there are cores: CLIP ViT-L/14-336 up
 to the hidden state that is used (23 layers), SAM ViT-H's image encoder at 1024 x 1024, one LLaMA
 layer, 4096 wide, over 640 tokens, all at batch 1; and the greedy decoding of 64 tokens after a
 prompt of 64 with a LLaMA of 8 layers, 1024 wide, with a KV cache, at batch 1 and 8, compared with
 `generate` of transformers. Calls alternate, and the median is reported. Ratio = PyTorch's time over
-JAX's: above 1, JAX is faster. Weights are random; `python -m convert parity` and the tests compare
-the numbers.
+JAX's; above 1, JAX is faster. Weights are random; `glamm-jax convert parity` and the tests compare
+the results.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ LLAMA_MID = LlamaConfig(num_layers=8, hidden_dim=1024, mlp_dim=2816, num_heads=1
 
 
 def clip_pair(config: CLIPConfig) -> Pair:
-    """Return calls of CLIP's vision model, up to the last hidden state that is used."""
+    """Return calls of CLIP's vision encoder, up to the last hidden state that is used."""
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -136,7 +137,14 @@ def llama_pair(config: LlamaConfig, tokens: int) -> Pair:
 
 
 def decode_pair(config: GLaMMConfig, rows: int, prompt: int, steps: int) -> Pair:
-    """Return calls of prefill and greedy decoding with a cache, of text only."""
+    """Return calls of prefill and greedy decoding with a KV cache, of text only.
+
+    Args:
+        config: of the model; only its language model is used.
+        rows: batch size.
+        prompt: length of the prompts in tokens.
+        steps: number of tokens to decode.
+    """
     import torch
     from transformers import LlamaForCausalLM
 
@@ -200,7 +208,16 @@ def cases(is_tiny: bool) -> dict[str, tuple[str, Callable[[], Pair]]]:
 
 
 def measure(title: str, make_pair: Callable[[], Pair], repeats: int) -> dict[str, Any]:
-    """Time both sides of a case in alternation."""
+    """Time both sides of a case in alternation.
+
+    Args:
+        title: of the case.
+        make_pair: creates the calls of both sides.
+        repeats: timed calls of each side.
+
+    Returns:
+        A row of the results: median times, their ratio and all times in milliseconds.
+    """
     import torch
 
     with torch.inference_mode():
@@ -226,7 +243,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=int, default=5, help="timed calls of each side (default: 5)"
     )
-    parser.add_argument("--tiny", action="store_true", help="tiny models: a dry run")
+    parser.add_argument("--tiny", action="store_true", help="tiny models, to test the benchmark")
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu.json", help="JSON to write")
     options = parser.parse_args(arguments)
     options.only = [name for name in options.only.split(",") if name]

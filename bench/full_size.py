@@ -1,21 +1,22 @@
-"""Benchmark at full size: a 7B checkpoint is converted, exported and used for an answer.
+"""Benchmark at full size: convert a 7B checkpoint, export it, and answer a question with it.
 
-    make full-size                         all steps, on two cores and 40 GB of disk
-    python -m bench.full_size --work DIR   folder of the files (removed afterwards without --keep)
-    python -m bench.full_size --tiny       the same steps with a tiny model, in seconds
+examples:
+  python -m bench.full_size --work DIR   # all steps: two cores, 40 GB of disk in DIR
+  python -m bench.full_size --keep       # keep the model folder and the answer
+  python -m bench.full_size --tiny       # the same steps with a tiny model, in seconds
 
 Every step is a separate process, of which wall time and peak memory are measured.
 
-    write     the 968 tensors of GLaMM-7B and the 392 of CLIP by the golden rule, in bfloat16 (SAM
-              and L-P in float32, as in the released model)
-    digest    compute a hash of every tensor
-    copy      copy the files, to compare the conversion with
-    convert   python -m convert from-torch
-    export    python -m convert to-torch, both parts
-    compare   compare the hash of every exported tensor
-    answer    python -m demo.ask on a photograph, in bfloat16
+  write     write the 968 tensors of GLaMM-7B and the 392 of CLIP, with generated values, in
+            bfloat16 (SAM and L-P in float32, as in the released model)
+  digest    compute a hash of every tensor
+  copy      copy the files, as a reference for the speed of the conversion
+  convert   glamm-jax convert from-torch
+  export    glamm-jax convert to-torch, parts glamm and clip
+  compare   compare the hash of every exported tensor
+  answer    glamm-jax ask on a photograph, in bfloat16
 
-The original files are removed before the export, so that 40 GB of disk are enough.
+The original files are removed before the export, so that 40 GB of disk suffice.
 """
 
 from __future__ import annotations
@@ -59,7 +60,13 @@ FLOAT32_PREFIXES = (SAM_PREFIX, "model.text_hidden_fcs.")
 
 @dataclass(frozen=True)
 class Step:
-    """Measurements of a step."""
+    """Measurements of a step.
+
+    Attributes:
+        name: of the step.
+        seconds: wall time.
+        peak_gib: peak memory of the process in GiB.
+    """
 
     name: str
     seconds: float
@@ -96,6 +103,10 @@ def run_step(name: str, arguments: Sequence[str]) -> Step:
 def run_all(work: Path, is_tiny: bool) -> list[Step]:
     """Run every step.
 
+    Args:
+        work: folder of all files.
+        is_tiny: use a tiny model.
+
     Raises:
         StepError: a step failed.
     """
@@ -115,15 +126,7 @@ def run_all(work: Path, is_tiny: bool) -> list[Step]:
     steps.append(run_step("compare", [*module, "--step", "compare"]))
     shutil.rmtree(work / "back")
     shutil.rmtree(work / "clip-back")
-    ask = [
-        "demo.ask",
-        "--model",
-        str(model),
-        "--dtype",
-        "bfloat16",
-        "--image",
-        str(photograph()),
-    ]
+    ask = ["demo.ask", "--model", str(model), "--dtype", "bfloat16", "--image", str(photograph())]
     ask += ["--prompt", PROMPT, "--tokens", "16", "--out", str(work / "answer")]
     steps.append(run_step("answer", ask))
     return steps
@@ -243,12 +246,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument(
-        "--work", type=Path, default=Path("out/full-size"), help="folder of all files"
+        "--work",
+        type=Path,
+        default=Path("out/full-size"),
+        help="folder of all files; its contents are removed first",
     )
     parser.add_argument("--keep", action="store_true", help="keep the model folder and the answer")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model")
+    parser.add_argument("--tiny", action="store_true", help="tiny model, to test the benchmark")
     parser.add_argument("--step", choices=("write", *STEPS), help="run one step in this process")
-    parser.add_argument("--out", type=Path, default=RESULTS / "full_size.json")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "full_size.json", help="JSON to write"
+    )
     return parser.parse_args(arguments)
 
 

@@ -1,16 +1,17 @@
 """Measure encoders, prefill, decoding and GCG on one GPU, as shares of the hardware's limits.
 
-    python -m bench.gpu                      SAM ViT-H, CLIP-L, LLaMA-7B and all of GCG, bfloat16
-    python -m bench.gpu --only decode        64 tokens per row around a context of 900
-    python -m bench.gpu --only sam --sam-batch 16
-    python -m bench.gpu --peak-tflops 800 --bandwidth 2.9   another GPU than an H200
-    python -m bench.gpu --tiny               tiny models on any device: a dry run
+examples:
+  python -m bench.gpu                      # SAM ViT-H, CLIP-L, LLaMA-7B, GCG end to end; bfloat16
+  python -m bench.gpu --only decode        # 64 tokens per row, mean context 900
+  python -m bench.gpu --only sam --sam-batch 16
+  python -m bench.gpu --peak-tflops 800 --bandwidth 2.9   # another GPU than an H200
+  python -m bench.gpu --tiny               # tiny models on any device, a test of the benchmark
 
-It needs only jax, flax and jaxtyping: no grain, no tensorflow-datasets, no torch. Weights are
-random, created on the device in bfloat16. The limit is the time that the FLOPs (counted in
-glamm_jax/aot/flops.py) take at the GPU's peak or the bytes at its bandwidth, whichever is larger;
-share = limit over measured time. Best practice: 44 % for SAM (58 images/s on an H200), 50 % for
-prefill, 68 % for decoding at batch 1 and 55 % at batch 32, 50 % for GCG end to end.
+It needs neither grain nor tensorflow-datasets nor torch. Weights are random, created on the device
+in bfloat16. The limit is the time that the FLOPs (counted in glamm_jax/aot/flops.py) take at the
+GPU's peak or the bytes at its bandwidth, whichever is larger; share = limit / measured time. Shares
+reached by the best implementations: 44 % for SAM (58 images/s on an H200), 50 % for prefill, 68 %
+for decoding at batch 1 and 55 % at batch 32, 50 % for GCG end to end.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from glamm_jax.models.llama import Llama
 from glamm_jax.models.sam.encoder import ImageEncoder
 from glamm_jax.text.special_tokens import IGNORE_ID, IMAGE_ID
 
-TEXT_FIELDS = ("llama", "tokens", "compute_dtype")  # of a configuration, used by decoding
+TEXT_FIELDS = ("llama", "tokens", "compute_dtype")  # fields of a model that decoding uses
 H200_TFLOPS = 790.0  # bfloat16, measured with a large matrix product
 H200_BANDWIDTH = 4.3  # TB/s, measured with a copy
 CASES = ("sam", "clip", "prefill", "decode", "gcg")
@@ -67,7 +68,7 @@ class Work(NamedTuple):
     bytes: int = 0
 
     def seconds(self, options: argparse.Namespace) -> float:
-        """Return the least time that the hardware allows."""
+        """Return the minimum time on the hardware."""
         compute = self.flops / (options.peak_tflops * 1e12)
         return max(compute, self.bytes / (options.bandwidth * 1e12))
 
@@ -77,7 +78,7 @@ class Case:
     """A measurement.
 
     Attributes:
-        name: printed.
+        name: title in the table.
         unit: of the items.
         items: images or tokens of one call.
         work: phases of one call.
@@ -107,7 +108,7 @@ def sam_case(config: SAMConfig, batch: int) -> Case:
 
 
 def clip_case(config: CLIPConfig, batch: int) -> Case:
-    """Return the case of CLIP's vision model, up to the last hidden state that is used."""
+    """Return the case of CLIP's vision encoder, up to the last hidden state that is used."""
 
     def make() -> Callable[[], Any]:
         graph, state = random_weights(lambda: CLIPVision(config, rngs=nnx.Rngs(0)), jnp.bfloat16)
@@ -122,7 +123,13 @@ def clip_case(config: CLIPConfig, batch: int) -> Case:
 
 
 def prefill_case(config: LlamaConfig, batch: int, tokens: int) -> Case:
-    """Return the case of a prompt through all layers, and the logits of the next token."""
+    """Return the case of a prompt through all layers, and the logits of the next token.
+
+    Args:
+        config: of the language model.
+        batch: number of prompts.
+        tokens: length of a prompt.
+    """
 
     def make() -> Callable[[], Any]:
         graph, state = random_weights(lambda: Llama(config, rngs=nnx.Rngs(0)), jnp.bfloat16)
@@ -142,7 +149,14 @@ def prefill_case(config: LlamaConfig, batch: int, tokens: int) -> Case:
 
 
 def decode_case(config: GLaMMConfig, batch: int, context: int, steps: int) -> Case:
-    """Return the case of decoding after a text prompt; `context` is the mean position."""
+    """Return the case of decoding after a text prompt.
+
+    Args:
+        config: of the model; only its language model is used.
+        batch: number of rows.
+        context: mean position of the decoded tokens.
+        steps: tokens to decode in each row.
+    """
 
     def make() -> Callable[[], Any]:
         generator = endless_generator(config)
@@ -166,9 +180,15 @@ def decode_case(config: GLaMMConfig, batch: int, context: int, steps: int) -> Ca
 
 
 def gcg_case(config: GLaMMConfig, batch: int, words: int, steps: int) -> Case:
-    """Return the case of images to answers with four masks each: CLIP, prefill, decoding, SAM.
+    """Return the case of answers with four masks per image: CLIP, prefill, decoding, SAM.
 
-    The mask decoder is not counted: it has a hundredth of the encoder's FLOPs.
+    The mask decoder is not counted: its FLOPs are one percent of the encoder's.
+
+    Args:
+        config: of the model.
+        batch: number of images.
+        words: text tokens of the prompt.
+        steps: tokens to decode in each row.
     """
     size = (480, 640)
     ids = [*range(3, 3 + words), IMAGE_ID, *[config.tokens.seg] * 4]
@@ -197,7 +217,7 @@ def gcg_case(config: GLaMMConfig, batch: int, words: int, steps: int) -> Case:
 
 
 def endless_generator(config: GLaMMConfig) -> Generator:
-    """Return a generator with random weights in bfloat16, and an end token that never comes."""
+    """Return a generator with random bfloat16 weights and an end token that it never generates."""
     graph, state = random_weights(lambda: GLaMM(config, rngs=nnx.Rngs(0)), jnp.bfloat16)
     tokens = replace(config.tokens, eos=config.llama.vocab_size)
     return Generator(nnx.merge(graph, state), tokens)
@@ -266,7 +286,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--gcg-batch", type=int, default=32, help="images per call (default: 32)")
     parser.add_argument("--peak-tflops", type=float, default=H200_TFLOPS, help="default: 790")
     parser.add_argument("--bandwidth", type=float, default=H200_BANDWIDTH, help="TB/s (4.3)")
-    parser.add_argument("--tiny", action="store_true", help="tiny models on any device")
+    parser.add_argument(
+        "--tiny", action="store_true", help="tiny models on any device, to test the benchmark"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "gpu.json", help="JSON to write")
     options = parser.parse_args(arguments)
     options.only = options.only.split(",")
@@ -283,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if jax.default_backend() != "gpu" and not options.tiny:
         print(
             f"no GPU: jax finds {jax.devices()[0].device_kind!r}. Run this where `nvidia-smi` "
-            "works, after pip install 'glamm-jax[cuda]'; --tiny is a dry run on any device"
+            "works, after pip install 'glamm-jax[cuda]'; --tiny tests the benchmark on any device"
         )
         return 2
     facts, rows = machine(), []

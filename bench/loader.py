@@ -1,23 +1,24 @@
-"""Benchmark of the loader: images a second on one core, from encoded records to a batch, by stage.
+"""Benchmark of the loader: images per second on one core, from record bytes to a batch, by stage.
 
-    python -m bench.loader                three kinds of images, two minutes
-    python -m bench.loader --images 4     fewer of each
-    python -m bench.loader --tiny         seconds: shows that it runs
+examples:
+  python -m bench.loader                # three kinds of images, two minutes
+  python -m bench.loader --images 4     # fewer images of each kind
+  python -m bench.loader --tiny         # tiny images, a test of the benchmark in seconds
 
-What is measured:
+Measured implementations:
 
-    loader     encoded records to `Batch`, at the sizes of the released model (CLIP 336, SAM 1024)
-    plain      the usual implementation, and that of the original: PIL decodes and resizes, float32
-               leaves the host, masks are dense and of full size
-    plain, memory kept
-               the same with the allocator settings of our workers
-    bare       decoding, both resizes and the masks alone, by fast common libraries: OpenCV, without
-               antialiasing, and pycocotools
-    own bare   the same by our functions, which antialias as the original does
+  loader     encoded records to `Batch`, at the sizes of the released model (CLIP 336, SAM 1024)
+  plain      the usual implementation, also that of the original: PIL decodes and resizes, the
+             images are float32, the masks are dense and of full size
+  plain, memory kept
+             the same with the allocator settings of the loader's workers
+  bare       only decoding, both resizes and the masks, with fast common libraries: OpenCV, without
+             antialiasing, and pycocotools
+  own bare   the same with this project's functions, which antialias as the original does
 
 The images are synthetic photographs of the sizes of COCO and SA-1B, with three masks each; a batch
-is four of them. Processor time is measured, so other programs have little influence. Everything but
-`plain` runs in a process with the environment of the pipeline's workers.
+has four of them. Processor time is measured, so other programs have little influence. Everything
+but `plain` runs in a process with the environment of the loader's workers.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ from glamm_jax.types import Batch, BatchShape
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "tests" / "goldens" / "tokenizer"
 IMAGES_PER_BATCH = 4
-# Required ratios: speed of the loader over that of plain, and over that of bare.
+# Required ratios: speed of the loader / speed of plain, and / speed of bare.
 OVER_PLAIN, OVER_BARE = {"COCO": 4.0, "SA-1B": 3.4}, 0.8
 RATES = ("loader", "plain", "plain, memory kept", "bare", "own bare")
 PARTS = ("read", "decode", "both resizes", "masks", "text", "pack")
@@ -102,7 +103,13 @@ TINY_MODEL = tiny(800)
 
 @dataclass
 class LoaderBenchmark:
-    """The implementations to measure; a method processes all records of the shards."""
+    """The implementations to measure; every method processes all records of the shards.
+
+    Attributes:
+        shards: the records.
+        model: its image sizes and vocabulary are used.
+        data: tokenizer and batch shape.
+    """
 
     shards: RecordShards
     model: GLaMMConfig
@@ -117,13 +124,13 @@ class LoaderBenchmark:
         cv2.setNumThreads(1)
 
     def loader(self) -> list[Batch]:
-        """Every batch."""
+        """Return every batch."""
         return self._batches(
             self.reader(i, RecordRequest(0, i, 0)) for i in range(len(self.shards))
         )
 
     def bare(self) -> None:
-        """Decode images, resize them and decode masks, by common libraries."""
+        """Decode images, resize them and decode masks, with common libraries."""
         clip, sam = self.model.clip.image_size, self.model.sam.image_size
         for record in self.records:
             data = np.frombuffer(record.image, np.uint8)
@@ -137,13 +144,13 @@ class LoaderBenchmark:
             coco.decode(_runs(record))
 
     def own_bare(self) -> None:
-        """Decode images, resize them and decode masks, by our own functions."""
+        """Decode images, resize them and decode masks, with this project's functions."""
         for record in self.records:
             self._resize(open_image(record.image))
             self._masks(record)
 
     def stages(self) -> dict[str, Callable[[], Any]]:
-        """Return the stages of the loader, and each of the resizes alone."""
+        """Return the stages of the loader, and both resizes separately, by name."""
         clip, sam = self.model.clip.image_size, self.model.sam.image_size
         stages: dict[str, tuple[Callable[[Any], Any], Sequence[Any]]] = {
             "read": (self.shards.__getitem__, range(len(self.shards))),
@@ -163,7 +170,7 @@ class LoaderBenchmark:
         return {**runs, "pack": lambda: self._batches(iter(self.reads))}
 
     def plain(self) -> list[dict[str, Any]]:
-        """Return every batch, by the usual implementation."""
+        """Return every batch of the usual implementation."""
         batches = []
         for start in range(0, len(self.shards), IMAGES_PER_BATCH):
             samples = [self._plain(self.shards[start + i]) for i in range(IMAGES_PER_BATCH)]
@@ -192,7 +199,7 @@ class LoaderBenchmark:
             rle.decode_into(runs, out[i])
 
     def _ids(self, record: Record) -> np.ndarray:
-        """Token ids of a conversation of the usual length."""
+        """Return the token ids of a conversation of usual length."""
         caption = record.annotations[0]
         phrases = [caption.text[link.start : link.end] for link in caption.links]
         answer = ", ".join(f"<p> {phrase} </p> [SEG]" for phrase in phrases)
@@ -219,13 +226,13 @@ class LoaderBenchmark:
 
 
 def _centre_crop(record: Record, size: int) -> tuple[int, int, int, int]:
-    """Height and width of the image resized for CLIP; top and left of its centre square."""
+    """Return height and width of the image resized for CLIP; top and left of its centre crop."""
     height, width = clip_size(record.height, record.width, size)
     return height, width, (height - size) // 2, (width - size) // 2
 
 
 def _runs(record: Record) -> Any:
-    """The masks of the grounded caption, in the form of pycocotools."""
+    """Return the masks of the grounded caption, in the format of pycocotools."""
     size = [record.height, record.width]
     regions = (record.regions[link.region] for link in record.annotations[0].links)
     return [{"size": size, "counts": region.mask} for region in regions]
@@ -238,7 +245,13 @@ def _normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float])
 
 
 def open_benchmark(kind: ImageKind, model: GLaMMConfig, folder: Path) -> LoaderBenchmark:
-    """Return the benchmark of the shards in a folder."""
+    """Return the benchmark of the shards in a folder.
+
+    Args:
+        kind: of the images.
+        model: its image sizes and vocabulary are used.
+        folder: of the shards.
+    """
     quotas = BatchShape(
         rows=IMAGES_PER_BATCH,
         tokens=1024,
@@ -256,7 +269,7 @@ def open_benchmark(kind: ImageKind, model: GLaMMConfig, folder: Path) -> LoaderB
 def time_runs(
     kind: ImageKind, model: GLaMMConfig, folder: Path, repeats: int, plain_only: bool
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Measure in this process.
+    """Measure implementations in this process.
 
     Args:
         kind: of the images.
@@ -266,7 +279,7 @@ def time_runs(
         plain_only: measure `plain`; otherwise everything else.
 
     Returns:
-        Milliseconds for an image by run, and facts about the images and the batch.
+        Milliseconds per image by run, and facts about the images and the batch.
     """
     benchmark = open_benchmark(kind, model, folder)
     runs: dict[str, Callable[[], Any]] = {"plain": benchmark.plain}
@@ -291,16 +304,16 @@ def time_runs(
 
 
 def measure(kind: ImageKind, model: GLaMMConfig, num_images: int, repeats: int) -> dict[str, Any]:
-    """Measure `plain` and everything else, each in a process of its own.
+    """Measure `plain` in one process and all other runs in another.
 
     Args:
         kind: of the images.
         model: its image sizes and vocabulary are used.
-        num_images: in the shards.
+        num_images: number of images in the shards.
         repeats: of every run.
 
     Returns:
-        A row of the results: milliseconds for an image by run, and ratios of them.
+        A row of the results: milliseconds per image by run, and their ratios.
     """
     ms: dict[str, float] = {}
     facts: dict[str, Any] = {}
@@ -325,7 +338,7 @@ def measure(kind: ImageKind, model: GLaMMConfig, num_images: int, repeats: int) 
 
 
 def format_tables(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the tables of rates and ratios, and of the time of each stage."""
+    """Return two tables: rates and ratios; time of each stage."""
     rates, shares = [], []
     for row in rows:
         ms = row["ms"]
@@ -336,22 +349,13 @@ def format_tables(rows: Sequence[dict[str, Any]]) -> str:
         cells = [f"{part:.2f} ({100 * part / ms['loader']:.0f} %)" for part in parts]
         shares.append([row["kind"], *cells, *(f"{ms[name]:.2f}" for name in ALONE)])
     header = ["images/s/core", *RATES, "loader / plain (bar)", "loader / bare (bar)"]
-    names = ["ms an image", *PARTS, "rest", *ALONE]
+    names = ["ms per image", *PARTS, "rest", *ALONE]
     return table(header, rates) + "\n\n" + table(names, shares)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print two tables and write the JSON."""
-    parser = argparse.ArgumentParser(
-        "python -m bench.loader", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--images", type=int, default=8, help="of each kind (default: 8)")
-    parser.add_argument("--repeats", type=int, default=9, help="of each run (default: 9)")
-    parser.add_argument("--tiny", action="store_true", help="four tiny images, three repeats")
-    parser.add_argument("--out", type=Path, default=RESULTS / "loader.json", help="JSON to write")
-    options = parser.parse_args(arguments)
-    if options.images < 1 or options.images % IMAGES_PER_BATCH:
-        parser.error(f"--images must be a multiple of {IMAGES_PER_BATCH}")
+    """Measure, print two tables and write the JSON; returns the exit status."""
+    options = parse(arguments)
     kinds, num_images, repeats, model = KINDS, options.images, options.repeats, MODEL
     if options.tiny:
         kinds, num_images, repeats, model = TINY, IMAGES_PER_BATCH, 3, TINY_MODEL
@@ -362,6 +366,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n" + format_tables(rows))
     write(options.out, {"machine": facts, "images": num_images, "rows": rows})
     return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse and check the command line."""
+    parser = argparse.ArgumentParser(
+        "python -m bench.loader", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=8, help="images of each kind (default: 8)")
+    parser.add_argument(
+        "--repeats", type=int, default=9, help="repetitions of each run (default: 9)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="four tiny images, three repeats")
+    parser.add_argument("--out", type=Path, default=RESULTS / "loader.json", help="JSON to write")
+    options = parser.parse_args(arguments)
+    if options.images < 1 or options.images % IMAGES_PER_BATCH:
+        parser.error(f"--images must be a multiple of {IMAGES_PER_BATCH}")
+    return options
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def random_weights(make: Callable[[], Model], dtype: Any) -> tuple[nnx.GraphDef,
     """Return a model's graph and a state of small random values, created on the device.
 
     Nothing is initialized on the host, and there is no float32 copy: 7B parameters in bfloat16 need
-    13.5 GB. Every leaf has the same values, because sampling each takes a minute to compile.
+    13.5 GB. All leaves have the same values, because sampling every leaf takes a minute to compile.
     """
     graph, abstract = nnx.split(nnx.eval_shape(make))
 
@@ -47,7 +47,13 @@ def random_weights(make: Callable[[], Model], dtype: Any) -> tuple[nnx.GraphDef,
 def compiled(
     graph: nnx.GraphDef, state: nnx.State, call: Callable[..., Any]
 ) -> Callable[..., jax.Array]:
-    """Return a jitted `call(model, *inputs)`, weights as an argument, that waits for its result."""
+    """Return a jitted function of the inputs that waits for its result.
+
+    Args:
+        graph: of the model.
+        state: weights; they are an argument of the compiled program, not constants in it.
+        call: a function of the model and the inputs.
+    """
     run = jax.jit(lambda state, *inputs: call(nnx.merge(graph, state), *inputs))
     return lambda *inputs: jax.block_until_ready(run(state, *inputs))
 
@@ -64,8 +70,8 @@ def interleaved(
 
     Args:
         runs: {name: function}.
-        repeats: timed calls of each.
-        seconds: after which no new round starts; there are at least three.
+        repeats: timed calls of each function.
+        seconds: after which no new round starts, but at least three rounds run.
         clock: `time.process_time` measures processor time instead of wall time.
 
     Returns:
@@ -145,7 +151,13 @@ def noise(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
 
 
 def prompts(config: GLaMMConfig, rows: int, tokens: int) -> Batch:
-    """Return a batch of text prompts of random tokens, all of one length."""
+    """Return a batch of text prompts of random tokens.
+
+    Args:
+        config: of the model.
+        rows: number of prompts.
+        tokens: length of every prompt.
+    """
     first, last = config.tokens.eos + 1, config.tokens.image_start
     ids = np.random.default_rng(0).integers(first, last, (rows, tokens))
     nothing = np.full(tokens, IGNORE_ID)

@@ -1,14 +1,17 @@
 """Speed of metrics: IoU of run lengths against dense masks, and scoring of grounded captions.
 
-    python -m bench.metrics              5,000 images of 480 x 640; two minutes
-    python -m bench.metrics --images 50  seconds, as a check that it runs
+examples:
+  python -m bench.metrics                # 5,000 images of 480 x 640; two minutes
+  python -m bench.metrics --images 50    # a test of the benchmark in seconds
 
-pairs: IoU of all predicted with all reference masks of an image, from COCO run lengths. dense: the
-same as in the original, which decodes the masks and needs two logical operations per pair. The
-masks are discs with wavy outlines, five to eight per image; predictions are slightly moved and
-permuted. scoring: AP, mIoU and recall of all images with the word similarity, without the caption
-metrics. Times are processor times, so other programs on the machine matter little. 200 images are
-generated and repeated.
+  pairs     IoU of all predicted with all reference masks of an image. runs: from COCO run lengths.
+            dense: as the original does, which decodes the masks and needs two logical operations
+            per pair. The masks are discs with wavy outlines, five to eight per image; predictions
+            are shifted slightly and permuted.
+  scoring   AP, mIoU and recall of all images with the word similarity, without the caption metrics
+
+Processor time is measured, so other programs have little influence. 200 images are generated and
+repeated.
 """
 
 from __future__ import annotations
@@ -88,7 +91,7 @@ def iou_of_runs(
 def iou_of_pixels(
     prediction: GroundedCaption, reference: GroundedCaption
 ) -> Float[np.ndarray, "predictions references"]:
-    """Return the same from decoded masks."""
+    """Return the IoU of all pairs, from decoded masks."""
     runs: list[list[Any]] = [
         [dict(mask) for mask in caption.masks] for caption in (prediction, reference)
     ]
@@ -127,17 +130,8 @@ def measure_scoring(images: Sequence[CaptionPair]) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark, print a table and write the JSON results; return the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m bench.metrics",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    parser.add_argument("--images", type=int, default=5000, help="images to score (default: 5000)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "metrics.json", help="JSON to write")
-    options = parser.parse_args(arguments)
-    if options.images < 1:
-        parser.error("--images must be at least 1")
+    """Measure, print a table and write the JSON; returns the exit status."""
+    options = parse(arguments)
     facts = machine()
     generated = [generate_image(seed) for seed in range(min(options.images, NUM_GENERATED))]
     pairs = measure_pairs(generated[:NUM_PAIRED])
@@ -164,6 +158,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     write(options.out, results)
     return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse and check the command line."""
+    parser = argparse.ArgumentParser(
+        "python -m bench.metrics",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("--images", type=int, default=5000, help="images to score (default: 5000)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "metrics.json", help="JSON to write")
+    options = parser.parse_args(arguments)
+    if options.images < 1:
+        parser.error("--images must be at least 1")
+    return options
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Rendering speed of the mini-world: scenes per second on one core, by world and image size.
 
-    python -m bench.miniworld               a minute
-    python -m bench.miniworld --scenes 5    seconds, as a check that it runs
+examples:
+  python -m bench.miniworld               # a minute
+  python -m bench.miniworld --scenes 5    # a test of the benchmark in seconds
 
-scene: image and masks. record: with all annotations, masks as run lengths, and a JPEG. example: a
-record and one conversation with its masks, sampled as in training. The target is 200 scenes per
-second at 128 x 128. Times are processor times, so other programs on the machine matter little.
+  scene     image and masks
+  record    scene with all annotations, masks as run lengths, and a JPEG
+  example   record and one conversation with its masks, sampled as in training
+
+The target is 200 scenes per second at 128 x 128. Processor time is measured, so other programs have
+little influence.
 """
 
 from __future__ import annotations
@@ -54,17 +58,8 @@ def scenes_per_second(workload: Callable[[int], object], num_scenes: int) -> flo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark, print a table and write the JSON results; return the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m bench.miniworld",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    parser.add_argument(
-        "--scenes", type=int, default=200, help="scenes per repetition (default: 200)"
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS / "miniworld.json")
-    options = parser.parse_args(arguments)
+    """Measure, print a table and write the JSON; returns the exit status."""
+    options = parse(arguments)
     facts, rows = machine(), []
     for name, world in WORLDS.items():
         for size in SIZES:
@@ -81,6 +76,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(["scenes/s/core", *columns], cells))
     write(options.out, {"machine": facts, "rows": rows})
     return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        "python -m bench.miniworld",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument(
+        "--scenes", type=int, default=200, help="scenes per repetition (default: 200)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "miniworld.json", help="JSON to write"
+    )
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

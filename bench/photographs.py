@@ -1,8 +1,8 @@
-"""Synthetic images that are as hard to decode as photographs, for the benchmark of the loader.
+"""Synthetic images with the decoding cost of photographs, for the benchmark of the loader.
 
-The amplitudes of a photograph fall with the frequency, and objects have outlines. `detail` is the
-exponent of the amplitudes, chosen so that a file has the size of real ones: 0.16 MB for COCO, 1.1
-MB for SA-1B.
+The amplitudes of a photograph decrease with the frequency, and objects have outlines. `detail` is
+the exponent of the amplitudes, chosen so that the files have the sizes of real ones: 0.16 MB for
+COCO, 1.1 MB for SA-1B.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PhotographSource:
     name = "photographs"
 
     def __init__(self, size: tuple[int, int], detail: float, num_images: int):
-        """Prepare the keys.
+        """Create the keys.
 
         Args:
             size: height and width in pixels.
@@ -76,7 +76,7 @@ def write_shards(source: PhotographSource, out: Path) -> Path:
 
 
 def _outline(rng: np.random.Generator, height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """The mask of an object with a wavy outline at a random position."""
+    """Return the mask of an object with a wavy outline at a random position."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     centre_y, centre_x = rng.uniform(0.3, 0.7, 2)
     y, x = y / height - centre_y, x / width - centre_x
@@ -90,7 +90,7 @@ def _outline(rng: np.random.Generator, height: int, width: int) -> Bool[np.ndarr
 def _photograph(
     rng: np.random.Generator, outlines: Sequence[Bool[np.ndarray, "h w"]], detail: float
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Noise with the spectrum of a photograph, mostly gray, with every object in its own colour."""
+    """Return mostly gray noise with the spectrum of a photograph; every object has a colour."""
     shape = outlines[0].shape
     light = _spectral_noise(rng, shape, detail)
     levels = np.empty((*shape, 3), np.float32)
@@ -105,7 +105,7 @@ def _photograph(
 def _spectral_noise(
     rng: np.random.Generator, shape: tuple[int, ...], detail: float
 ) -> Float[np.ndarray, "h w"]:
-    """Noise of mean 0 and standard deviation 1, with amplitudes frequency ** detail."""
+    """Return noise of mean 0 and standard deviation 1, with amplitudes frequency ** detail."""
     frequency_y, frequency_x = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :]
     frequency = np.hypot(frequency_y, frequency_x)
     frequency[0, 0] = 1

@@ -1,1 +1,1 @@
-"""The demo: a model learns a new world; and questions to a model on the command line."""
+"""The demo: a model is trained on a new world; and `demo.ask`, questions on the command line."""

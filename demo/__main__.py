@@ -1,15 +1,21 @@
-"""`python -m demo`: a new world from rendering to a trained model, in minutes on two cores.
+"""The demo: from the rendering of a new world to a model trained on it, in minutes on two cores.
+
+examples:
+  python -m demo                                         # writes out/demo and demo-report.json
+  python -m demo --out out/other --report other.json
 
   1 render    scenes with a shape and a ground that the model has never seen, in GranD's format
-  2 import    them to record shards, as `python -m convert dataset` imports GranD itself
+  2 convert   them to record shards, as `glamm-jax convert dataset` converts GranD itself
   3 before    evaluate grounded captions, referring expressions and regions on held-out scenes,
               with the model that ships with this repository (checkpoints/miniworld-tiny)
-  4 train     the released set of parameters on the new scenes, some three minutes
+  4 train     the parameter set `released` on the new scenes, about three minutes
   5 after     evaluate the trained model in the same way
   6 gallery   images with masks, texts with coloured phrases, metrics
 
-Every step is a command that is printed, and that works by itself. Steps that are done are skipped:
-the same command resumes an interrupted demo. Exit status: 0 success, 1 a step failed.
+Every step is a command that is printed before it runs and can be run by itself. Finished steps are
+skipped, so the same command resumes an interrupted demo.
+
+Exit status: 0 success, 1 a step failed.
 """
 
 from __future__ import annotations
@@ -34,9 +40,9 @@ TRAINING, EVALUATION = ("training", 1500, 31), ("held-out", 60, 32)  # name, sce
 SHIPPED_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "miniworld-tiny"
 SHARDS = "glamm_grand/1.0.0"
 NEXT = """What to do next:
-  python -m demo.ask --scene 5                        ask the shipped model about other scenes
-  python -m convert dataset --help                    convert your own images (docs/your-data.md)
-  python -m train --config configs/finetune_own.py    ... and train a model on them"""
+  glamm-jax ask --scene 5              answer questions about other scenes with the shipped model
+  glamm-jax convert dataset --help     convert your own images (docs/your-data.md)
+  glamm-jax train --help               train a model on them (configs/finetune_own.py)"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Step:
 
 
 class Clock:
-    """Seconds that the demo has taken, over all commands that resumed it.
+    """Run time of the demo in seconds, over all commands that resumed it.
 
     Args:
         path: file that stores the seconds between two commands.
@@ -68,11 +74,11 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """The seconds of this command and of those before it."""
+        """The seconds of this command and of all previous ones."""
         return self._before + time.time() - self._since
 
     def save(self) -> None:
-        """Store the seconds, in case this command is interrupted."""
+        """Store the seconds for a command that resumes the demo."""
         write_atomic(self._path, f"{self.seconds:.1f}\n")
 
 
@@ -108,8 +114,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--out", type=Path, default=Path("out/demo"), help="folder (%(default)s)")
-    add("--report", type=Path, default=Path("demo-report.json"), help="file (%(default)s)")
+    add("--out", type=Path, default=Path("out/demo"), help="folder of all files (%(default)s)")
+    add(
+        "--report",
+        type=Path,
+        default=Path("demo-report.json"),
+        help="JSON file of the metrics (%(default)s)",
+    )
     add("--since", type=float, help="start of the measured time, in seconds since the epoch")
     return parser.parse_args(arguments)
 
@@ -125,7 +136,9 @@ def steps(out: Path) -> Iterator[Step]:
         shards = out / name
         source = ("--source", str(folder), "--out", str(shards))
         output = shards / SHARDS / "dataset_info.json"
-        yield Step("Import them", ("convert", "dataset", "grand", *source), output)
+        yield Step(
+            "Convert them to record shards", ("convert", "dataset", "grand", *source), output
+        )
     yield from evaluations(out, "before", SHIPPED_MODEL)
     run_folder, model = out / "run", out / "model"
     data = f"data.mixture.0.dataset={out / TRAINING[0] / SHARDS}"
@@ -165,7 +178,7 @@ def evaluations(out: Path, when: str, model: Path) -> Iterator[Step]:
 
 
 def run(step: Step, out: Path) -> bool:
-    """Run a step's command; returns whether it succeeded."""
+    """Run the command of a step; returns whether it succeeded."""
     # All processes share the compilation cache.
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str((out / "compiled").absolute()),

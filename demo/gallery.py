@@ -1,4 +1,4 @@
-"""The page at the end of the demo: predictions before and after training beside the references."""
+"""The web page of the demo: predictions before and after training beside the references."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def read_metrics(out: Path, when: str) -> dict[str, dict[str, float]]:
 
 
 def write_gallery(out: Path, data: EvaluationData, minutes: float) -> Path:
-    """Write OUT/gallery.html: metrics, then items; those with the new shape come first.
+    """Write OUT/gallery.html: metrics, then items, those with the new shape first.
 
     Args:
         out: folder of the demo.
-        data: that the evaluations are on.
-        minutes: that the demo took.
+        data: of the evaluations.
+        minutes: run time of the demo.
 
     Returns:
         The path of the page.

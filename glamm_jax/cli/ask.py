@@ -1,17 +1,19 @@
-"""Ask a model about an image; it answers in text and masks.
+"""Answer a question about an image with text and masks.
 
-  glamm-jax ask                                  the shipped model, about a rendered scene
+examples:
+  glamm-jax ask                                  # the shipped model and a rendered scene
   glamm-jax ask --scene 7 --prompt "Can you segment the red star in this image?"
-  glamm-jax ask --model MODEL --image dog.jpg --prompt "Where is <p> the dog </p> [SEG]?"
-  glamm-jax ask --model MODEL --image dog.jpg --prompt "What is region1 <bbox>?" --box 9 4 80 60
+  glamm-jax ask --model glamm --image dog.jpg --prompt "Where is <p> the dog </p> [SEG]?"
+  glamm-jax ask --model glamm --image dog.jpg --prompt "What is region1 <bbox>?" --box 9 4 80 60
 
-The text is printed as it is generated; then the phrases, the share of the image under each mask,
-and what is malformed. OUT.png shows the answer, OUT.json holds it.
+The answer is printed while it is generated. Then follow the phrases with masks, the share of the
+image that each mask covers, and malformed parts of the answer, if any. OUT.png shows the answer
+with its masks; OUT.json contains the text and the masks as COCO run lengths.
 
-Without --model the weights are those of checkpoints/miniworld-tiny in the repository, trained by
-`make learn` on rendered scenes: they know coloured shapes and nothing of photographs.
+Without --model, the weights are those of checkpoints/miniworld-tiny in the repository. They are
+trained on rendered scenes of coloured shapes (`make learn`) and are of no use on photographs.
 
-Exit status: 0 done, 2 unusable input.
+Exit status: 0 success, 2 unusable input.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ SCENE_SIZE = 64  # pixels of a side, as the shipped model was trained
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax ask") -> int:
-    """Answer, print, write; returns the exit status."""
+    """Run the command; returns the exit status."""
     options = parse(arguments, prog)
     return run_program("ask", lambda: answer_question(options))
 
@@ -47,13 +49,19 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax ask") -> argpa
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
     add = parser.add_argument
-    add("--model", type=Path, metavar="MODEL", help="a model folder (default: the shipped model)")
-    add("--image", type=Path, metavar="FILE", help="default: a rendered scene")
-    add("--scene", type=int, default=0, metavar="N", help="number of the scene (%(default)s)")
+    add("--model", type=Path, metavar="MODEL", help="model folder (default: the shipped model)")
+    add("--image", type=Path, metavar="FILE", help="image file (default: a rendered scene)")
+    add(
+        "--scene",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of the rendered scene (%(default)s)",
+    )
     add(
         "--prompt",
         default=GCG_QUESTIONS[0],
-        help='each [SEG] in it is given a mask, too ("%(default)s")',
+        help='question; a [SEG] in it gives a mask, too ("%(default)s")',
     )
     add(
         "--box",
@@ -62,13 +70,26 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax ask") -> argpa
         action="append",
         default=[],
         metavar=("X0", "Y0", "X1", "Y1"),
-        help="a region in pixels of the image, one for each <bbox> of the prompt, in order",
+        help="box in pixels; repeat the option for every <bbox> of the prompt, in order",
     )
-    add("--tokens", type=int, default=512, metavar="N", help="longest answer (%(default)s)")
-    add("--temperature", type=float, default=0.0, help="0, the default, decodes greedily")
-    add("--top-p", type=float, default=1.0, help="sample from this share of the probability")
-    add("--seed", type=int, default=0, help="of the sampling")
-    add("--dtype", choices=("float32", "bfloat16"), help="default: the model's own")
+    add(
+        "--tokens",
+        type=int,
+        default=512,
+        metavar="N",
+        help="maximum length of the answer in tokens (%(default)s)",
+    )
+    add("--temperature", type=float, default=0.0, help="0, the default: greedy decoding")
+    add(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="nucleus sampling: probability mass to sample from (%(default)s)",
+    )
+    add("--seed", type=int, default=0, help="seed of the sampling (%(default)s)")
+    add(
+        "--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: as stored)"
+    )
     add(
         "--out",
         type=Path,

@@ -1,11 +1,14 @@
 """Compare two evaluations of one benchmark: metrics, intervals, and the items that changed most.
 
+examples:
   glamm-jax compare out/before out/after
   glamm-jax compare out/before out/after --out page.html
 
 A and B are folders that `glamm-jax eval` wrote, of the same benchmark, split and data. The table
-has B minus A with the interval of a paired bootstrap over their items. The page also shows the
+shows B minus A with the interval of a paired bootstrap over the items. The page also shows the
 items that changed most, with images if the data of B can still be read.
+
+Exit status: 0 success, 2 unusable input.
 """
 
 from __future__ import annotations
@@ -33,12 +36,17 @@ from glamm_jax.evaluation.scores import SCORES, ScoresError, load_scores
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax compare") -> int:
     """Print the table, and write the page if requested; returns the exit status."""
-    parser = make_parser(prog, __doc__)
-    parser.add_argument("a", type=Path, metavar="A", help="folder of an evaluation")
-    parser.add_argument("b", type=Path, metavar="B", help="folder of another")
-    parser.add_argument("--out", type=Path, metavar="PAGE", help="web page to write")
-    options = parser.parse_args(arguments)
+    options = parse(arguments, prog)
     return run_program("compare", lambda: compare(options))
+
+
+def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax compare") -> argparse.Namespace:
+    """Parse the command line."""
+    parser = make_parser(prog, __doc__)
+    parser.add_argument("a", type=Path, metavar="A", help="folder of the first evaluation")
+    parser.add_argument("b", type=Path, metavar="B", help="folder of the second evaluation")
+    parser.add_argument("--out", type=Path, metavar="PAGE", help="web page to write")
+    return parser.parse_args(arguments)
 
 
 def compare(options: argparse.Namespace) -> None:

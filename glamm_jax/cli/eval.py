@@ -1,30 +1,30 @@
-"""Evaluate a model on a benchmark, or score predictions; `compare` compares two evaluations.
+"""Evaluate a model on a benchmark, or score existing predictions.
 
---data     SCHEME/NAME       records of a scheme, e.g. miniworld/easy@64: rendered scenes of
-                             held-out seeds, nothing to download
-           FOLDER            record shards, as `glamm-jax convert dataset` writes them
-           FOLDER --dataset NAME    a dataset in its original layout, no conversion needed
-           FOLDER or FILE    annotation files of the original's evaluation
-                             ({split}_gcg_coco_*_gt.json, COCO captions with boxes, NoCaps,
-                             dataset_flickr30k.json, LLaVA-Bench)
-
+examples:
   glamm-jax eval gcg --model checkpoints/miniworld-tiny --data miniworld/easy@64 --out out/gcg
   glamm-jax eval gcg --model glamm --data GranDf/annotations/val_test --split test --out out/test
   glamm-jax eval refseg --model glamm --data data --dataset refcoco --split testA --out out/testA
   glamm-jax eval gcg --predictions DIR --data GranDf/annotations/val_test --out out/scored
-  glamm-jax eval compare out/before out/after
+  glamm-jax eval compare out/before out/after    # the same as `glamm-jax compare`
 
---question selects the prompts: `original`, those that released checkpoints were trained with;
-`ours`, those of this project's training; or a text with {name} for the expression and {regions} for
-the box.
+--data     SCHEME/NAME       records of a registered source, such as miniworld/easy@64: scenes
+                             rendered from held-out seeds, without a download
+           FOLDER            record shards, written by `glamm-jax convert dataset`
+           FOLDER --dataset NAME    a dataset in its original layout, without conversion
+           FOLDER or FILE    annotation files of the original's evaluation
+                             ({split}_gcg_coco_*_gt.json, COCO captions with boxes, NoCaps,
+                             dataset_flickr30k.json, LLaVA-Bench)
 
-An evaluation that was interrupted resumes with the same command; finished items are not predicted
-again.
+--question selects the prompts: `original`, the prompts that the released checkpoints were trained
+with; `ours`, the prompts of this project's training; or a text with {name} for the expression and
+{regions} for the box.
+
+The same command resumes an interrupted evaluation; finished items are not predicted again.
 
 OUT/config.json        what the predictions depend on: weights, data, prompt, seed, versions
 OUT/predictions.jsonl  all predictions; OUT/predictions/ the same in the original's layout
-OUT/reviews.jsonl      reviews of the judge of conversations
-OUT/scores.json        metrics of both modes as fractions, and what each item contributes
+OUT/reviews.jsonl      reviews by the judge of the benchmark `conversation`
+OUT/scores.json        metrics of both modes as fractions, and the contribution of each item
 OUT/report.html        a report with images: best and worst items, problems
 
 Exit status: 0 success, 2 unusable input.
@@ -65,7 +65,7 @@ REVIEWS = "reviews.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax eval") -> int:
-    """Evaluate, or compare; returns the exit status."""
+    """Run the evaluation, or `compare`; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else [*arguments]
     if arguments[:1] == ["compare"]:
         return compare.main(arguments[1:], f"{prog} compare")
@@ -159,28 +159,42 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
         for name, x in BENCHMARKS.items()
     )
     add = parser.add_argument
-    add("benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help="see below")
+    add("benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help="listed below")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", type=Path, help="model folder")
-    source.add_argument("--predictions", type=Path, help="score these instead of running a model")
-    add("--data", required=True, help="SCHEME/NAME, a folder or a file")
+    source.add_argument("--predictions", type=Path, help="folder of predictions to score")
+    add("--data", required=True, help="SCHEME/NAME, a folder or a file (see above)")
     add("--out", type=Path, required=True, help="new folder, or that of an evaluation to resume")
     add("--split", default="val", help="default: %(default)s")
-    add("--dataset", default="", metavar="NAME", help="the dataset whose layout --data has")
+    add(
+        "--dataset",
+        default="",
+        metavar="NAME",
+        help="--data has the original layout of this dataset",
+    )
     add("--images", type=Path, help="folder of the images of annotation files")
     add("--limit", type=positive_int, metavar="N", help="evaluate the first N images only")
     add("--question", metavar="PROMPT", help="original, ours, or the text of a prompt")
-    add("--seed", type=int, default=0, help="of sampled expressions and scenes")
-    add("--tokens", type=positive_int, default=MAX_NEW_TOKENS, help="longest answer (%(default)s)")
-    add("--batch", type=positive_int, default=8, help="rows of a batch (%(default)s)")
-    add("--dtype", choices=("float32", "bfloat16"), help="default: the model's own")
-    add("--fsdp", type=positive_int, default=1, help="devices that share the weights (%(default)s)")
-    add("--tensor", type=positive_int, default=1, help="devices that share a layer (%(default)s)")
+    add("--seed", type=int, default=0, help="seed of sampled expressions and scenes (%(default)s)")
+    add(
+        "--tokens",
+        type=positive_int,
+        default=MAX_NEW_TOKENS,
+        help="maximum length of an answer in tokens (%(default)s)",
+    )
+    add("--batch", type=positive_int, default=8, help="rows per batch (%(default)s)")
+    add(
+        "--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: as stored)"
+    )
+    add("--fsdp", type=positive_int, default=1, help="devices that shard the weights (%(default)s)")
+    add(
+        "--tensor", type=positive_int, default=1, help="devices that shard each layer (%(default)s)"
+    )
     add(
         "--similarity",
         default=BERT,
         metavar="words|BERT",
-        help="scores phrases in mask recall: a BERT by id or folder (%(default)s), or shared words",
+        help="similarity of phrases in recall: a BERT by id or folder (%(default)s), or `words`",
     )
     add(
         "--captions",
@@ -190,9 +204,17 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
         help=f"caption metrics; they need Java ({' '.join(DEFAULT_CAPTION_METRICS)}; SPICE if "
         "CoreNLP is installed)",
     )
-    add("--judge", metavar="URL", help="OpenAI-compatible endpoint, for conversations")
-    add("--judge-model", default="gpt-4", metavar="NAME", help="the judge's model (%(default)s)")
-    add("--coordinator", metavar="HOST:PORT|auto", help="of several processes; auto on TPUs")
+    add(
+        "--judge",
+        metavar="URL",
+        help="OpenAI-compatible endpoint, for the benchmark `conversation`",
+    )
+    add("--judge-model", default="gpt-4", metavar="NAME", help="model of the judge (%(default)s)")
+    add(
+        "--coordinator",
+        metavar="HOST:PORT|auto",
+        help="address of the first of several processes; auto on TPU pods",
+    )
     add("--processes", type=positive_int, metavar="N", help="number of processes")
     add("--process", type=int, metavar="I", help="index of this process, from 0")
     return parser.parse_args(arguments)

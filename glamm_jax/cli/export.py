@@ -1,12 +1,15 @@
-"""Write the model of a training run as a model folder.
+"""Write the trained model of a run as a model folder.
 
-  glamm-jax export RUN --out MODEL                 the latest checkpoint
-  glamm-jax export RUN --out MODEL --step 5000     that of step 5000
-  glamm-jax convert merge MODEL --out MERGED       then, to fold LoRA adapters into the kernels
+examples:
+  glamm-jax export runs/gcg --out trained                 # the latest checkpoint
+  glamm-jax export runs/gcg --out trained --step 5000     # the checkpoint of step 5000
+  glamm-jax convert merge trained --out merged            # then: merge the LoRA adapters
 
 Trained weights are written in float32, all others as the run was initialized with them. The
-tokenizer is copied into the folder. `glamm-jax ask`, `glamm-jax convert to-torch` and the `init`
-of another run read it.
+tokenizer is copied into the folder. `glamm-jax ask`, `glamm-jax eval`, `glamm-jax convert to-torch`
+and `init.model` of another run read the folder.
+
+Exit status: 0 success, 2 unusable input.
 """
 
 from __future__ import annotations
@@ -23,12 +26,17 @@ from glamm_jax.weights.folder import write_model
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax export") -> int:
     """Write the folder; returns the exit status."""
-    parser = make_parser(prog, __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN")
-    parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="a new folder")
-    parser.add_argument("--step", type=int, metavar="N", help="default: the latest")
-    options = parser.parse_args(arguments)
+    options = parse(arguments, prog)
     return run_program("export", lambda: export(options))
+
+
+def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax export") -> argparse.Namespace:
+    """Parse the command line."""
+    parser = make_parser(prog, __doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="new model folder")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the latest)")
+    return parser.parse_args(arguments)
 
 
 def export(options: argparse.Namespace) -> None:

@@ -1,10 +1,12 @@
-"""The command `glamm-jax`.
+"""GLaMM-JAX: train, evaluate and use a model that answers questions about images with masks.
 
+examples:
+  glamm-jax ask --scene 7
   glamm-jax train --config configs/tiny.py --out runs/tiny
   glamm-jax eval gcg --model checkpoints/miniworld-tiny --data miniworld/easy@64 --out out/gcg
-  glamm-jax ask --model MODEL --image dog.jpg --prompt "Describe the image."
+  glamm-jax convert from-torch GLaMM-FullScope --clip clip-vit-large-patch14-336 --out glamm
 
-`glamm-jax COMMAND --help` explains a command, with examples.
+`glamm-jax COMMAND --help` describes a command, with examples.
 """
 
 from __future__ import annotations
@@ -14,16 +16,16 @@ from importlib import import_module
 
 from glamm_jax.cli.program import make_parser
 
-# Command -> what it does. Each is the module of this name, imported when it is chosen.
+# Command -> summary. The module of the same name is imported when the command is run.
 COMMANDS = {
-    "ask": "ask a model about an image; text and masks out",
+    "ask": "answer a question about an image with text and masks",
     "train": "train a model, or resume a run",
-    "report": "write the page of a training run",
-    "export": "write the model of a training run as a model folder",
-    "plan": "parameters, memory, FLOPs and time of a training run, without running it",
-    "eval": "evaluate a model or predictions on a benchmark",
+    "report": "write a web page about a training run",
+    "export": "write the trained model of a run as a model folder",
+    "plan": "compute the parameters, memory, FLOPs and time of a training run",
+    "eval": "evaluate a model, or score predictions, on a benchmark",
     "compare": "compare two evaluations of one benchmark",
-    "convert": "checkpoints and datasets, both ways",
+    "convert": "convert checkpoints and datasets, render mini-worlds, browse datasets",
 }
 
 

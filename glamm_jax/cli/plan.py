@@ -1,14 +1,17 @@
-"""Print what a training run would need: parameters, memory, FLOPs, time on several chips.
+"""Compute what a training run needs: parameters, memory, FLOPs, and time on several chips.
 
+examples:
   glamm-jax plan --config configs/finetune_gcg.py
-  glamm-jax plan --config configs/finetune_gcg.py --mesh 1 16 1 --set optim.accumulation_steps=2
-  glamm-jax plan --topology v5e:2x4 --mesh 1 8 1      also compile the step for eight TPU v5e
+  glamm-jax plan --config configs/finetune_gcg.py --mesh 1 16 1 --set data.batch_slices=16
+  glamm-jax plan --topology v5e:2x4 --mesh 1 8 1     # also compile the step for eight TPU v5e
 
 Counting takes seconds and needs no accelerator. --topology compiles the training step ahead of time
-for TPUs that are not attached: minutes, 7 GB of memory, and libtpu on the path (`make tpu` provides
-it). XLA refuses a program that does not fit, so a step that compiles fits.
+for TPUs that are not attached; this takes minutes, 7 GB of memory, and libtpu on the Python path
+(`make tpu` installs it). XLA refuses a program that does not fit into the memory of a chip, so a
+step that compiles fits.
 
-Without --config: GCG fine-tuning of the released model, with --images images per batch slice.
+Without --config, the run is GCG fine-tuning of the released model, with --images images per batch
+slice.
 
 Exit status: 0 success; 1 the compiled step does not fit; 2 unusable input.
 """
@@ -29,7 +32,7 @@ from glamm_jax.files import write_atomic
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax plan") -> int:
-    """Print the plan, and compile for a topology if one is named; returns the exit status."""
+    """Print the plan, and compile for a topology if requested; returns the exit status."""
     options = parse(arguments, prog)
     return run_program("plan", lambda: run(options))
 
@@ -48,14 +51,14 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax plan") -> argp
         help="sizes of the mesh's axes (default: those of the configuration)",
     )
     parser.add_argument(
-        "--topology", metavar="NAME", help="also compile for this TPU topology, such as v5e:2x4"
+        "--topology", metavar="NAME", help="also compile for this TPU topology, for example v5e:2x4"
     )
     parser.add_argument(
         "--images",
         type=positive_int,
         default=1,
         metavar="N",
-        help="rows and images of a batch slice, without --config (default: %(default)s)",
+        help="rows and images per batch slice, without --config (default: %(default)s)",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the result of the compilation"

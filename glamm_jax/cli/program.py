@@ -1,4 +1,4 @@
-"""What all programs share: errors in one line, exit statuses, command-line types, the checkout."""
+"""Common parts of all programs: error messages, exit statuses, argparse types, the checkout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
     Set the environment variable GLAMM_JAX_TRACEBACK to see the traceback instead.
 
     Args:
-        name: the command, printed in front of the message.
+        name: of the command, printed before the message.
         work: returns the exit status, None for 0.
 
     Returns:
@@ -35,14 +35,12 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
         print(f"{name}: {printable(str(error))}", file=sys.stderr)
         return UNUSABLE_INPUT
     except KeyboardInterrupt:
-        print(
-            f"\n{name}: interrupted; the same command continues where it stopped", file=sys.stderr
-        )
+        print(f"\n{name}: interrupted; the same command resumes", file=sys.stderr)
         return INTERRUPTED
 
 
 def make_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser that prints the description as it is written."""
+    """Return a parser that prints the description with its line breaks."""
     return argparse.ArgumentParser(
         prog=prog,
         description=description,
@@ -74,7 +72,7 @@ def add_command(
 
 
 def positive_int(text: str) -> int:
-    """The argparse type of a count: an integer of at least 1."""
+    """Parse an integer of at least 1; a type of argparse."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
@@ -82,25 +80,25 @@ def positive_int(text: str) -> int:
 
 
 def printable(text: str) -> str:
-    """The text without characters that cannot be encoded, such as lone surrogates."""
+    """Replace characters that cannot be encoded, such as lone surrogates."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def checkout_root() -> Path | None:
-    """The root of the checkout that `glamm_jax` is imported from; None for an installed wheel."""
+    """Return the root of the checkout of `glamm_jax`; None for an installed wheel."""
     root = Path(glamm_jax.__file__).resolve().parents[1]
     return root if (root / "tools" / "parity" / "__init__.py").is_file() else None
 
 
 def checkout_path(*parts: str, instead: str) -> Path:
-    """A path inside the checkout.
+    """Return a path inside the checkout.
 
     Args:
-        parts: of the path, below the root of the checkout.
-        instead: what to do without a checkout, for the error message.
+        parts: of the path, relative to the root of the checkout.
+        instead: advice in the error message if there is no checkout.
 
     Raises:
-        ConfigError: there is no checkout.
+        ConfigError: the package is not imported from a checkout.
     """
     root = checkout_root()
     if root is None:

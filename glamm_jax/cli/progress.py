@@ -18,11 +18,11 @@ def progress_bar(total: int | None, title: str) -> Iterator[Callable[[str, int],
     """Show a progress bar in bytes.
 
     Args:
-        total: bytes; None where they are unknown.
-        title: printed in front of the bar.
+        total: in bytes; None: unknown.
+        title: printed before the bar.
 
     Yields:
-        A function of a tensor's name and its bytes, to be called for each; from any thread.
+        A thread-safe function to call with the name and the bytes of every tensor.
     """
     lock = threading.Lock()
     with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=None) as bar:

@@ -1,14 +1,18 @@
-"""Write a page about a training run: curves, events, validation, images of held-out examples.
+"""Write a web page about a training run: curves, events, validation metrics and images.
 
-  glamm-jax report RUN                    writes RUN/report.html
-  glamm-jax report RUN --out page.html
-  glamm-jax report RUN OTHER              the curves of several runs in the same plots
+examples:
+  glamm-jax report runs/gcg                       # writes runs/gcg/report.html
+  glamm-jax report runs/gcg --out page.html
+  glamm-jax report runs/gcg runs/other            # the curves of several runs in the same plots
 
 The page is one self-contained file. It can be written while the run is in progress.
+
+Exit status: 0 success, 2 unusable input.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,16 +22,21 @@ from glamm_jax.training.training_page import make_training_page
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax report") -> int:
     """Write the page; returns the exit status."""
-    parser = make_parser(prog, __doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=Path, metavar="PAGE", help="default: RUN/report.html")
-    options = parser.parse_args(arguments)
+    options = parse(arguments, prog)
     out = options.out or options.runs[0] / "report.html"
     return run_program("report", lambda: write(options.runs, out))
 
 
+def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax report") -> argparse.Namespace:
+    """Parse the command line."""
+    parser = make_parser(prog, __doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument("--out", type=Path, metavar="PAGE", help="default: RUN/report.html")
+    return parser.parse_args(arguments)
+
+
 def write(runs: Sequence[Path], out: Path) -> None:
-    """Write the page of one run, or of several.
+    """Write the page of one or several runs.
 
     Raises:
         RunError: a folder has no metrics.

@@ -1,25 +1,27 @@
-"""Train a model as a configuration file says, or resume a run.
+"""Train a model according to a configuration file, or resume a run.
 
-CONFIG is a Python file with `get_config() -> ExperimentConfig`; it is executed. Any field can be
-changed by its dotted name; for an unknown name the error suggests the nearest one:
-
+examples:
   glamm-jax train --config configs/tiny.py --out runs/tiny
   glamm-jax train --config configs/tiny.py --out runs/slow --set optim.peak_lr=1e-4 data.seed=3
-  glamm-jax train --config configs/tiny.py --out runs/short --steps 5
+  glamm-jax train --config configs/tiny.py --out runs/short --steps 5     # stop after five steps
+  glamm-jax train --config configs/pretrain.py --plan                     # train nothing
 
-The same command resumes a run that was stopped or killed, from its last complete checkpoint, and
-continues bit-exactly. --steps is where to stop; the learning-rate schedule still ends at
-optim.total_steps, so stopping later is the same run. SIGTERM and Ctrl-C save a checkpoint first.
+The configuration is a Python file with `get_config() -> ExperimentConfig`; it is executed. --set
+changes fields by their dotted names; for an unknown name, the error message suggests the nearest
+one. --plan prints the parameters, memory, FLOPs and time that the run would need.
 
-  glamm-jax train --config configs/pretrain.py --plan      only print what the run would need
+The same command resumes a run that was stopped or killed, from its last complete checkpoint; the
+result is bit-identical to that of an uninterrupted run. --steps only determines where to stop: the
+learning-rate schedule always ends at optim.total_steps. After SIGTERM or Ctrl-C a checkpoint is
+saved first.
 
-RUN/config.json       the configuration that was used
-RUN/metrics.jsonl     one line a step: step, loss, ce, bce, dice, grad_norm, learning_rate, ...
+RUN/config.json       the configuration of the run
+RUN/metrics.jsonl     one line per step: step, loss, ce, bce, dice, grad_norm, learning_rate, ...
 RUN/events.jsonl      started, resumed_from, saved, skipped, validated, stopped
 RUN/checkpoints/STEP  trained parameters; `glamm-jax export RUN --out MODEL` writes the model
-RUN/tensorboard       tensorboard --logdir RUN; `glamm-jax report RUN` writes a page
+RUN/tensorboard       event files of TensorBoard; `glamm-jax report RUN` writes a web page
 
-Exit status: 0 done, or stopped by a signal after saving; 2 unusable input.
+Exit status: 0 success, or stopped by a signal after saving; 2 unusable input.
 """
 
 from __future__ import annotations
@@ -59,10 +61,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax train") 
 def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax train") -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--out", type=Path, metavar="RUN", help="a new folder, or a run to resume")
+    parser.add_argument(
+        "--config", type=Path, required=True, metavar="FILE", help="configuration of the run"
+    )
+    parser.add_argument("--out", type=Path, metavar="RUN", help="new folder, or the run to resume")
     parser.add_argument("--plan", action="store_true", help="print what the run would need")
-    parser.add_argument("--steps", type=int, metavar="N", help="stop when N steps are done")
+    parser.add_argument("--steps", type=int, metavar="N", help="stop after step N")
     parser.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
     add_overrides(parser)
     options = parser.parse_args(arguments)
@@ -79,12 +83,12 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="change fields of the configuration, such as optim.peak_lr=1e-4",
+        help="change fields of the configuration, for example optim.peak_lr=1e-4",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train as the parsed command line says."""
+    """Train according to the parsed command line."""
     config = with_overrides(load_config(options.config), options.set)
     if options.plan:
         print(plan(config, (max(config.mesh.data, 1), config.mesh.fsdp, config.mesh.tensor)).text())
@@ -103,7 +107,7 @@ def load_config(path: Path) -> ExperimentConfig:
     directory.
 
     Raises:
-        ConfigError: there is no such file, no such function, or it returns something else.
+        ConfigError: the file or the function does not exist, or the function returns another type.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")

@@ -1,15 +1,19 @@
 """Convert checkpoints and datasets, browse datasets, and compare with the PyTorch original.
 
+examples:
   glamm-jax convert from-torch GLaMM-FullScope --clip clip-vit-large-patch14-336 --out glamm
   glamm-jax convert to-torch glamm --out GLaMM-back
   glamm-jax convert dataset refcoco --source ~/data --out shards
-  glamm-jax convert COMMAND --help
+  glamm-jax convert browse shards --out page.html
 
-Exit status: 0 done, 1 the command found something to report (see its help), 2 unusable input.
+`glamm-jax convert COMMAND --help` describes a command, with examples.
+
+Exit status: 0 success; 1 depends on the command, see its help; 2 unusable input.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from glamm_jax.cli.convert import (
@@ -36,9 +40,14 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax convert") -> int:
     """Run one conversion command; returns its exit status."""
+    options = parse(arguments, prog)
+    return run_program(options.command, lambda: COMMANDS[options.command].run(options))
+
+
+def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax convert") -> argparse.Namespace:
+    """Parse the command line."""
     parser = make_parser(prog, __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
         add_command(commands, name, module.__doc__ or "", module.add_arguments)
-    options = parser.parse_args(arguments)
-    return run_program(options.command, lambda: COMMANDS[options.command].run(options))
+    return parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Assembling a model from checkpoints: their tensors together, under GLaMM's names."""
+"""Assembly of a model from checkpoints: all tensors, under GLaMM's names."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ INITIALIZED_PREFIXES = ("model.mm_projector.", "model.text_hidden_fcs.", REGION_
 
 @dataclass(frozen=True)
 class Request:
-    """Checkpoints to assemble, as given on the command line.
+    """Checkpoints to assemble: the options of the command line.
 
     Attributes:
         source: checkpoint of any family.
@@ -84,7 +84,7 @@ class Assembly:
 
 
 def assemble(request: Request) -> Assembly:
-    """Open the checkpoints and put them together.
+    """Open the checkpoints and join their tensors.
 
     Raises:
         TensorFileError: a file is missing or cannot be used.

@@ -1,13 +1,16 @@
 """Write a web page about a dataset: sampled conversations, lengths, and what is dropped and why.
 
+examples:
   glamm-jax convert browse shards/glamm_refcoco/1.0.0 --out page.html
-  glamm-jax convert browse shards --out page.html --samples 12      all datasets below a folder
-  glamm-jax convert browse miniworld/full@256 --out page.html       rendered on the fly
+  glamm-jax convert browse shards --out page.html --samples 12      # all datasets below a folder
+  glamm-jax convert browse miniworld/full@256 --out page.html       # scenes rendered on the fly
   glamm-jax convert browse shards --out page.html --tokenizer GLaMM-FullScope
 
 DATA is a folder that `glamm-jax convert dataset` wrote, or the name of a registered record source
 (miniworld/WORLD@SIZE). Conversations are sampled as in training. The page is one self-contained
-file. Of large datasets --limit images are read, spread evenly over all.
+file. Of a large dataset, --limit images are read at regular intervals.
+
+Exit status: 0 success, 2 unusable input.
 """
 
 from __future__ import annotations
@@ -34,32 +37,38 @@ TEST_TOKENIZER = ("tests", "goldens", "tokenizer")  # in a checkout
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("data", metavar="DATA", help="a folder of shards, or miniworld/WORLD@SIZE")
-    parser.add_argument("--out", type=Path, required=True, metavar="PAGE", help="file to write")
+    parser.add_argument(
+        "data", metavar="DATA", help="folder of record shards, or miniworld/WORLD@SIZE"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="PAGE", help="page to write")
     parser.add_argument(
         "--samples",
         type=positive_int,
         default=8,
         metavar="N",
-        help="images shown of each task (%(default)s)",
+        help="images shown per task (%(default)s)",
     )
     parser.add_argument(
-        "--limit", type=positive_int, default=1000, metavar="N", help="images read (%(default)s)"
+        "--limit",
+        type=positive_int,
+        default=1000,
+        metavar="N",
+        help="images read per split (%(default)s)",
     )
     parser.add_argument(
         "--tokenizer",
         type=Path,
         metavar="DIR",
-        help="folder with LLaMA's tokenizer.model, for true lengths; default: the small one of "
-        "the repository's tests, in whose tokens texts are longer",
+        help="folder with LLaMA's tokenizer.model, for the lengths of the released model; default: "
+        "the small tokenizer of the repository's tests, which needs more tokens for a text",
     )
     parser.add_argument(
         "--tokens",
         type=positive_int,
         default=released().llama.max_positions,
         metavar="N",
-        help="length of a row, image patches included; longer conversations are truncated "
-        "(%(default)s)",
+        help="maximum length of a row, image patches included; longer conversations are "
+        "truncated (%(default)s)",
     )
 
 
@@ -70,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
         GLaMMError: the data or the tokenizer cannot be read.
     """
     folder = options.tokenizer or checkout_path(
-        *TEST_TOKENIZER, instead="name a folder with tokenizer.model by --tokenizer"
+        *TEST_TOKENIZER, instead="pass a folder with tokenizer.model as --tokenizer"
     )
     tokenizer = load_tokenizer(folder)
     model = replace(released(), tokens=tokenizer.tokens)
@@ -99,12 +108,12 @@ def _collections(data: str, limit: int) -> Iterator[RecordCollection]:
         raise ShardError(f"{data}: no finished dataset in it; write one with `convert dataset`")
     for folder in folders:
         info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-        for split in (each["name"] for each in info["splits"]):
+        for split in (item["name"] for item in info["splits"]):
             records, name = RecordShards(folder, split), f"{folder.parent.name}, {split}"
             yield RecordCollection(name, records, limit, _defects(folder, split))
 
 
 def _defects(folder: Path, split: str) -> dict[str, list[str]]:
-    """The defects that the conversion of a split recorded: kind -> places."""
+    """Return the defects recorded in the conversion of a split: kind -> places."""
     path = folder / f"defects-{split}.json"
     return json.loads(path.read_text(encoding="utf-8"))["defects"] if path.is_file() else {}

@@ -1,23 +1,25 @@
-"""Convert a dataset into record shards that TFDS and grain read, or check your own data.
+"""Convert a dataset to record shards that TFDS and grain read, or check your own data.
 
-NAME says how SOURCE is laid out: the files of each dataset, below one data folder, as the
-documentation of the original has them (docs/datasets.md). `jsonl` is your own data, in a file
-described in docs/your-data.md.
-
+examples:
   glamm-jax convert dataset refcoco --source ~/data --out shards --split train
-  glamm-jax convert dataset jsonl --source photos.jsonl --check      every error, by line and field
+  glamm-jax convert dataset jsonl --source photos.jsonl --check      # errors by line and field
   glamm-jax convert dataset jsonl --source photos.jsonl --out shards
 
-The result is OUT/glamm_NAME/1.0.0, which `glamm_jax.data.record_shards.RecordShards`, grain and
-tfds.data_source("glamm_NAME", data_dir=OUT) read. Splits are converted one by one into one OUT.
+NAME is the name of the dataset; it determines the layout of SOURCE. The files of all datasets are
+expected below one data folder, in the layout of the original's documentation (docs/datasets.md).
+`jsonl` is your own data, in a file whose format docs/your-data.md describes.
 
-If it was stopped or killed, run the same command again: finished shards are kept, and no unfinished
-file has a final name. The shards are the same bytes whatever the number of processes.
+The result is the folder OUT/glamm_NAME/1.0.0, which `glamm_jax.data.record_shards.RecordShards`,
+grain and tfds.data_source("glamm_NAME", data_dir=OUT) read. Each split is converted by a command of
+its own, into the same OUT.
 
-What cannot be converted as it is, is counted in a table and named in defects-SPLIT.json, image by
-image; the rest is kept.
+The same command resumes an interrupted conversion: finished shards are kept, and no unfinished file
+has a final name. The bytes of the shards do not depend on the number of processes.
 
-Exit status: 0 done, 1 there are defects and --strict or --check was given, 2 unusable input.
+Defects (parts of the source that cannot be converted) are counted in a table and listed for each
+image in defects-SPLIT.json; the other parts of the image's record are kept.
+
+Exit status: 0 success; 1 there are defects, with --strict or --check; 2 unusable input.
 """
 
 from __future__ import annotations
@@ -40,40 +42,40 @@ from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.data.sources.registry import datasets, find_dataset
 from glamm_jax.data.split_folder import ConversionError, SplitFolder
 
-EXAMPLES_PER_KIND = 2  # places that are printed of a kind of defect
+EXAMPLES_PER_KIND = 2  # places that are printed per kind of defect
 TABLE_WIDTH = 160
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(datasets())}")
-    parser.add_argument(
-        "--source", type=Path, required=True, help="the data folder (jsonl: the file)"
-    )
-    parser.add_argument("--out", type=Path, help="where shards are written; datasets may share it")
+    parser.add_argument("--source", type=Path, required=True, help="data folder (jsonl: the file)")
+    parser.add_argument("--out", type=Path, help="folder of the shards, of one or several datasets")
     parser.add_argument("--split", default="train", help="default: %(default)s")
     parser.add_argument("--check", action="store_true", help="read everything, write nothing")
     add_writing_arguments(parser)
 
 
 def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `convert`."""
+    """Add the arguments that `convert` reads."""
     parser.add_argument(
         "--processes",
         type=positive_int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="default: one a core",
+        help="default: one per core",
     )
     parser.add_argument(
-        "--shards", type=positive_int, metavar="N", help="default: one for every 1000 images"
+        "--shards", type=positive_int, metavar="N", help="default: one per 1000 images"
     )
-    parser.add_argument("--strict", action="store_true", help="do not finish if there are defects")
+    parser.add_argument(
+        "--strict", action="store_true", help="leave the dataset unfinished if there are defects"
+    )
     parser.add_argument("--overwrite", action="store_true", help="remove this split from OUT first")
     parser.add_argument(
         "--beam",
         metavar="OPTIONS",
-        help="run as an Apache Beam pipeline (pip install 'glamm-jax[beam]') with its options, as "
+        help="run as an Apache Beam pipeline (pip install 'glamm-jax[beam]') with these options: "
         '"--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2"',
     )
 
@@ -82,7 +84,8 @@ def run(options: argparse.Namespace) -> int:
     """Convert or check; returns the exit status.
 
     Raises:
-        ConversionError, SourceError: it cannot continue.
+        ConversionError: the options are inconsistent, or the shards cannot be written.
+        SourceError: there is no such dataset, or the source cannot be read.
     """
     if (options.out is None) != options.check:
         raise ConversionError("give either --out, or --check to write nothing")
@@ -94,10 +97,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def convert(reader: SourceReader, options: argparse.Namespace) -> int:
-    """Write a split as the options say; 1 with --strict if there are defects.
+    """Write a split; returns 1 with --strict if there are defects, otherwise 0.
 
     Raises:
-        ConversionError: it cannot be written, or no image gave a record.
+        ConversionError: the shards cannot be written, or no image has a record.
     """
     target = reader.target(options.out)
     target.begin(reader.description(), overwrite=options.overwrite)
@@ -114,7 +117,7 @@ def convert(reader: SourceReader, options: argparse.Namespace) -> int:
     if not sum(report.shard_lengths):
         raise ConversionError(
             f"{target.folder}: no image gave a record, so the split is not finished; "
-            "correct --source, then give --overwrite"
+            "correct --source, then add --overwrite"
         )
     target.publish(report)
     print(f"{target.folder}: {len(report.shard_lengths)} shards, {report.num_bytes / 1e9:.2f} GB")
@@ -122,7 +125,7 @@ def convert(reader: SourceReader, options: argparse.Namespace) -> int:
 
 
 def check(reader: SourceReader, processes: int) -> int:
-    """Read a split and print every defect; 1 if there are any."""
+    """Read a split and print every defect; returns 1 if there are any, otherwise 0."""
     counts: Counter[str] = Counter()
     defects: list[Defect] = []
     with tqdm(total=len(reader.keys), unit=" images", disable=None) as bar:
@@ -169,7 +172,7 @@ def _print_counts(counts: Mapping[str, int], num_keys: int) -> None:
 
 
 def _print_defects(defects: Mapping[str, Sequence[str]], file: Path) -> None:
-    """Print a short table: how many of each kind, and the first places."""
+    """Print the number of defects of each kind, and the first places."""
     for kind, places in defects.items():
         for i, where in enumerate(places[:EXAMPLES_PER_KIND]):
             head = f"{len(places):7}  {kind:34}" if i == 0 else " " * 43
@@ -179,6 +182,6 @@ def _print_defects(defects: Mapping[str, Sequence[str]], file: Path) -> None:
 
 
 def _natural_order(where: str) -> list[str]:
-    """A sort key by which line 9 comes before line 10."""
-    parts = re.split(r"(\d+)", where)  # numbers are at the odd places
+    """Return a sort key that sorts line 9 before line 10."""
+    parts = re.split(r"(\d+)", where)  # numbers are at odd indices
     return [part.rjust(20, "0") if i % 2 else part for i, part in enumerate(parts)]

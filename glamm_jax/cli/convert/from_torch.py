@@ -1,26 +1,29 @@
 """Convert PyTorch checkpoints to a model folder, without losing a tensor.
 
-SOURCE is recognised by its contents:
-
-  GLaMM          a Hugging Face folder (.bin or safetensors, one file or shards), or a training
-                 checkpoint with injected LoRA (written by zero_to_fp32.py). It contains no CLIP:
-                 pass --clip
-  CLIP, LLaMA    a Hugging Face folder; gives a model folder of this component alone
-  SAM            the .pth file of Segment Anything, B, L or H; the same
-  LLaMA with --clip and --sam    a GLaMM to start a pretraining from. The embeddings of the added
-                 tokens, and layers that no checkpoint has (V-L unless it is a LLaVA, the region
-                 encoder without --region, L-P), are initialized from --seed
-
-Every tensor is converted, recomputed (compared now, written again on export), carried (stored
-unused for the export) or dropped for a stated reason. Everything missing, unknown or of the wrong
-shape is listed at once before anything is written. Stored dtypes are kept. Code in pickles is never
-executed.
-
+examples:
   glamm-jax convert from-torch GLaMM-FullScope --clip clip-vit-large-patch14-336 --out glamm
   glamm-jax convert from-torch GLaMM-FullScope --clip CLIP --adapter my-lora --out adapted
   glamm-jax convert from-torch pytorch_model.bin --tokenizer GLAMM --clip CLIP --out trained
   glamm-jax convert from-torch vicuna-7b --clip CLIP --sam sam.pth --region GPT4RoI --out start
   glamm-jax convert from-torch sam_vit_h_4b8939.pth --out sam
+
+The family of SOURCE is inferred from its contents:
+
+  GLaMM          a Hugging Face folder (.bin or safetensors, one file or shards), or a training
+                 checkpoint with injected LoRA (written by zero_to_fp32.py). It does not contain
+                 CLIP: pass --clip
+  CLIP, LLaMA    a Hugging Face folder; gives a model folder of this component alone
+  SAM            the .pth file of Segment Anything, B, L or H; gives a model folder of SAM alone
+  LLaMA with --clip and --sam    the initial GLaMM of a pretraining. The embeddings of the added
+                 tokens, and layers that no checkpoint contains (V-L unless it is a LLaVA, the
+                 region encoder without --region, L-P), are initialized from --seed
+
+Every tensor is converted, recomputed (checked now, written again on export), carried (stored
+unused for the export) or dropped for a reason that is printed. Missing and unknown tensors and
+wrong shapes are listed in one error before anything is written. Stored dtypes are kept. Code in
+pickles is never executed.
+
+Exit status: 0 success, 2 unusable input.
 """
 
 from __future__ import annotations
@@ -42,26 +45,37 @@ from glamm_jax.weights.transfer import import_tensors
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a folder or a file")
-    parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="a new folder")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder or file")
+    parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="new model folder")
     parser.add_argument("--clip", type=Path, metavar="DIR", help="CLIP's Hugging Face folder")
-    parser.add_argument("--sam", type=Path, metavar="FILE", help="SAM, if SOURCE is a LLaMA")
-    parser.add_argument("--region", type=Path, metavar="DIR", help="GPT4RoI, if SOURCE is a LLaMA")
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help="a peft adapter of SOURCE")
+    parser.add_argument(
+        "--sam", type=Path, metavar="FILE", help=".pth file of SAM, if SOURCE is a LLaMA"
+    )
+    parser.add_argument(
+        "--region", type=Path, metavar="DIR", help="folder of GPT4RoI, if SOURCE is a LLaMA"
+    )
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="folder of a peft adapter of SOURCE"
+    )
     parser.add_argument(
         "--tokenizer",
         type=Path,
         metavar="DIR",
-        help="tokenizer and config.json, if SOURCE is a file",
+        help="folder with the tokenizer and config.json, if SOURCE is a file",
     )
     parser.add_argument(
-        "--lora-alpha", type=float, default=16.0, help="of injected LoRA (default: 16, as released)"
+        "--lora-alpha",
+        type=float,
+        default=16.0,
+        help="alpha of injected LoRA (default: 16, as released)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of initialized layers (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of initialized layers (default: 0)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Assemble the checkpoints, write the model folder, print what happened to every tensor."""
+    """Assemble the checkpoints, write the model folder, print the disposition of the tensors."""
     assembly = assemble(
         Request(
             options.source,

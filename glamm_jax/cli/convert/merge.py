@@ -1,8 +1,12 @@
-"""Merge LoRA adapters into the kernels they adapt: model folder in, model folder without LoRA out.
+"""Merge LoRA adapters into the kernels that they adapt; write a model folder without LoRA.
+
+examples:
+  glamm-jax convert merge trained --out merged
+  glamm-jax convert to-torch merged --out merged-hf     # then: export to PyTorch
 
 W + (alpha / rank) A B is computed in float32 and rounded once to the dtype of W.
 
-  glamm-jax convert merge MODEL --out MERGED
+Exit status: 0 success, 2 unusable input.
 """
 
 from __future__ import annotations
@@ -24,8 +28,10 @@ from glamm_jax.weights.transfer import copy_leaves
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a model folder with LoRA")
-    parser.add_argument("--out", type=Path, required=True, metavar="MERGED", help="a new folder")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model folder with LoRA")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="MERGED", help="new model folder"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,19 +1,22 @@
-"""Render scenes of a mini-world into files: record shards, or the formats of real datasets.
+"""Render scenes of a mini-world to files: record shards, or the formats of real datasets.
 
-  glamm-jax convert miniworld --out world --scenes 1000 --format shards     ready to train on
-  glamm-jax convert miniworld --out world --scenes 1000 --format grand      GranD as released
-  glamm-jax convert miniworld --out world --scenes 1000 --format grandf     GranD_f, with references
-  glamm-jax convert miniworld --out world --scenes 1000 --format refcoco    refCOCO
-  glamm-jax convert dataset grand --source world --out shards               import one of them
+examples:
+  glamm-jax convert miniworld --out world --scenes 1000                           # record shards
+  glamm-jax convert miniworld --out world-grand --scenes 1000 --format grand      # GranD
+  glamm-jax convert miniworld --out world-grandf --scenes 1000 --format grandf    # GranD_f
+  glamm-jax convert miniworld --out seen --scenes 1000 --world easy --held-out red:star,blue:ring
+  glamm-jax convert dataset grand --source world-grand --out shards    # then: convert to shards
 
-Everything follows from --seed, --size and --world. There are SCENES for train and a tenth as many
-for val and for test; GranD has train only, as released.
+The scenes depend on --seed, --size and --world only. The split train has SCENES scenes, val and
+test a tenth of that each; GranD has the split train only, as released.
 
 --held-out red:star,blue:ring excludes red stars and blue rings from train; every scene of val and
 test has one of them.
 
-Writing shards resumes where it was stopped. A folder of another format must not exist: it is
+The same command resumes writing record shards. The folder of another format must not exist: it is
 written under a temporary name and renamed.
+
+Exit status: 0 success; 1 there are defects, with --strict; 2 unusable input.
 """
 
 from __future__ import annotations
@@ -44,14 +47,22 @@ Splits = dict[str, tuple[range, World]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--scenes", type=positive_int, required=True, metavar="N", help="of train")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
-        "--size", type=positive_int, default=128, help="pixels of a side (%(default)s)"
+        "--scenes", type=positive_int, required=True, metavar="N", help="scenes of train"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes (%(default)s)")
+    parser.add_argument(
+        "--size", type=positive_int, default=128, help="width and height in pixels (%(default)s)"
     )
     parser.add_argument("--world", choices=WORLDS, default="full", help="default: %(default)s")
     parser.add_argument("--format", choices=FORMATS, default="shards", help="default: %(default)s")
-    parser.add_argument("--held-out", type=_kinds, default=(), metavar="COLOUR:SHAPE,...")
+    parser.add_argument(
+        "--held-out",
+        type=_kinds,
+        default=(),
+        metavar="COLOUR:SHAPE,...",
+        help="kinds of objects that only val and test have",
+    )
     dataset.add_writing_arguments(parser)
 
 
@@ -103,8 +114,10 @@ def _write_shards(split: str, options: argparse.Namespace, ids: range, world: Wo
 
 
 def _kinds(text: str) -> tuple[ObjectKind, ...]:
-    """The argparse type of kinds of objects: "red:star,blue:ring"."""
+    """Parse kinds of objects, "red:star,blue:ring"; a type of argparse."""
     pairs = [tuple(pair.split(":")) for pair in text.split(",")]
     if not all(len(pair) == 2 for pair in pairs):
-        raise argparse.ArgumentTypeError("write COLOUR:SHAPE, several with commas between")
+        raise argparse.ArgumentTypeError(
+            "expected COLOUR:SHAPE, or several of them separated by commas"
+        )
     return tuple((colour, shape) for colour, shape in pairs)

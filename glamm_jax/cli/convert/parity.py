@@ -1,12 +1,13 @@
-"""Compare this implementation with numbers recorded of the PyTorch original, array by array.
+"""Compare this implementation with numbers recorded from the PyTorch original, array by array.
 
-The comparison lives in `tools/parity` of the repository, so it needs a checkout.
-
+examples:
   glamm-jax convert parity tests/goldens
-  glamm-jax convert parity ../shared/golden --only components,e2e --json parity.json
+  glamm-jax convert parity tests/goldens --only components,e2e --json parity.json
 
-Exit status: 0 all equal, 1 something differs or is unknown, 2 the folder, a file or a named part
-is absent or broken.
+The comparison is in `tools/parity` of the repository, so it needs a checkout.
+
+Exit status: 0 all equal; 1 an array differs or is unknown; 2 the folder, a file or a requested part
+is missing or broken.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from glamm_jax.cli.program import checkout_path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a golden folder")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="golden folder")
     parser.add_argument(
         "--only",
         type=lambda text: [part for part in text.split(",") if part],
@@ -30,15 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare these parts only: preprocessing, tokenizer, conversations, e2e, components, "
         "manifest, datasets, pipeline, evaluation",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every array's verdict")
-    parser.add_argument("--all", action="store_true", help="also print excluded arrays and why")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the verdict on every array"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="also print excluded arrays, with the reason"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Compare; the exit status is that of the comparison.
 
     Raises:
-        ConfigError: there is no checkout.
+        ConfigError: the package is not imported from a checkout.
     """
     tool = checkout_path("tools", "parity", instead="clone the repository to compare")
     if str(tool.parents[1]) not in sys.path:

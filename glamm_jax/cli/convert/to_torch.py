@@ -1,17 +1,24 @@
 """Export a model folder to PyTorch; a converted checkpoint is exported byte for byte.
 
-  glamm     a Hugging Face folder for the original's from_pretrained: safetensors, index,
-            config.json, tokenizer; without CLIP, as the original saves it
-  clip      the CLIP folder, with the layers that GLaMM does not use
-  adapter   the LoRA adapters of the model, as a peft adapter
-  (a model folder of CLIP, LLaMA or SAM alone has one part, and needs no --part)
-
---lora applies to the part glamm: `merged` merges adapters into the kernels, `injected` writes them
-under the names of a training checkpoint, `none` leaves them out.
-
+examples:
   glamm-jax convert to-torch glamm --out GLaMM-back
   glamm-jax convert to-torch glamm --part clip --out CLIP-back
   glamm-jax convert to-torch adapted --part adapter --out my-lora
+  glamm-jax convert to-torch adapted --lora injected --out training-checkpoint
+
+--part selects what is exported:
+
+  glamm     a Hugging Face folder for the original's from_pretrained: safetensors, index,
+            config.json, tokenizer; without CLIP, as the original saves it (default)
+  clip      the CLIP folder, with the layers that GLaMM does not use
+  adapter   the LoRA adapters of the model, as a peft adapter
+
+A model folder of CLIP, LLaMA or SAM alone has one part, and --part is not needed.
+
+--lora applies to the part glamm: `merged` (default) merges adapters into the kernels, `injected`
+writes them under the names of a training checkpoint, `none` leaves them out.
+
+Exit status: 0 success, 2 unusable input.
 """
 
 from __future__ import annotations
@@ -83,10 +90,17 @@ class Part:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a model folder")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    parser.add_argument("--part", choices=("glamm", "clip", "adapter"), default="glamm")
-    parser.add_argument("--lora", choices=("merged", "injected", "none"), default="merged")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    parser.add_argument(
+        "--part", choices=("glamm", "clip", "adapter"), default="glamm", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--lora",
+        choices=("merged", "injected", "none"),
+        default="merged",
+        help="default: %(default)s",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -118,7 +132,7 @@ def select_part(folder: ModelFolder, name: str, lora: str) -> Part:
     Args:
         folder: the model.
         name: glamm, clip or adapter; irrelevant if the model is not a GLaMM.
-        lora: what happens to the adapters in the part glamm: merged, injected or none.
+        lora: treatment of the adapters in the part glamm: merged, injected or none.
 
     Raises:
         FolderError: the model has no such part.

@@ -1,0 +1,170 @@
+"""The commands in help texts and documentation are valid: the programs' parsers accept them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from glamm_jax.cli.convert import COMMANDS as CONVERT_COMMANDS
+from glamm_jax.cli.main import COMMANDS
+from glamm_jax.cli.train import load_config
+from glamm_jax.config.overrides import with_overrides
+from glamm_jax.data.sources.registry import datasets
+from glamm_jax.evaluation.benchmarks import BENCHMARKS
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCH = ("conversion", "cpu", "full_size", "gpu", "loader", "metrics", "miniworld")
+# `python -m MODULE` -> the module with its function `parse`.
+PROGRAMS = {
+    **{f"bench.{name}": f"bench.{name}" for name in BENCH},
+    "bench": "bench.cpu",
+    "demo": "demo.__main__",
+    "examples.learn_miniworld": "examples.learn_miniworld.__main__",
+}
+# `python -m MODULE` -> the equivalent command of `glamm-jax`.
+ENTRY_PACKAGES = {
+    "train": "train",
+    "train.export": "export",
+    "train.report": "report",
+    "eval": "eval",
+    "convert": "convert",
+    "demo.ask": "ask",
+}
+WITHOUT_OPTIONS = ("tests.bad_input_table", "tests.metrics_table")
+HELP_MODULES = {
+    "glamm-jax": "glamm_jax.cli.main",
+    **{f"glamm-jax {name}": f"glamm_jax.cli.{name}" for name in COMMANDS},
+    **{f"glamm-jax convert {name}": module.__name__ for name, module in CONVERT_COMMANDS.items()},
+    **{f"python -m {name}": module for name, module in PROGRAMS.items() if name != "bench.cpu"},
+}
+DOCUMENTS = sorted(
+    path.relative_to(ROOT)
+    for pattern in ("README.md", "*/README.md", "docs/*.md", "CONTRIBUTING.md")
+    for path in ROOT.glob(pattern)
+)
+COMMAND = re.compile(r"(?:\w+=\S+ +)*(glamm-jax|python3? -m) ")
+
+
+def commands_of_help(text: str) -> Iterator[str]:
+    """Yield the commands of the `examples:` section, which ends at an empty line."""
+    for section in re.findall(r"^examples:\n(.*?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE):
+        yield from commands(section)
+
+
+def commands_of_document(text: str) -> Iterator[str]:
+    """Yield the commands of all code blocks."""
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        yield from commands(block)
+
+
+def commands(text: str) -> Iterator[str]:
+    """Yield the lines that begin with a command; a backslash continues a line."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if COMMAND.match(line.strip()):
+            yield line.strip()
+
+
+def check(command: str) -> None:
+    """Parse a command, and check the names in it.
+
+    Raises:
+        SystemExit: with another code than 0: the parser does not accept it.
+    """
+    words = shlex.split(command, comments=True)
+    while "=" in words[0]:
+        words.pop(0)  # an environment variable
+    if words[0] == "glamm-jax" or words[2] == "glamm_jax":
+        arguments = words[1:] if words[0] == "glamm-jax" else words[3:]
+        check_arguments(arguments[0], arguments[1:])
+    elif words[2] in ENTRY_PACKAGES:
+        check_arguments(ENTRY_PACKAGES[words[2]], words[3:])
+    elif words[2] in WITHOUT_OPTIONS:
+        assert not words[3:], command
+    else:
+        parser_of(PROGRAMS[words[2]])(words[3:])
+
+
+def check_arguments(name: str, arguments: list[str]) -> None:
+    """Parse the arguments of a command of `glamm-jax`; check configurations and names."""
+    if name == "eval" and arguments[0] == "compare":
+        name, arguments = "compare", arguments[1:]
+    assert name in COMMANDS, f"no command {name!r}"
+    options = parser_of(f"glamm_jax.cli.{name}")(arguments)
+    config: Path | None = getattr(options, "config", None)
+    if config is not None and config.parts[0] == "configs":
+        with_overrides(load_config(ROOT / config), options.set)
+    benchmark = getattr(options, "benchmark", "gcg")
+    assert benchmark in BENCHMARKS
+    if getattr(options, "command", "") == "dataset" and options.name != "NAME":
+        assert options.name in datasets()
+    if getattr(options, "dataset", "") not in ("", "NAME"):
+        assert options.dataset in datasets()
+
+
+def parser_of(module: str) -> Callable[[list[str]], argparse.Namespace]:
+    """Return the function that parses a program's command line."""
+    return import_module(module).parse
+
+
+def assert_valid(command: str) -> None:
+    """Check a command; `--help` ends the parser with exit status 0."""
+    status: object = 0
+    try:
+        check(command)
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 0, f"not accepted: {command}"
+
+
+@pytest.mark.parametrize("program", HELP_MODULES)
+def test_help_has_valid_examples(program: str) -> None:
+    text = import_module(HELP_MODULES[program]).__doc__ or ""
+    examples = [*commands_of_help(text)]
+    assert 2 <= len(examples) <= 5
+    assert any(f"{example} ".startswith(f"{program} ") for example in examples)
+    for example in examples:
+        assert_valid(example)
+    if program != "glamm-jax":
+        assert_valid(f"{program} --help")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_documents_have_valid_commands(document: Path) -> None:
+    for command in commands_of_document((ROOT / document).read_text(encoding="utf-8")):
+        assert_valid(command)
+
+
+def test_commands_may_have_comments_continuations_and_variables() -> None:
+    text = (
+        "```sh\nA=1 python -m train --plan  # x\nglamm-jax eval gcg \\\n  --out a\nmake test\n```\n"
+    )
+    assert [*commands_of_document(text)] == [
+        "A=1 python -m train --plan  # x",
+        "glamm-jax eval gcg    --out a",
+    ]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "glamm-jax train --config configs/tiny.py",
+        "glamm-jax train --config configs/tiny.py --plan --rate 3",
+        "glamm-jax eval nothing --model M --data D --out O",
+        "python -m convert to-torch M",
+    ],
+)
+def test_an_invalid_command_is_rejected(command: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        check(command)
+    assert stop.value.code == 2
+
+
+def test_an_unknown_field_is_rejected() -> None:
+    with pytest.raises(ValueError, match="peak_lr"):
+        check("glamm-jax train --config configs/tiny.py --plan --set optim.peak_rl=1")
