@@ -1,6 +1,8 @@
-"""The hostile test process: rank promotion raises, shapes are checked, eight fake devices.
+"""Set up the test process: rank promotion raises, types are checked, eight CPU devices.
 
 Warnings are errors through pyproject.toml. Everything here must happen before jax is imported.
+Most of the time of the tests is compilation, so XLA compiles without optimizations;
+`make parity` and the programs compare and report with them.
 """
 
 from __future__ import annotations
@@ -17,9 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 assert "jax" not in sys.modules, "the flags below must be set before jax is imported"
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-).strip()
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
@@ -32,21 +33,21 @@ import jaxtyping  # noqa: E402
 
 # Every shape, dtype and type in a signature of glamm_jax is checked whenever it is called.
 # The hook wants a dotted name; this one is beartype where an int may stand for a float (PEP 484).
-_checker = types.ModuleType("house_typechecker")
+_checker = types.ModuleType("typechecker")
 _checker.check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 sys.modules[_checker.__name__] = _checker
-jaxtyping.install_import_hook("glamm_jax", "house_typechecker.check")
+jaxtyping.install_import_hook("glamm_jax", "typechecker.check")
 
 import hypothesis  # noqa: E402
 
 from glamm_jax.config import GLaMMConfig, tiny  # noqa: E402
 
 # Compiling takes seconds, so hypothesis' own deadline would only measure XLA; a failing example
-# must be found again on another machine, so the draws do not depend on a local database.
+# must be reproducible on another machine, so the examples do not depend on a local database.
 hypothesis.settings.register_profile(
-    "house", deadline=None, database=None, derandomize=True, max_examples=10
+    "default", deadline=None, database=None, derandomize=True, max_examples=10
 )
-hypothesis.settings.load_profile("house")
+hypothesis.settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")
