@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from glamm_jax.data.sources.conversation_turns import (
+    EXTRA_IMAGE,
+    NO_QUESTION,
+    UNANSWERED,
+    WRONG_SPEAKER,
+)
 from glamm_jax.data.sources.defects import (
     BROKEN_ENTRY,
     EMPTY_TEXT,
@@ -11,13 +17,7 @@ from glamm_jax.data.sources.defects import (
     NO_ANNOTATION,
     SourceError,
 )
-from glamm_jax.data.sources.llava_instruct import (
-    DATASETS,
-    EXTRA_IMAGE,
-    NO_QUESTION,
-    UNANSWERED,
-    WRONG_SPEAKER,
-)
+from glamm_jax.data.sources.llava_instruct import DATASETS
 from tests.data.sources.small_datasets import FIXTURES, image_bytes, kinds, read_all, write
 
 LLAVA = DATASETS["llava_instruct_150k"]
