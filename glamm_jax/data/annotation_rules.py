@@ -16,12 +16,12 @@ RESERVED_TOKEN = "dropped: its text contains a reserved token"
 def annotation_problem(annotation: Annotation) -> str | None:
     """Return why training drops an annotation; None if it uses it.
 
-    Training lower-cases expressions and class names, so `<IMAGE>` is reserved in them, too.
+    Expressions and class names are lower-cased in training, so `<IMAGE>` is reserved in them, too.
     """
     if annotation.task == "vqa":
         texts = {f"turn {i}": turn for i, turn in enumerate(annotation.turns)}
     elif annotation.task in ("referring", "semantic"):
-        texts = {"the text": annotation.text.lower()}
+        texts = {"the text": f"{annotation.text}\n{annotation.text.lower()}"}
     else:
         texts = {"the text": annotation.text}
     for name, text in texts.items():

@@ -67,7 +67,7 @@ def _first_line(stream: BinaryIO, path: Path) -> bytes:
             raise SourceError(f"{path}: a {name} file; unpack it first")
     stream.seek(0)
     line = b"\n"
-    while line and not line.strip():
+    while line and not line.removeprefix(codecs.BOM_UTF8).strip():
         line = stream.readline(MAX_LINE)
     may_be_utf16 = b"\0" in line[:4] or line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
@@ -119,7 +119,7 @@ def _scan(text: str, path: Path, has_mark: bool) -> list[JSONSpan]:
         position = _skip(text, position)
         if is_list and text.startswith("]", position):
             if text[position + 1 :].strip():
-                raise _error(text, position + 1, path, "more text behind the list")
+                raise _error(text, _skip(text, position + 1), path, "more text behind the list")
             return spans
         if position == len(text):
             if is_list:
@@ -165,6 +165,8 @@ def _locate_lines(path: Path) -> list[JSONSpan]:
     with open(path, "rb") as stream:
         while line := stream.readline(MAX_LINE + 1):
             number += 1
+            if offset == 0 and line.startswith(codecs.BOM_UTF8):
+                offset, line = len(codecs.BOM_UTF8), line.removeprefix(codecs.BOM_UTF8)
             size = len(line)
             if size > MAX_LINE and not line.endswith(b"\n"):
                 spans.append(JSONSpan(number, offset, size))

@@ -43,7 +43,7 @@ from glamm_jax.data.sources.json_files import (
     as_text,
 )
 from glamm_jax.data.sources.json_layouts import MAX_LINE, JSONSpan, locate_values, read_value
-from glamm_jax.data.sources.mask_annotations import read_label_map
+from glamm_jax.data.sources.mask_files import read_mask_file
 from glamm_jax.data.sources.phrase_spans import PhraseSpans
 from glamm_jax.data.sources.record_builder import Box, RecordBuilder
 from glamm_jax.json_files import JSONError, parse_json
@@ -315,13 +315,19 @@ class _LineReader:
 
     def _add_mask(self, value: Any, where: str) -> int | None:
         parts = value
-        if isinstance(value, str):  # an image whose pixels are 0 outside of the mask
-            labels = read_label_map(self._folder, value, self._log, where)
-            if labels is None:
+        if isinstance(value, str) or (isinstance(value, dict) and "file" in value):
+            mask = read_mask_file(self._folder, value, self._log, where)
+            if mask is None:
                 return None
-            parts = rle.encode(labels != 0)
+            parts = rle.encode(mask)
         if isinstance(parts, list) and any(isinstance(part, int | float) for part in parts):
             problem = "a polygon must be in a list of polygons, [[x, y, ...], ...]"
+            self._log.add(BAD_MASK, f"{where}: {problem}")
+            return None
+        polygons = parts if isinstance(parts, list) else []
+        numbers = [as_numbers(x, len(x)) for x in polygons if isinstance(x, list)]
+        if numbers and all(map(self._is_fraction, numbers)):
+            problem = f"{quoted(parts)} is in fractions of the image; pixels are expected"
             self._log.add(BAD_MASK, f"{where}: {problem}")
             return None
         return self._builder.add_region(None, self._builder.parse_mask(parts, where))
