@@ -6,6 +6,7 @@ take a log add a defect in that case.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -38,7 +39,16 @@ def read_json(path: Path) -> Any:
     try:
         return json_files.read_json(path, MAX_BYTES)
     except json_files.JSONError as error:
-        raise SourceError(str(error)) from error
+        is_damaged = isinstance(error.__cause__, ValueError)
+        hint = "; is the file complete? Compare its size with that of the original" * is_damaged
+        raise SourceError(f"{json_problem(error)}{hint}") from error
+
+
+def json_problem(error: json_files.JSONError) -> str:
+    """Return the message of an error, with the column also where there is only one line."""
+    cause = error.__cause__
+    is_syntax = isinstance(cause, json.JSONDecodeError) and "column" not in str(error)
+    return f"{error} at column {cause.colno}" if is_syntax else str(error)
 
 
 def as_text(value: Any, log: DefectLog, where: str) -> str:

@@ -10,7 +10,6 @@ mask loses its phrase, a line that cannot be parsed loses that line.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -41,6 +40,7 @@ from glamm_jax.data.sources.json_files import (
     as_list,
     as_numbers,
     as_text,
+    json_problem,
 )
 from glamm_jax.data.sources.json_layouts import MAX_LINE, JSONSpan, locate_values, read_value
 from glamm_jax.data.sources.mask_files import read_mask_file
@@ -150,9 +150,7 @@ def _parse_object(data: bytes, log: DefectLog) -> Fields | None:
     try:
         fields = parse_json(data, log.where)
     except JSONError as error:
-        cause = error.__cause__
-        column = f" at column {cause.colno}" if isinstance(cause, json.JSONDecodeError) else ""
-        log.add(BROKEN_LINE, str(error).removeprefix(f"{log.where}: ") + column)
+        log.add(BROKEN_LINE, json_problem(error).removeprefix(f"{log.where}: "))
         return None
     if not isinstance(fields, dict):
         log.add(BROKEN_LINE, f"must be an object, not {quoted(fields)}")
