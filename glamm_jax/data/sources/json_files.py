@@ -47,8 +47,9 @@ def read_json(path: Path) -> Any:
 def json_problem(error: json_files.JSONError) -> str:
     """Return the message of an error, with the column also where there is only one line."""
     cause = error.__cause__
-    is_syntax = isinstance(cause, json.JSONDecodeError) and "column" not in str(error)
-    return f"{error} at column {cause.colno}" if is_syntax else str(error)
+    if isinstance(cause, json.JSONDecodeError) and "column" not in str(error):
+        return f"{error} at column {cause.colno}"
+    return str(error)
 
 
 def as_text(value: Any, log: DefectLog, where: str) -> str:

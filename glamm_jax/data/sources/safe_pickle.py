@@ -53,7 +53,7 @@ class _NumberType:
     def __setstate__(self, state: Any) -> None:
         order = state[1]
         order = order.decode("ascii") if isinstance(order, bytes) else order
-        self.dtype = self.dtype.newbyteorder({">": ">", "<": "<"}.get(order, "="))
+        self.dtype = self.dtype.newbyteorder(">" if order == ">" else "<")
 
 
 def _numpy_number(number_type: Any, data: Any) -> Any:
