@@ -43,7 +43,7 @@ REQUIRED = _Required()
 
 
 def decode_text(data: bytes, where: str) -> str:
-    """Decode UTF-8, with or without byte order mark.
+    """Decode JSON in UTF-8, with or without byte order mark.
 
     Args:
         data: content of a file, or a line of it.
@@ -54,6 +54,13 @@ def decode_text(data: bytes, where: str) -> str:
     """
     for mark, name in OTHER_ENCODINGS:
         if data.startswith(mark):
+            raise JSONError(
+                f"{where}: {name} text; save it as UTF-8 (iconv -f {name} -t UTF-8 FILE)"
+            )
+    # JSON begins with ASCII, so every other byte of UTF-16 is zero.
+    zeros = [byte == 0 for byte in data[:4]]
+    for pattern, name in (([False, True] * 2, "UTF-16LE"), ([True, False] * 2, "UTF-16BE")):
+        if zeros == pattern:
             raise JSONError(
                 f"{where}: {name} text; save it as UTF-8 (iconv -f {name} -t UTF-8 FILE)"
             )

@@ -23,6 +23,7 @@ from jaxtyping import UInt8
 
 from glamm_jax.config.experiment import ConversationConfig, ConversationTask
 from glamm_jax.data import rle
+from glamm_jax.data.annotation_rules import RESERVED_TOKEN, annotation_problem
 from glamm_jax.data.boxes import to_unit
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.data.record import Annotation, Link, Record
@@ -186,13 +187,17 @@ def decode_union(
             np.maximum(out, counts, out=out)
 
 
-def _annotations(record: Record, task: str) -> list[Annotation]:
-    return [annotation for annotation in record.annotations if annotation.task == task]
+def _annotations(record: Record, task: str, sampler: SeededSampler) -> list[Annotation]:
+    """Annotations of a task that training can use; see `annotation_problem`."""
+    annotations = [annotation for annotation in record.annotations if annotation.task == task]
+    usable = [annotation for annotation in annotations if annotation_problem(annotation) is None]
+    sampler.notes += [RESERVED_TOKEN] * (len(annotations) - len(usable))
+    return usable
 
 
 def _annotations_with_masks(record: Record, task: str, sampler: SeededSampler) -> list[Annotation]:
     """Annotations of a task all of whose regions have masks."""
-    annotations = _annotations(record, task)
+    annotations = _annotations(record, task, sampler)
     complete = [
         annotation
         for annotation in annotations
@@ -308,7 +313,7 @@ def _region(record: Record, sampler: SeededSampler) -> ConversationBuilder:
     given once for each time that they are mentioned. Differs: the original gives them once, and its
     model fails (quirk 16).
     """
-    annotations = _annotations(record, "region")
+    annotations = _annotations(record, "region", sampler)
     with_boxes = [annotation for annotation in annotations if _has_boxes(record, annotation)]
     sampler.notes += [NO_BOX] * (len(annotations) - len(with_boxes))
     groups = [annotation for annotation in with_boxes if len(annotation.links) > 1]
@@ -348,7 +353,7 @@ def _box(record: Record, link: Link) -> tuple[float, ...]:
 
 def _caption(record: Record, sampler: SeededSampler) -> ConversationBuilder | None:
     """A caption of the image."""
-    captions = _annotations(record, "caption")
+    captions = _annotations(record, "caption", sampler)
     if not captions:
         return None
     conversation = ConversationBuilder()
@@ -359,7 +364,7 @@ def _caption(record: Record, sampler: SeededSampler) -> ConversationBuilder | No
 
 def _vqa(record: Record, sampler: SeededSampler) -> ConversationBuilder | None:
     """A conversation as it was recorded."""
-    annotations = _annotations(record, "vqa")
+    annotations = _annotations(record, "vqa", sampler)
     return ConversationBuilder(list(sampler.choose(annotations).turns)) if annotations else None
 
 

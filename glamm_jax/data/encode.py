@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from glamm_jax.config import GLaMMConfig
+from glamm_jax.data.annotation_rules import RESERVED_TOKEN
 from glamm_jax.data.preprocess import clip_and_grounding_images, clip_image
 from glamm_jax.errors import GLaMMError
 from glamm_jax.text.label_spans import EncodedTurns, LabelError, encode_turns
@@ -31,7 +32,6 @@ from glamm_jax.types import BatchShape, Example
 # Events of a conversation, counted under these names.
 TRUNCATED = "truncated to the context"
 NO_ANSWER_LEFT = "dropped: no answer fits into the context"
-RESERVED_TOKEN = "dropped: its text contains a reserved token"
 NOT_ENCODED = "dropped: its turns cannot be encoded"
 SMALLER_MASKS = "masks compared below the image's size"
 

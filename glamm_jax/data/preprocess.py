@@ -25,6 +25,12 @@ from glamm_jax.data.resample import ResizeTarget, resize
 from glamm_jax.errors import GLaMMError
 
 WHITE = (255, 255, 255)
+JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+JPEG_COLOURS = {"YCbCr": "RGB", "RGB": "RGB", "Gray": "GRAY"}
+PNG_START = b"\x89PNG\r\n\x1a\n"
+TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+ORIENTATION_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
+MAX_ORIENTATION_TEXT = 1 << 16  # bytes
 
 ImageSource = str | Path | bytes | io.BufferedIOBase | Image.Image | np.ndarray
 RGB = UInt8[np.ndarray, "h w 3"]
@@ -66,9 +72,7 @@ def open_image(source: ImageSource, background: tuple[int, int, int] | None = WH
         pixels = _decode_plain_jpeg(data)
         if pixels is not None:
             return pixels
-        image = Image.open(io.BytesIO(data))  # from memory, so that no file stays open
-        _check_size(*image.size, name)
-        return _to_rgb(_upright(image), background, name)
+        return _to_rgb(_upright(_load(data, name)), background, name)
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -81,6 +85,41 @@ def open_image(source: ImageSource, background: tuple[int, int, int] | None = WH
         raise ImageError(f"{name}: not enough memory to decode it") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and others
         raise ImageError(f"{name}: not a readable image: {_reason(error)}") from error
+
+
+def with_end_marker(data: bytes) -> bytes:
+    """Return the bytes of a JPEG that lacks only its end marker with it, all others as they are."""
+    if not data.startswith(JPEG_START) or data.endswith(JPEG_END):
+        return data
+    completed = data.removesuffix(JPEG_END[:1]) + JPEG_END
+    # Strict: missing pixels are an error. Bytes behind the end marker are allowed.
+    return completed if not _is_complete_jpeg(data) and _is_complete_jpeg(completed) else data
+
+
+def _is_complete_jpeg(data: bytes) -> bool:
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        _check_size(int(width), int(height), "JPEG")
+        simplejpeg.decode_jpeg(data, JPEG_COLOURS.get(colours, "CMYK"))
+    except Exception:  # damaged or too large
+        return False
+    return True
+
+
+def without_text_chunks(data: bytes) -> bytes:
+    """Return a PNG without its texts and colour profile, whose size Pillow limits.
+
+    Short texts that may have the orientation of the image stay.
+    """
+    parts, offset = [data[:8]], 8
+    while offset + 12 <= len(data):
+        end = offset + 12 + int.from_bytes(data[offset : offset + 4], "big")
+        kind, content = data[offset + 4 : offset + 8], data[offset + 8 : offset + 64]
+        may_rotate = end - offset < MAX_ORIENTATION_TEXT and content.startswith(ORIENTATION_TEXTS)
+        if kind not in TEXT_CHUNKS or may_rotate:
+            parts.append(data[offset:end])
+        offset = end
+    return b"".join(parts)
 
 
 def clip_size(height: int, width: int, shortest: int) -> tuple[int, int]:
@@ -185,7 +224,7 @@ def _decode_plain_jpeg(data: bytes) -> RGB | None:
 
     None for anything else: Pillow decodes it, or says what is wrong with it.
     """
-    if not data.startswith(b"\xff\xd8\xff"):
+    if not data.startswith(JPEG_START):
         return None
     try:
         if _may_have_exif(data) and _is_rotated(Image.open(io.BytesIO(data))):
@@ -197,6 +236,23 @@ def _decode_plain_jpeg(data: bytes) -> RGB | None:
         return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
     except Exception:  # damaged metadata, damaged or too large images
         return None
+
+
+def _load(data: bytes, name: str) -> Image.Image:
+    """Decode with Pillow; what it refuses, although all pixels are there, is repaired."""
+    try:
+        return _load_unchanged(with_end_marker(data), name)
+    except ValueError as error:
+        if isinstance(error, ImageError) or not data.startswith(PNG_START):
+            raise
+        return _load_unchanged(without_text_chunks(data), name)
+
+
+def _load_unchanged(data: bytes, name: str) -> Image.Image:
+    image = Image.open(io.BytesIO(data))  # from memory, so that no file stays open
+    _check_size(*image.size, name)
+    image.load()
+    return image
 
 
 def _may_have_exif(data: bytes) -> bool:

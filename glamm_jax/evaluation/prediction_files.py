@@ -7,7 +7,10 @@
     predictions.jsonl      ours: one line per item with all fields of `Prediction`
     FOLDER/ID.json         GCG of the original: {"image_id", "caption", "phrases", "pred_masks"};
                            an outer key around these fields is removed, as the original does
-    FOLDER/*.json, FILE    captions of the original: lists of {"image_id", "caption"}
+    FOLDER/*.json, FILE    captions of the original: lists of {"image_id", "caption"}, or one such
+                           object on each line
+
+An image id may have the extension of the image's file. Files may begin with a byte order mark.
 
 Malformed predictions do not stop the reading. They are listed in `ReadPredictions.notes` by kind:
 
@@ -36,6 +39,7 @@ from glamm_jax.metrics.gcg import phrase_indices_by_order
 
 PREDICTIONS = "predictions.jsonl"
 UNKNOWN, UNREADABLE = "unknown prediction", "unreadable prediction"
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 REPEATED, BROKEN_MASK = "repeated prediction", "broken mask"
 
 
@@ -111,7 +115,7 @@ def read_lines(path: Path) -> tuple[list[Prediction], bool]:
     Raises:
         PredictionError: another line is not a prediction.
     """
-    *lines, last = path.read_text(encoding="utf-8").split("\n")
+    *lines, last = path.read_text(encoding="utf-8-sig").split("\n")
     predictions = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -151,8 +155,14 @@ def read_predictions(path: Path, items: Sequence[Item]) -> ReadPredictions:
         raise PredictionError(f"{path}: no such file or folder")
     by_id, result = {item.id: item for item in items}, ReadPredictions()
     id_of_image = {item.image_id: item.id for item in reversed(items)}
+    without_extension: dict[str, set[str]] = {}
+    for image_id in id_of_image:
+        without_extension.setdefault(_without_extension(image_id), set()).add(image_id)
+    for name, image_ids in without_extension.items():
+        if len(image_ids) == 1:
+            id_of_image.setdefault(name, id_of_image[next(iter(image_ids))])
     for file in files:
-        if file.suffix == ".jsonl":
+        if file.suffix == ".jsonl" and not _has_original_lines(file):
             predictions, is_truncated = read_lines(file)
             for prediction in predictions:
                 result.add(prediction, by_id)
@@ -172,19 +182,54 @@ def _read_original(
 ) -> Iterator[Prediction]:
     """Read one file of the original; image ids become item ids."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError):
         result.note(UNREADABLE, path.name)
         return
-    # The original finds the prediction of an image by the name of its file.
-    entries = content if isinstance(content, list) else [_unwrapped(content, path.stem)]
+    try:
+        content = json.loads(text)
+        is_list = isinstance(content, list) or path.suffix == ".jsonl"
+        # The original finds the prediction of an image by the name of its file.
+        entries = content if is_list else [_unwrapped(content, path.stem)]
+        entries = entries if isinstance(entries, list) else [entries]
+    except (ValueError, RecursionError):
+        entries = _entries_of_lines(text)
     for entry in entries:
         prediction = _from_original(entry, result)
         if prediction is None:
             result.note(UNREADABLE, path.name)
             continue
-        item_id = id_of_image.get(prediction.image_id, prediction.image_id)
-        yield replace(prediction, id=item_id)
+        image_id = prediction.image_id
+        item_id = id_of_image.get(image_id) or id_of_image.get(_without_extension(image_id))
+        yield replace(prediction, id=item_id or image_id)
+
+
+def _without_extension(image_id: str) -> str:
+    """An image id without the extension of an image file."""
+    name, dot, extension = image_id.rpartition(".")
+    return name if dot and extension.lower() in IMAGE_EXTENSIONS else image_id
+
+
+def _has_original_lines(path: Path) -> bool:
+    """Whether the first line of a file is a prediction in the layout of the original."""
+    with open(path, encoding="utf-8-sig", errors="replace") as stream:
+        first = stream.readline()
+    try:
+        fields = json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(fields, dict) and "image_id" in fields and "id" not in fields
+
+
+def _entries_of_lines(text: str) -> list[Any]:
+    """The objects of a file with one on each line; None for a line that is not JSON."""
+    entries: list[Any] = []
+    for line in filter(str.strip, text.split("\n")):
+        try:
+            entries.append(json.loads(line))
+        except (ValueError, RecursionError):
+            entries.append(None)
+    return entries if any(isinstance(entry, dict) for entry in entries) else [None]
 
 
 def _unwrapped(content: Any, image_id: str) -> Any:

@@ -19,6 +19,10 @@ PHRASE_END = "</p>"
 # quirk 24: the ids of the added tokens follow the sentencepiece vocabulary in this order.
 ADDED_TOKENS = (IMAGE_START, IMAGE_END, REGION, POINT, SEG, PHRASE_START, PHRASE_END)
 
+CONTROL_TOKENS = ("<s>", "</s>", "<unk>")
+# What no text of a dataset may contain: the tokenizer reads these words as tokens of the model.
+RESERVED_TOKENS = (IMAGE_PLACEHOLDER, *ADDED_TOKENS, *CONTROL_TOKENS)
+
 # Field of `TokenConfig` that holds the id of each added token.
 TOKEN_CONFIG_FIELDS = {
     IMAGE_START: "image_start",
@@ -29,6 +33,11 @@ TOKEN_CONFIG_FIELDS = {
     PHRASE_START: "phrase_start",
     PHRASE_END: "phrase_end",
 }
+
+
+def find_reserved_token(text: str) -> str | None:
+    """Return a reserved token that a text contains; None if it contains none."""
+    return next((token for token in RESERVED_TOKENS if token in text), None)
 
 
 def token_config(ids: dict[str, int], pad: int, bos: int, eos: int) -> TokenConfig:

@@ -68,8 +68,47 @@ CASES: tuple[Case, ...] = (
         _LINES,
         "not JSON",
         _line(b"{"),
-        "own.jsonl line 1: not valid JSON: Expecting property name enclosed in double "
-        "quotes: line 1 column 2 (char 1) (broken line); kept: no record",
+        "SourceError: own.jsonl: line 1, column 2: not valid JSON: Expecting property name "
+        "enclosed in double quotes",
+    ),
+    Case(
+        _LINES,
+        "a list that is cut off",
+        _line(b'[{"image": "dog.jpg", "captions": ["A dog."]}'),
+        "SourceError: own.jsonl: line 1, column 46: not valid JSON: a comma or ] is expected",
+    ),
+    Case(
+        _LINES,
+        "UTF-16",
+        _line(json.dumps({"image": "dog.jpg"}).encode("utf-16")),
+        "SourceError: own.jsonl: UTF-16 text; save it as UTF-8 (iconv -f UTF-16 -t UTF-8 FILE)",
+    ),
+    Case(
+        _LINES,
+        "a text with a token of the model",
+        _line({"captions": ["A dog [SEG]."]}),
+        "own.jsonl line 1: captions[0]: the text contains [SEG], a token of the model; remove or "
+        "rename it (reserved token); kept: no record",
+    ),
+    Case(
+        _LINES,
+        "a conversation in LLaVA's form, with its marker of the image",
+        _line(
+            {
+                "conversations": [
+                    {"from": "human", "value": "<image>\nWhat is it?"},
+                    {"from": "gpt", "value": "A dog."},
+                ]
+            }
+        ),
+        "kept: vqa",
+    ),
+    Case(
+        _LINES,
+        "a JPEG that lacks only its end marker",
+        _line(_CAPTIONS, jpeg()[:-2]),
+        "own.jsonl line 1: dog.jpg: used, its pixels are complete (JPEG without its end marker); "
+        "kept: caption",
     ),
     Case(
         _LINES,

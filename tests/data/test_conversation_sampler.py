@@ -15,6 +15,7 @@ from PIL import Image
 from glamm_jax.config import tiny
 from glamm_jax.config.experiment import ConversationConfig, ConversationTask
 from glamm_jax.data import rle
+from glamm_jax.data.annotation_rules import RESERVED_TOKEN, annotation_problem
 from glamm_jax.data.collate import collate
 from glamm_jax.data.conversation_sampler import (
     NO_ANNOTATION,
@@ -25,8 +26,11 @@ from glamm_jax.data.conversation_sampler import (
 )
 from glamm_jax.data.encode import encode_examples
 from glamm_jax.data.record import TASKS, Annotation, Link, Record, Region, check_record
+from glamm_jax.data.sources.dataset_files import ImageFile
+from glamm_jax.data.sources.defects import DefectLog
+from glamm_jax.data.sources.record_builder import RecordBuilder
 from glamm_jax.text import questions
-from glamm_jax.text.special_tokens import REGION, SEG
+from glamm_jax.text.special_tokens import REGION, RESERVED_TOKENS, SEG
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.types import BatchShape, Example
 from tests.small_experiment import TOKENIZER
@@ -196,6 +200,34 @@ def test_what_a_record_cannot_be_asked_is_said() -> None:
     assert drawn.notes == expected
 
 
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("token", RESERVED_TOKENS)
+def test_training_drops_the_texts_that_a_check_reports(task: Any, token: str) -> None:
+    def of(text: str) -> Annotation:
+        turns = ("Who?", text) if task == "vqa" else ()
+        return Annotation(task, "" if turns else text, () if turns else (Link(0, 0, 1),), turns)
+
+    usable, dropped = of("a dog"), of(f"a dog {token}")
+    assert annotation_problem(usable) is None
+    assert f"contains {token}" in str(annotation_problem(dropped))
+    sampled = sample_conversations(record_of(dropped, usable), (task,), AS_IT_COMES)
+    assert sampled.notes == (f"{task}: {RESERVED_TOKEN}",)
+    (conversation,) = sampled.examples
+    assert token not in conversation.turns[-1].replace("<p> a </p> [SEG]", "").replace("[SEG]", "")
+    log = DefectLog("line 1")
+    builder = RecordBuilder(ImageFile(picture(), HEIGHT, WIDTH), log)
+    for annotation in (dropped, usable):
+        if task == "vqa":
+            builder.add_conversation(annotation.turns, "here")
+        else:
+            builder.add_annotation(task, annotation.text, (), "here")
+    (defect,) = log.defects
+    assert (defect.kind, defect.where.split(": ")[:2]) == ("reserved token", ["line 1", "here"])
+    record = builder.build("a", "test", "train").record
+    assert record is not None
+    assert len(record.annotations) == 1
+
+
 def test_lots_follow_from_seed_epoch_record_and_task_and_from_nothing_else() -> None:
     said = [Annotation("referring", f"thing {i}", (Link(i % 4),)) for i in range(9)]
     record, asking = record_of(*said), ConversationConfig()
@@ -252,6 +284,7 @@ def test_whatever_a_record_says_is_prepared_or_its_loss_is_said(said, epoch):
         record, get_args(ConversationTask), ConversationConfig(), epoch=epoch
     )
     sample, notes = encode_examples(drawn.examples, load_tokenizer(TOKENIZER), MODEL, ROOM)
+    assert not any(RESERVED_TOKEN in note for note in notes)  # the sampler has left them out
     rows = len(sample.conversations) if sample else 0
     lost = sum(": dropped: " in note for note in notes)
     assert rows + lost == len(drawn.examples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
 from glamm_jax.data import preprocess
-from glamm_jax.data.preprocess import ImageError, open_image
+from glamm_jax.data.preprocess import ImageError, open_image, with_end_marker
 from tools.parity.preprocessing import clip_pixels, grounding_pixels
 
 GOLDENS = sorted((Path(__file__).parents[1] / "goldens" / "preprocessing").glob("*.npz"))
@@ -153,6 +154,54 @@ def test_a_damaged_jpeg_is_what_pillow_makes_of_it() -> None:
         else:
             np.testing.assert_array_equal(open_image(bytes(damaged)), expected)
     assert refused > 10
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_used(
+    mode: str, progressive: bool, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image = Image.fromarray(_random_image(40, 50)).convert(mode)
+    data = jpeg(image, progressive=progressive, exif=exif)
+    for lacking in (data[:-2], data[:-1]):
+        assert with_end_marker(lacking) == data
+        np.testing.assert_array_equal(open_image(lacking), open_image(data))
+    assert with_end_marker(data) is data
+    assert with_end_marker(data + b"\0") == data + b"\0"
+    for incomplete in (data[:-40], data[: len(data) // 2]):
+        assert with_end_marker(incomplete) is incomplete
+        with pytest.raises(ImageError, match="the file ends too early"):
+            open_image(incomplete)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content).to_bytes(4, "big")
+    return len(content).to_bytes(4, "big") + kind + content + checksum
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+@pytest.mark.parametrize(
+    "large",
+    [
+        chunk(b"zTXt", b"prompt\0\0" + zlib.compress(bytes(2 << 20))),
+        chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(bytes(2 << 20))),
+        chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(2 << 20))),
+        chunk(b"tEXt", b"prompt\0" + b"x" * (2 << 20)),
+    ],
+    ids=["zTXt", "iTXt", "iCCP", "tEXt"],
+)
+def test_a_png_with_a_large_text_is_read(large: bytes, is_behind: bool) -> None:
+    stream, pixels = io.BytesIO(), _random_image(20, 30)
+    Image.fromarray(pixels).save(stream, "PNG")
+    data = stream.getvalue()
+    position = len(data) - 12 if is_behind else 33  # before IEND, or behind IHDR
+    turned = chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="3"/>')
+    np.testing.assert_array_equal(open_image(data[:position] + large + data[position:]), pixels)
+    with_both = data[:33] + turned + data[33:position] + large + data[position:]
+    np.testing.assert_array_equal(open_image(with_both), pixels[::-1, ::-1])
 
 
 @pytest.mark.parametrize("orientation", [None, 1, 3, 6])

@@ -148,3 +148,45 @@ def test_predictions_for_other_items_or_none_are_an_error(tmp_path: Path) -> Non
     gcg.export(tmp_path, [replace(SECOND, image_id="other")])
     with pytest.raises(PredictionError, match=r"for any of 3 items \(1 unknown prediction\)"):
         read_predictions(tmp_path, ITEMS)
+
+
+BARE = [{"image_id": "sa_1", "caption": "A dog."}, {"image_id": "sa_2", "caption": "A cat."}]
+
+
+@pytest.mark.parametrize("name", ["all.json", "all.jsonl", "all.txt"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("extension", ["", ".jpg", ".PNG"])
+def test_lines_of_the_original_s_layout_are_read(
+    tmp_path: Path, name: str, mark: str, extension: str
+) -> None:
+    entries = [x | {"image_id": x["image_id"] + extension} for x in BARE]
+    text = mark + "\r\n".join(map(json.dumps, entries)) + "\r\n"
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    read = read_predictions(tmp_path / name, ITEMS)
+    assert {key: x.text for key, x in read.predictions.items()} == {
+        "sa_1": "A dog.",
+        "sa_2": "A cat.",
+    }
+    assert not read.notes
+    (tmp_path / name).write_text(text + "{broken\n", encoding="utf-8")
+    assert read_predictions(tmp_path / name, ITEMS).notes == {UNREADABLE: [name]}
+
+
+def test_our_lines_and_files_of_the_original_may_begin_with_a_mark(tmp_path: Path) -> None:
+    text = "\ufeff" + to_line(FIRST) + to_line(SECOND)
+    (tmp_path / "predictions.jsonl").write_text(text, encoding="utf-8")
+    read = read_predictions(tmp_path, ITEMS)
+    assert [asdict(x) for x in read.predictions.values()] == [asdict(FIRST), asdict(SECOND)]
+    content = json.dumps({"caption": "A dog.", "phrases": [], "pred_masks": []})
+    (tmp_path / "sa_2.jpg.json").write_text("\ufeff" + content, encoding="utf-8")
+    assert [*read_predictions(tmp_path / "sa_2.jpg.json", ITEMS).predictions] == ["sa_2"]
+
+
+def test_items_may_have_extensions_that_predictions_lack(tmp_path: Path) -> None:
+    items = [Item("sa_1.jpg", "sa_1.jpg", 0, "?"), Item("x.png", "x.png", 1, "?")]
+    items += [Item("x.jpg", "x.jpg", 2, "?")]  # "x" alone is neither
+    entries = [*BARE, {"image_id": "x", "caption": "It."}]
+    (tmp_path / "all.json").write_text(json.dumps(entries))
+    read = read_predictions(tmp_path / "all.json", items)
+    assert [*read.predictions] == ["sa_1.jpg"]
+    assert read.notes == {UNKNOWN: ["sa_2", "x"]}

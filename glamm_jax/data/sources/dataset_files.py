@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from glamm_jax.data.preprocess import ImageError, open_image
+from glamm_jax.data.preprocess import ImageError, open_image, with_end_marker
 from glamm_jax.data.sources.defects import (
     MISSING_IMAGE,
+    NO_END_MARKER,
     UNREADABLE_IMAGE,
     DefectLog,
     SourceError,
@@ -87,12 +88,15 @@ def open_image_file(path: Path | None, folders: Sequence[str], log: DefectLog) -
 def read_image_file(path: Path, log: DefectLog) -> ImageFile | None:
     """Read an image and decode it completely; None and a defect where that is not possible."""
     try:
-        data = path.read_bytes()
+        stored = path.read_bytes()
+        data = with_end_marker(stored)  # Pillow, which readers of the shards use, wants it
         height, width = open_image(data).shape[:2]
     except ImageError as error:
         log.add(UNREADABLE_IMAGE, f"{path.name}: {error}")
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         log.add(MISSING_IMAGE, f"{path.name}: {error}")
     else:
+        if data is not stored:
+            log.add(NO_END_MARKER, f"{path.name}: used, its pixels are complete")
         return ImageFile(data, height, width)
     return None

@@ -47,9 +47,10 @@ from glamm_jax.data.sources.grand_texts import (
     image_path,
     object_expressions,
 )
-from glamm_jax.data.sources.json_files import Fields, as_fields, as_id, as_list, as_text, parse_json
+from glamm_jax.data.sources.json_files import Fields, as_fields, as_id, as_list, as_text
 from glamm_jax.data.sources.phrase_spans import PhraseSpans
 from glamm_jax.data.sources.record_builder import RecordBuilder
+from glamm_jax.json_files import parse_json
 
 SKIPPED_FOLDERS = frozenset({"images", EXPRESSIONS, CAPTIONS})
 
@@ -115,7 +116,7 @@ class GrandFiles:
     def _read_scene(self, key: str, log: DefectLog) -> tuple[str, Fields]:
         """The name of the image, and its annotations; "" where they cannot be read."""
         try:
-            value = parse_json(self._archives.read(self._members[key]))
+            value = parse_json(self._archives.read(self._members[key]), "file")
         except (ArchiveError, ValueError) as error:
             log.add(BROKEN_ENTRY, str(error))
             return "", {}

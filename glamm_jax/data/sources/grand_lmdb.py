@@ -25,8 +25,9 @@ from glamm_jax.data.sources.grand_texts import (
     data_folder,
     image_path,
 )
-from glamm_jax.data.sources.json_files import as_fields, as_list, parse_json
+from glamm_jax.data.sources.json_files import as_fields, as_list
 from glamm_jax.data.sources.record_builder import RecordBuilder
+from glamm_jax.json_files import parse_json
 
 EXPRESSIONS, CAPTIONS = "Grand_Referring_Expression_lmdb", "Grand_Caption_Grounding_lmdb"
 LISTS = {"train": "Train", "val": "Val"}  # split -> end of the name of its list of images
@@ -102,7 +103,7 @@ class GrandLMDB:
             log.add(MISSING_ENTRY, f"listed, but not in {database}")
             return []
         try:
-            fields = as_fields(parse_json(value), log, database)
+            fields = as_fields(parse_json(value, "value"), log, database)
         except ValueError as error:
             log.add(BROKEN_ENTRY, f"{database}: {error}")
             return []

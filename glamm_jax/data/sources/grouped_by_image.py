@@ -92,8 +92,17 @@ class GroupedSource(ABC):
         return result
 
     def image_path(self, key: str) -> Path | None:
-        """Return the path of the image of a key; None if there is no such file."""
-        return find_image(self._root, self._folders, key)
+        """Return the path of the image of a key; None if there is no such file.
+
+        LLaVA's mix665k has "coco/train2017/" in front of the names, other files "train2017/"; such
+        a folder is left out if it is one of the dataset's.
+        """
+        path = find_image(self._root, self._folders, key)
+        name = PurePosixPath(key)
+        if path is None and len(name.parts) > 1:
+            same = [x for x in self._folders if PurePosixPath(x).name == name.parts[-2]]
+            path = find_image(self._root, same, name.name)
+        return path
 
     def _read_coco(self, file: Path) -> CocoFile:
         """A file in COCO's layout; what belongs to none of its images gets keys of its own."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+from glamm_jax import json_files
 from glamm_jax.data.sources.defects import (
     BROKEN_ENTRY,
     BROKEN_TEXT,
@@ -21,6 +23,9 @@ from glamm_jax.data.sources.defects import (
     quoted,
 )
 
+DECIMAL = re.compile(r"\s*[-+]?[0-9]{1,30}(\.[0-9]{0,30})?([eE][-+]?[0-9]{1,3})?\s*")
+# Largest file of annotations that is read at once: those of GranD-f have more than a gigabyte.
+MAX_BYTES = 1 << 34
 # The fields of a JSON object. In a pickle not even the names are sure to be texts.
 Fields = dict[Any, Any]
 
@@ -31,24 +36,20 @@ def read_json(path: Path) -> Any:
     Raises:
         SourceError: the file is missing or not JSON.
     """
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file")
     try:
-        return parse_json(path.read_bytes())
-    except ValueError as error:
-        raise SourceError(f"{path}: not valid JSON ({error}); download the file again") from error
+        return json_files.read_json(path, MAX_BYTES)
+    except json_files.JSONError as error:
+        is_damaged = isinstance(error.__cause__, ValueError)
+        hint = "; is the file complete? Compare its size with that of the original" * is_damaged
+        raise SourceError(f"{json_problem(error)}{hint}") from error
 
 
-def parse_json(data: bytes) -> Any:
-    """Parse JSON.
-
-    Raises:
-        ValueError: it is not valid, or nested too deeply.
-    """
-    try:
-        return json.loads(data)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+def json_problem(error: json_files.JSONError) -> str:
+    """Return the message of an error, with the column also where there is only one line."""
+    cause = error.__cause__
+    if isinstance(cause, json.JSONDecodeError) and "column" not in str(error):
+        return f"{error} at column {cause.colno}"
+    return str(error)
 
 
 def as_text(value: Any, log: DefectLog, where: str) -> str:
@@ -98,16 +99,31 @@ def as_fields(value: Any, log: DefectLog, where: str) -> Fields:
 
 
 def as_numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    """Return a list of `count` finite numbers as floats; None for anything else."""
+    """Return a list of `count` finite numbers as floats; None for anything else.
+
+    A number may be a text: some programs write "12.5".
+    """
     if not isinstance(value, list | tuple) or len(value) != count:
         return None
-    if not all(isinstance(x, int | float) and not isinstance(x, bool) for x in value):
+    if not all(map(_is_number, value)):
         return None
     try:
         numbers = tuple(float(x) for x in value)
     except OverflowError:
         return None
     return numbers if all(math.isfinite(x) for x in numbers) else None
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str):
+        return DECIMAL.fullmatch(value) is not None
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def as_whole_number(value: Any) -> int | None:
+    """Return a whole number, written as 640, 640.0 or "640"; None for anything else."""
+    numbers = as_numbers([value], 1)
+    return int(numbers[0]) if numbers is not None and numbers[0].is_integer() else None
 
 
 def as_id(value: Any) -> str | None:

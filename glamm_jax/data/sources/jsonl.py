@@ -1,15 +1,16 @@
-"""Your own data: one JSON object on each line, described in docs/your-data.md.
+"""Your own data: one JSON object for each image, described in docs/your-data.md.
 
     {"image": "photos/dog.jpg", "captions": ["A dog chases a ball."], "expressions": [...], ...}
 
-Every line is read on its own; lines with the same id become one record. An error becomes a defect
-that names line and field, and loses as little as possible: a bad mask loses its phrase, a line that
-cannot be parsed loses that line.
+Usually an object is a line; a list of objects is read, too. Those with the same id become one
+record. An error becomes a defect that names line and field, and loses as little as possible: a bad
+mask loses its phrase, a line that cannot be parsed loses that line.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,12 +18,15 @@ from typing import Any
 
 from glamm_jax.data import rle
 from glamm_jax.data.record import DatasetSource, ReadResult
-from glamm_jax.data.sources.dataset_files import read_image_file
+from glamm_jax.data.sources.conversation_turns import read_text_turns, read_turns
+from glamm_jax.data.sources.dataset_files import ImageFile, read_image_file
 from glamm_jax.data.sources.defects import (
+    BAD_BOX,
     BAD_MASK,
     BROKEN_ENTRY,
     DUPLICATE_ID,
     LABELS_AND_MASKS,
+    MISSING_IMAGE,
     MISSING_MASK,
     NO_ANNOTATION,
     DefectLog,
@@ -34,12 +38,15 @@ from glamm_jax.data.sources.json_files import (
     as_fields,
     as_id,
     as_list,
+    as_numbers,
     as_text,
-    parse_json,
+    json_problem,
 )
-from glamm_jax.data.sources.mask_annotations import read_label_map
+from glamm_jax.data.sources.json_layouts import MAX_LINE, JSONSpan, locate_values, read_value
+from glamm_jax.data.sources.mask_files import read_mask_file
 from glamm_jax.data.sources.phrase_spans import PhraseSpans
-from glamm_jax.data.sources.record_builder import RecordBuilder
+from glamm_jax.data.sources.record_builder import Box, RecordBuilder
+from glamm_jax.json_files import JSONError, parse_json
 from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, SEG
 
 BROKEN_LINE = "broken line"
@@ -49,56 +56,67 @@ UNKNOWN_FIELD = "unknown field"
 _START, _END, _SEG = map(re.escape, (PHRASE_START, PHRASE_END, SEG))
 # A phrase contains no token itself, so that a text of many tokens takes linear time.
 _PHRASE = re.compile(rf"{_START}((?:(?!{_START}|{_END}).)*){_END}((?:\s*{_SEG})+)", re.DOTALL)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(//|[a-z]+/)|data:")
 _TOKEN = re.compile(f"{_START}|{_END}|{_SEG}")
 
 
 class JsonlSource:
-    """A file of JSON lines. Keys are ids, or "line 7" for a line without a readable id."""
+    """A file of JSON objects. Keys are ids, or "line 7" for an object without a readable id."""
 
     def __init__(self, root: Path, split: str):
-        """List the lines of a split; `root` is the file.
+        """List the objects of a split; `root` is the file.
 
         Raises:
-            SourceError: there is no such file.
+            SourceError: there is no such file, its layout or encoding cannot be read, none of its
+                objects describes an image, or none has this split.
         """
         if not root.is_file():
             raise SourceError(f"{root}: no such file; a file of JSON lines is expected")
         self.name, self.split, self._path = root.stem, split, root
-        # Lines of each key: number and offset in the file. A broken line belongs to every split.
-        self._lines: dict[str, list[tuple[int, int]]] = {}
-        offset = 0
-        with open(root, "rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    fields = _parse_line(line, DefectLog(""))
-                    key, line_split = f"line {number}", self.split
-                    if fields is not None:
-                        key = as_id(fields.get("id")) or fields["image"]
-                        line_split = fields.get("split", "train")
-                    if line_split == self.split:
-                        self._lines.setdefault(key, []).append((number, offset))
-                offset += len(line)
+        # Objects of each key. One that cannot be read belongs to every split.
+        self._spans: dict[str, list[JSONSpan]] = {}
+        splits: set[str] = set()
+        problem = ""
+        for span in locate_values(root):
+            log = DefectLog(f"line {span.line}")
+            fields = self._parse(span, log)
+            key, own_split = f"line {span.line}", self.split
+            if fields is not None:
+                key = as_id(fields.get("id")) or fields["image"]
+                own_split = fields.get("split", "train")
+                splits.add(own_split)
+            else:
+                problem = problem or log.defects[0].where
+            if own_split == self.split:
+                self._spans.setdefault(key, []).append(span)
+        num_values = sum(map(len, self._spans.values()))
+        if not splits and num_values > 1:
+            raise SourceError(
+                f"{root}: none of {num_values} entries can be read; {problem}; docs/your-data.md "
+                "describes the format"
+            )
+        if splits and not self._spans:
+            available = ", ".join(sorted(map(quoted, splits)))
+            raise SourceError(f"{root}: no entry has split {split!r}; available: {available}")
 
     @property
     def keys(self) -> Sequence[str]:
         """Ids in the order of the file."""
-        return list(self._lines)
+        return list(self._spans)
 
     def read(self, key: str) -> ReadResult:
-        """Read all lines of an id."""
+        """Read all objects of an id."""
         log = DefectLog(self._path.name)
         builder: RecordBuilder | None = None
         image_name = None
-        for number, offset in self._lines[key]:
-            log.where = f"{self._path.name} line {number}"
-            with open(self._path, "rb") as stream:
-                stream.seek(offset)
-                fields = _parse_line(stream.readline(), log)
+        for span in self._spans[key]:
+            log.where = f"{self._path.name} line {span.line}"
+            fields = self._parse(span, log)
             if fields is None:
                 continue
             if builder is None:
                 image_name = fields["image"]
-                image = read_image_file(self._path.parent / image_name, log)
+                image = self._read_image(image_name, log)
                 builder = None if image is None else RecordBuilder(image, log)
             elif fields["image"] != image_name:
                 log.add(DUPLICATE_ID, f"id: {quoted(key)} is already {quoted(image_name)}")
@@ -109,16 +127,36 @@ class JsonlSource:
             return log.no_record()
         return builder.build(key, self.name, self.split)
 
+    def _parse(self, span: JSONSpan, log: DefectLog) -> Fields | None:
+        if span.size > MAX_LINE:
+            log.add(BROKEN_LINE, f"longer than {MAX_LINE >> 20} MiB")
+            return None
+        return _parse_object(read_value(self._path, span), log)
 
-def _parse_line(line: bytes, log: DefectLog) -> Fields | None:
-    """The fields of a line; None and defects if its image, id or split cannot be read."""
+    def _read_image(self, name: str, log: DefectLog) -> ImageFile | None:
+        """Read an image; None and a defect where that is not possible."""
+        if _URL.match(name):
+            log.add(MISSING_IMAGE, f"image: {quoted(name)} is no path; save the image as a file")
+            return None
+        path = self._path.parent / name
+        if "\\" in name and not os.path.exists(path):
+            log.add(MISSING_IMAGE, f"image: no file {quoted(name)}; write / in paths, not \\")
+            return None
+        return read_image_file(path, log)
+
+
+def _parse_object(data: bytes, log: DefectLog) -> Fields | None:
+    """The fields of an object; None and defects if its image, id or split cannot be read."""
     try:
-        fields = parse_json(line)
-    except ValueError as error:
-        log.add(BROKEN_LINE, f"not valid JSON: {error}")
+        fields = parse_json(data, log.where)
+    except JSONError as error:
+        log.add(BROKEN_LINE, json_problem(error).removeprefix(f"{log.where}: "))
         return None
     if not isinstance(fields, dict):
         log.add(BROKEN_LINE, f"must be an object, not {quoted(fields)}")
+        return None
+    if isinstance(fields.get("images"), list) and isinstance(fields.get("annotations"), list):
+        log.add(BROKEN_LINE, "COCO's layout; an object for each image is expected")
         return None
     problems = [
         f"{name}: must be a {expected}, not {quoted(fields.get(name))}"
@@ -129,6 +167,9 @@ def _parse_line(line: bytes, log: DefectLog) -> Fields | None:
         )
         if not is_valid
     ]
+    if "image" not in fields:
+        names = ", ".join(quoted(name) for name in list(fields)[:8])
+        problems[0] = f"image: missing; the fields are {names or 'none'}"
     for problem in problems:
         log.add(BROKEN_LINE, problem)
     return None if problems else fields
@@ -157,13 +198,16 @@ class _LineReader:
         if not any(fields.get(name) for name in readers):
             self._log.add(NO_ANNOTATION, f"none of {', '.join(readers)}")
         for name, read in readers.items():
-            for i, item in enumerate(as_list(fields.get(name), self._log, name)):
+            items = as_list(fields.get(name), self._log, name)
+            if name == "conversations" and any(isinstance(item, dict) for item in items):
+                items = [items]  # LLaVA's form: the turns of one conversation
+            for i, item in enumerate(items):
                 read(item, f"{name}[{i}]")
 
     def _add_caption(self, item: Any, where: str) -> None:
         text = as_text(item, self._log, where)
         if text:
-            self._builder.add_annotation("caption", text)
+            self._builder.add_annotation("caption", text, where=where)
 
     def _add_grounded_caption(self, item: Any, where: str) -> None:
         fields = self._fields(item, ("text", "phrases", "masks"), where)
@@ -229,26 +273,36 @@ class _LineReader:
         masks, place = fields.get("masks"), f"{where}.masks"
         regions = _readable(self._add_masks(masks, place)) if fields else []
         if text and regions:
-            self._builder.add_annotation("referring", text, regions)
+            self._builder.add_annotation("referring", text, regions, where)
 
     def _add_region(self, item: Any, where: str) -> None:
         fields = self._fields(item, ("description", "box"), where)
         if not fields:
             return
         text = as_text(fields.get("description"), self._log, f"{where}.description")
-        box = self._builder.parse_box(fields.get("box"), f"{where}.box")
+        box = self._parse_box(fields.get("box"), f"{where}.box")
         region = self._builder.add_region(box, None)
         if text and region is not None:
-            self._builder.add_annotation("region", text, [region])
+            self._builder.add_annotation("region", text, [region], where)
+
+    def _parse_box(self, value: Any, where: str) -> Box | None:
+        if self._is_fraction(as_numbers(value, 4)):
+            problem = f"{quoted(value)} is in fractions of the image; pixels are expected"
+            self._log.add(BAD_BOX, f"{where}: {problem}")
+            return None
+        return self._builder.parse_box(value, where)
+
+    def _is_fraction(self, numbers: Sequence[float] | None) -> bool:
+        """Whether coordinates are between 0 and 1, but the image has more pixels."""
+        image = self._builder.image
+        return bool(numbers) and min(numbers) >= 0 and max(numbers) <= 1 < max(image[1:])
 
     def _add_conversation(self, item: Any, where: str) -> None:
-        turns = as_list(item, self._log, where)
-        texts = [as_text(turn, self._log, f"{where}[{i}]") for i, turn in enumerate(turns)]
-        if not turns or len(turns) % 2:
-            problem = f"{len(turns)} turns; the first must be the user's, the last the assistant's"
-            self._log.add(BROKEN_ENTRY, f"{where}: {problem}")
-        elif all(texts):
-            self._builder.add_conversation(texts)
+        items = as_list(item, self._log, where)
+        has_speakers = any(isinstance(turn, dict) for turn in items)
+        turns = (read_turns if has_speakers else read_text_turns)(items, self._log, where)
+        if turns:
+            self._builder.add_conversation(turns, where)
 
     def _add_masks(self, value: Any, where: str) -> list[int | None]:
         """Add a region for each mask of a list; None for a mask that cannot be read."""
@@ -259,13 +313,19 @@ class _LineReader:
 
     def _add_mask(self, value: Any, where: str) -> int | None:
         parts = value
-        if isinstance(value, str):  # an image whose pixels are 0 outside of the mask
-            labels = read_label_map(self._folder, value, self._log, where)
-            if labels is None:
+        if isinstance(value, str) or (isinstance(value, dict) and "file" in value):
+            mask = read_mask_file(self._folder, value, self._log, where)
+            if mask is None:
                 return None
-            parts = rle.encode(labels != 0)
+            parts = rle.encode(mask)
         if isinstance(parts, list) and any(isinstance(part, int | float) for part in parts):
             problem = "a polygon must be in a list of polygons, [[x, y, ...], ...]"
+            self._log.add(BAD_MASK, f"{where}: {problem}")
+            return None
+        polygons = parts if isinstance(parts, list) else []
+        numbers = [as_numbers(x, len(x)) for x in polygons if isinstance(x, list)]
+        if numbers and all(map(self._is_fraction, numbers)):
+            problem = f"{quoted(parts)} is in fractions of the image; pixels are expected"
             self._log.add(BAD_MASK, f"{where}: {problem}")
             return None
         return self._builder.add_region(None, self._builder.parse_mask(parts, where))

@@ -11,23 +11,15 @@ are kept (the original fails). An image token in a later turn is not a second im
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from glamm_jax.data.record import DatasetSource
-from glamm_jax.data.sources.defects import DefectLog, quoted
+from glamm_jax.data.sources.conversation_turns import read_turns
 from glamm_jax.data.sources.grouped_by_image import GroupedSource, files_by_split
-from glamm_jax.data.sources.json_files import Fields, as_fields, as_list, as_text
+from glamm_jax.data.sources.json_files import Fields, as_list
 from glamm_jax.data.sources.record_builder import RecordBuilder
-from glamm_jax.text.special_tokens import IMAGE_PLACEHOLDER
-
-EXTRA_IMAGE = "image token in a later turn"
-NO_QUESTION = "answer without a question"
-UNANSWERED = "question without an answer"
-WRONG_SPEAKER = "wrong speaker"
-
-SPEAKERS = ("human", "gpt")
 
 
 class LLaVAInstruct150k(GroupedSource):
@@ -42,9 +34,9 @@ class LLaVAInstruct150k(GroupedSource):
 
     def _add_entry(self, builder: RecordBuilder, entry: Fields, where: str) -> None:
         items = as_list(entry.get("conversations"), builder.log, f"{where}, conversations")
-        turns = _valid_turns(items, builder.log, where)
+        turns = read_turns(items, builder.log, where)
         if turns:
-            builder.add_conversation(turns)
+            builder.add_conversation(turns, where)
 
 
 class LLaVAInstruct80k(LLaVAInstruct150k):
@@ -52,33 +44,6 @@ class LLaVAInstruct80k(LLaVAInstruct150k):
 
     name = "llava_instruct_80k"
     files = files_by_split(("train",), "llava_dataset/llava_instruct_80k.json")
-
-
-def _valid_turns(items: Sequence[Any], log: DefectLog, where: str) -> list[str]:
-    """The longest prefix of turns that alternate, from the user's first to an answer."""
-    turns: list[str] = []
-    for i, item in enumerate(items):
-        place = f"{where}, turn {i}"
-        fields = as_fields(item, log, place)
-        speaker = fields.get("from")
-        if i == 0 and speaker == SPEAKERS[1]:
-            log.add(NO_QUESTION, place)
-            continue
-        if speaker != SPEAKERS[len(turns) % 2]:
-            log.add(WRONG_SPEAKER, f"{place}: {quoted(speaker)}")
-            break
-        value = fields.get("value")
-        if isinstance(value, str) and IMAGE_PLACEHOLDER in value:
-            value = value.replace(IMAGE_PLACEHOLDER, "").strip()
-            if turns:
-                log.add(EXTRA_IMAGE, place)
-        text = as_text(value, log, place)
-        if not text:
-            break
-        turns.append(text)
-    if len(turns) % 2:
-        log.add(UNANSWERED, f"{where}: {quoted(turns.pop())}")
-    return turns
 
 
 DATASETS: dict[str, Callable[[Path, str], DatasetSource]] = {

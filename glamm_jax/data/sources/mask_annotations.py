@@ -8,11 +8,8 @@ on run lengths: an image of SA-1B has hundreds of masks of millions of pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
 from pycocotools import mask as coco
 
 from glamm_jax.data import rle
@@ -78,33 +75,6 @@ def read_mask(
     return _merge_parts(masks, height, width, log, where)
 
 
-def read_label_map(folder: Path, name: str, log: DefectLog, where: str) -> np.ndarray | None:
-    """Read an image of one channel as integers [height, width]; None and a defect on failure.
-
-    The values of a palette image are its indices, not its colours.
-
-    Args:
-        folder: that `name` is relative to.
-        name: of the image file.
-        log: for the defect.
-        where: the place that names the file, for the defect.
-    """
-    try:
-        with Image.open(folder / name) as image:
-            labels = np.asarray(image)
-    except FileNotFoundError:
-        log.add(MISSING_MASK, f"{where}: no file {quoted(name)}")
-    except Exception as error:  # decoders raise many kinds
-        log.add(BAD_MASK, f"{where}: {quoted(name)}: {error!r}")
-    else:
-        if labels.ndim == 2 and labels.dtype.kind in "bui":
-            return labels
-        problem = "fractional values" if labels.ndim == 2 else "several channels"
-        expected = "one channel of whole numbers is expected"
-        log.add(BAD_MASK, f"{where}: {quoted(name)} has {problem}; {expected}")
-    return None
-
-
 def _read_part(
     part: Any, height: int, width: int, log: DefectLog, where: str, polygons_fit: bool
 ) -> Runs | None:
@@ -113,11 +83,16 @@ def _read_part(
         try:
             runs = rle.compress(part)
         except rle.MaskError as error:
-            log.add(BAD_MASK, f"{where}: {error}")
+            counts = part.get("counts")
+            is_repr = isinstance(counts, str) and counts[:2] in ("b'", 'b"')
+            hint = "; the counts are bytes printed by Python: write counts.decode()"
+            log.add(BAD_MASK, f"{where}: {error}{hint * is_repr}")
             return None
         if runs["size"] != [height, width]:
             size = f"{runs['size'][0]} x {runs['size'][1]}"
-            log.add(MASK_SIZE, f"{where}: {size} in an image of {height} x {width}")
+            is_swapped = runs["size"] == [width, height]
+            hint = "; size is [height, width] of the upright image" * is_swapped
+            log.add(MASK_SIZE, f"{where}: {size} in an image of {height} x {width}{hint}")
             return None
         return {"size": runs["size"], "counts": runs["counts"].encode("ascii")}
     numbers = as_numbers(part, len(part)) if isinstance(part, list) else None

@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from glamm_jax.data.annotation_rules import annotation_problem
 from glamm_jax.data.boxes import BoxError, check_boxes
 from glamm_jax.data.record import Annotation, Link, ReadResult, Record, Region, Task
 from glamm_jax.data.sources.dataset_files import ImageFile
 from glamm_jax.data.sources.defects import (
     BAD_BOX,
     NO_GROUNDINGS,
+    RESERVED_TOKEN,
     SIZE_MISMATCH,
     DefectLog,
     quoted,
 )
-from glamm_jax.data.sources.json_files import as_numbers
+from glamm_jax.data.sources.json_files import as_numbers, as_whole_number
 from glamm_jax.data.sources.mask_annotations import MaskAnnotation, read_mask
 from glamm_jax.data.sources.phrase_spans import PhraseSpans
 
@@ -46,10 +48,18 @@ class RecordBuilder:
     def check_size(self, height: Any, width: Any) -> None:
         """Compare the size of the image with the annotated one, where that is not None."""
         image = self.image
-        self._same_size = height in (None, image.height) and width in (None, image.width)
+        size = (image.height, image.width)
+        # A whole number may be written as "640" or 640.0.
+        annotated = [as_whole_number(value) for value in (height, width)]
+        self._same_size = all(
+            value is None or number == actual
+            for value, number, actual in zip((height, width), annotated, size, strict=True)
+        )
         if not self._same_size:
-            annotated = f"annotated at {quoted(height)} x {quoted(width)}"
-            self.log.add(SIZE_MISMATCH, f"{annotated}, is {image.height} x {image.width}")
+            is_rotated = annotated == [image.width, image.height]
+            hint = "; coordinates must refer to the upright image" if is_rotated else ""
+            values = f"annotated at {quoted(height)} x {quoted(width)}"
+            self.log.add(SIZE_MISMATCH, f"{values}, is {image.height} x {image.width}{hint}")
 
     def parse_box(self, value: Any, where: str, *, xywh: bool = False) -> Box | None:
         """Return a box in pixels that overlaps the image; None and a defect for anything else.
@@ -101,16 +111,19 @@ class RecordBuilder:
         """Return the box of a region."""
         return self._regions[region].box_xyxy_pixel
 
-    def add_annotation(self, task: Task, text: str, regions: Sequence[int] = ()) -> None:
+    def add_annotation(
+        self, task: Task, text: str, regions: Sequence[int] = (), where: str = ""
+    ) -> None:
         """Add a text about regions, or about the complete image.
 
         Args:
             task: of the annotation.
             text: the caption, expression or class.
             regions: indices of the regions; none for the complete image.
+            where: its place, for defects; default: the text itself.
         """
         links = tuple(Link(region) for region in regions)
-        self._annotations.append(Annotation(task, text, links))
+        self._add_usable(Annotation(task, text, links), where or quoted(text))
 
     def add_grounded_caption(self, text: str, phrases: PhraseSpans, where: str) -> None:
         """Add a caption with the links of its phrases; without links it is a plain caption.
@@ -123,11 +136,24 @@ class RecordBuilder:
         links = phrases.links()
         if not links:
             self.log.add(NO_GROUNDINGS, where)
-        self._annotations.append(Annotation("gcg" if links else "caption", text, links))
+        self._add_usable(Annotation("gcg" if links else "caption", text, links), where)
 
-    def add_conversation(self, turns: Sequence[str]) -> None:
-        """Add a conversation; the turns alternate and the user's is the first."""
-        self._annotations.append(Annotation("vqa", turns=tuple(turns)))
+    def add_conversation(self, turns: Sequence[str], where: str) -> None:
+        """Add a conversation; the turns alternate and the user's is the first.
+
+        Args:
+            turns: questions and answers.
+            where: its place, for defects.
+        """
+        self._add_usable(Annotation("vqa", turns=tuple(turns)), where)
+
+    def _add_usable(self, annotation: Annotation, where: str) -> None:
+        """Add an annotation; a defect instead if training would drop it."""
+        problem = annotation_problem(annotation)
+        if problem is None:
+            self._annotations.append(annotation)
+        else:
+            self.log.add(RESERVED_TOKEN, f"{where}: {problem}")
 
     def build(self, image_id: str, source: str, split: str) -> ReadResult:
         """Return the record, or none if the image has no annotation, with all defects.

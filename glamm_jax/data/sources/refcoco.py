@@ -85,7 +85,8 @@ class RefCOCOSource:
         try:
             refs = load_plain(path.read_bytes())
         except PickleError as error:
-            raise SourceError(f"{path}: {error}; download the file again") from error
+            hint = "; is the file complete?" if str(error).startswith("damaged") else ""
+            raise SourceError(f"{path}: {error}{hint}") from error
         if not isinstance(refs, list):
             raise SourceError(f"{path}: must hold a list of references, not {quoted(refs)}")
         for i, ref in enumerate(refs):

@@ -50,7 +50,8 @@ from glamm_jax.data.sources.defects import (
 )
 from glamm_jax.data.sources.grouped_by_image import CocoSource, files_by_split
 from glamm_jax.data.sources.json_files import Fields, as_id, read_json
-from glamm_jax.data.sources.mask_annotations import MaskAnnotation, read_label_map
+from glamm_jax.data.sources.mask_annotations import MaskAnnotation
+from glamm_jax.data.sources.mask_files import read_label_map
 from glamm_jax.data.sources.record_builder import RecordBuilder
 
 UNLABELLED = 255

@@ -189,7 +189,7 @@ def test_a_file_cut_anywhere_is_an_error_that_names_it(name, data):
     cut = content[: data.draw(st.integers(0, len(content.rstrip()) - 1))]
     with (
         with_file(family, cut) as root,
-        pytest.raises(SourceError, match="download the file again") as error,
+        pytest.raises(SourceError, match="is the file complete") as error,
     ):
         family.make(root, "train")
     assert Path(family.file).name in str(error.value)

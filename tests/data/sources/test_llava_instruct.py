@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from glamm_jax.data.sources.defects import (
-    BROKEN_ENTRY,
-    EMPTY_TEXT,
-    MISSING_IMAGE,
-    NO_ANNOTATION,
-    SourceError,
-)
-from glamm_jax.data.sources.llava_instruct import (
-    DATASETS,
+from glamm_jax.data.sources.conversation_turns import (
     EXTRA_IMAGE,
     NO_QUESTION,
     UNANSWERED,
     WRONG_SPEAKER,
 )
+from glamm_jax.data.sources.defects import (
+    BROKEN_ENTRY,
+    EMPTY_TEXT,
+    MISSING_IMAGE,
+    NO_ANNOTATION,
+    RESERVED_TOKEN,
+    SourceError,
+)
+from glamm_jax.data.sources.llava_instruct import DATASETS
 from tests.data.sources.small_datasets import FIXTURES, image_bytes, kinds, read_all, write
 
 LLAVA = DATASETS["llava_instruct_150k"]
@@ -137,3 +138,25 @@ def test_missing_pictures_files_and_splits_are_named(tmp_path):
     write(tmp_path / "llava_dataset" / "llava_instruct_150k.json", [entry])
     (result,) = read_all(LLAVA(tmp_path, "train")).values()
     assert kinds(result) == {MISSING_IMAGE: 1}
+
+
+@pytest.mark.parametrize("token", ["[SEG]", "<bbox>", "</s>", "<p>", "<im_start>"])
+def test_a_conversation_that_training_drops_is_a_defect(tmp_path, token):
+    result = build(tmp_path, conversation_of("Who?", f"Me {token}."), conversation_of(*GOOD))
+    assert turns(result) == [("What is it?", "A dog.")]
+    (defect,) = result.defects
+    assert defect.kind == RESERVED_TOKEN
+    assert defect.where.endswith(
+        f"entry 0: turn 1 contains {token}, a token of the model; remove or rename it"
+    )
+
+
+@pytest.mark.parametrize("name", ["p.jpg", "train2017/p.jpg", "coco/train2017/p.jpg"])
+def test_folders_of_mix665k_in_front_of_a_name_are_left_out(tmp_path, name):
+    write(tmp_path / "coco_2017" / "train2017" / "p.jpg", image_bytes())
+    entry = {"id": "p", "image": name, "conversations": conversation_of(*GOOD)}
+    others = {"image": "gqa/images/p.jpg", "conversations": conversation_of(*GOOD)}
+    write(tmp_path / "llava_dataset" / "llava_instruct_150k.json", [entry, others])
+    results = read_all(LLAVA(tmp_path, "train"))
+    assert turns(results[name]) == [("What is it?", "A dog.")]
+    assert kinds(results["gqa/images/p.jpg"]) == {MISSING_IMAGE: 1}

@@ -192,7 +192,7 @@ def test_absent_and_damaged_files_are_errors(tmp_path):
     build(tmp_path, [ref()])
     refs = tmp_path / "Refer_Segm" / "refcoco" / "refs(unc).p"
     for data, message in (
-        (b"x", "download the file again"),
+        (b"x", "is the file complete"),
         (pickle.dumps({}), "list of references"),
     ):
         refs.write_bytes(data)

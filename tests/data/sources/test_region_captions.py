@@ -180,7 +180,7 @@ def test_a_box_without_a_phrase_is_spoken_of_by_its_caption(tmp_path, spans, kin
         ({"bbox": [2, 2, 1e300, 8]}, BAD_BOX),
         ({"bbox": [2, 2, 10]}, BAD_BOX),
         ({"bbox": None}, BAD_BOX),
-        ({"bbox": ["2", 2, 10, 8]}, BAD_BOX),
+        ({"bbox": ["two", 2, 10, 8]}, BAD_BOX),
     ],
     ids=str,
 )
@@ -204,7 +204,7 @@ def test_an_empty_description_is_named_and_the_others_are_read(tmp_path, caption
         ([image(file_name="q.jpg")], MISSING_IMAGE),
         ([image(file_name="\0")], MISSING_IMAGE),
         ([image(height=WIDTH, width=HEIGHT)], SIZE_MISMATCH),
-        ([image(height="40")], SIZE_MISMATCH),
+        ([image(height="forty")], SIZE_MISMATCH),
     ],
     ids=["absent", "no name", "turned", "text"],
 )
@@ -212,6 +212,15 @@ def test_a_picture_that_does_not_serve_is_named(tmp_path, images, kind):
     (result,) = build(tmp_path, "visual_genome", box(), images=images).values()
     assert result.record is None
     assert kinds(result)[kind] == 1
+
+
+@pytest.mark.parametrize("number", [str, float, lambda size: f" {size}.0"])
+def test_sizes_and_boxes_may_be_texts(tmp_path, number):
+    images = [image(height=number(HEIGHT), width=number(WIDTH))]
+    annotation = box(bbox=[number(x) for x in (2, 2, 10, 8)])
+    (result,) = build(tmp_path, "visual_genome", annotation, images=images).values()
+    assert boxes(result.record) == [(2.0, 2.0, 12.0, 10.0)]
+    assert not result.defects
 
 
 def test_other_defects_of_pictures_are_named(tmp_path):
@@ -282,7 +291,7 @@ def test_absent_and_broken_files_are_errors_that_name_them(tmp_path, name):
         DATASETS[name](tmp_path, "train")
     with pytest.raises(SourceError, match="no split 'none'; available: train"):
         DATASETS[name](tmp_path, "none")
-    for data, message in ((b"[", "download the file again"), (b"[]", "no lists named images")):
+    for data, message in ((b"[", "is the file complete"), (b"[]", "no lists named images")):
         write(tmp_path / FILES[name], data)
         with pytest.raises(SourceError, match=message):
             DATASETS[name](tmp_path, "train")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,47 @@ def test_plain_data_of_every_protocol_is_read(protocol):
 
 def test_texts_of_python_2_are_read_as_utf_8():
     assert load_plain(b"]q\x00U\x05caf\xc3\xa9q\x01a.") == ["caf\u00e9"]
-    assert load_plain(b"]q\x00U\x04caf\xe9q\x01a.") == ["caf\ufffd"]
+    assert load_plain(b"]q\x00U\x04caf\xe9q\x01a.") == ["caf\u00e9"]
+    assert load_plain(b"(lp0\nS'caf\\xe9 \\x92s'\np1\na.") == ["caf\u00e9 \u2019s"]
+    assert load_plain(b"(dp0\nS'sent'\np1\nS'na\xc3\xafve'\np2\ns.") == {"sent": "na\u00efve"}
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("kind", ["<i8", ">i4", "<u2", "<f8", "?"])
+def test_numbers_of_numpy_become_numbers(protocol, kind):
+    values = list(np.array([1, 200], kind))
+    read = load_plain(pickle.dumps({"ann_id": values, "again": values}, protocol))
+    assert read == {"ann_id": [x.item() for x in values], "again": [x.item() for x in values]}
+    assert {type(x) for x in read["ann_id"]} == {type(values[0].item())}
+
+
+def test_numbers_of_numpy_that_python_2_wrote_are_read():
+    data = (
+        b"cnumpy.core.multiarray\nscalar\np0\n(cnumpy\ndtype\np1\n(S'i8'\np2\nI0\nI1\ntp3\nRp4\n"
+        b"(I3\nS'<'\np5\nNNNI-1\nI-1\nI0\ntp6\nbS'\\xc3\\xa9\\x00\\x00\\x00\\x00\\x00\\x00'\np7\n"
+        b"tp8\nRp9\n."
+    )
+    assert load_plain(data) == 0xA9C3
+
+
+@pytest.mark.parametrize(
+    "value", [np.arange(3), np.str_("x"), np.datetime64("2020"), np.dtype("O")]
+)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_other_values_of_numpy_are_refused_with_the_remedy(value, protocol):
+    with pytest.raises(PickleError, match=r"refused: "):
+        load_plain(pickle.dumps([value], protocol))
+
+
+def test_a_value_that_contains_itself_and_one_that_is_shared_often_are_read_at_once():
+    loop: list = []
+    loop.append(loop)
+    read = load_plain(pickle.dumps(loop))
+    assert read[0] is read
+    shared: list = [b"x"]
+    for _ in range(60):
+        shared = [shared, shared]
+    assert load_plain(pickle.dumps(shared))[0] is not None
 
 
 class Call:

@@ -1,0 +1,160 @@
+"""Image files whose pixels are labels: masks and label maps.
+
+Lossy formats are refused: pixels near an edge get values in between, and would enlarge a mask. In a
+mask file 0 is the background, and one other value is the foreground. Files with more values need
+an object that says which of them belong to the mask:
+
+    "masks/dog.png"                                                0 and one other value
+    {"file": "masks/objects.png", "values": [3]}                   pixels of these values
+    {"file": "masks/soft.png", "threshold": 128}                   pixels of at least this value
+    {"file": "masks/voc.png", "values": [1], "ignore": 255}        255 is named, and not foreground
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from glamm_jax.data.preprocess import PNG_START, without_text_chunks
+from glamm_jax.data.sources.defects import BAD_MASK, MISSING_MASK, DefectLog, quoted
+from glamm_jax.data.sources.json_files import Fields, as_whole_number
+
+LOSSLESS = ("PNG", "BMP", "PPM", "TIFF")
+LOSSY = ("JPEG", "JPEG2000", "WEBP", "AVIF", "GIF")  # GIF: fewer colours
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
+MAX_SHOWN = 6  # values of a mask in a message
+MASK_FIELDS = ("file", "values", "threshold", "ignore")
+
+
+class _LabelError(ValueError):
+    """An image has no labels. Says why."""
+
+
+def read_label_map(folder: Path, name: str, log: DefectLog, where: str) -> np.ndarray | None:
+    """Read an image of one channel as integers [height, width]; None and a defect on failure.
+
+    The values of a palette image are its indices, not its colours. Equal colour channels are one.
+
+    Args:
+        folder: that `name` is relative to.
+        name: of the image file.
+        log: for the defect.
+        where: the place that names the file, for the defect.
+    """
+    try:
+        data = (folder / name).read_bytes()
+        try:
+            return _labels(data)
+        except ValueError as error:
+            if isinstance(error, _LabelError) or not data.startswith(PNG_START):
+                raise
+            return _labels(without_text_chunks(data))  # Pillow limits their size
+    except FileNotFoundError:
+        log.add(MISSING_MASK, f"{where}: no file {quoted(name)}")
+    except UnidentifiedImageError:
+        problem = f"is damaged, or in none of the formats {', '.join(LOSSLESS)}"
+        log.add(BAD_MASK, f"{where}: {quoted(name)} {problem}")
+    except _LabelError as error:
+        log.add(BAD_MASK, f"{where}: {quoted(name)} {error}")
+    except Exception as error:  # decoders raise many kinds
+        log.add(BAD_MASK, f"{where}: {quoted(name)}: {error!r}")
+    return None
+
+
+def read_mask_file(
+    folder: Path, value: str | Fields, log: DefectLog, where: str
+) -> Bool[np.ndarray, "h w"] | None:
+    """Read a mask from an image file; None and a defect on failure.
+
+    Args:
+        folder: that the name of the file is relative to.
+        value: the name of the file, or an object with the fields `MASK_FIELDS`.
+        log: for the defect.
+        where: the place of the mask, for the defect.
+    """
+    fields: Fields = {"file": value} if isinstance(value, str) else value
+    name, threshold = fields.get("file"), fields.get("threshold")
+    values, ignored = (_whole_numbers(fields.get(field)) for field in ("values", "ignore"))
+    problems = [
+        f"{quoted(field)}: no such field; available: {', '.join(MASK_FIELDS)}"
+        for field in fields
+        if field not in MASK_FIELDS
+    ]
+    if not isinstance(name, str) or not name:
+        problems.append(f"file: must be a path, not {quoted(name)}")
+    for field, numbers in (("values", values), ("ignore", ignored)):
+        if numbers is None:
+            problems.append(f"{field}: {quoted(fields[field])} are not whole numbers")
+    if threshold is not None and as_whole_number(threshold) is None:
+        problems.append(f"threshold: {quoted(threshold)} is not a whole number")
+    if threshold is not None and values:
+        problems.append("values and threshold: give one of them")
+    for problem in problems:
+        log.add(BAD_MASK, f"{where}: {problem}")
+    labels = None
+    if not problems and isinstance(name, str):
+        labels = read_label_map(folder, name, log, where)
+    if labels is None:
+        return None
+    is_ignored = np.isin(labels, ignored or [])
+    if values:
+        return np.isin(labels, values) & ~is_ignored
+    if threshold is not None:
+        return (labels >= (as_whole_number(threshold) or 0)) & ~is_ignored
+    present = np.unique(labels[~is_ignored & (labels != 0)]).tolist()
+    if len(present) > 1:
+        shown = ", ".join(map(str, present[:MAX_SHOWN])) + ", ..." * (len(present) > MAX_SHOWN)
+        log.add(
+            BAD_MASK,
+            f"{where}: {quoted(name)} has the values {shown} beside 0; say which are foreground: "
+            '{"file": PATH, "values": [1]}, {"file": PATH, "threshold": 128}, or add "ignore": 255',
+        )
+        return None
+    return (labels != 0) & ~is_ignored
+
+
+def _whole_numbers(value: Any) -> list[int] | None:
+    """A whole number or a list of them as a list, empty for None; None for anything else."""
+    listed: Sequence[Any] = value if isinstance(value, list) else [value] * (value is not None)
+    numbers = [as_whole_number(x) for x in listed]
+    return None if None in numbers else [x for x in numbers if x is not None]
+
+
+def _labels(data: bytes) -> np.ndarray:
+    """The labels of an image file.
+
+    Raises:
+        _LabelError: it is in a lossy format, or its pixels are not labels.
+    """
+    Image.init()
+    formats = [name for name in (*LOSSLESS, *LOSSY) if name in Image.OPEN]
+    with Image.open(io.BytesIO(data), formats=formats) as image:
+        is_lossy_tiff = image.format == "TIFF" and image.info.get("compression") in LOSSY_TIFF
+        if image.format not in LOSSLESS or is_lossy_tiff:
+            raise _LabelError(
+                f"is a {image.format} file, whose pixels are changed by compression; save the "
+                "original mask as PNG"
+            )
+        if getattr(image, "n_frames", 1) > 1:
+            raise _LabelError("has several frames; one is expected")
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            raise _LabelError("has an EXIF rotation; save it upright")
+        labels = np.asarray(image)
+        has_alpha = image.mode in ("LA", "RGBA")
+    if labels.ndim == 3 and has_alpha and (labels[..., -1] == 255).all():
+        labels = labels[..., :-1]
+    elif labels.ndim == 3 and has_alpha:
+        raise _LabelError("has transparent pixels; one channel of whole numbers is expected")
+    if labels.ndim == 3 and (labels == labels[..., :1]).all():
+        labels = labels[..., 0]
+    if labels.ndim != 2:
+        raise _LabelError("has several channels; one channel of whole numbers is expected")
+    if labels.dtype.kind not in "bui":
+        raise _LabelError("has fractional values; one channel of whole numbers is expected")
+    return labels
