@@ -107,6 +107,7 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
     "data.sources.phrase_spans": lambda folder: {"log": DefectLog("image 7")},
     "inference.chat": lambda folder: {"glamm_jax": glamm_jax},
     "inference.generate": lambda folder: _generation(),
+    "json_files": lambda folder: {},
     "miniworld": lambda folder: {},
     "miniworld.folders": lambda folder: {
         "folder": folder,
@@ -173,6 +174,7 @@ def test_every_example_is_tested() -> None:
 def test_the_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Image.fromarray(IMAGE).save("dog.jpg")
+    Path("config.json").write_text('{"hidden_size": 8, "rope_theta": 5e5}')
     module = _import(name)
     code = example_of_module(module).replace("path/to/model", str(MODEL))
     if "glamm_grandf" in code:

@@ -1,8 +1,10 @@
 """Where records come from: shards on disk, or a scheme that another package registers.
 
-records = open_records("shards/glamm_grandf/1.0.0", "train")  # a folder of record shards
-register_scheme("synthetic", RecordScheme(open_synthetic))    # a function of yours
-records = open_records("synthetic/NAME", "val", seed=3)       # calls open_synthetic
+    records = open_records("shards/glamm_grandf/1.0.0", "train")  # a folder of record shards
+    register_scheme("synthetic", RecordScheme(open_synthetic))    # a function of yours
+    records = open_records("synthetic/NAME", "val", seed=3)       # calls open_synthetic
+
+A scheme is registered when the package that has it is imported.
 """
 
 from __future__ import annotations
