@@ -29,14 +29,20 @@ Exit status: 0 success, 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
 
 from glamm_jax.cli.convert.assemble import Request, assemble
+from glamm_jax.cli.program import printable
 from glamm_jax.cli.progress import print_summary, progress_bar
+from glamm_jax.config import GLaMMConfig
 from glamm_jax.files import atomic_folder
 from glamm_jax.models.abstract import abstract_model
+from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.folder import finish_folder
+from glamm_jax.weights.lora import REPLACED_BY_ADAPTER
 from glamm_jax.weights.safetensors import TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import nbytes_of
@@ -66,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lora-alpha",
         type=float,
-        default=16.0,
-        help="alpha of injected LoRA (default: 16, as released)",
+        help="alpha of adapters without adapter_config.json (default of injected ones: 16, as "
+        "released)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of initialized layers (default: 0)"
@@ -88,16 +94,33 @@ def run(options: argparse.Namespace) -> None:
             seed=options.seed,
         )
     )
+    for warning in assembly.warnings:
+        print(f"from-torch: warning: {printable(warning)}", file=sys.stderr)
     table, leaves = table_of(assembly.config), state_shapes(abstract_model(assembly.config)[1])
     nbytes = nbytes_of(assembly.tensors)
     with atomic_folder(options.out, nbytes) as folder:
         with progress_bar(nbytes, "converting") as advance:
             stored_dtypes = import_tensors(
-                table, assembly.tensors, leaves, TensorWriter(folder), on_tensor=advance
+                table,
+                assembly.tensors,
+                leaves,
+                TensorWriter(folder),
+                originals=assembly.originals,
+                not_exported=assembly.not_exported,
+                on_tensor=advance,
             )
-        source_info = {"described": assembly.hf_configs, "tensors": stored_dtypes}
+        source_info: dict[str, Any] = {
+            "described": assembly.hf_configs,
+            "tensors": stored_dtypes,
+        }
+        if assembly.replaced:
+            source_info[REPLACED_BY_ADAPTER] = sorted(assembly.replaced)
         finish_folder(folder, assembly.config, source_info, assembly.tokenizer)
     infos = assembly.tensors.infos
+    if isinstance(assembly.config, GLaMMConfig) and assembly.tokenizer is not None:
+        num_ids = load_tokenizer(assembly.tokenizer).size
+        if num_padding := assembly.config.llama.vocab_size - num_ids:
+            print(f"{num_padding} rows of the vocabulary are padding after {num_ids} ids")
     unmapped = [tensor for name, tensor in table.unmapped_by_name().items() if name in infos]
     print(f"{options.out}: {len(infos) - len(unmapped)} tensors converted")
     for disposition in ("recomputed", "carried", "dropped"):
