@@ -44,7 +44,7 @@ _TRAINING_STATE = re.compile(
 )
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
-REPLACED = "modules of before the training (original_module of peft)"
+REPLACED = "modules as before the training (original_module of peft)"
 
 
 @dataclass(frozen=True)

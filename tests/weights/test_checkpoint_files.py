@@ -79,15 +79,17 @@ def test_an_index_that_contradicts_its_files_is_explained(tmp_path, end):
     files = json.loads(index.read_text())["weight_map"]
     shard = tmp_path / files[NAMES[0]]
     save_index(index, {**files, "lm_head.weight": files[NAMES[0]]})
-    with pytest.raises(GLaMMError, match=f"{shard.name} does not contain lm_head.weight"):
+    with pytest.raises(GLaMMError, match=rf"{shard.name} does not contain lm_head.weight"):
         open_checkpoint(tmp_path)
     save_index(index, {NAMES[0]: files[NAMES[0]], NAMES[1]: files[NAMES[0]]})
-    with pytest.raises(GLaMMError, match="does not contain model.norm.weight"):
+    with pytest.raises(GLaMMError, match=r"does not contain model\.norm\.weight"):
         open_checkpoint(tmp_path)
     save_index(index, files)
     shard.unlink()
     save(shard, 1)  # model.norm.weight, too
-    with pytest.raises(GLaMMError, match="contains model.norm.weight, which the index assigns to"):
+    with pytest.raises(
+        GLaMMError, match=r"contains model\.norm\.weight, which the index assigns to"
+    ):
         open_checkpoint(tmp_path)
     shard.unlink()
     (tmp_path / files[NAMES[1]]).unlink()
@@ -171,5 +173,5 @@ def test_other_files_are_diagnosed(tmp_path, name, content, message):
 
 def test_parameters_that_zero_3_did_not_gather(tmp_path):
     torch.save({name: torch.zeros(0) for name in NAMES}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(GLaMMError, match="2 of 2 tensors are empty.*zero_to_fp32"):
+    with pytest.raises(GLaMMError, match=r"2 of 2 tensors are empty.*zero_to_fp32"):
         open_checkpoint(tmp_path)

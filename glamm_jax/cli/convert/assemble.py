@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from glamm_jax.config import GLaMMConfig, LoRAConfig
@@ -195,7 +196,7 @@ def _assemble_glamm(request: Request, main: Checkpoint) -> Assembly:
     hf_configs = {part.family: part.hf_config for part, _ in parts}
     tensors: TensorSource = JoinedSource([source for _, source in parts])
     dropped = _count_dropped(*parts)
-    tensors, adapter = _with_adapter(request, main, tensors, hf_configs)
+    tensors, adapter = _with_adapter(request, main, tensors, hf_configs, dropped)
     if count := sum(name in adapter.replaced for _, part in parts for name in part.infos):
         dropped["replaced by modules that the adapter contains"] = count
     if not any(name.startswith(CLIP_PREFIX) for name in tensors.infos):
@@ -214,7 +215,7 @@ def _assemble_glamm(request: Request, main: Checkpoint) -> Assembly:
         tensors = _make_uniform(adapter, tensors)
     config = _infer_config(request, tensors, hf_configs, tokenizer, adapter)
     if main.family == "llama":
-        expected = tensor_shapes(table_of(config), state_shapes(abstract_model(config)[1]))
+        expected = tensor_shapes(table_of(config), leaf_shapes(config))
         missing = {
             name: shape
             for name, shape in expected.items()
@@ -249,6 +250,12 @@ def _assemble_glamm(request: Request, main: Checkpoint) -> Assembly:
     )
 
 
+@cache
+def leaf_shapes(config: AnyConfig) -> Shapes:
+    """Return path and shape of every leaf of a model. Tracing it takes seconds."""
+    return MappingProxyType(state_shapes(abstract_model(config)[1]))
+
+
 def component_config(kind: str, hf_config: dict[str, Any]) -> AnyConfig | None:
     """Return the configuration that an export added to a config.json; None: there is none.
 
@@ -270,8 +277,12 @@ def _with_adapter(
     main: Checkpoint,
     tensors: TensorSource,
     hf_configs: dict[Family, dict[str, Any]],
+    dropped: dict[str, int],
 ) -> tuple[TensorSource, _Adapter]:
-    """Add the adapter of --adapter, or read the settings of injected adapters."""
+    """Add the adapter of --adapter, or read the settings of injected adapters.
+
+    Its config.json and the numbers of its dropped tensors are added to `hf_configs` and `dropped`.
+    """
     folder = main.path if main.path.is_dir() else main.path.parent
     if request.adapter is None:
         adapter = _Adapter()
@@ -304,6 +315,8 @@ def _with_adapter(
     replaced = tuple(name for name in overlay.infos if ".lora_" not in name)
     check_saved_modules(settings, [*replaced])
     hf_configs["adapter"] = hf_config
+    for reason, count in part.num_dropped.items():
+        dropped[reason] = dropped.get(reason, 0) + count
     adapter = _Adapter(settings, replaced, warnings=[*part.warnings, *settings.warnings])
     return OverlaidSource(tensors, overlay), adapter
 
@@ -404,5 +417,6 @@ def _count_dropped(*parts: tuple[Checkpoint, TensorSource]) -> dict[str, int]:
     counts = {part.family: len(part.tensors.infos) - len(source.infos) for part, source in parts}
     dropped = {DROPPED[family]: count for family, count in counts.items() if count}
     for part, _ in parts:
-        dropped |= part.num_dropped
+        for reason, count in part.num_dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + count
     return dropped

@@ -33,14 +33,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.cli.convert.assemble import Request, assemble
+from glamm_jax.cli.convert.assemble import Request, assemble, leaf_shapes
 from glamm_jax.cli.program import printable
 from glamm_jax.cli.progress import print_summary, progress_bar
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.files import atomic_folder
-from glamm_jax.models.abstract import abstract_model
 from glamm_jax.text.tokenizer import load_tokenizer
-from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.folder import finish_folder
 from glamm_jax.weights.lora import REPLACED_BY_ADAPTER
 from glamm_jax.weights.safetensors import TensorWriter
@@ -96,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
     )
     for warning in assembly.warnings:
         print(f"from-torch: warning: {printable(warning)}", file=sys.stderr)
-    table, leaves = table_of(assembly.config), state_shapes(abstract_model(assembly.config)[1])
+    table, leaves = table_of(assembly.config), leaf_shapes(assembly.config)
     nbytes = nbytes_of(assembly.tensors)
     with atomic_folder(options.out, nbytes) as folder:
         with progress_bar(nbytes, "converting") as advance:

@@ -32,12 +32,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from glamm_jax.cli.convert.assemble import leaf_shapes
 from glamm_jax.cli.progress import print_summary, progress_bar
 from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, SAMConfig
 from glamm_jax.errors import FolderError
 from glamm_jax.files import atomic_folder
-from glamm_jax.models.abstract import abstract_model
-from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.folder import ModelFolder, copy_tokenizer
 from glamm_jax.weights.glamm import CLIP_PREFIX
 from glamm_jax.weights.hf_config import (
@@ -214,7 +213,7 @@ def _glamm_part(
             name: stored_dtypes.get(name, dtype) if CARRIED + name not in folder.infos else dtype
             for name, dtype in adapters.items()
         }
-    shapes = tensor_shapes(table, state_shapes(abstract_model(config)[1]))
+    shapes = tensor_shapes(table, leaf_shapes(config))
     hf_config = glamm_hf_config(config, _torch_dtype(stored_dtypes)) | hf_configs.get("glamm", {})
     hf_config = with_glamm_jax_config(hf_config, config, shapes, hf_configs.get("clip", {}))
     return Part(table, stored_dtypes, leaves, hf_config)
