@@ -559,8 +559,19 @@ def write_any_model(path: Path, config: GLaMMConfig, dtype: np.dtype) -> None:
         finish_folder(folder, config, source_info, TOKENIZER)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "dtype"),
+    [
+        ("few clip layers", "float32"),
+        ("adapters", "bfloat16"),
+        *(
+            pytest.param(variant, dtype, marks=pytest.mark.slow)
+            for variant in VARIANTS
+            for dtype in ("float32", "bfloat16")
+            if (variant, dtype) not in {("few clip layers", "float32"), ("adapters", "bfloat16")}
+        ),
+    ],
+)
 def test_any_model_folder_is_exported_and_returns(tmp_path, variant, dtype):
     model = tmp_path / "model"
     write_any_model(model, VARIANTS[variant], np.dtype(jnp.dtype(dtype)))
