@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from glamm_jax.cli.convert import main
-from glamm_jax.cli.convert.assemble import leaf_shapes
+from glamm_jax.cli.convert.assemble import Request, assemble, leaf_shapes
 from glamm_jax.config import GLaMMConfig, LlamaConfig, LoRAConfig, tiny
 from glamm_jax.files import atomic_folder
 from glamm_jax.testing.golden_checkpoints import GoldenSource, write_checkpoint
@@ -22,6 +22,7 @@ from glamm_jax.weights.folder import ModelFolder, finish_folder
 from glamm_jax.weights.glamm import CLIP_PREFIX, REGION_PREFIX, SAM_PREFIX
 from glamm_jax.weights.hf_config import clip_hf_config, llama_hf_config
 from glamm_jax.weights.lora import adapter_name
+from glamm_jax.weights.rules import WeightsError
 from glamm_jax.weights.safetensors import TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_names import SPI_PREFIX
@@ -422,6 +423,21 @@ def test_an_adapter_with_its_vocabulary_settings_and_missing_layers_returns(
     assert_same(tensors(tmp_path / "merged"), tensors(tmp_path / "merged2"))
     message = refused(capsys, "to-torch", folder.path, "--lora", "none", "--out", tmp_path / "x")
     assert "lm_head.weight, model.embed_tokens.weight came with the adapter" in message
+
+
+def test_the_vocabulary_of_an_adapter_joins_a_llama(parts, tmp_path):
+    table = np.ones((807, 64), np.float32)
+    embeddings = {"base_model.model.model.embed_tokens.weight": table}
+    head = {"base_model.model.lm_head.weight": table}
+    adapter = save_adapter(tmp_path / "adapter", adapter_arrays() | embeddings | head)
+    start = {"source": parts / "llama", "clip": parts / "clip", "sam": parts / "sam.pth"}
+    assembly = assemble(Request(**start, adapter=adapter))
+    assert isinstance(assembly.config, GLaMMConfig) and assembly.config.llama.vocab_size == 807
+    assert all((assembly.tensors.read(name) == table).all() for name in VOCABULARY)
+    assert assembly.hf_configs["llama"]["vocab_size"] == 807
+    half = save_adapter(tmp_path / "half", adapter_arrays() | embeddings)
+    with pytest.raises(WeightsError, match=r"lm_head\.weight has 800 rows"):
+        assemble(Request(**start, adapter=half))
 
 
 def test_an_adapter_whose_scale_is_unknown_is_refused(checkpoints, tmp_path, capsys):

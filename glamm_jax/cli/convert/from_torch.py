@@ -18,6 +18,14 @@ The family of SOURCE is inferred from its contents:
                  tokens, and layers that no checkpoint contains (V-L unless it is a LLaVA, the
                  region encoder without --region, L-P), are initialized from --seed
 
+Names are read as trainings save them: with the prefixes of DDP, torch.compile, FSDP and peft, and
+CLIP without vision_model. (transformers 5). In a folder with several copies of the weights,
+model.safetensors counts first, then safetensors shards, pytorch_model.bin and its shards; a warning
+names the files that are ignored. Rows that pad the vocabulary are kept. A key of
+adapter_config.json that changes the computation is applied or rejected by name; modules that the
+adapter contains (embeddings after a vocabulary was resized, modules_to_save) replace those of
+SOURCE.
+
 Every tensor is converted, recomputed (checked now, written again on export), carried (stored
 unused for the export) or dropped for a reason that is printed. Missing and unknown tensors and
 wrong shapes are listed in one error before anything is written. Stored dtypes are kept. Code in

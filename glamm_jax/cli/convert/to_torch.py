@@ -11,7 +11,7 @@ examples:
   glamm     a Hugging Face folder for the original's from_pretrained: safetensors, index,
             config.json, tokenizer; without CLIP, as the original saves it (default)
   clip      the CLIP folder, with the layers that GLaMM does not use
-  adapter   the LoRA adapters of the model, as a peft adapter
+  adapter   the LoRA adapters of the model, as a peft adapter, with the modules that came with them
 
 A model folder of CLIP, LLaMA or SAM alone has one part, and --part is not needed.
 
