@@ -33,8 +33,11 @@ def diagnose_file(path: Path) -> None:
     for end, explanation in _FILES:
         if path.name.endswith(end):
             raise TensorFileError(f"{path}: {explanation}")
-    with path.open("rb") as file:
-        is_pointer = file.read(len(_LFS)) == _LFS
+    try:
+        with path.open("rb") as file:
+            is_pointer = file.read(len(_LFS)) == _LFS
+    except OSError as error:
+        raise TensorFileError(f"{path}: cannot be read: {error.strerror or error}") from error
     if is_pointer:
         raise TensorFileError(
             f"{path}: a pointer of Git LFS instead of the file; run git lfs pull in its repository"
