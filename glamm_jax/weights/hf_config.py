@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, LoRAConfig
-from glamm_jax.weights.infer_config import HFConfig, glamm_config
+from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, LoRAConfig, SAMConfig
+from glamm_jax.errors import GLaMMError
+from glamm_jax.weights.infer_config import HFConfig, clip_config, glamm_config, sam_config
 from glamm_jax.weights.rules import Shapes
 
 # Key of the complete GLaMMConfig, where it cannot be inferred from shapes and the original's keys.
@@ -98,8 +99,33 @@ def with_glamm_jax_config(
         tensors: names and shapes of all tensors, CLIP's included.
         vision_hf_config: config.json of the CLIP folder.
     """
-    inferred = glamm_config(tensors, hf_config, vision_hf_config, tokens=config.tokens)
     plain = {key: value for key, value in hf_config.items() if key != GLAMM_JAX_KEY}
+    try:
+        inferred = glamm_config(tensors, plain, vision_hf_config, tokens=config.tokens)
+    except GLaMMError:  # a small CLIP, for example, lacks the layers that the original reads
+        inferred = None
+    return plain if inferred == config else plain | {GLAMM_JAX_KEY: asdict(config)}
+
+
+def component_hf_config(
+    hf_config: HFConfig, config: CLIPConfig | SAMConfig, tensors: Shapes
+) -> dict[str, Any]:
+    """Add the configuration of CLIP or SAM alone to its config.json, unless it can be inferred.
+
+    Args:
+        hf_config: config.json of the component; empty: there is none.
+        config: of the component.
+        tensors: names and shapes of all its tensors.
+    """
+    plain = {key: value for key, value in hf_config.items() if key != GLAMM_JAX_KEY}
+    inferred = None
+    try:
+        if isinstance(config, SAMConfig):
+            inferred = sam_config(tensors)
+        else:
+            inferred = clip_config(tensors, plain, is_alone=True)
+    except GLaMMError:
+        pass
     return plain if inferred == config else plain | {GLAMM_JAX_KEY: asdict(config)}
 
 

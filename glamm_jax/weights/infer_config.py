@@ -63,13 +63,17 @@ def family_of(tensors: Shapes, source_name: str) -> Family:
     )
 
 
-def clip_config(tensors: Shapes, hf_config: HFConfig, projector_layer: int = -2) -> CLIPConfig:
+def clip_config(
+    tensors: Shapes, hf_config: HFConfig, projector_layer: int = -2, *, is_alone: bool = False
+) -> CLIPConfig:
     """Infer the configuration of CLIP's vision model.
 
     Args:
         tensors: names and shapes, below `vision_model.`
         hf_config: config.json of CLIP, or of its vision model alone.
         projector_layer: hidden state that the projector reads.
+        is_alone: it is no part of a GLaMM, so hidden states that it does not have are left out of
+            those that a region encoder would read.
     """
     vision = hf_config.get("vision_config", hf_config)
     reader = _ShapeReader(tensors, vision, "vision_model.")
@@ -83,6 +87,11 @@ def clip_config(tensors: Shapes, hf_config: HFConfig, projector_layer: int = -2)
     is_huge = hidden_dim == CLIP_H14_224.hidden_dim
     if is_huge:
         default = CLIP_H14_224
+    num_layers = reader.num_layers("num_hidden_layers", "encoder.layers.", default.num_layers)
+    # quirk 9: the region encoder reads every third hidden state, counted from the projector's.
+    region_layers = tuple(projector_layer - n for n in (9, 6, 3, 0))
+    if is_alone:
+        region_layers = tuple(n for n in region_layers if -num_layers - 1 <= n <= num_layers)
     return replace(
         default,
         image_size=vision.get("image_size", math.isqrt(num_positions - 1) * patch_size),
@@ -91,13 +100,12 @@ def clip_config(tensors: Shapes, hf_config: HFConfig, projector_layer: int = -2)
         mlp_dim=reader.size(
             "intermediate_size", "encoder.layers.0.mlp.fc1.weight", 0, default.mlp_dim
         ),
-        num_layers=reader.num_layers("num_hidden_layers", "encoder.layers.", default.num_layers),
+        num_layers=num_layers,
         num_heads=vision.get("num_attention_heads", 16 if is_huge else hidden_dim // 64),
         activation=vision.get("hidden_act", default.activation),
         norm_eps=vision.get("layer_norm_eps", default.norm_eps),
         projector_layer=projector_layer,
-        # quirk 9: the region encoder reads every third hidden state, counted from the projector's.
-        region_layers=tuple(projector_layer - n for n in (9, 6, 3, 0)),
+        region_layers=region_layers,
     )
 
 

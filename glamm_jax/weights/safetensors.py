@@ -172,13 +172,15 @@ def _parse_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, in
 
 
 def read_folder(folder: Path) -> dict[str, TensorLocation]:
-    """Read the headers of a folder's files: those of its index, or else its only file.
+    """Read the headers of a folder's files: model.safetensors, or else those of the index.
+
+    The precedence is that of transformers.
 
     Raises:
         TensorFileError: the index and the files disagree, or a file cannot be used.
     """
     index = folder / INDEX
-    if not index.is_file():
+    if (folder / SINGLE).is_file() or not index.is_file():
         return read_header(folder / SINGLE)
     weight_map = read_index(index)
     locations: dict[str, TensorLocation] = {}

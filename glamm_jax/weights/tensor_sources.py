@@ -85,11 +85,23 @@ class RenamedSource:
     Args:
         source: the tensors.
         rename: returns the new name of a tensor, or None to leave the tensor out.
+
+    Raises:
+        WeightsError: two tensors get the same name.
     """
 
     def __init__(self, source: TensorSource, rename: Callable[[str], str | None]):
         self._source = source
-        self._names = {new: old for old in source.infos if (new := rename(old)) is not None}
+        self._names: dict[str, str] = {}
+        for old in source.infos:
+            new = rename(old)
+            if new is None:
+                continue
+            if new in self._names:
+                raise WeightsError(
+                    f"{self._names[new]} and {old} are two versions of {new}; remove one of them"
+                )
+            self._names[new] = old
         self.infos = {new: source.infos[old] for new, old in self._names.items()}
 
     def read(self, name: str) -> np.ndarray:
@@ -97,8 +109,25 @@ class RenamedSource:
         return self._source.read(self._names[name])
 
 
+class OverlaidSource:
+    """A source in which another one replaces and adds tensors.
+
+    Args:
+        base: the tensors that are replaced where both have one.
+        overlay: the tensors that replace them.
+    """
+
+    def __init__(self, base: TensorSource, overlay: TensorSource):
+        self._base, self._overlay = base, overlay
+        self.infos: Mapping[str, TensorInfo] = {**base.infos, **overlay.infos}
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a tensor."""
+        return (self._overlay if name in self._overlay.infos else self._base).read(name)
+
+
 class ResizedVocabularySource:
-    """Another source with rows appended to its embeddings and head.
+    """Another source with rows appended to its embeddings and head, unless it has enough.
 
     Source: resize_token_embeddings of transformers, whose new rows are normal with 0.02.
 
@@ -113,14 +142,16 @@ class ResizedVocabularySource:
     def __init__(self, source: TensorSource, num_rows: int, seed: int):
         self._source, self._num_rows, self._seed = source, num_rows, seed
         self.infos = {
-            name: info._replace(shape=(num_rows, *info.shape[1:])) if name in self.RESIZED else info
+            name: info._replace(shape=(max(num_rows, info.shape[0]), *info.shape[1:]))
+            if name in self.RESIZED
+            else info
             for name, info in source.infos.items()
         }
 
     def read(self, name: str) -> np.ndarray:
         """Return a tensor, with its new rows where it has any."""
         tensor = self._source.read(name)
-        if name not in self.RESIZED:
+        if name not in self.RESIZED or len(tensor) >= self._num_rows:
             return tensor
         rng = np.random.default_rng([self._seed, self.RESIZED.index(name)])
         shape = (self._num_rows - len(tensor), *tensor.shape[1:])

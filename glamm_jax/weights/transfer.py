@@ -10,7 +10,7 @@ tensor is returned, so that checkpoints of mixed dtypes are exported as they wer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
@@ -51,6 +51,8 @@ def import_tensors(
     leaves: Shapes,
     sink: TensorSink,
     *,
+    originals: TensorSource | None = None,
+    not_exported: Collection[str] = (),
     on_tensor: OnTensor = _ignore,
 ) -> StoredDtypes:
     """Convert torch's tensors to the leaves of a model.
@@ -60,6 +62,9 @@ def import_tensors(
         source: the checkpoint.
         leaves: path and shape of every leaf of the model.
         sink: gets the leaves under their paths, and carried tensors under CARRIED and their names.
+        originals: tensors that were changed before the conversion, as they were; an export writes
+            these instead.
+        not_exported: tensors that the checkpoint did not have.
         on_tensor: progress callback.
 
     Returns:
@@ -88,6 +93,8 @@ def import_tensors(
         dtypes.setdefault(mapping.leaf, []).append(source.infos[mapping.tensor].dtype)
     infos = {leaf: TensorInfo(common_dtype(dtypes[leaf]), shape) for leaf, shape in leaves.items()}
     infos |= {CARRIED + name: source.infos[name] for name in source.infos if name in carried}
+    original_infos = {} if originals is None else dict(originals.infos)
+    infos |= {CARRIED + name: info for name, info in original_infos.items()}
 
     def convert(mapping: TensorMapping) -> None:
         tensor = source.read(mapping.tensor)
@@ -100,16 +107,18 @@ def import_tensors(
         on_tensor(mapping.tensor, tensor.nbytes)
 
     def carry(name: str) -> None:
-        tensor = source.read(name)
+        tensor = (originals if originals and name in original_infos else source).read(name)
         sink.write(CARRIED + name, tensor)
         on_tensor(name, tensor.nbytes)
 
     with sink.open(infos):
         run_in_threads(convert, mappings)
-        run_in_threads(carry, sorted(carried))
+        run_in_threads(carry, sorted(carried | original_infos.keys()))
     exported = {name for name, tensor in unmapped.items() if tensor.disposition != "dropped"}
     exported |= {mapping.tensor for mapping in mappings}
-    return {name: NAMES[info.dtype] for name, info in source.infos.items() if name in exported}
+    exported -= set(not_exported)
+    exported_infos = {**source.infos, **original_infos}
+    return {n: NAMES[info.dtype] for n, info in exported_infos.items() if n in exported}
 
 
 def export_tensors(
@@ -143,6 +152,8 @@ def export_tensors(
     for name in stored_dtypes:
         if name in unmapped:
             shapes[name] = _unmapped_shape(name, unmapped[name], leaves)
+        elif CARRIED + name in leaves.infos:
+            shapes[name] = leaves.infos[CARRIED + name].shape
     infos = {name: TensorInfo(DTYPES[dtype], shapes[name]) for name, dtype in stored_dtypes.items()}
 
     def write(name: str) -> None:

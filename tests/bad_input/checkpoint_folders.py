@@ -79,7 +79,10 @@ def _only_names(*names: str) -> dict[str, tuple[int, ...]]:
 
 
 def _deepspeed(folder: Path) -> str:
-    (folder / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"")
+    step = folder / "global_step500"
+    step.mkdir()
+    (step / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"")
+    (folder / "zero_to_fp32.py").write_bytes(b"")
     return open_and_assemble(folder)
 
 
@@ -176,15 +179,16 @@ CASES: tuple[Case, ...] = (
         _CHECKPOINTS,
         "a folder without weights",
         open_and_assemble,
-        "TensorFileError: the folder: contains no weights (model.safetensors, pytorch_model.bin "
-        "or an index)",
+        "TensorFileError: the folder: contains no weights (model.safetensors, "
+        "model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json)",
     ),
     Case(
         _CHECKPOINTS,
         "shards of DeepSpeed",
         _deepspeed,
-        "TensorFileError: the folder: shards of DeepSpeed; merge them with the zero_to_fp32.py "
-        "of the same folder, then convert the file that it writes",
+        "TensorFileError: the folder: a checkpoint of DeepSpeed, divided among its ranks; merge it "
+        "with: cd the folder && python zero_to_fp32.py . merged -t global_step500; then convert "
+        "merged",
     ),
     Case(
         _CHECKPOINTS,
@@ -201,7 +205,7 @@ CASES: tuple[Case, ...] = (
             (f / "config.json").write_text("{"),
             open_and_assemble(f),
         )[2],
-        "TensorFileError: config.json: not valid JSON",
+        "JSONError: config.json: not valid JSON: Expecting property name enclosed in double quotes",
     ),
     Case(
         _FOLDERS,

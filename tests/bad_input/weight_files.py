@@ -131,10 +131,17 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         _FILES,
-        "a text file",
+        "a pointer of Git LFS",
         _safetensors(b"version https://git-lfs.github.com/spec/v1\n"),
+        "TensorFileError: model.safetensors: a pointer of Git LFS instead of the file; run git lfs "
+        "pull in its repository",
+    ),
+    Case(
+        _FILES,
+        "a text file",
+        _safetensors(b"version 1\n"),
         "TensorFileError: model.safetensors: not a safetensors file, or truncated: a header of "
-        "2336927755350992246 bytes in a file of 43 bytes",
+        "2336927755350992246 bytes in a file of 10 bytes",
     ),
     Case(
         _FILES,
@@ -194,13 +201,13 @@ CASES: tuple[Case, ...] = (
         "an index that lists a missing file",
         _index({"b": "b.safetensors"}),
         "TensorFileError: model.safetensors.index.json: lists b.safetensors, which is not in the "
-        "folder",
+        "folder; copy or download what is missing",
     ),
     Case(
         _FILES,
         "an index that lists a tensor of no file",
         _index({"a": "a.safetensors", "b": "a.safetensors"}),
-        "TensorFileError: model.safetensors.index.json: lists tensors that no file contains: b",
+        "TensorFileError: model.safetensors.index.json: a.safetensors does not contain b",
     ),
     Case(
         _FILES,

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 from glamm_jax.cli.convert import main
-from glamm_jax.config import LoRAConfig
+from glamm_jax.cli.convert.assemble import Request, assemble, leaf_shapes
+from glamm_jax.config import GLaMMConfig, LlamaConfig, LoRAConfig, tiny
+from glamm_jax.files import atomic_folder
 from glamm_jax.testing.golden_checkpoints import GoldenSource, write_checkpoint
 from glamm_jax.text.tokenizer import load_tokenizer
-from glamm_jax.weights.folder import ModelFolder
+from glamm_jax.weights.folder import ModelFolder, finish_folder
 from glamm_jax.weights.glamm import CLIP_PREFIX, REGION_PREFIX, SAM_PREFIX
 from glamm_jax.weights.hf_config import clip_hf_config, llama_hf_config
 from glamm_jax.weights.lora import adapter_name
+from glamm_jax.weights.rules import WeightsError
+from glamm_jax.weights.safetensors import TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_names import SPI_PREFIX
-from glamm_jax.weights.tensor_sources import SafetensorsSource
+from glamm_jax.weights.tensor_sources import MemorySource, SafetensorsSource
+from glamm_jax.weights.transfer import copy_leaves, default_stored_dtypes
 from tests.weights.checkpoints import (
     ADAPTED,
     CONFIG,
@@ -344,3 +351,269 @@ def test_every_tensor_that_is_wrong_is_listed_at_once(checkpoints, tmp_path, cap
 
 def test_clip_source_is_what_the_original_holds(checkpoints):
     assert tensors(checkpoints / "clip").keys() == clip_source().infos.keys()
+
+
+# ------------------------------------------------------------------------------ as trainings save
+
+
+def save_adapter(folder: Path, arrays: dict[str, np.ndarray], **hf_config: object) -> Path:
+    """Write a peft adapter of rank 4 on q_proj and v_proj."""
+    folder.mkdir()
+    save_pickled(folder / "adapter_model.bin", arrays)
+    plain = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(plain | hf_config))
+    return folder
+
+
+def adapter_arrays() -> dict[str, np.ndarray]:
+    """Return the adapters of ADAPTED under peft's names."""
+    source = glamm_source(ADAPTED)
+    return {adapter_name(n): source.read(n) for n in source.infos if ".lora_" in n}
+
+
+def test_an_adapter_with_its_vocabulary_settings_and_missing_layers_returns(
+    checkpoints, tmp_path, capsys
+):
+    lora = {n: x for n, x in adapter_arrays().items() if ".layers.1." in n}
+    b = "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"
+    table = np.arange(807 * 64, dtype=np.float32).reshape(807, 64)
+    saved = {
+        "base_model.model.model.embed_tokens.weight": table,
+        "base_model.model.lm_head.weight": -table,
+    }
+    forms = {
+        "base_model.model.model.embed_tokens.modules_to_save.default.weight": table,
+        "base_model.model.model.embed_tokens.original_module.weight": table[:800],
+        "base_model.model.lm_head.modules_to_save.weight": -table,
+    }
+    settings = {
+        "use_rslora": True,
+        "lora_alpha": 6,
+        "layers_to_transform": [1],
+        "alpha_pattern": {"v_proj": 9},
+        "modules_to_save": ["embed_tokens", "lm_head"],
+    }
+    adapter = save_adapter(tmp_path / "adapter", lora | forms, **settings)
+    base = ("from-torch", checkpoints / "glamm", "--clip", checkpoints / "clip")
+    assert run(*base, "--adapter", adapter, "--out", tmp_path / "model") == 0
+    output = capsys.readouterr().out
+    assert "2 dropped: replaced by modules that the adapter contains" in output
+    assert "1 dropped: modules as before the training" in output
+    folder = ModelFolder(tmp_path / "model")
+    assert folder.config.lora is not None and folder.config.lora.scale == 3.0
+    assert (folder.read("llama.embed_tokens.table") == table).all()
+    assert not folder.read("llama.layers.v_proj.lora.b", 0).any()
+    expected = 1.5 * lora[b].astype(np.float32).T
+    np.testing.assert_allclose(folder.read("llama.layers.v_proj.lora.b", 1), expected)
+    assert run("to-torch", folder.path, "--part", "adapter", "--out", tmp_path / "back") == 0
+    source = SafetensorsSource(tmp_path / "back" / "adapter_model.safetensors")
+    assert_same({name: source.read(name) for name in source.infos}, lora | saved)
+    configs = [
+        json.loads((folder / "adapter_config.json").read_text())
+        for folder in (adapter, tmp_path / "back")
+    ]
+    assert configs[1] == configs[1] | configs[0]
+    # A training checkpoint has no such settings: all its adapters get one scale.
+    assert run("to-torch", folder.path, "--lora", "injected", "--out", tmp_path / "injected") == 0
+    again = ("from-torch", tmp_path / "injected", "--clip", checkpoints / "clip")
+    assert run(*again, "--out", tmp_path / "again") == 0
+    assert ModelFolder(tmp_path / "again").config == folder.config
+    assert run("merge", folder.path, "--out", tmp_path / "merged") == 0
+    assert run("merge", tmp_path / "again", "--out", tmp_path / "merged2") == 0
+    assert_same(tensors(tmp_path / "merged"), tensors(tmp_path / "merged2"))
+    message = refused(capsys, "to-torch", folder.path, "--lora", "none", "--out", tmp_path / "x")
+    assert "lm_head.weight, model.embed_tokens.weight came with the adapter" in message
+
+
+def test_the_vocabulary_of_an_adapter_joins_a_llama(parts, tmp_path):
+    table = np.ones((807, 64), np.float32)
+    embeddings = {"base_model.model.model.embed_tokens.weight": table}
+    head = {"base_model.model.lm_head.weight": table}
+    adapter = save_adapter(tmp_path / "adapter", adapter_arrays() | embeddings | head)
+    start = {"source": parts / "llama", "clip": parts / "clip", "sam": parts / "sam.pth"}
+    assembly = assemble(Request(**start, adapter=adapter))
+    assert isinstance(assembly.config, GLaMMConfig) and assembly.config.llama.vocab_size == 807
+    assert all((assembly.tensors.read(name) == table).all() for name in VOCABULARY)
+    assert assembly.hf_configs["llama"]["vocab_size"] == 807
+    half = save_adapter(tmp_path / "half", adapter_arrays() | embeddings)
+    with pytest.raises(WeightsError, match=r"lm_head\.weight has 800 rows"):
+        assemble(Request(**start, adapter=half))
+
+
+def test_an_adapter_whose_scale_is_unknown_is_refused(checkpoints, tmp_path, capsys):
+    adapter = save_adapter(tmp_path / "adapter", adapter_arrays())
+    (adapter / "adapter_config.json").unlink()
+    (adapter / "config.json").write_text('{"model_type": "llava"}')
+    arguments = ("from-torch", checkpoints / "glamm", "--clip", checkpoints / "clip")
+    arguments += ("--adapter", adapter, "--out", tmp_path / "m")
+    assert "adapter_config.json: no such file" in refused(capsys, *arguments)
+    (adapter / "adapter_config.json").write_text('{"use_dora": true}')
+    assert "use_dora = True is not supported" in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize("recipe", ["ddp", "peft"])
+def test_a_wrapped_model_is_the_model(checkpoints, tmp_path, recipe, capsys):
+    rename = {
+        "ddp": lambda name: f"module.{name}",
+        "peft": lambda name: (
+            "base_model.model."
+            + name.replace("q_proj.weight", "q_proj.base_layer.weight").replace(
+                "lm_head.", "lm_head.modules_to_save.default."
+            )
+        ),
+    }[recipe]
+    arrays = tensors(checkpoints / "glamm")
+    save_pickled(tmp_path / "pytorch_model.bin", {rename(n): x for n, x in arrays.items()})
+    clip = tmp_path / "clip5"  # as transformers 5 saves it
+    clip.mkdir()
+    prefix = "vision_model."
+    arrays = {n.removeprefix(prefix): x for n, x in tensors(checkpoints / "clip").items()}
+    save_pickled(clip / "pytorch_model.bin", arrays)
+    (clip / "config.json").write_bytes((checkpoints / "clip" / "config.json").read_bytes())
+    (clip / "model-00001-of-00002.safetensors").write_bytes(b"old")
+    arguments = ("from-torch", tmp_path / "pytorch_model.bin", "--clip", clip)
+    tokenizer = ("--tokenizer", checkpoints / "glamm")
+    assert run(*arguments, *tokenizer, "--out", tmp_path / "model") == 0
+    warning = "from-torch: warning: {}: read from pytorch_model.bin; ignored: model-00001-of-00002"
+    assert warning.format(clip) in capsys.readouterr().err
+    assert_same(tensors(tmp_path / "model"), tensors(checkpoints / "model"))
+
+
+# ------------------------------------------------------------------------------ padded vocabulary
+
+VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+def save_padded(checkpoints: Path, folder: Path, **num_rows: int) -> dict[str, np.ndarray]:
+    """Write the GLaMM with other numbers of rows."""
+    folder.mkdir()
+    arrays = tensors(checkpoints / "glamm")
+    for name, rows in zip(VOCABULARY, num_rows.values(), strict=True):
+        extra = np.full((rows - 807, 64), 0.5, arrays[name].dtype)
+        arrays[name] = np.concatenate([arrays[name], extra])
+    save_pickled(folder / "pytorch_model.bin", arrays)
+    for path in (checkpoints / "glamm").iterdir():
+        if not path.name.endswith((".safetensors", ".index.json", "config.json")):
+            (folder / path.name).write_bytes(path.read_bytes())
+    return arrays
+
+
+def test_padding_of_the_vocabulary_returns_byte_for_byte(checkpoints, tmp_path, capsys):
+    arrays = save_padded(checkpoints, tmp_path / "padded", embed=832, head=832)
+    clip = ("--clip", checkpoints / "clip")
+    hf_config = json.loads((checkpoints / "glamm" / "config.json").read_text())
+    del hf_config["glamm_jax"], hf_config["vocab_size"]
+    (tmp_path / "padded" / "config.json").write_text(json.dumps(hf_config))
+    assert run("from-torch", tmp_path / "padded", *clip, "--out", tmp_path / "model") == 0
+    assert "25 rows of the vocabulary are padding after 807 ids" in capsys.readouterr().out
+    assert ModelFolder(tmp_path / "model").config.llama.vocab_size == 832
+    assert run("to-torch", tmp_path / "model", "--out", tmp_path / "back") == 0
+    assert_same(tensors(tmp_path / "back"), arrays)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"embed": 832, "head": 807}, "has 832 rows, but lm_head.weight has 807 rows"),
+        ({"embed": 833, "head": 833}, "has 807 ids, but the embeddings of .* have 833 rows"),
+    ],
+)
+def test_other_numbers_of_rows_are_refused(checkpoints, tmp_path, capsys, rows, message):
+    save_padded(checkpoints, tmp_path / "padded", **rows)
+    arguments = ("from-torch", tmp_path / "padded", "--clip", checkpoints / "clip")
+    assert re.search(message, refused(capsys, *arguments, "--out", tmp_path / "m"))
+
+
+def test_a_padded_llama_keeps_its_rows(parts, tmp_path):
+    arrays = tensors(parts / "llama")
+    padded = tmp_path / "llama"
+    padded.mkdir()
+    for name in VOCABULARY:
+        arrays[name] = np.concatenate([arrays[name], np.full((32, 64), 0.5, np.float32)])
+    save_pickled(padded / "pytorch_model.bin", arrays)
+    for path in (parts / "llama").iterdir():
+        if path.name.startswith(("tokenizer", "special")):
+            (padded / path.name).write_bytes(path.read_bytes())
+    arguments = ("from-torch", padded, "--clip", parts / "clip", "--sam", parts / "sam.pth")
+    assert run(*arguments, "--out", tmp_path / "model") == 0
+    folder = ModelFolder(tmp_path / "model")
+    assert (folder.read("llama.embed_tokens.table") == arrays[VOCABULARY[0]]).all()
+    assert (folder.read("llama.lm_head.kernel") == arrays[VOCABULARY[1]].T).all()
+
+
+# ------------------------------------------------------------------------------ any model folder
+
+SMALL_CLIP = replace(CONFIG.clip, num_layers=2, projector_layer=-1, region_layers=(-2, -1))
+SMALL = replace(
+    CONFIG,
+    clip=SMALL_CLIP,
+    region=replace(CONFIG.region, num_fusion_rounds=1),
+    sam=replace(CONFIG.sam, num_layers=2, global_blocks=(1,), decoder_heads=2),
+)
+VARIANTS = {
+    "few clip layers": SMALL,
+    "adapters": replace(SMALL, lora=LoRAConfig(rank=3, alpha=5.0, targets=("q_proj", "up_proj"))),
+    "one region layer": replace(
+        SMALL, clip=replace(SMALL_CLIP, region_layers=(0, 2)), compute_dtype="bfloat16"
+    ),
+    "paper": replace(tiny(800, "paper"), sam=SMALL.sam),
+}
+
+
+def write_any_model(path: Path, config: GLaMMConfig, dtype: np.dtype) -> None:
+    """Write a model folder as a training does, with random leaves."""
+    noise = np.random.default_rng(0)
+    leaves = MemorySource(
+        {
+            name: noise.standard_normal(shape).astype(dtype)
+            for name, shape in leaf_shapes(config).items()
+        }
+    )
+    source_info = {"tensors": default_stored_dtypes(table_of(config), leaves), "described": {}}
+    with atomic_folder(path, 0) as folder:
+        copy_leaves(leaves, TensorWriter(folder))
+        finish_folder(folder, config, source_info, TOKENIZER)
+
+
+@pytest.mark.parametrize(
+    ("variant", "dtype"),
+    [
+        ("few clip layers", "float32"),
+        ("adapters", "bfloat16"),
+        *(
+            pytest.param(variant, dtype, marks=pytest.mark.slow)
+            for variant in VARIANTS
+            for dtype in ("float32", "bfloat16")
+            if (variant, dtype) not in {("few clip layers", "float32"), ("adapters", "bfloat16")}
+        ),
+    ],
+)
+def test_any_model_folder_is_exported_and_returns(tmp_path, variant, dtype):
+    model = tmp_path / "model"
+    write_any_model(model, VARIANTS[variant], np.dtype(jnp.dtype(dtype)))
+    assert run("to-torch", model, "--lora", "injected", "--out", tmp_path / "glamm") == 0
+    assert run("to-torch", model, "--part", "clip", "--out", tmp_path / "clip") == 0
+    arguments = ("from-torch", tmp_path / "glamm", "--clip", tmp_path / "clip")
+    assert run(*arguments, "--out", tmp_path / "back") == 0
+    assert ModelFolder(tmp_path / "back").config == VARIANTS[variant]
+    assert_same(tensors(tmp_path / "back"), tensors(model))
+
+
+@pytest.mark.parametrize("config", [SMALL.clip, SMALL.sam, replace(SMALL.llama, num_layers=1)])
+def test_a_part_alone_returns(tmp_path, config):
+    write_any_model(tmp_path / "model", config, np.dtype(np.float32))
+    assert run("to-torch", tmp_path / "model", "--out", tmp_path / "torch") == 0
+    assert run("from-torch", tmp_path / "torch", "--out", tmp_path / "back") == 0
+    back = ModelFolder(tmp_path / "back").config
+    assert (replace(back, remat="none") if isinstance(back, LlamaConfig) else back) == config
+    assert_same(tensors(tmp_path / "back"), tensors(tmp_path / "model"))
+
+
+def test_the_shipped_model_is_exported(tmp_path):
+    model = Path(__file__).parents[2] / "checkpoints" / "miniworld-tiny"
+    for part in ("glamm", "clip"):
+        assert run("to-torch", model, "--part", part, "--out", tmp_path / part) == 0
+    arguments = ("from-torch", tmp_path / "glamm", "--clip", tmp_path / "clip")
+    assert run(*arguments, "--out", tmp_path / "back") == 0
+    assert (tmp_path / "back" / "config.json").read_text() == (model / "config.json").read_text()
+    assert_same(tensors(tmp_path / "back"), tensors(model))

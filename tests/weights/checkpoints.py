@@ -8,10 +8,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from glamm_jax.cli.convert.assemble import leaf_shapes
 from glamm_jax.config import GLaMMConfig, LoRAConfig, tiny
-from glamm_jax.models.abstract import abstract_model
 from glamm_jax.testing.golden_checkpoints import GoldenSource, write_checkpoint
-from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX
 from glamm_jax.weights.hf_config import clip_hf_config, glamm_hf_config, with_glamm_jax_config
 from glamm_jax.weights.rules import Shape, tensor_shapes
@@ -32,7 +31,7 @@ def stored_dtype(name: str) -> np.dtype:
 def all_shapes(config: GLaMMConfig) -> dict[str, Shape]:
     """Return the shapes of all tensors of a checkpoint, buffers and unused layers included."""
     table = table_of(config)
-    shapes = dict(tensor_shapes(table, state_shapes(abstract_model(config)[1])))
+    shapes = dict(tensor_shapes(table, leaf_shapes(config)))
     for name, tensor in table.unmapped_by_name().items():
         if tensor.compute is not None and "pixel_" not in name:
             shapes[name] = tensor.compute().shape

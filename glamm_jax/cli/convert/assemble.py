@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from glamm_jax.config import GLaMMConfig
+from glamm_jax.config import GLaMMConfig, LoRAConfig
+from glamm_jax.json_files import JSONObject
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
+from glamm_jax.weights.adapter import UniformAdapter, check_saved_modules
 from glamm_jax.weights.checkpoint_files import Checkpoint, open_checkpoint, read_hf_config
-from glamm_jax.weights.config_file import AnyConfig, config_from_json
+from glamm_jax.weights.config_file import KINDS, AnyConfig, config_from_json
 from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.glamm import CLIP_PREFIX, REGION_PREFIX
 from glamm_jax.weights.hf_config import GLAMM_JAX_KEY
@@ -24,11 +27,13 @@ from glamm_jax.weights.infer_config import (
     sam_config,
 )
 from glamm_jax.weights.initial_tensors import InitialSource
-from glamm_jax.weights.rules import WeightsError, tensor_shapes
+from glamm_jax.weights.peft_config import ADAPTER_CONFIG, AdapterSettings, adapter_settings
+from glamm_jax.weights.rules import Shapes, WeightsError, tensor_shapes
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_names import DROPPED, glamm_name
 from glamm_jax.weights.tensor_sources import (
     JoinedSource,
+    OverlaidSource,
     RenamedSource,
     ResizedVocabularySource,
     TensorSource,
@@ -37,6 +42,7 @@ from glamm_jax.weights.tensor_sources import (
 
 # Tensors that may be missing when a GLaMM is assembled from a LLaMA; they are initialized.
 INITIALIZED_PREFIXES = ("model.mm_projector.", "model.text_hidden_fcs.", REGION_PREFIX)
+MAX_PADDING = 512  # rows of a vocabulary beyond the ids of the tokenizer
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class Request:
         region: GPT4RoI folder.
         adapter: folder of a peft adapter.
         tokenizer: folder of the tokenizer; None: that of `source`.
-        lora_alpha: of adapters without an adapter_config.json.
+        lora_alpha: of adapters without an adapter_config.json; None: as released, for those of a
+            training checkpoint.
         seed: of initialized tensors.
     """
 
@@ -60,7 +67,7 @@ class Request:
     region: Path | None = None
     adapter: Path | None = None
     tokenizer: Path | None = None
-    lora_alpha: float = 16.0
+    lora_alpha: float | None = None
     seed: int = 0
 
 
@@ -74,6 +81,10 @@ class Assembly:
         hf_configs: config.json of every family.
         tokenizer: folder of the tokenizer.
         num_dropped: {reason: number of tensors}.
+        originals: the adapter's tensors that were changed, as they were.
+        not_exported: tensors of layers that the adapter does not adapt.
+        replaced: tensors without LoRA that the adapter replaced.
+        warnings: sentences for the user.
     """
 
     config: AnyConfig
@@ -81,6 +92,28 @@ class Assembly:
     hf_configs: dict[Family, dict[str, Any]]
     tokenizer: Path | None
     num_dropped: dict[str, int]
+    originals: TensorSource | None = None
+    not_exported: frozenset[str] = frozenset()
+    replaced: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass
+class _Adapter:
+    """What is known of the adapters of a model while it is assembled.
+
+    Attributes:
+        settings: of adapter_config.json; None: there are no adapters, or injected ones without it.
+        replaced: tensors without LoRA that the adapter replaces.
+        lora: the configuration of the uniform adapters.
+        source: the uniform adapters, with all other tensors.
+    """
+
+    settings: AdapterSettings | None = None
+    replaced: tuple[str, ...] = ()
+    lora: LoRAConfig | None = None
+    source: UniformAdapter | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 def assemble(request: Request) -> Assembly:
@@ -109,15 +142,21 @@ def _assemble_component(request: Request, main: Checkpoint) -> Assembly:
     tensors, hf_configs = main.tensors, {main.family: main.hf_config}
     if main.family == "clip":
         tensors = RenamedSource(tensors, lambda name: name if glamm_name("clip", name) else None)
-        config = clip_config(shapes_of(tensors), main.hf_config)
-        return Assembly(config, tensors, hf_configs, None, _count_dropped((main, tensors)))
+        config = component_config("clip", main.hf_config) or clip_config(
+            shapes_of(tensors), main.hf_config, is_alone=True
+        )
+        dropped = _count_dropped((main, tensors))
+        return Assembly(config, tensors, hf_configs, None, dropped, warnings=main.warnings)
     if main.family == "sam":
-        return Assembly(sam_config(shapes_of(tensors)), tensors, hf_configs, None, {})
+        config = component_config("sam", main.hf_config) or sam_config(shapes_of(tensors))
+        return Assembly(config, tensors, hf_configs, None, main.num_dropped, warnings=main.warnings)
     if main.family == "llama":
         has_tokenizer = (main.path / "tokenizer.model").is_file()
         tokenizer = request.tokenizer or (main.path if has_tokenizer else None)
         config = llama_config(shapes_of(tensors), main.hf_config, str(main.path / "config.json"))
-        return Assembly(config, tensors, hf_configs, tokenizer, {})
+        return Assembly(
+            config, tensors, hf_configs, tokenizer, main.num_dropped, warnings=main.warnings
+        )
     option = (
         "--adapter, together with a GLaMM"
         if main.family == "adapter"
@@ -147,36 +186,43 @@ def _assemble_glamm(request: Request, main: Checkpoint) -> Assembly:
         ("clip", request.clip),
         ("sam", request.sam),
         ("gpt4roi", request.region),
-        ("adapter", request.adapter),
     )
     for family, path in options:
         if path is None:
             continue
         part = open_checkpoint(path)
-        if part.family != family:
-            raise WeightsError(f"{path} is a {part.family} checkpoint, not {family}")
+        _check_family(part, family)
         parts.append((part, RenamedSource(part.tensors, partial(glamm_name, family))))
     hf_configs = {part.family: part.hf_config for part, _ in parts}
     tensors: TensorSource = JoinedSource([source for _, source in parts])
+    dropped = _count_dropped(*parts)
+    tensors, adapter = _with_adapter(request, main, tensors, hf_configs, dropped)
+    if count := sum(name in adapter.replaced for _, part in parts for name in part.infos):
+        dropped["replaced by modules that the adapter contains"] = count
     if not any(name.startswith(CLIP_PREFIX) for name in tensors.infos):
         # quirk 27: the original saves its checkpoints without CLIP.
         raise WeightsError(
             f"{main.path}: contains no CLIP, since the original does not save it; pass CLIP's "
             "folder with --clip"
         )
+    num_rows = _vocabulary_rows(tensors, main.path)
     if main.family == "llama":
         tensors = ResizedVocabularySource(tensors, tokenizer.size, request.seed)
-        hf_configs["llama"] = main.hf_config | {"vocab_size": tokenizer.size}
-    config = _infer_config(request, tensors, hf_configs, tokenizer)
+        num_rows = max(num_rows, tokenizer.size)
+    if main.family == "llama" or adapter.replaced:
+        hf_configs[main.family] = main.hf_config | {"vocab_size": num_rows}
+    if adapter.settings is not None:
+        tensors = _make_uniform(adapter, tensors)
+    config = _infer_config(request, tensors, hf_configs, tokenizer, adapter)
     if main.family == "llama":
-        expected = tensor_shapes(table_of(config), state_shapes(abstract_model(config)[1]))
+        expected = tensor_shapes(table_of(config), leaf_shapes(config))
         missing = {
             name: shape
             for name, shape in expected.items()
             if name not in tensors.infos and name.startswith(INITIALIZED_PREFIXES)
         }
         tensors = JoinedSource([tensors, InitialSource(missing, request.seed)])
-    if tokenizer.size != config.llama.vocab_size:
+    if not _is_padded(config.llama.vocab_size, tokenizer.size):
         raise WeightsError(
             f"the tokenizer in {tokenizer_folder} has {tokenizer.size} ids, but the embeddings of "
             f"{main.path} have {config.llama.vocab_size} rows; pass the model's tokenizer with "
@@ -189,7 +235,129 @@ def _assemble_glamm(request: Request, main: Checkpoint) -> Assembly:
             f"{main.path}: bbox_token_idx is {region_id} in config.json, but <bbox> is "
             f"{config.tokens.region} in the tokenizer in {tokenizer_folder}"
         )
-    return Assembly(config, tensors, hf_configs, tokenizer_folder, _count_dropped(*parts))
+    warnings = [warning for part, _ in parts for warning in part.warnings] + adapter.warnings
+    uniform = adapter.source
+    return Assembly(
+        config,
+        tensors,
+        hf_configs,
+        tokenizer_folder,
+        dropped,
+        originals=uniform.originals() if uniform else None,
+        not_exported=uniform.added if uniform else frozenset(),
+        replaced=adapter.replaced,
+        warnings=tuple(warnings),
+    )
+
+
+@cache
+def leaf_shapes(config: AnyConfig) -> Shapes:
+    """Return path and shape of every leaf of a model. Tracing it takes seconds."""
+    return MappingProxyType(state_shapes(abstract_model(config)[1]))
+
+
+def component_config(kind: str, hf_config: dict[str, Any]) -> AnyConfig | None:
+    """Return the configuration that an export added to a config.json; None: there is none.
+
+    Raises:
+        ConfigError: it is invalid.
+    """
+    if GLAMM_JAX_KEY not in hf_config:
+        return None
+    return config_from_json(KINDS[kind], hf_config[GLAMM_JAX_KEY])
+
+
+def _check_family(part: Checkpoint, family: Family) -> None:
+    if part.family != family:
+        raise WeightsError(f"{part.path} is a {part.family} checkpoint, not {family}")
+
+
+def _with_adapter(
+    request: Request,
+    main: Checkpoint,
+    tensors: TensorSource,
+    hf_configs: dict[Family, dict[str, Any]],
+    dropped: dict[str, int],
+) -> tuple[TensorSource, _Adapter]:
+    """Add the adapter of --adapter, or read the settings of injected adapters.
+
+    Its config.json and the numbers of its dropped tensors are added to `hf_configs` and `dropped`.
+    """
+    folder = main.path if main.path.is_dir() else main.path.parent
+    if request.adapter is None:
+        adapter = _Adapter()
+        if not any(".lora_" in name for name in tensors.infos):
+            return tensors, adapter
+        hf_config = read_hf_config(folder, ADAPTER_CONFIG)
+        if hf_config:
+            hf_configs["adapter"] = hf_config
+            where = str(folder / ADAPTER_CONFIG)
+            adapter.settings = adapter_settings(JSONObject(hf_config, where))
+            adapter.warnings += adapter.settings.warnings
+        return tensors, adapter
+    part = open_checkpoint(request.adapter, is_adapter=True)
+    _check_family(part, "adapter")
+    overlay = RenamedSource(part.tensors, partial(glamm_name, "adapter"))
+    matrices = [name for name in overlay.infos if ".lora_A." in name]
+    folder = part.path if part.path.is_dir() else part.path.parent
+    hf_config = part.hf_config or read_hf_config(folder, ADAPTER_CONFIG)
+    where = str(folder / ADAPTER_CONFIG)
+    if hf_config:
+        settings = adapter_settings(JSONObject(hf_config, where))
+    elif request.lora_alpha is None:
+        raise WeightsError(
+            f"{where}: no such file, so the scale of the adapter is unknown; copy the file, or "
+            "pass --lora-alpha"
+        )
+    else:
+        rank = overlay.infos[matrices[0]].shape[0] if matrices else 1
+        settings = AdapterSettings(where, rank, request.lora_alpha, LoRAConfig().dropout)
+    replaced = tuple(name for name in overlay.infos if ".lora_" not in name)
+    check_saved_modules(settings, [*replaced])
+    hf_configs["adapter"] = hf_config
+    for reason, count in part.num_dropped.items():
+        dropped[reason] = dropped.get(reason, 0) + count
+    adapter = _Adapter(settings, replaced, warnings=[*part.warnings, *settings.warnings])
+    return OverlaidSource(tensors, overlay), adapter
+
+
+def _make_uniform(adapter: _Adapter, tensors: TensorSource) -> UniformAdapter:
+    """Give the adapters one rank and one scale."""
+    settings = adapter.settings
+    assert settings is not None
+    uniform = UniformAdapter(tensors, settings)
+    is_plain = uniform.scale == settings.alpha / uniform.rank
+    alpha = settings.alpha if is_plain else uniform.scale * uniform.rank
+    hf_config = {"lora_alpha": alpha, "lora_dropout": settings.dropout}
+    adapter.lora = lora_config(shapes_of(uniform), hf_config)
+    adapter.source = uniform
+    return uniform
+
+
+def _vocabulary_rows(tensors: TensorSource, path: Path) -> int:
+    """Return the number of rows of the embeddings and of the head.
+
+    Raises:
+        WeightsError: they differ.
+    """
+    rows = {
+        name: tensors.infos[name].shape[0]
+        for name in ResizedVocabularySource.RESIZED
+        if name in tensors.infos and tensors.infos[name].shape
+    }
+    if len(set(rows.values())) > 1:
+        stated = ", but ".join(f"{name} has {count} rows" for name, count in rows.items())
+        raise WeightsError(f"{path}: {stated}; resize both to the same vocabulary")
+    return next(iter(rows.values()), 0)
+
+
+def _is_padded(num_rows: int, num_ids: int) -> bool:
+    """Return whether a vocabulary is that of the tokenizer, or padded to a multiple of 8 or more.
+
+    A tokenizer of fewer ids is also what a wrong one looks like, so the padding is bounded.
+    """
+    num_padding = num_rows - num_ids
+    return num_padding == 0 or (num_rows % 8 == 0 and 0 < num_padding < MAX_PADDING)
 
 
 def _infer_config(
@@ -197,19 +365,49 @@ def _infer_config(
     tensors: TensorSource,
     hf_configs: dict[Family, dict[str, Any]],
     tokenizer: Tokenizer,
+    adapter: _Adapter,
 ) -> GLaMMConfig:
     hf_config = hf_configs.get("glamm") or hf_configs.get("llama") or {}
-    adapter = hf_configs.get("adapter", {"lora_alpha": request.lora_alpha})
     shapes = shapes_of(tensors)
+    alpha = request.lora_alpha
+    lora = adapter.lora or lora_config(shapes, {} if alpha is None else {"lora_alpha": alpha})
+    is_assumed = lora is not None and adapter.settings is None and alpha is None
     if GLAMM_JAX_KEY in hf_config:
         config = config_from_json(GLaMMConfig, hf_config[GLAMM_JAX_KEY])
-        return replace(config, tokens=tokenizer.tokens, lora=lora_config(shapes, adapter))
+        stored = config.lora
+        if (
+            is_assumed
+            and stored
+            and lora == replace(stored, alpha=LoRAConfig().alpha, dropout=LoRAConfig().dropout)
+        ):
+            lora, is_assumed = stored, False
+        if adapter.replaced:
+            llama = replace(config.llama, vocab_size=hf_config["vocab_size"])
+            config = replace(config, llama=llama)
+        config = replace(config, tokens=tokenizer.tokens, lora=lora)
+    else:
+        config = _infer_glamm(request, shapes, hf_configs, hf_config, tokenizer)
+    if is_assumed and lora is not None:
+        adapter.warnings.append(
+            f"{request.source}: has no adapter_config.json; alpha {lora.alpha:g} of the adapters "
+            "is assumed, as released; --lora-alpha sets another"
+        )
+    return replace(config, lora=lora)
+
+
+def _infer_glamm(
+    request: Request,
+    shapes: Shapes,
+    hf_configs: dict[Family, dict[str, Any]],
+    hf_config: dict[str, Any],
+    tokenizer: Tokenizer,
+) -> GLaMMConfig:
+    shapes = {name: shape for name, shape in shapes.items() if ".lora_" not in name}
     return glamm_config(
         shapes,
         hf_config,
         hf_configs.get("clip", {}),
         tokens=tokenizer.tokens,
-        adapter_config=adapter,
         source_name=str(request.source / "config.json"),
     )
 
@@ -217,4 +415,8 @@ def _infer_config(
 def _count_dropped(*parts: tuple[Checkpoint, TensorSource]) -> dict[str, int]:
     """Count the tensors of every checkpoint that its source leaves out, by reason."""
     counts = {part.family: len(part.tensors.infos) - len(source.infos) for part, source in parts}
-    return {DROPPED[family]: count for family, count in counts.items() if count}
+    dropped = {DROPPED[family]: count for family, count in counts.items() if count}
+    for part, _ in parts:
+        for reason, count in part.num_dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+    return dropped

@@ -18,6 +18,14 @@ The family of SOURCE is inferred from its contents:
                  tokens, and layers that no checkpoint contains (V-L unless it is a LLaVA, the
                  region encoder without --region, L-P), are initialized from --seed
 
+Names are read as trainings save them: with the prefixes of DDP, torch.compile, FSDP and peft, and
+CLIP without vision_model. (transformers 5). In a folder with several copies of the weights,
+model.safetensors counts first, then safetensors shards, pytorch_model.bin and its shards; a warning
+names the files that are ignored. Rows that pad the vocabulary are kept. A key of
+adapter_config.json that changes the computation is applied or rejected by name; modules that the
+adapter contains (embeddings after a vocabulary was resized, modules_to_save) replace those of
+SOURCE.
+
 Every tensor is converted, recomputed (checked now, written again on export), carried (stored
 unused for the export) or dropped for a reason that is printed. Missing and unknown tensors and
 wrong shapes are listed in one error before anything is written. Stored dtypes are kept. Code in
@@ -29,14 +37,18 @@ Exit status: 0 success, 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
 
-from glamm_jax.cli.convert.assemble import Request, assemble
+from glamm_jax.cli.convert.assemble import Request, assemble, leaf_shapes
+from glamm_jax.cli.program import printable
 from glamm_jax.cli.progress import print_summary, progress_bar
+from glamm_jax.config import GLaMMConfig
 from glamm_jax.files import atomic_folder
-from glamm_jax.models.abstract import abstract_model
-from glamm_jax.weights.flat_state import state_shapes
+from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.folder import finish_folder
+from glamm_jax.weights.lora import REPLACED_BY_ADAPTER
 from glamm_jax.weights.safetensors import TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import nbytes_of
@@ -66,8 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lora-alpha",
         type=float,
-        default=16.0,
-        help="alpha of injected LoRA (default: 16, as released)",
+        help="alpha of adapters without adapter_config.json (default of injected ones: 16, as "
+        "released)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of initialized layers (default: 0)"
@@ -88,16 +100,33 @@ def run(options: argparse.Namespace) -> None:
             seed=options.seed,
         )
     )
-    table, leaves = table_of(assembly.config), state_shapes(abstract_model(assembly.config)[1])
+    for warning in assembly.warnings:
+        print(f"from-torch: warning: {printable(warning)}", file=sys.stderr)
+    table, leaves = table_of(assembly.config), leaf_shapes(assembly.config)
     nbytes = nbytes_of(assembly.tensors)
     with atomic_folder(options.out, nbytes) as folder:
         with progress_bar(nbytes, "converting") as advance:
             stored_dtypes = import_tensors(
-                table, assembly.tensors, leaves, TensorWriter(folder), on_tensor=advance
+                table,
+                assembly.tensors,
+                leaves,
+                TensorWriter(folder),
+                originals=assembly.originals,
+                not_exported=assembly.not_exported,
+                on_tensor=advance,
             )
-        source_info = {"described": assembly.hf_configs, "tensors": stored_dtypes}
+        source_info: dict[str, Any] = {
+            "described": assembly.hf_configs,
+            "tensors": stored_dtypes,
+        }
+        if assembly.replaced:
+            source_info[REPLACED_BY_ADAPTER] = sorted(assembly.replaced)
         finish_folder(folder, assembly.config, source_info, assembly.tokenizer)
     infos = assembly.tensors.infos
+    if isinstance(assembly.config, GLaMMConfig) and assembly.tokenizer is not None:
+        num_ids = load_tokenizer(assembly.tokenizer).size
+        if num_padding := assembly.config.llama.vocab_size - num_ids:
+            print(f"{num_padding} rows of the vocabulary are padding after {num_ids} ids")
     unmapped = [tensor for name, tensor in table.unmapped_by_name().items() if name in infos]
     print(f"{options.out}: {len(infos) - len(unmapped)} tensors converted")
     for disposition in ("recomputed", "carried", "dropped"):

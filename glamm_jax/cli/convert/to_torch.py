@@ -11,7 +11,7 @@ examples:
   glamm     a Hugging Face folder for the original's from_pretrained: safetensors, index,
             config.json, tokenizer; without CLIP, as the original saves it (default)
   clip      the CLIP folder, with the layers that GLaMM does not use
-  adapter   the LoRA adapters of the model, as a peft adapter
+  adapter   the LoRA adapters of the model, as a peft adapter, with the modules that came with them
 
 A model folder of CLIP, LLaMA or SAM alone has one part, and --part is not needed.
 
@@ -32,27 +32,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from glamm_jax.cli.convert.assemble import leaf_shapes
 from glamm_jax.cli.progress import print_summary, progress_bar
-from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig
+from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, SAMConfig
 from glamm_jax.errors import FolderError
 from glamm_jax.files import atomic_folder
-from glamm_jax.models.abstract import abstract_model
-from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.folder import ModelFolder, copy_tokenizer
 from glamm_jax.weights.glamm import CLIP_PREFIX
 from glamm_jax.weights.hf_config import (
     adapter_hf_config,
     clip_hf_config,
+    component_hf_config,
     glamm_hf_config,
     llama_hf_config,
     with_glamm_jax_config,
 )
-from glamm_jax.weights.lora import MergedLeaves, adapter_name
+from glamm_jax.weights.lora import (
+    REPLACED_BY_ADAPTER,
+    MergedLeaves,
+    UniformLeaves,
+    adapter_name,
+)
 from glamm_jax.weights.rules import WeightTable, tensor_shapes
 from glamm_jax.weights.safetensors import DTYPES, TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import LeafSource, shapes_of
-from glamm_jax.weights.transfer import StoredDtypes, default_stored_dtypes, export_tensors
+from glamm_jax.weights.transfer import CARRIED, StoredDtypes, default_stored_dtypes, export_tensors
 
 
 @dataclass(frozen=True)
@@ -143,8 +148,12 @@ def select_part(folder: ModelFolder, name: str, lora: str) -> Part:
     hf_configs = source_info.get("described", {})
     if not isinstance(config, GLaMMConfig):
         hf_config = None
+        shapes = tensor_shapes(table, shapes_of(folder))
         if isinstance(config, CLIPConfig):
             hf_config = hf_configs.get("clip") or clip_hf_config(config)
+            hf_config = component_hf_config(hf_config, config, shapes)
+        elif isinstance(config, SAMConfig):
+            hf_config = component_hf_config({}, config, shapes) or None
         elif isinstance(config, LlamaConfig):
             default = llama_hf_config(config, _torch_dtype(stored_dtypes))
             hf_config = default | hf_configs.get("llama", {})
@@ -160,16 +169,24 @@ def select_part(folder: ModelFolder, name: str, lora: str) -> Part:
     if name == "adapter":
         if config.lora is None:
             raise FolderError(f"{folder.path}: has no LoRA adapters to export")
-        stored_dtypes = {tensor: d for tensor, d in stored_dtypes.items() if ".lora_" in tensor}
-        modules = sorted({tensor.split(".lora_")[0] for tensor in stored_dtypes})
+        matrices = [tensor for tensor in stored_dtypes if ".lora_" in tensor]
+        modules = sorted({tensor.split(".lora_")[0] for tensor in matrices})
+        replaced = set(source_info.get(REPLACED_BY_ADAPTER, ()))
+        hf_config = adapter_hf_config(config.lora, modules, str(folder.path))
         return Part(
             table,
-            stored_dtypes,
+            {tensor: stored_dtypes[tensor] for tensor in (*matrices, *sorted(replaced))},
             folder,
-            adapter_hf_config(config.lora, modules, str(folder.path)),
+            hf_config | hf_configs.get("adapter", {}),
             rename=adapter_name,
             stem="adapter_model",
             config_name="adapter_config.json",
+        )
+    if lora == "none" and config.lora is not None and source_info.get(REPLACED_BY_ADAPTER):
+        raise FolderError(
+            f"{folder.path}: {', '.join(source_info[REPLACED_BY_ADAPTER])} came with the adapter, "
+            "and the model folder does not contain those of before; use --lora merged, or convert "
+            "the model again without --adapter"
         )
     return _glamm_part(folder, config, lora, stored_dtypes, hf_configs)
 
@@ -188,7 +205,15 @@ def _glamm_part(
         config = replace(config, lora=None)
         stored_dtypes = {n: d for n, d in stored_dtypes.items() if ".lora_" not in n}
     table = table_of(config)
-    shapes = tensor_shapes(table, state_shapes(abstract_model(config)[1]))
+    if config.lora is not None:
+        leaves = UniformLeaves(folder)
+        default = default_stored_dtypes(table, leaves)
+        adapters = {n: d for n, d in default.items() if ".lora_" in n}
+        stored_dtypes = stored_dtypes | {
+            name: stored_dtypes.get(name, dtype) if CARRIED + name not in folder.infos else dtype
+            for name, dtype in adapters.items()
+        }
+    shapes = tensor_shapes(table, leaf_shapes(config))
     hf_config = glamm_hf_config(config, _torch_dtype(stored_dtypes)) | hf_configs.get("glamm", {})
     hf_config = with_glamm_jax_config(hf_config, config, shapes, hf_configs.get("clip", {}))
     return Part(table, stored_dtypes, leaves, hf_config)
