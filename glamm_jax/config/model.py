@@ -20,7 +20,7 @@ RopeType = Literal["linear", "llama3"]
 
 RGB = tuple[float, float, float]
 
-# Metadata of a field that older releases lack: it is written to JSON unless it has its default value.
+# Metadata of a field that older releases lack: JSON has it only where it is not the default.
 OPTIONAL: dict[str, Any] = {"optional": True}
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

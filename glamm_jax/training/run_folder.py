@@ -129,7 +129,10 @@ class RunFolder:
             stored = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read: {error}") from error
-        old, new = flatten_config(stored), flatten_config(json.loads(json.dumps(config_to_json(config))))
+        old, new = (
+            flatten_config(stored),
+            flatten_config(json.loads(json.dumps(config_to_json(config)))),
+        )
         changes = [
             f"{name} was {was}, now {now}"
             for name, was, now in changed_fields(old, new, CHANGEABLE_FIELDS)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, LoRAConfig
+from glamm_jax.weights.config_file import config_to_json
 from glamm_jax.weights.infer_config import HFConfig, glamm_config
-from glamm_jax.weights.rules import Shapes
+from glamm_jax.weights.rules import Shapes, WeightsError
 
 # Key of the complete GLaMMConfig, where it cannot be inferred from shapes and the original's keys.
 GLAMM_JAX_KEY = "glamm_jax"
@@ -34,13 +34,35 @@ def llama_hf_config(config: LlamaConfig, dtype: str) -> dict[str, Any]:
         "rope_theta": config.rope_theta,
         "hidden_act": "silu",
         "initializer_range": 0.02,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": 1,
         "eos_token_id": 2,
         "pad_token_id": 0,
         "torch_dtype": dtype,
         "use_cache": True,
-    }
+    } | _newer_keys(config)
+
+
+def _newer_keys(config: LlamaConfig) -> dict[str, Any]:
+    """Return the keys that LLaMA of the first generation lacks; every version reads them."""
+    keys: dict[str, Any] = {}
+    if config.num_kv_heads is not None:
+        keys["num_key_value_heads"] = config.num_kv_heads
+    if config.head_width is not None:
+        keys["head_dim"] = config.head_width
+    scaling = config.rope_scaling
+    if scaling is not None:
+        # The first versions with scaling read "type", later ones "rope_type".
+        keys["rope_scaling"] = {"factor": scaling.factor, "rope_type": scaling.kind}
+        if scaling.kind == "linear":
+            keys["rope_scaling"]["type"] = scaling.kind
+        else:
+            keys["rope_scaling"] |= {
+                "low_freq_factor": scaling.low_freq_factor,
+                "high_freq_factor": scaling.high_freq_factor,
+                "original_max_position_embeddings": scaling.original_max_positions,
+            }
+    return keys
 
 
 def glamm_hf_config(config: GLaMMConfig, dtype: str, clip_name: str = CLIP_NAME) -> dict[str, Any]:
@@ -98,9 +120,12 @@ def with_glamm_jax_config(
         tensors: names and shapes of all tensors, CLIP's included.
         vision_hf_config: config.json of the CLIP folder.
     """
-    inferred = glamm_config(tensors, hf_config, vision_hf_config, tokens=config.tokens)
+    try:
+        inferred = glamm_config(tensors, hf_config, vision_hf_config, tokens=config.tokens)
+    except WeightsError:  # another number of region layers, for example
+        inferred = None
     plain = {key: value for key, value in hf_config.items() if key != GLAMM_JAX_KEY}
-    return plain if inferred == config else plain | {GLAMM_JAX_KEY: asdict(config)}
+    return plain if inferred == config else plain | {GLAMM_JAX_KEY: config_to_json(config)}
 
 
 def clip_hf_config(config: CLIPConfig) -> dict[str, Any]:

@@ -80,7 +80,11 @@ def import_tensors(
                 problems.append(problem)
             if not is_exact:
                 carried.add(name)
-        elif tensor.equal_to in source.infos and not _is_equal(source, name, tensor.equal_to):
+        elif (
+            tensor.equal_to
+            and tensor.equal_to in shapes
+            and not _is_equal(source, name, tensor.equal_to)
+        ):
             problems.append(f"{name}: differs from {tensor.equal_to} ({tensor.reason})")
     if problems:
         raise WeightsError("\n".join([f"problems with the weights ({len(problems)}):", *problems]))

@@ -9,7 +9,7 @@ from typing import Any
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
+from glamm_jax.text.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from glamm_jax.weights.checkpoint_files import Checkpoint, open_checkpoint, read_hf_config
 from glamm_jax.weights.config_file import AnyConfig, config_from_json
 from glamm_jax.weights.flat_state import state_shapes
@@ -114,8 +114,7 @@ def _assemble_component(request: Request, main: Checkpoint) -> Assembly:
     if main.family == "sam":
         return Assembly(sam_config(shapes_of(tensors)), tensors, hf_configs, None, {})
     if main.family == "llama":
-        has_tokenizer = (main.path / "tokenizer.model").is_file()
-        tokenizer = request.tokenizer or (main.path if has_tokenizer else None)
+        tokenizer = request.tokenizer or (main.path if has_tokenizer(main.path) else None)
         config = llama_config(shapes_of(tensors), main.hf_config, str(main.path / "config.json"))
         return Assembly(config, tensors, hf_configs, tokenizer, {})
     option = (
@@ -165,7 +164,8 @@ def _assemble_glamm(request: Request, main: Checkpoint) -> Assembly:
             "folder with --clip"
         )
     if main.family == "llama":
-        tensors = ResizedVocabularySource(tensors, tokenizer.size, request.seed)
+        tied = main.hf_config.get("tie_word_embeddings") is True
+        tensors = ResizedVocabularySource(tensors, tokenizer.size, request.seed, tied)
         hf_configs["llama"] = main.hf_config | {"vocab_size": tokenizer.size}
     config = _infer_config(request, tensors, hf_configs, tokenizer)
     if main.family == "llama":
