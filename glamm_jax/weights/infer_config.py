@@ -151,12 +151,10 @@ def llama_config(
         head_width = None
     kernel = "layers.0.self_attn.k_proj.weight"
     kv_dim = reader.shape(kernel, (hidden_dim, hidden_dim))[0]
-    num_kv_heads = config.integer(
-        "num_key_value_heads",
-        max(1, kv_dim // (head_width or max(1, hidden_dim // num_heads))),
-        1,
-        _MAX_SIZE,
-    )
+    num_kv_heads = kv_dim // (head_width or max(1, hidden_dim // num_heads))
+    if not num_kv_heads or num_heads % num_kv_heads:
+        num_kv_heads = num_heads  # the comparison with the weight table names the tensor
+    num_kv_heads = config.integer("num_key_value_heads", num_kv_heads, 1, _MAX_SIZE)
     max_positions = config.integer("max_position_embeddings", default.max_positions, 1, _MAX_SIZE)
     _check_windows(config, max_positions)
     theta, scaling = _rope(config, default.rope_theta)

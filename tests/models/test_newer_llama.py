@@ -193,19 +193,17 @@ def test_smollm2_has_the_logits_and_the_text_of_transformers(tmp_path):
     their_tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     model = transformers.LlamaForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
     ours = load(tmp_path / "model")
-    for question in ("What is the capital of France?", "Name three animals that can swim."):
-        text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-        prompt = np.array([tokenizer.encode(text)])
-        assert prompt[0].tolist() == their_tokenizer(text).input_ids
-        with torch.no_grad():
-            expected = model(torch.tensor(prompt)).logits.numpy()
-        np.testing.assert_allclose(logits(ours, jnp.asarray(prompt)), expected, atol=2e-4)
-        actual, tokens = map(np.asarray, greedy(ours, jnp.asarray(prompt), 32))
-        np.testing.assert_allclose(actual, expected, atol=2e-4)
-        np.testing.assert_array_equal(tokens, their_greedy(model, prompt, 32))
-        answer = tokenizer.decode(tokens[0])
-        assert answer == their_tokenizer.decode(tokens[0])
-        print(question, answer)
+    text = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    prompt, steps = np.array([tokenizer.encode(text)]), 12
+    assert prompt[0].tolist() == their_tokenizer(text).input_ids
+    with torch.no_grad():
+        expected = model(torch.tensor(prompt)).logits.numpy()
+        their_tokens = their_greedy(model, prompt, steps)[0]
+    actual, tokens = map(np.asarray, greedy(ours, jnp.asarray(prompt), steps))
+    np.testing.assert_allclose(actual, expected, atol=2e-4)
+    answer = tokenizer.decode(tokens[0])
+    assert "Paris" in answer
+    assert answer == their_tokenizer.decode(their_tokens)
     assert convert("to-torch", tmp_path / "model", "--out", tmp_path / "back") == 0
     first, back = SafetensorsSource(source), SafetensorsSource(tmp_path / "back")
     assert first.infos == back.infos
