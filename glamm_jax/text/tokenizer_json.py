@@ -247,8 +247,8 @@ def _use_sentencepiece_spaces(content: dict[str, Any], where: str) -> None:
     if pre_tokenizer is not None:
         if pre_tokenizer.get("type") != "Metaspace":
             raise TokenizerError(
-        raise TokenizerError(f"{where}: neither byte-level nor of sentencepiece")
-                "of LLaMA; supported are ByteLevel, and Metaspace of sentencepiece"
+                f"{where}: pre_tokenizer of type {show(pre_tokenizer.get('type'))}: not a "
+                "tokenizer of LLaMA; supported are ByteLevel, and Metaspace of sentencepiece"
             )
         scheme = pre_tokenizer.get("prepend_scheme", "always")
         prepends |= pre_tokenizer.get("add_prefix_space", scheme != "never") is True
