@@ -13,6 +13,7 @@ from glamm_jax.data.rle import MaskError
 from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.data.split_folder import ConversionError
 from glamm_jax.errors import ConfigError, FolderError
+from glamm_jax.json_files import JSONError
 from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.tokenizer import TokenizerError
 from glamm_jax.weights.rules import WeightsError
@@ -21,7 +22,7 @@ from glamm_jax.weights.safetensors import TensorFileError
 ERRORS = (
     *(ImageError, BoxError, MaskError, PromptError, TokenizerError),
     *(ConfigError, FolderError, TensorFileError, WeightsError),
-    *(ConversionError, ShardError, SourceError),
+    *(ConversionError, ShardError, SourceError, JSONError),
 )
 
 

