@@ -17,3 +17,7 @@ class ConfigError(GLaMMError):
 
 class FolderError(GLaMMError):
     """A folder cannot be read or written."""
+
+
+class GLaMMWarning(UserWarning):
+    """Usable input that is perhaps not what the user meant. Programs print it in one line."""

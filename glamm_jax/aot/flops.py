@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import math
 
-from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, RegionConfig, SAMConfig
+from glamm_jax.config import (
+    PROJECTIONS,
+    CLIPConfig,
+    GLaMMConfig,
+    LlamaConfig,
+    RegionConfig,
+    SAMConfig,
+)
 
 
 def matmul(rows: int, inner: int, columns: int) -> int:
@@ -65,14 +72,13 @@ def sam_encoder(config: SAMConfig) -> int:
 
 def llama_linears(config: LlamaConfig, tokens: int) -> int:
     """Count the seven projections of every layer."""
-    dim = config.hidden_dim
-    layer = 4 * matmul(tokens, dim, dim) + 3 * matmul(tokens, dim, config.mlp_dim)
-    return config.num_layers * layer
+    dims = (config.projection_dims(name) for name in PROJECTIONS)
+    return config.num_layers * sum(matmul(tokens, *widths) for widths in dims)
 
 
 def llama_attention(config: LlamaConfig, tokens: int) -> int:
     """Count the attention of every layer. It is causal: half of the scores."""
-    return config.num_layers * attention(tokens, tokens, config.hidden_dim) // 2
+    return config.num_layers * attention(tokens, tokens, config.query_dim) // 2
 
 
 def llama_head(config: LlamaConfig, tokens: int) -> int:
@@ -88,7 +94,7 @@ def llama_prefill(config: LlamaConfig, tokens: int) -> int:
 
 def llama_step(config: LlamaConfig, context: int) -> int:
     """Count one decoding step of one row: every layer, attention to `context` tokens, logits."""
-    heads = config.num_layers * attention(1, context, config.hidden_dim)
+    heads = config.num_layers * attention(1, context, config.query_dim)
     return llama_linears(config, 1) + heads + llama_head(config, 1)
 
 
@@ -101,20 +107,18 @@ def llama_step_bytes(config: LlamaConfig, rows: int, context: int, width: int = 
         context: tokens in the cache of each row.
         width: bytes per number.
     """
-    dim = config.hidden_dim
-    layer = 4 * dim * dim + 3 * dim * config.mlp_dim
-    weights = config.num_layers * layer + dim * config.vocab_size  # one row of the embeddings only
-    return width * (weights + rows * context * 2 * config.num_layers * dim)
+    layer = sum(math.prod(config.projection_dims(name)) for name in PROJECTIONS)
+    head = config.hidden_dim * config.vocab_size  # of the embeddings one row only, unless tied
+    cache = rows * context * 2 * config.num_layers * config.kv_dim
+    return width * (config.num_layers * layer + head + cache)
 
 
 def lora(config: GLaMMConfig, tokens: int) -> int:
     """Count both matrices of every LoRA adapter."""
     if config.lora is None:
         return 0
-    mlp = ("gate_proj", "up_proj", "down_proj")
-    dim, mlp_dim, rank = config.llama.hidden_dim, config.llama.mlp_dim, config.lora.rank
-    widths = sum(dim + (mlp_dim if name in mlp else dim) for name in config.lora.targets)
-    return config.llama.num_layers * matmul(tokens, rank, widths)
+    widths = sum(sum(config.llama.projection_dims(name)) for name in config.lora.targets)
+    return config.llama.num_layers * matmul(tokens, config.lora.rank, widths)
 
 
 def projector(config: GLaMMConfig, vectors: int) -> tuple[int, int]:

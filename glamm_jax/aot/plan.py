@@ -257,12 +257,13 @@ def _language_matmuls(
     attention = rows * flops.llama_attention(llama, shape.tokens)
     adapters = flops.lora(config, rows * shape.tokens)
     logits = flops.llama_head(llama, rows * shape.targets)
+    head = "embeddings" if llama.tie_embeddings else "lm_head"
     return (
         _Matmuls(llama_title, linears, trained[llama_title], True, full),
         # Of attention, the gradients of both operands.
         _Matmuls(llama_title, attention, True, True, llama.remat != "none"),
         _Matmuls(ADAPTERS, adapters, True, True, full),
-        _Matmuls("lm_head", logits, trained["lm_head"], True),
+        _Matmuls(head, logits, trained[head], True),
         _Matmuls(l_p, flops.text_projection(config, masks), trained[l_p], True),
         _Matmuls(decoder, flops.mask_decoder(config.sam, masks), trained[decoder], True),
         _Matmuls(decoder, matrices, False, False),

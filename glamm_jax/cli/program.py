@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import glamm_jax
-from glamm_jax.errors import ConfigError, GLaMMError
+from glamm_jax.errors import ConfigError, GLaMMError, GLaMMWarning
 
 UNUSABLE_INPUT, INTERRUPTED = 2, 130  # exit statuses
 TRACEBACK_VARIABLE = "GLAMM_JAX_TRACEBACK"
@@ -18,7 +20,8 @@ TRACEBACK_VARIABLE = "GLAMM_JAX_TRACEBACK"
 def run_program(name: str, work: Callable[[], int | None]) -> int:
     """Run a program's work and turn unusable input into one line on stderr.
 
-    Set the environment variable GLAMM_JAX_TRACEBACK to see the traceback instead.
+    Each `GLaMMWarning` is one line, too. Set the environment variable GLAMM_JAX_TRACEBACK to see
+    the traceback instead.
 
     Args:
         name: of the command, printed before the message.
@@ -27,8 +30,19 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
     Returns:
         The exit status: that of `work`, 2 for `GLaMMError` and `OSError`, 130 after Ctrl-C.
     """
+    show_other_warning = warnings.showwarning
+
+    def show_warning(message: Any, category: type[Warning], *args: Any, **options: Any) -> None:
+        if issubclass(category, GLaMMWarning):
+            print(f"{name}: warning: {printable(str(message))}", file=sys.stderr)
+        else:
+            show_other_warning(message, category, *args, **options)
+
     try:
-        return work() or 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", GLaMMWarning)
+            warnings.showwarning = show_warning
+            return work() or 0
     except (GLaMMError, OSError) as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise

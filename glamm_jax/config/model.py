@@ -7,7 +7,7 @@ contradict them. Every class validates itself on construction; the error names t
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from glamm_jax.config.checks import require, require_choice, require_positive
 
@@ -16,8 +16,12 @@ Remat = Literal["none", "full", "dots"]
 DType = Literal["float32", "bfloat16"]
 RegionOutput = Literal["own", "shared"]
 Preset = Literal["released", "paper"]
+RopeType = Literal["linear", "llama3"]
 
 RGB = tuple[float, float, float]
+
+# Metadata of a field that older releases lack: JSON has it only where it is not the default.
+OPTIONAL: dict[str, Any] = {"optional": True}
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -105,8 +109,36 @@ class CLIPConfig:
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """A change of the rotary frequencies, for sequences longer than those of the pretraining.
+
+    Attributes:
+        kind: "linear": all frequencies are divided by `factor`; "llama3": only low ones are.
+        factor: divisor.
+        low_freq_factor: of "llama3": waves longer than original_max_positions / low_freq_factor
+            are divided.
+        high_freq_factor: of "llama3": waves shorter than original_max_positions / high_freq_factor
+            are kept; between both limits the frequencies are interpolated.
+        original_max_positions: of "llama3": longest sequence of the pretraining.
+    """
+
+    kind: RopeType
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 8192
+
+    def __post_init__(self) -> None:
+        require_choice(self, "kind", RopeType)
+        require_positive(self, "factor", "low_freq_factor", "high_freq_factor")
+        require_positive(self, "original_max_positions")
+        message = "must be above low_freq_factor"
+        require(self.high_freq_factor > self.low_freq_factor, self, "high_freq_factor", message)
+
+
+@dataclass(frozen=True)
 class LlamaConfig:
-    """LLaMA / Vicuna decoder. The default is 7B with GLaMM's seven added tokens.
+    """LLaMA decoder: LLaMA 1 to 3, Vicuna, SmolLM2. The default is 7B with GLaMM's added tokens.
 
     Attributes:
         vocab_size: tokens, added ones included.
@@ -119,6 +151,11 @@ class LlamaConfig:
         norm_eps: epsilon of the RMS norms.
         remat: what is recomputed in the backward pass: "none", all of a layer ("full"), or all but
             the results of matrix products ("dots").
+        num_kv_heads: heads of the keys and values, each shared by a group of query heads; None:
+            as many as `num_heads`.
+        head_width: width of a head; None: hidden_dim / num_heads.
+        tie_embeddings: the embeddings are also the matrix of the logits; there is no lm_head.
+        rope_scaling: change of the rotary frequencies.
     """
 
     vocab_size: int = 32007
@@ -130,17 +167,57 @@ class LlamaConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-6
     remat: Remat = "full"
+    num_kv_heads: int | None = field(default=None, metadata=OPTIONAL)
+    head_width: int | None = field(default=None, metadata=OPTIONAL)
+    tie_embeddings: bool = field(default=False, metadata=OPTIONAL)
+    rope_scaling: RopeScaling | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         require_positive(self, "vocab_size", "hidden_dim", "mlp_dim", "num_layers", "num_heads")
         require_positive(self, "max_positions", "rope_theta", "norm_eps")
-        require(self.hidden_dim % self.num_heads == 0, self, "num_heads", "must divide hidden_dim")
-        require(self.head_dim % 2 == 0, self, "num_heads", "the width of a head must be even")
+        if self.head_width is None:
+            divides = self.hidden_dim % self.num_heads == 0
+            require(divides, self, "num_heads", "must divide hidden_dim")
+        else:
+            require_positive(self, "head_width")
+        name = "num_heads" if self.head_width is None else "head_width"
+        require(self.head_dim % 2 == 0, self, name, "the width of a head must be even")
+        if self.num_kv_heads is not None:
+            require_positive(self, "num_kv_heads")
+            divides = self.num_heads % self.num_kv_heads == 0
+            require(divides, self, "num_kv_heads", f"must divide num_heads = {self.num_heads}")
         require_choice(self, "remat", Remat)
 
     @property
     def head_dim(self) -> int:
-        return self.hidden_dim // self.num_heads
+        return self.head_width or self.hidden_dim // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of heads of the keys and values."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def query_dim(self) -> int:
+        """Width of all query heads together."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_dim(self) -> int:
+        """Width of all key heads together, or of all value heads."""
+        return self.kv_heads * self.head_dim
+
+    def projection_dims(self, name: str) -> tuple[int, int]:
+        """Return the widths of a projection's input and output; the name is from `PROJECTIONS`."""
+        return {
+            "q_proj": (self.hidden_dim, self.query_dim),
+            "k_proj": (self.hidden_dim, self.kv_dim),
+            "v_proj": (self.hidden_dim, self.kv_dim),
+            "o_proj": (self.query_dim, self.hidden_dim),
+            "gate_proj": (self.hidden_dim, self.mlp_dim),
+            "up_proj": (self.hidden_dim, self.mlp_dim),
+            "down_proj": (self.mlp_dim, self.hidden_dim),
+        }[name]
 
 
 @dataclass(frozen=True)

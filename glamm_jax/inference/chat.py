@@ -352,7 +352,8 @@ class Assistant:
         """The text of ids; ids that the tokenizer does not have are left out and named."""
         valid = [i for i in ids if i < self.tokenizer.size]
         problems = tuple(f"no token has the id {i}" for i in ids if i >= self.tokenizer.size)
-        return self.tokenizer.decode(valid, skip_control=True), problems
+        text = self.tokenizer.decode(valid, skip_control=True)
+        return text.removeprefix(self.tokenizer.continuation), problems
 
     def _finish(self, batch: Batch, decoding: DecodeState, rows: list[_Row]) -> dict[int, Answer]:
         """Decode the masks; the answers by the index of their question."""

@@ -31,7 +31,7 @@ class KVCache(NamedTuple):
     @classmethod
     def empty(cls, config: LlamaConfig, rows: int, slots: int, dtype: DTypeLike) -> KVCache:
         """Return a cache without tokens, with `slots` slots for each of `rows` rows."""
-        shape = (config.num_layers, rows, config.num_heads, slots, config.head_dim)
+        shape = (config.num_layers, rows, config.kv_heads, slots, config.head_dim)
         zeros = jnp.zeros(shape, dtype)
         return cls(zeros, zeros, jnp.zeros((rows, slots), bool))
 

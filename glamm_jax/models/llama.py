@@ -1,4 +1,4 @@
-"""LLaMA / Vicuna decoder with stacked layers, LoRA and an explicit key-value cache.
+"""LLaMA decoder with stacked layers, grouped-query attention, LoRA and an explicit key-value cache.
 
 The same layers run in three modes: `__call__` over complete sequences (training, teacher forcing),
 `prefill`, which also fills a `KVCache`, and `decode_step`, one token per row against the cache.
@@ -55,21 +55,23 @@ class LlamaBlock(nnx.Module):
         rngs: nnx.Rngs,
         stack: tuple[int, ...],
     ):
-        dim, mlp_dim, eps = config.hidden_dim, config.mlp_dim, config.norm_eps
+        dim, eps = config.hidden_dim, config.norm_eps
 
-        def projection(in_dim: int, out_dim: int, *axes: str) -> Linear:
-            return Linear(in_dim, out_dim, axes, rngs=rngs, use_bias=False, stack=stack)
+        def projection(name: str, *axes: str) -> Linear:
+            dims = config.projection_dims(name)
+            return Linear(*dims, axes, rngs=rngs, use_bias=False, stack=stack)
 
         self.input_norm = RMSNorm(dim, eps, stack=stack)
-        self.q_proj = projection(dim, dim, "embed", "heads")
-        self.k_proj = projection(dim, dim, "embed", "heads")
-        self.v_proj = projection(dim, dim, "embed", "heads")
-        self.o_proj = projection(dim, dim, "heads", "embed")
+        self.q_proj = projection("q_proj", "embed", "heads")
+        self.k_proj = projection("k_proj", "embed", "heads")
+        self.v_proj = projection("v_proj", "embed", "heads")
+        self.o_proj = projection("o_proj", "heads", "embed")
         self.post_attention_norm = RMSNorm(dim, eps, stack=stack)
-        self.gate_proj = projection(dim, mlp_dim, "embed", "mlp")
-        self.up_proj = projection(dim, mlp_dim, "embed", "mlp")
-        self.down_proj = projection(mlp_dim, dim, "mlp", "embed")
-        self.num_heads = config.num_heads
+        self.gate_proj = projection("gate_proj", "embed", "mlp")
+        self.up_proj = projection("up_proj", "embed", "mlp")
+        self.down_proj = projection("down_proj", "mlp", "embed")
+        self.query_shape = (config.num_heads, config.head_dim)
+        self.key_shape = (config.kv_heads, config.head_dim)
         if lora is not None:
             attach({name: getattr(self, name) for name in PROJECTIONS}, lora, rngs=rngs)
 
@@ -93,11 +95,13 @@ class LlamaBlock(nnx.Module):
             keys = dict(zip(PROJECTIONS, jax.random.split(dropout_key, 7), strict=True))
         h = self.input_norm(x)
         # Explicit sizes, since -1 is ambiguous for a batch without rows.
-        heads = (*h.shape[:2], self.num_heads, h.shape[2] // self.num_heads)
-        q = apply_rotary(self.q_proj(h, keys["q_proj"]).reshape(heads), *rotary)
-        k = apply_rotary(self.k_proj(h, keys["k_proj"]).reshape(heads), *rotary)
-        v = self.v_proj(h, keys["v_proj"]).reshape(heads)
-        x = x + self.o_proj(attention_fn(q, k, v).reshape(x.shape), keys["o_proj"])
+        query_heads, key_heads = ((*h.shape[:2], *s) for s in (self.query_shape, self.key_shape))
+        q = apply_rotary(self.q_proj(h, keys["q_proj"]).reshape(query_heads), *rotary)
+        k = apply_rotary(self.k_proj(h, keys["k_proj"]).reshape(key_heads), *rotary)
+        v = self.v_proj(h, keys["v_proj"]).reshape(key_heads)
+        width = self.query_shape[0] * self.query_shape[1]
+        attended = attention_fn(q, k, v).reshape(*h.shape[:2], width)
+        x = x + self.o_proj(attended, keys["o_proj"])
         h = self.post_attention_norm(x)
         gate = jax.nn.silu(self.gate_proj(h, keys["gate_proj"]))
         hidden = constrain(gate * self.up_proj(h, keys["up_proj"]), "batch", "sequence", "mlp")
@@ -114,7 +118,8 @@ class Llama(nnx.Module):
         self.embed_tokens = Embedding(vocab, dim, ("vocab", "embed"), rngs=rngs)
         self.layers = LlamaBlock(config, lora, rngs=rngs, stack=(config.num_layers,))
         self.norm = RMSNorm(dim, config.norm_eps)
-        self.lm_head = Linear(dim, vocab, ("embed", "vocab"), rngs=rngs, use_bias=False)
+        if not config.tie_embeddings:
+            self.lm_head = Linear(dim, vocab, ("embed", "vocab"), rngs=rngs, use_bias=False)
 
     def __call__(
         self,
@@ -238,7 +243,11 @@ class Llama(nnx.Module):
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """Return the logits of the vocabulary in float32."""
+        if self.config.tie_embeddings:
+            table = self.embed_tokens.table[...].astype(hidden.dtype)
+            return jnp.einsum("...d,vd->...v", hidden, table).astype(jnp.float32)
         return self.lm_head(hidden).astype(jnp.float32)
 
     def _rotary(self, positions: Int[Array, "b t"], dtype: jnp.dtype) -> Rotary:
-        return rotary_tables(positions, self.config.head_dim, self.config.rope_theta, dtype)
+        c = self.config
+        return rotary_tables(positions, c.head_dim, c.rope_theta, dtype, c.rope_scaling)

@@ -4,7 +4,8 @@
 
 Arrays have the shape [batch, tokens, heads, width]. Masks are given by their structure, never as
 arrays of T x T: `causal` (query i attends to keys 0..i), `key_valid` (padding is never attended to)
-and `segments` (packed rows).
+and `segments` (packed rows). Keys and values may have fewer heads than queries (grouped-query
+attention): a key head serves as many adjacent query heads as there are for each.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class Segments(NamedTuple):
 
 def attention(
     q: Float[Array, "b t n k"],
-    k: Float[Array, "b s n k"],
-    v: Float[Array, "b s n k2"],
+    k: Float[Array, "b s m k"],
+    v: Float[Array, "b s m k2"],
     *,
     scale: float | None = None,
     causal: bool = False,
@@ -61,8 +62,8 @@ def attention(
 
     Args:
         q: queries.
-        k: keys.
-        v: values; their width may differ from that of the keys.
+        k: keys; their number of heads divides that of the queries.
+        v: values, of as many heads; their width may differ from that of the keys.
         scale: factor of the scores; None: 1/sqrt(width).
         causal: query i attends to keys 0..i; both sequences start at the same token.
         key_valid: False keys are never attended to. Padded queries still attend to valid keys, as
@@ -88,6 +89,7 @@ def attention(
         out = _cudnn_attention(q, k, v, factor, causal, key_valid)
     elif backend == "xla":
         keys = _KeyInfo(key_valid, segments)
+        k, v = repeat_heads(k, q.shape[2]), repeat_heads(v, q.shape[2])
         out = _xla_attention(q * jnp.asarray(factor, q.dtype), k, v, causal, keys)
     else:
         raise ValueError(f"unknown attention backend {backend!r}: auto, xla, cudnn or splash")
@@ -96,14 +98,15 @@ def attention(
 
 def decode_attention(
     q: Float[Array, "b 1 n k"],
-    k: Float[Array, "b 1 n k"],
-    v: Float[Array, "b 1 n k"],
-    keys: Float[Array, "b n s k"],
-    values: Float[Array, "b n s k"],
+    k: Float[Array, "b 1 m k"],
+    v: Float[Array, "b 1 m k"],
+    keys: Float[Array, "b m s k"],
+    values: Float[Array, "b m s k"],
     key_valid: Bool[Array, "b s"],
 ) -> Float[Array, "b 1 n k"]:
     """Compute the attention of one new token per row to a cache and to itself.
 
+    A group of query heads reads the keys of its head together: the cache is not repeated.
     The softmax is in float32, as in `attention`.
 
     Args:
@@ -118,12 +121,33 @@ def decode_attention(
     squeeze = lambda x: constrain(x[:, 0], *axes)  # noqa: E731
     q, k, v = squeeze(q) * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), squeeze(k), squeeze(v)
     keys, values = constrain(keys, *axes, None), constrain(values, *axes, None)
+    if q.shape[1] != k.shape[1]:
+        return constrain(_grouped_step(q, k, v, keys, values, key_valid), *axes)[:, None]
     scores = jnp.einsum("bnk,bnsk->bns", q, keys, preferred_element_type=jnp.float32)
     scores = jnp.where(key_valid[:, None], scores, _MASKED_SCORE)
     own_score = jnp.einsum("bnk,bnk->bn", q, k, preferred_element_type=jnp.float32)[..., None]
     weights = jax.nn.softmax(jnp.concatenate([scores, own_score], axis=-1), axis=-1).astype(v.dtype)
     out = jnp.einsum("bns,bnsk->bnk", weights[..., :-1], values) + weights[..., -1:] * v
     return constrain(out, *axes)[:, None]
+
+
+def _grouped_step(
+    q: Array, k: Array, v: Array, keys: Array, values: Array, key_valid: Array
+) -> Array:
+    """Compute `decode_attention` for fewer key heads than query heads; q is already scaled."""
+    b, n, width = q.shape
+    q = q.reshape(b, k.shape[1], n // k.shape[1], width)
+    scores = jnp.einsum("bmgk,bmsk->bmgs", q, keys, preferred_element_type=jnp.float32)
+    scores = jnp.where(key_valid[:, None, None], scores, _MASKED_SCORE)
+    own_score = jnp.einsum("bmgk,bmk->bmg", q, k, preferred_element_type=jnp.float32)[..., None]
+    weights = jax.nn.softmax(jnp.concatenate([scores, own_score], axis=-1), axis=-1).astype(v.dtype)
+    out = jnp.einsum("bmgs,bmsk->bmgk", weights[..., :-1], values)
+    return (out + weights[..., -1:] * v[:, :, None]).reshape(b, n, v.shape[-1])
+
+
+def repeat_heads(x: Float[Array, "b s m k"], num_heads: int) -> Float[Array, "b s n k"]:
+    """Repeat every head of keys or values for the group of query heads that it serves."""
+    return x if x.shape[2] == num_heads else jnp.repeat(x, num_heads // x.shape[2], axis=2)
 
 
 def choose_backend(q: Array, k: Array, v: Array) -> Backend:
@@ -289,7 +313,7 @@ def _splash_attention(q: Array, k: Array, v: Array, causal: bool, key_valid: Arr
         key_valid = jnp.ones((b, s), bool)
 
     def local(q: Array, k: Array, v: Array, valid: Array) -> Array:
-        heads = q.shape[1]
+        heads = q.shape[1]  # the kernel groups them by the number of key heads
         mask = masks.CausalMask((t, s)) if causal else masks.FullMask((t, s))
         kernel = splash.make_splash_mha(
             mask=masks.MultiHeadMask([mask] * heads),
@@ -308,7 +332,11 @@ def _splash_attention(q: Array, k: Array, v: Array, causal: bool, key_valid: Arr
     run = local
     mesh = current_mesh()
     if mesh is not None:
-        spec = partition_spec(("batch", "heads", None, None), (b, n, t, lanes))
+        axes = ("batch", "heads", None, None)
+        spec = partition_spec(axes, (b, n, t, lanes))
+        if partition_spec(axes, (b, k.shape[2], s, lanes)) != spec:
+            # Devices share key heads; with one for each query head, no group is divided.
+            k, v = repeat_heads(k, n), repeat_heads(v, n)
         rows = partition_spec(("batch", None), (b, s))
         run = jax.shard_map(
             local, mesh=mesh, in_specs=(spec, spec, spec, rows), out_specs=spec, check_vma=False

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
+
+from glamm_jax.config import RopeScaling
 
 
 def inverse_frequencies(head_dim: int, theta: float) -> Float[Array, "half"]:
@@ -12,8 +16,28 @@ def inverse_frequencies(head_dim: int, theta: float) -> Float[Array, "half"]:
     return 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
 
 
+def scale_frequencies(
+    frequencies: Float[Array, "half"], scaling: RopeScaling
+) -> Float[Array, "half"]:
+    """Return the frequencies of a model for longer sequences.
+
+    Source: _compute_llama3_parameters of transformers.
+    """
+    if scaling.kind == "linear":
+        return frequencies / scaling.factor
+    length = scaling.original_max_positions
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    wave_lengths = 2 * math.pi / frequencies
+    kept = jnp.clip((length / wave_lengths - low) / (high - low), 0.0, 1.0)
+    return (1 - kept) * frequencies / scaling.factor + kept * frequencies
+
+
 def rotary_tables(
-    positions: Int[Array, "b t"], head_dim: int, theta: float, dtype: DTypeLike
+    positions: Int[Array, "b t"],
+    head_dim: int,
+    theta: float,
+    dtype: DTypeLike,
+    scaling: RopeScaling | None = None,
 ) -> tuple[Float[Array, "b t 1 half"], Float[Array, "b t 1 half"]]:
     """Return the cosines and sines of the rotation angles.
 
@@ -22,9 +46,12 @@ def rotary_tables(
         head_dim: width of a head, even.
         theta: base of the frequencies.
         dtype: of the result.
+        scaling: of the frequencies.
     """
     # quirk 27: the original computes the angles in float32 and then casts the tables to bfloat16.
     frequencies = inverse_frequencies(head_dim, theta)
+    if scaling is not None:
+        frequencies = scale_frequencies(frequencies, scaling)
     angles = positions[..., None].astype(jnp.float32) * frequencies[None, None]
     return jnp.cos(angles)[:, :, None].astype(dtype), jnp.sin(angles)[:, :, None].astype(dtype)
 

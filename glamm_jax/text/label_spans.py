@@ -42,8 +42,9 @@ def encode_turns(
     """Encode a conversation and label its answers.
 
     Questions and answers are encoded separately, so the ids of an answer are known without a
-    search. The result equals the encoding of the rendered string: sentencepiece always cuts at the
-    space in front of an answer, and that space is the one it puts in front of every text.
+    search. The result equals the encoding of the rendered string: every tokenizer cuts at the space
+    in front of an answer. sentencepiece puts that space in front of every text; for byte-level BPE
+    it is a part of the answer (`Tokenizer.continuation`).
 
     Args:
         turns: alternating, the user's first, every question with its answer.
@@ -71,7 +72,7 @@ def encode_turns(
     for question_text, answer_text in template.rounds(turns):
         question = tokenizer.encode_with_images(question_text)
         question = question[tokenizer.add_bos :] if ids else question
-        answer = tokenizer.encode(answer_text, add_special=False)
+        answer = tokenizer.encode(tokenizer.continuation + answer_text, add_special=False)
         ids += question + answer
         labels += [IGNORE_ID] * len(question) + answer
     if tokenizer.pad in ids:

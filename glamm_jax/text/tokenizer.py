@@ -1,27 +1,31 @@
-"""LLaMA's sentencepiece tokenizer with added tokens, as used to train the released checkpoints.
+"""LLaMA's tokenizers with added tokens: sentencepiece, as released, and `tokenizer.json`.
 
 Quirk 30: the versions of Hugging Face's tokenizers treat white space around added tokens in
 different ways, and the released checkpoints were trained with one of them. It is implemented here
 on plain sentencepiece: text is cut at added and control tokens, white space next to an added token
 is dropped, and every piece of text between two such tokens is encoded separately, with a dummy
 space in front.
+
+A folder without `tokenizer.model` is read from its `tokenizer.json`. Byte-level BPE, which has no
+dummy space, keeps white space as it is, except where the file of an added token says otherwise.
 """
 
 from __future__ import annotations
 
-import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import sentencepiece
 from jaxtyping import Int
 
 from glamm_jax.config import TokenConfig
-from glamm_jax.errors import GLaMMError
+from glamm_jax.errors import GLaMMWarning
+from glamm_jax.json_files import JSONError, JSONObject, read_object, show
 from glamm_jax.text.special_tokens import (
     ADDED_TOKENS,
     IMAGE_ID,
@@ -29,14 +33,20 @@ from glamm_jax.text.special_tokens import (
     TOKEN_CONFIG_FIELDS,
     token_config,
 )
+from glamm_jax.text.tokenizer_json import (
+    SPACE,
+    JSONModel,
+    TokenizerError,
+    TokenizerFile,
+    read_tokenizer_file,
+)
 
+PieceModel: TypeAlias = sentencepiece.SentencePieceProcessor | JSONModel
+
+SENTENCEPIECE_FILE, JSON_FILE = "tokenizer.model", "tokenizer.json"
 CONTROL_NAMES = ("bos_token", "eos_token", "unk_token")
 # Text whose space Hugging Face removes from decoded English if the folder enables it.
 CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
-
-
-class TokenizerError(GLaMMError):
-    """A tokenizer folder that cannot be used, or whose ids are not those of the model."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +60,18 @@ class Strip:
 class Tokenizer:
     """Converts text to ids and back.
 
-    The ids are those of the sentencepiece model, followed by those of the added tokens.
+    The ids are those of the model's pieces, followed by those of the added tokens.
 
     Attributes:
-        model: the sentencepiece model.
+        model: the sentencepiece model, or that of a `tokenizer.json`.
         added: added token -> id.
-        control: <unk>, <s> and </s> -> id.
+        control: <unk>, <s> and </s> -> id; of byte-level BPE also the vocabulary's own names.
         bos: id of <s>.
         eos: id of </s>.
-        unk: id of <unk>.
+        unk: id of <unk>; -1: every text can be encoded.
         pad: id of the padding token.
+        continuation: what stands in front of a text that continues a line; "" where the model
+            itself puts a space there.
         add_bos: whether `encode` puts <s> in front.
         add_eos: whether `encode` puts </s> behind.
         clean_up: whether `decode` removes the space before punctuation.
@@ -70,7 +82,7 @@ class Tokenizer:
 
     def __init__(
         self,
-        model: sentencepiece.SentencePieceProcessor,
+        model: PieceModel,
         added: Mapping[str, int],
         strips: Mapping[str, Strip] | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -78,28 +90,42 @@ class Tokenizer:
         """Create a tokenizer from its parts. `load_tokenizer` reads them from a folder.
 
         Args:
-            model: the sentencepiece model.
-            added: added token -> id. White space next to an added token is always removed.
-            strips: where white space next to a control token is removed; by default nowhere.
+            model: converts text without special tokens.
+            added: added token -> id.
+            strips: where white space next to a special token is removed. By default on both sides
+                of an added token, or nowhere for byte-level BPE; nowhere next to a control token.
             settings: content of `tokenizer_config.json`.
         """
         settings = settings or {}
         self.model = model
         self.added = dict(added)
         self.bos, self.eos, self.unk = model.bos_id(), model.eos_id(), model.unk_id()
-        self.pad = self.unk
-        self.add_bos = bool(settings.get("add_bos_token", True))
-        self.add_eos = bool(settings.get("add_eos_token", False))
-        self.clean_up = bool(settings.get("clean_up_tokenization_spaces", True))
-        self.control = {model.id_to_piece(i): i for i in (self.unk, self.bos, self.eos)}
-        self._strips = {token: Strip(False, False) for token in self.control} | dict(strips or {})
+        self.add_bos = _flag(settings, "add_bos_token", True)
+        self.add_eos = _flag(settings, "add_eos_token", False)
+        self.clean_up = _flag(settings, "clean_up_tokenization_spaces", True)
+        self._keeps_spaces = isinstance(model, JSONModel) and model.is_byte_level
+        if isinstance(model, JSONModel):
+            self.pad = model.pad
+            self.control = {name: i for name, i in model.special.items() if name not in self.added}
+            # The chat templates end an answer with </s>, whatever its name in the vocabulary.
+            self.control = {"<s>": self.bos, "</s>": self.eos} | self.control
+        else:
+            self.pad = self.unk
+            self.control = {model.id_to_piece(i): i for i in (self.unk, self.bos, self.eos)}
+        first = model.encode("a")
+        has_space = bool(first) and model.id_to_piece(first[0]).startswith(SPACE)
+        self.continuation = "" if has_space else " "
+        self._strips = {token: Strip(False, False) for token in self.control}
+        if self._keeps_spaces:
+            self._strips |= {token: Strip(False, False) for token in self.added}
+        self._strips |= dict(strips or {})
         self._added_by_id = {i: token for token, i in self.added.items()}
         special = sorted({*self.control, *self.added}, key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, special)) + ")")
 
     @property
     def size(self) -> int:
-        """Number of ids: sentencepiece pieces and added tokens."""
+        """Number of ids: pieces and added tokens."""
         return max(self.model.get_piece_size(), 1 + max(self.added.values(), default=-1))
 
     @property
@@ -160,7 +186,9 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, "t"], skip_control: bool = False) -> str:
-        """Decode ids to text. Added tokens are enclosed in spaces; image ids are left out.
+        """Decode ids to text; image ids are left out.
+
+        Added tokens are enclosed in spaces, unless the model keeps spaces itself.
 
         Args:
             ids: the ids.
@@ -185,7 +213,7 @@ class Tokenizer:
                 raise TokenizerError(f"id {token_id} is outside the vocabulary of {self.size} ids")
         if pieces:
             runs.append(self._decode_pieces(pieces))
-        text = " ".join(runs)
+        text = ("" if self._keeps_spaces else " ").join(runs)
         if self.clean_up:
             for spaced in CLEAN_UP:
                 text = text.replace(spaced, spaced.strip() if spaced != " ' " else "'")
@@ -200,7 +228,7 @@ class Tokenizer:
         text, plain, after_control = "", [], False
         for i, piece in enumerate(pieces):
             if piece in self.control:
-                text += " " if i > 0 and not after_control else ""
+                text += " " if i > 0 and not after_control and not self._keeps_spaces else ""
                 text += self.model.decode_pieces(plain) + piece
                 plain, after_control = [], True
             else:
@@ -222,43 +250,131 @@ class Tokenizer:
         return [chunk for chunk in chunks if chunk]
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    return any((folder / name).is_file() for name in (SENTENCEPIECE_FILE, JSON_FILE))
+
+
 def load_tokenizer(folder: Path | str, tokens: TokenConfig | None = None) -> Tokenizer:
     """Read a Hugging Face tokenizer folder; added tokens that it lacks are appended in order.
 
+    The pieces are those of `tokenizer.model`; without that file, those of `tokenizer.json`. Added
+    tokens have the ids that any of the folder's files records. Files that contradict each other are
+    rejected.
+
     Args:
-        folder: holds `tokenizer.model` and, optionally, its JSON files.
+        folder: holds `tokenizer.model` or `tokenizer.json`, and optionally the other JSON files.
         tokens: the model's ids, which must equal the tokenizer's; None: not compared.
 
     Raises:
         TokenizerError: the folder or a file in it cannot be used, or ids differ.
     """
     folder = Path(folder)
-    path = folder / "tokenizer.model"
-    if not path.is_file():
+    if not has_tokenizer(folder):
         raise TokenizerError(
-            f"{path}: no such file; a tokenizer folder holds LLaMA's tokenizer.model"
+            f"{folder / SENTENCEPIECE_FILE}: no such file; a tokenizer folder holds LLaMA's "
+            f"{SENTENCEPIECE_FILE}, or the {JSON_FILE} of transformers"
         )
-    model = sentencepiece.SentencePieceProcessor()
     try:
-        model.load(str(path))
-    except Exception as error:  # sentencepiece raises several kinds
-        raise TokenizerError(f"{path}: not a sentencepiece model") from error
-    settings = _read_json(folder / "tokenizer_config.json")
-    added = _added_ids(model, _listed_added_tokens(folder, settings), folder)
-    special = _read_json(folder / "special_tokens_map.json")
-    tokenizer = Tokenizer(model, added, _control_strips(special, settings), settings)
+        tokenizer = _load(folder)
+    except JSONError as error:
+        raise TokenizerError(str(error)) from error
     if tokens is not None:
         tokenizer.check(tokens)
     return tokenizer
 
 
-def _added_ids(
-    model: sentencepiece.SentencePieceProcessor, listed: Mapping[str, int], folder: Path
-) -> dict[str, int]:
+def _load(folder: Path) -> Tokenizer:
+    path = folder / JSON_FILE
+    file = read_tokenizer_file(path) if path.is_file() else None
+    settings = _read_object(folder / "tokenizer_config.json")
+    special = _read_object(folder / "special_tokens_map.json")
+    model: PieceModel | None = _load_sentencepiece(folder, has_json=file is not None)
+    strips = _control_strips(special, settings)
+    options = dict(settings.fields)
+    if model is not None:
+        if file is not None:
+            _check_agreement(model, file)
+    else:
+        assert file is not None
+        model = JSONModel(file, _role_names(special, settings))
+        ids = {"add_bos_token": (model.bos_id(), 0), "add_eos_token": (model.eos_id(), -1)}
+        for name, (token_id, position) in ids.items():
+            if options.get(name) is None:
+                options[name] = model.adds(token_id, position)
+        if options.get("clean_up_tokenization_spaces") is None and model.is_byte_level:
+            options["clean_up_tokenization_spaces"] = False
+        strips |= {
+            token.text: Strip(token.left, token.right)
+            for token in file.added
+            if model.is_byte_level or token.text in model.special
+        }
+    added = _added_ids(model, _listed_added_tokens(folder, settings, file), folder)
+    return Tokenizer(model, added, strips, options)
+
+
+def _load_sentencepiece(
+    folder: Path, has_json: bool
+) -> sentencepiece.SentencePieceProcessor | None:
+    """Load `tokenizer.model`; None: there is none, and `tokenizer.json` takes its place."""
+    path = folder / SENTENCEPIECE_FILE
+    if not path.is_file():
+        return None
+    model = sentencepiece.SentencePieceProcessor()
+    try:
+        model.load(str(path))
+    except Exception as error:  # sentencepiece raises several kinds
+        if not has_json:
+            raise TokenizerError(f"{path}: not a sentencepiece model") from error
+        # LLaMA 3 has a file of this name in the format of tiktoken.
+        message = f"{path}: not a sentencepiece model; {JSON_FILE} is read instead"
+        warnings.warn(message, GLaMMWarning, stacklevel=4)
+        return None
+    return model
+
+
+def _check_agreement(model: sentencepiece.SentencePieceProcessor, file: TokenizerFile) -> None:
+    """Check that both files of a folder have the same pieces with the same ids.
+
+    Raises:
+        TokenizerError: they differ; the message names the first difference.
+    """
+    names = {i: piece for piece, i in file.pieces.items()}
+    names |= {token.id: token.text for token in file.added}
+    for i in range(model.get_piece_size()):
+        piece = model.id_to_piece(i)
+        if names.get(i, piece) != piece or i not in names:
+            raise TokenizerError(
+                f"{file.path}: id {i} is {show(names.get(i))}, but {show(piece)} in "
+                f"{SENTENCEPIECE_FILE} beside it: the two files are not of one tokenizer; keep the "
+                "one that the model was trained with"
+            )
+
+
+def _role_names(special: JSONObject, settings: JSONObject) -> dict[str, str]:
+    """Return the token of each role: bos_token, eos_token, unk_token and pad_token."""
+    names = {}
+    for role in (*CONTROL_NAMES, "pad_token"):
+        for content in (settings, special):
+            value = content.value(role, None)
+            if isinstance(value, dict):
+                value = JSONObject(value, content.place(role)).text("content")
+            elif value is not None:
+                value = content.text(role)
+            if value is not None:
+                names.setdefault(role, value)
+    return names
+
+
+def _added_ids(model: PieceModel, listed: Mapping[str, int], folder: Path) -> dict[str, int]:
     """Return the ids of all added tokens: the folder's, then those of GLaMM's seven it lacks."""
     size = model.get_piece_size()
-    added = {token: i for token, i in listed.items() if i >= size}
-    if sorted(added.values()) != list(range(size, size + len(added))):
+    if isinstance(model, JSONModel):
+        added = {t: i for t, i in listed.items() if t in ADDED_TOKENS or t not in model.special}
+    else:
+        added = {token: i for token, i in listed.items() if i >= size}
+    new = sorted(i for i in added.values() if i >= size)
+    if new != list(range(size, size + len(new))):
         raise TokenizerError(
             f"{folder}: ids of the added tokens {added} do not follow the {size} pieces one by one"
         )
@@ -266,19 +382,45 @@ def _added_ids(
         if token not in added:
             piece = model.piece_to_id(token)
             next_id = size + sum(i >= size for i in added.values())
-            added[token] = piece if piece != model.unk_id() else next_id
+            added[token] = piece if piece not in (model.unk_id(), -1) else next_id
     return added
 
 
-def _listed_added_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, int]:
-    """Return the added tokens that the folder lists, in either of Hugging Face's two formats."""
-    listed = {str(token): int(i) for token, i in _read_json(folder / "added_tokens.json").items()}
-    for i, entry in settings.get("added_tokens_decoder", {}).items():
-        listed.setdefault(entry["content"], int(i))
+def _listed_added_tokens(
+    folder: Path, settings: JSONObject, file: TokenizerFile | None
+) -> dict[str, int]:
+    """Return the added tokens that the folder lists, in any of Hugging Face's three places.
+
+    Raises:
+        TokenizerError: two places give a token different ids.
+    """
+    places: dict[str, dict[str, int]] = {}
+    path = folder / "added_tokens.json"
+    tokens = _read_object(path)
+    places[path.name] = {name: tokens.integer(name, minimum=0) for name in tokens.fields}
+    entries = settings.object("added_tokens_decoder", None)
+    decoder = places["added_tokens_decoder of tokenizer_config.json"] = {}
+    for key in entries.fields if entries is not None else ():
+        if not key.isdecimal():
+            raise TokenizerError(f"{settings.place('added_tokens_decoder')}: {show(key)} is no id")
+        assert entries is not None
+        decoder[entries.object(key).text("content")] = int(key)
+    if file is not None:
+        places[JSON_FILE] = {token.text: token.id for token in file.added}
+    listed: dict[str, int] = {}
+    owner: dict[str, str] = {}
+    for place, ids in places.items():
+        for token, i in ids.items():
+            if listed.setdefault(token, i) != i:
+                raise TokenizerError(
+                    f"{folder}: {token} is {listed[token]} in {owner[token]}, but {i} in {place}; "
+                    "keep the file that the model was trained with"
+                )
+            owner.setdefault(token, place)
     return listed
 
 
-def _control_strips(special: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Strip]:
+def _control_strips(special: JSONObject, settings: JSONObject) -> dict[str, Strip]:
     """Return where white space next to control tokens is removed.
 
     A token given as a plain string in `special_tokens_map.json` removes it on both sides; one given
@@ -286,22 +428,22 @@ def _control_strips(special: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     """
     strips = {}
     for name in CONTROL_NAMES:
-        entry = special.get(name, settings.get(name))
-        if isinstance(entry, Mapping):
-            left, right = entry.get("lstrip", False), entry.get("rstrip", False)
-            strips[entry["content"]] = Strip(bool(left), bool(right))
-        elif isinstance(entry, str) and name in special:
-            strips[entry] = Strip()
+        owner = special if name in special else settings
+        entry = owner.value(name, None)
+        if isinstance(entry, dict):
+            entry = JSONObject(entry, owner.place(name))
+            left, right = entry.boolean("lstrip", False), entry.boolean("rstrip", False)
+            strips[entry.text("content")] = Strip(left, right)
+        elif entry is not None and owner is special:
+            strips[owner.text(name)] = Strip()
     return strips
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TokenizerError(f"{path}: not JSON") from error
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path}: expected an object, not {type(value).__name__}")
-    return value
+def _flag(settings: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = settings.get(name)
+    return default if value is None else bool(value)
+
+
+def _read_object(path: Path) -> JSONObject:
+    """Read an optional file; without it, an empty object."""
+    return read_object(path) if path.is_file() else JSONObject({}, str(path))

@@ -14,7 +14,6 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,7 +26,7 @@ from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.config.flat import changed_fields, flatten_config
 from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.files import write_atomic
-from glamm_jax.weights.config_file import config_from_json
+from glamm_jax.weights.config_file import config_from_json, config_to_json
 
 CONFIG, METRICS, EVENTS = "config.json", "metrics.jsonl", "events.jsonl"
 CHECKPOINTS, PANELS = "checkpoints", "panels"
@@ -80,7 +79,7 @@ class RunFolder:
     def write_config(self, config: ExperimentConfig) -> None:
         """Write config.json."""
         if self.writes:
-            write_atomic(self.path / CONFIG, json.dumps(asdict(config), indent=1) + "\n")
+            write_atomic(self.path / CONFIG, json.dumps(config_to_json(config), indent=1) + "\n")
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append the record of a step to metrics.jsonl."""
@@ -130,7 +129,10 @@ class RunFolder:
             stored = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read: {error}") from error
-        old, new = flatten_config(stored), flatten_config(json.loads(json.dumps(asdict(config))))
+        old, new = (
+            flatten_config(stored),
+            flatten_config(json.loads(json.dumps(config_to_json(config)))),
+        )
         changes = [
             f"{name} was {was}, now {now}"
             for name, was, now in changed_fields(old, new, CHANGEABLE_FIELDS)

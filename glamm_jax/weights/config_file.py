@@ -6,12 +6,13 @@ import difflib
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, SAMConfig
+from glamm_jax.config import OPTIONAL, CLIPConfig, GLaMMConfig, LlamaConfig, SAMConfig
 from glamm_jax.errors import ConfigError
+from glamm_jax.json_files import JSONError, read_json
 
 FORMAT, VERSION = "glamm-jax", 1
 CONFIG_FILE = "config.json"
@@ -37,7 +38,7 @@ def write_config(folder: Path, config: AnyConfig) -> None:
         "format": FORMAT,
         "version": VERSION,
         "kind": kind_of(config),
-        "config": asdict(config),
+        "config": config_to_json(config),
     }
     (folder / CONFIG_FILE).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
@@ -49,20 +50,18 @@ def read_config(folder: Path) -> AnyConfig:
         ConfigError: config.json is missing, invalid, or of another format.
     """
     path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError(f"{folder}: not a model folder: it has no config.json")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: not a model folder: config.json cannot be read ({error.strerror})"
-        ) from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid JSON") from error
+        value = read_json(path)
+    except JSONError as error:
+        raise ConfigError(str(error)) from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ConfigError(
             f"{folder}: not a model folder of GLaMM-JAX; to convert a PyTorch checkpoint: "
             f"glamm-jax convert from-torch {folder} --clip CLIP_FOLDER --out MODEL"
         )
-    if value.get("version") != VERSION or value.get("kind") not in KINDS:
+    if value.get("version") != VERSION or value.get("kind") not in tuple(KINDS):
         raise ConfigError(
             f"{path}: version {value.get('version')!r}, kind {value.get('kind')!r}; this release "
             f"reads version {VERSION} of {', '.join(KINDS)}"
@@ -73,20 +72,40 @@ def read_config(folder: Path) -> AnyConfig:
         raise ConfigError(f"{path}: {error}") from error
 
 
+def config_to_json(config: Any) -> Any:
+    """Return the JSON form of a configuration; its optional fields only if they were changed."""
+    if isinstance(config, tuple):
+        return [config_to_json(item) for item in config]
+    if not is_dataclass(config):
+        return config
+    values = {field: getattr(config, field.name) for field in fields(config)}
+    return {
+        field.name: config_to_json(value)
+        for field, value in values.items()
+        if not _is_optional(field) or value != field.default
+    }
+
+
+def _is_optional(field: Field) -> bool:
+    return field.metadata == OPTIONAL
+
+
 def config_from_json(cls: type[Config], value: Any) -> Config:
-    """Build a configuration from its JSON form; the inverse of `asdict`.
+    """Build a configuration from its JSON form; the inverse of `config_to_json`.
 
     Raises:
         ConfigError: a field is unknown, missing or has an impossible value.
     """
     if not isinstance(value, dict):
         raise ConfigError(f"{cls.__name__}: an object is expected, not {value!r}")
-    names = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # a dataclass
+    own_fields = fields(cls)  # type: ignore[arg-type]  # a dataclass
+    names = {field.name for field in own_fields}
+    required = {field.name for field in own_fields if not _is_optional(field)}
     for name in sorted(set(value) - names):
         similar = difflib.get_close_matches(name, names, 1)
         hint = f"; did you mean {similar[0]!r}?" if similar else ""
         raise ConfigError(f"{cls.__name__}.{name}: no such field{hint}")
-    if missing := sorted(names - set(value)):
+    if missing := sorted(required - set(value)):
         raise ConfigError(f"{cls.__name__}: missing {', '.join(missing)}")
     types_by_name = get_type_hints(cls)
     try:

@@ -48,7 +48,7 @@ from glamm_jax.weights.transfer import (
 SOURCE_INFO_FILE = "source.json"
 TOKENIZER_FILES = (
     *("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("tokenizer.json", "generation_config.json"),
+    *("tokenizer.json", "chat_template.jinja", "generation_config.json"),
 )
 
 

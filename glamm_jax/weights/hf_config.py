@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, LoRAConfig, SAMConfig
 from glamm_jax.errors import GLaMMError
+from glamm_jax.weights.config_file import config_to_json
 from glamm_jax.weights.infer_config import HFConfig, clip_config, glamm_config, sam_config
 from glamm_jax.weights.rules import Shapes
 
@@ -35,13 +35,35 @@ def llama_hf_config(config: LlamaConfig, dtype: str) -> dict[str, Any]:
         "rope_theta": config.rope_theta,
         "hidden_act": "silu",
         "initializer_range": 0.02,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": 1,
         "eos_token_id": 2,
         "pad_token_id": 0,
         "torch_dtype": dtype,
         "use_cache": True,
-    }
+    } | _newer_keys(config)
+
+
+def _newer_keys(config: LlamaConfig) -> dict[str, Any]:
+    """Return the keys that LLaMA of the first generation lacks; every version reads them."""
+    keys: dict[str, Any] = {}
+    if config.num_kv_heads is not None:
+        keys["num_key_value_heads"] = config.num_kv_heads
+    if config.head_width is not None:
+        keys["head_dim"] = config.head_width
+    scaling = config.rope_scaling
+    if scaling is not None:
+        # The first versions with scaling read "type", later ones "rope_type".
+        keys["rope_scaling"] = {"factor": scaling.factor, "rope_type": scaling.kind}
+        if scaling.kind == "linear":
+            keys["rope_scaling"]["type"] = scaling.kind
+        else:
+            keys["rope_scaling"] |= {
+                "low_freq_factor": scaling.low_freq_factor,
+                "high_freq_factor": scaling.high_freq_factor,
+                "original_max_position_embeddings": scaling.original_max_positions,
+            }
+    return keys
 
 
 def glamm_hf_config(config: GLaMMConfig, dtype: str, clip_name: str = CLIP_NAME) -> dict[str, Any]:
@@ -104,7 +126,7 @@ def with_glamm_jax_config(
         inferred = glamm_config(tensors, plain, vision_hf_config, tokens=config.tokens)
     except GLaMMError:  # a small CLIP, for example, lacks the layers that the original reads
         inferred = None
-    return plain if inferred == config else plain | {GLAMM_JAX_KEY: asdict(config)}
+    return plain if inferred == config else plain | {GLAMM_JAX_KEY: config_to_json(config)}
 
 
 def component_hf_config(
@@ -126,7 +148,7 @@ def component_hf_config(
             inferred = clip_config(tensors, plain, is_alone=True)
     except GLaMMError:
         pass
-    return plain if inferred == config else plain | {GLAMM_JAX_KEY: asdict(config)}
+    return plain if inferred == config else plain | {GLAMM_JAX_KEY: config_to_json(config)}
 
 
 def clip_hf_config(config: CLIPConfig) -> dict[str, Any]:

@@ -21,10 +21,14 @@ from glamm_jax.config import (
     LlamaConfig,
     LoRAConfig,
     RegionConfig,
+    RopeScaling,
     SAMConfig,
     TokenConfig,
 )
+from glamm_jax.errors import ConfigError
+from glamm_jax.json_files import JSONObject, show
 from glamm_jax.weights.glamm import CLIP_PREFIX, REGION_PREFIX, SAM_PREFIX
+from glamm_jax.weights.hf_keys import CLIP_KEYS, LLAMA_KEYS, ROPE_KEYS, check_keys
 from glamm_jax.weights.rules import Shapes, WeightsError
 
 Family = str  # glamm, llama, clip, sam, adapter or gpt4roi
@@ -40,6 +44,8 @@ _FAMILY_PREFIXES: tuple[tuple[Family, str], ...] = (
     ("clip", "vision_model.embeddings."),
     ("sam", "image_encoder.patch_embed."),
 )
+# Largest plausible values: a damaged file must not make the program allocate without bounds.
+_MAX_SIZE, _MAX_LAYERS = 1 << 24, 1 << 12
 LORA_NAME = re.compile(r"\.(\w+)\.lora_([AB])(?:\.default)?\.weight$")
 
 
@@ -74,8 +80,17 @@ def clip_config(
         projector_layer: hidden state that the projector reads.
         is_alone: it is no part of a GLaMM, so hidden states that it does not have are left out of
             those that a region encoder would read.
+
+    Raises:
+        WeightsError: `hf_config` describes another architecture than CLIP's vision model.
+        JSONError: a field of it has an impossible value.
     """
-    vision = hf_config.get("vision_config", hf_config)
+    vision = JSONObject(dict(hf_config), "CLIP's config.json")
+    if "vision_config" in vision:
+        check_keys(vision, CLIP_KEYS)
+        vision = vision.object("vision_config")
+    check_keys(vision, CLIP_KEYS)
+    _check_quantization(vision)
     reader = _ShapeReader(tensors, vision, "vision_model.")
     default = CLIPConfig()
     kernel = "embeddings.patch_embedding.weight"
@@ -94,16 +109,20 @@ def clip_config(
         region_layers = tuple(n for n in region_layers if -num_layers - 1 <= n <= num_layers)
     return replace(
         default,
-        image_size=vision.get("image_size", math.isqrt(num_positions - 1) * patch_size),
+        image_size=vision.integer(
+            "image_size", math.isqrt(num_positions - 1) * patch_size, 1, _MAX_SIZE
+        ),
         patch_size=patch_size,
         hidden_dim=hidden_dim,
         mlp_dim=reader.size(
             "intermediate_size", "encoder.layers.0.mlp.fc1.weight", 0, default.mlp_dim
         ),
         num_layers=num_layers,
-        num_heads=vision.get("num_attention_heads", 16 if is_huge else hidden_dim // 64),
-        activation=vision.get("hidden_act", default.activation),
-        norm_eps=vision.get("layer_norm_eps", default.norm_eps),
+        num_heads=vision.integer(
+            "num_attention_heads", 16 if is_huge else max(1, hidden_dim // 64), 1, _MAX_SIZE
+        ),
+        activation=vision.value("hidden_act", default.activation),
+        norm_eps=vision.number("layer_norm_eps", default.norm_eps, 0.0, 1.0),
         projector_layer=projector_layer,
         region_layers=region_layers,
     )
@@ -120,40 +139,138 @@ def llama_config(
         source_name: what the error message calls `hf_config`.
 
     Raises:
-        WeightsError: `hf_config` describes another architecture than LLaMA of the first generation.
+        WeightsError: `hf_config` describes an architecture that is not supported.
+        JSONError: a field of it has an impossible value.
     """
-    reader, default = _ShapeReader(tensors, hf_config, "model."), LlamaConfig()
+    config, default = JSONObject(dict(hf_config), source_name), LlamaConfig()
+    check_keys(config, LLAMA_KEYS)
+    _check_quantization(config)
+    reader = _ShapeReader(tensors, config, "model.")
     embeddings, gate = "embed_tokens.weight", "layers.0.mlp.gate_proj.weight"
     hidden_dim = reader.size("hidden_size", embeddings, 1, default.hidden_dim)
     num_frequencies = reader.shape(
         "layers.0.self_attn.rotary_emb.inv_freq", (default.head_dim // 2,)
     )[0]
-    num_heads = hf_config.get("num_attention_heads", hidden_dim // (2 * num_frequencies))
-    expected = {
-        "num_key_value_heads": num_heads,
-        "rope_scaling": None,
-        "hidden_act": "silu",
-        "tie_word_embeddings": False,
-        "attention_bias": False,
-    }
-    differences = [
-        f"{key} = {hf_config[key]!r}, not {value!r}"
-        for key, value in expected.items()
-        if hf_config.get(key, value) not in (value, None)
-    ]
-    if differences:
-        raise WeightsError(
-            f"{source_name} describes another architecture: {'; '.join(differences)}"
+    num_heads = config.integer(
+        "num_attention_heads", max(1, hidden_dim // (2 * num_frequencies)), 1, _MAX_SIZE
+    )
+    head_width = config.integer("head_dim", None, 1, _MAX_SIZE)
+    if head_width is not None and head_width * num_heads == hidden_dim:
+        head_width = None
+    kernel = "layers.0.self_attn.k_proj.weight"
+    kv_dim = reader.shape(kernel, (hidden_dim, hidden_dim))[0]
+    num_kv_heads = kv_dim // (head_width or max(1, hidden_dim // num_heads))
+    if not num_kv_heads or num_heads % num_kv_heads:
+        num_kv_heads = num_heads  # the comparison with the weight table names the tensor
+    num_kv_heads = config.integer("num_key_value_heads", num_kv_heads, 1, _MAX_SIZE)
+    max_positions = config.integer("max_position_embeddings", default.max_positions, 1, _MAX_SIZE)
+    _check_windows(config, max_positions)
+    theta, scaling = _rope(config, default.rope_theta)
+    try:
+        return LlamaConfig(
+            vocab_size=reader.size("vocab_size", embeddings, 0, default.vocab_size),
+            hidden_dim=hidden_dim,
+            mlp_dim=reader.size("intermediate_size", gate, 0, default.mlp_dim),
+            num_layers=reader.num_layers("num_hidden_layers", "layers.", default.num_layers),
+            num_heads=num_heads,
+            max_positions=max_positions,
+            rope_theta=theta,
+            norm_eps=config.number("rms_norm_eps", default.norm_eps, 0.0, 1.0),
+            num_kv_heads=None if num_kv_heads == num_heads else num_kv_heads,
+            head_width=head_width,
+            tie_embeddings=config.boolean("tie_word_embeddings", False),
+            rope_scaling=scaling,
         )
-    return LlamaConfig(
-        vocab_size=reader.size("vocab_size", embeddings, 0, default.vocab_size),
-        hidden_dim=hidden_dim,
-        mlp_dim=reader.size("intermediate_size", gate, 0, default.mlp_dim),
-        num_layers=reader.num_layers("num_hidden_layers", "layers.", default.num_layers),
-        num_heads=num_heads,
-        max_positions=hf_config.get("max_position_embeddings", default.max_positions),
-        rope_theta=float(hf_config.get("rope_theta", default.rope_theta)),
-        norm_eps=hf_config.get("rms_norm_eps", default.norm_eps),
+    except ConfigError as error:
+        raise WeightsError(f"{source_name}: {error}") from error
+
+
+def _check_quantization(config: JSONObject) -> None:
+    """Reject quantized weights; those of GGUF files are dequantized before they are saved."""
+    quantization = config.object("quantization_config", None)
+    if quantization is None:
+        return
+    method = quantization.text("quant_method", "without a name")
+    if method != "gguf":
+        raise WeightsError(
+            f"{config.place('quantization_config')}: weights that are quantized ({method}) are not "
+            "supported; dequantize the model and save it in float16, bfloat16 or float32"
+        )
+
+
+def _check_windows(config: JSONObject, max_positions: int) -> None:
+    """Reject attention that is limited to a window shorter than the longest sequence."""
+    layer_types = config.array("layer_types", [])
+    other = [kind for kind in layer_types if kind != "full_attention"]
+    if other:
+        raise WeightsError(
+            f"{config.place('layer_types')} has {show(other[0])}: only full_attention is supported"
+        )
+    window = config.integer("sliding_window", None)
+    used = config.boolean("use_sliding_window", True)
+    if window is not None and used and window < max_positions:
+        raise WeightsError(
+            f"{config.place('sliding_window')} = {window} is below max_position_embeddings = "
+            f"{max_positions}: attention in a window is not supported. If no sequence is longer "
+            f"than {window} tokens, set max_position_embeddings to {window}"
+        )
+
+
+def _rope(config: JSONObject, default_theta: float) -> tuple[float, RopeScaling | None]:
+    """Read the rotary embeddings: `rope_theta`, `rope_scaling`, and `rope_parameters` of 2025.
+
+    transformers 5 writes everything into `rope_parameters`, older versions write two other keys.
+
+    Returns:
+        (base of the frequencies, their scaling).
+
+    Raises:
+        WeightsError: the kind is not supported, or two keys contradict each other.
+    """
+    thetas = {"rope_theta": config.number("rope_theta", None, 1.0)}
+    scalings: dict[str, RopeScaling | None] = {}
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = config.object(name, None)
+        if rope is None:
+            continue
+        check_keys(rope, ROPE_KEYS)
+        thetas[f"{name}.rope_theta"] = rope.number("rope_theta", None, 1.0)
+        scalings[name] = _rope_scaling(rope)
+    for values in ({k: v for k, v in thetas.items() if v is not None}, scalings):
+        if len(set(values.values())) > 1:
+            raise WeightsError(
+                f"{config.where}: contradictory "
+                + ", ".join(f"{name} = {value}" for name, value in values.items())
+            )
+    theta = next((theta for theta in thetas.values() if theta is not None), default_theta)
+    return theta, next(iter(scalings.values()), None)
+
+
+def _rope_scaling(rope: JSONObject) -> RopeScaling | None:
+    kind = rope.text("rope_type", None) or rope.text("type", None)
+    if kind is None and "factor" not in rope:
+        return None
+    if kind == "default":
+        return None
+    if kind == "linear":
+        factor = rope.number("factor", minimum=1.0)
+        return None if factor == 1.0 else RopeScaling("linear", factor)
+    if kind == "llama3":
+        try:
+            return RopeScaling(
+                "llama3",
+                factor=rope.number("factor", minimum=1.0),
+                low_freq_factor=rope.number("low_freq_factor", minimum=0.0),
+                high_freq_factor=rope.number("high_freq_factor", minimum=0.0),
+                original_max_positions=rope.integer(
+                    "original_max_position_embeddings", minimum=1, maximum=_MAX_SIZE
+                ),
+            )
+        except ConfigError as error:
+            raise WeightsError(f"{rope.where}: {error}") from error
+    raise WeightsError(
+        f"{rope.where} describes another architecture than LLaMA: rope_type = {show(kind)}; "
+        "default, linear and llama3 are supported"
     )
 
 
@@ -166,9 +283,9 @@ def sam_config(tensors: Shapes) -> SAMConfig:
     Raises:
         WeightsError: the attention windows of the blocks differ in size, which is not supported.
     """
-    encoder = _ShapeReader(tensors, {}, "image_encoder.")
-    decoder = _ShapeReader(tensors, {}, "mask_decoder.")
-    prompt_encoder = _ShapeReader(tensors, {}, "prompt_encoder.")
+    encoder = _ShapeReader(tensors, None, "image_encoder.")
+    decoder = _ShapeReader(tensors, None, "mask_decoder.")
+    prompt_encoder = _ShapeReader(tensors, None, "prompt_encoder.")
     default = SAMConfig()
     _, grid_size, _, hidden_dim = encoder.shape("pos_embed", (1, 64, 64, default.hidden_dim))
     patch_size = encoder.shape("patch_embed.proj.weight", (hidden_dim, 3, 16, 16))[-1]
@@ -217,8 +334,8 @@ def region_config(tensors: Shapes) -> RegionConfig:
     Args:
         tensors: names and shapes, relative to `model.region_encoder.`
     """
-    reader, default = _ShapeReader(tensors, {}, "roi_align."), RegionConfig()
-    fusion = _ShapeReader(tensors, {}, "mlvl_fuse.")
+    reader, default = _ShapeReader(tensors, None, "roi_align."), RegionConfig()
+    fusion = _ShapeReader(tensors, None, "mlvl_fuse.")
     area = default.roi_size**2
     mid_dim, flat_dim = reader.shape(
         "flatten_linear.weight", (default.mid_dim, default.mid_dim * area)
@@ -287,7 +404,7 @@ def glamm_config(
         for prefix in (CLIP_PREFIX, SAM_PREFIX, REGION_PREFIX)
     )
     llama = llama_config(tensors, hf_config, source_name)
-    projector_layer = hf_config.get("mm_vision_select_layer", -2)
+    projector_layer = JSONObject(dict(hf_config), source_name).integer("mm_vision_select_layer", -2)
     return GLaMMConfig(
         clip=clip_config(clip, vision_hf_config, projector_layer),
         llama=llama,
@@ -305,8 +422,9 @@ class _ShapeReader:
     checkpoint with the weight table reports it together with all other problems.
     """
 
-    def __init__(self, tensors: Shapes, hf_config: HFConfig, prefix: str):
-        self._tensors, self._hf_config, self._prefix = tensors, hf_config, prefix
+    def __init__(self, tensors: Shapes, hf_config: JSONObject | None, prefix: str):
+        self._tensors, self._prefix = tensors, prefix
+        self._hf_config = hf_config or JSONObject({}, "")
 
     def shape(self, tensor: str, default: tuple[int, ...]) -> tuple[int, ...]:
         shape = tuple(self._tensors.get(self._prefix + tensor, default))
@@ -315,10 +433,12 @@ class _ShapeReader:
     def size(self, key: str, tensor: str, axis: int, default: int) -> int:
         """Return the size of an axis; `key` is its name in config.json."""
         shape = self._tensors.get(self._prefix + tensor, ())
-        return self._hf_config.get(key) or (shape[axis] if len(shape) > 1 else default)
+        size = self._hf_config.integer(key, None, 1, _MAX_SIZE)
+        return size or (shape[axis] if len(shape) > 1 else default)
 
     def num_layers(self, key: str, parent: str, default: int) -> int:
         """Return the number of layers below `parent`; `key` is its name in config.json."""
         pattern = re.compile(re.escape(self._prefix + parent) + r"(\d+)\.")
         layers = [int(match[1]) for name in self._tensors if (match := pattern.match(name))]
-        return self._hf_config.get(key) or 1 + max(layers, default=default - 1)
+        number = self._hf_config.integer(key, None, 1, _MAX_LAYERS)
+        return number or 1 + max(layers, default=default - 1)

@@ -33,7 +33,6 @@ def llama_table(config: LlamaConfig, lora: LoRAConfig | None = None) -> WeightTa
     rules = [
         WeightRule("model.embed_tokens.weight", "embed_tokens.table"),
         WeightRule("model.norm.weight", "norm.scale"),
-        WeightRule("lm_head.weight", "lm_head.kernel", "linear"),
         WeightRule(f"{prefix}input_layernorm.weight", "layers.input_norm.scale", layers=layers),
         WeightRule(
             f"{prefix}post_attention_layernorm.weight",
@@ -41,6 +40,13 @@ def llama_table(config: LlamaConfig, lora: LoRAConfig | None = None) -> WeightTa
             layers=layers,
         ),
     ]
+    unmapped = []
+    if config.tie_embeddings:
+        same = "the embeddings once more, since they are tied"
+        embeddings = rules[0].tensor
+        unmapped.append(UnmappedTensor("lm_head.weight", "recomputed", same, equal_to=embeddings))
+    else:
+        rules.insert(2, WeightRule("lm_head.weight", "lm_head.kernel", "linear"))
     for name in PROJECTIONS:
         tensor = prefix + ("self_attn." if name in _ATTENTION else "mlp.") + name
         leaf = f"layers.{name}"
@@ -50,11 +56,15 @@ def llama_table(config: LlamaConfig, lora: LoRAConfig | None = None) -> WeightTa
             for matrix in ("A", "B"):
                 adapter = f"{tensor}.lora_{matrix}.default.weight"
                 rules.append(WeightRule(adapter, f"{leaf}.lora.{matrix.lower()}", "linear", layers))
-    rotary = UnmappedTensor(
-        f"{prefix}self_attn.rotary_emb.inv_freq",
-        "recomputed",
-        "rotary frequencies theta^(-2i/head_dim)",
-        layers,
-        lambda: rotary_frequencies(config.head_dim, config.rope_theta),
+    # Models with scaled frequencies are newer than the versions that saved this buffer, except for
+    # linear scaling, where it was the unscaled one.
+    unmapped.append(
+        UnmappedTensor(
+            f"{prefix}self_attn.rotary_emb.inv_freq",
+            "recomputed",
+            "rotary frequencies theta^(-2i/head_dim)",
+            layers,
+            lambda: rotary_frequencies(config.head_dim, config.rope_theta),
+        )
     )
-    return WeightTable(tuple(rules), (rotary,))
+    return WeightTable(tuple(rules), tuple(unmapped))

@@ -128,6 +128,7 @@ class UnmappedTensor:
         reason: why; printed after a conversion.
         layers: layer numbers in the torch names.
         compute: computes a recomputed tensor.
+        equal_to: the tensor of a rule that a recomputed one repeats.
     """
 
     tensor: str
@@ -135,6 +136,7 @@ class UnmappedTensor:
     reason: str
     layers: tuple[int, ...] = ()
     compute: Callable[[], np.ndarray] | None = None
+    equal_to: str | None = None
 
     def names(self) -> list[str]:
         if "{layer}" not in self.tensor:

@@ -135,12 +135,13 @@ class ResizedVocabularySource:
         source: tensors under LLaMA's names.
         num_rows: size of the new vocabulary.
         seed: of the new rows.
+        tied: whether the head has the rows of the embeddings.
     """
 
     RESIZED = ("model.embed_tokens.weight", "lm_head.weight")
 
-    def __init__(self, source: TensorSource, num_rows: int, seed: int):
-        self._source, self._num_rows, self._seed = source, num_rows, seed
+    def __init__(self, source: TensorSource, num_rows: int, seed: int, tied: bool = False):
+        self._source, self._num_rows, self._seed, self._tied = source, num_rows, seed, tied
         self.infos = {
             name: info._replace(shape=(max(num_rows, info.shape[0]), *info.shape[1:]))
             if name in self.RESIZED
@@ -153,7 +154,7 @@ class ResizedVocabularySource:
         tensor = self._source.read(name)
         if name not in self.RESIZED or len(tensor) >= self._num_rows:
             return tensor
-        rng = np.random.default_rng([self._seed, self.RESIZED.index(name)])
+        rng = np.random.default_rng([self._seed, 0 if self._tied else self.RESIZED.index(name)])
         shape = (self._num_rows - len(tensor), *tensor.shape[1:])
         new_rows = 0.02 * rng.standard_normal(shape, np.float32)
         return np.concatenate([tensor, new_rows.astype(tensor.dtype)])

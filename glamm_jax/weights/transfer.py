@@ -85,6 +85,12 @@ def import_tensors(
                 problems.append(problem)
             if not is_exact:
                 carried.add(name)
+        elif (
+            tensor.equal_to
+            and tensor.equal_to in shapes
+            and not _is_equal(source, name, tensor.equal_to)
+        ):
+            problems.append(f"{name}: differs from {tensor.equal_to} ({tensor.reason})")
     if problems:
         raise WeightsError("\n".join([f"problems with the weights ({len(problems)}):", *problems]))
     mappings = table.mappings()
@@ -151,7 +157,10 @@ def export_tensors(
     shapes = tensor_shapes(table, shapes_of(leaves))
     for name in stored_dtypes:
         if name in unmapped:
-            shapes[name] = _unmapped_shape(name, unmapped[name], leaves)
+            original = unmapped[name].equal_to
+            shapes[name] = (
+                shapes[original] if original else _unmapped_shape(name, unmapped[name], leaves)
+            )
         elif CARRIED + name in leaves.infos:
             shapes[name] = leaves.infos[CARRIED + name].shape
     infos = {name: TensorInfo(DTYPES[dtype], shapes[name]) for name, dtype in stored_dtypes.items()}
@@ -159,8 +168,7 @@ def export_tensors(
     def write(name: str) -> None:
         if CARRIED + name in leaves.infos:
             tensor = leaves.read(CARRIED + name)
-        elif name in mappings:
-            mapping = mappings[name]
+        elif mapping := mappings.get(unmapped[name].equal_to or "" if name in unmapped else name):
             array = leaves.read(mapping.leaf, mapping.position)
             tensor = TRANSFORMS[mapping.transform].to_tensor(array)
         else:
@@ -274,6 +282,14 @@ def _compare_recomputed(
         return None, False
     problem = f"{name}: differs from what the configuration gives ({unmapped.reason})"
     return problem, False
+
+
+def _is_equal(source: TensorSource, first: str, second: str) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes."""
+    if source.infos[first] != source.infos[second]:
+        return False
+    a, b = (np.ascontiguousarray(source.read(name)) for name in (first, second))
+    return bool(np.array_equal(a.view(np.uint8), b.view(np.uint8)))
 
 
 def _unmapped_shape(name: str, unmapped: UnmappedTensor, leaves: LeafSource) -> tuple[int, ...]:

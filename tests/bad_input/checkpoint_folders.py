@@ -152,10 +152,40 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         _CHECKPOINTS,
-        "a decoder with grouped queries",
-        _checkpoint(_llama(), _LLAMA | {"num_key_value_heads": 1}),
-        "WeightsError: source/config.json describes another architecture: num_key_value_heads = "
-        "1, not 2",
+        "a decoder of another family, with biases",
+        _checkpoint(_llama(), _LLAMA | {"model_type": "qwen2", "attention_bias": True}),
+        "WeightsError: source/config.json describes another architecture than LLaMA: model_type = "
+        "'qwen2', not 'llama' or 'llava' or 'llava_llama' or 'mistral'; attention_bias = True, not "
+        "False",
+    ),
+    Case(
+        _CHECKPOINTS,
+        "rotary embeddings of an unsupported kind",
+        _checkpoint(
+            _llama(), _LLAMA | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}
+        ),
+        "WeightsError: source/config.json: rope_parameters describes another architecture than "
+        "LLaMA: rope_type = 'yarn'; default, linear and llama3 are supported",
+    ),
+    Case(
+        _CHECKPOINTS,
+        "two contradictory bases of the rotary embeddings",
+        _checkpoint(_llama(), _LLAMA | {"rope_theta": 5e5, "rope_parameters": {"rope_theta": 1e4}}),
+        "WeightsError: source/config.json: contradictory rope_theta = 500000.0, "
+        "rope_parameters.rope_theta = 10000.0",
+    ),
+    Case(
+        _CHECKPOINTS,
+        "quantized weights",
+        _checkpoint(_llama(), _LLAMA | {"quantization_config": {"quant_method": "gptq"}}),
+        "WeightsError: source/config.json: quantization_config: weights that are quantized (gptq) "
+        "are not supported; dequantize the model and save it in float16, bfloat16 or float32",
+    ),
+    Case(
+        _CHECKPOINTS,
+        "a number of heads that is a text",
+        _checkpoint(_llama(), _LLAMA | {"num_attention_heads": "two"}),
+        "JSONError: source/config.json: num_attention_heads = 'two' is not a whole number",
     ),
     Case(
         _CHECKPOINTS,
@@ -240,7 +270,11 @@ CASES: tuple[Case, ...] = (
         "checkpoint: glamm-jax convert from-torch the folder --clip CLIP_FOLDER --out MODEL",
     ),
     Case(
-        _FOLDERS, "a damaged config.json", _model("{"), "ConfigError: config.json: not valid JSON"
+        _FOLDERS,
+        "a damaged config.json",
+        _model("{"),
+        "ConfigError: config.json: not valid JSON: "
+        "Expecting property name enclosed in double quotes",
     ),
     Case(
         _FOLDERS,

@@ -165,7 +165,7 @@ CASES: tuple[Case, ...] = (
         "a folder without tokenizer.model",
         _tokenizer(lambda folder: (folder / "tokenizer.model").unlink()),
         "TokenizerError: tokenizer/tokenizer.model: no such file; a tokenizer folder "
-        "holds LLaMA's tokenizer.model",
+        "holds LLaMA's tokenizer.model, or the tokenizer.json of transformers",
     ),
     Case(
         _TOKENIZERS,
@@ -177,7 +177,8 @@ CASES: tuple[Case, ...] = (
         _TOKENIZERS,
         "a damaged tokenizer_config.json",
         _tokenizer(lambda folder: (folder / "tokenizer_config.json").write_text("{")),
-        "TokenizerError: tokenizer/tokenizer_config.json: not JSON",
+        "TokenizerError: tokenizer/tokenizer_config.json: not valid JSON: Expecting property name "
+        "enclosed in double quotes",
     ),
     Case(
         _TOKENIZERS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from glamm_jax.config.overrides import with_overrides
 from glamm_jax.data.sources.registry import datasets
 from glamm_jax.data.split_folder import dataset_name
 from glamm_jax.errors import ConfigError
-from glamm_jax.weights.config_file import config_from_json
+from glamm_jax.weights.config_file import config_from_json, config_to_json
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_an_experiment_is_the_frozen_one(name: str, goldens: Path) -> None:
     """`tests/goldens/experiments/NAME.json` is written anew by hand when a recipe changes."""
     config = import_module(f"configs.{name}").get_config()
     frozen = (goldens / "experiments" / f"{name}.json").read_text(encoding="utf-8")
-    assert json.dumps(asdict(config), indent=1) + "\n" == frozen
+    assert json.dumps(config_to_json(config), indent=1) + "\n" == frozen
     assert config_from_json(ExperimentConfig, json.loads(frozen)) == config
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, asdict, replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from glamm_jax.config import (
     LlamaConfig,
     LoRAConfig,
     RegionConfig,
+    RopeScaling,
     SAMConfig,
     TokenConfig,
     paper,
@@ -24,6 +25,7 @@ from glamm_jax.config import (
     with_lora,
 )
 from glamm_jax.errors import ConfigError
+from glamm_jax.weights.config_file import config_from_json, config_to_json
 
 PRESETS: dict[str, Callable[[], GLaMMConfig]] = {
     "released": released,
@@ -37,7 +39,7 @@ PRESETS: dict[str, Callable[[], GLaMMConfig]] = {
 
 def resolved(config: GLaMMConfig) -> str:
     """Return the complete configuration as text, one field per line."""
-    return json.dumps(asdict(config), indent=1) + "\n"
+    return json.dumps(config_to_json(config), indent=1) + "\n"
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -137,3 +139,31 @@ def test_no_layer_is_computed_above_the_last_state_that_is_read() -> None:
 def test_added_tokens_follow_the_vocabulary_in_their_order() -> None:
     assert TokenConfig.appended_to(32000) == TokenConfig()
     assert TokenConfig.appended_to(800).seg == 804
+
+
+def test_fields_that_older_releases_lack_may_be_missing_and_are_written_if_changed() -> None:
+    newer = LlamaConfig(
+        num_kv_heads=8, tie_embeddings=True, rope_scaling=RopeScaling("linear", 2.0)
+    )
+    value = json.loads(json.dumps(config_to_json(newer)))
+    assert value["num_kv_heads"] == 8
+    assert value["rope_scaling"]["kind"] == "linear"
+    assert "head_width" not in value
+    assert config_from_json(LlamaConfig, value) == newer
+    older = config_to_json(LlamaConfig())
+    assert not older.keys() & {"num_kv_heads", "head_width", "tie_embeddings"}
+    assert config_from_json(LlamaConfig, older) == LlamaConfig()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_kv_heads": 5}, "num_kv_heads = 5: must divide num_heads = 32"),
+        ({"num_kv_heads": 0}, "num_kv_heads = 0: must be positive"),
+        ({"head_width": 63}, "head_width = 63: the width of a head must be even"),
+    ],
+)
+def test_impossible_heads_are_refused(fields: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LlamaConfig(**fields)
+    assert LlamaConfig(head_width=96).query_dim == 32 * 96

@@ -180,9 +180,20 @@ def test_dropout_follows_its_key_and_differs_between_layers_and_keys() -> None:
     assert float(jnp.abs(runs[0] - runs[2]).max()) > 1e-3
 
 
-@pytest.mark.parametrize("mesh", [{"data": 2, "tensor": 4}, {"fsdp": 8}, {"fsdp": 2, "tensor": 2}])
-def test_any_mesh_gives_the_single_device_result(mesh: dict[str, int]) -> None:
-    model = Llama(SMALL, rngs=nnx.Rngs(0))
+GROUPED = replace(SMALL, num_kv_heads=2, tie_embeddings=True, head_width=16)
+
+
+@pytest.mark.parametrize(
+    ("config", "mesh"),
+    [
+        (SMALL, {"data": 2, "tensor": 4}),
+        (SMALL, {"fsdp": 8}),
+        (SMALL, {"fsdp": 2, "tensor": 2}),
+        (GROUPED, {"data": 2, "tensor": 4}),
+    ],
+)
+def test_any_mesh_gives_the_single_device_result(config: LlamaConfig, mesh: dict[str, int]) -> None:
+    model = Llama(config, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (4, 6, SMALL.hidden_dim))
     positions = jnp.broadcast_to(jnp.arange(6)[None], (4, 6))
     valid = jnp.asarray(np.arange(6)[None] < np.array([[6], [3], [1], [6]]))

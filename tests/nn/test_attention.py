@@ -9,6 +9,7 @@ import pytest
 
 from glamm_jax.nn import attention as module
 from glamm_jax.nn.attention import attention, choose_backend, decode_attention
+from glamm_jax.parallel import make_mesh, use_mesh
 
 
 def _qkv(b: int, t: int, s: int, n: int, width: int, value_width: int) -> list[np.ndarray]:
@@ -183,3 +184,50 @@ def test_one_token_attends_to_the_valid_ones_before_it_and_to_itself() -> None:
     expected = attention(q[:, 5:], k, v, key_valid=jnp.concatenate([valid, itself], axis=1))
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     np.testing.assert_allclose(actual[1], v[1, 5:], atol=1e-5)
+
+
+def _grouped(length: int) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Four query heads with two key heads, and the same with every key head repeated."""
+    q, _, _ = _qkv(2, length, length, 4, 8, 8)
+    _, k, v = _qkv(2, length, length, 2, 8, 8)
+    repeated = [np.repeat(x, 2, axis=2) for x in (k, v)]
+    return [jnp.asarray(x) for x in (q, k, v)], [jnp.asarray(x) for x in (q, *repeated)]
+
+
+@pytest.mark.parametrize("backend", ["xla", "splash", "cudnn"])
+def test_a_key_head_serves_its_group_of_query_heads(
+    backend: module.Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grouped, repeated = _grouped(128 if backend == "splash" else 16)
+    valid = jnp.asarray(_some_keys_invalid(*grouped[0].shape[:2]))
+    if backend == "cudnn":  # the same function of jax, with the kernel that a CPU has
+        original = jax.nn.dot_product_attention
+        monkeypatch.setattr(
+            jax.nn,
+            "dot_product_attention",
+            lambda *x, implementation, **options: original(*x, implementation="xla", **options),
+        )
+    actual = attention(*grouped, causal=True, key_valid=valid, backend=backend)
+    expected = _reference(*map(np.asarray, repeated), 8**-0.5, True, np.asarray(valid))
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
+
+
+def test_a_step_of_grouped_queries_is_that_of_repeated_keys() -> None:
+    grouped, repeated = _grouped(9)
+    valid = jnp.asarray(_some_keys_invalid(2, 8))
+
+    @jax.jit
+    def step(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        cached = [x[:, :-1].transpose(0, 2, 1, 3) for x in (k, v)]
+        return decode_attention(q[:, -1:], k[:, -1:], v[:, -1:], *cached, valid)
+
+    np.testing.assert_allclose(step(*grouped), step(*repeated), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tensor", [2, 4])
+def test_splash_of_grouped_queries_on_a_mesh_that_divides_a_group(tensor: int) -> None:
+    grouped, repeated = _grouped(128)
+    with use_mesh(make_mesh(tensor=tensor)):
+        actual = jax.jit(lambda *x: attention(*x, causal=True, backend="splash"))(*grouped)
+    expected = _reference(*map(np.asarray, repeated), 8**-0.5, True, None)
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)

@@ -12,7 +12,7 @@ import pytest
 from bench import conversion, cpu, gpu
 from bench.measure import interleaved, median, table
 from glamm_jax.aot import flops
-from glamm_jax.config import CLIP_L14_336, LLAMA_7B, SAM_VIT_H
+from glamm_jax.config import CLIP_L14_336, LLAMA_7B, SAM_VIT_H, LlamaConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -136,3 +136,13 @@ def test_the_full_size_job_runs_step_by_step(tmp_path: Path) -> None:
         *("export glamm", "export clip", "compare", "answer"),
     ]
     assert not (tmp_path / "work" / "model").exists()
+
+
+def test_grouped_queries_shrink_keys_values_and_their_cache() -> None:
+    """By hand: 4 query heads and 1 key head of width 6; dim 8, MLP 10, 2 layers, 20 tokens."""
+    config = LlamaConfig(20, 8, 10, 2, 4, num_kv_heads=1, head_width=6, tie_embeddings=True)
+    weights = 2 * (8 * 24 + 2 * 8 * 6 + 24 * 8 + 3 * 8 * 10)
+    assert flops.llama_linears(config, 3) == 2 * 3 * weights
+    assert flops.llama_attention(config, 5) == 2 * 2 * 2 * 5 * 24 * 5 // 2
+    cache = 7 * 9 * 2 * 2 * 6  # rows, tokens, keys and values, layers, width
+    assert flops.llama_step_bytes(config, 7, 9) == 2 * (weights + 8 * 20 + cache)

@@ -16,18 +16,21 @@ from glamm_jax.cli.convert import main
 from glamm_jax.cli.convert.assemble import Request, assemble, leaf_shapes
 from glamm_jax.config import GLaMMConfig, LlamaConfig, LoRAConfig, tiny
 from glamm_jax.files import atomic_folder
+from glamm_jax.models.abstract import abstract_model
 from glamm_jax.testing.golden_checkpoints import GoldenSource, write_checkpoint
 from glamm_jax.text.tokenizer import load_tokenizer
+from glamm_jax.weights.flat_state import state_shapes
 from glamm_jax.weights.folder import ModelFolder, finish_folder
 from glamm_jax.weights.glamm import CLIP_PREFIX, REGION_PREFIX, SAM_PREFIX
 from glamm_jax.weights.hf_config import clip_hf_config, llama_hf_config
 from glamm_jax.weights.lora import adapter_name
-from glamm_jax.weights.rules import WeightsError
+from glamm_jax.weights.rules import WeightsError, tensor_shapes
 from glamm_jax.weights.safetensors import TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_names import SPI_PREFIX
 from glamm_jax.weights.tensor_sources import MemorySource, SafetensorsSource
 from glamm_jax.weights.transfer import copy_leaves, default_stored_dtypes
+from tests.text.test_tokenizer_json import byte_level
 from tests.weights.checkpoints import (
     ADAPTED,
     CONFIG,
@@ -301,6 +304,41 @@ def test_a_start_without_regions_initializes_them_from_the_seed(parts, tmp_path)
     assert (a.read(kernel) != b.read(kernel)).any()
     kernel = "clip.patch_embedding.kernel"
     assert (a.read(kernel) == b.read(kernel)).all()
+
+
+def test_a_newer_llama_with_a_byte_level_tokenizer_becomes_a_glamm(parts, tmp_path):
+    """Grouped queries, tied embeddings, tokenizer.json; and back under its own names."""
+    tokenizer = load_tokenizer(byte_level(tmp_path / "tokenizer"))
+    size = tokenizer.size - 7
+    llama = replace(
+        CONFIG.llama, vocab_size=size, num_kv_heads=2, tie_embeddings=True, rope_theta=1e5
+    )
+    write_checkpoint(
+        GoldenSource(tensor_shapes(table_of(llama), llama_shapes(llama)), table_of(llama)),
+        tmp_path / "llama",
+        llama_hf_config(llama, "float32"),
+        tokenizer=tmp_path / "tokenizer",
+    )
+    arguments = ["from-torch", tmp_path / "llama", "--clip", parts / "clip"]
+    arguments += ["--sam", parts / "sam.pth", "--out", tmp_path / "model"]
+    assert run(*arguments) == 0
+    folder = ModelFolder(tmp_path / "model")
+    assert folder.config.llama == replace(llama, vocab_size=size + 7, remat="full")
+    assert folder.config.tokens == tokenizer.tokens
+    assert "llama.lm_head.kernel" not in folder.leaves
+    assert folder.leaves["llama.layers.k_proj.kernel"].shape == (2, 64, 32)
+    assert load_tokenizer(tmp_path / "model", folder.config.tokens).size == size + 7
+    assert run("to-torch", tmp_path / "model", "--out", tmp_path / "back") == 0
+    back = tensors(tmp_path / "back")
+    for name, array in tensors(tmp_path / "llama").items():
+        assert (back[name][: len(array)] == array).all(), name
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert (config["num_key_value_heads"], config["tie_word_embeddings"]) == (2, True)
+    assert load_tokenizer(tmp_path / "back").tokens == tokenizer.tokens
+
+
+def llama_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    return state_shapes(abstract_model(config)[1])
 
 
 # ------------------------------------------------------------------------------ refusals

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import sentencepiece
+
 from glamm_jax.text.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from tools.parity.recorded_folder import entry_errors, part_folder, report_unknown_files
 from tools.parity.report import ComparisonReport, GoldenError, RecordedFile
@@ -59,12 +61,15 @@ def _check_vocabulary(path: Path, tokenizer: Tokenizer, report: ComparisonReport
         recorded = {"pieces": [row[0] for row in rows], "scores": [float(row[1]) for row in rows]}
     except (OSError, ValueError, IndexError) as error:
         raise GoldenError(f"{path}: cannot be read: {error}") from error
-    ids = range(tokenizer.model.get_piece_size())
+    model = tokenizer.model
+    if not isinstance(model, sentencepiece.SentencePieceProcessor):
+        raise GoldenError(f"{path.parent}: its tokenizer is not of sentencepiece")
+    ids = range(model.get_piece_size())
     with RecordedFile(report, PART, f"{PART}/{path.name}", recorded) as vocabulary:
-        pieces = [tokenizer.model.id_to_piece(i) for i in ids]
+        pieces = [model.id_to_piece(i) for i in ids]
         vocabulary.compare("pieces", pieces, "exact")
         # The file has six digits.
-        scores = [float(f"{tokenizer.model.get_score(i):g}") for i in ids]
+        scores = [float(f"{model.get_score(i):g}") for i in ids]
         vocabulary.compare("scores", scores, "exact")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from glamm_jax.config import GLaMMConfig, LoRAConfig
 from glamm_jax.json_files import JSONObject
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
+from glamm_jax.text.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from glamm_jax.weights.adapter import UniformAdapter, check_saved_modules
 from glamm_jax.weights.checkpoint_files import Checkpoint, open_checkpoint, read_hf_config
 from glamm_jax.weights.config_file import KINDS, AnyConfig, config_from_json
@@ -151,8 +151,7 @@ def _assemble_component(request: Request, main: Checkpoint) -> Assembly:
         config = component_config("sam", main.hf_config) or sam_config(shapes_of(tensors))
         return Assembly(config, tensors, hf_configs, None, main.num_dropped, warnings=main.warnings)
     if main.family == "llama":
-        has_tokenizer = (main.path / "tokenizer.model").is_file()
-        tokenizer = request.tokenizer or (main.path if has_tokenizer else None)
+        tokenizer = request.tokenizer or (main.path if has_tokenizer(main.path) else None)
         config = llama_config(shapes_of(tensors), main.hf_config, str(main.path / "config.json"))
         return Assembly(
             config, tensors, hf_configs, tokenizer, main.num_dropped, warnings=main.warnings
@@ -207,7 +206,8 @@ def _assemble_glamm(request: Request, main: Checkpoint) -> Assembly:
         )
     num_rows = _vocabulary_rows(tensors, main.path)
     if main.family == "llama":
-        tensors = ResizedVocabularySource(tensors, tokenizer.size, request.seed)
+        tied = main.hf_config.get("tie_word_embeddings") is True
+        tensors = ResizedVocabularySource(tensors, tokenizer.size, request.seed, tied)
         num_rows = max(num_rows, tokenizer.size)
     if main.family == "llama" or adapter.replaced:
         hf_configs[main.family] = main.hf_config | {"vocab_size": num_rows}
