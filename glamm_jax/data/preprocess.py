@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,17 @@ from glamm_jax.data.resample import ResizeTarget, resize
 from glamm_jax.errors import GLaMMError
 
 WHITE = (255, 255, 255)
+# Formats that are decoded inside this process by code that bounds its memory. Pillow has forty
+# more; for EPS it starts the program gs.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+MAX_IMAGE_BYTES = 1 << 29  # of a file
+MAX_SIDE = 1 << 17  # pixels; resizing needs some bytes for each pixel of a side
+# A progressive JPEG has about ten scans. Each costs as much time as a complete image, so that a
+# small file of empty scans would take minutes. libtiff has the same limit.
+MAX_SCANS = 100
+SCANNED_PIXELS = 1 << 31  # scans x pixels; about ten seconds
+USUAL_SCANS = 20  # always allowed
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
 
 ImageSource = str | Path | bytes | io.BufferedIOBase | Image.Image | np.ndarray
 RGB = UInt8[np.ndarray, "h w 3"]
@@ -35,11 +47,11 @@ class ImageError(GLaMMError):
 
 
 def open_image(source: ImageSource, background: tuple[int, int, int] | None = WHITE) -> RGB:
-    """Read an image of any common format as upright 8-bit RGB in its own size.
+    """Read an image as upright 8-bit RGB in its own size.
 
-    Grayscale is repeated, CMYK and palettes are converted, of 16 bits the upper 8 are kept. EXIF
-    orientation is applied: boxes and masks refer to the upright image. Of an animation the first
-    frame is used.
+    The formats are AVIF, BMP, GIF, JPEG, MPO, PNG, PPM, TIFF and WebP. Grayscale is repeated, CMYK
+    and palettes are converted, of 16 bits the upper 8 are kept. EXIF orientation is applied: boxes
+    and masks refer to the upright image. Of an animation the first frame is used.
 
     Args:
         source: a path, the bytes of a file, an open file, a Pillow image, or uint8 [h, w, 3].
@@ -47,7 +59,7 @@ def open_image(source: ImageSource, background: tuple[int, int, int] | None = WH
             transparent pixels, as the original does.
 
     Raises:
-        ImageError: the image is missing, unreadable, truncated, larger than
+        ImageError: the image is missing, unreadable, truncated, of another format, larger than
             PIL.Image.MAX_IMAGE_PIXELS, or has values without a fixed range (floating point, 32
             bits); names the file.
     """
@@ -66,8 +78,7 @@ def open_image(source: ImageSource, background: tuple[int, int, int] | None = WH
         pixels = _decode_plain_jpeg(data)
         if pixels is not None:
             return pixels
-        image = Image.open(io.BytesIO(data))  # from memory, so that no file stays open
-        _check_size(*image.size, name)
+        image = open_raster(data, name)
         return _to_rgb(_upright(image), background, name)
     except ImageError:
         raise
@@ -81,6 +92,25 @@ def open_image(source: ImageSource, background: tuple[int, int, int] | None = WH
         raise ImageError(f"{name}: not enough memory to decode it") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and others
         raise ImageError(f"{name}: not a readable image: {_reason(error)}") from error
+
+
+def open_raster(data: bytes, name: str = "image") -> Image.Image:
+    """Open an image of one of `FORMATS` from memory; its pixels are not decoded yet.
+
+    Args:
+        data: of the file.
+        name: of the file, for messages.
+
+    Raises:
+        ImageError: it is too large, or would take too long.
+        Exception: Pillow cannot open it; there are many kinds.
+    """
+    Image.init()
+    image = Image.open(io.BytesIO(data), formats=[x for x in FORMATS if x in Image.OPEN])
+    _check_size(*image.size, name)
+    if image.format in ("JPEG", "MPO"):
+        _check_scans(data, image.width * image.height, name)
+    return image
 
 
 def clip_size(height: int, width: int, shortest: int) -> tuple[int, int]:
@@ -188,12 +218,13 @@ def _decode_plain_jpeg(data: bytes) -> RGB | None:
     if not data.startswith(b"\xff\xd8\xff"):
         return None
     try:
-        if _may_have_exif(data) and _is_rotated(Image.open(io.BytesIO(data))):
+        if _may_have_exif(data) and _is_rotated(Image.open(io.BytesIO(data), formats=["JPEG"])):
             return None
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours not in ("YCbCr", "RGB"):
             return None
         _check_size(int(width), int(height), "JPEG")
+        _check_scans(data, int(width) * int(height), "JPEG")
         return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
     except Exception:  # damaged metadata, damaged or too large images
         return None
@@ -260,10 +291,29 @@ def _pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 def _check_size(width: int, height: int, name: str) -> None:
     """Refuse an image before it is decoded: its header gives the size."""
     limit = Image.MAX_IMAGE_PIXELS
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"{name}: {width} x {height} pixels; a side has at most {MAX_SIDE}")
     if width * height == 0:
         raise ImageError(f"{name}: the image is empty ({width} x {height} pixels)")
     if limit is not None and width * height > limit:
         raise ImageError(f"{name}: {_too_large(f'{width * height} pixels')}")
+
+
+def _check_scans(data: bytes, pixels: int, name: str) -> None:
+    """Refuse a JPEG of so many scans that decoding takes minutes."""
+    limit = max(USUAL_SCANS, min(MAX_SCANS, SCANNED_PIXELS // pixels))
+    if data.count(b"\xff\xda") <= limit:  # at least the number of scans
+        return
+    scans, position = 0, 2
+    while match := _MARKER.search(data, position):
+        marker, position = match[1][0], match.end()
+        if marker == 0xD9:
+            return
+        scans += marker == 0xDA
+        if scans > limit:
+            raise ImageError(f"{name}: a JPEG of more than {limit} scans; save it again")
+        if marker not in (0x01, 0xD8):  # these have no length
+            position += int.from_bytes(data[position : position + 2], "big")
 
 
 def _too_large(size: str) -> str:
@@ -275,9 +325,13 @@ def _too_large(size: str) -> str:
 
 
 def _read_bytes(source: str | Path | bytes | io.BufferedIOBase) -> bytes:
-    if isinstance(source, str | Path):
-        return Path(source).read_bytes()
-    return source if isinstance(source, bytes) else source.read()
+    if isinstance(source, bytes):
+        return source
+    with open(source, "rb") if isinstance(source, str | Path) else nullcontext(source) as stream:
+        data = stream.read(MAX_IMAGE_BYTES + 1)
+    if len(data) > MAX_IMAGE_BYTES:
+        raise ImageError(f"{_name(source)}: more than {MAX_IMAGE_BYTES} bytes")
+    return data
 
 
 def _name(source: str | Path | bytes | io.BufferedIOBase | Image.Image) -> str:

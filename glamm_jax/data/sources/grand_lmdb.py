@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.data.record import ReadResult
-from glamm_jax.data.sources.dataset_files import read_image_file, require_split
+from glamm_jax.data.sources.dataset_files import open_image_file, require_split
 from glamm_jax.data.sources.defects import (
     BROKEN_ENTRY,
     MISSING_ENTRY,
-    MISSING_IMAGE,
     DefectLog,
     SourceError,
     quoted,
@@ -67,10 +66,8 @@ class GrandLMDB:
     def read(self, key: str) -> ReadResult:
         """Read the annotations of an image from both databases."""
         log = DefectLog(f"{self.name} {quoted(key)}")
-        path = self.image_path(key)
-        if path is None:
-            log.add(MISSING_IMAGE, f"not in {self._folder / 'images'}")
-        image = read_image_file(path, log) if path else None
+        places = f"not in {self._folder / 'images'}"
+        image = open_image_file(self.image_path, key, places, log)
         if image is None:
             return log.no_record()
         builder = RecordBuilder(image, log)

@@ -17,7 +17,7 @@ from typing import Any
 
 from glamm_jax.data import rle
 from glamm_jax.data.record import DatasetSource, ReadResult
-from glamm_jax.data.sources.dataset_files import read_image_file
+from glamm_jax.data.sources.dataset_files import find_image, open_image_file
 from glamm_jax.data.sources.defects import (
     BAD_MASK,
     BROKEN_ENTRY,
@@ -98,7 +98,8 @@ class JsonlSource:
                 continue
             if builder is None:
                 image_name = fields["image"]
-                image = read_image_file(self._path.parent / image_name, log)
+                places = f"{quoted(image_name)}: no such file in {self._path.parent}"
+                image = open_image_file(self._find_image, image_name, places, log)
                 builder = None if image is None else RecordBuilder(image, log)
             elif fields["image"] != image_name:
                 log.add(DUPLICATE_ID, f"id: {quoted(key)} is already {quoted(image_name)}")
@@ -108,6 +109,9 @@ class JsonlSource:
         if builder is None:
             return log.no_record()
         return builder.build(key, self.name, self.split)
+
+    def _find_image(self, name: str) -> Path | None:
+        return find_image(self._path.parent, [""], name)
 
 
 def _parse_line(line: bytes, log: DefectLog) -> Fields | None:

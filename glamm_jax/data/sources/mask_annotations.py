@@ -12,25 +12,32 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco
 
 from glamm_jax.data import rle
+from glamm_jax.data.preprocess import MAX_IMAGE_BYTES, open_raster
+from glamm_jax.data.sources.dataset_files import OUTSIDE_HINT, find_image
 from glamm_jax.data.sources.defects import (
     BAD_MASK,
     EMPTY_MASK,
     MASK_SIZE,
     MISSING_MASK,
+    OUTSIDE_FILE,
     OVERLAPPING_PARTS,
     DefectLog,
     quoted,
 )
 from glamm_jax.data.sources.json_files import as_numbers
+from glamm_jax.files import FileNameError, read_regular_file
 
 MIN_POLYGON = 6  # numbers: three points
 # A polygon may reach this many image sides from the origin. pycocotools walks along every edge,
 # also outside of the image, so far points would take a long time.
 MAX_OVERREACH = 4
+
+# Pixels along all edges of a polygon. pycocotools needs some twenty bytes for each; a polygon of
+# very many long edges would exhaust the memory, and then end the process.
+MAX_PERIMETER = 1 << 21
 
 # A mask as pycocotools takes it: {"size": [h, w], "counts": compressed}. Its stubs are narrower.
 Runs = Any
@@ -90,10 +97,14 @@ def read_label_map(folder: Path, name: str, log: DefectLog, where: str) -> np.nd
         where: the place that names the file, for the defect.
     """
     try:
-        with Image.open(folder / name) as image:
+        path = find_image(folder, [""], name)
+        if path is None:
+            log.add(MISSING_MASK, f"{where}: no file {quoted(name)}")
+            return None
+        with open_raster(read_regular_file(path, MAX_IMAGE_BYTES)) as image:
             labels = np.asarray(image)
-    except FileNotFoundError:
-        log.add(MISSING_MASK, f"{where}: no file {quoted(name)}")
+    except FileNameError as error:
+        log.add(OUTSIDE_FILE, f"{where}: {error}; {OUTSIDE_HINT}")
     except Exception as error:  # decoders raise many kinds
         log.add(BAD_MASK, f"{where}: {quoted(name)}: {error!r}")
     else:
@@ -140,6 +151,9 @@ def _polygon_problem(numbers: tuple[float, ...] | None, side: int, fits: bool) -
         return f"a polygon of {len(numbers)} numbers"
     if max(map(abs, numbers)) > MAX_OVERREACH * side:
         return "a polygon far outside of the image"
+    points = np.array(numbers).reshape(-1, 2)
+    if np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum() > MAX_PERIMETER:
+        return "a polygon whose edges are longer than those of any object"
     return None if fits else "a polygon for an image of another size"
 
 
