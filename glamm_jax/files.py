@@ -13,8 +13,8 @@ import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 from glamm_jax.errors import FolderError, GLaMMError
 
@@ -116,7 +116,7 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
         return file.read(max_bytes + 1)[:max_bytes]
 
 
-def bounded_lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes, int]]:
+def bounded_lines(stream: BufferedIOBase, max_bytes: int) -> Iterator[tuple[bytes, int]]:
     """Yield the lines of a file without holding a long one in memory.
 
     Args:

@@ -61,6 +61,7 @@ MUTABLE_FIELDS = (
     "platform",
     "versions.",
 )
+NOT_EXPORTED = f"id that is no file name: not in {EXPORT}"
 PACKAGES = ("glamm-jax", "jax", "flax", "numpy", "pycocotools", "pycocoevalcap", "transformers")
 
 
@@ -192,6 +193,9 @@ class EvaluationRun:
         notes = {kind: tuple(where) for kind, where in problems.items()}
         notes |= {f"left out: {kind}": where for kind, where in self.item_set.notes.items()}
         notes |= {"failed prediction": failed} if failed else {}
+        if self.benchmark.export is not None:
+            left_out = self.benchmark.export(self.out / EXPORT, [*predictions.values()])
+            notes |= {NOT_EXPORTED: tuple(left_out)} if left_out else {}
         modes: dict[Mode, MetricResult] = {
             mode: self.benchmark.score(items, predictions, mode, scorers)
             | MetricResult({}, notes=notes)
@@ -205,8 +209,6 @@ class EvaluationRun:
             scorers.similarity.name,
             {"items": len(items), "predictions": len(predictions), "failed": len(failed)},
         )
-        if self.benchmark.export is not None:
-            self.benchmark.export(self.out / EXPORT, [*predictions.values()])
         save_scores(self.out / SCORES, scores)
         write_report(
             self.out / REPORT,

@@ -87,8 +87,8 @@ def parse_answer(generated: str) -> ParsedAnswer:
     problems = _tag_problems(raw)
     phrases = []
     for i, (first, last) in enumerate(phrase_spans):
-        inside = first + len(PHRASE_START), last - len(PHRASE_END)
         own = tuple(own_segs.get(i, ()))
+        inside = first + len(PHRASE_START), last - len(PHRASE_END)
         phrase = Phrase(raw[slice(*inside)].strip(), *find_clean(*inside), own)
         phrases.append(phrase)
         if not phrase.text:
@@ -104,6 +104,12 @@ def parse_answer(generated: str) -> ParsedAnswer:
         problems += [f"[SEG] {k} belongs to no phrase" for k in unassigned]
     seg_positions = tuple(find_clean(seg, seg)[0] for seg in segs)
     return ParsedAnswer(text, tuple(phrases), seg_positions, unassigned, tuple(problems))
+
+
+def phrase_texts(text: str) -> list[str]:
+    """Return the stripped texts between each <p> and the next </p>."""
+    spans = _spans(text, PHRASE_START, PHRASE_END)
+    return [text[a + len(PHRASE_START) : b - len(PHRASE_END)].strip() for a, b in spans]
 
 
 def stable_text(generated: str) -> str:

@@ -25,6 +25,7 @@ from glamm_jax.data.sources.grand_texts import (
     image_path,
 )
 from glamm_jax.data.sources.json_files import as_fields, as_list, parse_json
+from glamm_jax.data.sources.lmdb_file import LMDBError, LMDBFile
 from glamm_jax.data.sources.record_builder import RecordBuilder
 
 EXPRESSIONS, CAPTIONS = "Grand_Referring_Expression_lmdb", "Grand_Caption_Grounding_lmdb"
@@ -93,8 +94,11 @@ class GrandLMDB:
         """The list under the name of an image in one database."""
         if key not in self._names.get(database, ()):
             return []
-        with _open_database(self._folder / database).begin() as transaction:
-            value = transaction.get(key.encode())
+        try:
+            value = _open_database(self._folder / database).get(key.encode("utf-8", "replace"))
+        except LMDBError as error:
+            log.add(BROKEN_ENTRY, str(error))
+            return []
         if value is None:
             log.add(MISSING_ENTRY, f"listed, but not in {database}")
             return []
@@ -114,25 +118,25 @@ def _image_names(database: Path, split: str) -> list[str]:
         return [line.strip() for line in lines if line.strip()]
     if split != "train":
         raise SourceError(f"{names_file}: no such file; it lists the images of split {split!r}")
-    with _open_database(database).begin() as transaction:
-        keys = transaction.cursor().iternext(keys=True, values=False)
-        return [bytes(key).decode("utf-8", "replace") for key in keys]
+    try:
+        return [key.decode("utf-8", "replace") for key in _open_database(database)]
+    except LMDBError as error:
+        raise SourceError(str(error)) from error
 
 
-def _open_database(database: Path) -> Any:
-    """An open database. LMDB allows to open it once in a process, so it stays open."""
+def _open_database(database: Path) -> LMDBFile:
+    """An open database, one in each process.
+
+    Raises:
+        SourceError: it cannot be opened.
+    """
     with _opening:
         return _open(database.resolve())
 
 
 @cache
-def _open(database: Path) -> Any:
+def _open(database: Path) -> LMDBFile:
     try:
-        import lmdb
-    except ImportError as error:
-        message = f"{database}: reading LMDB needs lmdb: pip install 'glamm-jax[data]'"
-        raise SourceError(message) from error
-    try:
-        return lmdb.open(str(database), readonly=True, lock=False, readahead=False, max_dbs=0)
-    except lmdb.Error as error:
-        raise SourceError(f"{database}: not a readable LMDB: {error}") from error
+        return LMDBFile(database)
+    except LMDBError as error:
+        raise SourceError(str(error)) from error

@@ -40,8 +40,10 @@ from glamm_jax.data.sources.json_files import (
 from glamm_jax.data.sources.mask_annotations import read_label_map
 from glamm_jax.data.sources.phrase_spans import PhraseSpans
 from glamm_jax.data.sources.record_builder import RecordBuilder
+from glamm_jax.files import bounded_lines
 from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, SEG
 
+MAX_LINE_BYTES = 1 << 24  # parsed JSON takes up to thirty times as much memory
 BROKEN_LINE = "broken line"
 BROKEN_MARKUP = "broken markup"
 UNKNOWN_FIELD = "unknown field"
@@ -68,16 +70,16 @@ class JsonlSource:
         self._lines: dict[str, list[tuple[int, int]]] = {}
         offset = 0
         with open(root, "rb") as stream:
-            for number, line in enumerate(stream, 1):
+            for number, (line, length) in enumerate(bounded_lines(stream, MAX_LINE_BYTES), 1):
                 if line.strip():
-                    fields = _parse_line(line, DefectLog(""))
+                    fields = _parse_line(line, DefectLog("")) if length == len(line) else None
                     key, line_split = f"line {number}", self.split
                     if fields is not None:
                         key = as_id(fields.get("id")) or fields["image"]
                         line_split = fields.get("split", "train")
                     if line_split == self.split:
                         self._lines.setdefault(key, []).append((number, offset))
-                offset += len(line)
+                offset += length
 
     @property
     def keys(self) -> Sequence[str]:
@@ -93,7 +95,7 @@ class JsonlSource:
             log.where = f"{self._path.name} line {number}"
             with open(self._path, "rb") as stream:
                 stream.seek(offset)
-                fields = _parse_line(stream.readline(), log)
+                fields = _parse_line(stream.readline(MAX_LINE_BYTES + 1), log)
             if fields is None:
                 continue
             if builder is None:
@@ -116,6 +118,9 @@ class JsonlSource:
 
 def _parse_line(line: bytes, log: DefectLog) -> Fields | None:
     """The fields of a line; None and defects if its image, id or split cannot be read."""
+    if len(line) > MAX_LINE_BYTES:
+        log.add(BROKEN_LINE, f"a line of more than {MAX_LINE_BYTES} bytes; give masks as files")
+        return None
     try:
         fields = parse_json(line)
     except ValueError as error:
