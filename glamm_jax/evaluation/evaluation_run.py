@@ -44,6 +44,7 @@ from glamm_jax.evaluation.runner import predict_all
 from glamm_jax.evaluation.scores import SCORES, RunScores, save_scores
 from glamm_jax.files import write_atomic
 from glamm_jax.inference.chat import Assistant
+from glamm_jax.json_files import JSONError, read_object
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.training.fingerprint import fingerprint
@@ -230,8 +231,8 @@ class EvaluationRun:
                 write_atomic(path, json.dumps(self.config, indent=1) + "\n")
             return
         try:
-            old = flatten_config(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
+            old = flatten_config(read_object(path).fields)
+        except JSONError as error:
             raise EvaluationError(f"{path}: cannot be read: {error}") from error
         new = flatten_config(json.loads(json.dumps(self.config)))
         changes = [
