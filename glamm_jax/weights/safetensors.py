@@ -166,10 +166,15 @@ def _parse_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, in
             f"{path}: tensor {name}: the header's entry lacks a valid dtype, shape or data_offsets"
         ) from error
     # numpy's limits; also for a tensor without elements.
-    is_possible = len(shape) <= MAX_AXES and math.prod(n or 1 for n in shape) < 1 << 59
-    if not are_counts or not is_possible or begin > end:
+    if (
+        not are_counts
+        or len(shape) > MAX_AXES
+        or math.prod(n or 1 for n in shape) >= 1 << 59
+        or begin > end
+    ):
         raise TensorFileError(
-            f"{path}: tensor {name}: invalid shape {show(shape)} or data_offsets {show(begin)} to {show(end)}"
+            f"{path}: tensor {name}: invalid shape {show(shape)} or data_offsets {show(begin)} to "
+            f"{show(end)}"
         )
     if dtype is None:
         raise TensorFileError(
@@ -215,13 +220,13 @@ def read_index(path: Path) -> dict[str, str]:
         weight_map = read_object(path).object("weight_map")
         file_names = {name: weight_map.text(name) for name in weight_map}
     except JSONError as error:
-        raise TensorFileError(f"{error}; not an index: it has no weight_map") from error
+        raise TensorFileError(f"{error}; it is not an index of weights") from error
     for file_name in set(file_names.values()):
         try:
             safe_name(file_name)
         except FileNameError as error:
             raise TensorFileError(
-                f"{path}: {show(file_name)} is not the name of a file beside it: {error}"
+                f"{path}: {show(file_name)} is not the name of a file beside it"
             ) from error
     return file_names
 

@@ -236,7 +236,11 @@ CASES: tuple[Case, ...] = (
         "checkpoint: glamm-jax convert from-torch the folder --clip CLIP_FOLDER --out MODEL",
     ),
     Case(
-        _FOLDERS, "a damaged config.json", _model("{"), "ConfigError: config.json: not valid JSON"
+        _FOLDERS,
+        "a damaged config.json",
+        _model("{"),
+        "ConfigError: config.json: not valid JSON: Expecting property name enclosed in double "
+        "quotes",
     ),
     Case(
         _FOLDERS,
