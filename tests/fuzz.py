@@ -3,7 +3,7 @@
     python -m tests.fuzz --seconds 180 [--seed 0] [--kind rle]
 
 A valid input of each kind is mutated (bytes changed, removed, repeated; values of JSON replaced)
-and read by the function that reads it in production, in a child process with bounded memory. A failure
+and read as in production, in a child process with bounded memory. A failure
 is an exception that is not a GLaMMError, the end of the process, or more than `MAX_SECONDS`. The
 input of the first failure of each kind and exception is kept in --out. Prints a table; exit status
 1 if there are failures.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import tarfile
 import time
 from pathlib import Path
 
@@ -17,9 +18,13 @@ from PIL import Image
 from glamm_jax.data import rle
 from glamm_jax.data.preprocess import ImageError, open_image
 from glamm_jax.data.record import RecordError
+from glamm_jax.data.record_shards import RecordShards, ShardError
+from glamm_jax.data.sources import jsonl
+from glamm_jax.data.sources.archives import ArchiveError, Archives
 from glamm_jax.data.sources.defects import BAD_MASK, DefectLog
 from glamm_jax.data.sources.jsonl import JsonlSource
 from glamm_jax.data.sources.mask_annotations import read_mask
+from glamm_jax.data.split_folder import SplitFolder, SplitReport
 from glamm_jax.environment import ALLOW_OUTSIDE
 from glamm_jax.evaluation.benchmarks import gcg
 from glamm_jax.evaluation.benchmarks.base import Prediction
@@ -242,3 +247,69 @@ def test_a_side_that_resizing_could_not_hold_is_rejected():
 def test_a_long_line_is_read_in_parts():
     lines = [*bounded_lines(io.BytesIO(b"ab\n" + b"x" * 25 + b"\ncd"), 10)]
     assert lines == [(b"ab\n", 3), (b"x" * 10, 26), (b"cd", 2)]
+
+
+def add_member(
+    archive: tarfile.TarFile, name: str, size: int, kind: bytes = tarfile.REGTYPE
+) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    archive.addfile(member, io.BytesIO(bytes(size)))
+
+
+def test_a_large_member_of_an_archive_is_not_read(tmp_path):
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", compresslevel=1) as archive:
+        add_member(archive, "large.json", (1 << 24) + 1)
+        add_member(archive, "small.json", 10)
+    archives = Archives(tmp_path, ".json")
+    large, small = archives.members
+    with pytest.raises(ArchiveError, match=r"large.json has 16777217 bytes; at most 16777216"):
+        archives.read(large)
+    assert archives.read(small) == bytes(10)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_large_header_of_an_archive_is_not_read(tmp_path, kind):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        add_member(archive, "small.json", 10)
+        add_member(archive, "header", 2 << 20, kind)
+    archives = Archives(tmp_path, ".json")
+    assert [member.name for member in archives.members] == ["small.json"]
+    assert archives.damaged == {tmp_path / "a.tar": "an extended header of 2097152 bytes"}
+
+
+def test_a_long_line_of_json_loses_itself_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 100)
+    (tmp_path / "dog.png").write_bytes(image_bytes())
+    short = {"image": "dog.png", "captions": ["A dog."]}
+    lines = [json.dumps(x) for x in (short | {"captions": ["A dog." * 50]}, short)]
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    source = JsonlSource(tmp_path / "own.jsonl", "train")
+    assert list(source.keys) == ["line 1", "dog.png"]
+    assert "a line of more than 100 bytes" in source.read("line 1").defects[0].where
+    assert source.read("dog.png").record is not None
+
+
+# -------------------------------------------------------------------------------- record shards
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("features.json", "tensorflow_datasets.core.features.image", "os", "class 'os"),
+        ("dataset_info.json", '"shardLengths"', '"filepathTemplate": "../x", "a"', "Template"),
+        ("dataset_info.json", '"name": "train"', '"name": "../x"', "separator"),
+        ("dataset_info.json", "array_record", "tfrecord", "must be array_record"),
+        ("dataset_info.json", '"1.0.0"', "[[]]", "cannot be read"),
+        ("dataset_info.json", "{", "[", "not valid JSON"),
+    ],
+)
+def test_a_description_of_shards_from_elsewhere_is_rejected(tmp_path, file, old, new, message):
+    target = SplitFolder(tmp_path, "glamm_own", "train", 1)
+    target.begin({})
+    target.publish(SplitReport(0, (0,), 0, {}, {}))
+    path = tmp_path / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ShardError, match=message):
+        RecordShards(tmp_path, "train")
