@@ -465,7 +465,7 @@ def try_kind(name: str, seconds: float, seed: int, keep: Path) -> Counter[str]:
             event, outcome = "starting", ""
             while event != "finished":
                 try:
-                    if not receiver.poll(60 if event == "starting" else 3 * MAX_SECONDS):
+                    if not receiver.poll(300 if event == "starting" else 3 * MAX_SECONDS):
                         process.kill()
                         outcome = "does not end"
                     else:

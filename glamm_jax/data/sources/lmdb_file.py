@@ -1,9 +1,5 @@
 """Read-only access to LMDB files, in which no byte is trusted.
 
-    with LMDBFile(Path("captions_lmdb")) as database:
-        database.get(b"sa_1.jpg")
-        list(database)
-
 The library lmdb follows page numbers and offsets of the file without checks: a truncated or damaged
 file ends the process (SIGBUS, SIGSEGV). Here every number is compared with the size of the file or
 page before it is used, and pages are read, not mapped.
