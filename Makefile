@@ -15,7 +15,7 @@ SOURCES := $(wildcard glamm_jax train eval convert demo bench configs examples t
 TYPED := $(filter-out tests,$(SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-beam lint format parity bench full-size tpu demo learn clean
+.PHONY: help setup test test-slow test-beam lint format parity bench full-size tpu demo learn fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,10 @@ demo: $(STAMP) ## render a world, convert, evaluate, train, evaluate again; abou
 
 learn: $(STAMP) ## train the tiny model on the mini-world; 41 minutes on a shared machine, 23 on an idle one
 	$(BIN)/python -m examples.learn_miniworld --out out/learn
+
+FUZZ_SECONDS ?= 180
+fuzz: $(STAMP) ## read damaged input of every kind for FUZZ_SECONDS=180; prints tries and failures
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 clean: ## remove caches and outputs, but not .venv
 	rm -rf out build .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache *.egg-info

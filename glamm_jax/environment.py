@@ -1,10 +1,18 @@
-"""Temporary environment variables."""
+"""Environment variables: temporary ones, and those that pass options to child processes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# Set by --allow-outside: annotations may name files outside of their folder.
+ALLOW_OUTSIDE = "GLAMM_ALLOW_OUTSIDE"
+
+
+def allows_outside() -> bool:
+    """Return whether annotations may name files outside of their folder."""
+    return os.environ.get(ALLOW_OUTSIDE) == "1"
 
 
 @contextmanager

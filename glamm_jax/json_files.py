@@ -21,6 +21,10 @@ from typing import Any, TypeVar
 from glamm_jax.errors import GLaMMError
 
 MAX_BYTES = 1 << 28  # of a file that is read at once: 256 MiB
+# Levels of nesting. Python's parser accepts some hundreds, but not all code that follows. Longer
+# texts are annotations, which no code of this library walks through recursively.
+MAX_DEPTH = 100
+MAX_WALKED = 1 << 20  # characters
 MAX_SHOWN = 60  # characters of a value in a message
 OTHER_ENCODINGS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -85,14 +89,33 @@ def parse_json(data: bytes | str, where: str) -> Any:
     """
     text = decode_text(data, where) if isinstance(data, bytes) else data
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if len(text) <= MAX_WALKED and _depth_exceeds(value, MAX_DEPTH):
+            raise JSONError(f"{where}: nested too deeply")
+        return value
     except RecursionError as error:
         raise JSONError(f"{where}: nested too deeply") from error
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}: " if "\n" in text.strip() else ""
         raise JSONError(f"{where}: not valid JSON: {place}{error.msg}") from error
+    except JSONError:
+        raise
     except ValueError as error:  # an integer of thousands of digits
         raise JSONError(f"{where}: not valid JSON: {error}") from error
+
+
+def _depth_exceeds(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, dict | list)
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:

@@ -14,7 +14,6 @@ Exit status: 0 success, 2 unusable input.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from glamm_jax.evaluation.item_cards import LoadImage, image_loader
 from glamm_jax.evaluation.items import EvaluationData, ItemsError, open_items
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, read_lines
 from glamm_jax.evaluation.scores import SCORES, ScoresError, load_scores
+from glamm_jax.json_files import JSONError, read_object
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax compare") -> int:
@@ -73,8 +73,8 @@ def _read_run(folder: Path) -> ComparedRun:
     config = {}
     if config_path.is_file():
         try:
-            config = json.loads(config_path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            config = read_object(config_path).fields
+        except JSONError as error:
             raise ScoresError(f"{config_path}: cannot be read: {error}") from error
     predictions = read_lines(predictions_path)[0] if predictions_path.is_file() else []
     return ComparedRun(str(folder), scores, config, {x.id: x for x in predictions})

@@ -46,6 +46,7 @@ from glamm_jax.cli import compare
 from glamm_jax.cli.program import make_parser, positive_int, run_program
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.record_sources import find_scheme
+from glamm_jax.environment import ALLOW_OUTSIDE, environment_variables
 from glamm_jax.errors import ConfigError
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.benchmarks.base import Benchmark, TextScorers
@@ -70,7 +71,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax eval") -
     if arguments[:1] == ["compare"]:
         return compare.main(arguments[1:], f"{prog} compare")
     options = parse(arguments, prog)
-    return run_program("eval", lambda: evaluate(options))
+    variables = {ALLOW_OUTSIDE: "1"} if options.allow_outside else {}
+    with environment_variables(**variables):  # data workers read it as well
+        return run_program("eval", lambda: evaluate(options))
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -173,6 +176,11 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
         help="--data has the original layout of this dataset",
     )
     add("--images", type=Path, help="folder of the images of annotation files")
+    add(
+        "--allow-outside",
+        action="store_true",
+        help="permit annotations to name files outside of the folder of the images",
+    )
     add("--limit", type=positive_int, metavar="N", help="evaluate the first N images only")
     add("--question", metavar="PROMPT", help="original, ours, or the text of a prompt")
     add("--seed", type=int, default=0, help="seed of sampled expressions and scenes (%(default)s)")

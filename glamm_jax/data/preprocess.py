@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,17 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 ORIENTATION_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 MAX_ORIENTATION_TEXT = 1 << 16  # bytes
+# Formats that are decoded inside this process by code that bounds its memory. Pillow has forty
+# more; for EPS it starts the program gs.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+MAX_IMAGE_BYTES = 1 << 29  # of a file
+MAX_SIDE = 1 << 17  # pixels; resizing needs some bytes for each pixel of a side
+# A progressive JPEG has about ten scans. Each costs as much time as a complete image, so that a
+# small file of empty scans would take minutes. libtiff has the same limit.
+MAX_SCANS = 100
+SCANNED_PIXELS = 1 << 31  # scans x pixels; about ten seconds
+USUAL_SCANS = 20  # always allowed
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
 
 ImageSource = str | Path | bytes | io.BufferedIOBase | Image.Image | np.ndarray
 RGB = UInt8[np.ndarray, "h w 3"]
@@ -41,11 +53,11 @@ class ImageError(GLaMMError):
 
 
 def open_image(source: ImageSource, background: tuple[int, int, int] | None = WHITE) -> RGB:
-    """Read an image of any common format as upright 8-bit RGB in its own size.
+    """Read an image as upright 8-bit RGB in its own size.
 
-    Grayscale is repeated, CMYK and palettes are converted, of 16 bits the upper 8 are kept. EXIF
-    orientation is applied: boxes and masks refer to the upright image. Of an animation the first
-    frame is used.
+    The formats are AVIF, BMP, GIF, JPEG, MPO, PNG, PPM, TIFF and WebP. Grayscale is repeated, CMYK
+    and palettes are converted, of 16 bits the upper 8 are kept. EXIF orientation is applied: boxes
+    and masks refer to the upright image. Of an animation the first frame is used.
 
     Args:
         source: a path, the bytes of a file, an open file, a Pillow image, or uint8 [h, w, 3].
@@ -53,7 +65,7 @@ def open_image(source: ImageSource, background: tuple[int, int, int] | None = WH
             transparent pixels, as the original does.
 
     Raises:
-        ImageError: the image is missing, unreadable, truncated, larger than
+        ImageError: the image is missing, unreadable, truncated, of another format, larger than
             PIL.Image.MAX_IMAGE_PIXELS, or has values without a fixed range (floating point, 32
             bits); names the file.
     """
@@ -66,7 +78,7 @@ def open_image(source: ImageSource, background: tuple[int, int, int] | None = WH
     name = _name(source)
     try:
         if isinstance(source, Image.Image):
-            _check_size(*source.size, name)
+            check_size(*source.size, name)
             return _to_rgb(_upright(source), background, name)
         data = _read_bytes(source)
         pixels = _decode_plain_jpeg(data)
@@ -99,7 +111,8 @@ def with_end_marker(data: bytes) -> bytes:
 def _is_complete_jpeg(data: bytes) -> bool:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        _check_size(int(width), int(height), "JPEG")
+        check_size(int(width), int(height), "JPEG")
+        _check_scans(data, int(width) * int(height), "JPEG")
         simplejpeg.decode_jpeg(data, JPEG_COLOURS.get(colours, "CMYK"))
     except Exception:  # damaged or too large
         return False
@@ -120,6 +133,25 @@ def without_text_chunks(data: bytes) -> bytes:
             parts.append(data[offset:end])
         offset = end
     return b"".join(parts)
+
+
+def open_raster(data: bytes, name: str = "image") -> Image.Image:
+    """Open an image of one of `FORMATS` from memory; its pixels are not decoded yet.
+
+    Args:
+        data: of the file.
+        name: of the file, for messages.
+
+    Raises:
+        ImageError: it is too large, or would take too long.
+        Exception: Pillow cannot open it; there are many kinds.
+    """
+    Image.init()
+    image = Image.open(io.BytesIO(data), formats=[x for x in FORMATS if x in Image.OPEN])
+    check_size(*image.size, name)
+    if image.format in ("JPEG", "MPO"):
+        _check_scans(data, image.width * image.height, name)
+    return image
 
 
 def clip_size(height: int, width: int, shortest: int) -> tuple[int, int]:
@@ -227,12 +259,13 @@ def _decode_plain_jpeg(data: bytes) -> RGB | None:
     if not data.startswith(JPEG_START):
         return None
     try:
-        if _may_have_exif(data) and _is_rotated(Image.open(io.BytesIO(data))):
+        if _may_have_exif(data) and _is_rotated(Image.open(io.BytesIO(data), formats=["JPEG"])):
             return None
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours not in ("YCbCr", "RGB"):
             return None
-        _check_size(int(width), int(height), "JPEG")
+        check_size(int(width), int(height), "JPEG")
+        _check_scans(data, int(width) * int(height), "JPEG")
         return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
     except Exception:  # damaged metadata, damaged or too large images
         return None
@@ -249,8 +282,7 @@ def _load(data: bytes, name: str) -> Image.Image:
 
 
 def _load_unchanged(data: bytes, name: str) -> Image.Image:
-    image = Image.open(io.BytesIO(data))  # from memory, so that no file stays open
-    _check_size(*image.size, name)
+    image = open_raster(data, name)  # from memory, so that no file stays open
     image.load()
     return image
 
@@ -313,13 +345,32 @@ def _pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     return values.to_numpy().reshape(image.height, image.width, 4)[:, :, :3]
 
 
-def _check_size(width: int, height: int, name: str) -> None:
+def check_size(width: int, height: int, name: str) -> None:
     """Refuse an image before it is decoded: its header gives the size."""
     limit = Image.MAX_IMAGE_PIXELS
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"{name}: {width} x {height} pixels; a side has at most {MAX_SIDE}")
     if width * height == 0:
         raise ImageError(f"{name}: the image is empty ({width} x {height} pixels)")
     if limit is not None and width * height > limit:
         raise ImageError(f"{name}: {_too_large(f'{width * height} pixels')}")
+
+
+def _check_scans(data: bytes, pixels: int, name: str) -> None:
+    """Refuse a JPEG of so many scans that decoding takes minutes."""
+    limit = max(USUAL_SCANS, min(MAX_SCANS, SCANNED_PIXELS // pixels))
+    if data.count(b"\xff\xda") <= limit:  # at least the number of scans
+        return
+    scans, position = 0, 2
+    while match := _MARKER.search(data, position):
+        marker, position = match[1][0], match.end()
+        if marker == 0xD9:
+            return
+        scans += marker == 0xDA
+        if scans > limit:
+            raise ImageError(f"{name}: a JPEG of more than {limit} scans; save it again")
+        if marker not in (0x01, 0xD8):  # these have no length
+            position += int.from_bytes(data[position : position + 2], "big")
 
 
 def _too_large(size: str) -> str:
@@ -331,9 +382,13 @@ def _too_large(size: str) -> str:
 
 
 def _read_bytes(source: str | Path | bytes | io.BufferedIOBase) -> bytes:
-    if isinstance(source, str | Path):
-        return Path(source).read_bytes()
-    return source if isinstance(source, bytes) else source.read()
+    if isinstance(source, bytes):
+        return source
+    with open(source, "rb") if isinstance(source, str | Path) else nullcontext(source) as stream:
+        data = stream.read(MAX_IMAGE_BYTES + 1)
+    if len(data) > MAX_IMAGE_BYTES:
+        raise ImageError(f"{_name(source)}: more than {MAX_IMAGE_BYTES} bytes")
+    return data
 
 
 def _name(source: str | Path | bytes | io.BufferedIOBase | Image.Image) -> str:

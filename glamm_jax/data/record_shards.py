@@ -13,7 +13,7 @@ sequences without TensorFlow.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -23,7 +23,13 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from glamm_jax.data.record import Annotation, Link, Record, RecordError, Region
+from glamm_jax.files import FileNameError, safe_name
+from glamm_jax.json_files import MAX_WALKED, JSONError, read_object, show
 
+FILE_FORMAT = "array_record"
+# As TFDS writes it into dataset_info.json.
+DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+FEATURE_MODULES = "tensorflow_datasets.core.features."
 BOX_DTYPE = np.dtype("<f8")  # tf.train.Example has no float64, so a box is stored as bytes
 # Type checkers do not see the classes that protobuf generates at run time.
 _EXAMPLE: Any = tf_example_pb2
@@ -134,13 +140,22 @@ class RecordShards(Sequence[Record]):
                 f"{self.folder}: no dataset_info.json; `glamm-jax convert dataset` writes it last, "
                 "so if the conversion was stopped, run the same command again"
             )
-        info = tfds.builder_from_directory(self.folder).info
+        _check_description(self.folder)
+        try:
+            info = tfds.builder_from_directory(self.folder).info
+        except Exception as error:  # TFDS and protobuf raise many kinds
+            raise ShardError(
+                f"{self.folder}: its dataset_info.json or features.json cannot be read: {error}; "
+                "convert the dataset again with --overwrite"
+            ) from error
         instructions: Any
         try:
             instructions = info.splits[split].file_instructions
         except (KeyError, ValueError) as error:
             names = ", ".join(sorted(info.splits))
             raise ShardError(f"{self.folder}: no split {split!r}; available: {names}") from error
+        except Exception as error:  # of a damaged description
+            raise ShardError(f"{self.folder}: split {split!r} cannot be read: {error}") from error
         self._files = [str(instruction.filename) for instruction in instructions]
         self._ends = np.cumsum([instruction.take for instruction in instructions], dtype=np.int64)
         self._data = ArrayRecordDataSource(instructions) if instructions else ()
@@ -174,6 +189,45 @@ class RecordShards(Sequence[Record]):
 
     def __repr__(self) -> str:
         return f"RecordShards({str(self.folder)!r}, {self.split!r}): {len(self)} records"
+
+
+def _check_description(folder: Path) -> None:
+    """Check the two files of TFDS that `glamm-jax convert dataset` writes.
+
+    TFDS imports the Python modules that features.json names, and opens the files that a template in
+    dataset_info.json names.
+
+    Raises:
+        ShardError: they are damaged, or were not written by this library.
+    """
+    advice = "convert the dataset again with --overwrite"
+    try:
+        info = read_object(folder / "dataset_info.json")
+        safe_name(info.text("name"))
+        if info.text("fileFormat", "") != FILE_FORMAT:
+            raise ShardError(f"{info.place('fileFormat')}: must be {FILE_FORMAT}; {advice}")
+        for item in info.objects("splits"):
+            safe_name(item.text("name"))
+            for length in item.array("shardLengths", []):
+                if not (isinstance(length, str) and length.isascii() and length.isdecimal()):
+                    raise ShardError(f"{item.place('shardLengths')}: {show(length)}; {advice}")
+            template = item.text("filepathTemplate", DEFAULT_TEMPLATE)
+            if template != DEFAULT_TEMPLATE:
+                raise ShardError(f"{item.place('filepathTemplate')}: {show(template)}; {advice}")
+        names = [*_class_names(read_object(folder / "features.json", MAX_WALKED).fields)]
+    except (JSONError, FileNameError) as error:
+        raise ShardError(f"{folder}: {error}; {advice}") from error
+    for name in names:
+        if not (isinstance(name, str) and name.startswith(FEATURE_MODULES)):
+            raise ShardError(f"{folder / 'features.json'}: class {show(name)}; {advice}")
+
+
+def _class_names(value: Any) -> Iterator[Any]:
+    """The Python classes that features.json names, at any depth; `read_object` bounds the depth."""
+    for name, item in value.items() if isinstance(value, dict) else ():
+        if name == "pythonClassName":
+            yield item
+        yield from _class_names(item)
 
 
 def _record(columns: Mapping[str, Sequence[Any]]) -> Record:

@@ -6,6 +6,7 @@ files may be damaged, and C code would read outside of its arrays.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any, no_type_check
 
@@ -18,7 +19,9 @@ from glamm_jax.errors import GLaMMError
 
 # A compressed count is a little-endian number of 5-bit groups; bit 5 is set if another follows.
 FIRST_CHARACTER = 48
-MAX_PIXELS = 1 << 31
+# Three times as large as the largest image that is decoded. Run lengths are compared with it before
+# they are added, so that no sum can overflow.
+MAX_PIXELS = 1 << 28
 
 
 class MaskError(GLaMMError):
@@ -74,6 +77,8 @@ def decode_into(runs: Mapping[str, Any], out: UInt8[np.ndarray, "h w"]) -> None:
         MaskError: as in `decode`.
     """
     height, width, counts = _validate(runs)
+    if not len(counts) or not height * width:
+        return
     ends = np.cumsum(counts)
     if out.shape != (height, width):
         ends = _ends_at_centres(ends, (height, width), out.shape)
@@ -90,6 +95,15 @@ def run_ends(runs: Mapping[str, Any]) -> tuple[tuple[int, int], Int[np.ndarray, 
     """
     height, width, counts = _validate(runs)
     return (height, width), np.cumsum(counts)
+
+
+def check(runs: Mapping[str, Any]) -> None:
+    """Check run lengths without decoding them.
+
+    Raises:
+        MaskError: as in `decode`.
+    """
+    _validate(runs)
 
 
 def size_within(size: tuple[int, int], limit: tuple[int, int]) -> tuple[int, int]:
@@ -120,9 +134,13 @@ def _ends_at_centres(
 def _paint(ends, out):
     """Mark where each column changes, then accumulate the marks downwards, row by row."""
     height, width = out.shape
+    if height == 0 or width == 0:
+        return
     for i in range(0, len(ends) - 1, 2):
         if ends[i] == ends[i + 1]:
             continue
+        if ends[i] < 0 or ends[i] > ends[i + 1] or ends[i + 1] > height * width:
+            raise ValueError("a run outside of the mask")  # `_validate` has excluded it
         first, top = divmod(ends[i], height)
         last, bottom = divmod(ends[i + 1], height)
         out[top, first] ^= 1
@@ -143,13 +161,16 @@ def _validate(runs: Mapping[str, Any]) -> tuple[int, int, Int[np.ndarray, "n"]]:
         raise MaskError('run lengths must be {"size": [height, width], "counts": ...}')
     size = runs["size"]
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(map(_is_size, size))):
-        raise MaskError(f"the size of a mask must be [height, width], not {size!r}")
-    counts = _counts(runs["counts"])
-    area = size[0] * size[1]
+        raise MaskError(f"the size of a mask must be [height, width], not {reprlib.repr(size)}")
+    height, width = int(size[0]), int(size[1])
+    area = height * width
+    if max(height, width, area) > MAX_PIXELS:
+        raise MaskError(f"a mask of {height} x {width} pixels; at most {MAX_PIXELS} are read")
+    counts = _counts(runs["counts"])  # each at most MAX_PIXELS: the sum fits into 64 bits
     total = int(counts.sum())
-    if total != area or (counts < 0).any() or area > MAX_PIXELS:
-        raise MaskError(f"the runs cover {total} pixels, the mask has {size[0]} x {size[1]}")
-    return int(size[0]), int(size[1]), counts
+    if total != area:
+        raise MaskError(f"the runs cover {total} pixels, the mask has {height} x {width}")
+    return height, width, counts
 
 
 def _is_size(value: Any) -> bool:
@@ -165,9 +186,11 @@ def _counts(counts: Any) -> Int[np.ndarray, "n"]:
             return _decompress(np.frombuffer(raw, np.uint8))
         except ValueError as error:
             raise MaskError(f"the compressed counts are damaged: {error}") from error
+    if not isinstance(counts, list | tuple | np.ndarray):
+        raise MaskError("counts must be a string or a list of whole numbers")
     try:
         array = np.asarray(counts)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise MaskError(f"counts are not a list of numbers: {error}") from error
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise MaskError("counts must be a string or a list of whole numbers")
@@ -198,8 +221,8 @@ def _decompress(characters):
         if code & 16:
             number -= 1 << bits
         runs[num_runs] = number + (runs[num_runs - 2] if num_runs > 2 else 0)
-        if runs[num_runs] < 0:
-            raise ValueError("a run is negative")
+        if runs[num_runs] < 0 or runs[num_runs] > MAX_PIXELS:
+            raise ValueError("a run is negative or longer than the largest mask")
         num_runs += 1
         number = bits = 0
     if bits:

@@ -32,11 +32,11 @@ from google.protobuf import json_format
 from tensorflow_datasets.core.proto import dataset_info_pb2
 
 from glamm_jax.data.record import Defect
-from glamm_jax.data.record_shards import features
+from glamm_jax.data.record_shards import FILE_FORMAT, features
 from glamm_jax.errors import GLaMMError
+from glamm_jax.json_files import JSONError, JSONObject, read_object
 
 VERSION = "1.0.0"
-FILE_FORMAT = "array_record"
 TEMPORARY = ".tmp-"
 # Type checkers do not see the classes that protobuf generates at run time.
 _PROTO: Any = dataset_info_pb2
@@ -165,10 +165,13 @@ class SplitFolder:
         """Return the report of a finished shard; None if the shard has to be written."""
         report = _read_json(self.report_path(index))
         path = self.shard_path(index)
-        if report is None or not path.is_file() or path.stat().st_size != report["num_bytes"]:
+        if report is None or not path.is_file():
             return None
-        report["defects"] = tuple(Defect(*defect) for defect in report["defects"])
-        return ShardReport(**report)
+        try:
+            result = _parse_report(JSONObject(report, str(self.report_path(index))))
+        except JSONError:
+            return None
+        return result if path.stat().st_size == result.num_bytes else None
 
     def commit_shard(self, index: int, written: Path, report: ShardReport) -> None:
         """Write the report of a shard and give the shard its final name.
@@ -241,13 +244,17 @@ class SplitFolder:
         for path in sorted((self.folder / "reports").glob("*.json")):
             summary = _read_json(path)
             if summary is not None:
-                splits.append(
-                    _PROTO.SplitInfo(
+                try:
+                    split = _PROTO.SplitInfo(
                         name=path.stem,
                         shard_lengths=summary["shard_lengths"],
                         num_bytes=summary["num_bytes"],
                     )
-                )
+                except (KeyError, TypeError, ValueError) as error:
+                    raise ConversionError(
+                        f"{path}: damaged; convert the split again with --overwrite"
+                    ) from error
+                splits.append(split)
         info_file = self.folder / "dataset_info.json"
         if not splits:
             info_file.unlink(missing_ok=True)
@@ -260,6 +267,28 @@ class SplitFolder:
             (info_file, info),
         ):
             write_text(path, json_format.MessageToJson(proto, sort_keys=True) + "\n")
+
+
+def _parse_report(fields: JSONObject) -> ShardReport:
+    """Read the report of a shard.
+
+    Raises:
+        JSONError: it is not one.
+    """
+    counts = fields.object("counts")
+    defects = []
+    for defect in fields.array("defects"):
+        if not (isinstance(defect, list) and len(defect) == 2 and set(map(type, defect)) == {str}):
+            raise JSONError(f"{fields.place('defects')}: {defect!r} is not a kind and a place")
+        defects.append(Defect(*defect))
+    return ShardReport(
+        num_keys=fields.integer("num_keys", minimum=0),
+        num_records=fields.integer("num_records", minimum=0),
+        num_bytes=fields.integer("num_bytes", minimum=0),
+        sha256=fields.text("sha256"),
+        counts={name: counts.integer(name) for name in counts},
+        defects=tuple(defects),
+    )
 
 
 def dataset_name(source: str) -> str:
@@ -317,6 +346,6 @@ def _write_json(path: Path, value: Any) -> None:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """Read a file of this module; None if it is missing or damaged, so that it is written again."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
+        return read_object(path).fields
+    except JSONError:
         return None

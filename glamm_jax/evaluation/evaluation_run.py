@@ -44,6 +44,7 @@ from glamm_jax.evaluation.runner import predict_all
 from glamm_jax.evaluation.scores import SCORES, RunScores, save_scores
 from glamm_jax.files import write_atomic
 from glamm_jax.inference.chat import Assistant
+from glamm_jax.json_files import JSONError, read_object
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.training.fingerprint import fingerprint
@@ -61,6 +62,7 @@ MUTABLE_FIELDS = (
     "platform",
     "versions.",
 )
+NOT_EXPORTED = f"id that is no file name: not in {EXPORT}"
 PACKAGES = ("glamm-jax", "jax", "flax", "numpy", "pycocotools", "pycocoevalcap", "transformers")
 
 
@@ -192,6 +194,9 @@ class EvaluationRun:
         notes = {kind: tuple(where) for kind, where in problems.items()}
         notes |= {f"left out: {kind}": where for kind, where in self.item_set.notes.items()}
         notes |= {"failed prediction": failed} if failed else {}
+        if self.benchmark.export is not None:
+            left_out = self.benchmark.export(self.out / EXPORT, [*predictions.values()])
+            notes |= {NOT_EXPORTED: tuple(left_out)} if left_out else {}
         modes: dict[Mode, MetricResult] = {
             mode: self.benchmark.score(items, predictions, mode, scorers)
             | MetricResult({}, notes=notes)
@@ -205,8 +210,6 @@ class EvaluationRun:
             scorers.similarity.name,
             {"items": len(items), "predictions": len(predictions), "failed": len(failed)},
         )
-        if self.benchmark.export is not None:
-            self.benchmark.export(self.out / EXPORT, [*predictions.values()])
         save_scores(self.out / SCORES, scores)
         write_report(
             self.out / REPORT,
@@ -228,8 +231,8 @@ class EvaluationRun:
                 write_atomic(path, json.dumps(self.config, indent=1) + "\n")
             return
         try:
-            old = flatten_config(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
+            old = flatten_config(read_object(path).fields)
+        except JSONError as error:
             raise EvaluationError(f"{path}: cannot be read: {error}") from error
         new = flatten_config(json.loads(json.dumps(self.config)))
         changes = [

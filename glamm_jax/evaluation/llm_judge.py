@@ -30,6 +30,7 @@ from pathlib import Path
 
 from glamm_jax.errors import GLaMMError
 from glamm_jax.files import write_atomic
+from glamm_jax.json_files import JSONError, JSONObject, parse_json
 from glamm_jax.metrics.result import MetricResult, Mode
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -63,6 +64,8 @@ The first line of your reply must be the two scores and nothing else: that of as
 space, that of assistant 2. Explain them from the second line on."""
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
 _FIRST_LINE = re.compile(rf"\s*({_NUMBER})(?:\s*,\s*|\s+)({_NUMBER})\s*")
+
+MAX_REPLY_BYTES = 1 << 20
 
 
 class JudgeError(GLaMMError):
@@ -186,7 +189,9 @@ class LLMJudge:
         address = f"{self.url.rstrip('/').removesuffix('/chat/completions')}/chat/completions"
         post = urllib.request.Request(address, json.dumps(body).encode(), headers)
         with urllib.request.urlopen(post, timeout=self.timeout) as response:
-            reply = json.loads(response.read())["choices"][0]["message"]["content"]
+            reply = parse_json(response.read(MAX_REPLY_BYTES), "reply")["choices"][0]["message"][
+                "content"
+            ]
         if not isinstance(reply, str):
             raise TypeError(f"a reply without text: {reply!r}")
         return reply
@@ -284,9 +289,9 @@ def _read_reviews(path: Path) -> dict[str, Review]:
     reviews = {}
     for number, line in enumerate(complete.splitlines(), start=1):
         try:
-            fields = json.loads(line)
-            reviews[fields["key"]] = Review(fields["id"], fields["text"])
-        except (ValueError, LookupError, TypeError) as error:
+            fields = JSONObject(parse_json(line, f"line {number}"), f"line {number}")
+            reviews[fields.text("key")] = Review(fields.text("id"), fields.text("text"))
+        except JSONError as error:
             raise JudgeError(
                 f"{path}: line {number} is not a review ({error!r}); remove it, and its case is "
                 "reviewed again"

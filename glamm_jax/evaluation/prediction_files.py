@@ -263,7 +263,7 @@ def _from_original(entry: Any, result: ReadPredictions) -> Prediction | None:
 def _valid_mask(mask: Any, name: str, result: ReadPredictions) -> RunLengths:
     """Return the mask, or one without any pixel where its run lengths are invalid."""
     try:
-        rle.decode(mask)
+        rle.check(mask)
     except rle.MaskError:
         result.note(BROKEN_MASK, name)
         return {"size": [0, 0], "counts": ""}

@@ -30,6 +30,7 @@ from typing import Any
 
 from glamm_jax.errors import GLaMMError
 from glamm_jax.files import write_atomic
+from glamm_jax.json_files import JSONError, read_object
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 
 SCORES = "scores.json"  # its name in an evaluation's folder
@@ -93,25 +94,26 @@ def load_scores(path: Path) -> RunScores:
         ScoresError: there is no such file, or it does not contain scores.
     """
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        if not path.exists():
+            raise ScoresError(f"{path}: no such file; is this the folder of a finished evaluation?")
+        content = read_object(path)
+        fields = content.fields
         modes: dict[Mode, MetricResult] = {
             mode: _mode_result(fields, mode) for mode in MODES if mode in fields["modes"]
         }
         return RunScores(
-            benchmark=fields["benchmark"],
-            split=fields["split"],
+            benchmark=content.text("benchmark"),
+            split=content.text("split"),
             modes=modes,
-            data_hash=fields["data_hash"],
-            similarity=fields["similarity"],
-            counts=fields["counts"],
+            data_hash=content.text("data_hash"),
+            similarity=content.text("similarity"),
+            counts={name: content.object("counts").integer(name) for name in fields["counts"]},
         )
-    except FileNotFoundError as error:
-        raise ScoresError(
-            f"{path}: no such file; is this the folder of a finished evaluation?"
-        ) from error
-    except (OSError, ValueError) as error:
+    except ScoresError:
+        raise
+    except JSONError as error:
         raise ScoresError(f"{path}: cannot be read: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ScoresError(f"{path}: not a file of scores: {error!r}") from error
 
 

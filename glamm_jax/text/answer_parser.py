@@ -11,13 +11,13 @@ Source: eval/gcg/infer.py:77.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from glamm_jax.text.questions import SEGMENTATION_ANSWERS
 from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, SEG
 
-TAG = re.compile(r"<.*?>")
-PHRASE = re.compile(f"{re.escape(PHRASE_START)}(.*?){re.escape(PHRASE_END)}")
 MARK = re.compile("|".join(map(re.escape, (PHRASE_START, PHRASE_END, SEG))))
 SEG_MARK = re.compile(re.escape(SEG))
 ANSWER_MARK = "ASSISTANT: "
@@ -77,21 +77,19 @@ def parse_answer(generated: str) -> ParsedAnswer:
     """Parse one answer. For a complete decoded conversation, pass the result of `last_answer`."""
     raw = generated.replace("\n", " ")
     text, sources = _clean(raw)
-    matches = list(PHRASE.finditer(raw))
+    phrase_spans = list(_spans(raw, PHRASE_START, PHRASE_END))
     segs = [match.start() for match in SEG_MARK.finditer(raw)]
-    # A [SEG] belongs to the phrase before it, with nothing but white space and [SEG] in between.
-    owners: list[int | None] = []
-    for seg in segs:
-        owner = max((i for i, match in enumerate(matches) if match.end() <= seg), default=None)
-        if owner is not None and raw[matches[owner].end() : seg].replace(SEG, "").strip():
-            owner = None
-        owners.append(owner)
+    owners = _owners(raw, [end for _, end in phrase_spans], segs)
+    own_segs: dict[int | None, list[int]] = {}
+    for k, owner in enumerate(owners):
+        own_segs.setdefault(owner, []).append(k)
+    find_clean = _CleanSpans(sources)
     problems = _tag_problems(raw)
     phrases = []
-    for i, match in enumerate(matches):
-        start, end = _clean_span(sources, *match.span(1))
-        own = tuple(k for k, owner in enumerate(owners) if owner == i)
-        phrase = Phrase(match.group(1).strip(), start, end, own)
+    for i, (first, last) in enumerate(phrase_spans):
+        own = tuple(own_segs.get(i, ()))
+        inside = first + len(PHRASE_START), last - len(PHRASE_END)
+        phrase = Phrase(raw[slice(*inside)].strip(), *find_clean(*inside), own)
         phrases.append(phrase)
         if not phrase.text:
             problems.append(f"phrase {i} is empty")
@@ -99,13 +97,19 @@ def parse_answer(generated: str) -> ParsedAnswer:
             problems.append(f"phrase {i} {phrase.text!r} has no [SEG]")
         if len(own) > 1:
             problems.append(f"phrase {i} {phrase.text!r} has {len(own)} [SEG]")
-    unassigned = tuple(k for k, owner in enumerate(owners) if owner is None)
+    unassigned = tuple(own_segs.get(None, ()))
     # Answers of the segmentation tasks have a [SEG] and no phrase.
     segmentation_answers = {"".join(answer.split()) for answer in SEGMENTATION_ANSWERS}
     if "".join(raw.split()) not in segmentation_answers:
         problems += [f"[SEG] {k} belongs to no phrase" for k in unassigned]
-    seg_positions = tuple(_clean_span(sources, seg, seg)[0] for seg in segs)
+    seg_positions = tuple(find_clean(seg, seg)[0] for seg in segs)
     return ParsedAnswer(text, tuple(phrases), seg_positions, unassigned, tuple(problems))
+
+
+def phrase_texts(text: str) -> list[str]:
+    """Return the stripped texts between each <p> and the next </p>."""
+    spans = _spans(text, PHRASE_START, PHRASE_END)
+    return [text[a + len(PHRASE_START) : b - len(PHRASE_END)].strip() for a, b in spans]
 
 
 def stable_text(generated: str) -> str:
@@ -139,13 +143,38 @@ def match_masks(
     return tuple(k if k < num_masks else None for k in masks), (problem,)
 
 
+def _spans(text: str, opening: str, closing: str) -> Iterator[tuple[int, int]]:
+    """Yield what opening(.*?)closing matches, in linear time also for many openings."""
+    end = 0
+    while (start := text.find(opening, end)) >= 0:
+        close = text.find(closing, start + len(opening))
+        if close < 0:
+            return
+        end = close + len(closing)
+        yield start, end
+
+
+def _owners(raw: str, phrase_ends: list[int], segs: list[int]) -> list[int | None]:
+    """Return the phrase of each [SEG]: the one before it, with nothing but [SEG] in between."""
+    owners: list[int | None] = []
+    phrase, position = -1, 0  # between the end of the phrase and the position is white space only
+    for seg in segs:
+        while phrase + 1 < len(phrase_ends) and phrase_ends[phrase + 1] <= seg:
+            phrase += 1
+            position = phrase_ends[phrase]
+        if phrase >= 0 and position >= 0:
+            position = -1 if raw[position:seg].strip() else seg + len(SEG)
+        owners.append(phrase if phrase >= 0 and position >= 0 else None)
+    return owners
+
+
 def _clean(raw: str) -> tuple[str, list[int]]:
     """Return the clean text, and for each of its characters its index in `raw`.
 
     Tags are removed first, then [SEG], then surplus white space and quotes at the ends.
     Quirk 35: a space before a full stop stays.
     """
-    in_tag = {i for match in TAG.finditer(raw) for i in range(*match.span())}
+    in_tag = {i for span in _spans(raw, "<", ">") for i in range(*span)}
     untagged = [i for i in range(len(raw)) if i not in in_tag]
     # Searched without the tags: removing one may join the characters of a [SEG].
     matches = SEG_MARK.finditer("".join(raw[i] for i in untagged))
@@ -169,13 +198,21 @@ def _clean(raw: str) -> tuple[str, list[int]]:
     return text, sources
 
 
-def _clean_span(sources: list[int], start: int, end: int) -> tuple[int, int]:
-    """Return the span of clean text whose characters come from raw[start:end]."""
-    inside = [k for k, i in enumerate(sources) if start <= i < end]
-    if not inside:
-        position = next((k for k, i in enumerate(sources) if i >= end), len(sources))
+class _CleanSpans:
+    """Finds the span of clean text whose characters come from raw[start:end]."""
+
+    def __init__(self, sources: list[int]):
+        self._length = len(sources)
+        # Without the inserted characters, the sources increase.
+        self._positions = [k for k, i in enumerate(sources) if i != NO_SOURCE]
+        self._sources = [sources[k] for k in self._positions]
+
+    def __call__(self, start: int, end: int) -> tuple[int, int]:
+        first, last = (bisect_left(self._sources, x) for x in (start, end))
+        if first < last:
+            return self._positions[first], self._positions[last - 1] + 1
+        position = self._positions[last] if last < len(self._positions) else self._length
         return position, position
-    return inside[0], inside[-1] + 1
 
 
 def _tag_problems(raw: str) -> list[str]:

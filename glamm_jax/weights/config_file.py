@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from glamm_jax.config import OPTIONAL, CLIPConfig, GLaMMConfig, LlamaConfig, SAMConfig
 from glamm_jax.errors import ConfigError
-from glamm_jax.json_files import JSONError, read_json
+from glamm_jax.json_files import JSONError, read_json, show
 
 FORMAT, VERSION = "glamm-jax", 1
 CONFIG_FILE = "config.json"
@@ -61,13 +61,14 @@ def read_config(folder: Path) -> AnyConfig:
             f"{folder}: not a model folder of GLaMM-JAX; to convert a PyTorch checkpoint: "
             f"glamm-jax convert from-torch {folder} --clip CLIP_FOLDER --out MODEL"
         )
-    if value.get("version") != VERSION or value.get("kind") not in tuple(KINDS):
+    version, kind = value.get("version"), value.get("kind")
+    if type(version) is not int or version != VERSION or kind not in [*KINDS]:
         raise ConfigError(
-            f"{path}: version {value.get('version')!r}, kind {value.get('kind')!r}; this release "
+            f"{path}: version {show(version)}, kind {show(kind)}; this release "
             f"reads version {VERSION} of {', '.join(KINDS)}"
         )
     try:
-        return config_from_json(KINDS[value["kind"]], value.get("config"))
+        return config_from_json(KINDS[kind], value.get("config"))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -97,7 +98,7 @@ def config_from_json(cls: type[Config], value: Any) -> Config:
         ConfigError: a field is unknown, missing or has an impossible value.
     """
     if not isinstance(value, dict):
-        raise ConfigError(f"{cls.__name__}: an object is expected, not {value!r}")
+        raise ConfigError(f"{cls.__name__}: an object is expected, not {show(value)}")
     own_fields = fields(cls)  # type: ignore[arg-type]  # a dataclass
     names = {field.name for field in own_fields}
     required = {field.name for field in own_fields if not _is_optional(field)}
@@ -110,7 +111,9 @@ def config_from_json(cls: type[Config], value: Any) -> Config:
     types_by_name = get_type_hints(cls)
     try:
         return cls(**{name: _convert(types_by_name[name], item) for name, item in value.items()})
-    except TypeError as error:
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, ArithmeticError) as error:  # checks of impossible values
         raise ConfigError(f"{cls.__name__}: {error}") from error
 
 

@@ -30,6 +30,7 @@ from flax import nnx
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.errors import FolderError
 from glamm_jax.files import atomic_folder
+from glamm_jax.json_files import JSONError, read_object
 from glamm_jax.parallel import current_mesh, sharding
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.config_file import AnyConfig, read_config, write_config
@@ -92,9 +93,16 @@ class ModelFolder:
         """
         path = self.path / SOURCE_INFO_FILE
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FolderError(f"{path}: cannot be read; an export needs it") from error
+            info = read_object(path)
+            dtypes = info.object("tensors")
+            for name in dtypes:
+                dtypes.text(name)
+            described = info.object("described")
+            for name in described:
+                described.object(name)
+        except JSONError as error:
+            raise FolderError(f"{error}; cannot be read; an export needs it") from error
+        return info.fields
 
     def fill(self, state: nnx.State, dtype: str | None = None) -> nnx.State:
         """Load the leaves onto the current mesh; every device reads its own slices only.

@@ -24,8 +24,11 @@ import ml_dtypes
 import numpy as np
 
 from glamm_jax.errors import GLaMMError
+from glamm_jax.files import FileNameError, safe_name
+from glamm_jax.json_files import JSONError, parse_json, read_object, show
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_AXES = 32
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 # The tensors' bytes begin at a multiple of this, so that memory maps are aligned.
@@ -103,6 +106,8 @@ def read_header(path: Path) -> dict[str, TensorLocation]:
         TensorFileError: the file is absent, truncated or inconsistent.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise TensorFileError(f"{path}: not a file")
         with path.open("rb") as file:
             file_size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
@@ -111,12 +116,10 @@ def read_header(path: Path) -> dict[str, TensorLocation]:
                     f"{path}: not a safetensors file, or truncated: a header of {length} bytes in "
                     f"a file of {file_size} bytes"
                 )
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length), f"{path}: the header")
     except OSError as error:
         raise TensorFileError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, TensorFileError):
-            raise
+    except JSONError as error:
         raise TensorFileError(f"{path}: the header is not valid JSON") from error
     if not isinstance(header, dict):
         raise TensorFileError(f"{path}: the header is not a JSON object")
@@ -162,12 +165,21 @@ def _parse_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, in
         raise TensorFileError(
             f"{path}: tensor {name}: the header's entry lacks a valid dtype, shape or data_offsets"
         ) from error
-    if not are_counts or begin > end:
+    # numpy's limits; also for a tensor without elements.
+    if (
+        not are_counts
+        or len(shape) > MAX_AXES
+        or math.prod(n or 1 for n in shape) >= 1 << 59
+        or begin > end
+    ):
         raise TensorFileError(
-            f"{path}: tensor {name}: invalid shape {shape} or data_offsets {begin} to {end}"
+            f"{path}: tensor {name}: invalid shape {show(shape)} or data_offsets {show(begin)} to "
+            f"{show(end)}"
         )
     if dtype is None:
-        raise TensorFileError(f"{path}: tensor {name}: dtype {entry['dtype']!r} is not supported")
+        raise TensorFileError(
+            f"{path}: tensor {name}: dtype {show(entry['dtype'])} is not supported"
+        )
     return TensorInfo(dtype, shape), begin, end
 
 
@@ -207,15 +219,17 @@ def read_index(path: Path) -> dict[str, str]:
         TensorFileError: the file cannot be read, or is not an index.
     """
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        file_names = {str(name): str(file_name) for name, file_name in weight_map.items()}
-    except OSError as error:
-        raise TensorFileError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise TensorFileError(f"{path}: not an index: it has no weight_map") from error
-    for file_name in file_names.values():
-        if Path(file_name).name != file_name:
-            raise TensorFileError(f"{path}: {file_name!r} is not the name of a file beside it")
+        weight_map = read_object(path).object("weight_map")
+        file_names = {name: weight_map.text(name) for name in weight_map}
+    except JSONError as error:
+        raise TensorFileError(f"{error}; it is not an index of weights") from error
+    for file_name in set(file_names.values()):
+        try:
+            safe_name(file_name)
+        except FileNameError as error:
+            raise TensorFileError(
+                f"{path}: {show(file_name)} is not the name of a file beside it"
+            ) from error
     return file_names
 
 

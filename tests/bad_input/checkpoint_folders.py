@@ -273,8 +273,8 @@ CASES: tuple[Case, ...] = (
         _FOLDERS,
         "a damaged config.json",
         _model("{"),
-        "ConfigError: config.json: not valid JSON: "
-        "Expecting property name enclosed in double quotes",
+        "ConfigError: config.json: not valid JSON: Expecting property name enclosed in double "
+        "quotes",
     ),
     Case(
         _FOLDERS,

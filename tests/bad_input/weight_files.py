@@ -220,7 +220,8 @@ CASES: tuple[Case, ...] = (
         _FILES,
         "an index without a map",
         lambda f: ((f / INDEX).write_text("{}"), open_and_assemble(f))[1],
-        "TensorFileError: model.safetensors.index.json: not an index: it has no weight_map",
+        "TensorFileError: model.safetensors.index.json: no field 'weight_map'; it is not an index "
+        "of weights",
     ),
     Case(
         _FILES,

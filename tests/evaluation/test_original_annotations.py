@@ -130,7 +130,7 @@ def test_llava_bench_comes_with_what_its_judge_is_told(tmp_path: Path, image_fol
     assert (item.id, item.prompt, item.reference_texts) == ("0", "What?", ("A star.",))
     assert item.metadata == {"category": "conv", "context": "A meadow."}
     (tmp_path / "context.jsonl").write_text("{")
-    with pytest.raises(ItemsError, match=r"context.jsonl: line 1 is not JSON"):
+    with pytest.raises(ItemsError, match=r"context.jsonl: line 1: not valid JSON"):
         opened("conversation", tmp_path)
 
 

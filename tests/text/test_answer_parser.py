@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glamm_jax.text.answer_parser import last_answer, match_masks, parse_answer, stable_text
+from glamm_jax.text.special_tokens import SEG
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -133,3 +135,12 @@ def test_stable_text_does_not_change_when_the_answer_grows(tokenizer, generated,
 
 def test_all_but_the_last_word_is_stable():
     assert stable_text("<p> A brown dog </p> [SEG] on <p") == "A brown dog"
+
+
+@pytest.mark.parametrize("unit", ["<p>", "<", "<p>a</p> [SEG]"])
+def test_long_answers_take_linear_time(unit):
+    start = time.process_time()
+    answer = parse_answer(unit * 10_000)
+    stable_text(unit * 10_000)
+    assert time.process_time() - start < 5  # quadratic: ten seconds and more
+    assert answer.num_segs == 10_000 * unit.count(SEG)

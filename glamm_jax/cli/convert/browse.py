@@ -16,7 +16,6 @@ Exit status: 0 success, 2 unusable input.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,8 @@ from glamm_jax.cli.program import checkout_path, positive_int
 from glamm_jax.config import released
 from glamm_jax.data.record_shards import RecordShards, ShardError
 from glamm_jax.data.record_sources import find_scheme, open_records
+from glamm_jax.files import safe_name
+from glamm_jax.json_files import read_object
 from glamm_jax.report.dataset_page import ConversationSampling, RecordCollection, build_dataset_page
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.types import BatchShape
@@ -107,8 +108,8 @@ def _collections(data: str, limit: int) -> Iterator[RecordCollection]:
     if not folders:
         raise ShardError(f"{data}: no finished dataset in it; write one with `convert dataset`")
     for folder in folders:
-        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-        for split in (item["name"] for item in info["splits"]):
+        info = read_object(folder / "dataset_info.json")
+        for split in [safe_name(item.text("name")) for item in info.objects("splits")]:
             records, name = RecordShards(folder, split), f"{folder.parent.name}, {split}"
             yield RecordCollection(name, records, limit, _defects(folder, split))
 
@@ -116,4 +117,7 @@ def _collections(data: str, limit: int) -> Iterator[RecordCollection]:
 def _defects(folder: Path, split: str) -> dict[str, list[str]]:
     """Return the defects recorded in the conversion of a split: kind -> places."""
     path = folder / f"defects-{split}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["defects"] if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    defects = read_object(path).object("defects")
+    return {kind: [*map(str, defects.array(kind))] for kind in defects}

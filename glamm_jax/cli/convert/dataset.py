@@ -41,6 +41,7 @@ from glamm_jax.data.shard_processes import map_shards
 from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.data.sources.registry import datasets, find_dataset
 from glamm_jax.data.split_folder import ConversionError, SplitFolder
+from glamm_jax.environment import ALLOW_OUTSIDE, environment_variables
 
 EXAMPLES_PER_KIND = 2  # places that are printed per kind of defect
 TABLE_WIDTH = 160
@@ -53,7 +54,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder of the shards, of one or several datasets")
     parser.add_argument("--split", default="train", help="default: %(default)s")
     parser.add_argument("--check", action="store_true", help="read everything, write nothing")
+    add_outside_argument(parser)
     add_writing_arguments(parser)
+
+
+def add_outside_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that lets annotations name files outside of their folder."""
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="permit annotations to name files outside of the data folder (by .., absolute, links)",
+    )
 
 
 def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,8 +103,10 @@ def run(options: argparse.Namespace) -> int:
     make_source = find_dataset(options.name)
     if not options.source.exists():
         raise SourceError(f"{options.source}: no such folder or file")
-    reader = SourceReader(make_source, options.source, options.split, options.shards)
-    return check(reader, options.processes) if options.check else convert(reader, options)
+    # An environment variable, as the worker processes open the source again.
+    with environment_variables(**({ALLOW_OUTSIDE: "1"} if options.allow_outside else {})):
+        reader = SourceReader(make_source, options.source, options.split, options.shards)
+        return check(reader, options.processes) if options.check else convert(reader, options)
 
 
 def convert(reader: SourceReader, options: argparse.Namespace) -> int:

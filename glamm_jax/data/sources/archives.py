@@ -15,14 +15,26 @@ import threading
 import weakref
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from tarfile import ReadError
+from typing import Any, NamedTuple
 
 from glamm_jax.errors import GLaMMError
+from glamm_jax.files import read_regular_file
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 GZIP_MAGIC = b"\x1f\x8b"
-# What truncated and damaged archives raise.
-READ_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error)
+# What truncated and damaged archives raise; tarfile parses numbers and names without checks.
+READ_ERRORS = (
+    *(tarfile.TarError, EOFError, OSError, zlib.error),
+    *(ValueError, KeyError, IndexError, RecursionError),
+)
+# Of a file or member. One has the annotations of one image, which are a few hundred kilobytes.
+MAX_MEMBER_BYTES = 1 << 24
+MAX_HEADER_BYTES = 1 << 20  # of an extended header, which tarfile reads at once
+_EXTENDED = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 
 
 class ArchiveError(GLaMMError, OSError):
@@ -36,6 +48,15 @@ class Member(NamedTuple):
     name: str
     offset: int = 0
     size: int = -1
+
+
+class _BoundedHeader(tarfile.TarInfo):
+    """A header that takes no more memory than it is worth."""
+
+    def _proc_member(self, tarfile: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _EXTENDED and self.size > MAX_HEADER_BYTES:
+            raise ReadError(f"an extended header of {self.size} bytes")
+        return super()._proc_member(tarfile)  # type: ignore[misc]  # not in its stub
 
 
 class Archives:
@@ -75,11 +96,18 @@ class Archives:
         """
         try:
             if member.size < 0:
-                return member.path.read_bytes()
+                return read_regular_file(member.path, MAX_MEMBER_BYTES)
+            if member.size > MAX_MEMBER_BYTES:
+                raise ArchiveError(
+                    f"{member.path}: {member.name} has {member.size} bytes; at most "
+                    f"{MAX_MEMBER_BYTES} are read"
+                )
             with self._lock:
                 stream = self._stream(member.path)
                 stream.seek(member.offset)
                 data = stream.read(member.size)
+        except ArchiveError:
+            raise
         except READ_ERRORS as error:
             raise ArchiveError(f"{member.path}: {error}") from error
         if len(data) < member.size:
@@ -88,9 +116,14 @@ class Archives:
 
     def _list_archive(self, path: Path, suffix: str) -> None:
         try:
-            with tarfile.open(path) as archive:
+            with path.open("rb") as stream:
+                is_compressed = stream.read(2) == GZIP_MAGIC
+            # The mode is explicit, as `read` decompresses nothing but gzip.
+            mode: Any = "r:gz" if is_compressed else "r:"
+            with tarfile.open(path, mode, tarinfo=_BoundedHeader) as archive:
                 while (info := archive.next()) is not None:
-                    if info.isfile() and info.name.endswith(suffix):
+                    # A sparse member has other bytes at its offset than its content.
+                    if info.isreg() and not info.issparse() and info.name.endswith(suffix):
                         name = os.path.basename(info.name)
                         self.members.append(Member(path, name, info.offset_data, info.size))
                     # The archive keeps every entry; a million of them would fill the memory.

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from glamm_jax.data.preprocess import ImageError, open_image, with_end_marker
+from glamm_jax.data.preprocess import MAX_IMAGE_BYTES, ImageError, open_image, with_end_marker
 from glamm_jax.data.sources.defects import (
     MISSING_IMAGE,
     NO_END_MARKER,
+    OUTSIDE_FILE,
     UNREADABLE_IMAGE,
     DefectLog,
     SourceError,
 )
+from glamm_jax.environment import allows_outside
+from glamm_jax.files import FileNameError, confined_file, read_regular_file
+
+OUTSIDE_HINT = "--allow-outside permits it"
 
 
 class ImageFile(NamedTuple):
@@ -66,32 +70,52 @@ def find_image(root: Path, folders: Iterable[str], name: str) -> Path | None:
 
     Returns:
         None if no folder contains it.
+
+    Raises:
+        FileNameError: the name leads to a file outside of the folders.
     """
-    paths = (os.path.join(root, folder, name) for folder in folders)
-    # Unlike Path.is_file, os.path.isfile does not raise for names that no file system allows.
-    return next((Path(path) for path in paths if os.path.isfile(path)), None)
+    allow_outside, outside = allows_outside(), None
+    for folder in folders:
+        try:
+            path = confined_file(root / folder, name, allow_outside)
+        except FileNameError as error:
+            outside = outside or error
+        else:
+            if path is not None:
+                return path
+    if outside is not None:
+        raise outside
+    return None
 
 
-def open_image_file(path: Path | None, folders: Sequence[str], log: DefectLog) -> ImageFile | None:
-    """Read an image that `find_image` looked up; None and a defect where that is not possible.
+def open_image_file(
+    find: Callable[[str], Path | None], name: str, places: str, log: DefectLog
+) -> ImageFile | None:
+    """Look up and read an image; None and a defect where that is not possible.
 
     Args:
-        path: of the file; None if it was not found.
-        folders: in which it was looked up, for the defect.
+        find: returns the path of an image, as `find_image` does.
+        name: what `find` takes.
+        places: where it is looked up, for the defect "not in ...".
         log: for the defect.
     """
+    try:
+        path = find(name)
+    except FileNameError as error:
+        log.add(OUTSIDE_FILE, f"{error}; {OUTSIDE_HINT}")
+        return None
     if path is None:
-        log.add(MISSING_IMAGE, f"not in {' or '.join(folders)}")
+        log.add(MISSING_IMAGE, places)
     return read_image_file(path, log) if path else None
 
 
 def read_image_file(path: Path, log: DefectLog) -> ImageFile | None:
     """Read an image and decode it completely; None and a defect where that is not possible."""
     try:
-        stored = path.read_bytes()
-        data = with_end_marker(stored)  # Pillow, which readers of the shards use, wants it
+        stored = read_regular_file(path, MAX_IMAGE_BYTES)
+        data = with_end_marker(stored)  # Pillow, which readers of the shards use, needs it
         height, width = open_image(data).shape[:2]
-    except ImageError as error:
+    except (ImageError, FileNameError) as error:
         log.add(UNREADABLE_IMAGE, f"{path.name}: {error}")
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         log.add(MISSING_IMAGE, f"{path.name}: {error}")

@@ -21,18 +21,18 @@ at 1000); objects with the same attribute are one referring expression, which re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from glamm_jax.data.record import DatasetSource, ReadResult
 from glamm_jax.data.sources.archives import ArchiveError, Archives, Member
-from glamm_jax.data.sources.dataset_files import read_image_file, require_split
+from glamm_jax.data.sources.dataset_files import open_image_file, require_split
 from glamm_jax.data.sources.defects import (
     BROKEN_ARCHIVE,
     BROKEN_ENTRY,
     DUPLICATE_ID,
     MISSING_ENTRY,
-    MISSING_IMAGE,
     UNKNOWN_ID,
     DefectLog,
     DefectsByKey,
@@ -100,10 +100,10 @@ class GrandFiles:
             log.add(*self._unassigned[key])
             return log.no_record()
         name, scene = self._read_scene(key, log)
-        path = image_path(self._folder, name) if name else None
-        if name and path is None:
-            log.add(MISSING_IMAGE, f"{quoted(name)} not in {self._folder / 'images'}")
-        image = read_image_file(path, log) if path else None
+        if not name:
+            return log.no_record()
+        places = f"{quoted(name)} not in {self._folder / 'images'}"
+        image = open_image_file(partial(image_path, self._folder), name, places, log)
         if image is None:
             return log.no_record()
         builder = RecordBuilder(image, log)

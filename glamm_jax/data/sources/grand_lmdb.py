@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.data.record import ReadResult
-from glamm_jax.data.sources.dataset_files import read_image_file, require_split
+from glamm_jax.data.sources.dataset_files import open_image_file, require_split
 from glamm_jax.data.sources.defects import (
     BROKEN_ENTRY,
     MISSING_ENTRY,
-    MISSING_IMAGE,
     DefectLog,
     SourceError,
     quoted,
@@ -26,6 +25,7 @@ from glamm_jax.data.sources.grand_texts import (
     image_path,
 )
 from glamm_jax.data.sources.json_files import as_fields, as_list
+from glamm_jax.data.sources.lmdb_file import LMDBError, LMDBFile
 from glamm_jax.data.sources.record_builder import RecordBuilder
 from glamm_jax.json_files import parse_json
 
@@ -68,10 +68,8 @@ class GrandLMDB:
     def read(self, key: str) -> ReadResult:
         """Read the annotations of an image from both databases."""
         log = DefectLog(f"{self.name} {quoted(key)}")
-        path = self.image_path(key)
-        if path is None:
-            log.add(MISSING_IMAGE, f"not in {self._folder / 'images'}")
-        image = read_image_file(path, log) if path else None
+        places = f"not in {self._folder / 'images'}"
+        image = open_image_file(self.image_path, key, places, log)
         if image is None:
             return log.no_record()
         builder = RecordBuilder(image, log)
@@ -97,8 +95,11 @@ class GrandLMDB:
         """The list under the name of an image in one database."""
         if key not in self._names.get(database, ()):
             return []
-        with _open_database(self._folder / database).begin() as transaction:
-            value = transaction.get(key.encode())
+        try:
+            value = _open_database(self._folder / database).get(key.encode("utf-8", "replace"))
+        except LMDBError as error:
+            log.add(BROKEN_ENTRY, str(error))
+            return []
         if value is None:
             log.add(MISSING_ENTRY, f"listed, but not in {database}")
             return []
@@ -118,25 +119,25 @@ def _image_names(database: Path, split: str) -> list[str]:
         return [line.strip() for line in lines if line.strip()]
     if split != "train":
         raise SourceError(f"{names_file}: no such file; it lists the images of split {split!r}")
-    with _open_database(database).begin() as transaction:
-        keys = transaction.cursor().iternext(keys=True, values=False)
-        return [bytes(key).decode("utf-8", "replace") for key in keys]
+    try:
+        return [key.decode("utf-8", "replace") for key in _open_database(database)]
+    except LMDBError as error:
+        raise SourceError(str(error)) from error
 
 
-def _open_database(database: Path) -> Any:
-    """An open database. LMDB allows to open it once in a process, so it stays open."""
+def _open_database(database: Path) -> LMDBFile:
+    """An open database, one in each process.
+
+    Raises:
+        SourceError: it cannot be opened.
+    """
     with _opening:
         return _open(database.resolve())
 
 
 @cache
-def _open(database: Path) -> Any:
+def _open(database: Path) -> LMDBFile:
     try:
-        import lmdb
-    except ImportError as error:
-        message = f"{database}: reading LMDB needs lmdb: pip install 'glamm-jax[data]'"
-        raise SourceError(message) from error
-    try:
-        return lmdb.open(str(database), readonly=True, lock=False, readahead=False, max_dbs=0)
-    except lmdb.Error as error:
-        raise SourceError(f"{database}: not a readable LMDB: {error}") from error
+        return LMDBFile(database)
+    except LMDBError as error:
+        raise SourceError(str(error)) from error

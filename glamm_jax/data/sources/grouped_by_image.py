@@ -79,7 +79,7 @@ class GroupedSource(ABC):
         if key in self._unassigned:
             log.add(*self._unassigned[key])
             return log.no_record()
-        image = open_image_file(self.image_path(key), self._folders, log)
+        image = open_image_file(self.image_path, key, f"not in {' or '.join(self._folders)}", log)
         if image is None:
             return log.no_record()
         builder = RecordBuilder(image, log)

@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.json_files import MAX_BYTES, JSONError, decode_text, parse_json
 
-MAX_LINE = 1 << 26  # bytes; a line needs thirty times as much memory when it is parsed
+MAX_LINE = 1 << 24  # bytes; a line needs thirty times as much memory when it is parsed
 COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"PK\x03\x04", "zip"), (b"\x28\xb5\x2f\xfd", "zstd"))
 ONE_LINE_EACH = (
     'python -c "import json,sys; [print(json.dumps(x)) for x in json.load(open(sys.argv[1]))]" '

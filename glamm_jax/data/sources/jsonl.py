@@ -10,7 +10,6 @@ mask loses its phrase, a line that cannot be parsed loses that line.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 from glamm_jax.data import rle
 from glamm_jax.data.record import DatasetSource, ReadResult
 from glamm_jax.data.sources.conversation_turns import read_text_turns, read_turns
-from glamm_jax.data.sources.dataset_files import ImageFile, read_image_file
+from glamm_jax.data.sources.dataset_files import ImageFile, find_image, open_image_file
 from glamm_jax.data.sources.defects import (
     BAD_BOX,
     BAD_MASK,
@@ -129,20 +128,20 @@ class JsonlSource:
 
     def _parse(self, span: JSONSpan, log: DefectLog) -> Fields | None:
         if span.size > MAX_LINE:
-            log.add(BROKEN_LINE, f"longer than {MAX_LINE >> 20} MiB")
+            log.add(BROKEN_LINE, f"longer than {MAX_LINE >> 20} MiB; give masks as files")
             return None
         return _parse_object(read_value(self._path, span), log)
 
     def _read_image(self, name: str, log: DefectLog) -> ImageFile | None:
         """Read an image; None and a defect where that is not possible."""
+        folder = self._path.parent
         if _URL.match(name):
             log.add(MISSING_IMAGE, f"image: {quoted(name)} is no path; save the image as a file")
             return None
-        path = self._path.parent / name
-        if "\\" in name and not os.path.exists(path):
-            log.add(MISSING_IMAGE, f"image: no file {quoted(name)}; write / in paths, not \\")
-            return None
-        return read_image_file(path, log)
+        places = f"image: no file {quoted(name)} in {folder}"
+        if "\\" in name:
+            places = f"image: no file {quoted(name)}; write / in paths, not \\"
+        return open_image_file(lambda x: find_image(folder, [""], x), name, places, log)
 
 
 def _parse_object(data: bytes, log: DefectLog) -> Fields | None:

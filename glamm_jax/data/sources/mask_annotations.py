@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from pycocotools import mask as coco
 
 from glamm_jax.data import rle
@@ -28,6 +29,10 @@ MIN_POLYGON = 6  # numbers: three points
 # A polygon may reach this many image sides from the origin. pycocotools walks along every edge,
 # also outside of the image, so far points would take a long time.
 MAX_OVERREACH = 4
+
+# Pixels along all edges of a polygon. pycocotools needs some twenty bytes for each; a polygon of
+# very many long edges would exhaust the memory, and then end the process.
+MAX_PERIMETER = 1 << 21
 
 # A mask as pycocotools takes it: {"size": [h, w], "counts": compressed}. Its stubs are narrower.
 Runs = Any
@@ -115,6 +120,9 @@ def _polygon_problem(numbers: tuple[float, ...] | None, side: int, fits: bool) -
         return f"a polygon of {len(numbers)} numbers"
     if max(map(abs, numbers)) > MAX_OVERREACH * side:
         return "a polygon far outside of the image"
+    points = np.array(numbers).reshape(-1, 2)
+    if np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum() > MAX_PERIMETER:
+        return "a polygon whose edges are longer than those of any object"
     return None if fits else "a polygon for an image of another size"
 
 

@@ -21,9 +21,11 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from glamm_jax.data.preprocess import PNG_START, without_text_chunks
-from glamm_jax.data.sources.defects import BAD_MASK, MISSING_MASK, DefectLog, quoted
+from glamm_jax.data.preprocess import MAX_IMAGE_BYTES, PNG_START, check_size, without_text_chunks
+from glamm_jax.data.sources.dataset_files import OUTSIDE_HINT, find_image
+from glamm_jax.data.sources.defects import BAD_MASK, MISSING_MASK, OUTSIDE_FILE, DefectLog, quoted
 from glamm_jax.data.sources.json_files import Fields, as_whole_number
+from glamm_jax.files import FileNameError, read_regular_file
 
 LOSSLESS = ("PNG", "BMP", "PPM", "TIFF")
 LOSSY = ("JPEG", "JPEG2000", "WEBP", "AVIF", "GIF")  # GIF: fewer colours
@@ -48,15 +50,19 @@ def read_label_map(folder: Path, name: str, log: DefectLog, where: str) -> np.nd
         where: the place that names the file, for the defect.
     """
     try:
-        data = (folder / name).read_bytes()
+        path = find_image(folder, [""], name)
+        if path is None:
+            log.add(MISSING_MASK, f"{where}: no file {quoted(name)}")
+            return None
+        data = read_regular_file(path, MAX_IMAGE_BYTES)
         try:
             return _labels(data)
         except ValueError as error:
             if isinstance(error, _LabelError) or not data.startswith(PNG_START):
                 raise
             return _labels(without_text_chunks(data))  # Pillow limits their size
-    except FileNotFoundError:
-        log.add(MISSING_MASK, f"{where}: no file {quoted(name)}")
+    except FileNameError as error:
+        log.add(OUTSIDE_FILE, f"{where}: {error}; {OUTSIDE_HINT}")
     except UnidentifiedImageError:
         problem = f"is damaged, or in none of the formats {', '.join(LOSSLESS)}"
         log.add(BAD_MASK, f"{where}: {quoted(name)} {problem}")
@@ -135,6 +141,7 @@ def _labels(data: bytes) -> np.ndarray:
     Image.init()
     formats = [name for name in (*LOSSLESS, *LOSSY) if name in Image.OPEN]
     with Image.open(io.BytesIO(data), formats=formats) as image:
+        check_size(*image.size, "the mask")
         is_lossy_tiff = image.format == "TIFF" and image.info.get("compression") in LOSSY_TIFF
         if image.format not in LOSSLESS or is_lossy_tiff:
             raise _LabelError(

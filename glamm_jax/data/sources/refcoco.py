@@ -25,12 +25,11 @@ from glamm_jax.data.sources.coco_file import read_coco
 from glamm_jax.data.sources.dataset_files import (
     find_image,
     first_existing,
-    read_image_file,
+    open_image_file,
     require_split,
 )
 from glamm_jax.data.sources.defects import (
     BROKEN_ENTRY,
-    MISSING_IMAGE,
     UNKNOWN_ID,
     DefectLog,
     DefectsByKey,
@@ -103,11 +102,9 @@ class RefCOCOSource:
         if key in self._unassigned:
             log.add(*self._unassigned[key])
             return log.no_record()
-        path = self.image_path(key)
-        if path is None:
-            name = self._images.get(key, {}).get("file_name")
-            log.add(MISSING_IMAGE, f"{quoted(name)} not in {' or '.join(self._folders)}")
-        image = read_image_file(path, log) if path else None
+        name = quoted(self._images.get(key, {}).get("file_name"))
+        places = f"{name} not in {' or '.join(self._folders)}"
+        image = open_image_file(self.image_path, key, places, log)
         if image is None:
             return log.no_record()
         builder = RecordBuilder(image, log)

@@ -110,7 +110,7 @@ class LabelMapSource(ABC):
         if key in self._unassigned:
             log.add(*self._unassigned[key])
             return log.no_record()
-        image = open_image_file(self.image_path(key), self._folders, log)
+        image = open_image_file(self.image_path, key, f"not in {' or '.join(self._folders)}", log)
         labels = read_label_map(self._labels, f"{key}.png", log, "labels") if image else None
         if image is None or labels is None:
             return log.no_record()

@@ -190,8 +190,8 @@ ItemsFromAnnotations = Callable[[Path, str, Path | None, PromptTemplate], Annota
 Predictions = Mapping[str, Prediction]
 # (items, predictions by item id, mode, scorers) -> metrics
 Score = Callable[[Sequence[Item], Predictions, Mode, TextScorers], MetricResult]
-# (folder, predictions)
-Export = Callable[[Path, Sequence[Prediction]], None]
+# (folder, predictions) -> image ids that have no file, as they cannot be its name
+Export = Callable[[Path, Sequence[Prediction]], list[str]]
 
 
 @dataclass(frozen=True)

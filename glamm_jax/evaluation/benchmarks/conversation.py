@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from glamm_jax.evaluation.benchmarks.generated_text import CAPTION_MODE_DIFFEREN
 from glamm_jax.evaluation.benchmarks.original_annotations import ImageFiles
 from glamm_jax.evaluation.llm_judge import ReviewCase, score_reviews
 from glamm_jax.evaluation.published import PaperTable
+from glamm_jax.json_files import JSONError, parse_json
 from glamm_jax.metrics.result import MetricResult, Mode
 
 FILES = ("questions.jsonl", "context.jsonl", "answers_gpt4.jsonl")
@@ -90,12 +90,12 @@ def items_from_annotations(
 def _read_json_lines(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise SourceError(f"{path}: no such file; LLaVA-Bench has {', '.join(FILES)} and images/")
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if line.strip():
             try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise SourceError(f"{path}: line {number} is not JSON") from error
+                yield parse_json(line, f"{path}: line {number}")
+            except JSONError as error:
+                raise SourceError(str(error)) from error
 
 
 def score(

@@ -35,7 +35,7 @@ from glamm_jax.evaluation.benchmarks.generated_text import (
 )
 from glamm_jax.evaluation.benchmarks.original_annotations import find_images
 from glamm_jax.evaluation.published import PaperTable
-from glamm_jax.files import write_atomic
+from glamm_jax.files import FileNameError, safe_name, write_atomic
 from glamm_jax.metrics.gcg import score_gcg
 from glamm_jax.metrics.phrase_matching import score_phrases, sum_scores
 from glamm_jax.metrics.result import MetricResult, Mode
@@ -192,9 +192,19 @@ def _phrases_with_masks(prediction: Prediction, item: Item) -> list[tuple[str, R
     return [(phrase, first.get(i)) for i, phrase in enumerate(prediction.phrases)]
 
 
-def export(folder: Path, predictions: Sequence[Prediction]) -> None:
-    """Write ID.json for every image, as `eval/gcg/infer.py` of the original does."""
+def export(folder: Path, predictions: Sequence[Prediction]) -> list[str]:
+    """Write ID.json for every image, as `eval/gcg/infer.py` of the original does.
+
+    Returns:
+        The ids that cannot be the name of a file; their predictions are not written.
+    """
+    left_out = []
     for prediction in predictions:
+        try:
+            name = safe_name(prediction.image_id, ".json")
+        except FileNameError:
+            left_out.append(prediction.image_id)
+            continue
         caption, phrases = clean_as_original(prediction)
         fields = {
             "image_id": prediction.image_id,
@@ -202,7 +212,8 @@ def export(folder: Path, predictions: Sequence[Prediction]) -> None:
             "phrases": list(phrases),
             "pred_masks": [dict(mask) for mask in prediction.masks],
         }
-        write_atomic(folder / f"{prediction.image_id}.json", json.dumps(fields))
+        write_atomic(folder / name, json.dumps(fields))
+    return left_out
 
 
 # Section 5: BuboGPT and Kosmos-2 as released, LISA trained on GranD-f; GLaMM fine-tuned on it.

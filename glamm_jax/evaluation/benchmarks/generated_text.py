@@ -13,12 +13,14 @@ from glamm_jax.files import write_atomic
 from glamm_jax.metrics.captions import CAPTION_METRICS, score_captions
 from glamm_jax.metrics.phrase_matching import content_words
 from glamm_jax.metrics.result import MetricResult, Mode
-from glamm_jax.text.answer_parser import PHRASE, last_answer, parse_answer
+from glamm_jax.text.answer_parser import last_answer, parse_answer, phrase_texts
 
 # For `Benchmark.mode_differences`.
 CAPTION_MODE_DIFFERENCES: dict[str, str] = dict.fromkeys(
     CAPTION_METRICS, "compat leaves a missing caption out; strict scores it as an empty one"
 )
+
+MAX_DIGITS = 1000  # of an id that is written as a number; Python converts at most 4300
 
 
 def score_item_captions(
@@ -74,7 +76,7 @@ def clean_as_original(prediction: Prediction) -> tuple[str, tuple[str, ...]]:
     if not prediction.raw:
         return prediction.text, prediction.phrases
     raw = last_answer(prediction.raw)
-    phrases = tuple(phrase.strip() for phrase in PHRASE.findall(raw))
+    phrases = tuple(phrase_texts(raw))
     return parse_answer(raw).text, phrases
 
 
@@ -86,6 +88,7 @@ def write_caption_list(path: Path, predictions: Iterable[Prediction]) -> None:
     captions = []
     for prediction in predictions:
         name = prediction.image_id
-        image_id = int(name) if name.isascii() and name.isdecimal() else name
+        is_number = name.isascii() and name.isdecimal() and len(name) < MAX_DIGITS
+        image_id = int(name) if is_number else name
         captions.append({"image_id": image_id, "caption": clean_as_original(prediction)[0]})
     write_atomic(path, json.dumps(captions, indent=2))

@@ -95,9 +95,10 @@ def _from_karpathy(file: Path, fields: Mapping[str, Any], split: str) -> CocoFil
     return CocoFile(images, annotations, {}, [])
 
 
-def export(folder: Path, predictions: Sequence[Prediction]) -> None:
+def export(folder: Path, predictions: Sequence[Prediction]) -> list[str]:
     """Write a list of captions, in the layout of the original's region captions."""
     write_caption_list(folder / "image_caption.json", predictions)
+    return []
 
 
 TABLE = PaperTable(

@@ -5,13 +5,17 @@ Images are read when an item is predicted, so a missing image fails alone.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from glamm_jax.data.preprocess import MAX_IMAGE_BYTES
 from glamm_jax.data.record import Record, RecordError
 from glamm_jax.data.sources.coco_file import CocoFile
+from glamm_jax.data.sources.dataset_files import OUTSIDE_HINT, find_image
 from glamm_jax.data.sources.defects import SourceError, quoted
 from glamm_jax.data.sources.json_files import as_id
+from glamm_jax.files import FileNameError, read_regular_file
 
 # Where images may be, relative to the folder of the annotations and to the folders above it.
 IMAGE_FOLDERS = (
@@ -46,17 +50,25 @@ class ImageFiles:
         Raises:
             RecordError: the file does not exist or cannot be read.
         """
-        path = self.folder / self._names[index]
+        name = self._names[index]
         try:
-            image = path.read_bytes()
-        except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
-            raise RecordError(f"{path}: no such image") from error
+            path = find_image(self.folder, [""], name)
+            image = None if path is None else read_regular_file(path, MAX_IMAGE_BYTES)
+        except FileNameError as error:
+            raise RecordError(f"{error}; {OUTSIDE_HINT}") from error
+        except OSError as error:
+            raise RecordError(f"{name}: cannot be read: {error.strerror or error}") from error
+        if image is None:
+            raise RecordError(f"{self.folder / name}: no such image")
         return Record(image, self._ids[index], str(self.folder), "", 0, 0)
 
     def num_bytes(self, index: int) -> int:
-        """Return the size of an image's file, 0 where it does not exist."""
-        path = self.folder / self._names[index]
-        return path.stat().st_size if path.is_file() else 0
+        """Return the size of an image's file, 0 where it does not exist or may not be read."""
+        try:
+            path = find_image(self.folder, [""], self._names[index])
+        except FileNameError:
+            return 0
+        return path.stat().st_size if path is not None else 0
 
 
 def find_images(coco: CocoFile, base: Path, folder: Path | None) -> ImageFiles:
@@ -93,7 +105,9 @@ def _find_folder(names: Sequence[str], base: Path) -> Path:
         for folder in IMAGE_FOLDERS
     ]
     probed = names[:NUM_PROBED]
-    counts = [sum((folder / name).is_file() for name in probed) for folder in candidates]
+    counts = [
+        sum(os.path.isfile(os.path.join(folder, name)) for name in probed) for folder in candidates
+    ]
     if probed and not max(counts):
         raise SourceError(
             f"{base}: images such as {probed[0]!r} are in none of "

@@ -96,9 +96,10 @@ def items_from_annotations(
     return result
 
 
-def export(folder: Path, predictions: Sequence[Prediction]) -> None:
+def export(folder: Path, predictions: Sequence[Prediction]) -> list[str]:
     """Write a list of captions, as `eval/region_captioning/infer.py` of the original does."""
     write_caption_list(folder / "region_caption.json", predictions)
+    return []
 
 
 TABLE = PaperTable(

@@ -142,7 +142,7 @@ def test_no_database_and_a_damaged_one_are_errors(root):
     ):
         GrandLMDB(root, "train")
     write(root / "GranD_Data" / EXPRESSIONS / "data.mdb", b"not a database" * 1000)
-    with pytest.raises(SourceError, match="not a readable LMDB"):
+    with pytest.raises(SourceError, match="not an LMDB file"):
         GrandLMDB(root, "train")
     with pytest.raises(SourceError, match="no split 'test'"):
         GrandLMDB(root, "test")
