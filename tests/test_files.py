@@ -94,4 +94,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path):
     process.wait()
     process.stdout.close()
     assert not target.exists()
-    assert [entry.name for entry in tmp_path.iterdir()] == [".model.partial"]
+    assert {entry.name for entry in tmp_path.iterdir()} == {".model.partial", ".model.lock"}
+    with atomic_folder(target):  # the lock ended with its process
+        pass
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]

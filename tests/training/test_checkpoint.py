@@ -102,6 +102,8 @@ def test_a_failed_write_is_reported_with_what_is_left(
             raise full
 
         monkeypatch.setattr(checkpoints._manager, "wait_until_finished", fail)
-        with pytest.raises(RunError, match=r"No space left on device\. The last complete one is 2"):
+        with pytest.raises(
+            RunError, match=r"No space left on device; .*\. The last complete one is 2"
+        ):
             checkpoints.wait()
         monkeypatch.undo()
