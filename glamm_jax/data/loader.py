@@ -47,7 +47,7 @@ from glamm_jax.data.record import RecordError
 from glamm_jax.data.record_sources import RecordSource, open_records
 from glamm_jax.data.rle import MaskError
 from glamm_jax.environment import environment_variables
-from glamm_jax.errors import GLaMMError
+from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.types import Batch, BatchShape
 

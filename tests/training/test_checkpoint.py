@@ -42,7 +42,11 @@ def opened(run: Path, **options: object) -> Iterator[Checkpoints]:
 
 
 def save(checkpoints: Checkpoints, step: int, **scores: float) -> None:
-    assert checkpoints.save(state(step), DATA, "base", scores)
+    save_and_wait(checkpoints, state(step), **scores)
+
+
+def save_and_wait(checkpoints: Checkpoints, saved: TrainState, **scores: float) -> None:
+    assert checkpoints.save(saved, DATA, "base", scores)
     checkpoints.wait()
 
 
@@ -216,8 +220,7 @@ def test_what_tensorstore_cannot_write_is_one_line(tmp_path: Path) -> None:
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
             with pytest.raises(RunError, match=r"could not be written: .* complete one is 2; the"):
-                checkpoints.save(big, DATA, "base", {})
-                checkpoints.wait()
+                save_and_wait(checkpoints, big)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             signal.signal(signal.SIGXFSZ, handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections import namedtuple
@@ -167,7 +168,8 @@ def test_a_killed_worker_and_dropped_records_end_with_a_checkpoint(
     assert "a data worker was killed" in failed["reason"]
     [dropped] = events(tmp_path / "run", "dropped")
     assert (dropped["reason"], dropped["count"]) == ("dropped: it", 1)
-    assert "1 of 2 records dropped: it" in capsys.readouterr().err
+    message = r"miniworld/easy@32: 1 of \d+ records dropped: it \(miniworld .*\)\n"
+    assert re.fullmatch(message, capsys.readouterr().err)
     run(tmp_path / "run", steps=num_done + 1)  # it resumes
 
 
