@@ -1,9 +1,5 @@
 """Atomic writes and locks: a file or a folder is either complete or does not exist.
 
-    write_atomic(path, text)
-    with atomic_folder(path) as partial: ...     # written there, then renamed
-    with FileLock(path, "the run"): ...          # one process at a time
-
 What is renamed was synchronised with the disk before: it is complete after a power failure as well.
 """
 
