@@ -1,18 +1,23 @@
-"""Files and folders: atomic writes, names and paths that come from files of unknown origin.
+"""Files and folders: atomic writes, locks, names and paths that come from files of unknown origin.
 
-A file or a folder that is written is either complete or does not exist. A name from a file becomes
-a path by `safe_name` (for writing) or `confined_file` (for reading), and by nothing else.
+A file or a folder that is written is either complete or does not exist, after a power failure as
+well: it is synchronised with the disk before it is renamed. A name from a file becomes a path by
+`safe_name` (for writing) or `confined_file` (for reading), and by nothing else.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import shutil
+import socket
 import stat
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -133,6 +138,11 @@ def bounded_lines(stream: BufferedIOBase, max_bytes: int) -> Iterator[tuple[byte
         yield line, length
 
 
+POLL_SECONDS = 0.2  # between two attempts to take a lock
+# Errors of a file system without file locks (some network file systems).
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a temporary file next to `path`, then rename it; create missing parent folders.
 
@@ -141,8 +151,12 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -156,7 +170,8 @@ def atomic_folder(path: Path | str, nbytes: int = 0) -> Iterator[Path]:
         nbytes: size of what will be written; it must fit the free space of the disk.
 
     Raises:
-        FolderError: the folder exists, there is not enough free space, or it cannot be written.
+        FolderError: the folder exists, another process writes it, there is not enough free space,
+            or it cannot be written.
     """
     path = Path(path)
     if path.exists():
@@ -164,18 +179,168 @@ def atomic_folder(path: Path | str, nbytes: int = 0) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if partial.exists():  # an earlier process was killed
-            shutil.rmtree(partial)
-        free = shutil.disk_usage(path.parent).free
-        if nbytes > free:
-            raise FolderError(
-                f"{path}: {nbytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free there"
-            )
-        partial.mkdir()
-        yield partial
-        partial.rename(path)
+        with FileLock(path.with_name(f".{path.name}.lock"), str(path)):
+            try:
+                if partial.exists():  # an earlier process was killed
+                    shutil.rmtree(partial)
+                free = shutil.disk_usage(path.parent).free
+                if nbytes > free:
+                    raise FolderError(
+                        f"{path}: {nbytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free "
+                        "there"
+                    )
+                partial.mkdir()
+                yield partial
+                sync_tree(partial)
+                if path.exists():  # an empty folder would be replaced
+                    raise FolderError(f"{path}: was created by another program meanwhile")
+                partial.rename(path)
+                sync(path.parent)
+            finally:
+                if partial.exists():
+                    shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise FolderError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def sync(path: Path) -> None:
+    """Write a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # not every file system syncs folders
+            raise
     finally:
-        if partial.exists():
-            shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Write all files of a folder to the disk, and the names in it."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            if not os.path.islink(os.path.join(root, name)):
+                sync(Path(root, name))
+        sync(Path(root))
+
+
+class FileLock:
+    """An exclusive lock on something that one process may write at a time.
+
+    It is a lock of the operating system on a file (flock), which ends with its process however that
+    ends, and holds among the hosts of a network file system that supports it (NFS does). The file
+    names host, process and time, for the error message. Where the file system has no locks, the
+    file itself is the lock: it is stale if it names a process of this host that does not exist.
+
+    Attributes:
+        path: of the lock file; it is removed when the lock is released.
+    """
+
+    def __init__(self, path: Path, subject: str, wait: bool = False):
+        """Take the lock.
+
+        Args:
+            path: of the lock file, in an existing folder.
+            subject: what is locked, for the error message.
+            wait: until the lock is free, instead of an error.
+
+        Raises:
+            FolderError: another process, or another lock of this one, holds it.
+            OSError: the file cannot be created.
+        """
+        self.path = path
+        self._descriptor: int | None = None
+        while not self._take():
+            if not wait:
+                raise FolderError(
+                    f"{subject}: is being written by {self._holder()}; wait until that has ended, "
+                    f"or choose another folder (lock file {path})"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._descriptor is not None:
+            with suppress(OSError):  # somebody removed the file
+                if _same_file(self._descriptor, self.path):
+                    self.path.unlink()
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> FileLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            self.close()
+
+    def _take(self) -> bool:
+        """Try to take the lock; returns whether it is held now."""
+        while True:
+            descriptor, is_new = self._open()
+            try:
+                if not self._lock(descriptor, is_new):
+                    return False
+                if _same_file(descriptor, self.path):  # not released and removed meanwhile
+                    os.ftruncate(descriptor, 0)
+                    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+                    os.write(descriptor, f"{socket.gethostname()} {os.getpid()} {now}\n".encode())
+                    self._descriptor = descriptor
+                    return True
+            finally:
+                if self._descriptor is None:
+                    os.close(descriptor)
+
+    def _open(self) -> tuple[int, bool]:
+        """Open the lock file; returns its descriptor and whether this call created it."""
+        while True:
+            try:
+                return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+            except FileExistsError:
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    return os.open(self.path, os.O_RDWR), False
+
+    def _lock(self, descriptor: int, is_new: bool) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return is_new or self._is_stale()
+        return True
+
+    def _is_stale(self) -> bool:
+        """Tell whether the lock file names a process of this host that does not exist."""
+        host, pid, _ = self._words()
+        if host != socket.gethostname() or not pid.isdigit():
+            return False
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def _holder(self) -> str:
+        host, pid, since = self._words()
+        return f"process {pid} on host {host} since {since}" if host else "another process"
+
+    def _words(self) -> tuple[str, str, str]:
+        try:
+            words = self.path.read_text(encoding="utf-8", errors="replace")[:1000].split()
+        except OSError:
+            words = []
+        return (words[0], words[1], words[2]) if len(words) == 3 else ("", "", "")
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

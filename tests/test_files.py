@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from unittest import mock
 
 import pytest
 
 from glamm_jax.errors import FolderError
-from glamm_jax.files import atomic_folder, write_atomic
+from glamm_jax.files import FileLock, atomic_folder, write_atomic
 
 
 @pytest.mark.parametrize("content", ["ä line\n", b"\x00\xff"])
@@ -94,4 +98,60 @@ def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path):
     process.wait()
     process.stdout.close()
     assert not target.exists()
-    assert [entry.name for entry in tmp_path.iterdir()] == [".model.partial"]
+    assert {entry.name for entry in tmp_path.iterdir()} == {".model.partial", ".model.lock"}
+    with atomic_folder(target):  # the lock ended with its process
+        pass
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_two_writers_of_one_folder_are_not_mixed(tmp_path):
+    with atomic_folder(tmp_path / "m") as partial:
+        (partial / "file").write_text("first")
+        message = rf"m: is being written by process {os.getpid()} on host {socket.gethostname()}"
+        with pytest.raises(FolderError, match=message), atomic_folder(tmp_path / "m"):
+            raise AssertionError("nothing may be written")
+    assert (tmp_path / "m" / "file").read_text() == "first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m"]
+
+
+def test_files_are_synchronised_before_they_get_their_name(tmp_path):
+    synced = []
+    original, link = os.fsync, "/proc/self/fd/{}"
+
+    def record(descriptor):
+        synced.append(os.path.basename(os.readlink(link.format(descriptor))))
+        original(descriptor)
+
+    with mock.patch("os.fsync", record):
+        write_atomic(tmp_path / "file", "x")
+        with atomic_folder(tmp_path / "m") as partial:
+            (partial / "deep").mkdir()
+            (partial / "deep" / "weights").write_text("x")
+    assert synced[0].startswith("file.tmp-")
+    assert synced[1] == tmp_path.name
+    assert {"weights", "deep", ".m.partial"} <= set(synced[2:-1])
+    assert synced[-1] == tmp_path.name
+
+
+def test_a_lock_can_be_waited_for_and_taken_again(tmp_path):
+    lock = FileLock(tmp_path / "lock", "it")
+    timer = threading.Timer(0.3, lock.close)
+    timer.start()
+    with FileLock(tmp_path / "lock", "it", wait=True):
+        assert (tmp_path / "lock").read_text().split()[1] == str(os.getpid())
+    timer.join()
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_file_locks_the_file_itself_is_the_lock(tmp_path):
+    path = tmp_path / "lock"
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1)
+    host, ended = socket.gethostname(), int(process.stdout)
+    with mock.patch("fcntl.flock", side_effect=OSError(errno.ENOLCK, "no locks")):
+        with FileLock(path, "it"), pytest.raises(FolderError, match="it: is being written by"):
+            FileLock(path, "it")
+        path.write_text(f"{host} {ended} 2026-01-01T00:00:00\n")  # of a killed process
+        FileLock(path, "it").close()
+        path.write_text(f"elsewhere {ended} 2026-01-01T00:00:00\n")
+        with pytest.raises(FolderError, match=rf"process {ended} on host elsewhere .*lock file"):
+            FileLock(path, "it")

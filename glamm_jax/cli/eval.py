@@ -95,6 +95,14 @@ def evaluate(options: argparse.Namespace) -> None:
     evaluation = EvaluationRun(benchmark, data, options.out, generation)
     item_set = evaluation.item_set
     print(f"{len(item_set.items)} items, data {item_set.hash[:12]}", flush=True)
+    with evaluation.lock():
+        _predict_and_score(evaluation, scorers, options)
+
+
+def _predict_and_score(
+    evaluation: EvaluationRun, scorers: TextScorers, options: argparse.Namespace
+) -> None:
+    benchmark, item_set = evaluation.benchmark, evaluation.item_set
     if options.predictions:
         result = evaluation.read_predictions(options.predictions)
         predictions, problems = result.predictions, result.notes

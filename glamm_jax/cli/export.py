@@ -5,6 +5,7 @@ examples:
   glamm-jax export runs/gcg --out trained --step 5000     # the checkpoint of step 5000
   glamm-jax convert merge trained --out merged            # then: merge the LoRA adapters
 
+The checkpoint is verified first; for a damaged one the error names the newest intact earlier one.
 Trained weights are written in float32, all others as the run was initialized with them. The
 tokenizer is copied into the folder. `glamm-jax ask`, `glamm-jax eval`, `glamm-jax convert to-torch`
 and `init.model` of another run read the folder.

@@ -5,6 +5,7 @@ examples:
   glamm-jax train --config configs/tiny.py --out runs/slow --set optim.peak_lr=1e-4 data.seed=3
   glamm-jax train --config configs/tiny.py --out runs/short --steps 5     # stop after five steps
   glamm-jax train --config configs/pretrain.py --plan                     # train nothing
+  glamm-jax train --config configs/tiny.py --out runs/tiny --from-step 20 # go back to a checkpoint
 
 The configuration is a Python file with `get_config() -> ExperimentConfig`; it is executed. --set
 changes fields by their dotted names; for an unknown name, the error message suggests the nearest
@@ -13,15 +14,21 @@ one. --plan prints the parameters, memory, FLOPs and time that the run would nee
 The same command resumes a run that was stopped or killed, from its last complete checkpoint; the
 result is bit-identical to that of an uninterrupted run. --steps only determines where to stop: the
 learning-rate schedule always ends at optim.total_steps. After SIGTERM or Ctrl-C a checkpoint is
-saved first.
+saved first, and also when the data cannot be loaded any more: a worker process was killed, or more
+records are dropped than data.max_unreadable and data.max_dropped allow.
+
+A checkpoint is verified before it is used; for a damaged one the error names the newest intact one.
+--from-step N resumes from the checkpoint of step N (0: starts again). Later checkpoints and the
+metrics are moved to RUN/discarded, nothing is deleted. Only one process can train in RUN at a time.
 
 RUN/config.json       the configuration of the run
 RUN/metrics.jsonl     one line per step: step, loss, ce, bce, dice, grad_norm, learning_rate, ...
-RUN/events.jsonl      started, resumed_from, saved, skipped, validated, stopped
+RUN/events.jsonl      started, resumed_from, saved, skipped, dropped, validated, ...
 RUN/checkpoints/STEP  trained parameters; `glamm-jax export RUN --out MODEL` writes the model
 RUN/tensorboard       event files of TensorBoard; `glamm-jax report RUN` writes a web page
 
-Exit status: 0 success, or stopped by a signal after saving; 2 unusable input.
+Exit status: 0 success, or stopped by a signal after saving; 2 unusable input, a killed worker
+process, or a disk that is full.
 """
 
 from __future__ import annotations
@@ -67,6 +74,9 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax train") -> arg
     parser.add_argument("--out", type=Path, metavar="RUN", help="new folder, or the run to resume")
     parser.add_argument("--plan", action="store_true", help="print what the run would need")
     parser.add_argument("--steps", type=int, metavar="N", help="stop after step N")
+    parser.add_argument(
+        "--from-step", type=int, metavar="N", help="resume from this checkpoint, not the latest"
+    )
     parser.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
     add_overrides(parser)
     options = parser.parse_args(arguments)
@@ -96,7 +106,9 @@ def run(options: argparse.Namespace) -> None:
     writers: list[MetricWriter] = [TensorBoard(options.out / "tensorboard")]
     if options.wandb:
         writers.append(WeightsAndBiases(options.wandb, options.out, asdict(config)))
-    records = train(config, options.out, options.steps, make_validate(config), writers)
+    records = train(
+        config, options.out, options.steps, make_validate(config), writers, options.from_step
+    )
     show_progress(records, options.steps or config.optim.total_steps, _peak_step_seconds(config))
 
 

@@ -170,6 +170,11 @@ class DataConfig:
             which they are divided. Fixed for a run.
         workers: worker processes for each slice; 0 reads in threads.
         prefetch: batches made ahead of the device.
+        max_unreadable: the run stops if a larger share of the records of a mixture entry (and more
+            than 10 of them) cannot be read: a damaged file, image or mask.
+        max_dropped: the same for records that give no sample for any reason: unreadable, no
+            annotation of its tasks, or more than a batch has room for. It also stops if a complete
+            pass over an entry gives no sample. 1 for both: never stop.
     """
 
     mixture: tuple[MixtureEntry, ...]
@@ -182,6 +187,8 @@ class DataConfig:
     batch_slices: int = 1
     workers: int = 0
     prefetch: int = 1
+    max_unreadable: float = 0.05
+    max_dropped: float = 0.5
 
     def __post_init__(self) -> None:
         require(bool(self.mixture), self, "mixture", "name at least one dataset")
@@ -194,6 +201,8 @@ class DataConfig:
                 message = f"tasks {entry.tasks} of the mixture need some"
                 require(getattr(self.batch_shape, name) > 0, self.batch_shape, name, message)
         require(self.workers >= 0, self, "workers", "must not be negative")
+        for name in ("max_unreadable", "max_dropped"):
+            require(0 <= getattr(self, name) <= 1, self, name, "must be in [0, 1]")
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ only on the source and the number of shards, and any number of processes can sha
 
     reader = SourceReader(make_source, root, "train")       # opened anew in every process
     target = reader.target(out)
-    target.begin(reader.description())
-    for index in range(target.num_shards):                  # in any order, on any machine
-        write_shard(reader, target, index)                  # skips finished shards
-    target.publish(target.summarize(len(reader.keys)))
+    with target.lock():                                     # one conversion at a time
+        target.begin(reader.description())
+        for index in range(target.num_shards):              # in any order, on any machine
+            write_shard(reader, target, index)              # skips finished shards
+        target.publish(target.summarize(len(reader.keys)))
 """
 
 from __future__ import annotations

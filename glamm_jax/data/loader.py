@@ -17,6 +17,9 @@ SAM, slots of the region encoder, boxes, masks) waits for the next batch, the lo
 meanwhile samples that do not need it are added. A slice is closed when its rows or images are used
 up, or when `max_deferred` samples wait. A sample that could never fit is dropped and counted.
 
+Records that give no sample are counted for each mixture entry, with the reason; `dropped_samples`
+reads the counts of a state. Above the shares `max_unreadable` and `max_dropped`, loading stops.
+
 The state of a slice is the position behind the last record that it has read, the positions of the
 samples that wait (they are read again), and what was counted. `merge_states` joins the states of
 all hosts; each takes the slices that it now has. No example is lost or repeated.
@@ -26,7 +29,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -44,14 +47,18 @@ from glamm_jax.data.record import RecordError
 from glamm_jax.data.record_sources import RecordSource, open_records
 from glamm_jax.data.rle import MaskError
 from glamm_jax.environment import environment_variables
-from glamm_jax.errors import GLaMMError
+from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.types import Batch, BatchShape
 
 UNREADABLE_IMAGE = "dropped: the image cannot be read"
 UNREADABLE_RECORD = "dropped: the record cannot be read"
+UNREADABLE = (UNREADABLE_IMAGE, UNREADABLE_RECORD)
+MAX_PROBLEM = 300  # characters of a description of a record
 # Consecutive records without a usable sample after which the data is considered unusable.
 MAX_UNUSABLE_RECORDS = 1000
+# So many records of a mixture entry may be dropped before their share is considered.
+MIN_DROPPED = 10
 # grain imports jax; a worker must not claim the accelerators of this process with it. Memory of an
 # image is kept for the next one: glibc would return it and fetch it again page by page. Large pages
 # (hugetlb) save address look-ups.
@@ -67,6 +74,10 @@ _NUM_SEEDS = 1 << 32
 
 class DataError(GLaMMError):
     """The data gives no batches. Says what happened to the records."""
+
+
+class WorkerError(DataError):
+    """A worker process was killed."""
 
 
 class StateError(GLaMMError):
@@ -100,12 +111,47 @@ class ReadSample(NamedTuple):
         source: of the record, for the counts.
         sample: None if nothing of the record can be used.
         notes: what happened.
+        entry: index of the mixture entry.
+        problem: why the record cannot be read, with its file.
     """
 
     position: int
     source: str
     sample: Sample | None
     notes: tuple[str, ...] = ()
+    entry: int = 0
+    problem: str = ""
+
+
+@dataclass
+class EntryCounts:
+    """What became of the records of a mixture entry in a slice.
+
+    Attributes:
+        read: records that were read.
+        dropped: reason -> records that gave no sample.
+        examples: reason -> the first such record.
+    """
+
+    read: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def drop(self, reason: str, example: str) -> None:
+        """Count a record that gave no sample."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        self.examples.setdefault(reason, example)
+
+    @property
+    def num_dropped(self) -> int:
+        """Records that gave no sample."""
+        return sum(self.dropped.values())
+
+    def __str__(self) -> str:
+        return "; ".join(
+            f"{number} x {reason} (first: {self.examples[reason]})"
+            for reason, number in sorted(self.dropped.items(), key=lambda item: -item[1])
+        )
 
 
 class SampleReader:
@@ -126,10 +172,10 @@ class SampleReader:
     def __call__(self, position: int, request: RecordRequest) -> ReadSample:
         """Read the sample at a position of the stream."""
         shape, entry = self._data.batch_shape, self._data.mixture[request.entry]
-        source = entry.dataset
+        source, name = entry.dataset, f"record {request.record} of {entry.dataset}"
         try:
             record = self._sources[request.entry][request.record]
-            source = record.source
+            source, name = record.source, f"{record.source} {record.image_id}"
             examples, notes = sample_conversations(
                 record,
                 entry.tasks,
@@ -138,10 +184,11 @@ class SampleReader:
                 request.epoch,
                 (shape.mask_height, shape.mask_width),
             )
-        except ImageError:
-            return ReadSample(position, source, None, (UNREADABLE_IMAGE,))
-        except (MaskError, RecordError):
-            return ReadSample(position, source, None, (UNREADABLE_RECORD,))
+        except (ImageError, MaskError, RecordError) as error:
+            reason = UNREADABLE_IMAGE if isinstance(error, ImageError) else UNREADABLE_RECORD
+            return ReadSample(
+                position, source, None, (reason,), request.entry, f"{name}: {error}"[:MAX_PROBLEM]
+            )
         sample, more_notes = encode_examples(
             examples,
             self._tokenizer,
@@ -149,7 +196,7 @@ class SampleReader:
             shape,
             bare_image=entry.conversation.bare_image,
         )
-        return ReadSample(position, source, sample, (*notes, *more_notes))
+        return ReadSample(position, source, sample, (*notes, *more_notes), request.entry, name)
 
 
 def open_batches(
@@ -174,7 +221,7 @@ def open_batches(
 
     Raises:
         StateError: the slices cannot be divided among the processes.
-        TokenizerError, ConfigError: the tokenizer or a dataset cannot be used.
+        TokenizerError, ConfigError: the tokenizer or a dataset cannot be used; it is empty.
     """
     if data.batch_slices % num_processes or not 0 <= process < num_processes:
         raise StateError(
@@ -191,10 +238,17 @@ def open_batches(
         else open_records(entry.dataset, entry.split, data.seed)
         for entry in data.mixture
     ]
+    sizes = [len(source) for source in opened]
+    for entry, size in zip(data.mixture, sizes, strict=True):
+        if not size:
+            raise ConfigError(
+                f"dataset {entry.dataset!r}: split {entry.split!r} has no records; remove it from "
+                "data.mixture"
+            )
     reader = SampleReader(opened, data, model)
     count = data.batch_slices // num_processes
     slices = {
-        index: SliceLoader(_stream(reader, opened, data, index), data, model)
+        index: SliceLoader(_stream(reader, opened, data, index), data, model, entry_sizes=sizes)
         for index in range(process * count, (process + 1) * count)
     }
     return iter(
@@ -211,6 +265,43 @@ def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for state in states:
         slices |= state["shards"]
     return {**states[0], "shards": slices}
+
+
+class DroppedSamples(NamedTuple):
+    """Records of a dataset that gave no sample, for one reason.
+
+    Attributes:
+        dataset: name in the mixture.
+        reason: why.
+        count: records.
+        read: all records of the dataset that were read.
+        example: one of the records.
+    """
+
+    dataset: str
+    reason: str
+    count: int
+    read: int
+    example: str
+
+
+def dropped_samples(state: Mapping[str, Any]) -> list[DroppedSamples]:
+    """Return what was dropped up to a state of the loader, of all slices that the state has."""
+    names = [entry[0] for entry in state["mixture"][_NUM_SHARED:]]
+    read: Counter[str] = Counter()
+    dropped: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], str] = {}
+    for slice_state in state["shards"].values():
+        for index, counts in slice_state.get("entries", {}).items():
+            dataset = names[int(index)]
+            read[dataset] += counts["read"]
+            for reason, number in counts["dropped"].items():
+                dropped[dataset, reason] += number
+                examples.setdefault((dataset, reason), counts["examples"][reason])
+    return [
+        DroppedSamples(dataset, reason, number, read[dataset], examples[dataset, reason])
+        for (dataset, reason), number in dropped.items()
+    ]
 
 
 def _stream(
@@ -249,13 +340,14 @@ class _WaitingSample:
 class SliceLoader:
     """Packs the samples of one stream into batch slices.
 
-    `_position`, `_waiting` and `_counts` are all that it remembers.
+    `_position`, `_waiting`, `_counts` and `_entries` are all that it remembers.
 
     Args:
         stream: the samples by position; it is read by threads or worker processes.
         data: configuration of the data.
         model: configuration of the model.
         reads: the same samples, already being read in order; used instead of opening the stream.
+        entry_sizes: records of each mixture entry, if an entry without samples is an error.
     """
 
     def __init__(
@@ -264,6 +356,7 @@ class SliceLoader:
         data: DataConfig,
         model: GLaMMConfig,
         reads: Iterator[ReadSample] | None = None,
+        entry_sizes: Sequence[int] = (),
     ):
         self._stream: Any = stream
         self._data, self._model = data, model
@@ -272,12 +365,15 @@ class SliceLoader:
         self._position = 0  # of what is read next
         self._waiting: list[_WaitingSample] = []
         self._counts: Counter[str] = Counter()
+        self._entries: dict[int, EntryCounts] = {}
+        self._entry_sizes = entry_sizes
 
     def next_batch(self) -> LoadedBatch:
         """The next batch of the slice.
 
         Raises:
-            DataError: nothing of the stream can be used.
+            DataError: nothing of the stream can be used, or too many records are dropped.
+            WorkerError: a worker process was killed.
         """
         shape = self._data.batch_shape
         builder = BatchBuilder(self._model, self._packing, shape)
@@ -298,10 +394,14 @@ class SliceLoader:
         """The next sample that fits into an empty batch."""
         shape = self._data.batch_shape
         for _ in range(MAX_UNUSABLE_RECORDS):
-            read = next(self._reads())
+            read = self._read()
             self._position = read.position + 1
             self._counts.update(f"{read.source}, {note}" for note in read.notes)
+            entry = self._entries.setdefault(read.entry, EntryCounts())
+            entry.read += 1
             if read.sample is None:
+                entry.drop(read.notes[-1] if read.notes else "dropped", read.problem)
+                self._check_dropped(read.entry)
                 continue
             sample = self._expand(read.position, read.sample)
             exceeded = [
@@ -311,13 +411,54 @@ class SliceLoader:
             ]
             if not exceeded:
                 return sample
-            self._counts[
-                f"{read.source}, dropped: more {', '.join(exceeded)} than a batch has"
-            ] += 1
+            reason = f"dropped: more {', '.join(exceeded)} than a batch has"
+            self._counts[f"{read.source}, {reason}"] += 1
+            entry.drop(reason, sample.expanded.sample.name)
+            self._check_dropped(read.entry)
         raise DataError(
             f"the last {MAX_UNUSABLE_RECORDS} records gave nothing that fits into a batch: "
             + "; ".join(f"{number} x {name}" for name, number in self._counts.most_common())
         )
+
+    def _read(self) -> ReadSample:
+        """Return the next sample of the stream."""
+        try:
+            return next(self._reads())
+        except RuntimeError as error:
+            if "process was terminated" not in str(error):  # the words of grain
+                raise
+            reason = str(error).partition(". ")[0]
+            raise WorkerError(
+                f"a data worker was killed ({reason}); the usual cause is a lack of memory: use "
+                "fewer data.workers"
+            ) from error
+
+    def _check_dropped(self, index: int) -> None:
+        """Check that not too many records of a mixture entry were dropped.
+
+        Raises:
+            DataError: too many were.
+        """
+        counts, data = self._entries[index], self._data
+        unreadable = sum(counts.dropped.get(reason, 0) for reason in UNREADABLE)
+        exceeded = ""
+        for name, number in (("max_unreadable", unreadable), ("max_dropped", counts.num_dropped)):
+            bound = getattr(data, name)
+            if number > max(MIN_DROPPED, bound * counts.read):
+                exceeded = f"more than data.{name} = {bound}"
+                break
+        else:
+            size = self._entry_sizes[index] if self._entry_sizes else None
+            is_lost = counts.num_dropped == counts.read and data.max_dropped < 1
+            if is_lost and size is not None and counts.read >= size:
+                exceeded = "which is all of them"
+        if exceeded:
+            entry = data.mixture[index]
+            raise DataError(
+                f"dataset {entry.dataset!r}, split {entry.split!r}: {counts.num_dropped} of "
+                f"{counts.read} records gave no sample, {exceeded}: {counts}. Repair the dataset, "
+                "remove it from data.mixture, or raise the bound"
+            )
 
     def _expand(self, position: int, sample: Sample) -> _WaitingSample:
         expanded = expand_sample(sample, self._model)
@@ -344,13 +485,21 @@ class SliceLoader:
     def state(self) -> dict[str, Any]:
         """All that the following batches depend on."""
         waiting = [sample.position for sample in self._waiting]
-        return {"position": self._position, "waiting": waiting, "counts": dict(self._counts)}
+        return {
+            "position": self._position,
+            "waiting": waiting,
+            "counts": dict(self._counts),
+            "entries": {str(index): asdict(counts) for index, counts in self._entries.items()},
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a state; the samples that were waiting are read again."""
         self.close()
         self._position = int(state["position"])
         self._counts = Counter(state["counts"])
+        self._entries = {  # not in states of earlier versions
+            int(index): EntryCounts(**counts) for index, counts in state.get("entries", {}).items()
+        }
         reads = [self._stream[int(position)] for position in state["waiting"]]
         self._waiting = [
             self._expand(read.position, read.sample)
@@ -421,3 +570,6 @@ def _fingerprint(data: DataConfig) -> list[Any]:
     """What the order of the examples follows from: seed, slices, and every mixture entry."""
     entries = ([x.dataset, x.split, x.weight, *x.tasks] for x in data.mixture)
     return [data.seed, data.batch_slices, *entries]
+
+
+_NUM_SHARED = 2  # elements of the fingerprint before the entries

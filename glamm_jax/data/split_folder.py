@@ -7,6 +7,8 @@
         reports/train/job.json                    what is being converted
         reports/train/00003-of-00010.json         content of a shard: counts, sha256, defects
         reports/train.json                        their sum; with it the split is published
+        reports/train/.lock                       while a process converts the split
+        reports/.lock                             while a process writes the two files of TFDS
 
 A shard is finished when its report exists and its own file has its final name and the length that
 the report says. Every file is written under a temporary name, synchronised and renamed.
@@ -17,7 +19,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -34,10 +35,12 @@ from tensorflow_datasets.core.proto import dataset_info_pb2
 from glamm_jax.data.record import Defect
 from glamm_jax.data.record_shards import FILE_FORMAT, features
 from glamm_jax.errors import GLaMMError
+from glamm_jax.files import FileLock, sync
 from glamm_jax.json_files import JSONError, JSONObject, read_object
 
 VERSION = "1.0.0"
 TEMPORARY = ".tmp-"
+LOCK = ".lock"
 # Type checkers do not see the classes that protobuf generates at run time.
 _PROTO: Any = dataset_info_pb2
 
@@ -121,6 +124,17 @@ class SplitFolder:
         """The path of the list of all defects."""
         return self.folder / f"defects-{self.split}.json"
 
+    def lock(self) -> FileLock:
+        """Return a lock on the conversion of this split, to be held until it is published.
+
+        Raises:
+            FolderError: another process converts this split into the same folder.
+            ConversionError: the folder cannot be written.
+        """
+        with translate_write_errors(self.folder):
+            self._reports.mkdir(parents=True, exist_ok=True)
+            return FileLock(self._reports / LOCK, f"{self.folder}, split {self.split!r}")
+
     def begin(self, job: dict[str, Any], *, overwrite: bool = False) -> None:
         """Create the folder, or prepare it for resuming, and remove temporary files.
 
@@ -139,7 +153,8 @@ class SplitFolder:
                 # First remove what makes the split finished.
                 self._summary.unlink(missing_ok=True)
                 self._write_dataset_info()
-                shutil.rmtree(self._reports, ignore_errors=True)
+                for path in self._reports.glob("*.json*"):
+                    path.unlink(missing_ok=True)
                 for path in (self.defects_file, *self.folder.glob(self._shard_pattern)):
                     path.unlink(missing_ok=True)
             self._reports.mkdir(parents=True, exist_ok=True)
@@ -185,6 +200,7 @@ class SplitFolder:
         """
         _write_json(self.report_path(index), asdict(report))
         os.replace(written, self.shard_path(index))
+        sync(self.folder)
 
     def summarize(self, num_keys: int) -> SplitReport:
         """Add the reports of all shards, and write the file of defects.
@@ -239,7 +255,17 @@ class SplitFolder:
         return f"{self.dataset}-{self.split}.{FILE_FORMAT}-*"
 
     def _write_dataset_info(self) -> None:
-        """Write the two files of TFDS, from all splits that are published."""
+        """Write the two files of TFDS, from all splits that are published.
+
+        Processes that convert other splits into the same folder wait for each other: otherwise the
+        last one could write a list that lacks the split of another.
+        """
+        reports = self.folder / "reports"
+        reports.mkdir(parents=True, exist_ok=True)
+        with FileLock(reports / LOCK, str(self.folder), wait=True):
+            self._write_all_splits()
+
+    def _write_all_splits(self) -> None:
         splits = []
         for path in sorted((self.folder / "reports").glob("*.json")):
             summary = _read_json(path)
@@ -337,6 +363,7 @@ def write_text(path: Path, text: str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(name, path)
+        sync(path.parent)
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,7 +43,7 @@ from glamm_jax.evaluation.prediction_files import (
 )
 from glamm_jax.evaluation.runner import predict_all
 from glamm_jax.evaluation.scores import SCORES, RunScores, save_scores
-from glamm_jax.files import write_atomic
+from glamm_jax.files import FileLock, write_atomic
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.json_files import JSONError, read_object
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
@@ -50,6 +51,7 @@ from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.training.fingerprint import fingerprint
 
 CONFIG, EXPORT, REPORT = "config.json", "predictions", "report.html"
+LOCK_SUFFIX = ".lock"
 # Fields that may differ when an evaluation resumes: where it is computed, and where its files are
 # (the hashes identify what is in them).
 MUTABLE_FIELDS = (
@@ -111,7 +113,7 @@ class EvaluationRun:
     ):
         self.benchmark, self.data, self.out, self.generation = benchmark, data, out, generation
         prompt = benchmark.prompt_template(generation.prompt, generation.seed)
-        if out.exists() and not (out / CONFIG).is_file() and (out.is_file() or any(out.iterdir())):
+        if out.exists() and not (out / CONFIG).is_file() and (out.is_file() or _has_files(out)):
             raise EvaluationError(f"{out}: has files, but no evaluation; choose a new folder")
         self.item_set: ItemSet = open_items(benchmark, data, prompt)
         self.config: dict[str, Any] = {
@@ -129,6 +131,23 @@ class EvaluationRun:
     def split(self) -> str:
         """The split with the name of the data, as in the paper's tables."""
         return "/".join(filter(None, (self.item_set.name, self.data.split)))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold a lock on the folder: no other evaluation writes to it meanwhile.
+
+        Every process of an evaluation has a lock of its own.
+
+        Raises:
+            FolderError: another evaluation holds it.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.out / f"{jax.process_index()}{LOCK_SUFFIX}", str(self.out)):
+                yield
+        finally:
+            with suppress(OSError):  # it has files
+                self.out.rmdir()
 
     def predict(self, assistant: Assistant, model: str = "") -> dict[str, Prediction]:
         """Predict all items that the folder does not have yet.
@@ -243,6 +262,10 @@ class EvaluationRun:
             raise EvaluationError(
                 f"{self.out}: has another evaluation: {'; '.join(changes)}. Choose a new folder"
             )
+
+
+def _has_files(folder: Path) -> bool:
+    return any(path.suffix != LOCK_SUFFIX for path in folder.iterdir())
 
 
 def _versions() -> dict[str, str]:

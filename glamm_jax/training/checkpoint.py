@@ -4,16 +4,22 @@ checkpoints/STEP/
     state/    step, trained parameters and optimizer state, by leaf path; written by all processes
     data/     position of the data loader, of all batch slices
     about/    fingerprint of the parameters that are not trained, which are not saved
+    checksums.json    of all other files (`glamm_jax.training.checksums`)
 
 Orbax writes to a temporary name while the next steps run, then renames: a folder STEP is complete.
+Restoring verifies the checksums first: a checkpoint is restored to the bit or refused, with the
+damaged file and what to do. Checkpoints of earlier versions have none; a line says so.
 No random state is saved: it follows from the seed and the step.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +31,22 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from glamm_jax.config.experiment import CheckpointConfig
 from glamm_jax.data.loader import merge_states
+from glamm_jax.training import checksums
 from glamm_jax.training.losses import LOSS_NAMES
-from glamm_jax.training.run_folder import CHECKPOINTS, RunError
+from glamm_jax.training.run_folder import (
+    CHECKPOINTS,
+    DISCARDED,
+    RunError,
+    checkpoint_folders,
+    print_line,
+)
 from glamm_jax.training.state import TrainState
 
 _TRAINABLE, _VALUE = "trainable/", "/value"  # around the path of a trained leaf
+
+
+class DamagedCheckpointError(RunError):
+    """A file of a checkpoint is damaged. Names it, and the newest intact checkpoint."""
 
 
 class RestoredState(NamedTuple):
@@ -62,8 +79,11 @@ class Checkpoints:
             preservation_policy=AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
-        self._manager = _manager(self._folder, options)
+        self._saving: int | None = None  # step of the checkpoint that is being written
+        self._has_failed = False
+        self._manager = _open_manager(self._folder, options, _how_to_resume)
 
     @property
     def latest(self) -> int | None:
@@ -103,20 +123,25 @@ class Checkpoints:
             False if there is a checkpoint of this step already.
 
         Raises:
-            RunError: the previous checkpoint could not be written.
+            RunError: this checkpoint or the previous one could not be written.
         """
         step = int(state.step)
+        self.wait()
         if self.latest == step:
             return False
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(_leaves_by_path(state)),
             data=ocp.args.JsonSave(_merge_processes(loader_state)),
-            about=ocp.args.JsonSave({"base": base_fingerprint}),
+            about=ocp.args.JsonSave({"base": base_fingerprint, "checksums": True}),
         )
-        try:
+        self._saving = step
+        with self._write_errors():
             return self._manager.save(step, args=items, metrics=dict(scores))
-        except OSError as error:
-            raise self._write_error(error) from error
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether a checkpoint is being written; `wait` returns at once if not."""
+        return self._saving is not None and self._manager.is_saving_in_progress()
 
     def restore(self, step: int, state: TrainState, base_fingerprint: str) -> RestoredState:
         """Restore a checkpoint onto the mesh.
@@ -127,12 +152,15 @@ class Checkpoints:
             base_fingerprint: of the run's parameters that are not trained.
 
         Raises:
+            DamagedCheckpointError: a file of it is damaged.
             RunError: it is a checkpoint of another model, or was trained on other frozen
                 parameters.
         """
         where = f"{self._folder}/{step}"
         leaves = _leaves_by_path(state)
-        stored = self._manager.item_metadata(step)["state"].tree
+        _verify(self._folder, step, _how_to_resume)
+        with _read_errors(where):
+            stored = self._manager.item_metadata(step)["state"].tree
         problems = _differences(leaves, stored)
         if problems:
             raise RunError(f"{where}: a checkpoint of another model: {'; '.join(problems)}")
@@ -143,7 +171,8 @@ class Checkpoints:
             data=ocp.args.JsonRestore(),
             about=ocp.args.JsonRestore(),
         )
-        restored = self._manager.restore(step, args=items)
+        with _read_errors(where):
+            restored = self._manager.restore(step, args=items)
         if restored["about"]["base"] != base_fingerprint:
             raise RunError(
                 f"{where}: was trained on other weights than the run now starts from; set "
@@ -159,20 +188,56 @@ class Checkpoints:
         Raises:
             RunError: one could not be written.
         """
-        try:
+        with self._write_errors():
             self._manager.wait_until_finished()
-        except OSError as error:
-            raise self._write_error(error) from error
+        self._saving = None
 
     def close(self) -> None:
         """Stop the writing threads."""
-        self._manager.close()
+        try:
+            self._manager.close()
+        except Exception:
+            if not self._has_failed:  # otherwise it was raised before
+                raise
 
-    def _write_error(self, error: OSError) -> RunError:
-        return RunError(
-            f"{self._folder}: a checkpoint could not be written: {error.strerror or error}. "
-            f"The last complete one is {self.latest}; the same command resumes from it"
-        )
+    def _write_checksums(self) -> None:
+        """Called in the first process after all processes have written, before the rename."""
+        # Of an interrupted save there may be another one, which was removed or is incomplete.
+        folders = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        checksums.write_checksums(max(folders, key=lambda path: path.stat().st_mtime_ns))
+
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        """Turn errors of writing into an error in one line; tensorstore raises ValueError."""
+        try:
+            yield
+        except Exception as error:
+            self._has_failed, self._saving = True, None
+            folders = checkpoint_folders(self._folder)
+            last = f"The last complete one is {folders[-1].name}" if folders else "There is none"
+            raise RunError(
+                f"{self._folder}: a checkpoint could not be written: {_reason(error)}. {last}; "
+                "the same command resumes from it"
+            ) from error
+
+
+def verify_checkpoint(run: Path, step: int) -> None:
+    """Verify the checksums of a checkpoint; all processes read a part of its files.
+
+    Args:
+        run: folder of the run.
+        step: of the checkpoint; 0 stands for none and is always intact.
+
+    Raises:
+        RunError: there is no such checkpoint.
+        DamagedCheckpointError: a file of it is damaged.
+    """
+    folder = (run / CHECKPOINTS).absolute()
+    steps = _steps(folder)
+    if step and step not in steps:
+        raise RunError(f"{folder}: no complete checkpoint {step}; there are {steps}")
+    if step:
+        _verify(folder, step, _how_to_resume)
 
 
 def load_trained_leaves(run: Path, step: int | None = None) -> tuple[dict[str, np.ndarray], str]:
@@ -187,17 +252,21 @@ def load_trained_leaves(run: Path, step: int | None = None) -> tuple[dict[str, n
 
     Raises:
         RunError: there is no such checkpoint.
+        DamagedCheckpointError: a file of it is damaged.
     """
     folder = (run / CHECKPOINTS).absolute()
     if not folder.is_dir():
         raise RunError(f"{folder}: no checkpoints")
-    with _manager(folder, ocp.CheckpointManagerOptions(create=False)) as manager:
-        steps = manager.all_steps()
-        step = manager.latest_step() if step is None else step
-        if step not in steps:
-            raise RunError(
-                f"{folder}: no complete checkpoint {step or ''}; there are {list(steps)}"
-            )
+    steps = _steps(folder)
+    step = max(steps, default=None) if step is None else step
+    if step is None or step not in steps:
+        raise RunError(f"{folder}: no complete checkpoint {step or ''}; there are {steps}")
+    _verify(folder, step, _how_to_export)
+    options = ocp.CheckpointManagerOptions(create=False)
+    with (
+        closing(_open_manager(folder, options, _how_to_export)) as manager,
+        _read_errors(f"{folder}/{step}"),
+    ):
         stored = manager.item_metadata(step)["state"].tree
         on_host = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in stored}
         items = ocp.args.Composite(
@@ -212,13 +281,133 @@ def load_trained_leaves(run: Path, step: int | None = None) -> tuple[dict[str, n
     return leaves, restored["about"]["base"]
 
 
-def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+def _open_manager(
+    folder: Path, options: ocp.CheckpointManagerOptions, how_to_continue: Callable[[int], str]
+) -> ocp.CheckpointManager:
+    """Open the checkpoints of a folder.
+
+    Raises:
+        DamagedCheckpointError: a file of any of them, which orbax reads at once, is damaged.
+    """
     handlers = {
         "state": ocp.PyTreeCheckpointHandler(),
         "data": ocp.JsonCheckpointHandler(),
         "about": ocp.JsonCheckpointHandler(),
     }
-    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+    logging.getLogger("absl").addFilter(_is_not_of_orbax)  # a filter is added only once
+    try:
+        return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+    except Exception as error:
+        for step in reversed(_steps(folder)):
+            _verify(folder, step, how_to_continue, other_than_latest=True)
+        raise RunError(f"{folder}: cannot be opened: {_reason(error)}") from error
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """Drop what orbax logs: its errors are raised as well, and reported in one line."""
+    return "orbax" not in record.pathname
+
+
+def _steps(folder: Path) -> list[int]:
+    return [int(path.name) for path in checkpoint_folders(folder)]
+
+
+def _verify(
+    folder: Path,
+    step: int,
+    how_to_continue: Callable[[int], str],
+    other_than_latest: bool = False,
+) -> None:
+    """Verify the checksums of a checkpoint.
+
+    Args:
+        folder: of all checkpoints.
+        step: of the checkpoint.
+        how_to_continue: (step of an intact checkpoint, 0: none) -> what to do.
+        other_than_latest: it need not be the one that will be restored.
+
+    Raises:
+        DamagedCheckpointError: a file of it is damaged.
+    """
+    problem = _damage(folder, step)
+    if not problem:
+        return
+    steps = _steps(folder)
+    if other_than_latest and step != steps[-1]:
+        advice = f"It is not the latest; move {folder / str(step)} away and run the same command"
+        raise DamagedCheckpointError(f"{problem}. {advice}")
+    earlier = (x for x in reversed(steps) if x < step and not _damage(folder, x))
+    raise DamagedCheckpointError(f"{problem}. {how_to_continue(next(earlier, 0))}")
+
+
+def _damage(folder: Path, step: int) -> str:
+    """Return what is wrong with a checkpoint, "" for nothing; processes divide its files."""
+    path = folder / str(step)
+    if not checksums.has_checksums(path):
+        try:
+            about = json.loads((path / "about" / "metadata").read_bytes())
+            has_lost_them = bool(about.get("checksums"))
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            return f"{path / 'about' / 'metadata'}: damaged, cannot be read ({error})"
+        if has_lost_them:
+            return f"{path / checksums.CHECKSUMS}: is missing"
+        if jax.process_index() == 0:
+            print_line(f"{path}: has no checksums (an earlier version wrote it); not verified")
+        return ""
+    problem = checksums.damage(path, jax.process_index(), jax.process_count())
+    if jax.process_count() > 1:
+        problems = multihost_utils.process_allgather(np.asarray(bool(problem)))
+        if np.any(problems):
+            return problem or f"{path}: damaged, process {int(np.argmax(problems))} names the file"
+    return problem
+
+
+def _how_to_resume(step: int) -> str:
+    if not step:
+        return (
+            "No earlier checkpoint is intact: to start again from step 0, add --from-step 0 to the "
+            "same command"
+        )
+    return (
+        f"The newest intact earlier checkpoint is {step}: to continue from it, add "
+        f"--from-step {step} to the same command, once; what came later is moved to {DISCARDED}/"
+    )
+
+
+def _how_to_export(step: int) -> str:
+    if not step:
+        return "No earlier checkpoint is intact"
+    return (
+        f"The newest intact earlier checkpoint is {step}: glamm-jax export RUN --out MODEL "
+        f"--step {step} writes its model"
+    )
+
+
+@contextmanager
+def _read_errors(where: str) -> Iterator[None]:
+    """Turn what orbax and tensorstore raise for unreadable files into an error in one line."""
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        raise DamagedCheckpointError(
+            f"{where}: cannot be restored: {_reason(error)}. It has no checksums that name the "
+            "file, or was changed meanwhile; continue from an earlier checkpoint (train "
+            "--from-step N, export --step N)"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the cause of an error of orbax or tensorstore in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    full = "No space left on device"
+    if full in text or "RESOURCE_EXHAUSTED" in text:
+        return f"{full}; free some space"
+    text = re.sub(r"\[(source locations|tensorstore_spec)=.*", "", text)
+    return text[:300].rstrip(" .;[") or type(error).__name__
 
 
 def _leaves_by_path(state: TrainState) -> dict[str, Any]:

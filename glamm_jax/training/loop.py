@@ -10,7 +10,11 @@
    lines of later steps are removed from `metrics.jsonl`.
 5. Every step: load the batch, run the step, append a line to `metrics.jsonl`. When due, run the
    validation and save a checkpoint, which is written while the next steps run.
-6. At the end, or after SIGTERM or Ctrl-C: save a last checkpoint and wait until it is written.
+6. At the end, after SIGTERM or Ctrl-C, or when the data ends with an error (a killed worker
+   process, too many dropped records): save a last checkpoint and wait until it is written.
+
+What is dropped from the data is printed and recorded as an event: for each dataset and reason, the
+first time and whenever the number has grown tenfold.
 
 run(N), and run(k) followed by run(N), give bit-identical results.
 """
@@ -30,19 +34,25 @@ from flax import nnx
 from jaxtyping import UInt8
 
 from glamm_jax.config.experiment import ExperimentConfig
-from glamm_jax.data.loader import BatchIterator, LoadedBatch, open_batches
+from glamm_jax.data.loader import (
+    BatchIterator,
+    DataError,
+    LoadedBatch,
+    dropped_samples,
+    open_batches,
+)
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import make_mesh, use_mesh
-from glamm_jax.training.checkpoint import Checkpoints
+from glamm_jax.training.checkpoint import Checkpoints, verify_checkpoint
 from glamm_jax.training.fingerprint import frozen_fingerprint
 from glamm_jax.training.initialization import initial_model
 from glamm_jax.training.optimizer import make_optimizer
 from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.training.placement import place_batch, place_split, process_slice
-from glamm_jax.training.run_folder import RunError, RunFolder
+from glamm_jax.training.run_folder import RunError, RunFolder, print_line
 from glamm_jax.training.state import ModelSplit, TrainState, split_model
 from glamm_jax.training.step import Metrics, Step, make_step, stack_batches
-from glamm_jax.training.stop_signal import StopSignal
+from glamm_jax.training.stop_signal import StopSignal, any_process
 
 StepRecord = dict[str, Any]  # a line of metrics.jsonl
 
@@ -86,6 +96,7 @@ def train(
     num_steps: int | None = None,
     validate: Validate | None = None,
     metric_writers: Sequence[MetricWriter] = (),
+    from_step: int | None = None,
 ) -> Iterator[StepRecord]:
     """Start or resume a run. Each step runs when its record is requested.
 
@@ -99,6 +110,8 @@ def train(
         num_steps: stop when so many steps are finished; None: `optim.total_steps`.
         validate: runs every `validation.every` steps.
         metric_writers: receive the records and the validation results.
+        from_step: resume from the checkpoint of this step (0: start again); later checkpoints and
+            the metrics are moved to the folder's `discarded`. None: from the latest checkpoint.
 
     Raises:
         ConfigError: a dataset, the initial model or the configuration cannot be used.
@@ -107,8 +120,9 @@ def train(
         StateError: the batch slices cannot be divided among the processes.
         PlacementError: a batch or the processes do not fit the mesh.
         RunError: `num_steps` is out of range, or the folder is another run; later, a checkpoint
-            cannot be written, or too many consecutive steps are not finite.
-        DataError: a batch cannot be loaded; with its record.
+            is damaged or cannot be written, or too many consecutive steps are not finite.
+        FolderError: another process trains in the folder.
+        DataError: a batch cannot be loaded; with its record. A checkpoint was saved.
     """
     total = config.optim.total_steps
     num_steps = total if num_steps is None else num_steps
@@ -123,7 +137,7 @@ def train(
     run_folder = RunFolder(folder)
     run_folder.claim(config)
     run = _Run(config, mesh, run_folder, batches, validate, metric_writers)
-    return run.records(num_steps)
+    return run.records(num_steps, from_step)
 
 
 class _Run:
@@ -144,8 +158,10 @@ class _Run:
         self.num_skipped = 0  # consecutive steps
         self.losses_since_save: list[float] = []
         self.scores: dict[str, float] = {}  # of the latest validation
+        self.saving: tuple[int, dict[str, float]] | None = None  # step and scores of a checkpoint
+        self.num_reported: dict[tuple[str, str], int] = {}  # dropped samples by dataset and reason
 
-    def records(self, num_steps: int) -> Iterator[StepRecord]:
+    def records(self, num_steps: int, from_step: int | None = None) -> Iterator[StepRecord]:
         """Yield the records of the steps."""
         config = self.config
         with ExitStack() as stack:
@@ -153,6 +169,8 @@ class _Run:
                 stack.enter_context(closing(resource))
             stack.enter_context(use_mesh(self.mesh))
             stop = stack.enter_context(StopSignal())
+            if from_step is not None:
+                self._go_back(from_step)
             model = initial_model(config)
             self.base_fingerprint = frozen_fingerprint(model, config.optim.trainable)
             is_trained = trainable_filter(config.optim.trainable)
@@ -166,6 +184,15 @@ class _Run:
             split = split._replace(state=self._start_or_resume(split.state))
             step = make_step(config.model, config.optim, config.losses, config.seed)
             yield from self._steps(split, step, num_steps, stop)
+
+    def _go_back(self, step: int) -> None:
+        """Make the checkpoint of a step the latest; what came later is set aside."""
+        verify_checkpoint(self.folder.path, step)
+        folder = self.folder.set_aside(step)
+        if folder:
+            print_line(f"continues from step {step}; later checkpoints and metrics: {folder}")
+            self.folder.append_event("went_back", step, discarded=str(folder))
+        any_process(False)  # all wait for the first process
 
     def _start_or_resume(self, state: TrainState) -> TrainState:
         """Return the state of the latest checkpoint and move the loader there, or the state."""
@@ -183,6 +210,8 @@ class _Run:
             return state
         restored = self.checkpoints.restore(latest, state, self.base_fingerprint)
         self.batches.set_state(restored.loader_state)
+        for dropped in dropped_samples(restored.loader_state):
+            self.num_reported[dropped.dataset, dropped.reason] = dropped.count
         num_done = int(restored.state.step)
         self.folder.write_config(self.config)
         self.folder.discard_steps_from(num_done)
@@ -193,11 +222,20 @@ class _Run:
         self, split: ModelSplit, step: Step, num_steps: int, stop: StopSignal
     ) -> Iterator[StepRecord]:
         state, num_done = split.state, int(split.state.step)
+        loader_state = self.batches.get_state()
         save_every = self.config.checkpoint.every
         validate_every = self.config.validation.every
         while num_done < num_steps:
             started = time.perf_counter()
-            loaded = [next(self.batches) for _ in range(self.config.optim.accumulation_steps)]
+            try:
+                loaded = self._load()
+            except Exception as error:
+                if num_done:
+                    self._save(state, num_done, loader_state)
+                    self._wait_for_checkpoint()
+                self.folder.append_event("failed", num_done, reason=str(error))
+                raise
+            loader_state = self.batches.get_state()
             input_seconds = time.perf_counter() - started
             batch = stack_batches([item.batch for item in loaded])
             batch = place_batch(batch, stacked=len(loaded) > 1)
@@ -207,6 +245,7 @@ class _Run:
             record |= {"seconds": round(seconds, 4), "input_seconds": round(input_seconds, 4)}
             num_done += 1
             self._write_step(record, loaded)
+            self._report_dropped(loader_state, num_done)
             if self.validate and validate_every and num_done % validate_every == 0:
                 result = self.validate(
                     nnx.merge(split.graphdef, state.trainable, split.frozen, copy=True), num_done
@@ -214,12 +253,57 @@ class _Run:
                 self._write_validation(result, num_done)
             signal_name = stop.received()
             if num_done % save_every == 0 or num_done == num_steps or signal_name:
-                self._save(state, num_done)
+                self._save(state, num_done, loader_state)
+            elif self.saving and not self.checkpoints.is_saving:
+                self._wait_for_checkpoint()
             yield record
             if signal_name:
+                self._wait_for_checkpoint()
                 self.folder.append_event("stopped", num_done, reason=signal_name)
                 break
-        self.checkpoints.wait()
+        self._wait_for_checkpoint()
+        self._report_dropped(loader_state, num_done, growth=1)
+
+    def _load(self) -> list[LoadedBatch]:
+        """Load the batches of a step.
+
+        Raises:
+            DataError: another process cannot load its part; all stop at the same step.
+        """
+        loaded, error = [], None
+        try:
+            loaded = [next(self.batches) for _ in range(self.config.optim.accumulation_steps)]
+        except Exception as raised:
+            error = raised
+        any_failed = any_process(error is not None)
+        if error is not None:
+            raise error
+        if any_failed:
+            raise DataError("another process cannot load its part of the batch; see its message")
+        return loaded
+
+    def _report_dropped(
+        self, loader_state: Mapping[str, Any], num_done: int, growth: int = 10
+    ) -> None:
+        """Print and record how many samples of each dataset were dropped, and why.
+
+        Args:
+            loader_state: with the counts.
+            num_done: finished steps.
+            growth: factor by which a number must have grown since it was reported.
+        """
+        for dropped in dropped_samples(loader_state):
+            key = dropped.dataset, dropped.reason
+            num_reported = self.num_reported.get(key, 0)
+            if dropped.count == num_reported or dropped.count < growth * num_reported:
+                continue
+            self.num_reported[key] = dropped.count
+            fields = dropped._asdict()
+            self.folder.append_event("dropped", num_done, **fields)
+            print_line(
+                f"{dropped.dataset}: {dropped.count} of {dropped.read} records {dropped.reason} "
+                f"({dropped.example})"
+            )
 
     def _write_step(self, record: StepRecord, loaded: Sequence[LoadedBatch]) -> None:
         """Write the record of a step, and an event if the step was skipped.
@@ -251,14 +335,22 @@ class _Run:
         for writer in self.metric_writers:
             writer.write_validation(num_done, result)
 
-    def _save(self, state: TrainState, num_done: int) -> None:
+    def _save(self, state: TrainState, num_done: int, loader_state: Mapping[str, Any]) -> None:
         """Start to write a checkpoint."""
+        self._wait_for_checkpoint()
         losses = self.losses_since_save
         scores = {"loss": float(np.mean(losses)) if losses else float("inf"), **self.scores}
-        loader_state = self.batches.get_state()
         if self.checkpoints.save(state, loader_state, self.base_fingerprint, scores):
-            self.folder.append_event("saved", num_done, scores=scores)
+            self.saving = num_done, scores
         self.losses_since_save = []
+
+    def _wait_for_checkpoint(self) -> None:
+        """Wait until the checkpoint is complete that is being written, and record that it is."""
+        self.checkpoints.wait()
+        if self.saving:
+            num_done, scores = self.saving
+            self.folder.append_event("saved", num_done, scores=scores)
+            self.saving = None
 
 
 def _make_mesh(config: ExperimentConfig) -> jax.sharding.Mesh:

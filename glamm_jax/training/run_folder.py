@@ -2,9 +2,11 @@
 
 config.json          the configuration of the run
 metrics.jsonl        one line a step
-events.jsonl         started, resumed_from, saved, skipped, validated, stopped
+events.jsonl         started, resumed_from, saved, skipped, dropped, validated, failed, stopped
 panels/STEP/         images of the validation after so many steps
 checkpoints/STEP/    see `glamm_jax.training.checkpoint`
+discarded/TIME/      checkpoints and metrics that were replaced by `train(..., from_step=STEP)`
+run.lock             while a process trains in the folder
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,15 +25,18 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+from tqdm import tqdm
 
-from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.config.experiment import DataConfig, ExperimentConfig
 from glamm_jax.config.flat import changed_fields, flatten_config
 from glamm_jax.errors import ConfigError, GLaMMError
-from glamm_jax.files import write_atomic
+from glamm_jax.files import FileLock, write_atomic
+from glamm_jax.json_files import JSONError, read_json
 from glamm_jax.weights.config_file import config_from_json, config_to_json
 
 CONFIG, METRICS, EVENTS = "config.json", "metrics.jsonl", "events.jsonl"
-CHECKPOINTS, PANELS = "checkpoints", "panels"
+CHECKPOINTS, PANELS, DISCARDED = "checkpoints", "panels", "discarded"
+LOCK = "run.lock"
 # Fields (or prefixes of them) that a resumed run may change: they do not change what is computed.
 # Of `init`, the fingerprint in the checkpoint decides whether the weights are the same.
 CHANGEABLE_FIELDS = (
@@ -38,12 +45,20 @@ CHANGEABLE_FIELDS = (
     "validation.",
     "data.workers",
     "data.prefetch",
+    "data.max_unreadable",
+    "data.max_dropped",
     "init.",
 )
+_ADDED_DATA_FIELDS = ("max_unreadable", "max_dropped")  # after the first release
 
 
 class RunError(GLaMMError):
     """A run cannot start or resume."""
+
+
+def print_line(text: str) -> None:
+    """Print a line on stderr, above a progress bar if there is one."""
+    tqdm.write(text, file=sys.stderr)
 
 
 class RunFolder:
@@ -53,6 +68,7 @@ class RunFolder:
         self.path = path
         self.writes = jax.process_index() == 0
         self._files: dict[str, TextIO] = {}
+        self._lock: FileLock | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -62,19 +78,45 @@ class RunFolder:
     def claim(self, config: ExperimentConfig) -> None:
         """Create the folder with its config.json, or check that it is a run of this configuration.
 
+        It is locked until `close`, so that no other process trains in it.
+
         Raises:
             RunError: it is a run of another configuration, has other files, or cannot be created.
+            FolderError: another process trains in it.
         """
         path = self.path / CONFIG
+        if self.writes:
+            self._take_lock()
+        try:
+            self._create_or_check(config, path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_lock(self) -> None:
+        is_new = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / LOCK, str(self.path))
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be created: {error.strerror}") from error
+        finally:
+            if is_new and self._lock is None and self.path.is_dir():
+                self.path.rmdir()
+
+    def _create_or_check(self, config: ExperimentConfig, path: Path) -> None:
         if path.exists():
             self._check_same(config, path)
             return
-        if self.writes and self.path.is_dir() and any(self.path.iterdir()):
+        if self.writes and self.path.is_dir() and self._has_files():
             raise RunError(f"{self.path}: contains files, but no run; choose a new folder")
         try:
             self.write_config(config)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be created: {error.strerror}") from error
+
+    def _has_files(self) -> bool:
+        return any(path.name != LOCK for path in self.path.iterdir())
 
     def write_config(self, config: ExperimentConfig) -> None:
         """Write config.json."""
@@ -110,11 +152,38 @@ class RunFolder:
             records = [record for record in read_lines(path) if record["step"] < step]
             write_atomic(path, "".join(json.dumps(record) + "\n" for record in records))
 
+    def set_aside(self, step: int) -> Path | None:
+        """Move what came after a step to a new folder below `discarded`.
+
+        Args:
+            step: number of steps that are kept, 0 for none.
+
+        Returns:
+            The folder, with later checkpoints and a copy of the metrics; None if there is nothing.
+        """
+        metrics = self.path / METRICS
+        later = [x for x in checkpoint_folders(self.checkpoints) if int(x.name) > step]
+        has_metrics = metrics.exists() and any(x["step"] >= step for x in read_lines(metrics))
+        if not (self.writes and (later or has_metrics)):
+            return None
+        target = self.path / DISCARDED / time.strftime("%Y%m%dT%H%M%S")
+        while target.exists():
+            target = target.with_name(target.name + "_")
+        target.mkdir(parents=True)
+        if has_metrics:
+            shutil.copyfile(metrics, target / METRICS)
+        for folder in later:
+            folder.rename(target / folder.name)
+        return target
+
     def close(self) -> None:
-        """Close the files."""
+        """Close the files and release the lock."""
         for file in self._files.values():
             file.close()
         self._files.clear()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if not self.writes:
@@ -126,8 +195,8 @@ class RunFolder:
 
     def _check_same(self, config: ExperimentConfig, path: Path) -> None:
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            stored = _with_added_fields(read_json(path))
+        except (OSError, JSONError) as error:
             raise RunError(f"{path}: cannot be read: {error}") from error
         old, new = (
             flatten_config(stored),
@@ -152,9 +221,26 @@ def read_run_config(folder: Path) -> ExperimentConfig:
     """
     path = folder / CONFIG
     try:
-        return config_from_json(ExperimentConfig, json.loads(path.read_text(encoding="utf-8")))
+        return config_from_json(ExperimentConfig, _with_added_fields(read_json(path)))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not the configuration of a run: {error}") from error
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """Return the folders of complete checkpoints, by increasing step."""
+    if not folder.is_dir():
+        return []
+    steps = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
+    return sorted(steps, key=lambda path: int(path.name))
+
+
+def _with_added_fields(config: Any) -> Any:
+    """Add the fields that a configuration of an earlier version lacks, with their defaults."""
+    data = config.get("data") if isinstance(config, dict) else None
+    if not isinstance(data, dict):
+        return config
+    defaults = {name: getattr(DataConfig, name) for name in _ADDED_DATA_FIELDS}
+    return {**config, "data": {**defaults, **data}}
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -48,3 +48,10 @@ class StopSignal:
         if self._signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._signal = signal.Signals(number).name
+
+
+def any_process(value: bool) -> bool:
+    """Return whether the value is true in any process; all processes must call it together."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.process_allgather(np.asarray(value)).any())

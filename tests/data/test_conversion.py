@@ -21,6 +21,7 @@ from glamm_jax.data.record import Record, Region
 from glamm_jax.data.record_shards import RecordShards, ShardError
 from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.data.split_folder import ConversionError, SplitFolder, SplitReport, dataset_name
+from glamm_jax.errors import FolderError
 from tests.data.records import jpeg, plain, plain_record
 
 ROOT = Path("anywhere")
@@ -349,6 +350,16 @@ def test_what_reads_back_otherwise_than_it_was_written_stops_the_conversion(
     with pytest.raises(ConversionError, match="10 records read, 11 written"):
         write(plain(), tmp_path)
     assert not list(tmp_path.rglob("*.array_record-*"))
+
+
+def test_a_split_is_converted_by_one_process_and_two_splits_by_two(tmp_path: Path) -> None:
+    reader = SourceReader(plain(), ROOT, "train", 4)
+    with reader.target(tmp_path).lock():
+        with pytest.raises(FolderError, match=r"split 'train': is being written by process \d+"):
+            reader.target(tmp_path).lock()
+        SourceReader(plain(), ROOT, "val", 4).target(tmp_path).lock().close()
+    reader.target(tmp_path).lock().close()
+    assert not files(tmp_path)
 
 
 def test_something_else_is_not_mixed_in(tmp_path: Path) -> None:

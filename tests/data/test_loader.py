@@ -31,6 +31,8 @@ from glamm_jax.data.loader import (
     BatchIterator,
     DataError,
     StateError,
+    WorkerError,
+    dropped_samples,
     merge_states,
     open_batches,
 )
@@ -286,8 +288,9 @@ def test_what_never_fits_is_left_out_and_counted_by_name(monkeypatch: pytest.Mon
     assert counts["miniworld, dropped: more masks than a batch has"] > 0
     assert all(batch.mask_valid.sum() in (0, 2) for batch in made)
     monkeypatch.setattr(loader, "MAX_UNUSABLE_RECORDS", 30)
+    unbounded = replace(data, batch_shape=replace(ROOM, tokens=60), max_dropped=1.0)
     with (
-        opened(replace(data, batch_shape=replace(ROOM, tokens=60))) as batches,
+        opened(unbounded) as batches,
         pytest.raises(DataError, match=r"30 records gave nothing .* no answer fits"),
     ):
         next(batches)
@@ -311,9 +314,12 @@ class Damaged(World):
     def __init__(self, damage: Callable[[Record], Record]):
         self._damage = damage
 
+    def is_damaged(self, index: int) -> bool:
+        return bool(index % 2)
+
     def __getitem__(self, index: int) -> Record:
         made = super().__getitem__(index)
-        return self._damage(made) if index % 2 else made
+        return self._damage(made) if self.is_damaged(index) else made
 
 
 @pytest.mark.parametrize(
@@ -328,11 +334,66 @@ def test_what_cannot_be_read_is_counted_and_the_others_are_trained_on(
     damage: Callable[[Record], Record], counted: str
 ) -> None:
     data = replace(DATA, mixture=(MixtureEntry("world", ("referring",), conversation=ALONE),))
-    with opened(data, world=Damaged(damage)) as batches:
+    unbounded = replace(data, max_unreadable=1.0, max_dropped=1.0)
+    with opened(unbounded, world=Damaged(damage)) as batches:
         found = seen(take(batches, 4))
-        counts = batches.get_state()["shards"]["0"]["counts"]
+        state = json.loads(json.dumps(batches.get_state()))
+    counts = state["shards"]["0"]["counts"]
     assert counts[counted] > 2
+    [dropped] = dropped_samples(state)
+    assert (dropped.dataset, dropped.count) == ("world", counts[counted])
+    assert 0.3 < dropped.count / dropped.read < 0.7
+    with opened(replace(data, max_dropped=1.0), world=Damaged(damage)) as batches:
+        batches.set_state({**state, "shards": {"0": {"position": 0, "waiting": [], "counts": {}}}})
+        message = r"'world', split 'train': 11 of \d+ .* than data.max_unreadable = 0.05: 11 x"
+        with pytest.raises(DataError, match=message):
+            take(batches, 9)
     assert {int(each.split()[1]) % 2 for each in found} == {0}
+
+
+class Empty(World):
+    """Has no records."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_a_dataset_that_gives_nothing_ends_the_loading_though_others_go_on() -> None:
+    entries = (MixtureEntry("world", ("caption",)), MixtureEntry("lost", ("caption",)))
+    data = replace(DATA, mixture=entries)
+    absent = Damaged(_absent)
+    absent.is_damaged = lambda index: True  # type: ignore[method-assign]
+    with opened(data, world=World(), lost=absent) as batches:
+        message = r"'lost', split 'train': 11 of 11 .*first: record \d+ of lost: \d+ lies behind"
+        with pytest.raises(DataError, match=message):
+            take(batches, 9)
+    without = Damaged(lambda record: replace(record, annotations=()))
+    without.is_damaged = lambda index: True  # type: ignore[method-assign]
+    with opened(data, world=World(), lost=without) as batches:
+        message = r"11 of 11 records gave no sample, .*max_dropped = 0.5: 11 x caption: no annot"
+        with pytest.raises(DataError, match=message):
+            take(batches, 9)
+    with pytest.raises(ConfigError, match="dataset 'lost': split 'train' has no records"):
+        open_batches(data, MODEL, sources={"world": World(), "lost": Empty()})
+
+
+def test_a_killed_worker_is_an_error_of_its_own() -> None:
+    stream = iter(["x"])
+
+    class Reads:
+        def __next__(self) -> Any:
+            next(stream)
+            raise RuntimeError(
+                "Worker process was terminated unexpectedly with exit code -9. Search the logs "
+                "above for the source of the crash."
+            )
+
+        def __iter__(self) -> Any:
+            return self
+
+    slices = loader.SliceLoader([], DATA, MODEL, Reads())
+    with pytest.raises(WorkerError, match=r"worker was killed \(.* exit code -9\); .*fewer data.w"):
+        slices.next_batch()
 
 
 @pytest.mark.parametrize("task", get_args(ConversationTask))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import resource
+import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,7 +17,10 @@ import pytest
 from flax import nnx
 
 from glamm_jax.config.experiment import CheckpointConfig
-from glamm_jax.training.checkpoint import Checkpoints, load_trained_leaves
+from glamm_jax.training.checkpoint import (
+    Checkpoints,
+    load_trained_leaves,
+)
 from glamm_jax.training.run_folder import RunError
 from glamm_jax.training.state import TrainState
 
@@ -35,7 +42,11 @@ def opened(run: Path, **options: object) -> Iterator[Checkpoints]:
 
 
 def save(checkpoints: Checkpoints, step: int, **scores: float) -> None:
-    assert checkpoints.save(state(step), DATA, "base", scores)
+    save_and_wait(checkpoints, state(step), **scores)
+
+
+def save_and_wait(checkpoints: Checkpoints, saved: TrainState, **scores: float) -> None:
+    assert checkpoints.save(saved, DATA, "base", scores)
     checkpoints.wait()
 
 
@@ -102,6 +113,117 @@ def test_a_failed_write_is_reported_with_what_is_left(
             raise full
 
         monkeypatch.setattr(checkpoints._manager, "wait_until_finished", fail)
-        with pytest.raises(RunError, match=r"No space left on device\. The last complete one is 2"):
+        with pytest.raises(
+            RunError, match=r"No space left on device; .*\. The last complete one is 2"
+        ):
             checkpoints.wait()
         monkeypatch.undo()
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of the steps 2 and 4."""
+    run = tmp_path_factory.mktemp("intact")
+    with opened(run) as checkpoints:
+        save(checkpoints, 2, loss=0.5)
+        save(checkpoints, 4, loss=0.4)
+    return run
+
+
+def restored(run: Path) -> str:
+    """Restore and export step 4; returns the message of the error, "" if both are intact."""
+    expected, messages = state(4), []
+    try:
+        with opened(run) as checkpoints:
+            result = checkpoints.restore(4, state(9), "base")
+        for value, other in zip(jax.tree.leaves(result.state), jax.tree.leaves(expected)):  # noqa: B905
+            np.testing.assert_array_equal(value, other)
+        assert result.loader_state == DATA
+    except RunError as error:
+        messages.append(str(error))
+    try:
+        leaves, base = load_trained_leaves(run, 4)
+        np.testing.assert_array_equal(leaves["layer.kernel"], expected.trainable["layer"]["kernel"])
+        assert base == "base"
+    except RunError as error:
+        messages.append(str(error))
+    assert len(messages) in (0, 2)
+    assert all("\n" not in message for message in messages)
+    return messages[0] if messages else ""
+
+
+def test_every_damaged_byte_is_an_error_that_names_its_file(
+    intact: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(intact, run)
+    files = sorted(path for path in (run / "checkpoints" / "4").rglob("*") if path.is_file())
+    choose, num_errors = random.Random(0), 0
+    for path in [*files, *choose.choices(files, k=12)]:
+        content = path.read_bytes()
+        damaged = bytearray(content)
+        kind = choose.choice(("flip", "cut", "add", "delete")) if content else "add"
+        if kind == "flip":
+            damaged[choose.randrange(len(content))] ^= 1 << choose.randrange(8)
+        path.write_bytes(damaged[: len(content) // 2] if kind == "cut" else damaged)
+        if kind == "add":
+            path.write_bytes(content + b"x")
+        if kind == "delete":
+            path.unlink()
+        message = restored(run)
+        if message:
+            num_errors += 1
+            assert message.startswith(f"{path}: "), (kind, message)
+            assert "intact earlier checkpoint is 2" in message
+        else:  # orbax writes the time of the commit and the text of this file at the commit
+            assert path.name in ("_CHECKPOINT_METADATA", "commit_success.txt")
+        path.write_bytes(content)
+    assert num_errors > len(files)
+    assert restored(run) == ""
+    assert capfd.readouterr().err == ""  # orbax prints nothing
+
+
+def test_without_an_intact_checkpoint_the_run_can_start_again(intact: Path, tmp_path: Path) -> None:
+    shutil.copytree(intact, tmp_path / "run")
+    for step in ("2", "4"):
+        (tmp_path / "run" / "checkpoints" / step / "about" / "metadata").write_text("{}")
+    assert "No earlier checkpoint is intact: to start again" in restored(tmp_path / "run")
+
+
+def test_checkpoints_of_earlier_versions_have_no_checksums(
+    intact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(intact, run)
+    folder = run / "checkpoints" / "4"
+    (folder / "checksums.json").unlink()
+    assert "checksums.json: is missing" in restored(run)
+    (folder / "about" / "metadata").write_text('{"base": "base"}')
+    capsys.readouterr()
+    assert restored(run) == ""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "has no checksums (an earlier version wrote it); not verified" in lines[0]
+    shutil.rmtree(folder / "state" / "d")
+    shutil.rmtree(folder / "state" / "ocdbt.process_0")
+    assert "checkpoints/4: cannot be restored: " in restored(run)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tensorstore's
+def test_what_tensorstore_cannot_write_is_one_line(tmp_path: Path) -> None:
+    """A limit of the file size stands for a full disk; tensorstore raises ValueError for both."""
+    big = state(3)._replace(opt_state={"mu": jax.random.normal(jax.random.key(0), (50_000,))})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with opened(tmp_path) as checkpoints:
+        save(checkpoints, 2)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+            with pytest.raises(RunError, match=r"could not be written: .* complete one is 2; the"):
+                save_and_wait(checkpoints, big)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.latest == 2
+        save(checkpoints, 3)

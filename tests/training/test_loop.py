@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections import namedtuple
@@ -21,6 +22,8 @@ from glamm_jax.config.experiment import (
     MeshConfig,
     ValidationConfig,
 )
+from glamm_jax.data.loader import ReadSample, SampleReader, WorkerError
+from glamm_jax.errors import FolderError
 from glamm_jax.training.checkpoint import load_trained_leaves
 from glamm_jax.training.initialization import load_trained_model
 from glamm_jax.training.loop import ValidationResult, train
@@ -106,6 +109,68 @@ def test_a_killed_run_goes_on_to_the_same_bits(unbroken: Path, tmp_path: Path, s
     assert lines(again) == lines(unbroken)
     assert_same(checkpoint(again, STEPS), checkpoint(unbroken, STEPS))
     assert {path.name for path in (again / "checkpoints").iterdir()} == {"2", "4", "5"}
+
+
+def test_a_damaged_checkpoint_is_refused_and_an_earlier_one_goes_on(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = cut_back(unbroken, tmp_path / "again", STEPS)
+    data = again / "checkpoints" / "5" / "data" / "metadata"
+    data.write_bytes(data.read_bytes().replace(b"position", b"positiom"))
+    message = r"5/data/metadata: damaged, .*checkpoint is 4: .* add --from-step 4 to the same comm"
+    with pytest.raises(RunError, match=message):
+        run(again)
+    assert lines(again) == lines(unbroken)
+    with pytest.raises(RunError, match=r"5/data/metadata: damaged"):
+        run(again, from_step=5)
+    with pytest.raises(RunError, match=r"no complete checkpoint 3; there are \[2, 4, 5\]"):
+        run(again, from_step=3)
+    assert not (again / "discarded").exists()
+    records = train(CONFIG, again, STEPS, from_step=4)
+    next(records)
+    with pytest.raises(FolderError, match=r"again: is being written by process \d+ on host"):
+        run(again)
+    list(records)
+    assert_same(checkpoint(again, STEPS), checkpoint(unbroken, STEPS))
+    assert lines(again) == lines(unbroken)
+    [discarded] = (again / "discarded").iterdir()
+    assert sorted(path.name for path in discarded.iterdir()) == ["5", "metrics.jsonl"]
+    assert [line["step"] for line in lines(discarded)] == [0, 1, 2, 3, 4]
+    assert f"later checkpoints and metrics: {discarded}" in capsys.readouterr().err
+    assert [event["step"] for event in events(again, "went_back")] == [4]
+    assert not (again / "run.lock").exists()
+
+
+def test_a_killed_worker_and_dropped_records_end_with_a_checkpoint(
+    unbroken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    killed, read = RuntimeError("Worker process was terminated with exit code -9"), []
+    original = SampleReader.__call__
+
+    def last_reads(self: SampleReader, position: int, request: Any) -> ReadSample:
+        read.append(position)
+        if position > 8:
+            raise killed
+        sample = original(self, position, request)
+        return sample._replace(notes=("dropped: it",), sample=None) if position == 3 else sample
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SampleReader, "__call__", last_reads)
+        with pytest.raises(WorkerError, match=r"a data worker was killed"):
+            run(tmp_path / "run")
+    num_done = len(lines(tmp_path / "run"))
+    assert 2 < num_done < STEPS
+    assert events(tmp_path / "run", "saved")[-1]["step"] == num_done
+    [failed] = events(tmp_path / "run", "failed")
+    assert "a data worker was killed" in failed["reason"]
+    [dropped] = events(tmp_path / "run", "dropped")
+    assert (dropped["reason"], dropped["count"]) == ("dropped: it", 1)
+    message = r"miniworld/easy@32: 1 of \d+ records dropped: it \(miniworld .*\)\n"
+    assert re.fullmatch(message, capsys.readouterr().err)
+    run(tmp_path / "run", steps=num_done + 1)  # it resumes
 
 
 def test_a_later_stop_is_the_same_run(unbroken: Path, tmp_path: Path) -> None:

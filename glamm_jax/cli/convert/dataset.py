@@ -14,7 +14,8 @@ grain and tfds.data_source("glamm_NAME", data_dir=OUT) read. Each split is conve
 its own, into the same OUT.
 
 The same command resumes an interrupted conversion: finished shards are kept, and no unfinished file
-has a final name. The bytes of the shards do not depend on the number of processes.
+has a final name. Only one process can convert a split into OUT at a time. The bytes of the shards
+do not depend on the number of processes.
 
 Defects (parts of the source that cannot be converted) are counted in a table and listed for each
 image in defects-SPLIT.json; the other parts of the image's record are kept.
@@ -114,8 +115,14 @@ def convert(reader: SourceReader, options: argparse.Namespace) -> int:
 
     Raises:
         ConversionError: the shards cannot be written, or no image has a record.
+        FolderError: another process converts this split into the same folder.
     """
     target = reader.target(options.out)
+    with target.lock():
+        return _convert_locked(reader, target, options)
+
+
+def _convert_locked(reader: SourceReader, target: SplitFolder, options: argparse.Namespace) -> int:
     target.begin(reader.description(), overwrite=options.overwrite)
     if options.beam is not None:
         _write_with_beam(reader, target, options.beam.split())
