@@ -26,8 +26,7 @@ from pathlib import Path
 from glamm_jax.aot.compile_step import compile_for_topology, released_gcg_config
 from glamm_jax.aot.plan import plan
 from glamm_jax.cli.program import make_parser, positive_int, run_program
-from glamm_jax.cli.train import add_overrides, load_config
-from glamm_jax.config.overrides import with_overrides
+from glamm_jax.cli.train import add_overrides, configuration, load_config
 from glamm_jax.files import write_atomic
 
 
@@ -79,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
             config.mesh.fsdp,
             config.mesh.tensor,
         )
-    config = with_overrides(config, options.set)
+    config = configuration(config, options)
     print(plan(config, (data, fsdp, tensor)).text(), flush=True)
     if options.topology is None:
         return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.weights.infer_config import Family, family_of
+from glamm_jax.weights.missing_paths import missing_checkpoint
 from glamm_jax.weights.safetensors import INDEX, SINGLE, TensorFileError, read_index
 from glamm_jax.weights.tensor_sources import (
     JoinedSource,
@@ -75,7 +76,7 @@ def read_hf_config(folder: Path) -> dict[str, Any]:
 
 def _open_file(path: Path) -> TensorSource:
     if not path.is_file():
-        raise TensorFileError(f"{path}: no such file or folder")
+        raise TensorFileError(missing_checkpoint(str(path)) or f"{path}: no such file or folder")
     return SafetensorsSource(path) if path.suffix == ".safetensors" else PickledSource(path)
 
 

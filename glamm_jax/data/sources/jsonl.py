@@ -17,7 +17,7 @@ from typing import Any
 
 from glamm_jax.data import rle
 from glamm_jax.data.record import DatasetSource, ReadResult
-from glamm_jax.data.sources.dataset_files import read_image_file
+from glamm_jax.data.sources.dataset_files import read_image_file, require_split
 from glamm_jax.data.sources.defects import (
     BAD_MASK,
     BROKEN_ENTRY,
@@ -66,6 +66,7 @@ class JsonlSource:
         self.name, self.split, self._path = root.stem, split, root
         # Lines of each key: number and offset in the file. A broken line belongs to every split.
         self._lines: dict[str, list[tuple[int, int]]] = {}
+        splits: dict[str, None] = {}
         offset = 0
         with open(root, "rb") as stream:
             for number, line in enumerate(stream, 1):
@@ -75,9 +76,12 @@ class JsonlSource:
                     if fields is not None:
                         key = as_id(fields.get("id")) or fields["image"]
                         line_split = fields.get("split", "train")
+                        splits[line_split] = None
                     if line_split == self.split:
                         self._lines.setdefault(key, []).append((number, offset))
                 offset += len(line)
+        if splits:
+            require_split(root.name, split, splits)
 
     @property
     def keys(self) -> Sequence[str]:
