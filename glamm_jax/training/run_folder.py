@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.config.experiment import ADDED_FIELDS, ExperimentConfig
 from glamm_jax.config.flat import changed_fields, flatten_config
 from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.files import write_atomic
@@ -130,7 +130,8 @@ class RunFolder:
             stored = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read: {error}") from error
-        old, new = flatten_config(stored), flatten_config(json.loads(json.dumps(asdict(config))))
+        old = {**ADDED_FIELDS, **flatten_config(stored)}
+        new = flatten_config(json.loads(json.dumps(asdict(config))))
         changes = [
             f"{name} was {was}, now {now}"
             for name, was, now in changed_fields(old, new, CHANGEABLE_FIELDS)
@@ -150,7 +151,12 @@ def read_run_config(folder: Path) -> ExperimentConfig:
     """
     path = folder / CONFIG
     try:
-        return config_from_json(ExperimentConfig, json.loads(path.read_text(encoding="utf-8")))
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in ADDED_FIELDS.items():
+            owner, _, field = name.partition(".")
+            if isinstance(stored, dict) and isinstance(stored.get(owner), dict):
+                stored[owner].setdefault(field, value)
+        return config_from_json(ExperimentConfig, stored)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not the configuration of a run: {error}") from error
 
