@@ -20,6 +20,7 @@ Exit status: 0 success, 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -156,3 +157,7 @@ def _mask_summary(grounding: Grounding) -> str:
     if grounding.mask is None:
         return "no mask"
     return f"{grounding.mask.mean():.0%} of the image, score {grounding.score:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m glamm_jax.cli.ask"))

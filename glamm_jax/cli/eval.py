@@ -349,3 +349,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
     add("--processes", type=positive_int, metavar="N", help="number of processes")
     add("--process", type=int, metavar="I", help="index of this process, from 0")
     return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m glamm_jax.cli.eval"))

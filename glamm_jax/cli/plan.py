@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,3 +88,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json is not None:
         write_atomic(options.json, json.dumps(result, indent=1) + "\n")
     return int(not result["fits"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m glamm_jax.cli.plan"))

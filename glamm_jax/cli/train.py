@@ -195,3 +195,7 @@ def _peak_step_seconds(config: ExperimentConfig) -> float | None:
     if chip is None:
         return None
     return plan(config).step_flops / (chip.peak_flops * jax.device_count())
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m glamm_jax.cli.train"))

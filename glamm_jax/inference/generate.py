@@ -201,7 +201,7 @@ class Generator:
             with_logits=with_logits,
         )
         logits = logits[:count] if with_logits else None
-        probability = self._token_probability(state, *index[:2])
+        probability = jnp.asarray(self._token_probability(state, *index[:2]))
         return SegMasks(*index, masks[:count], iou[:count], foreground[:count], probability, logits)
 
     def answer_token_ids(self, state: DecodeState) -> list[list[int]]:

@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from glamm_jax.config import GLaMMConfig, LossWeights
+from glamm_jax.config import GLaMMConfig
 from glamm_jax.config.experiment import TrainableSet
 from glamm_jax.types import Batch
 from glamm_jax.weights.flat_state import flatten_state
@@ -130,14 +130,14 @@ def trainable_filter(name: TrainableSet) -> Callable[[tuple, nnx.Variable], bool
 
 
 def used_parts(
-    batch: Batch, config: GLaMMConfig, weights: LossWeights = LossWeights()
+    batch: Batch, config: GLaMMConfig, trains_iou: bool = False
 ) -> dict[str, Bool[Array, ""]]:
     """Return for every part whether the losses of a batch depend on it. Padding does not count.
 
     Args:
         batch: of the step.
         config: of the model.
-        weights: of the losses; one of the IoU estimate uses its head.
+        trains_iou: whether `losses.iou` is above 0, so that a loss depends on the IoU head.
     """
     images, regions = jnp.any(batch.image_source >= 0), jnp.any(batch.region_source >= 0)
     words, masks = jnp.any(batch.target_valid), jnp.any(batch.mask_has_truth)
@@ -149,7 +149,7 @@ def used_parts(
         "llama": words | masks,
         "lm_head": words,
         "masks": masks,
-        "unread": masks if weights.iou else jnp.zeros((), bool),
+        "unread": masks if trains_iou else jnp.zeros((), bool),
     }
 
 

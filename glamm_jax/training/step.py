@@ -92,7 +92,10 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
         else:
             gradients, parts = _accumulate(loss_gradients, batch, key, optim.accumulation_steps)
         updates, opt_state = optimizer.update(
-            gradients, state.opt_state, state.trainable, used=used_parts(batch, config, weights)
+            gradients,
+            state.opt_state,
+            state.trainable,
+            used=used_parts(batch, config, weights.iou > 0),
         )
         norm, rate = optax.tree.norm(gradients), jnp.asarray(schedule(state.step))
         finite = jnp.isfinite(parts.total) & jnp.isfinite(norm)

@@ -36,7 +36,7 @@ class Tolerance:
         mean: additional limit on the root mean square of the error (std) or on its mean (absolute).
         entry: additional limit on every entry, over the standard deviation (norm).
         pixels: smallest share of numbers whose sign must agree: pixels of a thresholded mask.
-        kinks: the minimum and the maximum of a sampled array are limited by `entry`, not by `limit`.
+        kinks: minimum and maximum of a sampled array are limited by `entry`, not by `limit`.
         bfloat16: the recorded numbers must be bfloat16 values. The limit is so wide that it would
             not detect a changed number.
     """

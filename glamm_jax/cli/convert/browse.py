@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -117,3 +118,9 @@ def _defects(folder: Path, split: str) -> dict[str, list[str]]:
     """Return the defects recorded in the conversion of a split: kind -> places."""
     path = folder / f"defects-{split}.json"
     return json.loads(path.read_text(encoding="utf-8"))["defects"] if path.is_file() else {}
+
+
+if __name__ == "__main__":
+    from glamm_jax.cli.convert import main
+
+    sys.exit(main(["browse", *sys.argv[1:]]))

@@ -29,6 +29,7 @@ Exit status: 0 success, 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from glamm_jax.cli.convert.assemble import Request, assemble
@@ -107,3 +108,9 @@ def run(options: argparse.Namespace) -> None:
     for reason, count in assembly.num_dropped.items():
         print(f"  {count} dropped: {reason}")
     print_summary(nbytes)
+
+
+if __name__ == "__main__":
+    from glamm_jax.cli.convert import main
+
+    sys.exit(main(["from-torch", *sys.argv[1:]]))

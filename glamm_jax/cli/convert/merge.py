@@ -12,6 +12,7 @@ Exit status: 0 success, 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,3 +53,9 @@ def run(options: argparse.Namespace) -> None:
             copy_leaves(leaves, TensorWriter(target), on_tensor=advance)
         finish_folder(target, merged, without_lora(folder.source_info()), options.model)
     print_summary(nbytes)
+
+
+if __name__ == "__main__":
+    from glamm_jax.cli.convert import main
+
+    sys.exit(main(["merge", *sys.argv[1:]]))

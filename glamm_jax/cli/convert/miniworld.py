@@ -22,6 +22,7 @@ Exit status: 0 success; 1 there are defects, with --strict; 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -121,3 +122,9 @@ def _kinds(text: str) -> tuple[ObjectKind, ...]:
             "expected COLOUR:SHAPE, or several of them separated by commas"
         )
     return tuple((colour, shape) for colour, shape in pairs)
+
+
+if __name__ == "__main__":
+    from glamm_jax.cli.convert import main
+
+    sys.exit(main(["miniworld", *sys.argv[1:]]))

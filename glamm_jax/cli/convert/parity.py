@@ -50,3 +50,9 @@ def run(options: argparse.Namespace) -> int:
         sys.path.insert(0, str(tool.parents[1]))
     compare = import_module("tools.parity.command").compare
     return compare(options.folder, options.only, options.json, show_excluded=options.all)
+
+
+if __name__ == "__main__":
+    from glamm_jax.cli.convert import main
+
+    sys.exit(main(["parity", *sys.argv[1:]]))

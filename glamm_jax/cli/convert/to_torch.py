@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -197,3 +198,9 @@ def _glamm_part(
 def _torch_dtype(stored_dtypes: StoredDtypes) -> str:
     """Return the dtype of most tensors, as config.json names it."""
     return str(DTYPES[Counter(stored_dtypes.values()).most_common(1)[0][0]])
+
+
+if __name__ == "__main__":
+    from glamm_jax.cli.convert import main
+
+    sys.exit(main(["to-torch", *sys.argv[1:]]))
