@@ -102,7 +102,7 @@ def overlay(
 
 def contour_width(height: int, width: int) -> int:
     """Return the width of a mask's contour in pixels; it stays visible where images are reduced."""
-    return max(1, max(height, width) // 320)
+    return max(1, max(height, width) // 200)
 
 
 def draw_overlay(

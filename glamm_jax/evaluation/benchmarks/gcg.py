@@ -46,7 +46,7 @@ CAPTIONS_FILE, MASKS_FILE = "{}_gcg_coco_caption_gt.json", "{}_gcg_coco_mask_gt.
 ANNOTATION_FOLDERS = ("", "GranDf/annotations/val_test", "annotations/val_test", "val_test")
 _AP_DIFFERENCE = (
     "compat: every mask has score 1, ties are ranked by image id and order; strict: ranked by the "
-    "decoder's estimate"
+    "scores of the masks"
 )
 
 
