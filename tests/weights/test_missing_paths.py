@@ -28,7 +28,7 @@ def test_an_id_or_url_of_the_hub_is_downloaded_and_converted_first(path: str) ->
 
 def test_other_missing_paths_are_not_those_of_a_hub(tmp_path: Path) -> None:
     for path in ("absent", "./a/b", "../a", str(tmp_path / "a"), "a/b/c"):
-        with pytest.raises(FolderError, match="no such folder$"):
+        with pytest.raises(FolderError, match=r"no such folder$"):
             ModelFolder(path)
     (tmp_path / "model.pth").touch()
     with pytest.raises(FolderError, match="a file, not a model folder"):

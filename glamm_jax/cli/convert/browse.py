@@ -20,6 +20,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from tqdm import tqdm
@@ -121,6 +122,4 @@ def _defects(folder: Path, split: str) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    from glamm_jax.cli.convert import main
-
-    sys.exit(main(["browse", *sys.argv[1:]]))
+    sys.exit(import_module("glamm_jax.cli.convert").main(["browse", *sys.argv[1:]]))

@@ -31,6 +31,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from tqdm import tqdm
@@ -189,6 +190,4 @@ def _natural_order(where: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    from glamm_jax.cli.convert import main
-
-    sys.exit(main(["dataset", *sys.argv[1:]]))
+    sys.exit(import_module("glamm_jax.cli.convert").main(["dataset", *sys.argv[1:]]))

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from glamm_jax.cli.convert.assemble import Request, assemble
@@ -111,6 +112,4 @@ def run(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    from glamm_jax.cli.convert import main
-
-    sys.exit(main(["from-torch", *sys.argv[1:]]))
+    sys.exit(import_module("glamm_jax.cli.convert").main(["from-torch", *sys.argv[1:]]))

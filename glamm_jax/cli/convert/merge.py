@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from glamm_jax.cli.progress import print_summary, progress_bar
@@ -56,6 +57,4 @@ def run(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    from glamm_jax.cli.convert import main
-
-    sys.exit(main(["merge", *sys.argv[1:]]))
+    sys.exit(import_module("glamm_jax.cli.convert").main(["merge", *sys.argv[1:]]))

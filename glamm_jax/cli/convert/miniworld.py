@@ -25,6 +25,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from tqdm import tqdm
@@ -125,6 +126,4 @@ def _kinds(text: str) -> tuple[ObjectKind, ...]:
 
 
 if __name__ == "__main__":
-    from glamm_jax.cli.convert import main
-
-    sys.exit(main(["miniworld", *sys.argv[1:]]))
+    sys.exit(import_module("glamm_jax.cli.convert").main(["miniworld", *sys.argv[1:]]))

@@ -53,6 +53,4 @@ def run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    from glamm_jax.cli.convert import main
-
-    sys.exit(main(["parity", *sys.argv[1:]]))
+    sys.exit(import_module("glamm_jax.cli.convert").main(["parity", *sys.argv[1:]]))

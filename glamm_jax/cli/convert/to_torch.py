@@ -30,6 +30,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,4 @@ def _torch_dtype(stored_dtypes: StoredDtypes) -> str:
 
 
 if __name__ == "__main__":
-    from glamm_jax.cli.convert import main
-
-    sys.exit(main(["to-torch", *sys.argv[1:]]))
+    sys.exit(import_module("glamm_jax.cli.convert").main(["to-torch", *sys.argv[1:]]))
