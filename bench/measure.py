@@ -164,3 +164,9 @@ def prompts(config: GLaMMConfig, rows: int, tokens: int) -> Batch:
     return collate(
         [Sample(conversations=(TokenizedConversation(row, nothing),)) for row in ids], config
     )
+
+
+if __name__ == "__main__":
+    from glamm_jax.cli.program import print_module_help
+
+    print_module_help(__doc__, "python -m bench")

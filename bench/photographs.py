@@ -112,3 +112,9 @@ def _spectral_noise(
     waves = rng.normal(size=(2, *frequency.shape))
     noise = np.fft.irfft2((waves[0] + 1j * waves[1]) * frequency**detail, s=shape)
     return (noise - noise.mean()) / noise.std()
+
+
+if __name__ == "__main__":
+    from glamm_jax.cli.program import print_module_help
+
+    print_module_help(__doc__, "python -m bench")

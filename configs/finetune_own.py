@@ -2,7 +2,7 @@
 
   glamm-jax convert dataset jsonl --source photos.jsonl --out shards       shards/glamm_photos
   glamm-jax convert from-torch GLaMM-FullScope --clip CLIP --out glamm
-  glamm-jax train --config configs/finetune_own.py --out runs/photos
+  glamm-jax train --config configs/finetune_own.py --data shards --out runs/photos
   glamm-jax export runs/photos --out photos-glamm
 
 For another dataset or other tasks, copy this file.

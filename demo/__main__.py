@@ -1,4 +1,4 @@
-"""The demo: from the rendering of a new world to a model trained on it, in minutes on two cores.
+"""The demo: from the rendering of a new world to a model trained on it, in about ten minutes.
 
 examples:
   python -m demo                                         # writes out/demo and demo-report.json

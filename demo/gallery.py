@@ -124,3 +124,9 @@ def _card_groups(
             item, predictions["after"].get(item.id), load_image, "after", show_prompt=False
         )
         yield before, after, reference
+
+
+if __name__ == "__main__":
+    from glamm_jax.cli.program import print_module_help
+
+    print_module_help(__doc__, "python -m demo")

@@ -114,9 +114,10 @@ class Output(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The weighted losses and their sum: total = ce + bce + dice."""
+    """The weighted losses and their sum: total = ce + bce + dice (+ iou)."""
 
     total: Array
     ce: Array
     bce: Array
     dice: Array
+    iou: Array | None = None  # None: its weight is 0

@@ -41,7 +41,7 @@ conversations of referring segmentation.
 # metric -> compat, strict, reason
 RANKING = (
     "every mask has score 1: ties are ranked by image id, then by the order of the masks",
-    "masks are ranked by the decoder's confidence; equal scores are one point of the curve",
+    "masks are ranked by their scores; equal scores are one point of the curve",
     "renaming an image must not change AP; no scores are recorded here, so all are equal",
 )
 ROWS: dict[str, dict[str, tuple[str, str, str]]] = {

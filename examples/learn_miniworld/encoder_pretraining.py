@@ -255,3 +255,9 @@ def object_batch(scenes: list[Scene], config: EncoderPretraining) -> ObjectBatch
 
 def _class_indices(colour: str, shape: str) -> tuple[int, int]:
     return list(COLOURS).index(colour), EASY.shapes.index(shape)
+
+
+if __name__ == "__main__":
+    from glamm_jax.cli.program import print_module_help
+
+    print_module_help(__doc__, "python -m examples.learn_miniworld")

@@ -200,3 +200,9 @@ def _naming(items: Sequence[Item], kinds: Sequence[Any]) -> list[Item]:
 def _names(text: str, kinds: Sequence[Any]) -> bool:
     words = content_words(text)
     return any({*kind} <= {*words} for kind in kinds)
+
+
+if __name__ == "__main__":
+    from glamm_jax.cli.program import print_module_help
+
+    print_module_help(__doc__, "python -m examples.learn_miniworld")

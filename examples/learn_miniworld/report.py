@@ -229,3 +229,9 @@ Items whose reference names a combination of colour and shape that no training i
   reference. `phrase_mask_iou`: mean over all reference phrases, 0 for one that is not matched.
 - `region_exact`: region captions with the same words as the reference.
 """
+
+
+if __name__ == "__main__":
+    from glamm_jax.cli.program import print_module_help
+
+    print_module_help(__doc__, "python -m examples.learn_miniworld")

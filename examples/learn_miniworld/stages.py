@@ -181,3 +181,9 @@ def _run_pretraining(folder: Path, config: EncoderPretraining) -> Iterator[Recor
     partial_file.rename(folder / METRICS)
     arrays = {name: np.asarray(leaf) for name, leaf in get_leaves().items()}
     write_atomic(folder / ENCODER, save(arrays))
+
+
+if __name__ == "__main__":
+    from glamm_jax.cli.program import print_module_help
+
+    print_module_help(__doc__, "python -m examples.learn_miniworld")

@@ -7,7 +7,8 @@ examples:
   glamm-jax ask --model glamm --image dog.jpg --prompt "What is region1 <bbox>?" --box 9 4 80 60
 
 The answer is printed while it is generated. Then follow the phrases with masks, the share of the
-image that each mask covers, and malformed parts of the answer, if any. OUT.png shows the answer
+image that each mask covers and its score (the model's confidence, a probability between 0 and 1),
+and malformed parts of the answer, if any. OUT.png shows the answer
 with its masks; OUT.json contains the text and the masks as COCO run lengths.
 
 Without --model, the weights are those of checkpoints/miniworld-tiny in the repository. They are
@@ -19,6 +20,7 @@ Exit status: 0 success, 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -154,4 +156,8 @@ def _print_groundings(answer: Answer) -> None:
 def _mask_summary(grounding: Grounding) -> str:
     if grounding.mask is None:
         return "no mask"
-    return f"{grounding.mask.mean():.0%} of the image, estimated IoU {grounding.score:.2f}"
+    return f"{grounding.mask.mean():.0%} of the image, score {grounding.score:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m glamm_jax.cli.ask"))

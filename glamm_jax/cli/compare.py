@@ -14,6 +14,7 @@ Exit status: 0 success, 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,7 @@ def _parse_data(fields: Mapping[str, Any]) -> EvaluationData:
     """Convert the data of config.json, where every value is text."""
     types = {"images": Path, "limit": int, "seed": int}
     return EvaluationData(**{name: types.get(name, str)(value) for name, value in fields.items()})
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m glamm_jax.cli.compare"))

@@ -1,9 +1,11 @@
 """Evaluate a model on a benchmark, or score existing predictions.
 
 examples:
-  glamm-jax eval gcg --model checkpoints/miniworld-tiny --data miniworld/easy@64 --out out/gcg
-  glamm-jax eval gcg --model glamm --data GranDf/annotations/val_test --split test --out out/test
-  glamm-jax eval refseg --model glamm --data data --dataset refcoco --split testA --out out/testA
+  glamm-jax eval gcg --model checkpoints/miniworld-tiny --data miniworld/easy@64 \\
+      --similarity words --out out/gcg
+  glamm-jax eval gcg --model glamm --data GranDf --split val test --out out/table3
+  glamm-jax eval refseg --model glamm --data data --split val testA testB \\
+      --dataset refcoco refcoco+ refcocog:val,test --out out/table4
   glamm-jax eval gcg --predictions DIR --data GranDf/annotations/val_test --out out/scored
   glamm-jax eval compare out/before out/after    # the same as `glamm-jax compare`
 
@@ -14,6 +16,13 @@ examples:
            FOLDER or FILE    annotation files of the original's evaluation
                              ({split}_gcg_coco_*_gt.json, COCO captions with boxes, NoCaps,
                              dataset_flickr30k.json, LLaVA-Bench)
+
+--similarity words needs no model. The default, as in the paper, is a BERT, which the first run
+downloads.
+
+Several --data, --dataset or --split: every dataset is evaluated on every split. A dataset or path
+followed by :SPLIT,SPLIT has these splits instead. Each evaluation has its own folder OUT/DATA-SPLIT
+with the files below; OUT/table.txt, .md and .json have all metrics beside the paper's.
 
 --question selects the prompts: `original`, the prompts that the released checkpoints were trained
 with; `ours`, the prompts of this project's training; or a text with {name} for the expression and
@@ -33,8 +42,10 @@ Exit status: 0 success, 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -49,12 +60,20 @@ from glamm_jax.data.record_sources import find_scheme
 from glamm_jax.environment import ALLOW_OUTSIDE, environment_variables
 from glamm_jax.errors import ConfigError
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.benchmarks.base import Benchmark, TextScorers
+from glamm_jax.evaluation.benchmarks.base import Benchmark, Prediction, TextScorers
 from glamm_jax.evaluation.bert_similarity import BERT, BertSimilarity
-from glamm_jax.evaluation.evaluation_run import REPORT, EvaluationRun, GenerationConfig
+from glamm_jax.evaluation.combined_table import TABLE, write_combined_table
+from glamm_jax.evaluation.evaluation_run import (
+    CONFIG,
+    EXPORT,
+    REPORT,
+    EvaluationRun,
+    GenerationConfig,
+)
 from glamm_jax.evaluation.items import EvaluationData
 from glamm_jax.evaluation.llm_judge import LLMJudge, review_all
 from glamm_jax.evaluation.published import beside_paper
+from glamm_jax.evaluation.scores import RunScores
 from glamm_jax.inference.chat import Assistant, load
 from glamm_jax.metrics.captions import DEFAULT_CAPTION_METRICS, check_java
 from glamm_jax.metrics.similarity import CachedSimilarity, Similarity, WordSimilarity
@@ -79,70 +98,168 @@ def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax eval") -
 def evaluate(options: argparse.Namespace) -> None:
     """Run the evaluation that the parsed command line describes.
 
-    Everything is checked before the model is loaded.
+    Everything is checked before the model is loaded, and what takes no time first.
     """
     initialize_processes(options.coordinator, options.processes, options.process)
     if options.model and not isinstance(ModelFolder(options.model).config, GLaMMConfig):
         raise ConfigError(f"{options.model}: a part of a model, not a complete GLaMM")
+    if options.predictions and not options.predictions.exists():
+        raise ConfigError(f"{options.predictions}: no such folder")
     benchmark = BENCHMARKS[options.benchmark]
-    scorers = make_scorers(benchmark, options)
-    data = EvaluationData(
-        options.data, options.split, options.dataset, options.images, options.limit, options.seed
-    )
-    scheme = find_scheme(options.data)
+    check_java(_caption_metrics(benchmark, options))
+    selected = selected_data(options)
+    if len(selected) > 1 and (options.out / CONFIG).is_file():
+        raise ConfigError(f"{options.out}: has an evaluation of one split; choose a new folder")
+    runs = {name: open_run(benchmark, data, name, options) for name, data in selected.items()}
+    scorers, judge = make_scorers(benchmark, options)
+    assistant = None if options.predictions else load_assistant(options)
+    scores: dict[str, RunScores] = {}
+    for name, run in runs.items():
+        with run.lock():
+            if assistant is None:
+                result = run.read_predictions(_predictions_of(options.predictions, name))
+                predictions, problems = result.predictions, result.notes
+            else:
+                predictions, problems = run.predict(assistant, str(options.model)), {}
+            if jax.process_index() == 0:
+                if judge is not None:
+                    review = partial(review_all, judge=judge, path=run.out / REVIEWS, progress=tqdm)
+                    scorers = replace(scorers, review=review)
+                scores[name] = score_run(run, predictions, problems, scorers)
+    if jax.process_index() == 0:
+        print(benchmark.description)
+        if len(scores) > 1:
+            print("\n" + write_combined_table(options.out, benchmark, scores), end="")
+        page = f"{TABLE}.txt, .md and .json" if len(scores) > 1 else REPORT
+        print(f"wrote {options.out}, {options.out / page}")
+
+
+def selected_data(options: argparse.Namespace) -> dict[str, EvaluationData]:
+    """Return the data of each evaluation, by the name of its folder in OUT; "" for a single one.
+
+    Raises:
+        ConfigError: several paths and several datasets, or something is named twice.
+    """
+    paths, datasets = options.data, options.dataset or [""]
+    if len(paths) > 1 and len(datasets) > 1:
+        raise ConfigError("several --data and several --dataset; name one folder, or one dataset")
+    selected: dict[str, EvaluationData] = {}
+    for path_text in paths:
+        path, path_splits = _with_splits(path_text)
+        for dataset_text in datasets:
+            dataset, splits = _with_splits(dataset_text)
+            for split in splits or path_splits or options.split:
+                folder = f"{_data_name(dataset or path)}-{split}"
+                name = re.sub(r"[^\w@+.-]+", "_", folder)
+                if name in selected:
+                    raise ConfigError(f"{name}: more than one evaluation of this name")
+                selected[name] = EvaluationData(
+                    path, split, dataset, options.images, options.limit, options.seed
+                )
+    return selected if len(selected) > 1 else dict(zip([""], selected.values(), strict=True))
+
+
+def _with_splits(text: str) -> tuple[str, list[str]]:
+    """Split PATH:SPLIT,SPLIT; a path that exists is taken as it is."""
+    path, colon, splits = text.rpartition(":")
+    if not colon or Path(text).exists() or not re.fullmatch(r"\w+(?:,\w+)*", splits):
+        return text, []
+    return path, splits.split(",")
+
+
+def _data_name(path: str) -> str:
+    """Return a name for a dataset's folder: that of record shards without their version."""
+    if find_scheme(path) is not None:
+        return path.replace("/", "-")
+    parts = [part for part in Path(path).resolve().parts if not re.fullmatch(r"\d+(\.\d+)+", part)]
+    return parts[-1].removeprefix("glamm_") if "/" in path else Path(path).name
+
+
+def _predictions_of(folder: Path, name: str) -> Path:
+    """Return the folder of one evaluation's predictions; several are laid out as in OUT."""
+    if not name:
+        return folder
+    if not (folder / name).is_dir():
+        raise ConfigError(f"{folder}: no folder {name}; each evaluation reads its own folder")
+    exported = folder / name / EXPORT
+    return exported if exported.is_dir() else folder / name
+
+
+def open_run(
+    benchmark: Benchmark, data: EvaluationData, name: str, options: argparse.Namespace
+) -> EvaluationRun:
+    """Open the items of one evaluation.
+
+    Args:
+        benchmark: to be evaluated.
+        data: to evaluate on.
+        name: of the folder in OUT; "": OUT itself.
+        options: the parsed command line.
+
+    Raises:
+        ItemsError, EvaluationError, PromptTemplateError: the data, the folder or the prompt cannot
+            be used.
+    """
+    scheme = find_scheme(data.path)
     prompt = options.question or ("original" if scheme is None else scheme.prompt_style)
     generation = GenerationConfig(prompt, options.tokens, options.batch, options.seed)
-    evaluation = EvaluationRun(benchmark, data, options.out, generation)
-    item_set = evaluation.item_set
-    print(f"{len(item_set.items)} items, data {item_set.hash[:12]}", flush=True)
-    with evaluation.lock():
-        _predict_and_score(evaluation, scorers, options)
+    run = EvaluationRun(benchmark, data, options.out / name, generation)
+    item_set = run.item_set
+    label = f"{name}: " if name else ""
+    print(f"{label}{len(item_set.items)} items, data {item_set.hash[:12]}", flush=True)
+    return run
 
 
-def _predict_and_score(
-    evaluation: EvaluationRun, scorers: TextScorers, options: argparse.Namespace
-) -> None:
-    benchmark, item_set = evaluation.benchmark, evaluation.item_set
-    if options.predictions:
-        result = evaluation.read_predictions(options.predictions)
-        predictions, problems = result.predictions, result.notes
-    else:
-        predictions = evaluation.predict(load_assistant(options), str(options.model))
-        problems = {}
-    if jax.process_index():
-        return
+def score_run(
+    run: EvaluationRun,
+    predictions: Mapping[str, Prediction],
+    problems: Mapping[str, Sequence[str]],
+    scorers: TextScorers,
+) -> RunScores:
+    """Score an evaluation, write its files, and print its metrics.
+
+    Args:
+        run: the evaluation.
+        predictions: by item id.
+        problems: kind of a problem in reading the predictions -> ids.
+        scorers: of generated text.
+    """
+    benchmark = run.benchmark
     if isinstance(scorers.similarity, BertSimilarity):  # all at once is five times faster
-        phrases = [phrase for item in item_set.items for phrase in item.reference_phrases]
+        phrases = [phrase for item in run.item_set.items for phrase in item.reference_phrases]
         phrases += [phrase for x in predictions.values() for phrase in x.phrases]
         scorers.similarity.embed_all(phrases)
-    scores = evaluation.score(predictions, scorers, problems)
+    scores = run.score(predictions, scorers, problems)
     title = f"{scores.benchmark}, {scores.split}"
     metrics = {mode: result.scores for mode, result in scores.modes.items()}
     print(beside_paper(title, benchmark.published_rows(scores.split), metrics))
     for kind, names in scores.modes["strict"].notes.items():
         print(f"{len(names)} {kind}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
-    print(benchmark.description)
-    print(f"wrote {options.out}, {options.out / REPORT}")
+    return scores
 
 
-def make_scorers(benchmark: Benchmark, options: argparse.Namespace) -> TextScorers:
-    """Return the scorers of text that the benchmark uses.
+def _caption_metrics(benchmark: Benchmark, options: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(options.captions) if benchmark.uses_captions else ()
+
+
+def make_scorers(
+    benchmark: Benchmark, options: argparse.Namespace
+) -> tuple[TextScorers, LLMJudge | None]:
+    """Return the scorers of text that the benchmark uses, and its judge.
 
     Raises:
         MetricError: Java is missing, or a metric is unknown.
         EncoderError: the BERT cannot be used.
         JudgeError: the judge's address is not a URL.
     """
-    captions = tuple(options.captions) if benchmark.uses_captions else ()
+    captions = _caption_metrics(benchmark, options)
     check_java(captions)
     similarity: Similarity = CachedSimilarity(WordSimilarity())
     if benchmark.uses_similarity and options.similarity != similarity.name:
         similarity = BertSimilarity(options.similarity)
     if not (benchmark.uses_judge and options.judge):
-        return TextScorers(similarity, captions)
-    judge = LLMJudge(options.judge, options.judge_model)
-    review = partial(review_all, judge=judge, path=options.out / REVIEWS, progress=tqdm)
-    return TextScorers(similarity, captions, review)
+        return TextScorers(similarity, captions), None
+    return TextScorers(similarity, captions), LLMJudge(options.judge, options.judge_model)
 
 
 def load_assistant(options: argparse.Namespace) -> Assistant:
@@ -174,14 +291,21 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", type=Path, help="model folder")
     source.add_argument("--predictions", type=Path, help="folder of predictions to score")
-    add("--data", required=True, help="SCHEME/NAME, a folder or a file (see above)")
+    add(
+        "--data",
+        required=True,
+        nargs="+",
+        metavar="DATA",
+        help="SCHEME/NAME, folders or files (see above)",
+    )
     add("--out", type=Path, required=True, help="new folder, or that of an evaluation to resume")
-    add("--split", default="val", help="default: %(default)s")
+    add("--split", nargs="+", default=["val"], metavar="SPLIT", help="default: val")
     add(
         "--dataset",
-        default="",
+        nargs="+",
+        default=[],
         metavar="NAME",
-        help="--data has the original layout of this dataset",
+        help="--data has the original layout of these datasets",
     )
     add("--images", type=Path, help="folder of the images of annotation files")
     add(
@@ -234,3 +358,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
     add("--processes", type=positive_int, metavar="N", help="number of processes")
     add("--process", type=int, metavar="I", help="index of this process, from 0")
     return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m glamm_jax.cli.eval"))

@@ -16,6 +16,7 @@ Exit status: 0 success, 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,3 +48,7 @@ def export(options: argparse.Namespace) -> None:
     with progress_bar(None, "writing") as advance:
         write_model(options.out, config.model, model, tokenizer, on_tensor=advance)
     print(f"{options.out}: glamm-jax ask --model {options.out} --image FILE --prompt TEXT")
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m glamm_jax.cli.export"))

@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from glamm_jax.aot.compile_step import compile_for_topology, released_gcg_config
 from glamm_jax.aot.plan import plan
 from glamm_jax.cli.program import make_parser, positive_int, run_program
-from glamm_jax.cli.train import add_overrides, load_config
-from glamm_jax.config.overrides import with_overrides
+from glamm_jax.cli.train import add_overrides, configuration, load_config
 from glamm_jax.files import write_atomic
 
 
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
             config.mesh.fsdp,
             config.mesh.tensor,
         )
-    config = with_overrides(config, options.set)
+    config = configuration(config, options)
     print(plan(config, (data, fsdp, tensor)).text(), flush=True)
     if options.topology is None:
         return 0
@@ -88,3 +88,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json is not None:
         write_atomic(options.json, json.dumps(result, indent=1) + "\n")
     return int(not result["fits"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m glamm_jax.cli.plan"))

@@ -93,6 +93,16 @@ def positive_int(text: str) -> int:
     return number
 
 
+def print_module_help(documentation: str | None, program: str) -> None:
+    """Say that a module is a part of a program and cannot be run by itself.
+
+    Args:
+        documentation: of the module.
+        program: the command that runs the program.
+    """
+    print(f"{documentation}\nThis module is a part of a program: {program} --help")
+
+
 def printable(text: str) -> str:
     """Replace characters that cannot be encoded, such as lone surrogates."""
     return text.encode("utf-8", "replace").decode("utf-8")

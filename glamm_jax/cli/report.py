@@ -13,6 +13,7 @@ Exit status: 0 success, 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,3 +44,7 @@ def write(runs: Sequence[Path], out: Path) -> None:
     """
     make_training_page(runs).save(out)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m glamm_jax.cli.report"))

@@ -4,12 +4,15 @@ examples:
   glamm-jax train --config configs/tiny.py --out runs/tiny
   glamm-jax train --config configs/tiny.py --out runs/slow --set optim.peak_lr=1e-4 data.seed=3
   glamm-jax train --config configs/tiny.py --out runs/short --steps 5     # stop after five steps
+  glamm-jax train --config configs/finetune_own.py --data shards --out runs/own
   glamm-jax train --config configs/pretrain.py --plan                     # train nothing
   glamm-jax train --config configs/tiny.py --out runs/tiny --from-step 20 # go back to a checkpoint
 
 The configuration is a Python file with `get_config() -> ExperimentConfig`; it is executed. --set
 changes fields by their dotted names; for an unknown name, the error message suggests the nearest
-one. --plan prints the parameters, memory, FLOPs and time that the run would need.
+one. --data replaces the mixture of the configuration: it trains on these datasets, with equal
+weights, for all tasks that they have annotations of. --plan prints the parameters, memory, FLOPs
+and time that the run would need.
 
 The same command resumes a run that was stopped or killed, from its last complete checkpoint; the
 result is bit-identical to that of an uninterrupted run. --steps only determines where to stop: the
@@ -38,7 +41,7 @@ import runpy
 import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
@@ -50,6 +53,7 @@ from glamm_jax.aot.plan import plan
 from glamm_jax.cli.program import make_parser, run_program
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.config.overrides import with_overrides
+from glamm_jax.data.dataset_mixture import mixture_of
 from glamm_jax.errors import ConfigError
 from glamm_jax.evaluation.validation import make_validate
 from glamm_jax.training.loop import MetricWriter, StepRecord, train
@@ -86,7 +90,15 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax train") -> arg
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add `--set NAME=VALUE ...`."""
+    """Add `--data` and `--set NAME=VALUE ...`; see `configuration`."""
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="SHARDS",
+        help="train on these datasets instead of the configuration's: folders written by "
+        "`glamm-jax convert dataset`, or SCHEME/NAME",
+    )
     parser.add_argument(
         "--set",
         nargs="+",
@@ -99,7 +111,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train according to the parsed command line."""
-    config = with_overrides(load_config(options.config), options.set)
+    config = configuration(load_config(options.config), options)
     if options.plan:
         print(plan(config, (max(config.mesh.data, 1), config.mesh.fsdp, config.mesh.tensor)).text())
         return
@@ -110,6 +122,18 @@ def run(options: argparse.Namespace) -> None:
         config, options.out, options.steps, make_validate(config), writers, options.from_step
     )
     show_progress(records, options.steps or config.optim.total_steps, _peak_step_seconds(config))
+
+
+def configuration(config: ExperimentConfig, options: argparse.Namespace) -> ExperimentConfig:
+    """Return the configuration with the changes of `--data`, then of `--set`.
+
+    Raises:
+        ConfigError: a dataset does not exist, a name is unknown, or a value is invalid.
+    """
+    if options.data:
+        mixture = mixture_of(options.data, config.data.mixture)
+        config = replace(config, data=replace(config.data, mixture=mixture))
+    return with_overrides(config, options.set)
 
 
 def load_config(path: Path) -> ExperimentConfig:
@@ -183,3 +207,7 @@ def _peak_step_seconds(config: ExperimentConfig) -> float | None:
     if chip is None:
         return None
     return plan(config).step_flops / (chip.peak_flops * jax.device_count())
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m glamm_jax.cli.train"))

@@ -6,8 +6,9 @@ A file in `configs/` returns an `ExperimentConfig` from `get_config()`;
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from glamm_jax.config.checks import require, require_choice, require_positive
 from glamm_jax.config.model import GLaMMConfig, LossWeights
@@ -17,6 +18,12 @@ Schedule = Literal["linear_decay", "constant"]
 UnusedParts = Literal["skip", "zero"]
 TrainableSet = Literal["released", "paper", "all_but_encoders", "everything"]
 ConversationTask = Literal["gcg", "referring", "semantic", "grounding", "region", "caption", "vqa"]
+# Fields of later versions, and the value that runs without them have.
+ADDED_FIELDS: Mapping[str, Any] = {
+    "losses.iou": 0.0,
+    "data.max_unreadable": 0.05,
+    "data.max_dropped": 0.5,
+}
 MASK_TASKS = ("gcg", "referring", "semantic", "grounding")
 
 

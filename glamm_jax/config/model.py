@@ -415,11 +415,24 @@ class TokenConfig:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the three losses (paper, section A.2)."""
+    """Weights of the losses (paper, section A.2).
+
+    Attributes:
+        ce: of the cross-entropy of the text.
+        bce: of the binary cross-entropy of the masks.
+        dice: of the dice loss of the masks.
+        iou: of SAM's loss of the mask decoder's IoU estimate, its squared error. 0: the estimate is
+            not trained, as in the released training.
+    """
 
     ce: float = 1.0
     bce: float = 2.0
     dice: float = 0.5
+    iou: float = 0.0
+
+    def __post_init__(self) -> None:
+        for weight in fields(self):
+            require(getattr(self, weight.name) >= 0, self, weight.name, "must not be negative")
 
 
 @dataclass(frozen=True)

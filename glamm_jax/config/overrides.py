@@ -18,6 +18,38 @@ from glamm_jax.errors import ConfigError
 
 Config = TypeVar("Config")
 
+OWN_DATA = "data.mixture.0.dataset"
+# Names that other trainers have for a field: last part of the name, without underscores -> field.
+SYNONYMS = {
+    other: field
+    for field, others in {
+        "optim.peak_lr": "lr learningrate maxlr baselr",
+        "optim.total_steps": "steps maxsteps numsteps trainsteps iterations epochs numtrainepochs",
+        "optim.warmup_steps": "warmup numwarmupsteps warmupratio",
+        "optim.weight_decay": "wd",
+        "optim.clip_norm": "maxgradnorm gradclip gradientclip gradientclipping gradclipnorm",
+        "optim.accumulation_steps": "gradaccum gradientaccumulationsteps gradaccumulationsteps",
+        "optim.betas": "beta beta1 beta2 adambeta1 adambeta2",
+        "optim.eps": "epsilon adamepsilon",
+        "optim.schedule": "scheduler lrscheduler lrschedulertype lrschedule",
+        "data.batch_shape.rows": "batchsize batch perdevicetrainbatchsize",
+        "data.batch_shape.tokens": "maxlength maxseqlen maxseqlength modelmaxlength seqlen",
+        "data.workers": "numworkers dataloadernumworkers",
+        OWN_DATA: "dataset datadir datapath traindata mixture",
+        "model.lora.rank": "r lorar lorarank",
+        "model.lora.alpha": "loraalpha",
+        "model.lora.dropout": "loradropout",
+        "model.compute_dtype": "dtype precision bf16 fp16",
+        "checkpoint.every": "savesteps saveevery",
+        "validation.every": "evalsteps evalevery",
+        "init.model": "modelpath modelnameorpath pretrained weights",
+        "losses.ce": "celossweight cew",
+        "losses.dice": "dicelossweight",
+        "losses.bce": "bcelossweight",
+    }.items()
+    for other in others.split()
+}
+
 
 def with_overrides(config: Config, overrides: Iterable[str]) -> Config:
     """Return the configuration with every `name=value` applied, then validated once.
@@ -54,13 +86,25 @@ def _value_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _unknown_field(name: str, names: list[str]) -> str:
     """Return an error message that suggests the nearest name, or the nearest last part of one."""
-    nearest = get_close_matches(name, names, n=1)
-    if not nearest:
-        by_last_part = {name.rpartition(".")[2]: name for name in names}
-        close = get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
-        nearest = [by_last_part[part] for part in close]
+    members = [other for other in names if other.startswith(f"{name}.")]
+    if members and not members[0].startswith("data.mixture"):
+        return f"no configuration field {name!r}; set one of its fields: {', '.join(members)}"
+    last = _last_part(name)
+    by_last_part = {_last_part(other): other for other in reversed(names)}
+    nearest = [SYNONYMS[last]] if SYNONYMS.get(last) in names else []
+    nearest += [by_last_part[last]] if last in by_last_part else []
+    nearest += get_close_matches(name, names, n=1)
+    for part in get_close_matches(last, [*by_last_part, *SYNONYMS], n=1):
+        nearest.append(by_last_part.get(part) or SYNONYMS[part])
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    if nearest[:1] == [OWN_DATA]:
+        hint += " --data FOLDER replaces all datasets at once"
     return f"no configuration field {name!r}{hint}"
+
+
+def _last_part(name: str) -> str:
+    """Return the part of a dotted name behind its last dot, without underscores."""
+    return name.rpartition(".")[2].lower().replace("-", "").replace("_", "")
 
 
 def _parse(text: str, kind: Any, name: str) -> Any:

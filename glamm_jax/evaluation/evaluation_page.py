@@ -135,7 +135,7 @@ def _distributions(
     if any(num_predicted) or any(num_references):
         distributions["masks of a prediction"] = num_predicted
         distributions["reference masks of an item"] = num_references
-    distributions["estimated IoU of a mask"] = [score for x in predictions for score in x.scores]
+    distributions["score of a mask"] = [score for x in predictions for score in x.scores]
     return distributions
 
 

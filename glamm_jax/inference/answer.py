@@ -44,7 +44,9 @@ class Grounding:
         start: index of its first character; of the [SEG] for an empty phrase.
         end: index after its last character.
         mask: at the size of the image; None for a phrase without a [SEG].
-        score: the decoder's estimate of the IoU of the mask; None without a mask.
+        score: the confidence in the mask, a probability in 0 to 1: the mean foreground probability
+            of its pixels, times the geometric mean of the probabilities of the tokens of the phrase
+            and its [SEG] (those of a question count as 1); 0 for an empty mask, None without one.
     """
 
     phrase: str

@@ -358,7 +358,7 @@ class Assistant:
     def _finish(self, batch: Batch, decoding: DecodeState, rows: list[_Row]) -> dict[int, Answer]:
         """Decode the masks; the answers by the index of their question."""
         segs = self.generator.finish(batch, decoding)
-        masks, scores = to_host(segs.masks), to_host(segs.iou).astype(np.float32)
+        masks, scores = to_host(segs.masks), to_host(segs.scores).astype(np.float32)
         answers = {}
         for row_index, row in enumerate(rows):
             height, width = row.image.shape[:2]

@@ -51,6 +51,7 @@ class DecodeState(NamedTuple):
     prompt_hidden: Float[Array, "b t d"]
     tokens: Int[Array, "b n"]  # the generated tokens; pad after the end of a row
     token_hidden: Float[Array, "b n d"]  # the hidden state that emitted each of them
+    token_log_prob: Float[Array, "b n"]  # of each, by the model at temperature 1
     prompt_lengths: Int[Array, "b"]  # in tokens, image patches included; 0: unused row
     finished: Bool[Array, "b"]
     num_tokens: Int[Array, ""]  # generated so far in every row
@@ -65,8 +66,15 @@ class SegMasks(NamedTuple):
     steps: np.ndarray  # int[m] index of the generated [SEG]; -1: a [SEG] of the prompt
     sizes: np.ndarray  # int[m 2] height and width of the original image
     masks: Bool[Array, "m h w"]  # at the original size, top left in a bucket, False outside
-    iou: Float[Array, "m"]  # the decoder's estimate of the mask's IoU
+    iou: Float[Array, "m"]  # the decoder's estimate of the IoU; any number, as no loss trains it
+    foreground: Float[Array, "m"]  # mean probability of the pixels of the mask; 0 without any
+    token_probability: Float[Array, "m"]  # of the phrase and its [SEG]; see `Generator.finish`
     logits: Float[Array, "m h w"] | None = None  # on request; a mask is logits > 0
+
+    @property
+    def scores(self) -> Float[Array, "m"]:
+        """The confidence in each mask, a probability in 0 to 1: both factors multiplied."""
+        return self.foreground * self.token_probability
 
 
 class _StopCriteria(NamedTuple):
@@ -157,6 +165,8 @@ class Generator:
         """Decode a mask for every [SEG] of prompts and answers, at the original sizes.
 
         A row whose sample has no grounding image gets none. Only images with a [SEG] are encoded.
+        The token probability of a mask is the geometric mean over the tokens from the last start of
+        a phrase to the [SEG], or that of the [SEG] alone; 1 for a [SEG] of the prompt.
 
         Args:
             batch: the batch of `prefill`.
@@ -170,7 +180,8 @@ class Generator:
         index = (segs.rows, segs.steps, sizes[segs.images])
         if not count:
             empty = jnp.zeros((0, *size))
-            return SegMasks(*index, empty > 0, jnp.zeros(0), empty if with_logits else None)
+            none = jnp.zeros(0)
+            return SegMasks(*index, empty > 0, none, none, none, empty if with_logits else None)
         # Masks are cheap: batches with up to one mask per row share a program.
         num_masks = _padded_count(max(count, len(batch.token_ids)))
         segs = _SegTokens(*(_pad_with_first(x, num_masks) for x in segs))
@@ -181,7 +192,7 @@ class Generator:
         from_prompt = state.prompt_hidden[segs.rows, segs.positions]
         from_answer = state.token_hidden[segs.rows, np.maximum(segs.steps, 0)]
         seg_hidden = jnp.where((segs.steps < 0)[:, None], from_prompt, from_answer)
-        masks, iou, logits = _decode_masks(
+        masks, iou, foreground, logits = _decode_masks(
             self.graph,
             self.state,
             inputs,
@@ -190,7 +201,8 @@ class Generator:
             with_logits=with_logits,
         )
         logits = logits[:count] if with_logits else None
-        return SegMasks(*index, masks[:count], iou[:count], logits)
+        probability = jnp.asarray(self._token_probability(state, *index[:2]))
+        return SegMasks(*index, masks[:count], iou[:count], foreground[:count], probability, logits)
 
     def answer_token_ids(self, state: DecodeState) -> list[list[int]]:
         """Return the generated ids of each row, end token included; none for an unused row."""
@@ -201,6 +213,19 @@ class Generator:
             end = ends[0] + 1 if len(ends) else len(row)
             answers.append(row[: end if prompt_length else 0].tolist())
         return answers
+
+    def _token_probability(
+        self, state: DecodeState, rows: np.ndarray, steps: np.ndarray
+    ) -> Float[np.ndarray, "m"]:
+        """Return the probability of the tokens that belong to each [SEG]."""
+        tokens, log_probs = to_host(state.tokens), to_host(state.token_log_prob)
+        probability = np.ones(len(rows), np.float32)
+        for k in np.flatnonzero(steps >= 0):
+            row, end = rows[k], steps[k] + 1
+            starts = np.flatnonzero(tokens[row, :end] == self.tokens.phrase_start)
+            start = starts[-1] + 1 if len(starts) else end - 1
+            probability[k] = np.exp(log_probs[row, start:end].mean())
+        return probability
 
     def _stop_criteria(self, max_tokens: int | Int[Array, ""]) -> _StopCriteria:
         return _StopCriteria(jnp.asarray(self.tokens.eos), jnp.asarray(max_tokens, jnp.int32))
@@ -253,6 +278,7 @@ def _prefill(
         prompt_hidden=hidden,
         tokens=jnp.full((rows, num_slots), model.config.tokens.pad),
         token_hidden=jnp.zeros((rows, num_slots, last.shape[-1]), last.dtype),
+        token_log_prob=jnp.zeros((rows, num_slots)),
         prompt_lengths=lengths,
         finished=lengths == 0,  # unused rows of the batch
         num_tokens=jnp.asarray(0, jnp.int32),
@@ -287,11 +313,15 @@ def _append_token(
     model: GLaMM, s: DecodeState, hidden: Float[Array, "b 1 d"], eos: Int[Array, ""]
 ) -> DecodeState:
     """Choose the next token of every row from the hidden state that emits it."""
-    token = sample_tokens(model.llama.logits(hidden[:, 0]), s.sampling, s.num_tokens)
+    logits = model.llama.logits(hidden[:, 0])
+    token = sample_tokens(logits, s.sampling, s.num_tokens)
     token = jnp.where(s.finished, model.config.tokens.pad, token)
+    chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0].astype(jnp.float32)
+    log_prob = chosen - jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
     return s._replace(
         tokens=write_slice(s.tokens, token[:, None], (0, s.num_tokens)),
         token_hidden=write_slice(s.token_hidden, hidden, (0, s.num_tokens, 0)),
+        token_log_prob=write_slice(s.token_log_prob, log_prob[:, None], (0, s.num_tokens)),
         finished=s.finished | (token == eos),
         num_tokens=s.num_tokens + 1,
     )
@@ -306,14 +336,23 @@ def _decode_masks(
     *,
     size: tuple[int, int],
     with_logits: bool,
-) -> tuple[Bool[Array, "m h w"], Float[Array, "m"], Float[Array, "m h w"] | None]:
-    """Encode the grounding images, decode the masks and resize them to their original sizes."""
+) -> tuple[
+    Bool[Array, "m h w"], Float[Array, "m"], Float[Array, "m"], Float[Array, "m h w"] | None
+]:
+    """Encode the grounding images, decode the masks and resize them to their original sizes.
+
+    Returns:
+        Masks, estimated IoUs, mean probabilities of the pixels of the masks, and the logits.
+    """
     model = nnx.merge(graph, weights)
     low_res, iou = model.decode_masks(seg_hidden, model.encode_grounding_images(batch), batch)
     resized = batch.resized_sizes[batch.mask_image]
     original = batch.original_sizes[batch.mask_image]
     logits = postprocess_masks(low_res, resized, original, model.config.sam.image_size, size)
-    return logits > 0, iou, logits if with_logits else None
+    masks = logits > 0
+    inside = jnp.where(masks, jax.nn.sigmoid(logits), 0).sum((1, 2))
+    foreground = inside / jnp.maximum(masks.sum((1, 2)), 1)
+    return masks, iou, foreground, logits if with_logits else None
 
 
 # ------------------------------------------------------------------------------ helpers

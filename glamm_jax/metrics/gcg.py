@@ -3,7 +3,7 @@
 | metric | compat: the original's code | strict: the definition |
 |---|---|---|
 | AP, AP50, AP75 | every mask has score 1, so ties are ranked by image id and order of the masks | \
-ranked by the decoder's confidence; equal scores are one point of the curve |
+ranked by their scores; equal scores are one point of the curve |
 | mIoU | greedy pairs of masks, largest IoU first; unpaired masks cost nothing; two empty masks \
 (0 / 0) end an image's pairing; an image without pairs is 0 | the pairing with the largest sum, \
 over all reference masks: an unpaired one counts 0; two empty masks agree |

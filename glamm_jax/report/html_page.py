@@ -30,7 +30,6 @@ from glamm_jax.report.mask_overlay import colour_of, overlay
 MAX_SIDE = 640  # longer side of an embedded image in pixels
 JPEG_QUALITY = 88
 MAX_LISTED = 50  # places listed of one kind
-OPACITY = 0.5  # of masks: an image that is covered by stuff completely has to stay visible
 Box = tuple[float, float, float, float]
 
 
@@ -242,7 +241,7 @@ def _image_layers(card: Card) -> str:
     if any(mask is not None for mask in card.masks):
         empty = np.zeros(size[::-1], bool)
         masks = [empty if mask is None else _resize_mask(mask, size) for mask in card.masks]
-        layers.append(_image(overlay(small, masks, OPACITY), "the image with its masks"))
+        layers.append(_image(overlay(small, masks), "the image with its masks"))
     boxes = "".join(
         f'<rect x="{x0}" y="{y0}" width="{x1 - x0}" height="{y1 - y0}" stroke="{_hex(i)}"/>'
         for i, box in enumerate(card.boxes_xyxy_pixel)

@@ -34,7 +34,7 @@ PALETTE: tuple[Colour, ...] = (
     (227, 119, 194),
     (127, 127, 127),
 )
-OPACITY = 0.55
+OPACITY = 0.35  # of a mask's tint; the colour of the object remains visible
 INK, PAPER, RULE = (30, 30, 30), (255, 255, 255), (200, 200, 200)
 MIN_WIDTH = 480
 
@@ -74,7 +74,7 @@ def overlay(
     masks: Sequence[Bool[np.ndarray, "h w"]],
     opacity: float = OPACITY,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return an image with masks, later ones on top, each with an opaque outline.
+    """Return an image with tinted masks, later ones on top, each with a solid contour.
 
     Args:
         image: RGB image.
@@ -85,15 +85,24 @@ def overlay(
         ValueError: a mask has another size than the image.
     """
     out = image.astype(np.float32)
+    width = contour_width(*image.shape[:2])
     for index, mask in enumerate(masks):
         if mask.shape != image.shape[:2]:
             raise ValueError(f"mask {index} is {mask.shape}, the image {image.shape[:2]}")
         colour = np.array(colour_of(index), np.float32)
         out[mask] = (1 - opacity) * out[mask] + opacity * colour
-        padded = np.pad(mask, 1)
-        inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        inner = mask
+        for _ in range(width):
+            padded = np.pad(inner, 1)
+            inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2]
+            inner &= padded[1:-1, 2:]
         out[mask & ~inner] = colour
     return np.clip(out.round(), 0, 255).astype(np.uint8)
+
+
+def contour_width(height: int, width: int) -> int:
+    """Return the width of a mask's contour in pixels; it stays visible where images are reduced."""
+    return max(1, max(height, width) // 200)
 
 
 def draw_overlay(
@@ -112,11 +121,16 @@ def draw_overlay(
         ValueError: a mask has another size than the image.
     """
     layers = [layer for passage in passages for layer in passage.layers]
-    canvas = Image.fromarray(overlay(image, [layer.mask for layer in layers]))
-    scale = max(1.0, MIN_WIDTH / canvas.width)
-    if scale > 1:
-        size = (MIN_WIDTH, max(1, round(canvas.height * scale)))
-        canvas = canvas.resize(size, Image.Resampling.NEAREST)
+    height, width = image.shape[:2]
+    scale = max(1.0, MIN_WIDTH / width)
+    masks = [layer.mask for layer in layers]
+    if scale > 1 and all(mask.shape == (height, width) for mask in masks):
+        # Enlarged first, so that contours of small images do not cover their objects.
+        rows = np.arange(max(1, round(height * scale))) * height // max(1, round(height * scale))
+        columns = np.arange(MIN_WIDTH) * width // MIN_WIDTH
+        image = image[rows][:, columns]
+        masks = [mask[rows][:, columns] for mask in masks]
+    canvas = Image.fromarray(overlay(image, masks))
     font_size = max(14, canvas.width // 45)
     if boxes_xyxy_pixel is not None:
         _draw_boxes(canvas, boxes_xyxy_pixel * scale, font_size)

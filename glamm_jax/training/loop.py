@@ -374,7 +374,7 @@ def _step_record(step: int, metrics: Metrics, loaded: Sequence[LoadedBatch]) -> 
     images = Counter(name.split(" ")[0] for item in loaded for name in item.names)
     return {
         "step": step,
-        **values,
+        **{name: value for name, value in values.items() if value is not None},
         "skipped": bool(values["skipped"]),
         "images": dict(sorted(images.items())),
     }

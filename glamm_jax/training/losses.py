@@ -1,5 +1,7 @@
 """Cross-entropy over text, binary cross-entropy and dice over masks at the original resolution.
 
+On request also SAM's loss of the IoU estimate, which no loss of the original trains.
+
 Source: model/GLaMM.py of the original; paper, section A.2.
 """
 
@@ -57,12 +59,17 @@ def losses(
     at_targets = jnp.take_along_axis(output.hidden, batch.target_positions[..., None], axis=1)
     logits = model.llama.logits(at_targets)
     ce = weights.ce * cross_entropy(logits, batch.target_ids, batch.target_valid, counts.targets)
+    zero = jnp.zeros(())
     if batch.masks.shape[0] == 0:
-        return Losses(ce, ce, jnp.zeros(()), jnp.zeros(()))
+        return Losses(ce, ce, zero, zero, zero if weights.iou else None)
     logits, inside = masks_at_original_size(output, batch, model.config.sam.image_size)
     bce, dice = mask_losses(logits, batch.masks, inside, batch.mask_has_truth, counts.masks)
     bce, dice = weights.bce * bce, weights.dice * dice
-    return Losses(ce + bce + dice, ce, bce, dice)
+    if not weights.iou:  # a static number: the program of the released training is unchanged
+        return Losses(ce + bce + dice, ce, bce, dice)
+    error = iou_loss(output.iou, logits, batch.masks, inside, batch.mask_has_truth, counts.masks)
+    iou = weights.iou * error
+    return Losses(ce + bce + dice + iou, ce, bce, dice, iou)
 
 
 def cross_entropy(
@@ -145,3 +152,32 @@ def mask_losses(
     count = (valid.sum() if num_masks is None else num_masks) + COUNT_EPS
     mean = lambda x: jnp.where(valid, x, 0).sum() / count  # noqa: E731
     return mean(bce), mean(dice)
+
+
+def iou_loss(
+    estimates: Float[Array, "m"],
+    logits: Float[Array, "m h w"],
+    masks: Num[Array, "m h w"],
+    inside: Bool[Array, "m h w"],
+    valid: Bool[Array, "m"],
+    num_masks: Num[Array, ""] | None = None,
+) -> Float[Array, ""]:
+    """Compute the mean squared error of the IoU estimates: the loss that SAM trained them with.
+
+    The reference is the IoU of the thresholded mask with its reference, which has no gradient.
+
+    Args:
+        estimates: of the mask decoder.
+        logits: as in `mask_losses`, as the others.
+        masks: reference; a pixel above 0 belongs to it.
+        inside: pixels of the image, without the padding.
+        valid: masks that have a reference.
+        num_masks: as in `mask_losses`.
+    """
+    predicted, reference = (logits > 0) & inside, (masks > 0) & inside
+    union = (predicted | reference).sum((1, 2))
+    actual = (predicted & reference).sum((1, 2)) / jnp.maximum(union, 1)
+    actual = jnp.where(union == 0, 1.0, actual)  # two empty masks agree
+    error = jnp.square(estimates.astype(jnp.float32) - jax.lax.stop_gradient(actual))
+    count = (valid.sum() if num_masks is None else num_masks) + COUNT_EPS
+    return jnp.where(valid, error, 0).sum() / count

@@ -36,7 +36,7 @@ class Scalars:
         self._images.update(record["images"])
         total = max(self._images.total(), 1)
         return {
-            **{f"loss/{name}": record[name] for name in LOSS_NAMES},
+            **{f"loss/{name}": record[name] for name in (*LOSS_NAMES, "iou") if name in record},
             "optim/learning_rate": record["learning_rate"],
             "optim/skipped": float(record["skipped"]),
             "grad_norm/all": record["grad_norm"],

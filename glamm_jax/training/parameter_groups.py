@@ -50,7 +50,8 @@ _PAPER: tuple[TrainableSet, ...] = ("paper", "all_but_encoders", "everything")
 _ALL_BUT_ENCODERS: tuple[TrainableSet, ...] = ("all_but_encoders", "everything")
 _EVERYTHING: tuple[TrainableSet, ...] = ("everything",)
 
-# The first row whose prefix matches counts. No loss depends on the part "unread".
+# The first row whose prefix matches counts. No loss depends on the part "unread",
+# but for the IoU head if `losses.iou` is above 0.
 PARAMETER_GROUPS = (
     ParameterGroup("clip.layers.", "clip", "CLIP", _EVERYTHING, is_block_stack=True),
     ParameterGroup("clip.", "clip", "CLIP", _EVERYTHING),
@@ -128,8 +129,16 @@ def trainable_filter(name: TrainableSet) -> Callable[[tuple, nnx.Variable], bool
     return is_trained
 
 
-def used_parts(batch: Batch, config: GLaMMConfig) -> dict[str, Bool[Array, ""]]:
-    """Return for every part whether the losses of a batch depend on it. Padding does not count."""
+def used_parts(
+    batch: Batch, config: GLaMMConfig, trains_iou: bool = False
+) -> dict[str, Bool[Array, ""]]:
+    """Return for every part whether the losses of a batch depend on it. Padding does not count.
+
+    Args:
+        batch: of the step.
+        config: of the model.
+        trains_iou: whether `losses.iou` is above 0, so that a loss depends on the IoU head.
+    """
     images, regions = jnp.any(batch.image_source >= 0), jnp.any(batch.region_source >= 0)
     words, masks = jnp.any(batch.target_valid), jnp.any(batch.mask_has_truth)
     shared = config.region.output == "shared"
@@ -140,7 +149,7 @@ def used_parts(batch: Batch, config: GLaMMConfig) -> dict[str, Bool[Array, ""]]:
         "llama": words | masks,
         "lm_head": words,
         "masks": masks,
-        "unread": jnp.zeros((), bool),
+        "unread": masks if trains_iou else jnp.zeros((), bool),
     }
 
 

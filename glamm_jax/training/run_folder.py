@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from glamm_jax.config.experiment import DataConfig, ExperimentConfig
+from glamm_jax.config.experiment import ADDED_FIELDS, ExperimentConfig
 from glamm_jax.config.flat import changed_fields, flatten_config
 from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.files import FileLock, write_atomic
@@ -49,7 +49,6 @@ CHANGEABLE_FIELDS = (
     "data.max_dropped",
     "init.",
 )
-_ADDED_DATA_FIELDS = ("max_unreadable", "max_dropped")  # after the first release
 
 
 class RunError(GLaMMError):
@@ -236,11 +235,14 @@ def checkpoint_folders(folder: Path) -> list[Path]:
 
 def _with_added_fields(config: Any) -> Any:
     """Add the fields that a configuration of an earlier version lacks, with their defaults."""
-    data = config.get("data") if isinstance(config, dict) else None
-    if not isinstance(data, dict):
+    if not isinstance(config, dict):
         return config
-    defaults = {name: getattr(DataConfig, name) for name in _ADDED_DATA_FIELDS}
-    return {**config, "data": {**defaults, **data}}
+    config = dict(config)
+    for name, value in ADDED_FIELDS.items():
+        owner, _, field = name.partition(".")
+        if isinstance(config.get(owner), dict):
+            config[owner] = {field: value, **config[owner]}
+    return config
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -36,6 +36,7 @@ class Metrics(NamedTuple):
         grad_norms: L2 norm of the gradient of every part.
         learning_rate: of this step.
         skipped: the loss or the gradient was not finite, so the parameters did not change.
+        iou: weighted loss of the IoU estimate; None: its weight is 0.
     """
 
     loss: Float[Array, ""]
@@ -46,6 +47,7 @@ class Metrics(NamedTuple):
     grad_norms: dict[str, Float[Array, ""]]
     learning_rate: Float[Array, ""]
     skipped: Bool[Array, ""]
+    iou: Float[Array, ""] | None = None
 
 
 Step = Callable[[nnx.GraphDef, nnx.State, TrainState, Batch], tuple[TrainState, Metrics]]
@@ -90,7 +92,10 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
         else:
             gradients, parts = _accumulate(loss_gradients, batch, key, optim.accumulation_steps)
         updates, opt_state = optimizer.update(
-            gradients, state.opt_state, state.trainable, used=used_parts(batch, config)
+            gradients,
+            state.opt_state,
+            state.trainable,
+            used=used_parts(batch, config, weights.iou > 0),
         )
         norm, rate = optax.tree.norm(gradients), jnp.asarray(schedule(state.step))
         finite = jnp.isfinite(parts.total) & jnp.isfinite(norm)
@@ -102,7 +107,7 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
         )
         metrics = Metrics(
             *(parts.total, parts.ce, parts.bce, parts.dice),
-            *(norm, norms_by_part(gradients), rate, ~finite),
+            *(norm, norms_by_part(gradients), rate, ~finite, parts.iou),
         )
         return keep_sharding(TrainState(state.step + 1, *updated)), metrics
 

@@ -35,6 +35,7 @@ from glamm_jax.parallel import current_mesh, sharding
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.weights.config_file import AnyConfig, read_config, write_config
 from glamm_jax.weights.flat_state import flatten_state, state_shapes
+from glamm_jax.weights.missing_paths import missing_model
 from glamm_jax.weights.safetensors import TensorInfo, TensorWriter, map_tensor, read_folder
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import MemorySource, nbytes_of
@@ -70,7 +71,7 @@ class ModelFolder:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         if not self.path.is_dir():
-            raise FolderError(f"{path}: no such folder")
+            raise FolderError(missing_model(str(path)))
         self.config: AnyConfig = read_config(self.path)
         self._locations = read_folder(self.path)
         self.infos = {name: location.info for name, location in self._locations.items()}

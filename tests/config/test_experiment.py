@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +23,7 @@ from glamm_jax.config.experiment import (
     OptimConfig,
     ValidationConfig,
 )
-from glamm_jax.config.overrides import with_overrides
+from glamm_jax.config.overrides import SYNONYMS, with_overrides
 from glamm_jax.data.sources.registry import datasets
 from glamm_jax.data.split_folder import dataset_name
 from glamm_jax.errors import ConfigError
@@ -154,6 +155,12 @@ def test_an_override_is_read_as_its_fields_type(
     assert type(changed) is type(value)
 
 
+def test_every_synonym_names_a_field(config: ExperimentConfig) -> None:
+    for other, field in SYNONYMS.items():
+        with pytest.raises(ConfigError, match=rf"did you mean {re.escape(field)}\?"):
+            with_overrides(config, [f"{other}=1"])
+
+
 def test_overrides_are_checked_together_and_touch_nothing_else(config: ExperimentConfig) -> None:
     texts = ["optim.total_steps=3", "optim.warmup_steps=3", "seed=5"]
     expected = replace(config, seed=5, optim=replace(config.optim, total_steps=3, warmup_steps=3))
@@ -170,7 +177,12 @@ def test_overrides_are_checked_together_and_touch_nothing_else(config: Experimen
             r"no configuration field 'optim.peak_rl'; did you mean optim.peak_lr\?",
         ),
         ("clip_norm=1", r"'clip_norm'; did you mean optim.clip_norm\?"),
-        ("optim=1", "no configuration field 'optim'"),
+        ("lr=1e-3", r"no configuration field 'lr'; did you mean optim.peak_lr\?"),
+        ("optim.learning_rate=1", r"did you mean optim.peak_lr\?"),
+        ("max_grad_norm=1", r"did you mean optim.clip_norm\?"),
+        ("epochs=3", r"did you mean optim.total_steps\?"),
+        ("data.mixture=x", r"data.mixture.0.dataset\? --data FOLDER replaces all datasets"),
+        ("optim=1", "no configuration field 'optim'; set one of its fields: optim.peak_lr,"),
         (
             "data.mixture.9.weight=1",
             r"'data.mixture.9.weight'; did you mean data.mixture",

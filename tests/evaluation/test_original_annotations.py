@@ -114,7 +114,7 @@ def test_captions_come_in_two_layouts(tmp_path: Path, image_folder: Path) -> Non
     assert [(item.id, item.reference_texts) for item in item_set.items] == [("1", ("a dog",))]
     assert item_set.name == "flickr30k"
     assert open_image(item_set.records[0].image).shape == (64, 64, 3)
-    with pytest.raises(ItemsError, match="no image of split 'testA'"):
+    with pytest.raises(ItemsError, match="no split 'testA'; available: "):
         opened("image_caption", file, "testA")
 
 

@@ -106,7 +106,7 @@ def test_what_the_model_says_becomes_phrases_with_masks(answers: list[Answer]) -
     assert "[SEG] 1 belongs to no phrase" in described.problems
     for each in described.groundings:
         assert each.mask is not None and each.mask.shape == (18, 24)
-        assert each.score is not None
+        assert each.score is not None and 0 <= each.score <= 1
 
 
 @pytest.mark.parametrize("number", [1, 4])

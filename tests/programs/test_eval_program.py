@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
 
-from glamm_jax.cli.eval import main
+from glamm_jax.cli.eval import main, parse, selected_data
 from glamm_jax.evaluation import runner
 from glamm_jax.evaluation.scores import load_scores
 
@@ -75,6 +76,77 @@ def test_two_runs_are_compared(scored: Path, capsys: pytest.CaptureFixture[str])
     assert "mIoU" in capsys.readouterr().out
 
 
+def test_several_splits_give_a_folder_each_and_one_table(
+    scored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, out = "miniworld-easy@64", tmp_path / "out"
+    for split in ("test", "val"):
+        shutil.copytree(scored / "predictions", tmp_path / "in" / f"{name}-{split}")
+    for file in (tmp_path / "in" / f"{name}-val").glob("*.json"):
+        file.unlink()
+    options = ("--predictions", tmp_path / "in", "--out", out, *WORLD, *QUICK)
+    assert run("gcg", *options, "--split", "test", "val") == 2
+    assert f"{name}-val: contains neither predictions" in capsys.readouterr().err
+    data = ("--data", "miniworld/easy@64:test", "miniworld/easy-seen@64:test")
+    shutil.move(tmp_path / "in" / f"{name}-val", tmp_path / "in" / "miniworld-easy-seen@64-test")
+    for file in (scored / "predictions").glob("*.json"):
+        shutil.copy(file, tmp_path / "in" / "miniworld-easy-seen@64-test")
+    assert run("gcg", *options, *data) == 0
+    shown = capsys.readouterr().out
+    table = (out / "table.txt").read_text()
+    assert table in shown
+    first, second = (
+        load_scores(out / x / "scores.json")
+        for x in sorted(path.name for path in out.iterdir() if path.is_dir())
+    )
+    content = json.loads((out / "table.json").read_text())
+    assert [*content["evaluations"]] == [f"{name}-test", "miniworld-easy-seen@64-test"]
+    modes = content["evaluations"][f"{name}-test"]["modes"]
+    assert modes["strict"]["AP50"] == second.modes["strict"].scores["AP50"]
+    assert first.split == second.split
+    assert (out / "table.md").read_text().startswith("| gcg | miniworld-easy@64-test ")
+
+
+def test_names_splits_and_folders_of_several_evaluations() -> None:
+    options = parse(
+        [
+            *("refseg", "--model", "m", "--out", "o", "--data", "data", "--split", "val", "testA"),
+            *("--dataset", "refcoco", "refcocog:val,test"),
+        ]
+    )
+    assert {name: (x.dataset, x.split) for name, x in selected_data(options).items()} == {
+        "refcoco-val": ("refcoco", "val"),
+        "refcoco-testA": ("refcoco", "testA"),
+        "refcocog-val": ("refcocog", "val"),
+        "refcocog-test": ("refcocog", "test"),
+    }
+    options = parse(
+        ["gcg", "--model", "m", "--out", "o", "--data", "s/glamm_a/1.0.0", "s/glamm_b/1.0.0:test"]
+    )
+    assert {name: x.path for name, x in selected_data(options).items()} == {
+        "a-val": "s/glamm_a/1.0.0",
+        "b-test": "s/glamm_b/1.0.0",
+    }
+
+
+def test_what_takes_no_time_is_checked_before_bert_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("glamm_jax.cli.eval.BertSimilarity", never)
+    out = ("--out", tmp_path / "out")
+    for options, message in (
+        (("--model", MODEL, "--data", "absent"), "absent: no such file or folder"),
+        (("--model", "glamm", *WORLD), "glamm: no such folder"),
+        (("--predictions", "absent", *WORLD), "absent: no such folder"),
+        (("--model", MODEL, *WORLD, "--split", "tset"), "there are train, val, test"),
+    ):
+        assert run("gcg", *options, *out) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_another_configuration_is_refused_by_name(
     scored: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +176,9 @@ def test_missing_predictions_are_named(scored: Path, tmp_path: Path) -> None:
     [
         (("--data", "absent"), "absent: no such file or folder"),
         (("--split", "dev"), "no split 'dev'; there are train, val, test"),
+        (("--split", "val", "dev"), "no split 'dev'; there are train, val, test"),
+        (("--split", "val", "val"), "easy@64-val: more than one evaluation of this name"),
+        (("--data", "a", "b", "--dataset", "refcoco", "refcoco+"), "name one folder, or one"),
         (("--model", "absent"), "absent: no such folder"),
         (("--question", "Where is {it}?"), "braces around something other"),
         (("--similarity", "absent"), "absent: not an encoder"),

@@ -103,8 +103,8 @@ def check_arguments(name: str, arguments: list[str]) -> None:
     assert benchmark in BENCHMARKS
     if getattr(options, "command", "") == "dataset" and options.name != "NAME":
         assert options.name in datasets()
-    if getattr(options, "dataset", "") not in ("", "NAME"):
-        assert options.dataset in datasets()
+    for dataset in getattr(options, "dataset", ()):
+        assert dataset.partition(":")[0] in {*datasets(), "NAME"}
 
 
 def parser_of(module: str) -> Callable[[list[str]], argparse.Namespace]:

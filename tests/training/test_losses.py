@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glamm_jax.training.losses import cross_entropy, mask_losses
+from glamm_jax.training.losses import cross_entropy, iou_loss, mask_losses
 
 RNG = np.random.default_rng(0)
 
@@ -47,6 +48,26 @@ def test_trap_20_an_empty_mask_costs_no_more_than_the_prediction() -> None:
     arrays = (logits, masks, [np.ones((4, 4), bool)], [True])
     result = mask_losses(*(jnp.asarray(np.array(x)) for x in arrays))
     np.testing.assert_allclose(result, plain_mask_losses(logits, masks), rtol=1e-5)
+
+
+def test_the_iou_loss_is_the_squared_error_of_the_estimates() -> None:
+    logits, masks, arrays = batch_of([(5, 7), (3, 9), (8, 2)])
+    estimates = np.array([0.3, -1.7, 0.9, 50.0], np.float32)  # the last mask is invalid
+    pairs = [(x > 0, reference > 0) for x, reference in zip(logits, masks, strict=True)]
+    ious = [(a & b).sum() / (a | b).sum() for a, b in pairs]
+    expected = np.mean((estimates[:3] - ious) ** 2)
+    np.testing.assert_allclose(iou_loss(jnp.asarray(estimates), *arrays), expected, rtol=1e-5)
+    empty = jnp.full((1, 2, 2), -1.0)
+    everything, valid = jnp.ones((1, 2, 2), bool), jnp.ones(1, bool)
+    agree = iou_loss(jnp.ones(1), empty, jnp.zeros((1, 2, 2)), everything, valid)
+    assert float(agree) == 0.0  # two empty masks agree
+
+
+def test_the_iou_loss_trains_the_estimates_alone() -> None:
+    _, _, arrays = batch_of([(5, 7), (3, 9)])
+    gradients = jax.grad(iou_loss, argnums=(0, 1))(jnp.ones(3), *arrays)
+    assert (np.asarray(gradients[0]) != 0).tolist() == [True, True, False]
+    assert not np.asarray(gradients[1]).any()
 
 
 def test_no_mask_costs_nothing() -> None:

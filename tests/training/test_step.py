@@ -167,3 +167,22 @@ def test_no_gradient_is_formed_for_a_frozen_weight(
     width, mlp_width = CONFIG.model.llama.hidden_dim, CONFIG.model.llama.mlp_dim
     assert ((width, mlp_width) in shapes) == formed  # gate_proj, up_proj, down_proj
     assert (width, CONFIG.model.llama.vocab_size) in shapes  # lm_head is trained in both
+
+
+@pytest.mark.slow
+def test_the_iou_head_is_trained_on_request_only(setup: Setup) -> None:
+    before = flatten_state(setup.start.state.trainable)
+    step: Any = make_step(CONFIG.model, CONFIG.optim, replace(CONFIG.losses, iou=1.0))
+    state = jax.tree.map(jnp.copy, setup.start.state)
+    arguments = (setup.start.graphdef, setup.start.frozen, state, setup.batches["pictures"])
+    trained, metrics = step(*arguments)
+    released, released_metrics = setup.run(setup.start.state, "pictures")
+    head = [name for name in before if ".iou_head." in name and name.endswith("bias")]
+    assert head
+    for name in head:
+        same = flatten_state(released.trainable)[name] == before[name]
+        assert bool(np.all(same))
+        assert bool(np.any(flatten_state(trained.trainable)[name] != before[name]))
+    assert released_metrics.iou is None
+    parts = (metrics.ce, metrics.bce, metrics.dice, metrics.iou)
+    assert float(metrics.loss) == pytest.approx(sum(map(float, parts)), rel=1e-5)

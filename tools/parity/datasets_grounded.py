@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -60,7 +61,8 @@ def _check_grounded(
         answer = next((x for x in answers if x in by_answer), next(iter(by_answer)))
         example_masks = by_answer[answer].masks
         masks = [] if example_masks is None else [*example_masks]
-        if lower and parse_answer(answers[0]).problems:
+        texts = [caption.text for caption in captions]
+        if lower and (parse_answer(answers[0]).problems or has_truncated_words(answers[0], texts)):
             # The masks are complete; their order follows the broken spans.
             for field in ("conversations", "sampled_classes"):
                 item.exclude(field, BROKEN_ANSWER)
@@ -72,6 +74,29 @@ def _check_grounded(
     records = [reader.read(key).record for key in reader.keys]
     captions = [x for record in records if record for x in record.annotations]
     recorded.compare(f"{dataset}.len", len(captions), "exact")
+
+
+def has_truncated_words(answer: str, captions: Sequence[str]) -> bool:
+    """Whether a recorded answer has pieces of words of one of our captions, and no other new words.
+
+    Spans that are cut at wrong places may leave balanced tags, so that the answer parses without a
+    problem, with a word cut in two or its end missing (quirk 40).
+
+    Args:
+        answer: recorded, with tags.
+        captions: ours, of the same image.
+    """
+    recorded = _words(parse_answer(answer).text)
+    for caption in captions:
+        own = set(_words(caption))
+        new = [word for word in recorded if word not in own]
+        if new and all(any(x.startswith(word) or x.endswith(word) for x in own) for word in new):
+            return True
+    return False
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
 def _example_of(caption: Annotation, record: Record) -> Example:

@@ -39,7 +39,12 @@ def sampled_difference(
     values, index = sampled["__val"], sampled["__idx"]
     error, problem = difference(values, flat[index], tolerance, scale=float(stats[1]))
     if problem is None and error is not None:
-        error = max(error, _stats_error(stats, flat, tolerance))
+        moments, extremes = _stats_errors(stats, flat, tolerance)
+        if not tolerance.kinks:
+            return max(error, moments, extremes), None
+        error = max(error, moments)
+        if tolerance.entry is not None and extremes > tolerance.entry:
+            problem = f"the minimum or maximum is off by {extremes:.1e} of std"
     return error, problem
 
 
@@ -64,14 +69,15 @@ def _inconsistency(sampled: Mapping[str, np.ndarray]) -> str | None:
     return None
 
 
-def _stats_error(stats: np.ndarray, flat: np.ndarray, tolerance: Tolerance) -> float:
-    """Return the largest error of mean, standard deviation, L2 norm, minimum and maximum."""
+def _stats_errors(stats: np.ndarray, flat: np.ndarray, tolerance: Tolerance) -> tuple[float, float]:
+    """Return the largest error of mean, standard deviation and L2 norm, and of the extremes."""
     x = flat.astype(np.float64)
     actual = np.array([x.mean(), x.std(), np.sqrt((x * x).sum()), x.min(), x.max()])
     error = np.abs(actual - stats)
     std = max(float(stats[1]), 1e-30)
     scale = np.array([std, std, max(float(stats[2]), std), std, std])
-    return float((error if tolerance.measure == "absolute" else error / scale).max())
+    error = error if tolerance.measure == "absolute" else error / scale
+    return float(error[:3].max()), float(error[3:].max())
 
 
 def difference(

@@ -38,7 +38,7 @@ from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.types import Batch, BatchShape, Losses
 from glamm_jax.weights.glamm import glamm_table
 from tools.parity.dataset_items import ANSWER, QUESTION, SourceWithImagePaths
-from tools.parity.e2e_train import compare_losses, torch_tensors
+from tools.parity.e2e_train import PYRAMID, compare_losses, torch_tensors
 from tools.parity.golden_model import glamm_config, golden_glamm
 from tools.parity.recorded_folder import entry_errors, part_folder, report_unknown_files
 from tools.parity.report import ComparisonReport, GoldenError, RecordedFile, read_json
@@ -269,8 +269,13 @@ def _compare_norms(info: RecordedFile, prefix: str, gradients: dict[str, np.ndar
     for name in info.names_under(prefix):
         gradient = gradients.get(name.removeprefix(prefix))
         if gradient is not None:  # otherwise the array stays unknown, which is a failure
-            norm = np.linalg.norm(gradient.astype(np.float64))
-            info.compare(name, norm, "gradient_norm")
+            norm = float(np.linalg.norm(gradient.astype(np.float64)))
+            if PYRAMID in name:
+                recorded = float(info.get(name))
+                error = abs(norm - recorded) / max(recorded, 1e-30)
+                info.record_error(name, error, "pyramid_gradient")
+            else:
+                info.compare(name, norm, "gradient_norm")
 
 
 def _compare_arrays(arrays: RecordedFile, samples: list[Sample], config: GLaMMConfig) -> None:

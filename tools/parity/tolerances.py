@@ -10,7 +10,9 @@ up to rounding, the gradient passes or not, and entries jump. Against the same m
 *recorded* gradient of the first round's convolution has an error of 3e-4 in L2 and of 2.3e-3 of std
 in its worst entry, the gradient of this implementation 3e-4 and 3.9e-3. In a batch of three images
 the two differ by 1.1e-3. Two float32 programs cannot agree better, so these parameters alone have a
-tolerance of their own.
+tolerance of their own: the L2 norm is the measure, and its limit is 3e-3. A single entry may differ
+by up to 5e-2 of std, because a ReLU at its kink moves few entries by much. Minimum and maximum of a
+sampled array are single entries, too (`kinks`).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class Tolerance:
         mean: additional limit on the root mean square of the error (std) or on its mean (absolute).
         entry: additional limit on every entry, over the standard deviation (norm).
         pixels: smallest share of numbers whose sign must agree: pixels of a thresholded mask.
+        kinks: minimum and maximum of a sampled array are limited by `entry`, not by `limit`.
         bfloat16: the recorded numbers must be bfloat16 values. The limit is so wide that it would
             not detect a changed number.
     """
@@ -44,6 +47,7 @@ class Tolerance:
     mean: float | None = None
     entry: float | None = None
     pixels: float | None = None
+    kinks: bool = False
     bfloat16: bool = False
 
 
@@ -55,7 +59,7 @@ TOLERANCES: dict[str, Tolerance] = {
     "adamw_loss": Tolerance(1e-4, 1e-5, "absolute"),
     "gap": Tolerance(1e-4, 1e-5, "absolute"),
     "gradient": Tolerance(1e-3, 1e-4, "norm", entry=1e-2),
-    "pyramid_gradient": Tolerance(3e-3, 1e-3, "norm", entry=2e-2),
+    "pyramid_gradient": Tolerance(3e-3, 1e-3, "norm", entry=5e-2, kinks=True),
     "gradient_norm": Tolerance(1e-3, 1e-4, "relative"),
     "parameter_norm": Tolerance(1e-3, 1e-5, "relative"),
     # full-size modules

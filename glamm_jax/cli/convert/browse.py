@@ -16,8 +16,10 @@ Exit status: 0 success, 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from tqdm import tqdm
@@ -121,3 +123,7 @@ def _defects(folder: Path, split: str) -> dict[str, list[str]]:
         return {}
     defects = read_object(path).object("defects")
     return {kind: [*map(str, defects.array(kind))] for kind in defects}
+
+
+if __name__ == "__main__":
+    sys.exit(import_module("glamm_jax.cli.convert").main(["browse", *sys.argv[1:]]))

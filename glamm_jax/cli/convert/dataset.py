@@ -28,9 +28,11 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from tqdm import tqdm
@@ -205,3 +207,7 @@ def _natural_order(where: str) -> list[str]:
     """Return a sort key that sorts line 9 before line 10."""
     parts = re.split(r"(\d+)", where)  # numbers are at odd indices
     return [part.rjust(20, "0") if i % 2 else part for i, part in enumerate(parts)]
+
+
+if __name__ == "__main__":
+    sys.exit(import_module("glamm_jax.cli.convert").main(["dataset", *sys.argv[1:]]))

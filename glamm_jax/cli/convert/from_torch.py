@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,7 @@ def run(options: argparse.Namespace) -> None:
     for reason, count in assembly.num_dropped.items():
         print(f"  {count} dropped: {reason}")
     print_summary(nbytes)
+
+
+if __name__ == "__main__":
+    sys.exit(import_module("glamm_jax.cli.convert").main(["from-torch", *sys.argv[1:]]))

@@ -12,7 +12,9 @@ Exit status: 0 success, 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from glamm_jax.cli.progress import print_summary, progress_bar
@@ -52,3 +54,7 @@ def run(options: argparse.Namespace) -> None:
             copy_leaves(leaves, TensorWriter(target), on_tensor=advance)
         finish_folder(target, merged, without_lora(folder.source_info()), options.model)
     print_summary(nbytes)
+
+
+if __name__ == "__main__":
+    sys.exit(import_module("glamm_jax.cli.convert").main(["merge", *sys.argv[1:]]))

@@ -22,8 +22,10 @@ Exit status: 0 success; 1 there are defects, with --strict; 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from tqdm import tqdm
@@ -121,3 +123,7 @@ def _kinds(text: str) -> tuple[ObjectKind, ...]:
             "expected COLOUR:SHAPE, or several of them separated by commas"
         )
     return tuple((colour, shape) for colour, shape in pairs)
+
+
+if __name__ == "__main__":
+    sys.exit(import_module("glamm_jax.cli.convert").main(["miniworld", *sys.argv[1:]]))

@@ -50,3 +50,7 @@ def run(options: argparse.Namespace) -> int:
         sys.path.insert(0, str(tool.parents[1]))
     compare = import_module("tools.parity.command").compare
     return compare(options.folder, options.only, options.json, show_excluded=options.all)
+
+
+if __name__ == "__main__":
+    sys.exit(import_module("glamm_jax.cli.convert").main(["parity", *sys.argv[1:]]))

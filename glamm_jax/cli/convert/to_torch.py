@@ -26,9 +26,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +224,7 @@ def _glamm_part(
 def _torch_dtype(stored_dtypes: StoredDtypes) -> str:
     """Return the dtype of most tensors, as config.json names it."""
     return str(DTYPES[Counter(stored_dtypes.values()).most_common(1)[0][0]])
+
+
+if __name__ == "__main__":
+    sys.exit(import_module("glamm_jax.cli.convert").main(["to-torch", *sys.argv[1:]]))

@@ -41,7 +41,7 @@ def require_split(name: str, split: str, splits: Collection[str]) -> None:
         SourceError: it does not; lists the splits.
     """
     if split not in splits:
-        raise SourceError(f"{name}: no split {split!r}; available: {', '.join(splits)}")
+        raise SourceError(f"{name}: no split {split!r}; available: {', '.join(splits) or 'none'}")
 
 
 def first_existing(root: Path, places: Iterable[str]) -> Path:

@@ -42,7 +42,11 @@ from glamm_jax.data.sources.safe_pickle import PickleError, load_plain
 
 COCO_FOLDERS = ("Refer_Segm/coco_2014/train2014", "coco_2014/train2014")
 CLEF_FOLDERS = ("Refer_Segm/images/saiapr_tc-12",)
-SPLITS = ("train", "val", "test", "testA", "testB", "testC")
+SPLITS = {
+    **dict.fromkeys(("refcoco", "refcoco+"), ("train", "val", "test", "testA", "testB")),
+    "refcocog": ("train", "val", "test"),
+    "refclef": ("train", "val", "test", "testA", "testB", "testC"),
+}
 
 
 class RefCOCOSource:
@@ -53,14 +57,14 @@ class RefCOCOSource:
 
         Args:
             root: the data folder.
-            split: one of `SPLITS`.
+            split: one of the dataset's `SPLITS`.
             folder: below Refer_Segm; it is also the name of the dataset.
             owner: of the splits, as in the name of the file of references: "unc" or "umd".
 
         Raises:
             SourceError: a file is missing or damaged, or there is no such split.
         """
-        require_split(folder, split, SPLITS)
+        require_split(folder, split, SPLITS[folder])
         self.name, self.split, self._root = folder, split, root
         self._folders = CLEF_FOLDERS if folder == "refclef" else COCO_FOLDERS
         base = first_existing(root, [f"Refer_Segm/{folder}"])

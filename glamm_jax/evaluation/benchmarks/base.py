@@ -91,7 +91,7 @@ class Prediction:
         phrases: the phrases between <p> and </p>, in order.
         masks: one per [SEG], in order, those of the history first.
         phrase_of: for each mask the index of its phrase, -1 for none.
-        scores: for each mask the IoU that the mask decoder estimates; may be empty.
+        scores: for each mask `Grounding.score`, the confidence in it; may be empty.
         finish: as `Answer.finish`, or "failed" where the model could not be run.
         problems: what is malformed in the answer, or why the model could not be run.
     """

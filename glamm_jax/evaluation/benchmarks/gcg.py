@@ -13,6 +13,7 @@ from glamm_jax.data import rle
 from glamm_jax.data.conversation_sampler import phrase_spans
 from glamm_jax.data.record import Record
 from glamm_jax.data.sources.coco_file import read_coco
+from glamm_jax.data.sources.dataset_files import require_split
 from glamm_jax.data.sources.defects import BAD_MASK, DefectLog, SourceError, quoted
 from glamm_jax.data.sources.json_files import as_id, as_list
 from glamm_jax.data.sources.mask_annotations import read_mask
@@ -45,7 +46,7 @@ CAPTIONS_FILE, MASKS_FILE = "{}_gcg_coco_caption_gt.json", "{}_gcg_coco_mask_gt.
 ANNOTATION_FOLDERS = ("", "GranDf/annotations/val_test", "annotations/val_test", "val_test")
 _AP_DIFFERENCE = (
     "compat: every mask has score 1, ties are ranked by image id and order; strict: ranked by the "
-    "decoder's estimate"
+    "scores of the masks"
 )
 
 
@@ -90,6 +91,11 @@ def items_from_annotations(
     name = CAPTIONS_FILE.format(split)
     folders = [path / folder for folder in ANNOTATION_FOLDERS if (path / folder / name).is_file()]
     if not folders:
+        start, end = CAPTIONS_FILE.split("{}")
+        files = [x for folder in ANNOTATION_FOLDERS for x in (path / folder).glob(f"*{end}")]
+        if files:
+            splits = sorted({x.name.removeprefix(start).removesuffix(end) for x in files})
+            require_split(str(path), split, splits)
         raise SourceError(f"{path}: no {name} in it or in {ANNOTATION_FOLDERS[1]}")
     captions = read_coco(folders[0] / name)
     masks = read_coco(folders[0] / MASKS_FILE.format(split)).annotations

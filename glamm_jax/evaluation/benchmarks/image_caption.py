@@ -8,6 +8,7 @@ from typing import Any
 
 from glamm_jax.data.record import Record
 from glamm_jax.data.sources.coco_file import CocoFile, read_coco
+from glamm_jax.data.sources.dataset_files import require_split
 from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.data.sources.json_files import as_id, read_json
 from glamm_jax.evaluation.benchmarks.base import (
@@ -90,8 +91,7 @@ def _from_karpathy(file: Path, fields: Mapping[str, Any], split: str) -> CocoFil
         raise SourceError(
             f"{file}: captions neither in COCO's layout nor in Karpathy's: {error!r}"
         ) from error
-    if not entries:
-        raise SourceError(f"{file}: no image of split {split!r}")
+    require_split(str(file), split, list(dict.fromkeys(x["split"] for x in fields["images"])))
     return CocoFile(images, annotations, {}, [])
 
 

@@ -118,8 +118,9 @@ def test_quirk_36_pictures_lie_where_the_code_looks_or_where_the_documentation_s
 )
 def test_splits_are_those_of_the_references(tmp_path, split, expected):
     names = ["train", "val", "test", "testA", "testB", "testAB", "testBC"]
-    build(tmp_path, [ref(split=name, sentences=[{"sent": name}]) for name in names])
-    record = read_single(DATASETS["refcoco"], tmp_path, split).record
+    refs = [ref(split=name, sentences=[{"sent": name}]) for name in names]
+    build(tmp_path, refs, folder=CLEF_FOLDERS[0], name="refclef")
+    record = read_single(DATASETS["refclef"], tmp_path, split).record
     assert texts(record, "referring") == [name.lower() for name in expected]
 
 
@@ -204,5 +205,7 @@ def test_absent_and_damaged_files_are_errors(tmp_path):
     write(tmp_path / "Refer_Segm" / "refcoco" / "instances.json", {"images": []})
     with pytest.raises(SourceError, match="no lists named images and annotations"):
         make(tmp_path, "train")
-    with pytest.raises(SourceError, match="no split 'testD'"):
-        make(tmp_path, "testD")
+    with pytest.raises(SourceError, match="no split 'tset'; available: train, val, test, testA,"):
+        make(tmp_path, "tset")
+    with pytest.raises(SourceError, match=r"no split 'testA'; available: train, val, test$"):
+        DATASETS["refcocog"](tmp_path, "testA")
