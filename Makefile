@@ -53,8 +53,8 @@ format: $(STAMP) ## format the sources with ruff
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-parity: $(STAMP) ## compare with numbers recorded from the original; 6 to 10 minutes
-	$(BIN)/python -m convert parity tests/goldens
+parity: $(STAMP) ## compare with numbers recorded from the original; 4 to 7 minutes
+	$(BIN)/python -m convert parity tests/goldens --processes 2
 
 bench: $(STAMP) ## measure CPU speed: models and PyTorch, conversion, mini-world, loader, metrics
 	$(BIN)/python -m bench

@@ -32,7 +32,12 @@ from tools.parity.run import run_parts
 
 
 def compare(
-    folder: Path, only: Sequence[str], json_file: Path | None, *, show_excluded: bool
+    folder: Path,
+    only: Sequence[str],
+    json_file: Path | None,
+    *,
+    show_excluded: bool,
+    num_processes: int = 1,
 ) -> int:
     """Compare a golden folder, print every verdict, and write a JSON report if requested.
 
@@ -41,6 +46,7 @@ def compare(
         only: parts to compare; empty: all that the folder has.
         json_file: file to write; None: none.
         show_excluded: also print the arrays that are excluded, with the reason.
+        num_processes: number of parts that are compared at the same time.
 
     Returns:
         The exit status: 0: all equal; 1: an array differs or is unknown; 2: broken input.
@@ -48,15 +54,14 @@ def compare(
     if json_file is not None and not json_file.resolve().parent.is_dir():
         print(f"broken: --json {json_file}: no such folder", file=sys.stderr)
         return 2
-    printed = 0
 
     def show(part: str, report: ComparisonReport) -> None:
-        nonlocal printed
-        new, printed = report.rows[printed:], len(report.rows)
-        print_rows([row for row in new if show_excluded or row.verdict != "excluded"])
-        print_summary(part, new)
+        print(f"\n{part}")
+        print_rows([row for row in report.rows if show_excluded or row.verdict != "excluded"])
+        print_summary(part, report.rows)
 
-    report = run_parts(folder, only, on_start=_announce, on_done=show)
+    print(f"{folder}: comparing; minutes for a complete golden folder", flush=True)
+    report = run_parts(folder, only, num_processes, show)
     for message in report.broken:
         print(f"broken: {message}", file=sys.stderr)
     for row in report.failures:
@@ -65,10 +70,6 @@ def compare(
     if json_file is not None:
         write_json(report, json_file)
     return report.exit_code
-
-
-def _announce(part: str) -> None:
-    print(f"\n{part}: comparing ...", flush=True)
 
 
 def print_rows(rows: list[ArrayComparison]) -> None:

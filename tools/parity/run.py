@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 import jax
@@ -35,6 +37,8 @@ PARTS: dict[str, tuple[str, Check]] = {
     "evaluation": ("evaluation", evaluation.check),
 }
 
+# These take most of the time, and start first when several processes compare.
+LONG_PARTS = ("e2e", "components", "pipeline")
 # Inputs of other parts, and this repository's own presets, which are kept in the same folder.
 NOT_COMPARED = ("fixtures", "configs", "experiments")
 
@@ -47,8 +51,7 @@ def list_parts(folder: Path) -> list[str]:
 def run_parts(
     folder: Path,
     only: Sequence[str] = (),
-    *,
-    on_start: Callable[[str], None] = lambda part: None,
+    num_processes: int = 1,
     on_done: Callable[[str, ComparisonReport], None] = lambda part, report: None,
 ) -> ComparisonReport:
     """Compare a golden folder.
@@ -56,11 +59,11 @@ def run_parts(
     Args:
         folder: the golden folder.
         only: parts to compare; empty: all that the folder has.
-        on_start: called with a part before it is compared.
-        on_done: called with a part and the report so far after the part was compared.
+        num_processes: number of parts that are compared at the same time.
+        on_done: called with a part and its results after it was compared.
 
     Returns:
-        The results; absent or broken inputs are in `report.broken`.
+        The results in the order of the parts; absent or broken inputs are in `report.broken`.
     """
     report = ComparisonReport()
     if not folder.is_dir():
@@ -71,18 +74,42 @@ def run_parts(
         report.broken.append(f"{folder}: holds no part of a golden folder that can be compared")
     if not only:
         _report_unknown_parts(folder, report)
+    results: dict[str, ComparisonReport] = {}
+    for name, result in _compare_all(folder, parts, num_processes):
+        results[name] = result
+        on_done(name, result)
     for name in parts:
-        with report.guard(f"{folder}: part {name}"):
-            if name not in PARTS:
-                raise GoldenError(f"no part {name!r}; choose from {', '.join(PARTS)}")
-            pattern, check = PARTS[name]
-            if not any(folder.glob(pattern)):
-                raise GoldenError(f"{folder}: part {name!r} is absent (no {pattern} in it)")
-            on_start(name)
-            # On accelerators float32 products would otherwise lose bits.
-            with jax.default_matmul_precision("highest"):
-                check(folder, report)
-        on_done(name, report)
+        report.rows += results[name].rows
+        report.broken += results[name].broken
+    return report
+
+
+def _compare_all(
+    folder: Path, parts: Sequence[str], num_processes: int
+) -> Iterator[tuple[str, ComparisonReport]]:
+    """Yield every part with its results, as soon as it was compared."""
+    if min(num_processes, len(parts)) <= 1:
+        yield from ((name, _compare_part(folder, name)) for name in parts)
+        return
+    # A fork would copy the threads' locks of a running JAX.
+    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
+        in_order = sorted(parts, key=lambda name: name not in LONG_PARTS)
+        futures = {pool.submit(_compare_part, folder, name): name for name in in_order}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _compare_part(folder: Path, name: str) -> ComparisonReport:
+    report = ComparisonReport()
+    with report.guard(f"{folder}: part {name}"):
+        if name not in PARTS:
+            raise GoldenError(f"no part {name!r}; choose from {', '.join(PARTS)}")
+        pattern, check = PARTS[name]
+        if not any(folder.glob(pattern)):
+            raise GoldenError(f"{folder}: part {name!r} is absent (no {pattern} in it)")
+        # On accelerators float32 products would otherwise lose bits.
+        with jax.default_matmul_precision("highest"):
+            check(folder, report)
     return report
 
 

@@ -17,7 +17,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from glamm_jax.cli.program import checkout_path
+from glamm_jax.cli.program import checkout_path, positive_int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PART,PART",
         help="compare these parts only: preprocessing, tokenizer, conversations, e2e, components, "
         "manifest, datasets, pipeline, evaluation",
+    )
+    parser.add_argument(
+        "--processes",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="compare N parts at the same time (default: %(default)s)",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the verdict on every array"
@@ -49,7 +56,13 @@ def run(options: argparse.Namespace) -> int:
     if str(tool.parents[1]) not in sys.path:
         sys.path.insert(0, str(tool.parents[1]))
     compare = import_module("tools.parity.command").compare
-    return compare(options.folder, options.only, options.json, show_excluded=options.all)
+    return compare(
+        options.folder,
+        options.only,
+        options.json,
+        show_excluded=options.all,
+        num_processes=options.processes,
+    )
 
 
 if __name__ == "__main__":
