@@ -6,6 +6,7 @@ import ast
 import builtins
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from flax import nnx
 from PIL import Image
 
 import glamm_jax
+from configs import learn
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.conversion import SourceReader, write_shard
 from glamm_jax.data.loader import open_batches
@@ -72,7 +74,9 @@ def _generation() -> Variables:
 def _optimization() -> Variables:
     config = get_config()
     model = GLaMM(config.model, rngs=nnx.Rngs(0))
-    trainable = nnx.state(model, trainable_filter(config.optim.trainable))
+    is_trained = trainable_filter(config.optim.trainable)
+    # A few parameters: every operation on each is compiled.
+    trainable = nnx.state(model, nnx.All(is_trained, nnx.PathContains("text_projection")))
     return {
         "config": config,
         "trainable": trainable,
@@ -80,6 +84,11 @@ def _optimization() -> Variables:
         "batch": _batch(config.model),
         "used_parts": used_parts,
     }
+
+
+def _mixture(folder: Path) -> Variables:
+    _record_shards(folder / "shards")
+    return {"config": learn.get_config(), "replace": replace}
 
 
 # Module -> the variables that its example uses and does not define.
@@ -92,6 +101,7 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
         "out": folder,
         "root": folder,
     },
+    "data.dataset_mixture": _mixture,
     "data.loader": lambda folder: {"config": get_config()},
     "data.preprocess": lambda folder: {},
     "data.record": lambda folder: {

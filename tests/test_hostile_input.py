@@ -19,7 +19,7 @@ from glamm_jax.data import rle
 from glamm_jax.data.preprocess import ImageError, open_image
 from glamm_jax.data.record import RecordError
 from glamm_jax.data.record_shards import RecordShards, ShardError
-from glamm_jax.data.sources import jsonl
+from glamm_jax.data.sources import json_layouts, jsonl
 from glamm_jax.data.sources.archives import ArchiveError, Archives
 from glamm_jax.data.sources.defects import BAD_MASK, DefectLog
 from glamm_jax.data.sources.jsonl import JsonlSource
@@ -279,14 +279,15 @@ def test_a_large_header_of_an_archive_is_not_read(tmp_path, kind):
 
 
 def test_a_long_line_of_json_loses_itself_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(json_layouts, "MAX_LINE", 100)
+    monkeypatch.setattr(jsonl, "MAX_LINE", 100)
     (tmp_path / "dog.png").write_bytes(image_bytes())
     short = {"image": "dog.png", "captions": ["A dog."]}
     lines = [json.dumps(x) for x in (short | {"captions": ["A dog." * 50]}, short)]
     (tmp_path / "own.jsonl").write_text("\n".join(lines))
     source = JsonlSource(tmp_path / "own.jsonl", "train")
     assert list(source.keys) == ["line 1", "dog.png"]
-    assert "a line of more than 100 bytes" in source.read("line 1").defects[0].where
+    assert "longer than" in source.read("line 1").defects[0].where
     assert source.read("dog.png").record is not None
 
 

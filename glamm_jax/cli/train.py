@@ -2,8 +2,7 @@
 
 examples:
   glamm-jax train --config configs/tiny.py --out runs/tiny
-  glamm-jax train --config configs/tiny.py --out runs/slow --set optim.peak_lr=1e-4 data.seed=3
-  glamm-jax train --config configs/tiny.py --out runs/short --steps 5     # stop after five steps
+  glamm-jax train --config configs/tiny.py --out runs/short --steps 5 --set optim.peak_lr=1e-4
   glamm-jax train --config configs/finetune_own.py --data shards --out runs/own
   glamm-jax train --config configs/pretrain.py --plan                     # train nothing
   glamm-jax train --config configs/tiny.py --out runs/tiny --from-step 20 # go back to a checkpoint

@@ -25,6 +25,7 @@ PACKAGE = "glamm_jax.evaluation"
 MODULES = (
     *("benchmarks", "benchmarks.base", "items", "predict", "prediction_files", "runner"),
     *("evaluation_run", "evaluation_page", "scores", "compare", "published", "llm_judge"),
+    "combined_table",
 )
 LIST_OF_PREDICTIONS = ("prediction_files", "evaluation_page")  # the others take them by id
 RESULT = MetricResult({"mIoU": 0.5}, {"a": {"mIoU": 0.5}})
@@ -60,6 +61,8 @@ def variables(tiny_assistant: Assistant) -> dict[str, Any]:
         "item_set": item_set,
         "predictions": predictions,
         "result": RESULT,
+        "scores": RunScores("refseg", "refcoco/val", {"strict": RESULT}),
+        "other_scores": RunScores("refseg", "refcoco/testA", {"strict": RESULT}),
     }
 
 

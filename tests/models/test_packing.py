@@ -117,8 +117,9 @@ def test_packing_changes_no_loss_and_no_gradient(
     assert build_batch(samples, config, packing, ROOM).required_shape.rows == rows
     gradients, parts = run(collate(samples, config, ROOM, packing))
     expected, expected_parts = unpacked
-    np.testing.assert_allclose(parts, expected_parts, rtol=1e-5)
-    assert min(float(part) for part in expected_parts) > 0
+    assert parts.iou is None is expected_parts.iou
+    np.testing.assert_allclose(parts[:4], expected_parts[:4], rtol=1e-5)
+    assert min(float(part) for part in expected_parts[:4]) > 0
     ours, theirs = flatten_state(gradients), flatten_state(expected)
     for leaf, gradient in theirs.items():
         scale = max(float(np.abs(gradient).max()), 1e-4)

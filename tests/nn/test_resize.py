@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glamm_jax.nn.resize import bilinear_matrix, resize_map
@@ -21,6 +21,7 @@ def _interpolate(x: torch.Tensor, size: tuple[int, int], align_corners: bool) ->
     return torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=align_corners)
 
 
+@settings(max_examples=6)  # each compiles ten operations
 @given(
     source=st.tuples(st.integers(1, 12), st.integers(1, 12)),
     target=st.tuples(st.integers(1, 30), st.integers(1, 30)),

@@ -38,7 +38,7 @@ def test_one_changed_piece_or_score_is_detected(folder, column, reported):
         ("tokenizer_config", ("add_bos_token",), "add_bos_token"),
         ("tokenizer_config", ("tokenizer_class",), "tokenizer_class"),
         ("special_tokens_map", ("unk_token", "content"), "unk_token.content"),
-        ("special_tokens_map", ("eos_token", "lstrip"), "eos_token.lstrip"),
+        ("special_tokens_map", ("eos_token", "content"), "eos_token.content"),
     ],
 )
 def test_one_changed_setting_is_detected(folder, file, keys, reported):

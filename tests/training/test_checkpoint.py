@@ -190,6 +190,7 @@ def test_without_an_intact_checkpoint_the_run_can_start_again(intact: Path, tmp_
     assert "No earlier checkpoint is intact: to start again" in restored(tmp_path / "run")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tensorstore's
 def test_checkpoints_of_earlier_versions_have_no_checksums(
     intact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
