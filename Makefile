@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 # Two processes, each test file in one of them: XLA compiles on one core most of the time.
-test: $(STAMP) ## run the default tests; no network, no GPU; 10 to 20 minutes on two cores
+test: $(STAMP) ## run the default tests; no network, no GPU; about ten minutes on two cores
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## run the tests marked slow; hours

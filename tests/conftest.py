@@ -39,6 +39,7 @@ sys.modules[_checker.__name__] = _checker
 jaxtyping.install_import_hook("glamm_jax", "typechecker.check")
 
 import hypothesis  # noqa: E402
+import jax  # noqa: E402
 
 from glamm_jax.config import GLaMMConfig, tiny  # noqa: E402
 
@@ -48,6 +49,12 @@ hypothesis.settings.register_profile(
     "default", deadline=None, database=None, derandomize=True, max_examples=10
 )
 hypothesis.settings.load_profile("default")
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Free the compiled programs of a file behind it: together they take several GiB."""
+    if nextitem is None or nextitem.path != item.path:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
