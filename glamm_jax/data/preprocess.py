@@ -346,7 +346,16 @@ def _pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def check_size(width: int, height: int, name: str) -> None:
-    """Refuse an image before it is decoded: its header gives the size."""
+    """Refuse an image before it is decoded: its header gives the size.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        name: of the image, for the message.
+
+    Raises:
+        ImageError: it is empty or too large.
+    """
     limit = Image.MAX_IMAGE_PIXELS
     if max(width, height) > MAX_SIDE:
         raise ImageError(f"{name}: {width} x {height} pixels; a side has at most {MAX_SIDE}")
