@@ -42,7 +42,10 @@ def read_turns(items: Sequence[Any], log: DefectLog, where: str) -> list[str]:
             log.add(NO_QUESTION, place)
             continue
         if speaker != len(turns) % 2:
-            log.add(WRONG_SPEAKER, f"{place}: {quoted(name)}")
+            problem = "human (user) and gpt (assistant) must alternate"
+            if name == "system":
+                problem = "there is no system prompt in training; remove this turn"
+            log.add(WRONG_SPEAKER, f"{place}: {quoted(name)}; {problem}")
             break
         value = fields.get("value", fields.get("content"))
         text = read_turn(value, log, place, is_first=not turns)

@@ -39,8 +39,11 @@ def read_json(path: Path) -> Any:
     try:
         return json_files.read_json(path, MAX_BYTES)
     except json_files.JSONError as error:
-        is_damaged = isinstance(error.__cause__, ValueError)
-        hint = "; is the file complete? Compare its size with that of the original" * is_damaged
+        hint = ""
+        if isinstance(error.__cause__, json.JSONDecodeError):
+            hint = "; is the file complete? Compare its size with that of the original"
+            if error.__cause__.msg == "Extra data":
+                hint = "; one JSON value is expected; make a list of several: jq -s . FILE"
         raise SourceError(f"{json_problem(error)}{hint}") from error
 
 
@@ -124,6 +127,11 @@ def as_whole_number(value: Any) -> int | None:
     """Return a whole number, written as 640, 640.0 or "640"; None for anything else."""
     numbers = as_numbers([value], 1)
     return int(numbers[0]) if numbers is not None and numbers[0].is_integer() else None
+
+
+def is_set(value: Any) -> bool:
+    """Return whether a flag is set; 0 may be written as "0", and false as "false"."""
+    return bool(value) and str(value).strip().lower() not in ("0", "0.0", "false", "")
 
 
 def as_id(value: Any) -> str | None:

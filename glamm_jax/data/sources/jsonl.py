@@ -316,6 +316,8 @@ class _LineReader:
             mask = read_mask_file(self._folder, value, self._log, where)
             if mask is None:
                 return None
+            if isinstance(value, dict) and not mask.any():
+                where = f"{where}: no pixel of the file is selected by {quoted(value)}"
             parts = rle.encode(mask)
         if isinstance(parts, list) and any(isinstance(part, int | float) for part in parts):
             problem = "a polygon must be in a list of polygons, [[x, y, ...], ...]"

@@ -23,7 +23,7 @@ from glamm_jax.data.sources.defects import (
     DefectLog,
     quoted,
 )
-from glamm_jax.data.sources.json_files import as_numbers
+from glamm_jax.data.sources.json_files import as_numbers, as_whole_number
 
 MIN_POLYGON = 6  # numbers: three points
 # A polygon may reach this many image sides from the origin. pycocotools walks along every edge,
@@ -85,6 +85,10 @@ def _read_part(
 ) -> Runs | None:
     """The mask of one part; None and a defect where it cannot be read."""
     if isinstance(part, Mapping):
+        size = part.get("size")
+        if isinstance(size, list | tuple):  # numbers may be written as texts
+            numbers = [as_whole_number(x) for x in size]
+            part = {**part, "size": list(size) if None in numbers else numbers}
         try:
             runs = rle.compress(part)
         except rle.MaskError as error:

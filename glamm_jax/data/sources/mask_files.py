@@ -38,7 +38,9 @@ class _LabelError(ValueError):
     """An image has no labels. Says why."""
 
 
-def read_label_map(folder: Path, name: str, log: DefectLog, where: str) -> np.ndarray | None:
+def read_label_map(
+    folder: Path, name: str, log: DefectLog, where: str, *, needs_background: bool = False
+) -> np.ndarray | None:
     """Read an image of one channel as integers [height, width]; None and a defect on failure.
 
     The values of a palette image are its indices, not its colours. Equal colour channels are one.
@@ -48,6 +50,7 @@ def read_label_map(folder: Path, name: str, log: DefectLog, where: str) -> np.nd
         name: of the image file.
         log: for the defect.
         where: the place that names the file, for the defect.
+        needs_background: refuse a palette in which 0 is not the index of the background.
     """
     try:
         path = find_image(folder, [""], name)
@@ -56,11 +59,11 @@ def read_label_map(folder: Path, name: str, log: DefectLog, where: str) -> np.nd
             return None
         data = read_regular_file(path, MAX_IMAGE_BYTES)
         try:
-            return _labels(data)
+            return _labels(data, needs_background)
         except ValueError as error:
             if isinstance(error, _LabelError) or not data.startswith(PNG_START):
                 raise
-            return _labels(without_text_chunks(data))  # Pillow limits their size
+            return _labels(without_text_chunks(data), needs_background)  # Pillow limits their size
     except FileNameError as error:
         log.add(OUTSIDE_FILE, f"{where}: {error}; {OUTSIDE_HINT}")
     except UnidentifiedImageError:
@@ -97,25 +100,27 @@ def read_mask_file(
     for field, numbers in (("values", values), ("ignore", ignored)):
         if numbers is None:
             problems.append(f"{field}: {quoted(fields[field])} are not whole numbers")
-    if threshold is not None and as_whole_number(threshold) is None:
-        problems.append(f"threshold: {quoted(threshold)} is not a whole number")
+    if threshold is not None and (as_whole_number(threshold) or 0) < 1:
+        problems.append(f"threshold: {quoted(threshold)} is not a whole number above 0")
+    if fields.get("values") == []:
+        problems.append("values: an empty list")
     if threshold is not None and values:
         problems.append("values and threshold: give one of them")
     for problem in problems:
         log.add(BAD_MASK, f"{where}: {problem}")
     labels = None
     if not problems and isinstance(name, str):
-        labels = read_label_map(folder, name, log, where)
+        is_explicit = bool(values) or threshold is not None
+        labels = read_label_map(folder, name, log, where, needs_background=not is_explicit)
     if labels is None:
         return None
     is_ignored = np.isin(labels, ignored or [])
-    if values:
-        return np.isin(labels, values) & ~is_ignored
-    if threshold is not None:
-        return (labels >= (as_whole_number(threshold) or 0)) & ~is_ignored
+    if values or threshold is not None:
+        minimum = as_whole_number(threshold) or 0
+        return (np.isin(labels, values) if values else labels >= minimum) & ~is_ignored
     present = np.unique(labels[~is_ignored & (labels != 0)]).tolist()
     if len(present) > 1:
-        shown = ", ".join(map(str, present[:MAX_SHOWN])) + ", ..." * (len(present) > MAX_SHOWN)
+        shown = _shown(present)
         log.add(
             BAD_MASK,
             f"{where}: {quoted(name)} has the values {shown} beside 0; say which are foreground: "
@@ -125,6 +130,11 @@ def read_mask_file(
     return (labels != 0) & ~is_ignored
 
 
+def _shown(values: Sequence[Any]) -> str:
+    """The first of several values, for a message."""
+    return ", ".join(str(int(x)) for x in values[:MAX_SHOWN]) + ", ..." * (len(values) > MAX_SHOWN)
+
+
 def _whole_numbers(value: Any) -> list[int] | None:
     """A whole number or a list of them as a list, empty for None; None for anything else."""
     listed: Sequence[Any] = value if isinstance(value, list) else [value] * (value is not None)
@@ -132,8 +142,10 @@ def _whole_numbers(value: Any) -> list[int] | None:
     return None if None in numbers else [x for x in numbers if x is not None]
 
 
-def _labels(data: bytes) -> np.ndarray:
+def _labels(data: bytes, needs_background: bool) -> np.ndarray:
     """The labels of an image file.
+
+    needs_background: refuse a palette in which 0 is not the index of the background.
 
     Raises:
         _LabelError: it is in a lossy format, or its pixels are not labels.
@@ -154,6 +166,11 @@ def _labels(data: bytes) -> np.ndarray:
             raise _LabelError("has an EXIF rotation; save it upright")
         labels = np.asarray(image)
         has_alpha = image.mode in ("LA", "RGBA")
+        if needs_background and image.mode == "P" and _has_other_background(image, labels):
+            raise _LabelError(
+                "has a palette whose black is not index 0, the background; say which indices are "
+                'foreground: {"file": PATH, "values": [0]}'
+            )
     if labels.ndim == 3 and has_alpha and (labels[..., -1] == 255).all():
         labels = labels[..., :-1]
     elif labels.ndim == 3 and has_alpha:
@@ -165,3 +182,13 @@ def _labels(data: bytes) -> np.ndarray:
     if labels.dtype.kind not in "bui":
         raise _LabelError("has fractional values; one channel of whole numbers is expected")
     return labels
+
+
+def _has_other_background(image: Image.Image, labels: np.ndarray) -> bool:
+    """Whether a palette has a colour at 0, and black at another index that occurs.
+
+    Programs that reduce the colours of a mask may order its palette from bright to dark.
+    """
+    palette = np.array(image.getpalette() or [], np.uint8).reshape(-1, 3)
+    used = [index for index in np.unique(labels) if 0 < index < len(palette)]
+    return len(palette) > 0 and bool(palette[0].any()) and not palette[used].any(axis=1).all()

@@ -26,7 +26,7 @@ from typing import Any
 from glamm_jax.data.record import DatasetSource
 from glamm_jax.data.sources.defects import BAD_SPAN, EXTRA_SPANS, DefectLog, quoted
 from glamm_jax.data.sources.grouped_by_image import CocoSource, files_by_split
-from glamm_jax.data.sources.json_files import Fields, as_list, as_text
+from glamm_jax.data.sources.json_files import Fields, as_list, as_text, is_set
 from glamm_jax.data.sources.phrase_spans import checked_span
 from glamm_jax.data.sources.record_builder import RecordBuilder
 from glamm_jax.data.sources.size_filters import is_short_caption, is_small_box, is_small_image
@@ -120,7 +120,7 @@ class FlickrRegions(CocoSource):
             return
         phrases: dict[int, str] = {}  # region -> phrase, "" without one
         for annotation, place in self._annotations(entry):
-            if annotation.get("iscrowd"):
+            if is_set(annotation.get("iscrowd")):
                 log.add(CROWD, place)
                 continue
             region = _add_box(builder, annotation, place)

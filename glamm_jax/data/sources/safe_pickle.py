@@ -35,6 +35,16 @@ ALLOWED = frozenset(
 CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"})
 
 
+# The first bytes of files that are no pickles, and what to do.
+_NO_PICKLES = (
+    (b"\x1f\x8b", "a gzip file; unpack it first"),
+    (b"PK\x03\x04", "a zip file; unpack it first"),
+    (b"version https://git-lfs", "a pointer of Git LFS; run git lfs pull in its repository"),
+    (b"[", "JSON, not a pickle; write it with pickle.dump"),
+    (b"{", "JSON, not a pickle; write it with pickle.dump"),
+)
+
+
 class PickleError(GLaMMError):
     """A pickle is damaged, or contains more than plain data."""
 
@@ -96,6 +106,9 @@ def load_plain(data: bytes) -> Any:
     Raises:
         PickleError: it is damaged, or contains more than plain data.
     """
+    for start, problem in _NO_PICKLES:
+        if data.startswith(start):
+            raise PickleError(problem)
     try:
         texts: list[str] = []  # names that STACK_GLOBAL may refer to
         for name, argument in _instructions(data):

@@ -15,7 +15,7 @@ from glamm_jax.data.sources.defects import (
     DefectLog,
     quoted,
 )
-from glamm_jax.data.sources.json_files import Fields, as_numbers
+from glamm_jax.data.sources.json_files import Fields, as_numbers, is_set
 
 MIN_WORDS = 3  # of a caption of Flickr30k
 MIN_SIDE = 32  # of an image, in pixels
@@ -60,7 +60,7 @@ def is_small_box(annotation: Fields, log: DefectLog, where: str) -> bool:
     bbox, area = annotation.get("bbox"), as_numbers([annotation.get("area")], 1)
     xywh = as_numbers(bbox, 4)
     small = xywh is not None and (xywh[2] < 1 or xywh[3] < 1)
-    if not small and (area is None or area[0] > 0) and not annotation.get("ignore"):
+    if not small and (area is None or area[0] > 0) and not is_set(annotation.get("ignore")):
         return False
     log.add(SMALL_BOX, f"{where}: {quoted(bbox)}, area {quoted(annotation.get('area'))}")
     return True

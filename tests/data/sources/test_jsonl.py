@@ -546,7 +546,7 @@ def test_the_foreground_of_a_file_with_several_values_is_named(
     ("fields", "message"),
     [
         ({"values": ["x"]}, "values: ['x'] are not whole numbers (bad mask)"),
-        ({"threshold": 0.5}, "threshold: 0.5 is not a whole number (bad mask)"),
+        ({"threshold": 0.5}, "threshold: 0.5 is not a whole number above 0 (bad mask)"),
         ({"threshold": 5, "values": [1]}, "values and threshold: give one of them (bad mask)"),
         ({"value": 1}, "value: no such field; available: file, values, threshold, ignore"),
         ({"file": 3}, "file: must be a path, not 3 (bad mask)"),
@@ -634,3 +634,41 @@ def test_anything_is_read_or_named(folder: Path, lines: list[Any], data: st.Data
         assert record is not None or problems
         if record is not None:
             check_record(record)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 0}, "threshold: 0 is not a whole number above 0"),
+        ({"threshold": 128}, "no pixel of the file is selected by"),
+        ({"values": [7]}, "no pixel of the file is selected by"),
+        ({"values": []}, "values: an empty list"),
+    ],
+)
+def test_options_that_select_nothing_or_everything(
+    folder: Path, options: dict[str, Any], message: str
+) -> None:
+    masks = [{"file": "masks/dog.png", **options}]
+    assert message in only_defect(read(folder, expressions=[{"text": "dog", "masks": masks}]))
+
+
+def test_palette_with_black_behind_white_is_not_inverted(folder: Path) -> None:
+    dog = np.ones((HEIGHT, WIDTH), np.uint8)
+    dog[10:20, 5:25] = 0
+    image = Image.frombytes("P", (WIDTH, HEIGHT), dog.tobytes())
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    image.save(folder / "masks/bright_first.png")
+    name = "masks/bright_first.png"
+    result = read(folder, expressions=[{"text": "dog", "masks": [name]}])
+    assert "palette whose black is not index 0" in only_defect(result)
+    masks = [{"file": name, "values": [0]}]
+    record = read(folder, expressions=[{"text": "dog", "masks": masks}]).record
+    assert record is not None
+    assert area(record.regions[0].mask) == 200
+
+
+def test_size_of_run_lengths_may_be_texts(folder: Path) -> None:
+    runs = {"size": [str(HEIGHT), str(WIDTH)], "counts": [100, 20, 2952]}
+    record = read(folder, expressions=[{"text": "dog", "masks": [runs]}]).record
+    assert record is not None
+    assert area(record.regions[0].mask) == 20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from glamm_jax.data.record import Link
@@ -22,6 +24,7 @@ from glamm_jax.data.sources.defects import (
     UNREADABLE_IMAGE,
     SourceError,
 )
+from glamm_jax.data.sources.json_files import is_set, read_json
 from glamm_jax.data.sources.region_captions import CROWD, DATASETS
 from tests.data.sources.small_datasets import FIXTURES, image_bytes, kinds, read_all, texts, write
 
@@ -295,3 +298,19 @@ def test_absent_and_broken_files_are_errors_that_name_them(tmp_path, name):
         write(tmp_path / FILES[name], data)
         with pytest.raises(SourceError, match=message):
             DATASETS[name](tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("0", False), (0, False), (None, False), ("false", False), (1, True), ("1", True)],
+)
+def test_flags_may_be_texts(value: object, expected: bool) -> None:
+    assert is_set(value) is expected
+
+
+def test_advice_fits_the_error(tmp_path: Path) -> None:
+    for data, message in ((b"{}\n{}\n", "jq -s"), ('["狗"]'.encode("gb18030"), "GB18030")):
+        (tmp_path / "x.json").write_bytes(data)
+        with pytest.raises(SourceError, match=message) as error:
+            read_json(tmp_path / "x.json")
+        assert "complete" not in str(error.value)

@@ -114,3 +114,17 @@ def test_changed_bytes_give_data_or_an_error(data):
     cut = data.draw(st.one_of(st.just(len(changed)), st.integers(0, len(changed))))
     with contextlib.suppress(PickleError):
         load_plain(bytes(changed[:cut]))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b'[{"ref_id": 1}]', "JSON"),
+    ],
+)
+def test_file_that_is_no_pickle_is_not_called_damaged(data: bytes, message: str) -> None:
+    with pytest.raises(PickleError, match=message) as error:
+        load_plain(data)
+    assert "damaged" not in str(error.value)
