@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from glamm_jax.data import rle
 from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.benchmarks.base import Item, Prediction, RunLengths
 from glamm_jax.files import write_atomic
+from glamm_jax.json_files import JSONError, JSONObject, decode_text, parse_json
 from glamm_jax.metrics.gcg import phrase_indices_by_order
 
 PREDICTIONS = "predictions.jsonl"
@@ -87,23 +88,48 @@ def from_line(line: str) -> Prediction:
     Raises:
         PredictionError: it is not a prediction.
     """
-    names = [x.name for x in fields(Prediction)]
     try:
-        values = json.loads(line)
-        prediction = Prediction(**{x: _frozen(values[x]) for x in names if x in values})
-        phrases, masks = len(prediction.phrases), len(prediction.masks)
-        phrase_of = prediction.phrase_of
-        if len(phrase_of) != masks or not all(-1 <= i < phrases for i in phrase_of):
-            raise ValueError(f"phrase_of does not name a phrase for each of {masks} masks")
-        if len(prediction.scores) not in (0, masks):
-            raise ValueError(f"{len(prediction.scores)} scores of {masks} masks")
-        return prediction
-    except (ValueError, TypeError) as error:
-        raise PredictionError(f"not a prediction: {error}") from error
+        values = JSONObject(parse_json(line, "not a prediction"), "not a prediction")
+        phrase_of, scores = values.array("phrase_of", []), values.array("scores", [])
+        if not all(type(i) is int for i in phrase_of):
+            raise PredictionError("not a prediction: phrase_of is not a list of whole numbers")
+        # A score that is not finite was written by an earlier version.
+        if not all(type(score) in (int, float) for score in scores):
+            raise PredictionError("not a prediction: scores is not a list of numbers")
+        prediction = Prediction(
+            id=values.text("id"),
+            image_id=values.text("image_id"),
+            text=values.text("text"),
+            raw=values.text("raw", ""),
+            phrases=_texts(values, "phrases"),
+            masks=tuple(mask.fields for mask in values.objects("masks")),
+            phrase_of=tuple(phrase_of),
+            scores=tuple(scores),
+            finish=values.text("finish", "end"),
+            problems=_texts(values, "problems"),
+        )
+        for mask in prediction.masks:
+            if mask.get("size") != [0, 0]:  # stands for a mask that could not be read
+                rle.check(mask)
+    except (JSONError, rle.MaskError) as error:
+        message = str(error).removeprefix("not a prediction: ")
+        raise PredictionError(f"not a prediction: {message}") from error
+    num_phrases, num_masks = len(prediction.phrases), len(prediction.masks)
+    if len(phrase_of) != num_masks or not all(-1 <= i < num_phrases for i in phrase_of):
+        raise PredictionError(
+            f"not a prediction: phrase_of does not name a phrase for each of {num_masks} masks"
+        )
+    if len(scores) not in (0, num_masks):
+        raise PredictionError(f"not a prediction: {len(scores)} scores of {num_masks} masks")
+    return prediction
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _texts(values: JSONObject, name: str) -> tuple[str, ...]:
+    """Return a list of texts."""
+    texts = values.array(name, [])
+    if not all(isinstance(text, str) for text in texts):
+        raise JSONError(f"{values.place(name)} is not a list of texts")
+    return tuple(texts)
 
 
 def read_lines(path: Path) -> tuple[list[Prediction], bool]:
@@ -115,7 +141,10 @@ def read_lines(path: Path) -> tuple[list[Prediction], bool]:
     Raises:
         PredictionError: another line is not a prediction.
     """
-    *lines, last = path.read_text(encoding="utf-8-sig").split("\n")
+    try:
+        *lines, last = decode_text(path.read_bytes(), str(path)).split("\n")
+    except (OSError, JSONError) as error:
+        raise PredictionError(f"{path}: cannot be read: {error}") from error
     predictions = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -187,7 +216,7 @@ def _read_original(
         result.note(UNREADABLE, path.name)
         return
     try:
-        content = json.loads(text)
+        content = parse_json(text, "")
         is_list = isinstance(content, list) or path.suffix == ".jsonl"
         # The original finds the prediction of an image by the name of its file.
         entries = content if is_list else [_unwrapped(content, path.stem)]
@@ -215,7 +244,7 @@ def _has_original_lines(path: Path) -> bool:
     with open(path, encoding="utf-8-sig", errors="replace") as stream:
         first = stream.readline()
     try:
-        fields = json.loads(first)
+        fields = parse_json(first, "")
     except (ValueError, RecursionError):
         return False
     return isinstance(fields, dict) and "image_id" in fields and "id" not in fields
@@ -226,7 +255,7 @@ def _entries_of_lines(text: str) -> list[Any]:
     entries: list[Any] = []
     for line in filter(str.strip, text.split("\n")):
         try:
-            entries.append(json.loads(line))
+            entries.append(parse_json(line, ""))
         except (ValueError, RecursionError):
             entries.append(None)
     return entries if any(isinstance(entry, dict) for entry in entries) else [None]

@@ -4,6 +4,7 @@ checkpoints/STEP/
     state/    step, trained parameters and optimizer state, by leaf path; written by all processes
     data/     position of the data loader, of all batch slices
     about/    fingerprint of the parameters that are not trained, which are not saved
+    metrics/  scores, if `checkpoint.keep_best` compares them
     checksums.json    of all other files (`glamm_jax.training.checksums`)
 
 Orbax writes to a temporary name while the next steps run, then renames: a folder STEP is complete.
@@ -14,6 +15,7 @@ No random state is saved: it follows from the seed and the step.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
@@ -67,15 +69,14 @@ class Checkpoints:
     def __init__(self, folder: Path, config: CheckpointConfig):
         self._folder = folder.absolute()
         policies: list[Any] = [LatestN(config.keep_last)]
-        if config.keep_best:
-            sign = -1 if config.best_metric in LOSS_NAMES else 1  # of a loss, lower is better
+        rank = functools.partial(_rank, metric=config.best_metric) if config.keep_best else None
+        if rank is not None:
             best = BestN(
-                get_metric_fn=lambda scores: sign * scores.get(config.best_metric, -np.inf),
-                n=config.keep_best,
-                keep_checkpoints_without_metrics=False,
+                get_metric_fn=rank, n=config.keep_best, keep_checkpoints_without_metrics=False
             )
             policies.append(best)
         options = ocp.CheckpointManagerOptions(
+            best_fn=rank,  # without it the scores are not written, and a resumed run has none
             preservation_policy=AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
@@ -202,6 +203,8 @@ class Checkpoints:
 
     def _write_checksums(self) -> None:
         """Called in the first process after all processes have written, before the rename."""
+        # Orbax writes the handlers of the items into _CHECKPOINT_METADATA in a thread.
+        self._manager._non_blocking_metadata_store.wait_until_finished()
         # Of an interrupted save there may be another one, which was removed or is incomplete.
         folders = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
         checksums.write_checksums(max(folders, key=lambda path: path.stat().st_mtime_ns))
@@ -219,6 +222,14 @@ class Checkpoints:
                 f"{self._folder}: a checkpoint could not be written: {_reason(error)}. {last}; "
                 "the same command resumes from it"
             ) from error
+
+
+def _rank(scores: Mapping[str, float], metric: str) -> float:
+    """Return how good a checkpoint is; one without a finite score is worse than all others."""
+    score = scores.get(metric, np.nan)
+    if not np.isfinite(score):
+        return -np.inf
+    return -score if metric in LOSS_NAMES else score  # of a loss, lower is better
 
 
 def verify_checkpoint(run: Path, step: int) -> None:

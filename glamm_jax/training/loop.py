@@ -46,6 +46,7 @@ from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.training.checkpoint import Checkpoints, verify_checkpoint
 from glamm_jax.training.fingerprint import frozen_fingerprint
 from glamm_jax.training.initialization import initial_model
+from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.optimizer import make_optimizer
 from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.training.placement import place_batch, place_split, process_slice
@@ -156,7 +157,7 @@ class _Run:
         self.validate = validate
         self.metric_writers = metric_writers if folder.writes else ()
         self.num_skipped = 0  # consecutive steps
-        self.losses_since_save: list[float] = []
+        self.losses_since_save: list[dict[str, float]] = []
         self.scores: dict[str, float] = {}  # of the latest validation
         self.saving: tuple[int, dict[str, float]] | None = None  # step and scores of a checkpoint
         self.num_reported: dict[tuple[str, str], int] = {}  # dropped samples by dataset and reason
@@ -316,7 +317,7 @@ class _Run:
             writer.write_step(record)
         if not record["skipped"]:
             self.num_skipped = 0
-            self.losses_since_save.append(record["loss"])
+            self.losses_since_save.append({x: record[x] for x in LOSS_NAMES if x in record})
             return
         self.num_skipped += 1
         names = [name for item in loaded for name in item.names]
@@ -339,7 +340,10 @@ class _Run:
         """Start to write a checkpoint."""
         self._wait_for_checkpoint()
         losses = self.losses_since_save
-        scores = {"loss": float(np.mean(losses)) if losses else float("inf"), **self.scores}
+        scores = {"loss": float("inf")}
+        for name in losses[0] if losses else ():
+            scores[name] = float(np.mean([step_losses[name] for step_losses in losses]))
+        scores.update(self.scores)
         if self.checkpoints.save(state, loader_state, self.base_fingerprint, scores):
             self.saving = num_done, scores
         self.losses_since_save = []

@@ -31,7 +31,7 @@ from glamm_jax.config.experiment import ADDED_FIELDS, ExperimentConfig
 from glamm_jax.config.flat import changed_fields, flatten_config
 from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.files import FileLock, write_atomic
-from glamm_jax.json_files import JSONError, read_json
+from glamm_jax.json_files import JSONError, JSONObject, decode_text, parse_json, read_json
 from glamm_jax.weights.config_file import config_from_json, config_to_json
 
 CONFIG, METRICS, EVENTS = "config.json", "metrics.jsonl", "events.jsonl"
@@ -249,15 +249,28 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Read a file of JSON lines. The last line may be truncated, if the run was killed.
 
     Raises:
-        RunError: another line is not JSON.
+        RunError: another line is not a JSON object with the number of a step.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines):
+    try:
+        lines = decode_text(path.read_bytes(), str(path)).split("\n")
+    except (OSError, JSONError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}: line {number}"
         try:
-            yield json.loads(line)
-        except ValueError as error:
-            if number + 1 < len(lines):
-                raise RunError(f"{path}: line {number + 1} is not JSON") from error
+            value = parse_json(line, where)
+        except JSONError as error:
+            if number < len(lines):
+                raise RunError(str(error)) from error
+            return
+        try:
+            record = JSONObject(value, where)
+            record.integer("step", minimum=0)
+        except JSONError as error:
+            raise RunError(str(error)) from error
+        yield record.fields
 
 
 def _finite(value: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from glamm_jax.config.flat import flatten_config
+from glamm_jax.json_files import JSONObject, read_object
 from glamm_jax.report.curves import Curve
 from glamm_jax.report.html_page import Card, Page
 from glamm_jax.training.losses import LOSS_NAMES
@@ -42,7 +43,7 @@ def make_training_page(runs: Sequence[Path]) -> Page:
         RunError: a folder has no metrics.
     """
     records = {_name(run, runs): _read_metrics(run) for run in runs}
-    events = {_name(run, runs): list(_read_if_present(run / EVENTS)) for run in runs}
+    events = {_name(run, runs): _read_events(run / EVENTS) for run in runs}
     page = Page(", ".join(map(str, runs)), "a training run" if len(runs) == 1 else "training runs")
     page.section("Training")
     for name in records:
@@ -67,7 +68,7 @@ def _name(run: Path, runs: Sequence[Path]) -> str:
 
 
 def _read_metrics(run: Path) -> list[Record]:
-    records = list(_read_if_present(run / METRICS))
+    records = [_checked_step(x, f"{run / METRICS}") for x in _read_if_present(run / METRICS)]
     if not records:
         raise RunError(f"{run / METRICS}: no steps yet, or no run")
     return records
@@ -75,6 +76,39 @@ def _read_metrics(run: Path) -> list[Record]:
 
 def _read_if_present(path: Path) -> Iterable[Record]:
     return read_lines(path) if path.exists() else ()
+
+
+def _read_events(path: Path) -> list[Record]:
+    events = list(_read_if_present(path))
+    for values in events:
+        event = JSONObject(values, f"{path}: step {values['step']}")
+        event.text("time")
+        if event.text("event") == "validated":
+            values["scores"] = _numbers(event.object("scores"))
+    return events
+
+
+def _checked_step(values: Record, path: str) -> Record:
+    """Check the fields that the page shows; a number that is missing becomes None.
+
+    Raises:
+        JSONError: a field has another type.
+    """
+    record = JSONObject(values, f"{path}: step {values['step']}")
+    keys = {*CURVES.values(), *LOSS_NAMES}
+    return {
+        "step": int(values["step"]),
+        **{key: record.number(key, None) for key in keys},
+        "seconds": record.number("seconds", 0.0),
+        "skipped": record.boolean("skipped", False),
+        "images": _numbers(record.object("images", JSONObject({}, ""))),
+        "grad_norms": _numbers(record.object("grad_norms", JSONObject({}, ""))),
+    }
+
+
+def _numbers(values: JSONObject) -> dict[str, Any]:
+    """Return an object whose fields are numbers; null, a number that is not finite, becomes 0."""
+    return {name: values.number(name, 0.0) for name in values}
 
 
 def _curve(records: Sequence[Record], key: str) -> Curve:
@@ -141,14 +175,16 @@ def _add_details(
     """Add what is shown of a single run only."""
     page.section("Gradient norm of each part")
     norms = {
-        part: [(x["step"], x["grad_norms"][part] or 0.0) for x in records]
+        part: [(x["step"], x["grad_norms"].get(part, 0.0)) for x in records]
         for part in records[0]["grad_norms"]
     }
     page.curves({part: {part: curve} for part, curve in norms.items()})
-    folders = sorted((run / PANELS).glob("*"), key=lambda path: int(path.name))
+    folders = [path for path in (run / PANELS).glob("*") if path.name.isdecimal()]
+    folders.sort(key=lambda path: int(path.name))
     if folders:
         page.section(f"Validation images after {folders[-1].name} steps")
-        panels = sorted(folders[-1].glob("*.png"), key=lambda path: int(path.stem))
+        panels = [path for path in folders[-1].glob("*.png") if path.stem.isdecimal()]
+        panels.sort(key=lambda path: int(path.stem))
         page.cards([Card(np.asarray(Image.open(path).convert("RGB")), ()) for path in panels])
     page.section("Events")
     rows = [
@@ -157,5 +193,5 @@ def _add_details(
     ]
     page.table(("time", "step", "", ""), rows)
     page.section("Configuration")
-    config = flatten_config(json.loads((run / CONFIG).read_text(encoding="utf-8")))
+    config = flatten_config(read_object(run / CONFIG).fields)
     page.collapsed(CONFIG, [f"{name} = {json.dumps(value)}" for name, value in config.items()])

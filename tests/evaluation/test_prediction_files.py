@@ -190,3 +190,27 @@ def test_items_may_have_extensions_that_predictions_lack(tmp_path: Path) -> None
     read = read_predictions(tmp_path / "all.json", items)
     assert [*read.predictions] == ["sa_1.jpg"]
     assert read.notes == {UNKNOWN: ["sa_2", "x"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": 1}, "id = 1 is not a text"),
+        ({"text": None}, "no field 'text'"),
+        ({"phrases": ["dog", 2]}, "phrases is not a list of texts"),
+        ({"phrase_of": [True]}, "phrase_of is not a list of whole numbers"),
+        ({"scores": ["0.5"]}, "scores is not a list of numbers"),
+        ({"masks": [[]], "phrase_of": [-1]}, "is not an object"),
+        (
+            {"masks": [{"size": [2, 2], "counts": [1 << 63, 1]}], "phrase_of": [-1]},
+            "counts must be",
+        ),
+        ({"problems": [[[]]]}, "problems is not a list of texts"),
+    ],
+)
+def test_a_line_with_a_field_of_another_type_is_named(tmp_path, changes, message):
+    path = tmp_path / "predictions.jsonl"
+    valid = {"id": "1", "image_id": "1", "text": "A dog."}
+    path.write_text(json.dumps(valid) + "\n" + json.dumps(valid | changes) + "\n")
+    with pytest.raises(PredictionError, match=r"line 2: not a prediction: .*" + message):
+        read_lines(path)

@@ -6,15 +6,18 @@ import random
 import resource
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from orbax.checkpoint._src.metadata import checkpoint as metadata_checkpoint
 
 from glamm_jax.config.experiment import CheckpointConfig
 from glamm_jax.training.checkpoint import (
@@ -80,6 +83,21 @@ def test_the_newest_and_the_best_stay(tmp_path: Path, best: str, expected: list[
         save(checkpoints, 5, loss=0.2)  # without a validation
     steps = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()]
     assert sorted(steps) == expected
+
+
+@pytest.mark.parametrize(("best", "least"), [("ce", True), ("miou", False)])
+def test_the_best_stays_after_the_run_was_resumed(tmp_path: Path, best: str, least: bool) -> None:
+    scores = {1: 0.5, 2: 0.1 if least else 0.9, 3: 0.4, 5: float("nan"), 6: 0.3, 7: 0.35}
+    options = {"keep_last": 1, "keep_best": 1, "best_metric": best}
+    for step, score in scores.items():
+        with opened(tmp_path, **options) as checkpoints:  # a new process each
+            save(checkpoints, step, loss=0.2, **{best: score})
+    with opened(tmp_path, **options) as checkpoints:
+        save(checkpoints, 8, loss=0.2)  # no such score yet
+        assert checkpoints.restore(2, state(9), "base").loader_state == DATA
+    steps = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()]
+    assert sorted(steps) == ["2", "8"]
+    assert "layer.kernel" in load_trained_leaves(tmp_path, 2)[0]
 
 
 def test_a_checkpoint_of_another_model_or_base_is_refused(tmp_path: Path) -> None:
@@ -181,6 +199,24 @@ def test_every_damaged_byte_is_an_error_that_names_its_file(
     assert num_errors > len(files)
     assert restored(run) == ""
     assert capfd.readouterr().err == ""  # orbax prints nothing
+
+
+def test_metadata_that_orbax_writes_late_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orbax completes _CHECKPOINT_METADATA in a thread, which a busy machine may run late."""
+    write = metadata_checkpoint._NonBlockingMetadataStore._update_and_log
+
+    def write_late(*arguments: Any, **options: Any) -> None:
+        time.sleep(0.3)
+        write(*arguments, **options)
+
+    monkeypatch.setattr(
+        metadata_checkpoint._NonBlockingMetadataStore, "_update_and_log", write_late
+    )
+    with opened(tmp_path) as checkpoints:
+        save(checkpoints, 4)
+        assert checkpoints.restore(4, state(9), "base").loader_state == DATA
 
 
 def test_without_an_intact_checkpoint_the_run_can_start_again(intact: Path, tmp_path: Path) -> None:

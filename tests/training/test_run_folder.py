@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from glamm_jax.cli.train import progress_line
+from glamm_jax.errors import GLaMMError
 from glamm_jax.training.metric_writers import Scalars
 from glamm_jax.training.run_folder import RunError, RunFolder, read_lines
+from glamm_jax.training.training_page import make_training_page
 from tests.small_experiment import get_config
 
 RECORD = {
@@ -42,7 +44,7 @@ def test_lines_behind_a_checkpoint_are_forgotten_and_a_cut_one_with_them(tmp_pat
     RunFolder(tmp_path).discard_steps_from(3)
     assert [record["step"] for record in read_lines(path)] == [0, 1, 2]
     path.write_text('{"step": 0}\nrubbish\n{"step": 1}\n')
-    with pytest.raises(RunError, match=r"metrics\.jsonl: line 2 is not JSON"):
+    with pytest.raises(RunError, match=r"metrics\.jsonl: line 2: not valid JSON"):
         list(read_lines(path))
 
 
@@ -74,3 +76,34 @@ def test_the_progress_line_says_losses_speed_and_waiting() -> None:
     assert "2.00 s/step" in line
     assert "input 25%" in line
     assert line.endswith("SKIPPED")
+
+
+STEP = {"step": 0, "loss": 1.0, "images": {"a": 1}, "grad_norms": {"llama": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (b"[1]\n", "line 1: .* is not an object"),
+        (b'{"loss": 1}\n', "line 1: no field 'step'"),
+        (b"\xff\n", "byte 0 is not UTF-8"),
+        (b"[" * 9999 + b"\n", "line 1: nested too deeply"),
+        (
+            json.dumps(STEP | {"loss": [1]}).encode() + b"\n",
+            r"loss = \[1\] is not a number",
+        ),
+        (json.dumps(STEP | {"images": 3}).encode() + b"\n", "images: 3 is not an object"),
+        (json.dumps(STEP | {"skipped": {}}).encode() + b"\n", "is not true or false"),
+    ],
+)
+def test_a_damaged_line_of_a_run_is_one_line_of_the_page(tmp_path, lines, message):
+    (tmp_path / "metrics.jsonl").write_bytes(lines)
+    with pytest.raises(GLaMMError, match=message):
+        make_training_page([tmp_path])
+
+
+def test_an_event_without_its_fields_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(STEP) + "\n" + '{"step": 1, "lo')
+    (tmp_path / "events.jsonl").write_text('{"step": 3, "time": "now"}\n')
+    with pytest.raises(GLaMMError, match=r"events.jsonl: step 3: no field 'event'"):
+        make_training_page([tmp_path])
