@@ -668,6 +668,40 @@ def test_a_clip_without_config_gives_a_warning(checkpoints, tmp_path, capsys):
     assert f"{clip / 'config.json'}: no such file; number of heads" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("part", "keys", "message"),
+    [
+        ("glamm", {"rope_theta": 500.0}, "llama.rope_theta = 10000.0, but .* say 500.0"),
+        (
+            "glamm",
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+            "llama.rope_scaling = None, but .* 'linear'",
+        ),
+        ("glamm", {"rms_norm_eps": 1e-2}, "llama.norm_eps"),
+        ("glamm", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
+        ("glamm", {"mm_vision_select_layer": -1}, "clip.projector_layer = -2, but .* say -1"),
+        ("clip", {"hidden_act": "gelu"}, "clip.activation = 'quick_gelu', but .* say 'gelu'"),
+        ("clip", {"layer_norm_eps": 1e-2}, "clip.norm_eps"),
+    ],
+)
+def test_a_stored_configuration_does_not_hide_other_keys(
+    checkpoints, tmp_path, capsys, part, keys, message
+):
+    folders = {"glamm": checkpoints / "glamm", "clip": checkpoints / "clip"}
+    edited = tmp_path / part
+    edited.mkdir()
+    for path in folders[part].iterdir():
+        (edited / path.name).symlink_to(path)
+    (edited / "config.json").unlink()
+    stored = json.loads((folders[part] / "config.json").read_text())
+    assert part == "clip" or "glamm_jax" in stored
+    (edited / "config.json").write_text(json.dumps(stored | keys))
+    folders[part] = edited
+    arguments = ("from-torch", folders["glamm"], "--clip", folders["clip"])
+    error = refused(capsys, *arguments, "--out", tmp_path / "x")
+    assert re.search(message, error) and "config.json" in error
+
+
 @pytest.mark.parametrize("config", [SMALL.clip, SMALL.sam, ALONE])
 def test_a_part_alone_returns(tmp_path, config):
     write_any_model(tmp_path / "model", config, np.dtype(np.float32))

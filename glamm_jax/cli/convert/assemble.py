@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from glamm_jax.config import GLaMMConfig, LoRAConfig
+from glamm_jax.config import CLIPConfig, GLaMMConfig, LoRAConfig
 from glamm_jax.json_files import JSONObject
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.text.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
@@ -29,6 +29,7 @@ from glamm_jax.weights.infer_config import (
 from glamm_jax.weights.initial_tensors import InitialSource
 from glamm_jax.weights.peft_config import ADAPTER_CONFIG, AdapterSettings, adapter_settings
 from glamm_jax.weights.rules import Shapes, WeightsError, tensor_shapes
+from glamm_jax.weights.stored_config import check_stored_clip, check_stored_llama
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_names import DROPPED, glamm_name
 from glamm_jax.weights.tensor_sources import (
@@ -265,10 +266,14 @@ def component_config(kind: str, hf_config: dict[str, Any]) -> AnyConfig | None:
 
     Raises:
         ConfigError: it is invalid.
+        WeightsError: it contradicts the other keys.
     """
     if GLAMM_JAX_KEY not in hf_config:
         return None
-    return config_from_json(KINDS[kind], hf_config[GLAMM_JAX_KEY])
+    config = config_from_json(KINDS[kind], hf_config[GLAMM_JAX_KEY])
+    if isinstance(config, CLIPConfig):
+        check_stored_clip(config, hf_config, "CLIP's config.json", "")
+    return config
 
 
 def _folder(path: Path) -> Path:
@@ -415,6 +420,9 @@ def _infer_config(
     is_assumed = lora is not None and adapter.settings is None and alpha is None
     if GLAMM_JAX_KEY in hf_config:
         config = config_from_json(GLaMMConfig, hf_config[GLAMM_JAX_KEY])
+        where = str(_folder(request.source) / "config.json")
+        check_stored_llama(config.llama, config.clip.projector_layer, hf_config, where)
+        check_stored_clip(config.clip, hf_configs.get("clip", {}), where, "clip")
         stored = config.lora
         if (
             is_assumed
