@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from glamm_jax.config import CLIPConfig, LlamaConfig
+from glamm_jax.config import CLIPConfig, GLaMMConfig
 from glamm_jax.json_files import JSONObject, show
 from glamm_jax.weights.hf_config import GLAMM_JAX_KEY, clip_hf_config, llama_hf_config
 from glamm_jax.weights.infer_config import HFConfig, clip_config, llama_config
@@ -25,14 +25,11 @@ _CLIP_FIELDS = (
 )
 
 
-def check_stored_llama(
-    stored: LlamaConfig, projector_layer: int, hf_config: HFConfig, where: str
-) -> None:
-    """Compare a stored decoder with the keys of its config.json; a key that is missing agrees.
+def check_stored_glamm(config: GLaMMConfig, hf_config: HFConfig, where: str) -> None:
+    """Compare a stored model with the keys of its config.json; a key that is missing agrees.
 
     Args:
-        stored: the decoder of the stored configuration.
-        projector_layer: of the stored configuration.
+        config: the stored configuration.
         hf_config: the complete file.
         where: the file, for messages.
 
@@ -41,15 +38,20 @@ def check_stored_llama(
         JSONError: a key has an impossible value.
     """
     # The rotary embeddings have three keys that contradict each other; defaults are for neither.
+    stored, clip = config.llama, config.clip
     default = llama_hf_config(stored, "float32")
     keys = {key: value for key, value in hf_config.items() if value is not None}
     if keys.keys() & {"rope_theta", "rope_scaling", "rope_parameters"}:
         default = {k: v for k, v in default.items() if not k.startswith("rope_")}
-    stated = llama_config({}, default | keys, where)
-    _compare(stored, stated, _LLAMA_FIELDS, "llama", where)
-    layer = JSONObject(keys, where).integer("mm_vision_select_layer", projector_layer)
-    if layer != projector_layer:
-        raise _contradiction(where, "clip.projector_layer", projector_layer, layer)
+    file = JSONObject(keys, where)
+    for key, path, own in (
+        ("mm_vision_select_layer", "clip.projector_layer", clip.projector_layer),
+        ("num_level_reg_features", "len(clip.region_layers)", len(clip.region_layers)),
+    ):
+        if (other := file.integer(key, own)) != own:
+            raise _contradiction(where, path, own, other)
+        keys.pop(key, None)
+    _compare(stored, llama_config({}, default | keys, where), _LLAMA_FIELDS, "llama", where)
 
 
 def check_stored_clip(stored: CLIPConfig, hf_config: HFConfig, where: str, path: str) -> None:

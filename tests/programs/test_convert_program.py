@@ -675,7 +675,7 @@ def test_a_clip_without_config_gives_a_warning(checkpoints, tmp_path, capsys):
         (
             "glamm",
             {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
-            "llama.rope_scaling = None, but .* 'linear'",
+            "llama.rope_scaling = None, but .*'linear'",
         ),
         ("glamm", {"rms_norm_eps": 1e-2}, "llama.norm_eps"),
         ("glamm", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),

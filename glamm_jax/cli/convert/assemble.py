@@ -29,7 +29,7 @@ from glamm_jax.weights.infer_config import (
 from glamm_jax.weights.initial_tensors import InitialSource
 from glamm_jax.weights.peft_config import ADAPTER_CONFIG, AdapterSettings, adapter_settings
 from glamm_jax.weights.rules import Shapes, WeightsError, tensor_shapes
-from glamm_jax.weights.stored_config import check_stored_clip, check_stored_llama
+from glamm_jax.weights.stored_config import check_stored_clip, check_stored_glamm
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_names import DROPPED, glamm_name
 from glamm_jax.weights.tensor_sources import (
@@ -421,7 +421,7 @@ def _infer_config(
     if GLAMM_JAX_KEY in hf_config:
         config = config_from_json(GLaMMConfig, hf_config[GLAMM_JAX_KEY])
         where = str(_folder(request.source) / "config.json")
-        check_stored_llama(config.llama, config.clip.projector_layer, hf_config, where)
+        check_stored_glamm(config, hf_config, where)
         check_stored_clip(config.clip, hf_configs.get("clip", {}), where, "clip")
         stored = config.lora
         if (
