@@ -95,10 +95,21 @@ def open_checkpoint(path: Path, *, is_adapter: bool = False) -> Checkpoint:
         path,
         family,
         tensors,
-        read_hf_config(path, ADAPTER_CONFIG if family == "adapter" else CONFIG_FILE),
+        _own_config(path, family),
         tuple(warnings),
         {REPLACED: names.num_replaced} if names.num_replaced else {},
     )
+
+
+def _own_config(path: Path, family: Family) -> dict[str, Any]:
+    """Read the configuration of a checkpoint: in its folder, or beside its file.
+
+    A GLaMM's file is of a training, and the folder of its tokenizer has the configuration; a SAM's
+    has none.
+    """
+    if path.is_dir():
+        return read_hf_config(path, ADAPTER_CONFIG if family == "adapter" else CONFIG_FILE)
+    return read_hf_config(path.parent) if family in ("llama", "clip") else {}
 
 
 def read_hf_config(folder: Path, name: str = CONFIG_FILE) -> dict[str, Any]:

@@ -99,9 +99,12 @@ def clip_config(
     num_positions = reader.shape(
         "embeddings.position_embedding.weight", (default.num_patches + 1, hidden_dim)
     )[0]
-    is_huge = hidden_dim == CLIP_H14_224.hidden_dim
-    if is_huge:
-        default = CLIP_H14_224
+    num_heads = max(1, hidden_dim // 64)
+    if hf_config:
+        # transformers leaves values out that are the defaults of its CLIPVisionConfig.
+        num_heads = 12 if hidden_dim % 12 == 0 else num_heads
+    elif hidden_dim == CLIP_H14_224.hidden_dim:
+        default, num_heads = CLIP_H14_224, CLIP_H14_224.num_heads
     num_layers = reader.num_layers("num_hidden_layers", "encoder.layers.", default.num_layers)
     # quirk 9: the region encoder reads every third hidden state, counted from the projector's.
     region_layers = tuple(projector_layer - n for n in (9, 6, 3, 0))
@@ -118,9 +121,7 @@ def clip_config(
             "intermediate_size", "encoder.layers.0.mlp.fc1.weight", 0, default.mlp_dim
         ),
         num_layers=num_layers,
-        num_heads=vision.integer(
-            "num_attention_heads", 16 if is_huge else max(1, hidden_dim // 64), 1, _MAX_SIZE
-        ),
+        num_heads=vision.integer("num_attention_heads", num_heads, 1, _MAX_SIZE),
         activation=vision.value("hidden_act", default.activation),
         norm_eps=vision.number("layer_norm_eps", default.norm_eps, 0.0, 1.0),
         projector_layer=projector_layer,
@@ -151,9 +152,8 @@ def llama_config(
     num_frequencies = reader.shape(
         "layers.0.self_attn.rotary_emb.inv_freq", (default.head_dim // 2,)
     )[0]
-    num_heads = config.integer(
-        "num_attention_heads", max(1, hidden_dim // (2 * num_frequencies)), 1, _MAX_SIZE
-    )
+    num_heads = max(1, hidden_dim // (2 * num_frequencies))
+    num_heads = config.integer("num_attention_heads", num_heads, 1, _MAX_SIZE)
     head_width = config.integer("head_dim", None, 1, _MAX_SIZE)
     if head_width is not None and head_width * num_heads == hidden_dim:
         head_width = None

@@ -214,7 +214,7 @@ def _layers(config: JSONObject) -> tuple[int, ...] | None:
         raise WeightsError(
             f"{config.place('layers_to_transform')} = {show(value)}: numbers of layers are expected"
         )
-    return tuple(numbers)
+    return tuple(numbers) or None  # to peft, an empty list is no restriction
 
 
 def _layer_attributes(config: JSONObject) -> tuple[str, ...]:

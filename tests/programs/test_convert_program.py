@@ -572,6 +572,8 @@ def test_a_padded_llama_keeps_its_rows(parts, tmp_path):
     for path in (parts / "llama").iterdir():
         if path.name.startswith(("tokenizer", "special")):
             (padded / path.name).write_bytes(path.read_bytes())
+    hf_config = json.loads((parts / "llama" / "config.json").read_text())
+    (padded / "config.json").write_text(json.dumps(hf_config | {"vocab_size": 832}))
     arguments = ("from-torch", padded, "--clip", parts / "clip", "--sam", parts / "sam.pth")
     assert run(*arguments, "--out", tmp_path / "model") == 0
     folder = ModelFolder(tmp_path / "model")
@@ -637,7 +639,70 @@ def test_any_model_folder_is_exported_and_returns(tmp_path, variant, dtype):
     assert_same(tensors(tmp_path / "back"), tensors(model))
 
 
-@pytest.mark.parametrize("config", [SMALL.clip, SMALL.sam, replace(SMALL.llama, num_layers=1)])
+ALONE = replace(SMALL.llama, num_layers=1)
+
+
+def test_a_weight_file_is_converted_with_the_config_beside_it(tmp_path, capsys):
+    config = replace(ALONE, rope_theta=500.0, norm_eps=1e-3)
+    write_any_model(tmp_path / "model", config, np.dtype(np.float32))
+    assert run("to-torch", tmp_path / "model", "--out", tmp_path / "torch") == 0
+    weights, hf_config = (
+        tmp_path / "torch" / name for name in ("model.safetensors", "config.json")
+    )
+    assert run("from-torch", weights, "--out", tmp_path / "back") == 0
+    assert replace(ModelFolder(tmp_path / "back").config, remat="none") == config
+    hf_config.unlink()
+    for source in (weights, weights.parent):
+        message = refused(capsys, "from-torch", source, "--out", tmp_path / "x")
+        assert f"{hf_config}: no such file" in message
+
+
+def test_a_clip_without_config_gives_a_warning(checkpoints, tmp_path, capsys):
+    clip = tmp_path / "clip"
+    write_checkpoint(clip_source(), clip, clip_hf_config(CONFIG.clip) | {"hidden_act": "gelu"})
+    assert run("from-torch", clip / "model.safetensors", "--out", tmp_path / "model") == 0
+    assert ModelFolder(tmp_path / "model").config.activation == "gelu"
+    (clip / "config.json").unlink()
+    capsys.readouterr()
+    run("from-torch", checkpoints / "glamm", "--clip", clip, "--out", tmp_path / "x")
+    assert f"{clip / 'config.json'}: no such file; number of heads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("part", "keys", "message"),
+    [
+        ("glamm", {"rope_theta": 500.0}, "llama.rope_theta = 10000.0, but .* say 500.0"),
+        (
+            "glamm",
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+            "llama.rope_scaling = None, but .*'linear'",
+        ),
+        ("glamm", {"rms_norm_eps": 1e-2}, "llama.norm_eps"),
+        ("glamm", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
+        ("glamm", {"mm_vision_select_layer": -1}, "clip.projector_layer = -2, but .* say -1"),
+        ("clip", {"hidden_act": "gelu"}, "clip.activation = 'quick_gelu', but .* say 'gelu'"),
+        ("clip", {"layer_norm_eps": 1e-2}, "clip.norm_eps"),
+    ],
+)
+def test_a_stored_configuration_does_not_hide_other_keys(
+    checkpoints, tmp_path, capsys, part, keys, message
+):
+    folders = {"glamm": checkpoints / "glamm", "clip": checkpoints / "clip"}
+    edited = tmp_path / part
+    edited.mkdir()
+    for path in folders[part].iterdir():
+        (edited / path.name).symlink_to(path)
+    (edited / "config.json").unlink()
+    stored = json.loads((folders[part] / "config.json").read_text())
+    assert part == "clip" or "glamm_jax" in stored
+    (edited / "config.json").write_text(json.dumps(stored | keys))
+    folders[part] = edited
+    arguments = ("from-torch", folders["glamm"], "--clip", folders["clip"])
+    error = refused(capsys, *arguments, "--out", tmp_path / "x")
+    assert re.search(message, error) and "config.json" in error
+
+
+@pytest.mark.parametrize("config", [SMALL.clip, SMALL.sam, ALONE])
 def test_a_part_alone_returns(tmp_path, config):
     write_any_model(tmp_path / "model", config, np.dtype(np.float32))
     assert run("to-torch", tmp_path / "model", "--out", tmp_path / "torch") == 0

@@ -125,6 +125,10 @@ def test_layers_without_an_adapter_get_zeros(fields):
     assert adapter.infos[Q0 + A].dtype == np.dtype(ml_dtypes.bfloat16)  # as in the other layers
 
 
+def test_an_empty_list_of_layers_is_no_restriction():
+    assert uniform(matrices(PLAIN), layers_to_transform=[]).added == frozenset()
+
+
 @pytest.mark.parametrize(
     ("ranks", "fields", "message"),
     [

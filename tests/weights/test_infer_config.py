@@ -274,6 +274,14 @@ def test_another_vision_model_is_refused(goldens, hf_config):
         clip_config(recorded(goldens, "clip_vit_l14_336_hf"), hf_config)
 
 
+def test_a_value_that_transformers_leaves_out_is_its_default():
+    tensors = {"vision_model.embeddings.patch_embedding.weight": (96, 3, 14, 14)}
+    assert clip_config(tensors, {"vision_config": {"hidden_size": 96}}).num_heads == 12
+    huge = {"vision_model.embeddings.patch_embedding.weight": (1280, 3, 14, 14)}
+    stated = {"vision_config": {"hidden_size": 1280, "num_attention_heads": 16}}
+    assert clip_config(huge, stated).activation == "quick_gelu"
+
+
 def test_a_missing_tensor_leaves_the_rest_inferred():
     tensors = all_shapes(CONFIG)
     del tensors["lm_head.weight"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from glamm_jax.config import GLaMMConfig, LoRAConfig
+from glamm_jax.config import CLIPConfig, GLaMMConfig, LoRAConfig
 from glamm_jax.json_files import JSONObject
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.text.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
@@ -29,6 +29,7 @@ from glamm_jax.weights.infer_config import (
 from glamm_jax.weights.initial_tensors import InitialSource
 from glamm_jax.weights.peft_config import ADAPTER_CONFIG, AdapterSettings, adapter_settings
 from glamm_jax.weights.rules import Shapes, WeightsError, tensor_shapes
+from glamm_jax.weights.stored_config import check_stored_clip, check_stored_glamm
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_names import DROPPED, glamm_name
 from glamm_jax.weights.tensor_sources import (
@@ -142,6 +143,7 @@ def _assemble_component(request: Request, main: Checkpoint) -> Assembly:
     tensors, hf_configs = main.tensors, {main.family: main.hf_config}
     if main.family == "clip":
         tensors = RenamedSource(tensors, lambda name: name if glamm_name("clip", name) else None)
+        main = _with_config(main, None)
         config = component_config("clip", main.hf_config) or clip_config(
             shapes_of(tensors), main.hf_config, is_alone=True
         )
@@ -152,7 +154,10 @@ def _assemble_component(request: Request, main: Checkpoint) -> Assembly:
         return Assembly(config, tensors, hf_configs, None, main.num_dropped, warnings=main.warnings)
     if main.family == "llama":
         tokenizer = request.tokenizer or (main.path if has_tokenizer(main.path) else None)
-        config = llama_config(shapes_of(tensors), main.hf_config, str(main.path / "config.json"))
+        main = _with_config(main, tokenizer)
+        where = str(_folder(main.path) / "config.json")
+        config = llama_config(shapes_of(tensors), main.hf_config, where)
+        hf_configs = {"llama": main.hf_config}
         return Assembly(
             config, tensors, hf_configs, tokenizer, main.num_dropped, warnings=main.warnings
         )
@@ -168,11 +173,9 @@ def _assemble_glamm(request: Request, main: Checkpoint) -> Assembly:
     """Assemble a GLaMM: released, of a training, or from its components."""
     tokenizer_folder = request.tokenizer
     if tokenizer_folder is None:
-        tokenizer_folder = main.path if main.path.is_dir() else main.path.parent
+        tokenizer_folder = _folder(main.path)
     tokenizer = load_tokenizer(tokenizer_folder)
-    if not main.hf_config:
-        # A training checkpoint is a file; the folder that the training started from has the config.
-        main = replace(main, hf_config=read_hf_config(tokenizer_folder))
+    main = _with_config(main, tokenizer_folder)
 
     def main_name(name: str) -> str | None:
         new_name = glamm_name(main.family, name)
@@ -191,6 +194,8 @@ def _assemble_glamm(request: Request, main: Checkpoint) -> Assembly:
             continue
         part = open_checkpoint(path)
         _check_family(part, family)
+        if family == "clip" and not part.hf_config:
+            part = replace(part, warnings=(*part.warnings, _assumed(part)))
         parts.append((part, RenamedSource(part.tensors, partial(glamm_name, family))))
     hf_configs = {part.family: part.hf_config for part, _ in parts}
     tensors: TensorSource = JoinedSource([source for _, source in parts])
@@ -261,10 +266,51 @@ def component_config(kind: str, hf_config: dict[str, Any]) -> AnyConfig | None:
 
     Raises:
         ConfigError: it is invalid.
+        WeightsError: it contradicts the other keys.
     """
     if GLAMM_JAX_KEY not in hf_config:
         return None
-    return config_from_json(KINDS[kind], hf_config[GLAMM_JAX_KEY])
+    config = config_from_json(KINDS[kind], hf_config[GLAMM_JAX_KEY])
+    if isinstance(config, CLIPConfig):
+        check_stored_clip(config, hf_config, "CLIP's config.json", "")
+    return config
+
+
+def _folder(path: Path) -> Path:
+    """Return the folder of a checkpoint, which is a folder or a file."""
+    return path if path.is_dir() else path.parent
+
+
+def _with_config(main: Checkpoint, tokenizer_folder: Path | None) -> Checkpoint:
+    """Add the config.json of a checkpoint that lacks it.
+
+    A training checkpoint is a file; the folder that the training started from has the config.
+
+    Raises:
+        WeightsError: a LLaMA has none; the frequencies of its positions, for example, are unknown.
+    """
+    if main.hf_config:
+        return main
+    for folder in (tokenizer_folder, _folder(main.path)):
+        if folder is not None and (hf_config := read_hf_config(folder)):
+            return replace(main, hf_config=hf_config)
+    place = _folder(main.path) / "config.json"
+    if main.family == "llama":
+        raise WeightsError(
+            f"{place}: no such file, so the number of heads and the rotary embeddings are unknown; "
+            "copy it from the model's source"
+        )
+    return replace(main, warnings=(*main.warnings, _assumed(main)))
+
+
+def _assumed(part: Checkpoint) -> str:
+    """Return the warning about a checkpoint without a config.json."""
+    values = (
+        "number of heads, activation and epsilon are assumed to be those of OpenAI's"
+        if part.family == "clip"
+        else "rope_theta 10000 and rms_norm_eps 1e-6 are assumed"
+    )
+    return f"{_folder(part.path) / 'config.json'}: no such file; {values}; copy it if there is one"
 
 
 def _check_family(part: Checkpoint, family: Family) -> None:
@@ -283,7 +329,7 @@ def _with_adapter(
 
     Its config.json and the numbers of its dropped tensors are added to `hf_configs` and `dropped`.
     """
-    folder = main.path if main.path.is_dir() else main.path.parent
+    folder = _folder(main.path)
     if request.adapter is None:
         adapter = _Adapter()
         if not any(".lora_" in name for name in tensors.infos):
@@ -299,7 +345,7 @@ def _with_adapter(
     _check_family(part, "adapter")
     overlay = RenamedSource(part.tensors, partial(glamm_name, "adapter"))
     matrices = [name for name in overlay.infos if ".lora_A." in name]
-    folder = part.path if part.path.is_dir() else part.path.parent
+    folder = _folder(part.path)
     hf_config = part.hf_config or read_hf_config(folder, ADAPTER_CONFIG)
     where = str(folder / ADAPTER_CONFIG)
     if hf_config:
@@ -374,6 +420,9 @@ def _infer_config(
     is_assumed = lora is not None and adapter.settings is None and alpha is None
     if GLAMM_JAX_KEY in hf_config:
         config = config_from_json(GLaMMConfig, hf_config[GLAMM_JAX_KEY])
+        where = str(_folder(request.source) / "config.json")
+        check_stored_glamm(config, hf_config, where)
+        check_stored_clip(config.clip, hf_configs.get("clip", {}), where, "clip")
         stored = config.lora
         if (
             is_assumed
