@@ -91,6 +91,11 @@ def import_tensors(
             and not _is_equal(source, name, tensor.equal_to)
         ):
             problems.append(f"{name}: differs from {tensor.equal_to} ({tensor.reason})")
+    problems += [
+        f"{name}: dtype {info.dtype}: weights of integers are quantized, which is not supported"
+        for name, info in source.infos.items()
+        if name not in unmapped and info.dtype.kind in "iub"
+    ]
     if problems:
         raise WeightsError("\n".join([f"problems with the weights ({len(problems)}):", *problems]))
     mappings = table.mappings()

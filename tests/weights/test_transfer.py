@@ -121,6 +121,14 @@ def test_all_problems_come_at_once_and_nothing_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_quantized_weights_are_refused_by_name(tmp_path):
+    tensors = read_all(clip_source())
+    name = next(name for name in tensors if name.endswith("q_proj.weight"))
+    tensors[name] = tensors[name].astype(np.int8)
+    with pytest.raises(WeightsError, match=rf"{name}: dtype int8: .*quantized"):
+        import_tensors(TABLE, MemorySource(tensors), LEAVES, TensorWriter(tmp_path))
+
+
 def test_a_model_without_a_source_is_exported_as_the_original_saves_it(tmp_path):
     tensors = read_all(clip_source())
     import_tensors(TABLE, MemorySource(tensors), LEAVES, TensorWriter(tmp_path))
