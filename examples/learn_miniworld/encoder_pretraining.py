@@ -28,7 +28,7 @@ from jaxtyping import Float
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.config.experiment import OptimConfig
 from glamm_jax.miniworld import EASY, Scene, World, render_scene
-from glamm_jax.miniworld.world import COLOURS, EASY_PALE, EASY_SEEN
+from glamm_jax.miniworld.world import COLOURS, WORLDS
 from glamm_jax.models.clip import CLIPVision
 from glamm_jax.models.sam.sam import SAM
 from glamm_jax.nn.linear import Embedding, Linear
@@ -144,9 +144,9 @@ class EncoderPretraining:
         model: sizes of the model.
         optim: of the run.
         image_size: width and height of the scenes in pixels.
+        worlds: names in WORLDS; scenes are of each in turn.
         images: number of images of a batch.
-        num_pale_steps: steps at the beginning with scenes of EASY_PALE only; after them, every
-            other scene. 0: none.
+        num_first_steps: steps at the beginning with scenes of the first world only.
         seed: of weights and scenes.
     """
 
@@ -154,8 +154,9 @@ class EncoderPretraining:
     model: GLaMMConfig
     optim: OptimConfig
     image_size: int
+    worlds: tuple[str, ...]
     images: int = 16
-    num_pale_steps: int = 0
+    num_first_steps: int = 0
     seed: int = 0
 
     @property
@@ -215,8 +216,8 @@ def _prefetch_batches(config: EncoderPretraining) -> Iterator[PatchBatch | Objec
 
 
 def _world(config: EncoderPretraining, scene_id: int) -> World:
-    is_first = scene_id < config.num_pale_steps * config.images
-    return EASY_PALE if is_first or (config.num_pale_steps and scene_id % 2) else EASY_SEEN
+    is_first = scene_id < config.num_first_steps * config.images
+    return WORLDS[config.worlds[0 if is_first else scene_id % len(config.worlds)]]
 
 
 def patch_batch(scenes: list[Scene], config: EncoderPretraining) -> PatchBatch:

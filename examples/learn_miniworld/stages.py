@@ -66,7 +66,8 @@ class Stage:
 
 def all_stages() -> dict[str, Stage]:
     """Return the stages by name, in an order in which they can be run."""
-    clip, sam = _pretraining("clip", num_pale_steps=450), _pretraining("sam", num_pale_steps=0)
+    clip = _pretraining("clip", 1200, ("easy-pale", "easy-seen"), num_first_steps=450)
+    sam = _pretraining("sam", 2400, ("easy-similar", "easy-pale-similar"))
     stages = (
         Stage("clip", "CLIP classifies patches", clip),
         Stage("sam", "SAM segments objects by colour and shape", sam),
@@ -107,17 +108,24 @@ def all_stages() -> dict[str, Stage]:
     return {stage.name: stage for stage in stages}
 
 
-def _pretraining(encoder: str, num_pale_steps: int) -> EncoderPretraining:
+def _pretraining(
+    encoder: str, steps: int, worlds: tuple[str, ...], num_first_steps: int = 0
+) -> EncoderPretraining:
     optim = OptimConfig(
         peak_lr=2e-3,
         muon_lr=1e-2,
         warmup_steps=20,
-        total_steps=1200,
+        total_steps=steps,
         trainable="everything",
         unused_parts="zero",
     )
     return EncoderPretraining(
-        encoder, recipe.model_config(), optim, recipe.IMAGE_SIZE, num_pale_steps=num_pale_steps
+        encoder,
+        recipe.model_config(),
+        optim,
+        recipe.IMAGE_SIZE,
+        worlds,
+        num_first_steps=num_first_steps,
     )
 
 

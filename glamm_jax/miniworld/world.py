@@ -202,6 +202,10 @@ UNSEEN_KINDS: tuple[ObjectKind, ...] = (
 EASY_SEEN, EASY_UNSEEN = hold_out(EASY, UNSEEN_KINDS)
 # Other colours, each combined with every shape: no colour excludes a shape here.
 EASY_PALE = replace(EASY, colours=tuple(COLOURS)[6:])
+# Every object after the first shares its colour or its shape with an earlier one, so that neither
+# alone tells them apart.
+EASY_SIMILAR = replace(EASY_SEEN, distractors=1.0)
+EASY_PALE_SIMILAR = replace(EASY_PALE, distractors=1.0)
 # For adapting a model trained on EASY: every scene has the new shape, some the new place.
 EASY_NEW = replace(extended(EASY), featured=tuple((c, NEW_SHAPE) for c in EASY.colours))
 
@@ -212,6 +216,8 @@ WORLDS: dict[str, World] = {
     "full-extended": extended(FULL),
     "easy-new": EASY_NEW,
     "easy-pale": EASY_PALE,
+    "easy-pale-similar": EASY_PALE_SIMILAR,
+    "easy-similar": EASY_SIMILAR,
     "easy-seen": EASY_SEEN,
     "easy-unseen": EASY_UNSEEN,
     "easy-seen-extended": extended(EASY_SEEN),
