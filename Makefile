@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 # Two processes, each test file in one of them: XLA compiles on one core most of the time.
-test: $(STAMP) ## run the default tests; no network, no GPU; about ten minutes on two cores
+test: $(STAMP) ## run the default tests; no network, no GPU; 10 to 20 minutes on two cores
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## run the tests marked slow; hours
@@ -53,7 +53,7 @@ format: $(STAMP) ## format the sources with ruff
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-parity: $(STAMP) ## compare with numbers recorded from the original; 4 to 7 minutes
+parity: $(STAMP) ## compare with numbers recorded from the original; 6 to 16 minutes
 	$(BIN)/python -m convert parity tests/goldens --processes 2
 
 bench: $(STAMP) ## measure CPU speed: models and PyTorch, conversion, mini-world, loader, metrics

@@ -90,18 +90,16 @@ def parse_json(data: bytes | str, where: str) -> Any:
     text = decode_text(data, where) if isinstance(data, bytes) else data
     try:
         value = json.loads(text)
-        if len(text) <= MAX_WALKED and _depth_exceeds(value, MAX_DEPTH):
-            raise JSONError(f"{where}: nested too deeply")
-        return value
     except RecursionError as error:
         raise JSONError(f"{where}: nested too deeply") from error
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}: " if "\n" in text.strip() else ""
         raise JSONError(f"{where}: not valid JSON: {place}{error.msg}") from error
-    except JSONError:
-        raise
     except ValueError as error:  # an integer of thousands of digits
         raise JSONError(f"{where}: not valid JSON: {error}") from error
+    if len(text) <= MAX_WALKED and _depth_exceeds(value, MAX_DEPTH):
+        raise JSONError(f"{where}: nested too deeply")
+    return value
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:

@@ -8,6 +8,7 @@ sold with other memory sizes; the larger one of SXM is used.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 GIB = 2**30
@@ -37,12 +38,13 @@ CHIPS = {
     "B200": Chip(2250e12, 180e9 / GIB),
 }
 
-# Part of jax's device kind -> chip; the first that matches counts.
+# Part of jax's device kind -> chip; the first that matches, with no digit behind it, counts.
 _DEVICE_KINDS = {
     "TPU v4": "v4",
     "TPU v5 lite": "v5e",
     "TPU v5": "v5p",
     "TPU v6 lite": "v6e",
+    "L4": "L4",
     "A100": "A100",
     "H100": "H100",
     "H200": "H200",
@@ -52,6 +54,7 @@ _DEVICE_KINDS = {
 
 def chip_of(device_kind: str) -> Chip | None:
     """Return the chip of a jax `device_kind`; None if it is not in `CHIPS`."""
-    if device_kind.split()[-1:] == ["L4"]:  # not L40
-        return CHIPS["L4"]
-    return next((CHIPS[name] for kind, name in _DEVICE_KINDS.items() if kind in device_kind), None)
+    for kind, name in _DEVICE_KINDS.items():
+        if re.search(rf"{kind}(?!\d)", device_kind):  # L4 is not L40
+            return CHIPS[name]
+    return None

@@ -105,12 +105,21 @@ def answer_question(options: argparse.Namespace) -> None:
     """Answer the question of the parsed command line, print the answer and write its files."""
     question = _question(options)  # checked before the model is loaded, which takes minutes
     model = options.model or checkout_path(*SHIPPED_MODEL, instead="name a model with --model")
+    if options.image and is_shipped(model):
+        print(
+            "note: the shipped model only knows drawn shapes; for photographs name another --model"
+        )
     answer = _generate(load(model, options.dtype), question)
     _print_groundings(answer)
     for suffix, save in ((".png", answer.save_overlay), (".json", answer.save)):
         path = options.out.with_name(options.out.name + suffix)
         save(path)
         print(f"wrote {path}")
+
+
+def is_shipped(model: Path) -> bool:
+    """Return whether a model folder is the shipped model, which was trained on drawn scenes."""
+    return model.resolve().parts[-2:] == SHIPPED_MODEL
 
 
 def _question(options: argparse.Namespace) -> Question:

@@ -248,12 +248,10 @@ def make_scorers(
     """Return the scorers of text that the benchmark uses, and its judge.
 
     Raises:
-        MetricError: Java is missing, or a metric is unknown.
         EncoderError: the BERT cannot be used.
         JudgeError: the judge's address is not a URL.
     """
     captions = _caption_metrics(benchmark, options)
-    check_java(captions)
     similarity: Similarity = CachedSimilarity(WordSimilarity())
     if benchmark.uses_similarity and options.similarity != similarity.name:
         similarity = BertSimilarity(options.similarity)

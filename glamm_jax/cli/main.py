@@ -3,7 +3,8 @@
 examples:
   glamm-jax ask --scene 7
   glamm-jax train --config configs/tiny.py --out runs/tiny
-  glamm-jax eval gcg --model checkpoints/miniworld-tiny --data miniworld/easy@64 --out out/gcg
+  glamm-jax eval gcg --model checkpoints/miniworld-tiny --data miniworld/easy@64 \\
+      --similarity words --out out/gcg
   glamm-jax convert from-torch GLaMM-FullScope --clip clip-vit-large-patch14-336 --out glamm
 
 `glamm-jax COMMAND --help` describes a command, with examples.

@@ -211,8 +211,8 @@ def _read_original(
 ) -> Iterator[Prediction]:
     """Read one file of the original; image ids become item ids."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError):
+        text = decode_text(path.read_bytes(), path.name)
+    except (OSError, JSONError):
         result.note(UNREADABLE, path.name)
         return
     try:
@@ -221,7 +221,7 @@ def _read_original(
         # The original finds the prediction of an image by the name of its file.
         entries = content if is_list else [_unwrapped(content, path.stem)]
         entries = entries if isinstance(entries, list) else [entries]
-    except (ValueError, RecursionError):
+    except JSONError:
         entries = _entries_of_lines(text)
     for entry in entries:
         prediction = _from_original(entry, result)
@@ -245,7 +245,7 @@ def _has_original_lines(path: Path) -> bool:
         first = stream.readline()
     try:
         fields = parse_json(first, "")
-    except (ValueError, RecursionError):
+    except JSONError:
         return False
     return isinstance(fields, dict) and "image_id" in fields and "id" not in fields
 
@@ -256,7 +256,7 @@ def _entries_of_lines(text: str) -> list[Any]:
     for line in filter(str.strip, text.split("\n")):
         try:
             entries.append(parse_json(line, ""))
-        except (ValueError, RecursionError):
+        except JSONError:
             entries.append(None)
     return entries if any(isinstance(entry, dict) for entry in entries) else [None]
 

@@ -149,9 +149,14 @@ def mask_losses(
     union = scaled.sum((1, 2)) + (reference / DICE_SCALE).sum((1, 2))
     dice = 1 - (intersection + DICE_EPS) / (union + DICE_EPS)
     # quirk 19: both are divided by the number of masks of the batch, not image by image.
+    return _mean_of_masks(bce, valid, num_masks), _mean_of_masks(dice, valid, num_masks)
+
+
+def _mean_of_masks(
+    x: Float[Array, "m"], valid: Bool[Array, "m"], num_masks: Num[Array, ""] | None
+) -> Float[Array, ""]:
     count = (valid.sum() if num_masks is None else num_masks) + COUNT_EPS
-    mean = lambda x: jnp.where(valid, x, 0).sum() / count  # noqa: E731
-    return mean(bce), mean(dice)
+    return jnp.where(valid, x, 0).sum() / count
 
 
 def iou_loss(
@@ -179,5 +184,4 @@ def iou_loss(
     actual = (predicted & reference).sum((1, 2)) / jnp.maximum(union, 1)
     actual = jnp.where(union == 0, 1.0, actual)  # two empty masks agree
     error = jnp.square(estimates.astype(jnp.float32) - jax.lax.stop_gradient(actual))
-    count = (valid.sum() if num_masks is None else num_masks) + COUNT_EPS
-    return jnp.where(valid, error, 0).sum() / count
+    return _mean_of_masks(error, valid, num_masks)

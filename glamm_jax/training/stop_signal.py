@@ -39,10 +39,9 @@ class StopSignal:
 
         All processes must call it after the same steps: a signal to one of them stops all.
         """
-        if jax.process_count() == 1:
-            return self._signal
-        received = multihost_utils.process_allgather(np.asarray(bool(self._signal)))
-        return (self._signal or "another process received a signal") if received.any() else ""
+        if not any_process(bool(self._signal)):
+            return ""
+        return self._signal or "another process received a signal"
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self._signal and number == signal.SIGINT:

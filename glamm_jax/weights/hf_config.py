@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, LoRAConfig, SAMConfig
 from glamm_jax.errors import GLaMMError
-from glamm_jax.weights.config_file import config_to_json
+from glamm_jax.weights.config_file import AnyConfig, config_to_json
 from glamm_jax.weights.infer_config import HFConfig, clip_config, glamm_config, sam_config
 from glamm_jax.weights.rules import Shapes
 
@@ -121,12 +122,11 @@ def with_glamm_jax_config(
         tensors: names and shapes of all tensors, CLIP's included.
         vision_hf_config: config.json of the CLIP folder.
     """
-    plain = {key: value for key, value in hf_config.items() if key != GLAMM_JAX_KEY}
-    try:
-        inferred = glamm_config(tensors, plain, vision_hf_config, tokens=config.tokens)
-    except GLaMMError:  # a small CLIP, for example, lacks the layers that the original reads
-        inferred = None
-    return plain if inferred == config else plain | {GLAMM_JAX_KEY: config_to_json(config)}
+    return _with_own_config(
+        hf_config,
+        config,
+        lambda plain: glamm_config(tensors, plain, vision_hf_config, tokens=config.tokens),
+    )
 
 
 def component_hf_config(
@@ -139,15 +139,22 @@ def component_hf_config(
         config: of the component.
         tensors: names and shapes of all its tensors.
     """
+    if isinstance(config, SAMConfig):
+        return _with_own_config(hf_config, config, lambda _: sam_config(tensors))
+    return _with_own_config(
+        hf_config, config, lambda plain: clip_config(tensors, plain, is_alone=True)
+    )
+
+
+def _with_own_config(
+    hf_config: HFConfig, config: AnyConfig, infer: Callable[[HFConfig], AnyConfig]
+) -> dict[str, Any]:
+    """Add a configuration to a config.json, unless `infer` gets it from the other keys."""
     plain = {key: value for key, value in hf_config.items() if key != GLAMM_JAX_KEY}
-    inferred = None
     try:
-        if isinstance(config, SAMConfig):
-            inferred = sam_config(tensors)
-        else:
-            inferred = clip_config(tensors, plain, is_alone=True)
-    except GLaMMError:
-        pass
+        inferred = infer(plain)
+    except GLaMMError:  # a small CLIP, for example, lacks the layers that the original reads
+        inferred = None
     return plain if inferred == config else plain | {GLAMM_JAX_KEY: config_to_json(config)}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.parity.tampering import change_json, copy_parts, failed_names, run
@@ -44,6 +46,14 @@ def test_one_changed_piece_or_score_is_detected(folder, column, reported):
 def test_one_changed_setting_is_detected(folder, file, keys, reported):
     change_json(folder / "tokenizer" / f"{file}.json", keys)
     assert reported in failed_names(tokenizer.check, folder)
+
+
+def test_a_changed_flag_is_detected(folder):
+    path = folder / "tokenizer" / "special_tokens_map.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["eos_token"]["lstrip"] = not content["eos_token"]["lstrip"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert "eos_token.lstrip" in failed_names(tokenizer.check, folder)
 
 
 def test_an_absent_or_broken_model_is_named(folder):

@@ -64,10 +64,14 @@ def test_a_region_and_a_phrase_give_an_answer_and_a_picture(
     printed = capsys.readouterr().out
     assert read["text"] in printed
     assert "question  the roof: " in printed
+    assert "the shipped model only knows drawn shapes" in printed
 
 
-def test_the_shipped_model_names_the_things_of_a_scene_and_outlines_them(tmp_path: Path) -> None:
+def test_the_shipped_model_names_the_things_of_a_scene_and_outlines_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("--scene", 1, "--out", tmp_path / "answer") == 0
+    assert "only knows drawn shapes" not in capsys.readouterr().out
     read = json.loads((tmp_path / "answer.json").read_text("utf-8"))
     one = render_scene(ask.SCENE_SEED, 1, ask.SCENE_SIZE, EASY)
     true = [

@@ -433,7 +433,7 @@ def _infer_config(
         if adapter.replaced:
             llama = replace(config.llama, vocab_size=hf_config["vocab_size"])
             config = replace(config, llama=llama)
-        config = replace(config, tokens=tokenizer.tokens, lora=lora)
+        config = replace(config, tokens=tokenizer.tokens)
     else:
         config = _infer_glamm(request, shapes, hf_configs, hf_config, tokenizer)
     if is_assumed and lora is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from glamm_jax.data.sources.defects import SourceError
+from glamm_jax.files import bounded_lines
 from glamm_jax.json_files import MAX_BYTES, JSONError, decode_text, parse_json
 
 MAX_LINE = 1 << 24  # bytes; a line needs thirty times as much memory when it is parsed
@@ -161,18 +162,14 @@ def _error(text: str, position: int, path: Path, problem: str) -> SourceError:
 def _locate_lines(path: Path) -> list[JSONSpan]:
     """The lines that are not blank, without a comma at their ends."""
     spans: list[JSONSpan] = []
-    offset = number = num_foreign = num_invalid = first_invalid = 0
+    offset = num_foreign = num_invalid = first_invalid = 0
     with open(path, "rb") as stream:
-        while line := stream.readline(MAX_LINE + 1):
-            number += 1
+        for number, (line, size) in enumerate(bounded_lines(stream, MAX_LINE + 1), 1):
             if offset == 0 and line.startswith(codecs.BOM_UTF8):
-                offset, line = len(codecs.BOM_UTF8), line.removeprefix(codecs.BOM_UTF8)
-            size = len(line)
+                offset, size = len(codecs.BOM_UTF8), size - len(codecs.BOM_UTF8)
+                line = line.removeprefix(codecs.BOM_UTF8)
             if size > MAX_LINE and not line.endswith(b"\n"):
                 spans.append(JSONSpan(number, offset, size))
-                while line and not line.endswith(b"\n"):
-                    line = stream.readline(MAX_LINE)
-                    size += len(line)
             elif text := line.strip():
                 text = text[:-1] if text.endswith(b"},") else text
                 spans.append(JSONSpan(number, offset + line.index(text[:1]), len(text)))
