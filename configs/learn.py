@@ -156,12 +156,14 @@ def decoder_mixed() -> ExperimentConfig:
 
 def get_config() -> ExperimentConfig:
     """Train everything jointly."""
-    return stage({"easy-seen": 2.0, "easy-pale": 1.0}, "everything", 800)
+    worlds = {"easy-similar": 2.0, "easy-seen": 1.0, "easy-pale": 1.0}
+    return stage(worlds, "everything", 800)
 
 
 def joint_final() -> ExperimentConfig:
     """Continue at half the learning rate."""
-    return stage({"easy-seen": 3.0, "easy-pale": 1.0}, "everything", 700, lr_scale=0.5)
+    worlds = {"easy-similar": 2.0, "easy-seen": 1.0, "easy-pale": 1.0}
+    return stage(worlds, "everything", 700, lr_scale=0.5)
 
 
 def adapt(trainable: TrainableSet) -> ExperimentConfig:

@@ -81,18 +81,21 @@ class LearnEvaluation:
     predictions: Mapping[str, Mapping[str, Prediction]] = field(repr=False)
 
 
-def held_out_scenes(world: World, size: int, seed: int = TEST_SEED) -> Iterator[Scene]:
-    """Render scenes in which two objects have the same colour, one after another.
+def held_out_scenes(
+    world: World, size: int, same_coloured: bool = False, seed: int = TEST_SEED
+) -> Iterator[Scene]:
+    """Render scenes that training does not see, one after another.
 
     Args:
         world: to render.
         size: width and height in pixels.
+        same_coloured: only scenes in which two objects have the same colour.
         seed: of the scenes.
     """
     for scene_id in count():
         scene = render_scene(seed, scene_id, size, world)
         colours = [item.colour for item in scene.objects]
-        if len(set(colours)) < len(colours):
+        if not same_coloured or len(set(colours)) < len(colours):
             yield scene
 
 

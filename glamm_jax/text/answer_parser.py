@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from glamm_jax.text.questions import SEGMENTATION_ANSWERS
@@ -21,6 +21,7 @@ from glamm_jax.text.special_tokens import PHRASE_END, PHRASE_START, SEG
 MARK = re.compile("|".join(map(re.escape, (PHRASE_START, PHRASE_END, SEG))))
 SEG_MARK = re.compile(re.escape(SEG))
 ANSWER_MARK = "ASSISTANT: "
+STOPS = ".,;:!?"
 NO_SOURCE = -1  # source index of a character that was inserted
 
 
@@ -73,10 +74,16 @@ def last_answer(decoded: str) -> str:
     return decoded.replace("\n", "").replace("  ", " ").split(ANSWER_MARK)[-1]
 
 
-def parse_answer(generated: str) -> ParsedAnswer:
-    """Parse one answer. For a complete decoded conversation, pass the result of `last_answer`."""
+def parse_answer(generated: str, *, keep_spaces: bool = False) -> ParsedAnswer:
+    """Parse one answer. For a complete decoded conversation, pass the result of `last_answer`.
+
+    Args:
+        generated: the answer, with tags and [SEG].
+        keep_spaces: keep the space before a full stop that the [SEG] in "dog [SEG]." leaves, as the
+            original does (quirk 35).
+    """
     raw = generated.replace("\n", " ")
-    text, sources = _clean(raw)
+    text, sources = _clean(raw, keep_spaces)
     phrase_spans = list(_spans(raw, PHRASE_START, PHRASE_END))
     segs = [match.start() for match in SEG_MARK.finditer(raw)]
     owners = _owners(raw, [end for _, end in phrase_spans], segs)
@@ -120,7 +127,7 @@ def stable_text(generated: str) -> str:
     """
     opened = generated.find("<", generated.rfind(">") + 1)
     closed = generated if opened < 0 else generated[:opened]
-    text, _ = _clean(closed.replace("\n", " "))
+    text, _ = _clean(closed.replace("\n", " "), keep_spaces=False)
     return text.rpartition(" ")[0]
 
 
@@ -168,11 +175,10 @@ def _owners(raw: str, phrase_ends: list[int], segs: list[int]) -> list[int | Non
     return owners
 
 
-def _clean(raw: str) -> tuple[str, list[int]]:
+def _clean(raw: str, keep_spaces: bool) -> tuple[str, list[int]]:
     """Return the clean text, and for each of its characters its index in `raw`.
 
     Tags are removed first, then [SEG], then surplus white space and quotes at the ends.
-    Quirk 35: a space before a full stop stays.
     """
     in_tag = {i for span in _spans(raw, "<", ">") for i in range(*span)}
     untagged = [i for i in range(len(raw)) if i not in in_tag]
@@ -188,14 +194,26 @@ def _clean(raw: str) -> tuple[str, list[int]]:
         else:
             words[-1].append(i)
     words = [word for word in words if word]
-    # A space between words has no source, so that no phrase starts or ends with it.
-    sources = [i for word in words for i in (*word, NO_SOURCE)][:-1]
-    text = " ".join("".join(raw[i] for i in word) for word in words)
-    for characters in ("'", None):
-        left = len(text) - len(text.lstrip(characters))
-        text = text.strip(characters)
+    characters: list[str] = []
+    sources: list[int] = []
+    for indices in words:
+        word = [raw[i] for i in indices]
+        if characters and (keep_spaces or not _starts_with_stop(word)):
+            # A space between words has no source, so that no phrase starts or ends with it.
+            characters.append(" ")
+            sources.append(NO_SOURCE)
+        characters += word
+        sources += indices
+    text = "".join(characters)
+    for quotes in ("'", None):
+        left = len(text) - len(text.lstrip(quotes))
+        text = text.strip(quotes)
         sources = sources[left : left + len(text)]
     return text, sources
+
+
+def _starts_with_stop(word: Sequence[str]) -> bool:
+    return word[0] in STOPS and (len(word) == 1 or not word[1].isalnum())
 
 
 class _CleanSpans:

@@ -19,14 +19,15 @@ def test_recorded_answers_have_the_recorded_text_and_phrases(goldens):
     path = goldens / "conversations" / "inference_golden.json"
     for output in json.loads(path.read_text("utf-8"))["outputs"]:
         # The parity tool compares the decoded ids; this is the recorded text itself.
-        answer = parse_answer(last_answer(output["generated_text"].replace("[SEG].", "[SEG] .")))
+        generated = last_answer(output["generated_text"].replace("[SEG].", "[SEG] ."))
+        answer = parse_answer(generated, keep_spaces=True)
         assert answer.text.replace(" ,", ",") == output["gcg"]["cleaned"].replace(" ,", ",")
         assert [phrase.text for phrase in answer.phrases] == output["gcg"]["phrases"]
 
 
 def test_a_phrase_has_its_span_in_the_clean_text_and_its_mask():
     answer = parse_answer("<p> A brown dog </p> [SEG] on <p> green grass </p> [SEG].</s>")
-    assert answer.text == "A brown dog on green grass ."
+    assert answer.text == "A brown dog on green grass."
     assert [answer.text[p.start : p.end] for p in answer.phrases] == ["A brown dog", "green grass"]
     assert [phrase.segs for phrase in answer.phrases] == [(0,), (1,)]
     assert answer.problems == ()
@@ -45,7 +46,23 @@ def test_several_masks_of_one_phrase_are_kept_and_reported():
 
 def test_an_answer_of_the_segmentation_tasks_needs_no_phrase():
     answer = parse_answer("It is [SEG] .")
-    assert (answer.unassigned_segs, answer.seg_positions, answer.problems) == ((0,), (6,), ())
+    assert (answer.unassigned_segs, answer.seg_positions, answer.problems) == ((0,), (5,), ())
+
+
+@pytest.mark.parametrize(
+    ("generated", "joined", "original"),
+    [
+        ("<p> A dog </p> [SEG].", "A dog.", "A dog ."),
+        ("<p> A dog </p> [SEG], <p> a cat </p> [SEG]!?", "A dog, a cat!?", "A dog , a cat !?"),
+        ("about .5 of it", "about .5 of it", "about .5 of it"),
+        (". a", ". a", ". a"),
+    ],
+)
+def test_a_stop_follows_its_word_without_a_space(generated, joined, original):
+    answer = parse_answer(generated)
+    assert (answer.text, parse_answer(generated, keep_spaces=True).text) == (joined, original)
+    for phrase in answer.phrases:
+        assert answer.text[phrase.start : phrase.end] == phrase.text
 
 
 def test_only_the_last_turn_of_a_conversation_is_read():
@@ -96,7 +113,7 @@ fragments = st.lists(
 @given(fragments)
 def test_any_text_is_parsed_and_cleaned_as_the_original_cleans_it(generated):
     raw = last_answer(generated)
-    answer = parse_answer(raw)
+    answer = parse_answer(raw, keep_spaces=True)
     # The original's cleaning; the parser's own also keeps track of the characters' sources.
     plain = " ".join(re.sub(r"<.*?>", "", raw).replace("[SEG]", "").split()).strip("'").strip()
     assert answer.text == plain

@@ -156,7 +156,8 @@ def _check_output(
     _check_output_boxes(recorded, case, sizes)
     generated_ids = tokenizer.encode(generated, add_special=False)
     decoded = tokenizer.decode([*prompt.ids.tolist(), *generated_ids])
-    answer = answer_parser.parse_answer(answer_parser.last_answer(decoded))
+    original = answer_parser.last_answer(decoded)
+    answer = answer_parser.parse_answer(original, keep_spaces=True)
     recorded.compare(f"{case}.cleaned", answer.text, "exact")
     if f"{case}.phrases" in recorded:
         phrases = [phrase.text for phrase in answer.phrases]

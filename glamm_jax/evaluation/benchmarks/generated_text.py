@@ -77,7 +77,7 @@ def clean_as_original(prediction: Prediction) -> tuple[str, tuple[str, ...]]:
         return prediction.text, prediction.phrases
     raw = last_answer(prediction.raw)
     phrases = tuple(phrase_texts(raw))
-    return parse_answer(raw).text, phrases
+    return parse_answer(raw, keep_spaces=True).text, phrases
 
 
 def write_caption_list(path: Path, predictions: Iterable[Prediction]) -> None:
