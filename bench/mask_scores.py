@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bench.measure import RESULTS, machine, table, write
 import glamm_jax.miniworld  # noqa: F401  # registers the data miniworld/NAME
+from bench.measure import RESULTS, machine, table, write
 from glamm_jax.evaluation.benchmarks.gcg import GCG
 from glamm_jax.evaluation.items import EvaluationData, open_items
 from glamm_jax.evaluation.predict import predict
