@@ -78,7 +78,7 @@ STARTED := $(shell date +%s)
 demo: $(STAMP) ## render a world, convert, evaluate, train, evaluate again; about ten minutes
 	$(BIN)/python -m demo --since $(STARTED)
 
-learn: $(STAMP) ## train the tiny model on the mini-world; 41 minutes on a shared machine, 23 on an idle one
+learn: $(STAMP) ## train the tiny model on the mini-world; less than an hour on two cores
 	$(BIN)/python -m examples.learn_miniworld --out out/learn
 
 FUZZ_SECONDS ?= 180

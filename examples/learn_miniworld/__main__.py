@@ -1,4 +1,4 @@
-"""Train a tiny GLaMM from random weights on the mini-world: 23 minutes on two idle CPU cores.
+"""Train a tiny GLaMM from random weights on the mini-world, in less than an hour on two cores.
 
 Each stage has a folder in OUT with metrics.jsonl (one line per step) and config.json. Finished
 stages are not repeated, so an interrupted command continues where it stopped.
@@ -6,7 +6,7 @@ stages are not repeated, so an interrupted command continues where it stopped.
   clip, sam               pretraining of the encoders, side by side
   decoder, decoder-mixed  language model, frozen encoders; two kinds of objects never occur
   joint, joint-final      all parameters
-  report                  200 held-out scenes: learn-report.json, learn-report.html, model/
+  report                  held-out scenes: learn-report.json, learn-report.html, model/
 
 examples:
   python -m examples.learn_miniworld --out out/learn
