@@ -122,7 +122,7 @@ def test_a_question_among_others_is_answered_as_if_alone(
 
 def test_segs_of_the_prompt_give_masks_of_their_own(answers: list[Answer]) -> None:
     asked = answers[1]
-    assert asked.question.text == "Where are the roof and ?"
+    assert asked.question.text == "Where are the roof and?"
     assert [(g.phrase, g.start, g.end) for g in asked.prompt_groundings] == [
         ("the roof", 10, 18),
         ("", 23, 23),
