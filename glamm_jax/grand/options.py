@@ -222,12 +222,11 @@ class SceneGraphOptions:
         radius_pixels: the same in pixels, if `radius` is None. released: 200.
         max_objects: of the text for the dense caption.
         max_context_objects: of the text for the additional context.
-        strict_caps: no more objects than that, those with attributes first, the highest score
-            first. released: off; objects with attributes are never cut, an empty list of
-            attributes counts as some, and a slice with a negative end keeps a part of the rest.
+        strict_caps: no more objects than that, those with attributes first, then those with the
+            highest score, in the order of the record. released: off; objects with attributes are
+            moved to the front and never cut, an empty list of attributes counts as some, a slice
+            with a negative end keeps a part of the rest, and objects without depth count.
         cap_floats: the first limit holds for floating objects too. released: off.
-        nearest_first: objects are listed in the order of the record. released: off; a cap reorders
-            them.
         prefix_only: only a prefix such as "Assistant:" is removed from an attribute. released:
             off; everything up to the first colon, and further colons become blanks.
         unlabeled: objects without a label are listed by their attribute in both texts. released:
