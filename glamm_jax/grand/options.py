@@ -272,6 +272,12 @@ class GroundingOptions:
             released: off; the first attribute, or instead of it the last phrase that is linked to
             the object first.
         same_objects: phrases of several objects have all of them. released: off; the first.
+        noun_agrees: a similar text counts only for objects that have the phrase's noun as a label,
+            if there are such objects. released: off.
+        skip_ambiguous: a phrase that is equally similar to texts of different objects is left out.
+            released: off; the first.
+        plurals: a plural noun names all objects with its label. released: off; a noun that several
+            objects have is left out.
         min_similarity: share of common content words for a match.
         whole_words: content words are compared with words. released: off; with any part of the
             other phrase.
@@ -290,6 +296,9 @@ class GroundingOptions:
     skip_missing: bool = True
     all_texts: bool = True
     same_objects: bool = True
+    noun_agrees: bool = True
+    skip_ambiguous: bool = True
+    plurals: bool = True
     min_similarity: float = 0.75
     whole_words: bool = True
     head_noun: bool = True
@@ -418,6 +427,9 @@ PRESETS: dict[str, GrandOptions] = {
             skip_missing=False,
             all_texts=False,
             same_objects=False,
+            noun_agrees=False,
+            skip_ambiguous=False,
+            plurals=False,
             whole_words=False,
             head_noun=False,
             distinct_objects=False,
