@@ -17,7 +17,9 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -241,7 +243,7 @@ class _DenseGrounder:
         texts = {match.text for match in self.matches}
         for phrase in self.phrases:
             text = phrase.phrase.lower()
-            if phrase.phrase in texts if phrase.span is None else self._is_covered(phrase.span):
+            if text in texts if phrase.span is None else self._is_covered(phrase.span):
                 continue
             best, winners = 0.0, []
             for number, entry in table:
@@ -432,8 +434,9 @@ def _names(text: str, noun: str, labels: Iterable[str]) -> bool:
 
 def _plain_text(text: str) -> str:
     """Return a text as the released code stores it: escapes decoded, without most punctuation."""
-    try:
-        text = text.encode().decode("unicode_escape")
-    except UnicodeDecodeError:
-        pass  # the released code stops here; the text is kept
+    if "\\" in text or not text.isascii():
+        with warnings.catch_warnings(), suppress(UnicodeDecodeError):
+            warnings.simplefilter("ignore", DeprecationWarning)  # of unknown escapes, which stay
+            # Where this fails the released code stops; here the text is kept.
+            text = text.encode().decode("unicode_escape")
     return text.translate(_DELETED)

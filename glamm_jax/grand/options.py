@@ -315,6 +315,8 @@ class MaskOptions:
         iou: of the box of a proposal or a detection with that of the object, at least.
         detector: whose masks are used where no proposal fits; None: of none, as in the paper.
         min_detector_score: of these masks. released: 0.0.
+        sources: names for `mask_source` of masks of proposals, of the detector and of the
+            segmenter. released: "SAM", "EVA", "HQ_SAM".
         replace_boxes: the box of the object becomes that of the mask. released: on.
         update_groundings: boxes in the captions change with it. released: off.
         corner_boxes: the segmenter's prompts are the boxes. released: off; they are converted as if
@@ -326,6 +328,7 @@ class MaskOptions:
     iou: float = 0.65
     detector: str | None = None
     min_detector_score: float = 0.1
+    sources: tuple[str, str, str] = ("proposal", "detector", "segmenter")
     replace_boxes: bool = True
     update_groundings: bool = True
     corner_boxes: bool = True
@@ -340,17 +343,18 @@ class ReleasedExportOptions:
         prefix_only: only a prefix such as "Assistant:" is removed from a referring expression.
             released: off; these words are removed anywhere.
         any_case: an attribute contains a label in any case. released: off.
-        skip_missing: an object without mask is left out. released: off; the image is lost.
+        skip_missing: an object without mask is left out of the referring expressions, and its
+            phrase has no mask. released: off; the image is lost.
         float_masks: phrases of floating objects have their mask. released: off; null.
-        first_object: the mask of a phrase is that of the object whose box it has. released: off; of
-            the one with the smallest id.
+        every_object: a phrase of several objects has an entry for each. released: off; a phrase has
+            one id.
     """
 
     prefix_only: bool = True
     any_case: bool = True
     skip_missing: bool = True
     float_masks: bool = True
-    first_object: bool = True
+    every_object: bool = True
 
 
 @dataclass(frozen=True)
@@ -439,6 +443,7 @@ PRESETS: dict[str, GrandOptions] = {
         MaskOptions(
             detector="eva-02-01",
             min_detector_score=0.0,
+            sources=("SAM", "EVA", "HQ_SAM"),
             update_groundings=False,
             corner_boxes=False,
             unique_jobs=False,
@@ -448,7 +453,7 @@ PRESETS: dict[str, GrandOptions] = {
             any_case=False,
             skip_missing=False,
             float_masks=False,
-            first_object=False,
+            every_object=False,
         ),
     ),
 }
