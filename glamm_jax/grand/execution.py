@@ -33,7 +33,7 @@ from glamm_jax.grand.chunks import (
 )
 from glamm_jax.grand.images import CACHED_BYTES, ImageReader
 from glamm_jax.grand.roles import RoleError, RolePlayer
-from glamm_jax.grand.run_folder import RunFolder, StageStatus, count_outcomes
+from glamm_jax.grand.run_folder import AnnotationRun, StageStatus, count_outcomes
 from glamm_jax.grand.stages import (
     REJECTED,
     SKIPPED,
@@ -108,7 +108,7 @@ class Job:
         cached_bytes: of pixels that a worker keeps.
     """
 
-    run: RunFolder
+    run: AnnotationRun
     graph: StageGraph
     max_failures: int = 3
     cached_bytes: int = CACHED_BYTES

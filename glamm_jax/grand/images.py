@@ -1,7 +1,7 @@
 """The images of a run: a folder of photographs as a list, and the stage that opens them.
 
     images = scan_images("photos", on_refused=lambda name, reason: print(name, reason))
-    run = RunFolder.create("out/run", images, root="photos")
+    run = AnnotationRun.create("out/run", images, root="photos")
     graph = StageGraph([image_stage(), ...])
 
 Every regular file is an image of the run, whatever its name. One that is no image, or that cannot

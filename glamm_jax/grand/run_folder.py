@@ -9,7 +9,7 @@
     RUN/quarantine/STAGE/FINGERPRINT/chunk-00012-of-01100.txt      why a chunk failed several times
     RUN/.lock, RUN/.workers.lock           while a run writes the folder; not in buckets
 
-    run = RunFolder.create("out/run", scan_images("photos"), root="photos")
+    run = AnnotationRun.create("out/run", scan_images("photos"), root="photos")
     for scene in run.scenes(graph):
         print(scene.image_id, scene.status, scene.sections["tags"])
 
@@ -151,7 +151,7 @@ def _count_name(error: StageError | None) -> str:
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class AnnotationRun:
     """The folder of a run; made by `create` or `open`. It can be sent to other processes.
 
     Attributes:
@@ -177,7 +177,7 @@ class RunFolder:
         images: Iterable[ImageEntry],
         root: epath.PathLike,
         chunk_size: int | None = None,
-    ) -> RunFolder:
+    ) -> AnnotationRun:
         """Create a run folder, or open the one that exists if it is of the same images.
 
         Args:
@@ -209,7 +209,7 @@ class RunFolder:
         return new
 
     @classmethod
-    def open(cls, path: epath.PathLike) -> RunFolder:
+    def open(cls, path: epath.PathLike) -> AnnotationRun:
         """Open an existing run folder.
 
         Raises:
@@ -541,7 +541,7 @@ def _scene(entry: ImageEntry, outcomes: Mapping[str, Outcome]) -> SceneSections:
     )
 
 
-def _check_same(old: RunFolder, new: RunFolder) -> None:
+def _check_same(old: AnnotationRun, new: AnnotationRun) -> None:
     if old.images_sha256 != new.images_sha256:
         raise RunFolderError(
             f"{old.path}: made for another list of images ({old.num_images} images, now there are "

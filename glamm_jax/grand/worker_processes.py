@@ -18,7 +18,7 @@ from glamm_jax.errors import GLaMMError
 from glamm_jax.grand.execution import ChunkWorker, Job, Session, StageEvent
 
 
-class WorkerError(GLaMMError):
+class WorkerProcessError(GLaMMError):
     """A worker cannot start or go on: a model that cannot be loaded, a full disk."""
 
 
@@ -34,7 +34,7 @@ def run_workers(
         environments: one worker for each: its CUDA_VISIBLE_DEVICES, or None for that of the driver.
 
     Raises:
-        WorkerError: a worker cannot start or go on.
+        WorkerProcessError: a worker cannot start or go on.
     """
     waiting, deaths = deque(chunks), Counter[int]()
     workers: dict[Any, _Worker] = {}
@@ -59,7 +59,7 @@ def run_workers(
                 if isinstance(message, StageEvent):
                     session.record(message)
                 elif isinstance(message, str):
-                    raise WorkerError(message)
+                    raise WorkerProcessError(message)
                 elif not worker.send(waiting):
                     workers.pop(connection).close()
     finally:
@@ -100,11 +100,11 @@ class _Worker:
             deaths: number of workers that died, by chunk.
 
         Raises:
-            WorkerError: it died before it was ready.
+            WorkerProcessError: it died before it was ready.
         """
         status = f"a worker ended with status {self.process.exitcode}"
         if self.chunk is None:
-            raise WorkerError(f"{status} while it was starting, or loading its models")
+            raise WorkerProcessError(f"{status} while it was starting, or loading its models")
         deaths[self.chunk] += 1
         if deaths[self.chunk] < session.job.max_failures:
             waiting.appendleft(self.chunk)

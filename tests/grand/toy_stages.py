@@ -155,10 +155,10 @@ def main(arguments: Sequence[str]) -> None:
     """Run the toy graph as a program: PHOTOS RUN CHUNK_SIZE PROCESSES LOG [ENGINE]."""
     from glamm_jax.grand.drivers.local import run_local
     from glamm_jax.grand.images import scan_images
-    from glamm_jax.grand.run_folder import RunFolder
+    from glamm_jax.grand.run_folder import AnnotationRun
 
     photographs, folder, chunk_size, processes, log, *engine = arguments
-    run = RunFolder.create(folder, scan_images(photographs), photographs, int(chunk_size))
+    run = AnnotationRun.create(folder, scan_images(photographs), photographs, int(chunk_size))
     graph = toy_graph(log)
     if engine == ["beam"]:
         from glamm_jax.grand.drivers.beam import run_beam

@@ -33,7 +33,7 @@ from glamm_jax.grand.execution import (
     ignore,
     watch_listing,
 )
-from glamm_jax.grand.run_folder import RunFolder
+from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
 
 
@@ -42,7 +42,7 @@ class BeamError(GLaMMError):
 
 
 def run_beam(
-    run: RunFolder,
+    run: AnnotationRun,
     graph: StageGraph,
     options: Sequence[str] = (),
     *,

@@ -13,13 +13,13 @@ import os
 from collections.abc import Sequence
 
 from glamm_jax.grand.execution import ChunkWorker, Job, OnProgress, RunResult, Session, ignore
-from glamm_jax.grand.run_folder import RunFolder
+from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
 from glamm_jax.grand.worker_processes import run_workers
 
 
 def run_local(
-    run: RunFolder,
+    run: AnnotationRun,
     graph: StageGraph,
     *,
     processes: int | None = None,
@@ -41,7 +41,7 @@ def run_local(
     Raises:
         FolderError: another run writes the folder.
         RunFolderError: the folder cannot be read or written.
-        WorkerError: a worker cannot start or go on.
+        WorkerProcessError: a worker cannot start or go on.
     """
     job = Job(run, graph, max_failures)
     processes = processes or len(os.sched_getaffinity(0))

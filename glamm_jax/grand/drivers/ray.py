@@ -30,7 +30,7 @@ from glamm_jax.grand.execution import (
     ignore,
     watch_listing,
 )
-from glamm_jax.grand.run_folder import RunFolder
+from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
 
 
@@ -51,7 +51,7 @@ class _ChunkActor:
 
 
 def run_ray(
-    run: RunFolder,
+    run: AnnotationRun,
     graph: StageGraph,
     *,
     address: str | None = None,
