@@ -25,6 +25,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from glamm_jax.errors import GLaMMError
 from glamm_jax.grand.chunks import (
     Outcome,
     encode_chunk,
@@ -48,6 +49,10 @@ from glamm_jax.grand.stages import (
 
 _MEMORY_MESSAGES = ("resource_exhausted", "out of memory")
 Result = Section | StageError
+
+
+class RoleSetupError(GLaMMError):
+    """A model cannot be loaded. Names it and says why."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ class ChunkWorker:
         """Load the models of a group of stages.
 
         Raises:
-            Exception: a role cannot be set up.
+            RoleSetupError: a role cannot be set up.
         """
         for name in self.job.graph.groups[group].names:
             for role in self.job.graph.stages[name].roles:
@@ -169,7 +174,13 @@ class ChunkWorker:
 
     def _set_up_role(self, role: RolePlayer) -> None:
         if id(role) not in self._ready:
-            role.setup()
+            try:
+                role.setup()
+            except Exception as error:
+                raise RoleSetupError(
+                    f"the model {role.name} cannot be loaded: {type(error).__name__}: "
+                    f"{one_line(error)}"
+                ) from error
             self._ready.add(id(role))
 
     def process(self, group: int, chunk: int, on_event: OnEvent = ignore) -> None:
@@ -184,6 +195,7 @@ class ChunkWorker:
             on_event: called after every file.
 
         Raises:
+            RoleSetupError: a model cannot be loaded.
             RunFolderError: the folder cannot be read or written.
         """
         self.set_up(group)

@@ -2,7 +2,7 @@
 
     images = scan_images("photos", on_refused=lambda name, reason: print(name, reason))
     run = AnnotationRun.create("out/run", images, root="photos")
-    graph = StageGraph([image_stage(), ...])
+    graph = StageGraph([image_stage()])
 
 Every regular file is an image of the run, whatever its name. One that is no image, or that cannot
 be used, is rejected by the stage, with the reason; the other stages skip it.

@@ -11,7 +11,7 @@
 
     run = AnnotationRun.create("out/run", scan_images("photos"), root="photos")
     for scene in run.scenes(graph):
-        print(scene.image_id, scene.status, scene.sections["tags"])
+        print(scene.image_id, scene.status, scene.sections["image"])
 
 FINGERPRINT has the first 12 digits. Other settings give other folders, so results of several
 configurations lie side by side, and going back to an earlier one computes nothing again.

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from glamm_jax.errors import GLaMMError
 from glamm_jax.grand.roles import Pixels, RoleError, RoleImage, RolePlayer
@@ -159,6 +159,7 @@ class StageImage:
         return StageImage(self._content, self.stage, self.sections, self.attempt + 1)
 
 
+@runtime_checkable  # by the tests
 class Reader(Protocol):
     """Reads image files; `glamm_jax.grand.images.ImageReader`."""
 

@@ -17,6 +17,8 @@ from typing import Any
 from glamm_jax.errors import GLaMMError
 from glamm_jax.grand.execution import ChunkWorker, Job, Session, StageEvent
 
+_STARTING = -1  # in the place of a chunk, for workers that died before their first one
+
 
 class WorkerProcessError(GLaMMError):
     """A worker cannot start or go on: a model that cannot be loaded, a full disk."""
@@ -100,16 +102,18 @@ class _Worker:
             deaths: number of workers that died, by chunk.
 
         Raises:
-            WorkerProcessError: it died before it was ready.
+            WorkerProcessError: several died before they were ready.
         """
         status = f"a worker ended with status {self.process.exitcode}"
+        key = _STARTING if self.chunk is None else self.chunk
+        deaths[key] += 1
         if self.chunk is None:
-            raise WorkerProcessError(f"{status} while it was starting, or loading its models")
-        deaths[self.chunk] += 1
-        if deaths[self.chunk] < session.job.max_failures:
+            if deaths[key] >= session.job.max_failures:
+                raise WorkerProcessError(f"{status} while it was starting, or loading its models")
+        elif deaths[key] < session.job.max_failures:
             waiting.appendleft(self.chunk)
         else:
-            reason = f"{status}, {deaths[self.chunk]} times; the usual cause is a lack of memory\n"
+            reason = f"{status}, {deaths[key]} times; the usual cause is a lack of memory\n"
             session.quarantine(self.group, self.chunk, reason)
 
     def close(self) -> None:
