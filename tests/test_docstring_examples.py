@@ -24,6 +24,10 @@ from glamm_jax.data.conversion import SourceReader, write_shard
 from glamm_jax.data.loader import open_batches
 from glamm_jax.data.record import Region
 from glamm_jax.data.sources.defects import DefectLog
+from glamm_jax.grand.drivers.local import run_local
+from glamm_jax.grand.images import image_stage, scan_images
+from glamm_jax.grand.run_folder import AnnotationRun
+from glamm_jax.grand.stages import StageGraph
 from glamm_jax.inference.generate import Generator
 from glamm_jax.miniworld import EASY, render_scene, scene_record
 from glamm_jax.miniworld.grand_folder import write_grand
@@ -92,6 +96,21 @@ def _mixture(folder: Path) -> Variables:
 
 
 # Module -> the variables that its example uses and does not define.
+def _annotation(folder: Path) -> Variables:
+    Path("photos").mkdir()
+    Image.fromarray(IMAGE).save("photos/dog.jpg")
+    run = AnnotationRun.create("out/run", scan_images("photos"), root="photos")
+    graph = StageGraph([image_stage()])
+    run_local(run, graph, processes=1)
+    return {
+        "run": run,
+        "graph": graph,
+        "scan_images": scan_images,
+        "StageGraph": StageGraph,
+        "AnnotationRun": AnnotationRun,
+    }
+
+
 VARIABLES: dict[str, Callable[[Path], Variables]] = {
     "": lambda folder: {"glamm_jax": glamm_jax, "path": MODEL},
     "aot.plan": lambda folder: {"config": get_config()},
@@ -115,6 +134,15 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
     },
     "data.resample": lambda folder: {"image": IMAGE},
     "data.sources.phrase_spans": lambda folder: {"log": DefectLog("image 7")},
+    "grand.drivers.local": lambda folder: {},
+    "grand.execution": _annotation,
+    "grand.images": _annotation,
+    "grand.run_folder": _annotation,
+    "grand.stages": lambda folder: {
+        "image_stage": image_stage,
+        "find_tags": lambda images: [],
+        "count_tags": lambda images: [],
+    },
     "inference.chat": lambda folder: {"glamm_jax": glamm_jax},
     "inference.generate": lambda folder: _generation(),
     "json_files": lambda folder: {},
@@ -139,6 +167,8 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
 # Module whose example cannot run here -> the variables that it does not define, and why.
 NAMES_ONLY: dict[str, tuple[set[str], str]] = {
     "aot.compile_step": ({"config"}, "needs libtpu"),
+    "grand.drivers.beam": ({"run", "graph"}, "needs Apache Beam"),
+    "grand.drivers.ray": ({"run", "graph"}, "needs Ray"),
     "training.metric_writers": ({"run", "config", "train", "asdict"}, "needs an account"),
     "training.placement": (
         {
