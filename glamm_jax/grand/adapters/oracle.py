@@ -18,10 +18,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 from jaxtyping import Float32
+from numba import njit
 
 from glamm_jax.data import rle
 from glamm_jax.grand.adapters.noise import NO_NOISE, NoiseOptions, seeded_random
@@ -427,23 +428,36 @@ def eroded(
     mask = truth.run_lengths(counts)
     if not share:
         return box, mask
-    (height, width), edges = rle.run_ends(mask)
-    starts, ends = edges[0:-1:2], edges[1::2]
-    area = int((ends - starts).sum())
-    depth = min(
-        round(share * math.sqrt(area) * (0.5 + draw)), (int((ends - starts).max()) - 1) // 2
-    )
-    if depth < 1:
+    (height, width), ends = rle.run_ends(mask)
+    lengths, smaller_box = _shorten_runs(ends, height, width, share * (0.5 + draw))
+    if not len(lengths):
         return box, mask
-    starts, ends = starts + depth, ends - depth
-    remains = starts < ends
-    starts, ends = starts[remains], ends[remains]
-    # Runs alternate with what is between them.
-    edges = np.concatenate([np.stack([starts, ends], 1).reshape(-1), [height * width]])
-    runs = rle.compress({"size": [height, width], "counts": np.diff(edges, prepend=0)})
-    columns, bottom_columns = starts // height, (ends - 1) // height
-    tops, bottoms = starts % height, (ends - 1) % height
-    if (columns != bottom_columns).any():  # a run goes on in the next column: full height
-        tops, bottoms = np.zeros(1, int), np.full(1, height - 1)
-    x0, x1 = float(columns[0]), float(bottom_columns[-1] + 1)
-    return (x0, float(tops.min()), x1, float(bottoms.max() + 1)), runs
+    return smaller_box, rle.compress({"size": [height, width], "counts": lengths})
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _shorten_runs(ends, height, width, share):
+    """Return the lengths of the shorter runs and their box; no lengths if nothing changes."""
+    longest = area = 0
+    for i in range(1, len(ends), 2):
+        length = ends[i] - ends[i - 1]
+        longest, area = max(longest, length), area + length
+    depth = min(int(share * np.sqrt(area) + 0.5), (longest - 1) // 2)
+    lengths, num_lengths, last = np.zeros(len(ends) + 1, np.int64), 0, 0
+    x0, x1, top, bottom = width, 0, height, 0
+    for i in range(1, len(ends) if depth > 0 else 0, 2):
+        start, end = ends[i - 1] + depth, ends[i] - depth
+        if start >= end:
+            continue
+        lengths[num_lengths], lengths[num_lengths + 1] = start - last, end - start
+        num_lengths, last = num_lengths + 2, end
+        left, right = start // height, (end - 1) // height
+        x0, x1 = min(x0, left), max(x1, right + 1)
+        # A run that goes on in the next column has the full height.
+        top = min(top, start - left * height if left == right else 0)
+        bottom = max(bottom, end - left * height if left == right else height)
+    if num_lengths:
+        lengths[num_lengths] = height * width - last
+        num_lengths += 1
+    return lengths[:num_lengths], (float(x0), float(top), float(x1), float(bottom))
