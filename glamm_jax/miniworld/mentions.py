@@ -19,6 +19,7 @@ from glamm_jax.miniworld.shapes import SHAPES
 from glamm_jax.miniworld.world import COLOURS, TEXTURES
 
 SIZES = ("small", "large")
+POSITIONS = ("leftmost", "central", "rightmost")  # of objects that look alike
 DETERMINERS = ("a", "an", "the", "another", "one more")
 
 
@@ -33,6 +34,8 @@ class Appearance(Protocol):
     def texture(self) -> str: ...
     @property
     def size(self) -> str: ...
+    @property
+    def position(self) -> str: ...
 
 
 class Mention(NamedTuple):
@@ -47,6 +50,7 @@ class Mention(NamedTuple):
         colour: key of COLOURS.
         texture: name in TEXTURES, but "plain".
         size: name in SIZES.
+        position: name in POSITIONS.
     """
 
     start: int
@@ -57,6 +61,7 @@ class Mention(NamedTuple):
     colour: str = ""
     texture: str = ""
     size: str = ""
+    position: str = ""
 
     def fits(self, item: Appearance) -> bool:
         """Whether the object has all properties that are stated."""
@@ -65,12 +70,7 @@ class Mention(NamedTuple):
             and self.colour in ("", item.colour)
             and self.texture in ("", item.texture)
             and self.size in ("", item.size)
-        )
-
-    def moved(self, offset: int) -> Mention:
-        """Return the mention with its positions moved by a number of characters."""
-        return self._replace(
-            start=self.start + offset, content=self.content + offset, end=self.end + offset
+            and self.position in ("", item.position)
         )
 
 
@@ -82,6 +82,7 @@ _NUMBER_OF_WORD = {word: number for number, word in enumerate(NUMBERS)}
 _PATTERN = re.compile(
     rf"(?<![\w-])(?:(?:(?P<determiner>{_alternatives(DETERMINERS[::-1])})\s+)"
     rf"|(?P<number>{_alternatives(NUMBERS)}|\d{{1,4}})\s+)?"
+    rf"(?:(?P<position>{_alternatives(POSITIONS)})\s+)?"
     rf"(?:(?P<size>{_alternatives(SIZES)})\s+)?"
     rf"(?:(?P<texture>{_alternatives(TEXTURES[1:])})\s+)?"
     rf"(?:(?P<colour>{_alternatives(tuple(COLOURS))})\s+)?"
@@ -94,7 +95,7 @@ def find_mentions(text: str) -> list[Mention]:
     """Return the mentions of objects in the order of the text."""
     mentions = []
     for match in _PATTERN.finditer(text):
-        determiner, number, size, texture, colour, shape, plural = match.groups()
+        determiner, number, position, size, texture, colour, shape, plural = match.groups()
         word = (number or "").lower()
         count = _NUMBER_OF_WORD.get(word) if word else (None if plural else 1)
         if count is None and word:
@@ -112,6 +113,7 @@ def find_mentions(text: str) -> list[Mention]:
                 (colour or "").lower(),
                 (texture or "").lower(),
                 (size or "").lower(),
+                (position or "").lower(),
             )
         )
     return mentions

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -32,21 +31,17 @@ from glamm_jax.errors import FolderError
 from glamm_jax.files import atomic_folder
 from glamm_jax.json_files import parse_json, read_object
 from glamm_jax.miniworld.annotations import entity_mask, mask_box, scene_entities, text_rng
-from glamm_jax.miniworld.captions import (
-    number_word,
-    place_description,
-    short_captions,
-    with_article,
-)
-from glamm_jax.miniworld.expressions import RELATIONS, ObjectQuery, is_related
+from glamm_jax.miniworld.captions import place_description, with_article
+from glamm_jax.miniworld.expressions import RELATIONS, is_related
+from glamm_jax.miniworld.mentions import POSITIONS
 from glamm_jax.miniworld.scene import Scene, render_scene
 from glamm_jax.miniworld.world import FULL, HANGING, PLACES, World
 
 IMAGES, TRUTH, INDEX = "images", "truth.jsonl", "scenes.json"
 CACHED_SCENES = 256  # of one folder in one process
 FIRST_LABEL = 65  # character of label 0 in "runs"
-# Inverse depths: 0 is infinitely far, as are sky and walls; objects and ground have 1 to 255.
-FAR, NEAR_RANGE = 1.0, 254.0
+# Inverse depths: of sky and walls, of the farthest object, and the range of objects and ground.
+BACKDROP, FAR, NEAR_RANGE = 0.5, 1.0, 254.0
 GROUND_FAR, GROUND_NEAR = 0.2, 0.8  # depth of a ground at the upper edge, and what it gains below
 
 Box = tuple[float, float, float, float]
@@ -62,9 +57,11 @@ class ObjectTruth:
         colour: key of COLOURS.
         texture: name in TEXTURES.
         size: "small", "large" or "".
+        position: name in POSITIONS among objects that texts without a texture could confuse; "" if
+            there are none.
         box: of its visible pixels, x0 y0 x1 y1.
         depth: inverse depth of its pixels.
-        box_depth: median of the depths in its box that are not 0, with two decimals.
+        box_depth: median of the depths in its box, with two decimals.
         counts: run lengths of its visible pixels, compressed.
     """
 
@@ -72,6 +69,7 @@ class ObjectTruth:
     colour: str
     texture: str
     size: str
+    position: str
     box: Box
     depth: float
     box_depth: float
@@ -79,8 +77,11 @@ class ObjectTruth:
 
     @property
     def description(self) -> str:
-        """Its appearance with an article, such as "a large striped red star"."""
-        return with_article(appearance(self).text)
+        """Words that no other object of the scene fits, such as "a large striped red star"."""
+        texture = "" if self.texture == "plain" else self.texture
+        words = [self.position, self.size, texture, self.colour, self.shape]
+        text = " ".join(word for word in words if word)
+        return f"the {text}" if self.position else with_article(text)
 
 
 class RegionTruth(NamedTuple):
@@ -92,7 +93,7 @@ class RegionTruth(NamedTuple):
 
 
 class CaptionTruth(NamedTuple):
-    """A caption; `phrases` have start, end, and the objects that they name."""
+    """A caption; `phrases` have start, end, and the objects that they name: one each."""
 
     text: str
     phrases: tuple[Phrase, ...]
@@ -111,7 +112,6 @@ class SceneTruth:
         stuff: from top to bottom.
         parts: of objects.
         captions: of the largest object, and of all.
-        names: phrase of the captions without "a", in lower case -> its objects.
         relations: (a, name, b): object a is possibly related to object b.
         runs: the label map down the columns: one character for the label of each run (stuff, then
             objects), and the lengths, compressed.
@@ -125,7 +125,6 @@ class SceneTruth:
     stuff: tuple[RegionTruth, ...]
     parts: tuple[RegionTruth, ...]
     captions: tuple[CaptionTruth, ...]
-    names: Mapping[str, tuple[int, ...]]
     relations: frozenset[tuple[int, str, int]]
     runs: tuple[str, str]
 
@@ -146,8 +145,8 @@ class SceneTruth:
         """
         offsets = offsets or (0.0,) * len(self.objects)
         grounds = [stuff.name not in HANGING for stuff in self.stuff]
-        constants = [FAR + NEAR_RANGE * GROUND_FAR * ground for ground in grounds]
-        constants = [value * ground for value, ground in zip(constants, grounds, strict=True)]
+        far = FAR + NEAR_RANGE * GROUND_FAR
+        constants = [far if ground else BACKDROP for ground in grounds]
         constants += [
             item.depth + offset for item, offset in zip(self.objects, offsets, strict=True)
         ]
@@ -285,16 +284,10 @@ def scene_truth(scene: Scene, image_id: str = "scene") -> SceneTruth:
     return _decode(image_id, _encode(scene))
 
 
-def appearance(item: ObjectTruth, plural: bool = False) -> ObjectQuery:
-    """Return the query for an object's colour, shape, texture and size."""
-    texture = "" if item.texture == "plain" else item.texture
-    return ObjectQuery(item.colour, item.shape, texture, item.size, plural)
-
-
 def overview(
     place_text: str, objects: tuple[ObjectTruth, ...], included: list[int], extra: str = ""
 ) -> CaptionTruth:
-    """Return a caption of the place and of objects; those of one colour and shape have one phrase.
+    """Return a caption of the place and of objects.
 
     A comma follows each object, so that each is a phrase of its own for every parser.
 
@@ -304,27 +297,52 @@ def overview(
         included: indices of the objects to name, in this order.
         extra: one more phrase, which names no object of the scene.
     """
-    groups: dict[tuple[str, str], list[int]] = {}
-    for i in included:
-        groups.setdefault((objects[i].colour, objects[i].shape), []).append(i)
+    names = [objects[i].description for i in included] + [extra] * bool(extra)
+    text = f"In {place_text}, there {'are' if len(names) > 1 else 'is'} "
     phrases = []
-    for (colour, shape), group in groups.items():
-        query = ObjectQuery(colour, shape, plural=len(group) > 1)
-        name = with_article(query.text)
-        name = f"{number_word(len(group))} {query.text}" if query.plural else name
-        phrases.append((name, tuple(group)))
-    if extra:
-        phrases.append((extra, ()))
-    verb = "are" if len(included) + bool(extra) > 1 else "is"
-    text = f"In {place_text}, there {verb} "
-    spans = []
-    for k, (name, group) in enumerate(phrases):
+    for k, name in enumerate(names):
         if k:
-            text += ", and " if k + 1 == len(phrases) else ", "
-        if group:
-            spans.append((len(text), len(text) + len(name), group))
+            text += ", and " if k + 1 == len(names) else ", "
+        if k < len(included):
+            phrases.append((len(text), len(text) + len(name), (included[k],)))
         text += name
-    return CaptionTruth(text + ".", tuple(spans))
+    return CaptionTruth(text + ".", tuple(phrases))
+
+
+def statement(
+    objects: tuple[ObjectTruth, ...], main: int, relation: str, other: int
+) -> CaptionTruth:
+    """Return a caption that states a relation of two objects, or that there is one object.
+
+    Args:
+        objects: of the scene.
+        main: index of the first object.
+        relation: one of RELATIONS; "" names only one object.
+        other: index of the second object.
+    """
+    first = objects[main].description
+    start = first[0].upper() + first[1:]
+    phrases = [(0, len(first), (main,))]
+    if not relation:
+        return CaptionTruth(f"{start} can be seen.", tuple(phrases))
+    second = objects[other].description
+    text = f"{start} is {relation} "
+    phrases.append((len(text), len(text) + len(second), (other,)))
+    return CaptionTruth(f"{text}{second}.", tuple(phrases))
+
+
+def _positions(scene: Scene) -> list[str]:
+    """Return where each object is among those of its size, colour and shape, from left to right."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, item in enumerate(scene.objects):
+        key = (item.shape, item.colour, item.size)
+        groups.setdefault(key, []).append(i)
+    result = [""] * len(scene.objects)
+    for group in groups.values():
+        group.sort(key=lambda i: scene.objects[i].x)
+        for k, i in enumerate(group if len(group) > 1 else ()):
+            result[i] = POSITIONS[0 if k == 0 else 2 if k + 1 == len(group) else 1]
+    return result
 
 
 def _encode(scene: Scene) -> dict[str, Any]:
@@ -333,6 +351,7 @@ def _encode(scene: Scene) -> dict[str, Any]:
     for entity in scene_entities(scene):
         mask = entity_mask(scene, entity)
         regions[entity] = (mask_box(mask), rle.encode(mask)["counts"])
+    positions = _positions(scene)
     named: dict[str, list[Any]] = {"stuff": [], "object": [], "part": []}
     for entity, (box, counts) in regions.items():
         item = scene.objects[entity.index] if entity.category != "stuff" else None
@@ -342,7 +361,7 @@ def _encode(scene: Scene) -> dict[str, Any]:
             named["part"].append([item.part.name if item.part else "", box, counts])
         else:
             depth = round(FAR + NEAR_RANGE * item.depth, 2)
-            words = [item.shape, item.colour, item.texture, item.size]
+            words = [item.shape, item.colour, item.texture, item.size, positions[entity.index]]
             named["object"].append([*words, box, depth, 0.0, counts])
     labels = scene.rendering.labels.T.reshape(-1)
     starts = np.flatnonzero(np.diff(labels, prepend=255))
@@ -351,10 +370,6 @@ def _encode(scene: Scene) -> dict[str, Any]:
     counts = rle.compress({"size": list(scene.rendering.labels.shape), "counts": lengths})
     values = (labels[starts] + FIRST_LABEL).astype(np.uint8).tobytes().decode("ascii")
     order = sorted(range(len(scene.objects)), key=lambda i: -int(scene.object_mask(i).sum()))
-    main = short_captions(scene, text_rng(scene))[0]
-    main_phrases = [
-        [start, end, [entity.index for entity in entities]] for start, end, entities in main.phrases
-    ]
     pairs = [(a, b) for a in order for b in order if a != b]
     result = {
         "size": scene.size,
@@ -363,7 +378,7 @@ def _encode(scene: Scene) -> dict[str, Any]:
         "objects": named["object"],
         "stuff": named["stuff"],
         "parts": named["part"],
-        "captions": [[main.text, main_phrases]],
+        "captions": [],
         "relations": [
             [a, name, b]
             for name in RELATIONS
@@ -375,17 +390,31 @@ def _encode(scene: Scene) -> dict[str, Any]:
     truth = _decode("", result)
     depth = truth.depth_map()
     for item in result["objects"]:
-        item[6] = box_depth(depth, item[4])
-    result["captions"].append(list(overview(truth.place_text, truth.objects, order)))
+        item[7] = box_depth(depth, item[5])
+    captions = [_relation(scene, truth, order), overview(truth.place_text, truth.objects, order)]
+    result["captions"] = [list(caption) for caption in captions]
     return result
 
 
+def _relation(scene: Scene, truth: SceneTruth, order: list[int]) -> CaptionTruth:
+    """Return a caption of the largest object and one that it is certainly related to."""
+    main, *others = order
+    related = [
+        (name, i)
+        for i in others
+        for name in RELATIONS
+        if is_related(scene, name, main, i, certain=True)
+    ]
+    if not related:
+        return statement(truth.objects, main, "", main)
+    name, other = related[int(text_rng(scene).integers(len(related)))]
+    return statement(truth.objects, main, name, other)
+
+
 def box_depth(depth: Float32[np.ndarray, "h w"], box: Box) -> float:
-    """Return the median of the depths in a box that are not 0, with two decimals; 0 without any."""
-    x0, y0, x1, y1 = (max(int(edge), 0) for edge in box)
-    values = depth[y0:y1, x0:x1]
-    values = values[values != 0]
-    return round(float(np.median(values)), 2) if values.size else 0.0
+    """Return the median of the depths in a box of whole pixels, with two decimals."""
+    x0, y0, x1, y1 = map(int, box)
+    return round(float(np.median(depth[y0:y1, x0:x1])), 2)
 
 
 def _decode(image_id: str, value: dict[str, Any]) -> SceneTruth:
@@ -397,17 +426,14 @@ def _decode(image_id: str, value: dict[str, Any]) -> SceneTruth:
         ValueError: a field has a wrong length.
     """
     objects = []
-    for shape, colour, texture, size, box, depth, median, counts in value["objects"]:
-        objects.append(ObjectTruth(shape, colour, texture, size, _box(box), depth, median, counts))
+    for *words, box, depth, median, counts in value["objects"]:
+        shape, colour, texture, size, position = words
+        appearance = (shape, colour, texture, size, position)
+        objects.append(ObjectTruth(*appearance, _box(box), depth, median, counts))
     captions = tuple(
         CaptionTruth(text, tuple((start, end, tuple(ids)) for start, end, ids in phrases))
         for text, phrases in value["captions"]
     )
-    names = {}
-    for text, phrases in captions:
-        for start, end, ids in phrases:
-            name = text[start:end].lower()
-            names.setdefault(name.removeprefix("a ").removeprefix("an "), ids)
     values, counts = value["runs"]
     return SceneTruth(
         image_id=image_id,
@@ -418,7 +444,6 @@ def _decode(image_id: str, value: dict[str, Any]) -> SceneTruth:
         stuff=tuple(RegionTruth(name, _box(box), runs) for name, box, runs in value["stuff"]),
         parts=tuple(RegionTruth(name, _box(box), runs) for name, box, runs in value["parts"]),
         captions=captions,
-        names=names,
         relations=frozenset((a, name, b) for a, name, b in value["relations"]),
         runs=(values, counts),
     )

@@ -37,6 +37,7 @@ from glamm_jax.miniworld.truth_folder import (
     TruthFolder,
     open_truth,
     overview,
+    statement,
 )
 from glamm_jax.miniworld.world import COLOURS, TEXTURES
 
@@ -178,7 +179,7 @@ class OracleOpenDetector(OracleRole):
 
 
 class OracleDenseCaptioner(OracleRole):
-    """Objects with descriptions of colour and shape."""
+    """Objects with descriptions."""
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[list[Detection]]:
         return self.answer_each(images, self._answer)
@@ -205,7 +206,7 @@ class OracleProposer(OracleRole):
 
 
 class OracleDepthEstimator(OracleRole):
-    """Depth of each object and of the ground; sky and walls have 0."""
+    """Depth of each object and of the ground; sky and walls are behind everything."""
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[Float32[np.ndarray, "h w"]]:
         return self.answer_each(images, self._answer)
@@ -215,7 +216,7 @@ class OracleDepthEstimator(OracleRole):
             return truth.depth_map()
         rng, deviation = self.random(truth), self.noise.depth_noise * NEAR_RANGE
         offsets = [rng.gauss(0.0, deviation) for _ in truth.objects]
-        # The nearest stuff stays 0, so a depth that would be negative is just above it.
+        # No depth becomes negative.
         return truth.depth_map(
             tuple(max(x, 0.01 - i.depth) for x, i in zip(offsets, truth.objects, strict=True))
         )
@@ -263,8 +264,7 @@ class OracleCaptioner(OracleRole):
         return self.answer_each(images, self._answer)
 
     def _answer(self, truth: SceneTruth) -> str:
-        caption = truth.captions[self._caption_index]
-        noise, rng = self.noise, self.random(truth)
+        caption, noise, rng = truth.captions[self._caption_index], self.noise, self.random(truth)
         invents = rng.random() < noise.caption_inventions
         present = {(item.colour, item.shape) for item in truth.objects}
         extra = with_article(" ".join(invented_kind(rng, present))) if invents else ""
@@ -276,9 +276,8 @@ class OracleCaptioner(OracleRole):
         if self._caption_index:
             return overview(truth.place_text, truth.objects, included, extra).text
         text = caption.text
-        if named[0] not in included or len(included) < len(named):
-            start, end, _ = caption.phrases[named.index(included[0])]
-            text = f"{text[start].upper()}{text[start + 1 : end]} can be seen."
+        if included != named:
+            text = statement(truth.objects, included[0], "", included[0]).text
         return text if not extra else f"{text[:-1]}, near {extra}."
 
 
@@ -312,8 +311,8 @@ def detect(
         if confused < noise.label_confusion:
             label = choice([name for name in labels if name != item.shape] or [item.shape])
         if describe:
-            seen = with_wrong_attribute(item, choice) if wrong < noise.attribute_errors else item
-            label, description = None, with_article(f"{seen.colour} {seen.shape}")
+            seen = with_wrong_property(item, choice) if wrong < noise.attribute_errors else item
+            label, description = None, seen.description
         box, mask = item.box, None
         if masks:
             _, mask = eroded(truth, box, item.counts, noise.mask_erosion, width)
@@ -364,11 +363,6 @@ def _jittered(box: Box, deviation: float, shifts: Sequence[float], size: int) ->
 def seeded_choice(value: float) -> Callable[[Sequence[Any]], Any]:
     """Return a function that chooses from a list by a number in [0, 1)."""
     return lambda choices: choices[int(value * len(choices))]
-
-
-def with_wrong_attribute(item: ObjectTruth, choice: Callable[[Sequence[Any]], Any]) -> ObjectTruth:
-    """Return the object with another colour."""
-    return replace(item, colour=choice([name for name in COLOURS if name != item.colour]))
 
 
 def with_wrong_property(item: ObjectTruth, choice: Callable[[Sequence[Any]], Any]) -> ObjectTruth:

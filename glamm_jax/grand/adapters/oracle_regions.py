@@ -54,7 +54,7 @@ class OracleRegionClassifier(OracleRole):
 
 
 class OracleRegionCaptioner(OracleRole):
-    """Size, texture, colour and shape of an object; an invented object where there is nothing."""
+    """The description of an object; an invented object where there is nothing."""
 
     def __call__(
         self, images: Sequence[RoleImage], boxes: Sequence[Sequence[Box]]
@@ -124,8 +124,7 @@ class OracleSegmenter(OracleRole):
 class OraclePhraseGrounder(OracleRole):
     """A box for each object that a phrase names; none for phrases that begin with anything else.
 
-    A phrase of the true captions means the objects that it means there; any other one the nearest
-    objects that have the stated properties.
+    If more objects have the stated properties than the phrase names, it means the nearest ones.
     """
 
     def __call__(
@@ -146,13 +145,9 @@ class OraclePhraseGrounder(OracleRole):
 
 def resolve_phrase(truth: SceneTruth, phrase: str) -> tuple[int, ...]:
     """Return the objects that the first words of a phrase name."""
-    phrase = phrase.strip()
-    mention = head_mention(phrase)
+    mention = head_mention(phrase.strip())
     if mention is None:
         return ()
-    known = truth.names.get(phrase[mention.content : mention.end].lower())
-    if known is not None:
-        return known
     nearest = range(len(truth.objects) - 1, -1, -1)
     candidates = [i for i in nearest if mention.fits(truth.objects[i])]
     return tuple(candidates[: mention.number])
