@@ -114,6 +114,7 @@ class _Comparison:
 
     def __init__(self, record: GrandRecord, truth: SceneTruth, counts: Counts):
         self._record, self._truth, self._counts = record, truth, counts
+        self._fitting: dict[tuple[object, ...], list[int]] = {}
         boxes = [item.box for item in truth.objects]
         # Index in the record -> index of the true object.
         self._objects = match_boxes([item.box for item in record.objects], boxes, MATCH_IOU)
@@ -170,7 +171,12 @@ class _Comparison:
     # ------------------------------------------------------------ texts
 
     def _candidates(self, mention: Mention) -> list[int]:
-        return [i for i, item in enumerate(self._truth.objects) if mention.fits(item)]
+        """Return the objects of the scene that a mention can mean."""
+        stated = mention[3:]  # without the positions in the text
+        if stated not in self._fitting:
+            objects = enumerate(self._truth.objects)
+            self._fitting[stated] = [i for i, item in objects if mention.fits(item)]
+        return self._fitting[stated]
 
     def _is_correct(self, mention: Mention) -> bool:
         return len(self._candidates(mention)) >= max(mention.number or 1, 1)

@@ -12,6 +12,7 @@ words; places, stuff and parts are no objects.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from glamm_jax.miniworld.captions import NUMBERS
@@ -91,7 +92,8 @@ _PATTERN = re.compile(
 )
 
 
-def find_mentions(text: str) -> list[Mention]:
+@lru_cache(maxsize=512)
+def find_mentions(text: str) -> tuple[Mention, ...]:
     """Return the mentions of objects in the order of the text."""
     mentions = []
     for match in _PATTERN.finditer(text):
@@ -116,7 +118,7 @@ def find_mentions(text: str) -> list[Mention]:
                 (position or "").lower(),
             )
         )
-    return mentions
+    return tuple(mentions)
 
 
 def head_mention(phrase: str) -> Mention | None:
