@@ -131,6 +131,19 @@ class DepthEstimator(Role, Protocol):
     def __call__(self, images: Sequence[RoleImage]) -> Results[Float32[np.ndarray, "h w"]]: ...
 
 
+# Kinds of places: category -> fine categories.
+LANDMARKS: dict[str, tuple[str, ...]] = {
+    "Indoor scene": ("Living space", "Work space", "Public space", "Industrial space"),
+    "Outdoor scene": ("Urban landscape", "Rural landscape", "Natural landscape"),
+    "Transportation scene": ("Road", "Airport", "Train station", "Port and harbor"),
+    "Sports and recreation scene": (
+        "Sporting venue",
+        "Recreational area",
+        "Gym and fitness center",
+    ),
+}
+
+
 class Landmark(NamedTuple):
     """The kind of place of an image, one of `LANDMARKS`."""
 
