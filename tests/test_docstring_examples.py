@@ -115,6 +115,8 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
     },
     "data.resample": lambda folder: {"image": IMAGE},
     "data.sources.phrase_spans": lambda folder: {"log": DefectLog("image 7")},
+    "grand.lexicon": lambda folder: {},
+    "grand.text_parser": lambda folder: {},
     "inference.chat": lambda folder: {"glamm_jax": glamm_jax},
     "inference.generate": lambda folder: _generation(),
     "json_files": lambda folder: {},
