@@ -143,6 +143,8 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
         "find_tags": lambda images: [],
         "count_tags": lambda images: [],
     },
+    "grand.lexicon": lambda folder: {},
+    "grand.text_parser": lambda folder: {},
     "inference.chat": lambda folder: {"glamm_jax": glamm_jax},
     "inference.generate": lambda folder: _generation(),
     "json_files": lambda folder: {},
