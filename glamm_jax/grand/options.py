@@ -313,6 +313,8 @@ class MaskOptions:
 
     Attributes:
         iou: of the box of a proposal or a detection with that of the object, at least.
+        min_box_iou: of the box of a segmenter's mask with that of its object; below, and for an
+            empty mask, the object has none. released: 0.0.
         detector: whose masks are used where no proposal fits; None: of none, as in the paper.
         min_detector_score: of these masks. released: 0.0.
         sources: names for `mask_source` of masks of proposals, of the detector and of the
@@ -326,6 +328,7 @@ class MaskOptions:
     """
 
     iou: float = 0.65
+    min_box_iou: float = 0.5
     detector: str | None = None
     min_detector_score: float = 0.1
     sources: tuple[str, str, str] = ("proposal", "detector", "segmenter")
@@ -441,6 +444,7 @@ PRESETS: dict[str, GrandOptions] = {
             caption_order=False,
         ),
         MaskOptions(
+            min_box_iou=0.0,
             detector="eva-02-01",
             min_detector_score=0.0,
             sources=("SAM", "EVA", "HQ_SAM"),
