@@ -4,10 +4,10 @@
     record = ground_dense_caption(record, "A red cup on a table.", parse, GroundingOptions())
     record.dense_caption.groundings[0].span         # (0, 9)
 
-The dense caption is grounded by four rules, in this order: it contains an attribute of an object; it
-contains a phrase that is linked to objects; one of its phrases is similar to an attribute or to a
-linked phrase; the noun of a phrase is a label of exactly one object, or of two of which one contains
-the other.
+The dense caption is grounded by four rules, in this order: it contains an attribute of an object;
+it contains a phrase that is linked to objects; one of its phrases is similar to an attribute or to
+a linked phrase; the noun of a phrase is a label of exactly one object, or of two of which one
+contains the other.
 
 Source: GranD/utils/ground_short_captions.py, utils/ground_dense_caption.py.
 """
@@ -75,7 +75,9 @@ def ground_short_captions(record: GrandRecord, options: GroundingOptions) -> Gra
     for text in record.captions:
         caption = text if options.exact else text.strip()
         groundings = [
-            item for link in record.links for item in _link_groundings(caption, link, boxes, options)
+            item
+            for link in record.links
+            for item in _link_groundings(caption, link, boxes, options)
         ]
         if options.caption_order:
             groundings.sort(key=_by_span)
@@ -256,9 +258,9 @@ class _DenseGrounder:
                     winners.append((number, entry))
             if best < self.options.min_similarity:
                 continue
-            if self.options.skip_ambiguous and len({entry for _, entry in winners}) > 1:
-                if len({number for number, _ in winners}) > 1:
-                    continue
+            several = len(dict(winners)) > 1 and len({entry for _, entry in winners}) > 1
+            if several and self.options.skip_ambiguous:
+                continue
             ids = tuple(dict.fromkeys(number for number, _ in winners))
             self._add(text, ids if self.options.same_objects else ids[:1], [phrase.span])
 
@@ -301,7 +303,11 @@ class _DenseGrounder:
                 else:
                     hits += [item for label in item.labels if _differ_by_s(label, noun)]
             return hits
-        chosen = [x for x in objects if _names(text, noun, (x.label or x.labels[0],) if x.label or x.labels else ())]
+        chosen = [
+            x
+            for x in objects
+            if _names(text, noun, (x.label or x.labels[0],) if x.label or x.labels else ())
+        ]
         return chosen or [x for x in objects if _names(text, noun, x.labels)]
 
     def _clean(self, attribute: str) -> str:
@@ -328,7 +334,9 @@ class _DenseGrounder:
     def _table(self) -> list[tuple[int, str]]:
         """Return ids and the texts that phrases are compared with."""
         if self.options.all_texts:
-            table = [(x.id, self._clean(text).lower()) for x in self.items for text in x.attributes or ()]
+            table = [
+                (x.id, self._clean(text).lower()) for x in self.items for text in x.attributes or ()
+            ]
             table += [(n, link.phrase) for link in self.record.links for n in link.object_ids]
             return [(number, text) for number, text in table if text and number in self.boxes]
         texts: dict[int, str] = {}
@@ -412,7 +420,10 @@ def _with_list(item: GrandObject) -> GrandObject:
 
 def _contains(outer: Box, inner: Box) -> bool:
     return (
-        outer[0] <= inner[0] and outer[1] <= inner[1] and outer[2] >= inner[2] and outer[3] >= inner[3]
+        outer[0] <= inner[0]
+        and outer[1] <= inner[1]
+        and outer[2] >= inner[2]
+        and outer[3] >= inner[3]
     )
 
 

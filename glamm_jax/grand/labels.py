@@ -29,7 +29,10 @@ _PERSONS = (
     "men", "women", "boys", "girls", "kids", "children", "babies", "females", "elders", "teenagers",
     "adults", "toddlers", "infants", "ladies", "guys", "gentlemen", "humans", "pedestrians",
 )  # fmt: skip
-PERSON_WORDS = dict.fromkeys(_PERSON, "person") | dict.fromkeys(_PERSONS, "persons")
+PERSON_WORDS: dict[str, str] = {
+    **dict.fromkeys(_PERSON, "person"),
+    **dict.fromkeys(_PERSONS, "persons"),
+}
 
 
 def canonical_label(label: str) -> str:
