@@ -67,13 +67,19 @@ def is_local(path: epath.Path) -> bool:
 
 
 def list_names(folder: epath.Path) -> list[str]:
-    """Return the names in a folder, [] if it does not exist."""
+    """Return the names in a folder, [] if it does not exist.
+
+    Raises:
+        RunFolderError: it cannot be read.
+    """
     try:
         if is_local(folder):  # much faster than epath
             return os.listdir(folder)
         return [path.name for path in folder.iterdir()]
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise RunFolderError(f"{folder}: cannot be read: {error.strerror or error}") from error
 
 
 def read_file(path: epath.Path) -> bytes:
