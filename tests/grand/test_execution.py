@@ -28,7 +28,14 @@ from glamm_jax.grand.drivers.local import run_local
 from glamm_jax.grand.execution import ChunkWorker, RoleSetupError, StageProgress
 from glamm_jax.grand.images import scan_images
 from glamm_jax.grand.run_folder import AnnotationRun, StageStatus
-from glamm_jax.grand.stages import Stage, StageError, StageGraph, StageImage, stage_seed
+from glamm_jax.grand.stages import (
+    ParsedSection,
+    Stage,
+    StageError,
+    StageGraph,
+    StageImage,
+    stage_seed,
+)
 from glamm_jax.grand.worker_processes import WorkerProcessError
 from tests.grand.toy_stages import STAGES, MeanColour, calls, toy_graph, write_photographs
 
@@ -550,3 +557,48 @@ def test_reading_a_stream_of_scenes_holds_one_in_memory(
     assert next(scenes).image_id == "001.png"
     assert len(decoded) == 10
     scenes.close()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# ------------------------------------------------------------ parsed sections
+
+
+def _parsed(section: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(section["numbers"])
+
+
+def _make_numbers(parses: list[int], wrong: bool, images: Sequence[StageImage]) -> Any:
+    numbers = (1, 2)
+    value = [1, 2] if wrong else numbers
+    return [ParsedSection({"numbers": numbers}, _parsed, value) for _ in images]
+
+
+def _use_numbers(used: list[int], images: Sequence[StageImage]) -> Any:
+    numbers = [image.parse("numbers", _parsed) for image in images]
+    used += [id(item) for item in numbers]
+    return [{"sum": sum(item or ())} for item in numbers]
+
+
+def test_a_parsed_section_is_handed_over_and_checked(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 5)
+
+    def graph(used: list[int], wrong: bool, version: int) -> StageGraph:
+        make = partial(_make_numbers, [], wrong)
+        return StageGraph(
+            [
+                Stage(name="numbers", process=make, version=version),
+                Stage(name="sum", inputs=("numbers",), process=partial(_use_numbers, used)),
+            ]
+        )
+
+    used: list[int] = []
+    run_local(run, graph(used, False, 1), processes=1)
+    assert len(set(used)) == 1  # the constant itself, not a copy from the file
+    assert {scene.sections["sum"]["sum"] for scene in run.scenes()} == {3}
+    next(Path(run.path).glob("stages/sum/*/chunk-*")).unlink()
+    run_local(run, graph(used, False, 1), processes=1)
+    assert len(set(used)) > 1
+    assert {scene.sections["sum"]["sum"] for scene in run.scenes()} == {3}
+    run_local(run, graph([], True, 2), processes=1)
+    assert next(run.scenes()).errors["numbers"] == StageError(
+        "output", "the parsed form of the section is not equal to it"
+    )

@@ -169,7 +169,10 @@ SIZES: dict[str, tuple[Callable[[Path], None], tuple[int, int]]] = {
 
 
 def _text(text: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(text) and None
+    def write(path: Path) -> None:
+        path.write_bytes(text)
+
+    return write
 
 
 UNUSABLE: dict[str, tuple[Callable[[Path], None], str]] = {
