@@ -24,12 +24,16 @@ from glamm_jax.data.conversion import SourceReader, write_shard
 from glamm_jax.data.loader import open_batches
 from glamm_jax.data.record import Region
 from glamm_jax.data.sources.defects import DefectLog
+from glamm_jax.grand.adapters import NOISE
+from glamm_jax.grand.record import GrandRecord
+from glamm_jax.grand.roles import RoleImage
 from glamm_jax.inference.generate import Generator
 from glamm_jax.miniworld import EASY, render_scene, scene_record
 from glamm_jax.miniworld.grand_folder import write_grand
 from glamm_jax.miniworld.grandf_folder import write_grandf
 from glamm_jax.miniworld.refcoco_folder import write_refcoco
 from glamm_jax.miniworld.source import MiniWorldSource
+from glamm_jax.miniworld.truth_folder import open_truth, write_scenes
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.training.parameter_groups import trainable_filter, used_parts
 from tests.docstring_example import example_of, example_of_module, unknown_names
@@ -91,6 +95,25 @@ def _mixture(folder: Path) -> Variables:
     return {"config": learn.get_config(), "replace": replace}
 
 
+def _oracle() -> Variables:
+    return {
+        "write_scenes": lambda name, world, **_: write_scenes(name, EASY, count=1, size=64),
+        "FULL": EASY,
+        "pixels": np.zeros((64, 64, 3), np.uint8),
+        "NOISE": {"easy": NOISE["none"]},
+        "RoleImage": RoleImage,
+    }
+
+
+def _records(folder: Path) -> Variables:
+    write_scenes(folder / "scenes", EASY, count=1, size=64)
+    truth = open_truth(folder / "scenes")
+    return {
+        "records": [(image_id, GrandRecord()) for image_id in truth.image_ids],
+        "truth": truth,
+    }
+
+
 # Module -> the variables that its example uses and does not define.
 VARIABLES: dict[str, Callable[[Path], Variables]] = {
     "": lambda folder: {"glamm_jax": glamm_jax, "path": MODEL},
@@ -115,6 +138,9 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
     },
     "data.resample": lambda folder: {"image": IMAGE},
     "data.sources.phrase_spans": lambda folder: {"log": DefectLog("image 7")},
+    "grand.adapters.noise": lambda folder: {},
+    "grand.adapters.oracle": lambda folder: _oracle(),
+    "grand.scoring": lambda folder: _records(folder),
     "inference.chat": lambda folder: {"glamm_jax": glamm_jax},
     "inference.generate": lambda folder: _generation(),
     "json_files": lambda folder: {},
@@ -125,6 +151,10 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
         "write_grand": write_grand,
         "write_grandf": write_grandf,
         "write_refcoco": write_refcoco,
+    },
+    "miniworld.mentions": lambda folder: {},
+    "miniworld.truth_folder": lambda folder: {
+        "write_scenes": lambda name, world, **_: write_scenes(name, EASY, count=1, size=64)
     },
     "nn.attention": lambda folder: {
         **dict.fromkeys("qkv", jnp.ones((1, 3, 2, 4))),

@@ -2,11 +2,11 @@
 
     write_scenes("scenes", FULL, seed=0, count=100, size=192)
     folder = open_truth("scenes")
-    truth = folder["scene_000007"]      # or "scene_000007.png"
+    truth = folder["scene_000000"]      # or "scene_000000.png"
     truth.objects[0].shape              # "star"
     truth.depth_map()                   # float32 inverse depth, larger is nearer
 
-    scenes/images/scene_000007.png
+    scenes/images/scene_000000.png
     scenes/truth.jsonl                  one scene a line
     scenes/scenes.json                  options, and image id -> place in truth.jsonl
 

@@ -361,7 +361,7 @@ def test_the_mask_of_a_box_has_its_pixels(box: Any, scene_folder: Path) -> None:
 
 def test_a_caption_names_every_object_of_the_graph(scene_folder: Path) -> None:
     folder = open_truth(scene_folder)
-    role = OracleLLM(scene_folder)
+    role: Any = OracleLLM(scene_folder)
     for image_id in folder.image_ids:
         truth = folder[image_id]
         (answer,) = role([request(graph_text(truth), image_id)])
@@ -394,7 +394,7 @@ def test_captions_of_unknown_and_repeated_words() -> None:
 
 
 def _llm(noise: NoiseOptions) -> Any:
-    role = OracleLLM.__new__(OracleLLM)
+    role: Any = OracleLLM.__new__(OracleLLM)
     role.name, role.noise = "llm", noise
     return lambda text, seed=0: role([request(text, seed=seed)])[0].text
 
@@ -432,7 +432,7 @@ def test_errors_of_the_language_model() -> None:
         assert find_mentions(invents(feedback, seed))[1] != mentions[1]
     assert len(inventions) > 2
     assert _llm(NoiseOptions(llm_refusals=1.0))(text) == REFUSAL
-    cut = OracleLLM.__new__(OracleLLM)
+    cut: Any = OracleLLM.__new__(OracleLLM)
     cut.name, cut.noise = "llm", NoiseOptions(llm_truncations=1.0)
     (answer,) = cut([request(text)])
     assert answer.finish_reason == "length"

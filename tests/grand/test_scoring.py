@@ -53,14 +53,14 @@ def _with_grounding(kind: str, index: int, **changes: Any) -> Change:
     """Change a grounding of the dense caption or of the first short caption."""
 
     def change(record: GrandRecord) -> GrandRecord:
-        caption = record.dense_caption if kind == "dense" else (record.short_captions or ())[0]
-        assert caption is not None
+        assert record.short_captions and record.dense_caption
+        caption = record.dense_caption if kind == "dense" else record.short_captions[0]
         groundings = list(caption.groundings)
         groundings[index] = replace(groundings[index], **changes)
         caption = replace(caption, groundings=tuple(groundings))
         if kind == "dense":
             return replace(record, dense_caption=caption)
-        return replace(record, short_captions=(caption, *(record.short_captions or ())[1:]))
+        return replace(record, short_captions=(caption, *record.short_captions[1:]))
 
     return change
 
