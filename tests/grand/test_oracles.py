@@ -406,6 +406,9 @@ def test_the_phrases_of_a_caption_are_listed() -> None:
     assert llm(f"List them.\n\n{caption}\n") == expected
     assert llm(f"Example. Caption: a star.\nAnswer: a star\n\nCaption: {caption}") == expected
     assert llm("Caption: Nothing can be seen here.") == NOTHING
+    start = 'Begin with A; without objects write "A none".\n\nCaption:\n'
+    assert llm(start + caption) == "A two red stars\nA a ring"
+    assert llm(start + "Nothing.") == "A none"
 
 
 def test_additional_context_is_a_paragraph() -> None:

@@ -217,6 +217,7 @@ CASES: dict[str, tuple[Change, dict[str, float | None]]] = {
         lambda r: replace(r, relations=()),
         {"relation_precision": None, "relation_recall": 0.0},
     ),
+    "captions that grounding replaced": (lambda r: replace(r, captions=()), {}),
     "a dense grounding of a wrong object": (
         _with_grounding("dense", 0, object_ids=(FIRST.object_ids[0] ^ 1,)),
         {
