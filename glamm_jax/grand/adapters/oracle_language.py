@@ -37,11 +37,10 @@ MAX_SENTENCES = 4  # of a dense caption
 MAX_CONTEXT_LABELS = 3
 REFUSAL = "I am sorry, but I cannot help with this request."
 NOTHING = "none"  # answer about a caption without phrases
-_FIRST_LINE_START = re.compile(rf'"([^"\n]+ ){NOTHING}"')
-_GROUP = re.compile(r"^Group 0:", re.MULTILINE)
+_FIRST_GROUP = re.compile(r"^Group 0:", re.MULTILINE)
 _OBJECTS = re.compile(r"^Objects:[ \t]*$", re.MULTILINE)
-_LINE_START = re.compile(rf'"([^"\n]+ ){NOTHING}"')
 _GROUP = re.compile(r"Group \d+:\s*(.*)")
+_LINE_START = re.compile(rf'"([^"\n]+ ){NOTHING}"')
 _BLOCKS = ("Short Captions:", "Relationships:", "Landmarks:")
 
 
