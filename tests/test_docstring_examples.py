@@ -28,12 +28,16 @@ from glamm_jax.grand.drivers.local import run_local
 from glamm_jax.grand.images import image_stage, scan_images
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
+from glamm_jax.grand.adapters import NOISE
+from glamm_jax.grand.record import GrandRecord
+from glamm_jax.grand.roles import RoleImage
 from glamm_jax.inference.generate import Generator
 from glamm_jax.miniworld import EASY, render_scene, scene_record
 from glamm_jax.miniworld.grand_folder import write_grand
 from glamm_jax.miniworld.grandf_folder import write_grandf
 from glamm_jax.miniworld.refcoco_folder import write_refcoco
 from glamm_jax.miniworld.source import MiniWorldSource
+from glamm_jax.miniworld.truth_folder import open_truth, write_scenes
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.training.parameter_groups import trainable_filter, used_parts
 from tests.docstring_example import example_of, example_of_module, unknown_names
@@ -95,6 +99,25 @@ def _mixture(folder: Path) -> Variables:
     return {"config": learn.get_config(), "replace": replace}
 
 
+def _oracle() -> Variables:
+    return {
+        "write_scenes": lambda name, world, **_: write_scenes(name, EASY, count=1, size=64),
+        "FULL": EASY,
+        "pixels": np.zeros((64, 64, 3), np.uint8),
+        "NOISE": {"easy": NOISE["none"]},
+        "RoleImage": RoleImage,
+    }
+
+
+def _records(folder: Path) -> Variables:
+    write_scenes(folder / "scenes", EASY, count=1, size=64)
+    truth = open_truth(folder / "scenes")
+    return {
+        "records": [(image_id, GrandRecord()) for image_id in truth.image_ids],
+        "truth": truth,
+    }
+
+
 # Module -> the variables that its example uses and does not define.
 def _annotation(folder: Path) -> Variables:
     Path("photos").mkdir()
@@ -145,6 +168,9 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
     },
     "grand.lexicon": lambda folder: {},
     "grand.text_parser": lambda folder: {},
+    "grand.adapters.noise": lambda folder: {},
+    "grand.adapters.oracle": lambda folder: _oracle(),
+    "grand.scoring": lambda folder: _records(folder),
     "inference.chat": lambda folder: {"glamm_jax": glamm_jax},
     "inference.generate": lambda folder: _generation(),
     "json_files": lambda folder: {},
@@ -155,6 +181,10 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
         "write_grand": write_grand,
         "write_grandf": write_grandf,
         "write_refcoco": write_refcoco,
+    },
+    "miniworld.mentions": lambda folder: {},
+    "miniworld.truth_folder": lambda folder: {
+        "write_scenes": lambda name, world, **_: write_scenes(name, EASY, count=1, size=64)
     },
     "nn.attention": lambda folder: {
         **dict.fromkeys("qkv", jnp.ones((1, 3, 2, 4))),

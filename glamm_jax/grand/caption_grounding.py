@@ -4,10 +4,10 @@
     record = ground_dense_caption(record, "A red cup on a table.", parse, GroundingOptions())
     record.dense_caption.groundings[0].span         # (0, 9)
 
-The dense caption is grounded by four rules, in this order: it contains an attribute of an object; it
-contains a phrase that is linked to objects; one of its phrases is similar to an attribute or to a
-linked phrase; the noun of a phrase is a label of exactly one object, or of two of which one contains
-the other.
+The dense caption is grounded by four rules, in this order: it contains an attribute of an object;
+it contains a phrase that is linked to objects; one of its phrases is similar to an attribute or to
+a linked phrase; the noun of a phrase is a label of exactly one object, or of two of which one
+contains the other.
 
 Source: GranD/utils/ground_short_captions.py, utils/ground_dense_caption.py.
 """
@@ -25,7 +25,13 @@ from typing import Any, NamedTuple
 
 from glamm_jax.grand.attributes import remove_prefix
 from glamm_jax.grand.options import GroundingOptions
-from glamm_jax.grand.phrases import content_lemmas, long_phrases, noun_phrases, subtree_phrases
+from glamm_jax.grand.phrases import (
+    NounPhrase,
+    content_lemmas,
+    long_phrases,
+    noun_phrases,
+    subtree_phrases,
+)
 from glamm_jax.grand.record import (
     Box,
     GrandCaption,
@@ -75,7 +81,9 @@ def ground_short_captions(record: GrandRecord, options: GroundingOptions) -> Gra
     for text in record.captions:
         caption = text if options.exact else text.strip()
         groundings = [
-            item for link in record.links for item in _link_groundings(caption, link, boxes, options)
+            item
+            for link in record.links
+            for item in _link_groundings(caption, link, boxes, options)
         ]
         if options.caption_order:
             groundings.sort(key=_by_span)
@@ -105,19 +113,41 @@ def _link_groundings(
 def _spans(text: str, phrase: str, options: GroundingOptions) -> list[Span]:
     """Return where a phrase occurs in a text."""
     if options.words:
-        words = phrase.split()
-        if not words:
-            return []
-        pattern = re.escape(words[0])
-        for before, word in pairwise(words):
-            # Extracted phrases have blanks around punctuation; the text need not have them.
-            gap = r"\s+" if before[-1].isalnum() and word[0].isalnum() else r"\s*"
-            pattern += gap + re.escape(word)
-        found = [m.span() for m in re.finditer(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE)]
+        found = _word_spans(text, phrase)
     else:
         start = text.find(phrase)
         found = [] if start < 0 else [(start, start + len(phrase))]
     return found if options.every_occurrence else found[:1]
+
+
+def _word_spans(text: str, phrase: str) -> list[Span]:
+    """Return where the words of a phrase occur in a text, complete and in any case."""
+    lower, words = text.lower(), phrase.lower().split()
+    if not words or not all(word in lower for word in words):
+        return []
+    if len(words) == 1 or all(word.isalnum() for word in words):
+        # Other blanks, and letters whose lower case is longer, need the pattern.
+        if len(lower) == len(text) and not re.search(r"\s\s|[^\S ]", text):
+            return _plain_spans(lower, " ".join(words))
+    pattern = re.escape(words[0])
+    for before, word in pairwise(words):
+        # Extracted phrases have blanks around punctuation; the text need not have them.
+        gap = r"\s+" if before[-1].isalnum() and word[0].isalnum() else r"\s*"
+        pattern += gap + re.escape(word)
+    return [m.span() for m in re.finditer(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE)]
+
+
+def _plain_spans(text: str, phrase: str) -> list[Span]:
+    """Return where a phrase occurs in a text without letters directly before or after it."""
+    found: list[Span] = []
+    start = text.find(phrase)
+    while start >= 0:
+        end = start + len(phrase)
+        before, after = text[start - 1 : start], text[end : end + 1]
+        if not (before.isalnum() or before == "_" or after.isalnum() or after == "_"):
+            found.append((start, end))
+        start = text.find(phrase, end)
+    return found
 
 
 def _by_span(grounding: PhraseGrounding) -> tuple[int, int]:
@@ -221,6 +251,7 @@ class _DenseGrounder:
         else:
             self.phrases = long_phrases(parse(caption.capitalize()))
         self.lemmas: dict[str, list[str]] = {}
+        self.names: list[tuple[int, frozenset[str]]] | None = None
 
     def match_attributes(self) -> None:
         """Ground the first attribute of each object that the caption contains."""
@@ -246,8 +277,9 @@ class _DenseGrounder:
             if text in texts if phrase.span is None else self._is_covered(phrase.span):
                 continue
             best, winners = 0.0, []
+            named = self._named(phrase) if self.options.noun_agrees else None
             for number, entry in table:
-                if self.options.noun_agrees and not self._agrees(phrase, number):
+                if named and number not in named:
                     continue
                 score = self._similarity(text, entry)
                 if score > best:
@@ -256,9 +288,9 @@ class _DenseGrounder:
                     winners.append((number, entry))
             if best < self.options.min_similarity:
                 continue
-            if self.options.skip_ambiguous and len({entry for _, entry in winners}) > 1:
-                if len({number for number, _ in winners}) > 1:
-                    continue
+            several = len(dict(winners)) > 1 and len({entry for _, entry in winners}) > 1
+            if several and self.options.skip_ambiguous:
+                continue
             ids = tuple(dict.fromkeys(number for number, _ in winners))
             self._add(text, ids if self.options.same_objects else ids[:1], [phrase.span])
 
@@ -301,8 +333,13 @@ class _DenseGrounder:
                 else:
                     hits += [item for label in item.labels if _differ_by_s(label, noun)]
             return hits
-        chosen = [x for x in objects if _names(text, noun, (x.label or x.labels[0],) if x.label or x.labels else ())]
-        return chosen or [x for x in objects if _names(text, noun, x.labels)]
+        noun = noun.lower()
+        # The chosen label counts more than the other candidates.
+        for labels_of in (_chosen_label, _all_labels):
+            hits = [x for x in objects if _is_named(text, noun, _forms(labels_of(x)))]
+            if hits:
+                return hits
+        return []
 
     def _clean(self, attribute: str) -> str:
         text = remove_prefix(attribute) if self.options.exact else after_colon(attribute)
@@ -328,7 +365,9 @@ class _DenseGrounder:
     def _table(self) -> list[tuple[int, str]]:
         """Return ids and the texts that phrases are compared with."""
         if self.options.all_texts:
-            table = [(x.id, self._clean(text).lower()) for x in self.items for text in x.attributes or ()]
+            table = [
+                (x.id, self._clean(text).lower()) for x in self.items for text in x.attributes or ()
+            ]
             table += [(n, link.phrase) for link in self.record.links for n in link.object_ids]
             return [(number, text) for number, text in table if text and number in self.boxes]
         texts: dict[int, str] = {}
@@ -342,11 +381,12 @@ class _DenseGrounder:
                 texts[link.object_ids[0]] = link.phrase
         return list(texts.items())
 
-    def _agrees(self, phrase: Any, number: int) -> bool:
-        """Return whether an object has the noun of a phrase as label, or no object has it."""
-        text, noun = phrase.phrase.lower(), phrase.noun
-        named = [item.id for item in self.items if _names(text, noun, item.labels)]
-        return not named or number in named
+    def _named(self, phrase: NounPhrase) -> frozenset[int]:
+        """Return the ids of the objects that have the noun of a phrase as label."""
+        if self.names is None:
+            self.names = [(item.id, _forms(item.labels)) for item in self.items]
+        text, noun = phrase.phrase.lower(), phrase.noun.lower()
+        return frozenset([n for n, forms in self.names if _is_named(text, noun, forms)])
 
     def _similarity(self, phrase: str, entry: str) -> float:
         if self.options.whole_words:
@@ -412,7 +452,10 @@ def _with_list(item: GrandObject) -> GrandObject:
 
 def _contains(outer: Box, inner: Box) -> bool:
     return (
-        outer[0] <= inner[0] and outer[1] <= inner[1] and outer[2] >= inner[2] and outer[3] >= inner[3]
+        outer[0] <= inner[0]
+        and outer[1] <= inner[1]
+        and outer[2] >= inner[2]
+        and outer[3] >= inner[3]
     )
 
 
@@ -420,16 +463,28 @@ def _differ_by_s(a: str, b: str) -> bool:
     return a == b + "s" or b == a + "s"
 
 
-def _names(text: str, noun: str, labels: Iterable[str]) -> bool:
-    """Return whether a phrase with this noun, or its end, is one of the labels or its plural."""
-    noun = noun.lower()
+def _chosen_label(item: GrandObject) -> tuple[str, ...]:
+    return item.labels[:1] if item.label is None else (item.label,)
+
+
+def _all_labels(item: GrandObject) -> tuple[str, ...]:
+    return item.labels
+
+
+def _forms(labels: Iterable[str]) -> frozenset[str]:
+    """Return labels in lower case with blanks, and with and without a final s."""
+    forms: set[str] = set()
     for label in labels:
         name = label.lower().replace("_", " ")
-        if noun == name or _differ_by_s(noun, name):
-            return True
-        if " " in name and any(text == x or text.endswith(f" {x}") for x in (name, f"{name}s")):
-            return True
-    return False
+        forms |= {name, f"{name}s"}
+        if name.endswith("s"):
+            forms.add(name[:-1])
+    return frozenset(forms)
+
+
+def _is_named(text: str, noun: str, forms: frozenset[str]) -> bool:
+    """Return whether a phrase with this noun, or its last words, is a form of a label."""
+    return noun in forms or any(text == x or text.endswith(f" {x}") for x in forms if " " in x)
 
 
 def _plain_text(text: str) -> str:

@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 from glamm_jax.errors import GLaMMError
 from glamm_jax.grand.chunks import (
     Outcome,
+    OutcomeSections,
     encode_chunk,
     encode_section,
     write_file,
@@ -39,7 +40,7 @@ from glamm_jax.grand.stages import (
     REJECTED,
     SKIPPED,
     ImageContent,
-    Section,
+    ParsedSection,
     Stage,
     StageError,
     StageGraph,
@@ -48,7 +49,6 @@ from glamm_jax.grand.stages import (
 )
 
 _MEMORY_MESSAGES = ("resource_exhausted", "out of memory")
-Result = Section | StageError
 
 
 class RoleSetupError(GLaMMError):
@@ -260,24 +260,15 @@ class ChunkWorker:
         outcomes: list[Outcome | None] = [None] * len(state.ids)
         images: list[StageImage] = []
         places: list[int] = []
-        inputs = [(name, state.outcomes[name]) for name in stage.inputs]
-        optional = [(name, state.outcomes[name]) for name in stage.optional_inputs]
+        inputs = [(name, state.outcomes[name]) for name in stage.all_inputs]
         for place, content in enumerate(state.contents):
-            sections: dict[str, Section | None] = {}
-            error = None
-            for name, column in inputs:
-                error = error or (column[place].error and _skipped(name, column[place].error))
-                sections[name] = column[place].section
-            for name, column in optional:
-                failure = column[place].error
-                if failure is not None and failure.kind == REJECTED:
-                    error = error or _skipped(name, failure)
-                sections[name] = column[place].section
-            if error:
+            sections = {name: column[place] for name, column in inputs}
+            error = _input_error(stage, sections)
+            if error is not None:
                 outcomes[place] = Outcome(error=error)
             else:
                 places.append(place)
-                images.append(StageImage(content, stage.name, sections))
+                images.append(StageImage(content, stage.name, OutcomeSections(sections)))
         for place, outcome in zip(places, self._process_images(stage, images), strict=True):
             outcomes[place] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
@@ -314,7 +305,7 @@ class ChunkWorker:
             return [Outcome(error=_error_of(error), attempt=images[0].attempt)]
         outcomes = []
         for image, result in zip(images, results, strict=True):
-            outcome = _outcome(result, image.attempt)
+            outcome = _outcome(result, image, check=image is images[0])
             if outcome.error is not None and outcome.error.kind == "memory" and len(images) > 1:
                 (outcome,) = self._call(stage, [image])
             outcomes.append(outcome)
@@ -358,20 +349,28 @@ class _ChunkState:
                     del content.parsed[key]
 
 
-def _outcome(result: Any, attempt: int) -> Outcome:
-    if isinstance(result, dict):
+def _outcome(result: Any, image: StageImage, check: bool) -> Outcome:
+    """Encode a result; with `check`, compare its parsed form with the section."""
+    section = result.section if isinstance(result, ParsedSection) else result
+    if isinstance(section, dict):
         try:
-            return Outcome(encode_section(result), attempt=attempt)
+            outcome = Outcome(encode_section(section), attempt=image.attempt)
         except (TypeError, ValueError, RecursionError) as error:
             problem = StageError("output", one_line(f"the section is not JSON: {error}"))
-            return Outcome(error=problem, attempt=attempt)
+            return Outcome(error=problem, attempt=image.attempt)
+        if isinstance(result, ParsedSection):
+            if check and result.parser(outcome.section or {}) != result.value:
+                problem = StageError("output", "the parsed form of the section is not equal to it")
+                return Outcome(error=problem, attempt=image.attempt)
+            image.hand_over(result)
+        return outcome
     if isinstance(result, RoleError):
         result = StageError(result.kind, result.message)
     if isinstance(result, StageError):
         message = one_line(result.message)
-        return Outcome(error=StageError(result.kind, message, result.stage), attempt=attempt)
+        return Outcome(error=StageError(result.kind, message, result.stage), attempt=image.attempt)
     problem = StageError("output", f"a section is an object, not {_describe(result)}")
-    return Outcome(error=problem, attempt=attempt)
+    return Outcome(error=problem, attempt=image.attempt)
 
 
 def _describe(value: Any) -> str:
@@ -380,11 +379,14 @@ def _describe(value: Any) -> str:
     return type(value).__name__
 
 
-def _skipped(name: str, error: StageError | None) -> StageError:
-    """The error of an image whose input has an error; it names the stage that is the cause."""
-    assert error is not None
-    kind = REJECTED if error.kind == REJECTED else SKIPPED
-    return StageError(kind, error.message, error.stage or name)
+def _input_error(stage: Stage, inputs: Mapping[str, Outcome]) -> StageError | None:
+    """The error of an image whose inputs have errors; it names the stage that is the cause."""
+    for name, outcome in inputs.items():
+        error = outcome.error
+        if error is not None and (error.kind == REJECTED or name in stage.inputs):
+            kind = REJECTED if error.kind == REJECTED else SKIPPED
+            return StageError(kind, error.message, error.stage or name)
+    return None
 
 
 def _is_memory_error(error: Exception) -> bool:

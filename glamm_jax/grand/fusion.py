@@ -123,7 +123,9 @@ def _partners(box: Box, later: Sequence[Sequence[_Candidate]], limit: float) -> 
 
 
 def _record(
-    groups: Sequence[Sequence[_Candidate]], landmark: Mapping[str, str] | None, options: FusionOptions
+    groups: Sequence[Sequence[_Candidate]],
+    landmark: Mapping[str, str] | None,
+    options: FusionOptions,
 ) -> GrandRecord:
     selected: list[Sequence[_Candidate]] = []
     floating: list[Sequence[_Candidate]] = []

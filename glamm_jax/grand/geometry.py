@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from glamm_jax.grand.record import Box, Detection
 from glamm_jax.grand.options import MergeOptions
+from glamm_jax.grand.record import Box, Detection
 
 MIN_UNION = 1e-5  # of two empty boxes
 
@@ -89,9 +89,9 @@ def suppress(detections: Sequence[Detection], options: MergeOptions) -> list[Det
         x0, y0, x1, y1 = box
         for other in boxes:
             # Most pairs are disjoint, which is seen before the areas are computed.
-            if x0 < other[2] and other[0] < x1 and y0 < other[3] and other[1] < y1:
-                if plain_iou(box, other) > limit:
-                    break
+            disjoint = x0 >= other[2] or other[0] >= x1 or y0 >= other[3] or other[1] >= y1
+            if not disjoint and plain_iou(box, other) > limit:
+                break
         else:
             selected.append(detection)
             boxes.append(box)

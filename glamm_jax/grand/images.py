@@ -80,7 +80,7 @@ def scan_images(
             excluded = {os.path.realpath(path) for path in exclude}
             yield from _scan_local(os.fspath(folder), "", on_refused, excluded)
         else:
-            yield from _scan_bucket(folder, on_refused, {os.fspath(path) for path in exclude})
+            yield from _scan_bucket(folder, on_refused, {_without_scheme(path) for path in exclude})
     except OSError as error:
         raise RunFolderError(f"{root}: cannot be read: {error.strerror or error}") from error
 
@@ -127,15 +127,20 @@ def _scan_bucket(
     folder: epath.Path, on_refused: OnRefused, excluded: set[str]
 ) -> Iterator[ImageEntry]:
     for inner, _, names in folder.walk():
-        if any(f"{inner}/".startswith(f"{path}/") for path in excluded):
+        path = _without_scheme(inner)
+        if any(f"{path}/".startswith(f"{other}/") for other in excluded):
             continue
-        place = os.fspath(inner).removeprefix(os.fspath(folder)).strip("/")
+        place = path.removeprefix(_without_scheme(folder)).strip("/")
         for name in names:
-            path = f"{place}/{name}" if place else name
-            if any(part.startswith(".") for part in path.split("/")):
-                on_refused(path, "hidden")
+            image_id = f"{place}/{name}" if place else name
+            if any(part.startswith(".") for part in image_id.split("/")):
+                on_refused(image_id, "hidden")
             else:
-                yield ImageEntry(path, path)
+                yield ImageEntry(image_id, image_id)
+
+
+def _without_scheme(path: epath.PathLike) -> str:
+    return os.fspath(path).split("://", 1)[-1].strip("/")  # fsspec yields such paths
 
 
 def listed_images(root: epath.PathLike, names: Iterable[str]) -> Iterator[ImageEntry]:

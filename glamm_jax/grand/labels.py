@@ -29,7 +29,10 @@ _PERSONS = (
     "men", "women", "boys", "girls", "kids", "children", "babies", "females", "elders", "teenagers",
     "adults", "toddlers", "infants", "ladies", "guys", "gentlemen", "humans", "pedestrians",
 )  # fmt: skip
-PERSON_WORDS = dict.fromkeys(_PERSON, "person") | dict.fromkeys(_PERSONS, "persons")
+PERSON_WORDS: dict[str, str] = {
+    **dict.fromkeys(_PERSON, "person"),
+    **dict.fromkeys(_PERSONS, "persons"),
+}
 
 
 def canonical_label(label: str) -> str:
@@ -122,14 +125,16 @@ def median_depth(box: Box, depth: Float32[np.ndarray, "h w"], options: LabelOpti
     if right <= left or bottom <= top:
         return NAN
     values = depth[top:bottom, left:right].ravel()
-    values = values[np.isfinite(values) if options.median_of == "all" else values != 0]
+    valid = np.isfinite(values) if options.median_of == "all" else values != 0
+    if not valid.all():
+        values = values[valid]
     count = values.size
     if not count:
         return NAN
+    # The same as `numpy.median`, without its cost for small arrays.
     middle = count // 2
-    if count % 2:
-        median = float(np.partition(values, middle)[middle])
-    else:
-        pair = np.partition(values, (middle - 1, middle))[middle - 1 : middle + 1]
-        median = float(pair.mean())
-    return round(median, 2)
+    ordered = np.partition(values, middle)
+    median = ordered[middle]
+    if count % 2 == 0:
+        median = (ordered[:middle].max() + median) / 2
+    return round(float(median), 2)

@@ -89,11 +89,13 @@ class _Linker:
                 return [], []
             first = len(self.objects)
             return ([index], []) if index < first else ([], [index - first])
-        found = [
-            next((i for i, x in enumerate(items) if inclusive_iou(x.box, phrase.box) > limit), None)
-            for items in (self.objects, floats)
-        ]
-        return [[] if index is None else [index] for index in found]  # type: ignore[return-value]
+        return self._first_hit(phrase, self.objects), self._first_hit(phrase, floats)
+
+    def _first_hit(self, phrase: PhraseBox, items: Sequence[GrandObject]) -> list[int]:
+        for i, item in enumerate(items):
+            if inclusive_iou(item.box, phrase.box) > self.options.iou:
+                return [i]
+        return []
 
     def _with_vote(self, item: GrandObject, phrase: PhraseBox) -> GrandObject:
         nouns = phrase.nouns

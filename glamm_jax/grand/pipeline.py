@@ -38,7 +38,7 @@ from glamm_jax.grand.roles import (
 )
 from glamm_jax.grand.stages import Stage, StageGraph
 from glamm_jax.grand.text_parser import RuleParser
-from glamm_jax.grand.verification import VerificationOptions
+from glamm_jax.grand.verification import RELEASED, VerificationOptions
 
 
 class RoleSetError(GLaMMError):
@@ -116,7 +116,7 @@ PIPELINES: dict[str, PipelineOptions] = {
         depth=DepthOptions(levels=255),
         steps=PRESETS["released"],
         relations=RelationOptions(enabled=False),
-        verification=VerificationOptions(enabled=False),
+        verification=RELEASED,
     ),
 }
 

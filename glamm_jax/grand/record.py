@@ -577,10 +577,18 @@ def _span(value: Mapping[str, Any], where: str) -> Span | None:
 
 
 def _vote(value: Any, where: str) -> Vote:
-    source, text = _required(value, "source", where), _required(value, "text", where)
-    score = _number(value, "score", where)
-    kind: Any = value.get("kind", "label")
-    if score is None or kind not in ("label", "description"):
+    # Most of a record's entries are votes, so that their types are checked together.
+    try:
+        source, text, score = value["source"], value["text"], value["score"]
+        kind = value.get("kind", "label")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise JSONError(f"{where}: {show(value)} is not a vote") from error
+    if not (
+        isinstance(source, str)
+        and isinstance(text, str)
+        and isinstance(score, float | int)
+        and kind in ("label", "description")
+    ):
         raise JSONError(f"{where}: {show(value)} is not a vote")
     return Vote(source, text, score, kind)
 
@@ -609,7 +617,7 @@ def _texts(value: Any, where: str, key: str) -> tuple[str, ...]:
 
 
 def _ids(value: Any, key: str, where: str) -> tuple[int, ...]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise JSONError(f"{where}: {show(value)} is not an object {{...}}")
     ids = value.get(key) or ()
     for item in _list(ids, where, key):
@@ -619,7 +627,7 @@ def _ids(value: Any, key: str, where: str) -> tuple[int, ...]:
 
 
 def _required(value: Any, key: str, where: str) -> str:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise JSONError(f"{where}: {show(value)} is not an object {{...}}")
     text = value.get(key)
     if not isinstance(text, str):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -183,6 +183,7 @@ class ParsedText(NamedTuple):
     heads: tuple[int, ...]
 
 
+@runtime_checkable
 class TextParser(Role, Protocol):
     """Dependency parses of texts. Reference: spaCy; ours: rules."""
 
@@ -270,6 +271,7 @@ class LLMAnswer(NamedTuple):
     finish_reason: str
 
 
+@runtime_checkable
 class TextLLM(Role, Protocol):
     """Answers to conversations. Reference: Vicuna-13B-v1.5 through vLLM."""
 

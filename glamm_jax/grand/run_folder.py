@@ -485,6 +485,8 @@ class AnnotationRun:
                 }
                 for entry in entries:
                     yield _scene(entry, {name: next(item) for name, item in readers.items()})
+                for reader in readers.values():
+                    next(reader, None)  # raises if there are more lines
 
     def status(self, graph: StageGraph | None = None) -> list[StageStatus]:
         """Return how much of each stage is finished, by the listing and the statistics.

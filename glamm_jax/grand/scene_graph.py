@@ -150,7 +150,8 @@ def _groups(objects: Sequence[GrandObject], radius: float) -> list[list[int]]:
         group = [
             i
             for i in left
-            if i == left[0] or math.sqrt((centres[i][0] - x) ** 2 + (centres[i][1] - y) ** 2) < radius
+            if i == left[0]
+            or math.sqrt((centres[i][0] - x) ** 2 + (centres[i][1] - y) ** 2) < radius
         ]
         groups.append(group)
         members = set(group)

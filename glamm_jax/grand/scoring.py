@@ -114,6 +114,9 @@ class _Comparison:
 
     def __init__(self, record: GrandRecord, truth: SceneTruth, counts: Counts):
         self._record, self._truth, self._counts = record, truth, counts
+        # Grounding replaces the short captions by the same with groundings.
+        grounded = tuple(caption.caption for caption in record.short_captions or ())
+        self._captions = record.captions or grounded
         self._fitting: dict[tuple[object, ...], list[int]] = {}
         boxes = [item.box for item in truth.objects]
         # Index in the record -> index of the true object.
@@ -195,9 +198,7 @@ class _Comparison:
         return len(indices) == number > 0 and indices <= set(candidates)
 
     def _compare_short_captions(self) -> None:
-        captions = self._record.captions
-        if self._record.short_captions is not None and not captions:
-            captions = tuple(caption.caption for caption in self._record.short_captions)
+        captions = self._captions
         mentions = [mention for text in captions for mention in find_mentions(text)]
         self._set("short_entity_precision", [self._is_correct(mention) for mention in mentions])
         if captions:
@@ -232,8 +233,7 @@ class _Comparison:
             if mention is not None and is_correct:
                 linked.add(link.phrase.strip()[mention.content : mention.end].lower())
         self._set("phrase_link_precision", precise)
-        texts = self._record.captions
-        mentions = [(text, mention) for text in texts for mention in find_mentions(text)]
+        mentions = [(text, mention) for text in self._captions for mention in find_mentions(text)]
         self._set(
             "phrase_link_recall",
             [
@@ -258,7 +258,7 @@ class _Comparison:
             precise.append(is_correct)
             correct |= triples if is_correct else set()
         self._set("relation_precision", precise)
-        stated = [s for text in self._record.captions for s in self._stated_relations(text)]
+        stated = [s for text in self._captions for s in self._stated_relations(text)]
         self._set("relation_recall", [triple in correct for triple in stated])
 
     def _stated_relations(self, text: str) -> list[tuple[int, str, int]]:

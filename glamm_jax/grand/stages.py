@@ -146,13 +146,17 @@ class StageImage:
         Returns:
             None if an optional input has an error.
         """
+        key, parsed = (name, parser), self._content.parsed
+        if key in parsed:
+            return parsed[key]
         section = self.sections[name]
-        if section is None:
-            return None
-        key = (name, parser)
-        if key not in self._content.parsed:
-            self._content.parsed[key] = parser(section)
-        return self._content.parsed[key]
+        if section is not None:
+            parsed[key] = parser(section)
+        return parsed.get(key)
+
+    def hand_over(self, result: ParsedSection) -> None:
+        """Keep the parsed form of the section that this stage made."""
+        self._content.parsed[self.stage, result.parser] = result.value
 
     def next_attempt(self) -> StageImage:
         """Return the image for another attempt, with another seed."""
@@ -192,7 +196,23 @@ class ImageContent:
         self.parsed: dict[Any, Any] = {}
 
 
-Process = Callable[[Sequence[StageImage]], Sequence[Section | StageError | RoleError]]
+@dataclass(frozen=True, slots=True)
+class ParsedSection:
+    """A section with its parsed form, so that the following stages need not parse it.
+
+    Attributes:
+        section: as JSON.
+        parser: the function that `StageImage.parse` of other stages is called with.
+        value: equal to `parser(section)`, also after `section` was written and read.
+    """
+
+    section: Section
+    parser: Callable[[Section], Any]
+    value: Any
+
+
+StageResult = Section | ParsedSection | StageError | RoleError
+Process = Callable[[Sequence[StageImage]], Sequence[StageResult]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,8 +221,9 @@ class Stage:
 
     Attributes:
         name: unique in a graph; may have any characters, e.g. "detections/eva-02-01".
-        process: takes a batch, returns a section or an error for each image, in order. It must be
-            picklable: a function of a module, a `functools.partial` or an instance.
+        process: takes a batch, returns a section (or `ParsedSection`) or an error for each image,
+            in order. It must be picklable: a function of a module, a `functools.partial` or an
+            instance.
         inputs: names of the stages whose sections it needs; an image with an error in one of them
             is skipped.
         optional_inputs: stages whose sections it uses where they exist. An image that was

@@ -56,7 +56,8 @@ def run_workers(
                 except (EOFError, OSError):
                     workers.pop(connection).close()
                     worker.give_back(session, waiting, deaths)
-                    start(worker.environment)
+                    if waiting:
+                        start(worker.environment)
                     continue
                 if isinstance(message, StageEvent):
                     session.record(message)

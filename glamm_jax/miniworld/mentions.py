@@ -12,10 +12,11 @@ words; places, stuff and parts are no objects.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from glamm_jax.miniworld.captions import NUMBERS
+from glamm_jax.miniworld.captions import NUMBERS, with_article
 from glamm_jax.miniworld.shapes import SHAPES
 from glamm_jax.miniworld.world import COLOURS, TEXTURES
 
@@ -24,19 +25,32 @@ POSITIONS = ("leftmost", "central", "rightmost")  # of objects that look alike
 DETERMINERS = ("a", "an", "the", "another", "one more")
 
 
-class Appearance(Protocol):
-    """What a mention can state about an object."""
+@dataclass(frozen=True, slots=True)
+class Appearance:
+    """What a mention can state about an object.
+
+    Attributes:
+        shape: key of SHAPES; its label.
+        colour: key of COLOURS.
+        texture: name in TEXTURES.
+        size: name in SIZES or "".
+        position: name in POSITIONS among objects that texts without a texture could confuse; "" if
+            there are none.
+    """
+
+    shape: str
+    colour: str
+    texture: str
+    size: str
+    position: str
 
     @property
-    def shape(self) -> str: ...
-    @property
-    def colour(self) -> str: ...
-    @property
-    def texture(self) -> str: ...
-    @property
-    def size(self) -> str: ...
-    @property
-    def position(self) -> str: ...
+    def description(self) -> str:
+        """Words that no other object of the scene fits, such as "a large striped red star"."""
+        texture = "" if self.texture == "plain" else self.texture
+        words = [self.position, self.size, texture, self.colour, self.shape]
+        text = " ".join(word for word in words if word)
+        return f"the {text}" if self.position else with_article(text)
 
 
 class Mention(NamedTuple):

@@ -2,11 +2,11 @@
 
     write_scenes("scenes", FULL, seed=0, count=100, size=192)
     folder = open_truth("scenes")
-    truth = folder["scene_000007"]      # or "scene_000007.png"
+    truth = folder["scene_000000"]      # or "scene_000000.png"
     truth.objects[0].shape              # "star"
     truth.depth_map()                   # float32 inverse depth, larger is nearer
 
-    scenes/images/scene_000007.png
+    scenes/images/scene_000000.png
     scenes/truth.jsonl                  one scene a line
     scenes/scenes.json                  options, and image id -> place in truth.jsonl
 
@@ -31,9 +31,9 @@ from glamm_jax.errors import FolderError
 from glamm_jax.files import atomic_folder
 from glamm_jax.json_files import parse_json, read_object
 from glamm_jax.miniworld.annotations import entity_mask, mask_box, scene_entities, text_rng
-from glamm_jax.miniworld.captions import place_description, with_article
+from glamm_jax.miniworld.captions import place_description
 from glamm_jax.miniworld.expressions import RELATIONS, is_related
-from glamm_jax.miniworld.mentions import POSITIONS
+from glamm_jax.miniworld.mentions import POSITIONS, Appearance
 from glamm_jax.miniworld.scene import Scene, render_scene
 from glamm_jax.miniworld.world import FULL, HANGING, PLACES, World
 
@@ -49,39 +49,20 @@ Phrase = tuple[int, int, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectTruth:
+class ObjectTruth(Appearance):
     """What is true about an object.
 
     Attributes:
-        shape: key of SHAPES; its label.
-        colour: key of COLOURS.
-        texture: name in TEXTURES.
-        size: "small", "large" or "".
-        position: name in POSITIONS among objects that texts without a texture could confuse; "" if
-            there are none.
         box: of its visible pixels, x0 y0 x1 y1.
         depth: inverse depth of its pixels.
         box_depth: median of the depths in its box, with two decimals.
         counts: run lengths of its visible pixels, compressed.
     """
 
-    shape: str
-    colour: str
-    texture: str
-    size: str
-    position: str
     box: Box
     depth: float
     box_depth: float
     counts: str
-
-    @property
-    def description(self) -> str:
-        """Words that no other object of the scene fits, such as "a large striped red star"."""
-        texture = "" if self.texture == "plain" else self.texture
-        words = [self.position, self.size, texture, self.colour, self.shape]
-        text = " ".join(word for word in words if word)
-        return f"the {text}" if self.position else with_article(text)
 
 
 class RegionTruth(NamedTuple):

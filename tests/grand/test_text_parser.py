@@ -6,7 +6,6 @@ import itertools
 import re
 import sys
 import types
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -68,6 +69,7 @@ def second_seed(image_id: str) -> int:
 
 def _note(log: str | None, stage: str, images: Sequence[StageImage]) -> None:
     if log:
+        time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
         with open(log, "a") as file:  # appending one line is atomic
             file.write("".join(f"{stage}\t{image.image_id}\t{image.attempt}\n" for image in images))
 

@@ -7,7 +7,8 @@ The last user message decides what is asked for:
 - it ends with a list ("Objects:", one `label/attribute` a line, then perhaps "Landmarks:"):
   additional context;
 - anything else: the phrases of the caption behind the last "Caption:", or of the last paragraph,
-  one a line.
+  one a line. If the message says what to write for no phrase, such as "OBJECT: none" in quotation
+  marks, the lines begin in the same way.
 
 Examples and feedback may stand before; of several graphs the last one counts.
 """
@@ -35,10 +36,11 @@ LAYER_SENTENCES = {
 MAX_SENTENCES = 4  # of a dense caption
 MAX_CONTEXT_LABELS = 3
 REFUSAL = "I am sorry, but I cannot help with this request."
-NOTHING = "Nothing"  # answer about a caption without phrases
+NOTHING = "none"  # answer about a caption without phrases
 _FIRST_GROUP = re.compile(r"^Group 0:", re.MULTILINE)
 _OBJECTS = re.compile(r"^Objects:[ \t]*$", re.MULTILINE)
 _GROUP = re.compile(r"Group \d+:\s*(.*)")
+_LINE_START = re.compile(rf'"([^"\n]+ ){NOTHING}"')
 _BLOCKS = ("Short Captions:", "Relationships:", "Landmarks:")
 
 
@@ -200,8 +202,10 @@ def list_phrases(text: str) -> str:
     """Return the phrases of the caption at the end of a text, one a line."""
     _, marker, caption = text.rpartition("Caption:")
     caption = caption if marker else text.strip().rpartition("\n\n")[2]
+    start = _LINE_START.search(text)
+    before = start[1] if start else ""
     phrases = [caption[mention.start : mention.end] for mention in find_mentions(caption)]
-    return "\n".join(dict.fromkeys(phrases)) or NOTHING
+    return "\n".join(before + phrase for phrase in dict.fromkeys(phrases) or (NOTHING,))
 
 
 def write_context(graph: GraphText) -> str:

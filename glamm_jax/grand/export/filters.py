@@ -22,6 +22,7 @@ from glamm_jax.grand.record import (
     GrandObject,
     GrandRecord,
     PhraseGrounding,
+    changed,
 )
 
 REJECTED, PARTIAL = "images: rejected", "images: partial"
@@ -133,10 +134,6 @@ def object_name(item: GrandObject) -> str | None:
     return " ".join(label.replace("_", " ").split()) or None
 
 
-def _changed(record: GrandRecord, **fields: Any) -> GrandRecord:
-    return replace(record, **fields)
-
-
 def _image_problem(file_name: str, status: str, filters: ExportFilters) -> str | None:
     if status == "rejected":
         return REJECTED
@@ -212,7 +209,7 @@ def _filter_objects(
     fields: dict[str, Any] = dict(remaining)
     if removed:
         fields |= _without_ids(record, removed, dropped)
-    return _changed(record, **fields)
+    return changed(record, **fields)
 
 
 def _without_ids(record: GrandRecord, removed: set[int], dropped: Counter[str]) -> dict[str, Any]:
@@ -295,4 +292,4 @@ def _filter_captions(
     if reason is None:
         return record
     dropped[reason] += 1
-    return _changed(record, dense_caption=None, dense_source=None, attempts=(), verified=None)
+    return changed(record, dense_caption=None, dense_source=None, attempts=(), verified=None)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,9 +38,11 @@ from glamm_jax.grand.export.images import (
 )
 from glamm_jax.grand.export.output import export_folder, json_text
 from glamm_jax.grand.export.summary import ExportSummary
-from glamm_jax.grand.released_exports import caption_export, referring_export
+from glamm_jax.grand.options import ReleasedExportOptions
+from glamm_jax.grand.released_export import export_captions, export_referring
 
 FORMAT = "lmdb"
+PAPER = ReleasedExportOptions()
 FIRST_MAP_BYTES = 1 << 28  # doubled when it is full
 ENTRIES_PER_TRANSACTION = 1000
 
@@ -52,6 +55,7 @@ def export_lmdb(
     items: Iterable[ExportItem],
     out: Path,
     *,
+    rules: ReleasedExportOptions = PAPER,
     filters: ExportFilters = NO_FILTERS,
     validation_share: float = 0.01,
     images: ImagePlacement = "none",
@@ -63,6 +67,7 @@ def export_lmdb(
     Args:
         items: images and annotations, in the order of the image ids.
         out: the folder to create.
+        rules: how the original's exports are made, with or without their defects.
         filters: what to leave out.
         validation_share: of the images, for the lists of names.
         images: whether to copy or link the image files.
@@ -73,7 +78,7 @@ def export_lmdb(
         FolderError: the folder exists or cannot be written.
         MissingLibraryError: lmdb is not installed.
     """
-    options = {"images": images, "validation_share": validation_share}
+    options = {"images": images, "validation_share": validation_share, "rules": asdict(rules)}
     summary = ExportSummary(FORMAT, options, filters.to_json())
     with export_folder(out, summary, overwrite) as folder, ExitStack() as stack:
         data = folder / DATA_FOLDER
@@ -92,13 +97,12 @@ def export_lmdb(
             split = image_split(image, validation_share)
             entries = 0
             for kind, database, export in (
-                ("referring expressions", expressions, referring_export),
-                ("short captions", captions, caption_export),
+                ("referring expressions", expressions, export_referring),
+                ("short captions", captions, export_captions),
             ):
-                try:
-                    annotations = export(record)
-                except GLaMMError:  # a preset of the original loses the image in some cases
-                    summary.dropped[f"{kind}: no export"] += 1
+                annotations = export(record, rules)
+                if annotations is None:  # a missing mask loses the image, as in the original
+                    summary.dropped[f"{kind}: missing mask"] += 1
                     continue
                 if annotations:
                     database.add(name, annotations, split)

@@ -36,7 +36,11 @@ from glamm_jax.grand.record import CaptionAttempt, Detection, GrandRecord, RunLe
 from glamm_jax.grand.roles import ParsedText, RoleError, Segmenter, TextLLM, TextParser
 from glamm_jax.grand.scene_graph import build_scene_graph, context_text
 from glamm_jax.grand.stages import Section, Stage, StageError, StageImage
-from glamm_jax.grand.verification import VerificationOptions, write_dense_captions
+from glamm_jax.grand.verification import (
+    DenseCaptionResult,
+    VerificationOptions,
+    write_dense_captions,
+)
 
 
 def graph_stage(options: SceneGraphOptions, tags: Sequence[str]) -> Stage:
@@ -189,43 +193,33 @@ def _write(
     options: VerificationOptions,
 ) -> list[Any]:
     graphs = [_graph(image) for image in images]
-    written = iter(
-        write_dense_captions(
-            [graph for graph in graphs if graph is not None],
-            llm,
-            checker=checker,
-            parser=parser,
-            prompts=prompts,
-            options=options,
-        )
-    )
-    sections: list[Any] = []
-    for graph in graphs:
-        if graph is None:  # nothing to describe
-            sections.append({"caption": None, "source": None, "verified": None, "attempts": []})
-            continue
-        result = next(written)
-        if isinstance(result, RoleError):
-            sections.append(result)
-            continue
-        sections.append(
+    known = [graph for graph in graphs if graph is not None]
+    written = iter(write_dense_captions(known, llm, checker, options, prompts, parser))
+    # An image without a graph has nothing to describe.
+    return [
+        _caption_section(DenseCaptionResult(None, None) if graph is None else next(written))
+        for graph in graphs
+    ]
+
+
+def _caption_section(result: DenseCaptionResult) -> Section | RoleError:
+    if result.caption is None and result.error is not None:
+        return result.error
+    return {
+        "caption": result.caption,
+        "source": result.source,
+        "verified": result.verified,
+        "attempts": [
             {
-                "caption": result.caption,
-                "source": result.source,
-                "verified": result.verified,
-                "attempts": [
-                    {
-                        "text": x.text,
-                        "finish_reason": x.finish_reason,
-                        "problem": x.problem,
-                        "checklist": x.checklist,
-                        "missing": x.missing,
-                    }
-                    for x in result.attempts
-                ],
+                "text": x.text,
+                "finish_reason": x.finish_reason,
+                "problem": x.problem,
+                "checklist": x.checklist,
+                "missing": x.missing,
             }
-        )
-    return sections
+            for x in result.attempts
+        ],
+    }
 
 
 def _graph(image: StageImage) -> GraphText | None:

@@ -7,15 +7,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from glamm_jax.grand.graph_facts import GraphText
+from glamm_jax.grand.levels.level3 import read_graph
 from glamm_jax.grand.levels.sections import read_record, record_section
 from glamm_jax.grand.prompts import PromptTexts
-from glamm_jax.grand.roles import RoleError, TextLLM
+from glamm_jax.grand.roles import TextLLM
 from glamm_jax.grand.scene_graph import add_context
 from glamm_jax.grand.stages import Stage, StageImage
-from glamm_jax.grand.verification import VerificationOptions, write_contexts
+from glamm_jax.grand.verification import ContextResult, VerificationOptions, write_contexts
 
 ANNOTATIONS = "annotations"
 
@@ -43,6 +46,30 @@ def annotation_stage(has_context: bool) -> Stage:
     return Stage(
         name=ANNOTATIONS, inputs=("masks",), optional_inputs=optional, process=_complete
     )
+
+
+def _write(
+    images: Sequence[StageImage], llm: TextLLM, prompts: PromptTexts, options: VerificationOptions
+) -> list[Any]:
+    graphs = [_context_graph(image) for image in images]
+    known = [graph for graph in graphs if graph is not None]
+    written = iter(write_contexts(known, llm, options, prompts))
+    sections: list[Any] = []
+    for graph in graphs:
+        result = ContextResult(None) if graph is None else next(written)
+        if result.text is None and result.error is not None:
+            sections.append(result.error)
+        else:
+            sections.append({"text": result.text, "attempts": len(result.attempts)})
+    return sections
+
+
+def _context_graph(image: StageImage) -> GraphText | None:
+    section = image.sections["scene_graph"]
+    assert section is not None
+    if section["text"] is None or section["context"] is None:
+        return None
+    return replace(read_graph(image.image_id, section), text=section["context"])
 
 
 def _complete(images: Sequence[StageImage]) -> list[Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
+from glamm_jax.grand import record as record_module
 from glamm_jax.grand.record import GrandCaption, GrandObject, GrandRecord
 
 
@@ -61,15 +63,23 @@ def _to_json(record: GrandRecord) -> dict[str, Any]:
     return value
 
 
-def _referring_export(record: GrandRecord) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Options:
+    skip_missing: bool = True
+
+
+def _export_referring(record: GrandRecord, options: _Options) -> list[dict[str, Any]] | None:
+    if not options.skip_missing and any(x.mask is None for x in record.objects if x.attributes):
+        return None
     return [
         {"attribute": text, "id": x.id, "bbox": list(x.box), "segmentation": x.mask}
         for x in record.objects
-        for text in x.attributes or ()
+        if x.mask is not None
+        for text in (x.attributes or ())[:1]
     ]
 
 
-def _caption_export(record: GrandRecord) -> list[dict[str, Any]]:
+def _export_captions(record: GrandRecord, options: _Options) -> list[dict[str, Any]] | None:
     masks = {item.id: item.mask for item in record.objects}
     result = []
     for caption in record.short_captions or ():
@@ -80,12 +90,21 @@ def _caption_export(record: GrandRecord) -> list[dict[str, Any]]:
     return result
 
 
+def _add_module(name: str, **contents: Any) -> None:
+    if importlib.util.find_spec(name) is None:
+        module = ModuleType(name)
+        vars(module).update(contents)
+        sys.modules[name] = module
+
+
 try:
     GrandRecord().to_json()
 except NotImplementedError:
     GrandRecord.to_json = _to_json
-NAME = "glamm_jax.grand.released_exports"
-if importlib.util.find_spec(NAME) is None:
-    module: Any = ModuleType(NAME)
-    module.referring_export, module.caption_export = _referring_export, _caption_export
-    sys.modules[NAME] = module
+    vars(record_module).setdefault("changed", replace)
+_add_module("glamm_jax.grand.options", ReleasedExportOptions=_Options)
+_add_module(
+    "glamm_jax.grand.released_export",
+    export_referring=_export_referring,
+    export_captions=_export_captions,
+)
