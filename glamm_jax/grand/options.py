@@ -175,6 +175,8 @@ class AttributeOptions:
             floating object. released: off; it is lost, and links keep its id.
         promote_once: a floating object of several labels is promoted once. released: off; once for
             each label.
+        update_links: the ids of linked objects and of linked floating objects follow the promotion.
+            released: off.
         missing_score: score of what has none. released: None; if such a score has to be compared
             promotion ends, and what was promoted before stays in both lists.
     """
@@ -186,6 +188,7 @@ class AttributeOptions:
     promote_area: float = 0.5
     keep_losers: bool = True
     promote_once: bool = True
+    update_links: bool = True
     missing_score: float | None = 0.0
 
 
@@ -407,6 +410,7 @@ PRESETS: dict[str, GrandOptions] = {
             split_text=True,
             keep_losers=False,
             promote_once=False,
+            update_links=False,
             missing_score=None,
         ),
         LabelOptions(
