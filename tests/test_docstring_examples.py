@@ -24,6 +24,9 @@ from glamm_jax.data.conversion import SourceReader, write_shard
 from glamm_jax.data.loader import open_batches
 from glamm_jax.data.record import Region
 from glamm_jax.data.sources.defects import DefectLog
+from glamm_jax.grand.graph_facts import GraphText, ObjectFacts
+from glamm_jax.grand.roles import LLMAnswer
+from glamm_jax.grand.text_parser import RuleParser
 from glamm_jax.inference.generate import Generator
 from glamm_jax.miniworld import EASY, render_scene, scene_record
 from glamm_jax.miniworld.grand_folder import write_grand
@@ -91,6 +94,17 @@ def _mixture(folder: Path) -> Variables:
     return {"config": learn.get_config(), "replace": replace}
 
 
+class CaptionLLM:
+    """A language model with one answer."""
+
+    name, fingerprint, needs_device = "one answer", "1", False
+
+    def setup(self) -> None: ...
+
+    def __call__(self, requests: Any) -> Any:
+        return [LLMAnswer("A dog sits there.", "stop") for _ in requests]
+
+
 # Module -> the variables that its example uses and does not define.
 VARIABLES: dict[str, Callable[[Path], Variables]] = {
     "": lambda folder: {"glamm_jax": glamm_jax, "path": MODEL},
@@ -115,8 +129,19 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
     },
     "data.resample": lambda folder: {"image": IMAGE},
     "data.sources.phrase_spans": lambda folder: {"log": DefectLog("image 7")},
+    "grand.answer_checks": lambda folder: {},
     "grand.lexicon": lambda folder: {},
+    "grand.phrase_matching": lambda folder: {
+        "ObjectFacts": ObjectFacts,
+        "RuleParser": RuleParser,
+    },
+    "grand.prompts": lambda folder: {},
     "grand.text_parser": lambda folder: {},
+    "grand.verification": lambda folder: {
+        "graphs": [GraphText("7", "Foreground:\nGroup 0: dog", (ObjectFacts(0, ("dog",)),))],
+        "llm": CaptionLLM(),
+        "checker": None,
+    },
     "inference.chat": lambda folder: {"glamm_jax": glamm_jax},
     "inference.generate": lambda folder: _generation(),
     "json_files": lambda folder: {},
