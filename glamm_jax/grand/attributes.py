@@ -87,6 +87,8 @@ def _described(item: GrandObject, reply: str, options: AttributeOptions) -> Gran
     old = item.attributes or ()
     if options.split_text and any(key == "attributes" for key, _ in item.irregular):
         old = tuple("".join(old))
+    if options.unique_texts:
+        old = tuple(x for x in old if remove_prefix(x) != text)
     return changed(item, attributes=(text, *old[: options.max_old]))
 
 

@@ -168,6 +168,7 @@ class AttributeOptions:
         prefix_only: only a prefix such as "Assistant:" is removed from the model's text. released:
             off; kept is what stands between the first and the second ": ".
         max_old: earlier attributes that are kept after the new one.
+        unique_texts: an earlier attribute that equals the new one is not kept. released: off.
         split_text: an attribute that is a text is a list of its letters. released: on.
         promote_area: floating objects of more than this share of the image, and larger than every
             object, are promoted: the best of each label.
@@ -184,6 +185,7 @@ class AttributeOptions:
     min_area: float = 0.02
     prefix_only: bool = True
     max_old: int = 1
+    unique_texts: bool = True
     split_text: bool = False
     promote_area: float = 0.5
     keep_losers: bool = True
@@ -407,6 +409,7 @@ PRESETS: dict[str, GrandOptions] = {
         ),
         AttributeOptions(
             prefix_only=False,
+            unique_texts=False,
             split_text=True,
             keep_losers=False,
             promote_once=False,

@@ -42,7 +42,7 @@ from glamm_jax.grand.roles import (
     Tag,
     TextParser,
 )
-from glamm_jax.grand.stages import Section, Stage, StageError, StageImage
+from glamm_jax.grand.stages import ParsedSection, Section, Stage, StageError, StageImage
 
 CAPTIONS = "captions/"
 
@@ -252,7 +252,7 @@ def _describe(
 ) -> list[Any]:
     objects = [objects_to_describe(_record(x, "links"), image_size(x), options) for x in images]
 
-    def section(texts: Any, image: StageImage) -> Section:
+    def section(texts: Any, image: StageImage) -> ParsedSection:
         record, size = _record(image, "links"), image_size(image)
         described = objects_to_describe(record, size, options)
         replies = {

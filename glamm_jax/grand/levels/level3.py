@@ -35,7 +35,7 @@ from glamm_jax.grand.prompts import PromptTexts
 from glamm_jax.grand.record import CaptionAttempt, Detection, GrandRecord, RunLengths, changed
 from glamm_jax.grand.roles import ParsedText, RoleError, Segmenter, TextLLM, TextParser
 from glamm_jax.grand.scene_graph import build_scene_graph, context_text
-from glamm_jax.grand.stages import Section, Stage, StageError, StageImage
+from glamm_jax.grand.stages import ParsedSection, Section, Stage, StageError, StageImage
 from glamm_jax.grand.verification import (
     DenseCaptionResult,
     VerificationOptions,
@@ -292,7 +292,7 @@ def _mask(
     results = _segment(images, role, jobs)
     by_image = dict(zip(map(id, images), zip(records, jobs, strict=True), strict=True))
 
-    def section(masks: Any, image: StageImage) -> Section:
+    def section(masks: Any, image: StageImage) -> ParsedSection:
         record, own = by_image[id(image)]
         size = image_size(image)
         pairs = zip(own, checked_list(masks, len(own)), strict=True)
