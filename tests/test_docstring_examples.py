@@ -24,15 +24,14 @@ from glamm_jax.data.conversion import SourceReader, write_shard
 from glamm_jax.data.loader import open_batches
 from glamm_jax.data.record import Region
 from glamm_jax.data.sources.defects import DefectLog
+from glamm_jax.grand.adapters import NOISE
 from glamm_jax.grand.drivers.local import run_local
+from glamm_jax.grand.graph_facts import GraphText, ObjectFacts
 from glamm_jax.grand.images import image_stage, scan_images
+from glamm_jax.grand.record import GrandRecord
+from glamm_jax.grand.roles import LLMAnswer, RoleImage
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
-from glamm_jax.grand.adapters import NOISE
-from glamm_jax.grand.record import GrandRecord
-from glamm_jax.grand.roles import RoleImage
-from glamm_jax.grand.graph_facts import GraphText, ObjectFacts
-from glamm_jax.grand.roles import LLMAnswer
 from glamm_jax.grand.text_parser import RuleParser
 from glamm_jax.inference.generate import Generator
 from glamm_jax.miniworld import EASY, render_scene, scene_record
@@ -119,6 +118,8 @@ def _records(folder: Path) -> Variables:
         "records": [(image_id, GrandRecord()) for image_id in truth.image_ids],
         "truth": truth,
     }
+
+
 class CaptionLLM:
     """A language model with one answer."""
 

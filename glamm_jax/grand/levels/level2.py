@@ -1,7 +1,7 @@
 """Level 2: captions, the objects that their phrases name, descriptions, labels and depth.
 
-    image -> captions/* -> phrases -> phrase_boxes
-    fusion, captions, phrase_boxes -> links -> region_attributes -> label_choices -> objects
+image -> captions/* -> phrases -> phrase_boxes
+fusion, captions, phrase_boxes -> links -> region_attributes -> label_choices -> objects
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ from glamm_jax.grand.levels.sections import (
 )
 from glamm_jax.grand.links import link_phrases
 from glamm_jax.grand.options import AttributeOptions, LabelOptions, LinkOptions, PhraseOptions
-from glamm_jax.grand.phrases import NounPhrase, PhraseBox, choose_boxes, extract_phrases, parser_text
+from glamm_jax.grand.phrases import (
+    NounPhrase,
+    PhraseBox,
+    choose_boxes,
+    extract_phrases,
+    parser_text,
+)
 from glamm_jax.grand.record import GrandRecord, changed
 from glamm_jax.grand.relations import RelationOptions, find_relations
 from glamm_jax.grand.roles import (

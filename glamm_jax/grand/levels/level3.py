@@ -1,8 +1,8 @@
 """Level 3: scene graph, dense caption with verification, grounding of all captions, masks.
 
-    objects -> scene_graph -> dense_caption
-    objects, dense_caption -> caption_grounding
-    caption_grounding, proposals, detections/* -> masks
+objects -> scene_graph -> dense_caption
+objects, dense_caption -> caption_grounding
+caption_grounding, proposals, detections/* -> masks
 """
 
 from __future__ import annotations
@@ -228,9 +228,7 @@ def _graph(image: StageImage) -> GraphText | None:
     return None if section["text"] is None else read_graph(image.image_id, section)
 
 
-def _ground(
-    images: Sequence[StageImage], role: TextParser, options: GroundingOptions
-) -> list[Any]:
+def _ground(images: Sequence[StageImage], role: TextParser, options: GroundingOptions) -> list[Any]:
     def parse(text: str) -> ParsedText:
         (parsed,) = checked_list(role([text]), 1)
         if not isinstance(parsed, ParsedText):
@@ -340,7 +338,8 @@ def _usable(
     height, width = mask["size"]
     if (width, height) != size:
         raise OutputError(f"a mask of {size[1]} x {size[0]} is due, got {height} x {width}")
-    x, y, box_width, box_height = map(float, toBbox(rle.compress(mask)))
+    compressed: Any = rle.compress(mask)
+    x, y, box_width, box_height = map(float, toBbox(compressed))
     box = (x, y, x + box_width, y + box_height)
     is_empty = not box_width or not box_height
     return None if is_empty or inclusive_iou(box, job.box) < options.min_box_iou else mask

@@ -88,7 +88,8 @@ def detection_json(item: Any, needs: str = "") -> dict[str, Any]:
         raise OutputError(f"a detection is due, got {_describe(item)}")
     if needs and getattr(item, needs) is None:
         raise OutputError(f"a detection has no {needs}")
-    value: dict[str, Any] = {"bbox": list(checked_box(item.box)), "score": checked_score(item.score)}
+    box, score = checked_box(item.box), checked_score(item.score)
+    value: dict[str, Any] = {"bbox": list(box), "score": score}
     if item.label is not None:
         value["label"] = checked_text(item.label)
     if item.description is not None:
