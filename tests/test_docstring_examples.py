@@ -24,13 +24,15 @@ from glamm_jax.data.conversion import SourceReader, write_shard
 from glamm_jax.data.loader import open_batches
 from glamm_jax.data.record import Region
 from glamm_jax.data.sources.defects import DefectLog
+from glamm_jax.grand.adapters import NOISE
 from glamm_jax.grand.drivers.local import run_local
+from glamm_jax.grand.graph_facts import GraphText, ObjectFacts
 from glamm_jax.grand.images import image_stage, scan_images
+from glamm_jax.grand.record import GrandRecord
+from glamm_jax.grand.roles import LLMAnswer, RoleImage
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
-from glamm_jax.grand.adapters import NOISE
-from glamm_jax.grand.record import GrandRecord
-from glamm_jax.grand.roles import RoleImage
+from glamm_jax.grand.text_parser import RuleParser
 from glamm_jax.inference.generate import Generator
 from glamm_jax.miniworld import EASY, render_scene, scene_record
 from glamm_jax.miniworld.grand_folder import write_grand
@@ -118,6 +120,17 @@ def _records(folder: Path) -> Variables:
     }
 
 
+class CaptionLLM:
+    """A language model with one answer."""
+
+    name, fingerprint, needs_device = "one answer", "1", False
+
+    def setup(self) -> None: ...
+
+    def __call__(self, requests: Any) -> Any:
+        return [LLMAnswer("A dog sits there.", "stop") for _ in requests]
+
+
 # Module -> the variables that its example uses and does not define.
 def _annotation(folder: Path) -> Variables:
     Path("photos").mkdir()
@@ -166,11 +179,22 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
         "find_tags": lambda images: [],
         "count_tags": lambda images: [],
     },
+    "grand.answer_checks": lambda folder: {},
     "grand.lexicon": lambda folder: {},
+    "grand.phrase_matching": lambda folder: {
+        "ObjectFacts": ObjectFacts,
+        "RuleParser": RuleParser,
+    },
+    "grand.prompts": lambda folder: {},
     "grand.text_parser": lambda folder: {},
     "grand.adapters.noise": lambda folder: {},
     "grand.adapters.oracle": lambda folder: _oracle(),
     "grand.scoring": lambda folder: _records(folder),
+    "grand.verification": lambda folder: {
+        "graphs": [GraphText("7", "Foreground:\nGroup 0: dog", (ObjectFacts(0, ("dog",)),))],
+        "llm": CaptionLLM(),
+        "checker": None,
+    },
     "inference.chat": lambda folder: {"glamm_jax": glamm_jax},
     "inference.generate": lambda folder: _generation(),
     "json_files": lambda folder: {},

@@ -64,7 +64,15 @@ def describe_objects(
         for item in record.objects
     ]
     objects, floats = _promote(objects, list(record.floating_objects), size, options)
-    return changed(record, objects=tuple(objects), floating_objects=tuple(floats))
+    record = changed(record, objects=tuple(objects), floating_objects=tuple(floats))
+    if not options.update_links or not record.linked_floating_ids:
+        return record
+    promoted = {item.id for item in objects}.intersection(record.linked_floating_ids)
+    return changed(
+        record,
+        linked_ids=tuple(sorted({*record.linked_ids, *promoted})),
+        linked_floating_ids=tuple(x for x in record.linked_floating_ids if x not in promoted),
+    )
 
 
 def _described(item: GrandObject, reply: str, options: AttributeOptions) -> GrandObject:
@@ -79,6 +87,8 @@ def _described(item: GrandObject, reply: str, options: AttributeOptions) -> Gran
     old = item.attributes or ()
     if options.split_text and any(key == "attributes" for key, _ in item.irregular):
         old = tuple("".join(old))
+    if options.unique_texts:
+        old = tuple(x for x in old if remove_prefix(x) != text)
     return changed(item, attributes=(text, *old[: options.max_old]))
 
 

@@ -168,6 +168,7 @@ class AttributeOptions:
         prefix_only: only a prefix such as "Assistant:" is removed from the model's text. released:
             off; kept is what stands between the first and the second ": ".
         max_old: earlier attributes that are kept after the new one.
+        unique_texts: an earlier attribute that equals the new one is not kept. released: off.
         split_text: an attribute that is a text is a list of its letters. released: on.
         promote_area: floating objects of more than this share of the image, and larger than every
             object, are promoted: the best of each label.
@@ -175,6 +176,8 @@ class AttributeOptions:
             floating object. released: off; it is lost, and links keep its id.
         promote_once: a floating object of several labels is promoted once. released: off; once for
             each label.
+        update_links: the ids of linked objects and of linked floating objects follow the promotion.
+            released: off.
         missing_score: score of what has none. released: None; if such a score has to be compared
             promotion ends, and what was promoted before stays in both lists.
     """
@@ -182,10 +185,12 @@ class AttributeOptions:
     min_area: float = 0.02
     prefix_only: bool = True
     max_old: int = 1
+    unique_texts: bool = True
     split_text: bool = False
     promote_area: float = 0.5
     keep_losers: bool = True
     promote_once: bool = True
+    update_links: bool = True
     missing_score: float | None = 0.0
 
 
@@ -404,9 +409,11 @@ PRESETS: dict[str, GrandOptions] = {
         ),
         AttributeOptions(
             prefix_only=False,
+            unique_texts=False,
             split_text=True,
             keep_losers=False,
             promote_once=False,
+            update_links=False,
             missing_score=None,
         ),
         LabelOptions(

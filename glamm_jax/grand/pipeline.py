@@ -1,16 +1,16 @@
 """The complete annotation: roles and options in, a graph of stages out.
 
     graph = build_graph(roles, PIPELINES["paper"])
-    run_local(Job(AnnotationRun.create("run", "photos"), graph))
+    run = AnnotationRun.create("run", scan_images("photos"), "photos")
+    result = run_local(run, graph)
 
-`stages of level` are in `glamm_jax.grand.levels`; here they are only connected.
+The stages are those of `glamm_jax.grand.levels`; here they are only connected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from glamm_jax.errors import GLaMMError
 from glamm_jax.grand.images import ImageOptions, image_stage
@@ -156,9 +156,7 @@ def build_graph(
             )
         )
         stages.append(level4.context_stage(roles.llm, prompts, options.verification))
-    stages.append(
-        level3.grounding_stage(roles.text_parser, steps.grounding, roles.llm is not None)
-    )
+    stages.append(level3.grounding_stage(roles.text_parser, steps.grounding, roles.llm is not None))
     with_masks = [level1.DETECTIONS + name for name in roles.detectors]
     has_proposals = roles.region_proposer is not None
     stages.append(level3.mask_stage(roles.segmenter, has_proposals, with_masks, steps.masks))

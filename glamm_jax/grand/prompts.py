@@ -31,7 +31,7 @@ MAX_BYTES = 1 << 20  # of a file of prompts
 _MISSING_LINE = "- "
 
 
-class PromptError(GLaMMError):
+class PromptTextError(GLaMMError):
     """A file of prompts cannot be used."""
 
 
@@ -110,15 +110,15 @@ def read_prompts(path: Path) -> PromptTexts:
     """Read the texts of a file in the form of `data/prompts.toml`.
 
     Raises:
-        PromptError: it cannot be read, or lacks a text.
+        PromptTextError: it cannot be read, or lacks a text.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise PromptError(f"{path}: more than {MAX_BYTES} bytes")
+            raise PromptTextError(f"{path}: more than {MAX_BYTES} bytes")
         data = path.read_bytes()
         values = tomllib.loads(data.decode("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PromptError(f"{path}: {error}") from error
+        raise PromptTextError(f"{path}: {error}") from error
     return _prompt_texts(values, hashlib.sha256(data).hexdigest()[:16], str(path))
 
 
@@ -133,7 +133,7 @@ def parse_request(messages: Messages, prompts: PromptTexts) -> ParsedRequest:
     """Find out what a conversation asks for; for models that do not read the instructions.
 
     Raises:
-        PromptError: it is no request of these prompts.
+        PromptTextError: it is no request of these prompts.
     """
     text = messages[-1].text if messages else ""
     before, after = prompts.feedback_request.split("{missing}", 1)
@@ -151,7 +151,7 @@ def parse_request(messages: Messages, prompts: PromptTexts) -> ParsedRequest:
     for kind, request in requests:
         if text.startswith(request):
             return ParsedRequest(kind, text[len(request) :])
-    raise PromptError(f"not a request of these prompts: {text[:80]!r}")
+    raise PromptTextError(f"not a request of these prompts: {text[:80]!r}")
 
 
 def _prompt_texts(values: dict[str, Any], digest: str, where: str) -> PromptTexts:
@@ -160,9 +160,9 @@ def _prompt_texts(values: dict[str, Any], digest: str, where: str) -> PromptText
     feedback = _request(values, where, "caption", "feedback")
     checklist = _request(values, where, "checklist", "request")
     if feedback.count("{missing}") != 1:
-        raise PromptError(f"{where}: caption.feedback needs the placeholder {{missing}} once")
+        raise PromptTextError(f"{where}: caption.feedback needs the placeholder {{missing}} once")
     if "{marker}" not in checklist:
-        raise PromptError(f"{where}: checklist.request needs the placeholder {{marker}}")
+        raise PromptTextError(f"{where}: checklist.request needs the placeholder {{marker}}")
     caption = _request(values, where, "caption", "request")
     checklist = checklist.replace("{marker}", marker)
     context = _request(values, where, "context", "request")
@@ -187,7 +187,7 @@ def _text(values: dict[str, Any], where: str, *path: str) -> str:
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
     if not isinstance(value, str) or not value.strip():
-        raise PromptError(f"{where}: {'.'.join(path)} is not a text")
+        raise PromptTextError(f"{where}: {'.'.join(path)} is not a text")
     return value
 
 
@@ -228,7 +228,7 @@ def _examples(
     messages = [ChatMessage("system", _request(values, where, section, "system").strip())]
     examples = values[section].get("examples", [])
     if not isinstance(examples, list) or not all(isinstance(x, dict) for x in examples):
-        raise PromptError(f"{where}: {section}.examples is not a list of tables")
+        raise PromptTextError(f"{where}: {section}.examples is not a list of tables")
     for k, example in enumerate(examples):
         question, answer = (
             _text(example, f"{where}: {section}.examples[{k}]", name).strip() for name in names

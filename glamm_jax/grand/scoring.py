@@ -9,9 +9,10 @@
 Every metric is a mean over items, 1.0 is best; `METRICS` says what the items are. Objects are
 matched one to one by boxes with an IoU of at least `MATCH_IOU`, the largest first; floating objects
 are matched with what remains, so that links to them can be judged, but they do not count as
-objects. Texts are judged by the objects that they mention (`miniworld.mentions`): a mention is
-correct if the scene has as many objects with the stated properties. A phrase equals a mention if
-both have the same characters apart from an article.
+objects. An object that matches stuff or a part instead is neither correct nor wrong, and so is a
+phrase that names it. Texts are judged by the objects that they mention (`miniworld.mentions`): a
+mention is correct if the scene has as many objects with the stated properties. A phrase equals a
+mention if both have the same characters apart from an article.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from itertools import pairwise
 
 from glamm_jax.data.rle import MaskError
 from glamm_jax.grand.adapters.oracle import overlap
-from glamm_jax.grand.record import Box, GrandCaption, GrandObject, GrandRecord, Span
+from glamm_jax.grand.record import (
+    Box,
+    GrandCaption,
+    GrandObject,
+    GrandRecord,
+    PhraseGrounding,
+    PhraseLink,
+    Span,
+)
 from glamm_jax.metrics.iou import pairwise_iou, read_runs
 from glamm_jax.miniworld.expressions import RELATIONS
 from glamm_jax.miniworld.mentions import Mention, find_mentions, head_mention
@@ -33,7 +42,7 @@ LAYER_LIMITS = (0.1, 0.6, 0.85)  # between the layers of depth, nearest first
 
 METRICS: dict[str, str] = {
     "annotated_images": "images: has a record",
-    "object_precision": "objects of the record: matched",
+    "object_precision": "objects of the record but stuff and parts: matched",
     "object_recall": "objects of the scene: matched by an object of the record",
     "label_accuracy": "matched objects: the label, or else the first of the labels, is the shape",
     "attribute_accuracy": "matched objects whose first attribute states colour, texture, size or "
@@ -132,6 +141,13 @@ class _Comparison:
             self._true_index.setdefault(item.id, self._objects.get(k))
         for k, item in enumerate(record.floating_objects):
             self._true_index.setdefault(item.id, free[floats[k]] if k in floats else None)
+        regions = (*truth.stuff, *truth.parts)
+        # Id in the record -> names of the stuff and parts that it can be.
+        self._regions: dict[int, list[str]] = {}
+        for item in (*record.objects, *record.floating_objects):
+            if self._true_index[item.id] is None:
+                names = [x.name for x in regions if overlap(item.box, x.box) >= MATCH_IOU]
+                self._regions.setdefault(item.id, []).extend(names)
         self._matched = {i for i in self._true_index.values() if i is not None}
 
     def compare(self) -> None:
@@ -150,7 +166,9 @@ class _Comparison:
     def _compare_objects(self) -> None:
         record, truth = self._record, self._truth
         pairs = [(record.objects[k], truth.objects[i]) for k, i in self._objects.items()]
-        self._counts["object_precision"] = (float(len(pairs)), float(len(record.objects)))
+        others = [item for item in record.objects if self._regions.get(item.id)]
+        number = len(record.objects) - len(others)
+        self._counts["object_precision"] = (float(len(pairs)), float(number))
         self._counts["object_recall"] = (float(len(pairs)), float(len(truth.objects)))
         self._set("label_accuracy", [_label(item) == true.shape for item, true in pairs])
         judged = [_states_truth(item, true) for item, true in pairs]
@@ -213,6 +231,8 @@ class _Comparison:
             mentions = [m for m in find_mentions(caption.caption) if self._is_correct(m)]
             correct = set()
             for grounding in caption.groundings:
+                if self._names_regions(grounding):
+                    continue
                 span = grounding.span or _find(caption.caption, grounding.phrase)
                 mention = _mention_at(mentions, span)
                 is_correct = mention is not None and self._means(mention, grounding.object_ids)
@@ -223,10 +243,19 @@ class _Comparison:
         self._set(f"{kind}_grounding_precision", precise)
         self._set(f"{kind}_grounding_recall", recalled)
 
+    def _names_regions(self, named: PhraseGrounding | PhraseLink) -> bool:
+        """Whether a phrase names stuff or parts, and is linked to them."""
+        words = named.phrase.lower().split()
+        return bool(named.object_ids) and all(
+            not set(words).isdisjoint(self._regions.get(i, ())) for i in named.object_ids
+        )
+
     def _compare_links(self) -> None:
         precise: list[float] = []
         linked: set[str] = set()
         for link in self._record.links:
+            if self._names_regions(link):
+                continue
             mention = head_mention(link.phrase.strip())
             is_correct = mention is not None and self._means(mention, link.object_ids)
             precise.append(is_correct)

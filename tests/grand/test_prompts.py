@@ -10,7 +10,7 @@ import pytest
 from glamm_jax.grand import lexicon
 from glamm_jax.grand.prompts import (
     ParsedRequest,
-    PromptError,
+    PromptTextError,
     default_prompts,
     parse_request,
     read_prompts,
@@ -48,7 +48,7 @@ def test_a_request_can_be_parsed(kind: str) -> None:
 
 def test_what_is_no_request() -> None:
     for messages in ((), (ChatMessage("user", "Hello"),)):
-        with pytest.raises(PromptError, match="not a request"):
+        with pytest.raises(PromptTextError, match="not a request"):
             parse_request(messages, PROMPTS)
 
 
@@ -117,10 +117,10 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, old: str, new: str, message:
     text = FILE.read_text("utf-8")
     assert old in text
     path.write_text(text.replace(old, new), "utf-8")
-    with pytest.raises(PromptError, match=re.escape(message)):
+    with pytest.raises(PromptTextError, match=re.escape(message)):
         read_prompts(path)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match=r"no\.toml"):
+    with pytest.raises(PromptTextError, match=r"no\.toml"):
         read_prompts(tmp_path / "no.toml")

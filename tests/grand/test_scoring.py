@@ -86,6 +86,18 @@ def _final(text: str) -> Change:
     return lambda record: replace(record, dense_caption=GrandCaption(text), attempts=())
 
 
+def _with_stuff(record: GrandRecord) -> GrandRecord:
+    """Add the lowest stuff as an object with a grounding."""
+    assert record.dense_caption
+    stuff = TRUTH.stuff[-1]
+    text = f"{record.dense_caption.caption} Below is the {stuff.name}."
+    span = (len(text) - len(stuff.name) - 5, len(text) - 1)
+    grounding = PhraseGrounding(text[slice(*span)], span, (80,), (stuff.box,))
+    caption = GrandCaption(text, (*record.dense_caption.groundings, grounding))
+    item = GrandObject(80, stuff.box, (stuff.name,), 0.5)
+    return replace(record, objects=(*record.objects, item), dense_caption=caption)
+
+
 SHORT = RECORD.short_captions or ()
 DENSE = RECORD.dense_caption or GrandCaption("")
 FIRST = DENSE.groundings[0]
@@ -109,6 +121,14 @@ CASES: dict[str, tuple[Change, dict[str, float | None]]] = {
     "a floating object is no object": (
         lambda r: replace(r, floating_objects=(FALSE,)),
         {},
+    ),
+    "stuff is neither right nor wrong": (_with_stuff, {}),
+    "a phrase of an object that is linked to stuff": (
+        lambda r: _with_grounding("dense", 0, object_ids=(80,))(_with_stuff(r)),
+        {
+            "dense_grounding_precision": (NUM_DENSE - 1) / NUM_DENSE,
+            "dense_grounding_recall": (NUM_DENSE - 1) / NUM_DENSE,
+        },
     ),
     "an object that is only a floating object": (
         lambda r: replace(r, objects=r.objects[1:], floating_objects=r.objects[:1]),

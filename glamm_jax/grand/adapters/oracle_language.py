@@ -25,6 +25,7 @@ from glamm_jax.grand.adapters.oracle import OracleRole, invented_kind
 from glamm_jax.grand.roles import LLMAnswer, LLMRequest, Results
 from glamm_jax.miniworld.captions import number_word, with_article
 from glamm_jax.miniworld.mentions import find_mentions, head_mention
+from glamm_jax.miniworld.stuff import STUFF
 
 # Layer of depth -> beginning of the sentence about it; nearest first.
 LAYER_SENTENCES = {
@@ -53,7 +54,9 @@ class GraphItem(NamedTuple):
     @property
     def phrase(self) -> str:
         """Its attribute, or its label with an article."""
-        return self.attribute or (with_article(self.label) if self.label else "")
+        if self.attribute or not self.label:
+            return self.attribute
+        return f"the {self.label}" if self.label in STUFF else with_article(self.label)
 
 
 class GraphText(NamedTuple):

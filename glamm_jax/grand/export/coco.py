@@ -12,6 +12,7 @@ Images, annotations and sentences are numbered from 1 in the order of the images
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -246,10 +247,12 @@ def clipped_box(box: Box, height: int, width: int) -> Box | None:
         height: of the image.
         width: of the image.
     """
+    if not all(map(math.isfinite, box)):
+        return None
     x0, y0, x1, y1 = box
     x0, x1 = max(0.0, x0), min(float(width), x1)
     y0, y1 = max(0.0, y0), min(float(height), y1)
-    return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None  # false for NaN
+    return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
 
 def valid_mask(item: GrandObject, height: int, width: int) -> dict[str, Any] | None:

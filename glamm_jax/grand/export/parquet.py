@@ -8,7 +8,7 @@
     datasets.load_dataset("OUT", split="train")[0]["objects"][0]["label"]
 
 Lists of objects, captions and groundings are nested columns. The column "image" has the bytes of
-the file, if wanted, and its name; `datasets` opens it as an image.
+the file and its name, and `datasets` opens it as an image; without the bytes it has the name only.
 """
 
 from __future__ import annotations
@@ -220,7 +220,10 @@ class _SplitFiles:
             path = self._folder / f"{self._split}-{self._num_files:05d}.parquet"
             self._writer = parquet.ParquetWriter(path, self._schema, compression="zstd")
             self._num_files += 1
-        table = pa.Table.from_pylist(self._rows, self._schema)
+        try:
+            table = pa.Table.from_pylist(self._rows, self._schema)
+        except UnicodeEncodeError:
+            table = pa.Table.from_pylist(_encodable(self._rows), self._schema)
         self._writer.write_table(table, row_group_size=max(1, len(self._rows)))
         self._file_rows += len(self._rows)
         self._file_bytes += self._group_bytes
@@ -241,6 +244,15 @@ class _SplitFiles:
         for index in range(self._num_files):
             path = self._folder / f"{self._split}-{index:05d}.parquet"
             path.rename(path.with_name(f"{path.stem}-of-{self._num_files:05d}.parquet"))
+
+
+def _encodable(value: Any) -> Any:
+    """A value whose texts have question marks instead of halves of surrogate pairs."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {key: _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list) else value
 
 
 def _row(

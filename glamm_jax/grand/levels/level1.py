@@ -1,8 +1,8 @@
 """Level 1: tags, objects of several detectors, regions, depth, place, and their fusion.
 
-    image -> tags/*, detections/*, region_captions/*, proposals, depth, landmark
-    tags/* -> open_detections/*          proposals -> region_labels/*
-    all detections, landmark -> fusion
+image -> tags/*, detections/*, region_captions/*, proposals, depth, landmark
+tags/* -> open_detections/*          proposals -> region_labels/*
+all detections, landmark -> fusion
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from glamm_jax.grand.fusion import fuse, merge_detections
 from glamm_jax.grand.levels.sections import (
+    OutputError,
     checked_list,
     checked_score,
     checked_text,
@@ -21,7 +22,6 @@ from glamm_jax.grand.levels.sections import (
     detection_section,
     each,
     image_size,
-    OutputError,
     read_detections,
     record_section,
     to_sections,

@@ -1,7 +1,7 @@
 """Level 2: captions, the objects that their phrases name, descriptions, labels and depth.
 
-    image -> captions/* -> phrases -> phrase_boxes
-    fusion, captions, phrase_boxes -> links -> region_attributes -> label_choices -> objects
+image -> captions/* -> phrases -> phrase_boxes
+fusion, captions, phrase_boxes -> links -> region_attributes -> label_choices -> objects
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ from glamm_jax.grand.levels.sections import (
 )
 from glamm_jax.grand.links import link_phrases
 from glamm_jax.grand.options import AttributeOptions, LabelOptions, LinkOptions, PhraseOptions
-from glamm_jax.grand.phrases import NounPhrase, PhraseBox, choose_boxes, extract_phrases, parser_text
+from glamm_jax.grand.phrases import (
+    NounPhrase,
+    PhraseBox,
+    choose_boxes,
+    extract_phrases,
+    parser_text,
+)
 from glamm_jax.grand.record import GrandRecord, changed
 from glamm_jax.grand.relations import RelationOptions, find_relations
 from glamm_jax.grand.roles import (
@@ -42,7 +48,7 @@ from glamm_jax.grand.roles import (
     Tag,
     TextParser,
 )
-from glamm_jax.grand.stages import Section, Stage, StageError, StageImage
+from glamm_jax.grand.stages import ParsedSection, Section, Stage, StageError, StageImage
 
 CAPTIONS = "captions/"
 
@@ -252,7 +258,7 @@ def _describe(
 ) -> list[Any]:
     objects = [objects_to_describe(_record(x, "links"), image_size(x), options) for x in images]
 
-    def section(texts: Any, image: StageImage) -> Section:
+    def section(texts: Any, image: StageImage) -> ParsedSection:
         record, size = _record(image, "links"), image_size(image)
         described = objects_to_describe(record, size, options)
         replies = {

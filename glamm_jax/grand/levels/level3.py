@@ -1,8 +1,8 @@
 """Level 3: scene graph, dense caption with verification, grounding of all captions, masks.
 
-    objects -> scene_graph -> dense_caption
-    objects, dense_caption -> caption_grounding
-    caption_grounding, proposals, detections/* -> masks
+objects -> scene_graph -> dense_caption
+objects, dense_caption -> caption_grounding
+caption_grounding, proposals, detections/* -> masks
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from glamm_jax.grand.prompts import PromptTexts
 from glamm_jax.grand.record import CaptionAttempt, Detection, GrandRecord, RunLengths, changed
 from glamm_jax.grand.roles import ParsedText, RoleError, Segmenter, TextLLM, TextParser
 from glamm_jax.grand.scene_graph import build_scene_graph, context_text
-from glamm_jax.grand.stages import Section, Stage, StageError, StageImage
+from glamm_jax.grand.stages import ParsedSection, Section, Stage, StageError, StageImage
 from glamm_jax.grand.verification import (
     DenseCaptionResult,
     VerificationOptions,
@@ -228,9 +228,7 @@ def _graph(image: StageImage) -> GraphText | None:
     return None if section["text"] is None else read_graph(image.image_id, section)
 
 
-def _ground(
-    images: Sequence[StageImage], role: TextParser, options: GroundingOptions
-) -> list[Any]:
+def _ground(images: Sequence[StageImage], role: TextParser, options: GroundingOptions) -> list[Any]:
     def parse(text: str) -> ParsedText:
         (parsed,) = checked_list(role([text]), 1)
         if not isinstance(parsed, ParsedText):
@@ -292,7 +290,7 @@ def _mask(
     results = _segment(images, role, jobs)
     by_image = dict(zip(map(id, images), zip(records, jobs, strict=True), strict=True))
 
-    def section(masks: Any, image: StageImage) -> Section:
+    def section(masks: Any, image: StageImage) -> ParsedSection:
         record, own = by_image[id(image)]
         size = image_size(image)
         pairs = zip(own, checked_list(masks, len(own)), strict=True)
@@ -340,7 +338,8 @@ def _usable(
     height, width = mask["size"]
     if (width, height) != size:
         raise OutputError(f"a mask of {size[1]} x {size[0]} is due, got {height} x {width}")
-    x, y, box_width, box_height = map(float, toBbox(rle.compress(mask)))
+    compressed: Any = rle.compress(mask)
+    x, y, box_width, box_height = map(float, toBbox(compressed))
     box = (x, y, x + box_width, y + box_height)
     is_empty = not box_width or not box_height
     return None if is_empty or inclusive_iou(box, job.box) < options.min_box_iou else mask

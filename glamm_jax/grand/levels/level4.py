@@ -1,7 +1,7 @@
 """Level 4: additional context; and the complete annotations of an image.
 
-    scene_graph -> context
-    masks, context -> annotations
+scene_graph -> context
+masks, context -> annotations
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ def context_stage(llm: TextLLM, prompts: PromptTexts, options: VerificationOptio
 def annotation_stage(has_context: bool) -> Stage:
     """Return the stage that writes the complete annotations."""
     optional = ("context",) if has_context else ()
-    return Stage(
-        name=ANNOTATIONS, inputs=("masks",), optional_inputs=optional, process=_complete
-    )
+    return Stage(name=ANNOTATIONS, inputs=("masks",), optional_inputs=optional, process=_complete)
 
 
 def _write(

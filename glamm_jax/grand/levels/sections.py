@@ -19,7 +19,7 @@ from glamm_jax.errors import GLaMMError
 from glamm_jax.grand.geometry import Box
 from glamm_jax.grand.record import Detection, GrandRecord
 from glamm_jax.grand.roles import RoleError
-from glamm_jax.grand.stages import Section, StageError, StageImage
+from glamm_jax.grand.stages import ParsedSection, Section, StageError, StageImage, StageResult
 
 MAX_TEXT = 20_000  # characters of a caption or an answer
 
@@ -29,8 +29,10 @@ class OutputError(GLaMMError):
 
 
 def to_sections(
-    results: Any, images: Sequence[StageImage], convert: Callable[[Any, StageImage], Section]
-) -> list[Section | StageError | RoleError]:
+    results: Any,
+    images: Sequence[StageImage],
+    convert: Callable[[Any, StageImage], Section | ParsedSection],
+) -> list[StageResult]:
     """Convert the results of a model for a batch.
 
     Args:
@@ -43,7 +45,7 @@ def to_sections(
     """
     if not isinstance(results, list | tuple) or len(results) != len(images):
         raise OutputError(f"{len(images)} results are due, got {_describe(results)}")
-    sections: list[Section | StageError | RoleError] = []
+    sections: list[StageResult] = []
     for result, image in zip(results, images, strict=True):
         if isinstance(result, RoleError):
             sections.append(result)
@@ -55,9 +57,9 @@ def to_sections(
     return sections
 
 
-def record_section(record: GrandRecord) -> Section:
+def record_section(record: GrandRecord) -> ParsedSection:
     """Return the section of a bookkeeping stage."""
-    return {"record": record.to_json()}
+    return ParsedSection({"record": record.to_json()}, read_record, record)
 
 
 def read_record(section: Section) -> GrandRecord:
@@ -86,7 +88,8 @@ def detection_json(item: Any, needs: str = "") -> dict[str, Any]:
         raise OutputError(f"a detection is due, got {_describe(item)}")
     if needs and getattr(item, needs) is None:
         raise OutputError(f"a detection has no {needs}")
-    value: dict[str, Any] = {"bbox": list(checked_box(item.box)), "score": checked_score(item.score)}
+    box, score = checked_box(item.box), checked_score(item.score)
+    value: dict[str, Any] = {"bbox": list(box), "score": score}
     if item.label is not None:
         value["label"] = checked_text(item.label)
     if item.description is not None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import lmdb
 import pytest
-from glamm_jax.grand.released_export import export_captions, export_referring
 
 from glamm_jax.data.record import Annotation, Record
 from glamm_jax.data.sources.grand import GrandFiles
@@ -20,6 +19,7 @@ from glamm_jax.grand.export.grand_json import annotation_name, export_grand_json
 from glamm_jax.grand.export.images import image_split
 from glamm_jax.grand.export.lmdb import PAPER, MissingLibraryError, export_lmdb
 from glamm_jax.grand.export.output import json_text
+from glamm_jax.grand.released_export import export_captions, export_referring
 from tests.grand.export.annotated import DOG, FULL, NAMES, make_item, make_items, tree
 
 ALL_CAPTIONS = ExportFilters(unverified_captions=True, template_captions=True)
