@@ -41,6 +41,7 @@ NEAR_COLOUR, FAR_COLOUR = (255, 214, 102), (28, 30, 84)  # of depth
 MAX_UNUSED_SHOWN = 60  # boxes of one model that became no object, in its picture
 UNUSED = 11  # colour of boxes that became no object: grey
 MAX_SHORT_TEXT = 60
+LACKING = TextLine("does not have it", [TextMark(0, 16, 4)])  # marked in red
 
 
 def inspection_page(run: AnnotationRun, place: ImagePlace) -> Page:
@@ -395,7 +396,7 @@ class _Inspection:
                 listed += [x for x in attempt["missing"] if x not in listed]
                 page.table(
                     ("the caption implies", "the scene graph"),
-                    [(x, "does not have it" if x.lower() in missing else "has it") for x in listed],
+                    [(x, LACKING if x.lower() in missing else "has it") for x in listed],
                 )
 
     def _add_context(self, page: Page) -> None:
