@@ -112,8 +112,22 @@ def parse_dog_caption(text: str) -> ParsedText:
         words = tuple(text.split())
         none, size = (False,) * len(words), len(words)
         return ParsedText(words, ("ADJ",) * size, words, none, none, (-1,) * size)
-    tokens = "The man ' s dog - a small one - is here .".split()
-    pos = "DET NOUN PUNCT PART NOUN PUNCT DET ADJ NUM PUNCT VERB ADV PUNCT".split()
+    tokens = ["The", "man", "'", "s", "dog", "-", "a", "small", "one", "-", "is", "here", "."]
+    pos = [
+        "DET",
+        "NOUN",
+        "PUNCT",
+        "PART",
+        "NOUN",
+        "PUNCT",
+        "DET",
+        "ADJ",
+        "NUM",
+        "PUNCT",
+        "VERB",
+        "ADV",
+        "PUNCT",
+    ]
     heads = (1, 4, 1, 1, 10, 4, 8, 8, 4, 4, -1, 10, 10)
     punct = tuple(tag == "PUNCT" for tag in pos)
     stop = tuple(tag in ("DET", "PART") for tag in pos)
