@@ -112,26 +112,13 @@ def parse_dog_caption(text: str) -> ParsedText:
         words = tuple(text.split())
         none, size = (False,) * len(words), len(words)
         return ParsedText(words, ("ADJ",) * size, words, none, none, (-1,) * size)
-    tokens = ["The", "man", "'", "s", "dog", "-", "a", "small", "one", "-", "is", "here", "."]
-    pos = [
-        "DET",
-        "NOUN",
-        "PUNCT",
-        "PART",
-        "NOUN",
-        "PUNCT",
-        "DET",
-        "ADJ",
-        "NUM",
-        "PUNCT",
-        "VERB",
-        "ADV",
-        "PUNCT",
-    ]
+    tokens = ("The", "man", "'", "s", "dog", "-", "a", "small", "one", "-", "is", "here", ".")
+    tags = ("DET", "NOUN", "PUNCT", "PART", "NOUN", "PUNCT", "DET", "ADJ", "NUM", "PUNCT", "VERB")
+    pos = (*tags, "ADV", "PUNCT")
     heads = (1, 4, 1, 1, 10, 4, 8, 8, 4, 4, -1, 10, 10)
     punct = tuple(tag == "PUNCT" for tag in pos)
     stop = tuple(tag in ("DET", "PART") for tag in pos)
-    return ParsedText(tuple(tokens), tuple(pos), tuple(tokens), stop, punct, heads)
+    return ParsedText(tokens, pos, tokens, stop, punct, heads)
 
 
 def test_8_the_span_of_a_phrase_in_a_dense_caption_is_the_phrase() -> None:
