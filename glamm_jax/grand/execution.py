@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import threading
 import time
@@ -247,6 +248,7 @@ class ChunkWorker:
             "seconds": round(seconds, 6),
             "worker": f"{socket.gethostname()}:{os.getpid()}",
             "time": round(time.time(), 3),
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
         }
         # First, so that a finished chunk always has them, but for a power failure.
         write_file(

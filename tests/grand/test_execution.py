@@ -254,6 +254,23 @@ class _Unloadable(MeanColour):
         raise OSError("no such checkpoint")
 
 
+def test_two_models_for_devices_are_never_in_one_process(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 2)
+    roles = [MeanColour(name, needs_device=True) for name in ("first", "second")]
+    graph = StageGraph([Stage(name=x.name, process=_process_id, roles=(x,)) for x in roles])
+    run_local(run, graph, processes=1)
+    ids = [scene.sections[role.name]["process"] for scene in run.scenes() for role in roles]
+    assert len({*ids, os.getpid()}) == 3
+    alone = graph.with_inputs_of("first")
+    again = make_run(tmp_path, name="again")
+    run_local(again, alone, processes=1)
+    assert {x.sections["first"]["process"] for x in again.scenes()} == {os.getpid()}
+
+
+def _process_id(images: Sequence[StageImage]) -> list[dict[str, Any]]:
+    return [{"process": os.getpid()} for _ in images]
+
+
 def test_a_model_that_cannot_be_loaded_ends_the_run(tmp_path: Path) -> None:
     run = make_run(tmp_path, 3, chunk_size=1)
     graph = StageGraph([Stage(name="a", process=_echo, roles=(_Unloadable(),))])
@@ -405,6 +422,19 @@ def test_a_folder_of_other_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="its chunks have 2 images, not 3"):
         make_run(tmp_path, chunk_size=3)
     assert make_run(tmp_path) == run == AnnotationRun.open(run.path)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 100])
+def test_one_scene_is_read_by_its_id(chunk_size: int, tmp_path: Path) -> None:
+    run = make_run(tmp_path, 10, chunk_size=chunk_size)
+    graph = toy_graph()
+    run_local(run, graph.with_inputs_of("size"), processes=1)
+    scenes = list(run.scenes(graph))
+    assert [run.scene(scene.image_id, graph) for scene in scenes] == scenes
+    assert set(scenes[0].sections) == {"image", "size"}
+    for name in ("", "0055.png", "zebra.png"):
+        with pytest.raises(RunFolderError, match=f"has no image '{name}'"):
+            run.scene(name)
 
 
 def test_photographs_may_move(tmp_path: Path) -> None:
