@@ -336,7 +336,7 @@ def _kill_and_repeat(tmp_path: Path, kills: int, processes: int, seed: int) -> N
                 if kills:
                     os.kill(choose.choice(_processes_of(driver.pid)), signal.SIGKILL)
                     kills, killed = kills - 1, killed + 1
-            if driver.wait(60) == 0:
+            if driver.wait(300) == 0:
                 break
         assert sections(AnnotationRun.open(folder)) == sections(undisturbed)
         counts = Counter((stage, image_id) for stage, image_id, _ in calls(log))
