@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -206,6 +207,28 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved(tmp_path: Path) -> None:
     run_local(run, StageGraph([stage]), processes=1)
     assert sizes == [16, 8, 4, 2, 2, 4, 2, 2, 8, 4, 2, 2, 4, 2, 2, *[2] * 8]
     assert [scene.attempts["large"] for scene in run.scenes()] == [0] * 32
+
+
+class _Block:
+    """Something that a model holds in memory."""
+
+
+def _with_block(blocks: list[weakref.ref[_Block]], images: Sequence[StageImage]) -> Any:
+    assert not any(block() for block in blocks)
+    block = _Block()
+    blocks.append(weakref.ref(block))
+    if len(images) > 1:
+        raise MemoryError
+    return [{} for _ in images]
+
+
+def test_the_memory_of_a_batch_is_free_before_its_halves_are_tried(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 7)
+    blocks: list[weakref.ref[_Block]] = []
+    stage = Stage(name="large", process=partial(_with_block, blocks), batch_size=8)
+    run_local(run, StageGraph([stage]), processes=1)
+    assert len(blocks) == 8 + 7
+    assert all(scene.status == "ok" for scene in run.scenes())
 
 
 # ------------------------------------------------------------ chunks that fail
