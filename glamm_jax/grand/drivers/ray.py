@@ -68,7 +68,8 @@ def run_ray(
         address: of a cluster; None: start Ray here, unless the program did.
         processes: actors of each group of stages on the CPU; None: one per core of this machine.
         devices: actors of each group of stages that needs a device, one GPU each.
-        on_progress: called for every stage at the beginning, and when its listing changes.
+        on_progress: called for every stage at the beginning, and when its listing changes, by
+            another thread.
         max_failures: of a chunk, after which it is left out; the result names it.
 
     Raises:
