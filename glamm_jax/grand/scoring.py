@@ -63,8 +63,8 @@ METRICS: dict[str, str] = {
     "relation_recall": "relations that the short captions state between matched objects: the record"
     " has them",
     "short_grounding_precision": "groundings in the short captions: the phrase is a mention, and "
-    "has exactly the objects that it means; if the mention is not correct, which the entities count, "
-    "objects that the record itself describes so",
+    "has exactly the objects that it means; if the mention is not correct, which the entities "
+    "count, objects that the record itself describes so",
     "short_grounding_recall": "correct mentions in the short captions whose objects are matched: "
     "have a correct grounding",
     "dense_grounding_precision": "groundings in the dense caption: as in short captions",
