@@ -30,7 +30,7 @@ _FIXED = {
 }
 
 
-class Tagger:
+class PartOfSpeechTagger:
     """The tags of one text, from left to right.
 
     Attributes:
@@ -263,22 +263,22 @@ class Tagger:
         )
 
 
-_RULES: dict[str, Callable[[Tagger, int, str], tuple[str, bool]]] = {
-    "D": Tagger._determiner,
-    "W": Tagger._relative,
-    "H": Tagger._her,
-    "J": Tagger._adjective,
-    "K": Tagger._adjective,
-    "M": Tagger._numeral,
-    "Q": Tagger._quantity,
-    "A": Tagger._adverb,
-    "I": Tagger._preposition,
-    "T": Tagger._to,
-    "'": Tagger._apostrophe,
-    "X": Tagger._auxiliary,
-    "G": Tagger._ing,
-    "E": Tagger._participle,
-    "V": Tagger._verb,
-    "Y": Tagger._noun_or_verb,
-    "Z": Tagger._noun_or_verb,
+_RULES: dict[str, Callable[[PartOfSpeechTagger, int, str], tuple[str, bool]]] = {
+    "D": PartOfSpeechTagger._determiner,
+    "W": PartOfSpeechTagger._relative,
+    "H": PartOfSpeechTagger._her,
+    "J": PartOfSpeechTagger._adjective,
+    "K": PartOfSpeechTagger._adjective,
+    "M": PartOfSpeechTagger._numeral,
+    "Q": PartOfSpeechTagger._quantity,
+    "A": PartOfSpeechTagger._adverb,
+    "I": PartOfSpeechTagger._preposition,
+    "T": PartOfSpeechTagger._to,
+    "'": PartOfSpeechTagger._apostrophe,
+    "X": PartOfSpeechTagger._auxiliary,
+    "G": PartOfSpeechTagger._ing,
+    "E": PartOfSpeechTagger._participle,
+    "V": PartOfSpeechTagger._verb,
+    "Y": PartOfSpeechTagger._noun_or_verb,
+    "Z": PartOfSpeechTagger._noun_or_verb,
 }

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from glamm_jax.errors import GLaMMError
 from glamm_jax.grand.dependency_heads import dependency_heads
 from glamm_jax.grand.lexicon import lexicon
-from glamm_jax.grand.part_of_speech import Tagger
+from glamm_jax.grand.part_of_speech import PartOfSpeechTagger
 from glamm_jax.grand.roles import ParsedText, Results, RoleError
 
 RULES_VERSION = "1"  # changes with the rules of this file
@@ -91,7 +91,7 @@ class RuleParser:
         lower = [word.lower() for word in words]
         entry = self._lexicon.entry
         entries = [entry(word) for word in lower]
-        tagger = Tagger(lower, entries, self._lexicon)
+        tagger = PartOfSpeechTagger(lower, entries, self._lexicon)
         tags = tagger.tags
         heads = dependency_heads(lower, tags, tagger.phrases, self._lexicon)
         lemmas = [
