@@ -19,7 +19,7 @@ from glamm_jax.grand.graph_facts import GraphText, ObjectFacts
 from glamm_jax.grand.lexicon import lexicon, read_data
 from glamm_jax.grand.part_of_speech import SENTENCE_END
 from glamm_jax.grand.roles import ParsedText, TextParser
-from glamm_jax.grand.text_parser import TextParserError, noun_phrases
+from glamm_jax.grand.text_parser import TextParserError, noun_chunks
 
 MATCHING_VERSION = "1"  # changes with the rules of this file
 MAX_CACHED = 20_000  # texts whose nouns are kept
@@ -127,7 +127,7 @@ def named_objects(text: str, parsed: ParsedText) -> list[NamedObject]:
         TextParserError: `parsed` is no parse of this text.
     """
     tables, colours = matching_tables(), lexicon().colours
-    phrases = noun_phrases(text, parsed)
+    phrases = noun_chunks(text, parsed)
     words = [word.lower() for word in parsed.texts]
     found: list[NamedObject] = []
     ends = [k for k, word in enumerate(words) if word in SENTENCE_END]

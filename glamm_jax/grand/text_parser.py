@@ -3,7 +3,7 @@
     parser = RuleParser()
     text = "A man in a red shirt rides two horses."
     (parsed,) = parser([text])
-    [text[x.start : x.end] for x in noun_phrases(text, parsed)]
+    [text[x.start : x.end] for x in noun_chunks(text, parsed)]
     # ["A man", "a red shirt", "two horses"]
 
 `RuleParser` knows the function words, looks at endings and at neighbours, and takes all else for
@@ -42,7 +42,7 @@ class TextParserError(GLaMMError):
     """A parser of texts cannot be used."""
 
 
-class NounPhrase(NamedTuple):
+class NounChunk(NamedTuple):
     """A noun with the words in front of it that belong to it.
 
     Attributes:
@@ -191,7 +191,7 @@ def token_spans(text: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
     return spans
 
 
-def noun_phrases(text: str, parsed: ParsedText) -> list[NounPhrase]:
+def noun_chunks(text: str, parsed: ParsedText) -> list[NounChunk]:
     """Return the noun phrases of a text in its order, none inside another, without attachments.
 
     Works with any parser. A phrase ends with its noun.
@@ -201,7 +201,7 @@ def noun_phrases(text: str, parsed: ParsedText) -> list[NounPhrase]:
     """
     pos, heads = parsed.pos, parsed.heads
     spans = token_spans(text, parsed.texts)
-    phrases: list[NounPhrase] = []
+    phrases: list[NounChunk] = []
     begin = 0
     for i, tag in enumerate(pos):
         if tag not in _NOUN_TAGS:
@@ -212,7 +212,7 @@ def noun_phrases(text: str, parsed: ParsedText) -> list[NounPhrase]:
         first = i
         while first > begin and _belongs(pos, heads, first - 1, first, i, parsed.texts):
             first -= 1
-        phrases.append(NounPhrase(spans[first][0], spans[i][1], first, i))
+        phrases.append(NounChunk(spans[first][0], spans[i][1], first, i))
         begin = i + 1
     return phrases
 
