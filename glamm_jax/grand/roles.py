@@ -60,6 +60,7 @@ class RoleImage:
     seed: int = 0
 
 
+@runtime_checkable
 class Role(Protocol):
     """What all roles have.
 
@@ -85,18 +86,21 @@ class Tag(NamedTuple):
     score: float
 
 
+@runtime_checkable
 class Tagger(Role, Protocol):
     """Words for an image. Reference: RAM, Tag2Text."""
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[list[Tag]]: ...
 
 
+@runtime_checkable
 class Detector(Role, Protocol):
     """Boxes of a fixed list of classes, some with masks. Reference: Co-DETR, EVA-02."""
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[list[Detection]]: ...
 
 
+@runtime_checkable
 class OpenDetector(Role, Protocol):
     """Boxes of the classes that are asked for. Reference: OWL-ViT, POMP."""
 
@@ -105,18 +109,21 @@ class OpenDetector(Role, Protocol):
     ) -> Results[list[Detection]]: ...
 
 
+@runtime_checkable
 class DenseCaptioner(Role, Protocol):
     """Boxes with descriptions. Reference: GRiT."""
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[list[Detection]]: ...
 
 
+@runtime_checkable
 class RegionProposer(Role, Protocol):
     """Boxes with masks of everything, without labels. Reference: the masks of SA-1B."""
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[list[Detection]]: ...
 
 
+@runtime_checkable
 class RegionClassifier(Role, Protocol):
     """A label for each proposed box. Reference: Open-Vocabulary SAM."""
 
@@ -125,6 +132,7 @@ class RegionClassifier(Role, Protocol):
     ) -> Results[list[Detection]]: ...
 
 
+@runtime_checkable
 class DepthEstimator(Role, Protocol):
     """Inverse depth, larger is nearer, at the size of the image. Reference: MiDaS."""
 
@@ -151,12 +159,14 @@ class Landmark(NamedTuple):
     fine_category: str
 
 
+@runtime_checkable
 class LandmarkClassifier(Role, Protocol):
     """The kind of place. Reference: LLaVA with two multiple-choice questions."""
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[Landmark]: ...
 
 
+@runtime_checkable
 class Captioner(Role, Protocol):
     """One sentence about an image. Reference: BLIP-2, LLaVA."""
 
@@ -204,6 +214,7 @@ class PhraseQuery(NamedTuple):
     span: Span | None
 
 
+@runtime_checkable
 class PhraseGrounder(Role, Protocol):
     """Boxes of each phrase with scores, in the order of the model. Reference: MDETR."""
 
@@ -212,6 +223,7 @@ class PhraseGrounder(Role, Protocol):
     ) -> Results[list[list[Detection]]]: ...
 
 
+@runtime_checkable
 class RegionCaptioner(Role, Protocol):
     """A description of each box. Reference: GPT4RoI."""
 
@@ -227,6 +239,7 @@ class LabelQuestion(NamedTuple):
     labels: tuple[str, ...]
 
 
+@runtime_checkable
 class LabelChooser(Role, Protocol):
     """The label that fits a box best, with its probability. Reference: EVA-CLIP."""
 
@@ -235,6 +248,7 @@ class LabelChooser(Role, Protocol):
     ) -> Results[list[Tag]]: ...
 
 
+@runtime_checkable
 class Segmenter(Role, Protocol):
     """A mask for each box. Reference: HQ-SAM."""
 
