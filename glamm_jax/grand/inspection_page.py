@@ -83,6 +83,7 @@ class _Inspection:
         return read_record(self._scene.sections[stage])
 
     def page(self) -> Page:
+        """Return the page of the image."""
         record, scene = self._record, self._scene
         height, width = self._pixels.shape[:2]
         size = f"{width} x {height}" if self._has_pixels else "cannot be opened"
