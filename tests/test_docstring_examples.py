@@ -33,6 +33,10 @@ from glamm_jax.grand.roles import LLMAnswer, RoleImage
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
 from glamm_jax.grand.text_parser import RuleParser
+from glamm_jax.grand import options as grand_options
+from glamm_jax.grand.phrases import PhraseBox
+from glamm_jax.grand.record import Detection, GrandCaption, GrandObject, GrandRecord, PhraseLink
+from glamm_jax.grand.roles import Landmark, ParsedText
 from glamm_jax.inference.generate import Generator
 from glamm_jax.miniworld import EASY, render_scene, scene_record
 from glamm_jax.miniworld.grand_folder import write_grand
@@ -131,6 +135,36 @@ class CaptionLLM:
         return [LLMAnswer("A dog sits there.", "stop") for _ in requests]
 
 
+def _grand_steps() -> Variables:
+    """Return what the steps of the annotation need: a cup that everything agrees on."""
+    box, mask = (0.0, 0.0, 9.0, 9.0), {"size": [480, 640], "counts": "1"}
+    item = GrandObject(0, box, ("cup",), 0.9, ("a red cup",), label="cup", depth=1.0, mask=mask)
+    words, flags = ("a", "red", "cup"), (False, False, False)
+    parsed = ParsedText(words, ("DET", "ADJ", "NOUN"), words, flags, flags, (2, 2, -1))
+    short = GrandCaption("a red cup")
+    return {
+        **{name: getattr(grand_options, name) for name in dir(grand_options) if "Options" in name},
+        "Landmark": lambda category, fine: Landmark(category, fine)._asdict(),
+        "Detection": Detection,
+        "GrandObject": GrandObject,
+        "box": box,
+        "caption": "a red cup",
+        "depth": np.ones((480, 640), np.float32),
+        "detections": {"co_detr": [Detection(box, 0.9, "cup", mask=mask)]},
+        "detections_of_each_phrase": [[Detection(box, 0.9)]],
+        "merge_detections": lambda found, options: {"co_detr": [Detection(box, 0.9, "cup")]},
+        "options": grand_options.PRESETS["paper"].phrases,
+        "parse": lambda text: parsed,
+        "parser": lambda texts: [parsed for _ in texts],
+        "phrase_boxes": [PhraseBox(box, ("cup",), "a red cup")],
+        "proposals": [Detection(box, 1.0, mask=mask)],
+        "record": GrandRecord(
+            (item,), links=(PhraseLink("a red cup", (0,)),), short_captions=(short,)
+        ),
+        "segmenter": lambda jobs: [mask for _ in jobs],
+    }
+
+
 # Module -> the variables that its example uses and does not define.
 def _annotation(folder: Path) -> Variables:
     Path("photos").mkdir()
@@ -195,6 +229,20 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
         "llm": CaptionLLM(),
         "checker": None,
     },
+    "grand.affordances": lambda folder: _grand_steps(),
+    "grand.attributes": lambda folder: _grand_steps(),
+    "grand.caption_grounding": lambda folder: _grand_steps(),
+    "grand.fusion": lambda folder: _grand_steps(),
+    "grand.geometry": lambda folder: _grand_steps(),
+    "grand.labels": lambda folder: _grand_steps(),
+    "grand.links": lambda folder: _grand_steps(),
+    "grand.masks": lambda folder: _grand_steps(),
+    "grand.phrases": lambda folder: _grand_steps(),
+    "grand.prediction_files": lambda folder: _grand_steps(),
+    "grand.record": lambda folder: _grand_steps(),
+    "grand.released_export": lambda folder: _grand_steps(),
+    "grand.roles": lambda folder: _grand_steps(),
+    "grand.scene_graph": lambda folder: _grand_steps(),
     "inference.chat": lambda folder: {"glamm_jax": glamm_jax},
     "inference.generate": lambda folder: _generation(),
     "json_files": lambda folder: {},
