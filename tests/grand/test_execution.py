@@ -12,10 +12,11 @@ import subprocess
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import fsspec
@@ -121,6 +122,52 @@ def test_ray_agrees(tmp_path: Path, expected: dict[str, str]) -> None:
     assert run_ray(run, toy_graph(), processes=1).computed_chunks == 20
     assert sections(run) == expected
     assert run_ray(run, toy_graph(), processes=1).computed_chunks == 0
+
+
+class _RayData:
+    """As much of a dataset of Ray as the driver uses, in this process."""
+
+    def __init__(self, items: Sequence[dict[str, int]]):
+        self._batches = [{"chunk": [item["chunk"]]} for item in items]
+        self._actors: list[Any] = []
+
+    def map_batches(
+        self, actor: Any, *, fn_constructor_args: tuple[Any, ...], **_: Any
+    ) -> _RayData:
+        self._actors.append(actor(*fn_constructor_args))
+        return self
+
+    def iter_batches(self, batch_size: int | None) -> Iterator[Any]:
+        for batch in self._batches:
+            for actor in self._actors:
+                batch = actor(batch)
+            yield batch
+
+
+def test_the_calls_of_the_ray_driver(
+    tmp_path: Path, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for Ray, which the test environment does not have."""
+    from glamm_jax.grand.drivers.ray import RayDriverError, run_ray
+
+    started: list[dict[str, Any]] = []
+    ray, data = ModuleType("ray"), ModuleType("ray.data")
+    ray.__dict__.update(is_initialized=lambda: bool(started), init=lambda **x: started.append(x))
+    data.__dict__.update(from_items=lambda items, override_num_blocks: _RayData(items))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", data)
+    run = make_run(tmp_path, names=FAILING, chunk_size=7)
+    events: list[StageProgress] = []
+    graph = toy_graph(device=True)
+    assert run_ray(run, graph, processes=2, on_progress=events.append).computed_chunks == 20
+    assert sections(run) == expected
+    # Two actors of each of the groups on the CPU, one for the device, and one slot for reading.
+    assert [item["num_cpus"] for item in started] == [2 + 1 + 2 + 1]
+    assert {item.images for item in events if item.stage == "sum"} >= {0, 31}
+    data.__dict__.update(from_items=lambda items, override_num_blocks: 1 / 0)
+    next(Path(run.path).glob("stages/sum/*/chunk-*")).unlink()
+    with pytest.raises(RayDriverError, match="the job failed: division by zero"):
+        run_ray(run, graph, processes=2)
 
 
 def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
