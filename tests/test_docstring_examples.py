@@ -24,19 +24,17 @@ from glamm_jax.data.conversion import SourceReader, write_shard
 from glamm_jax.data.loader import open_batches
 from glamm_jax.data.record import Region
 from glamm_jax.data.sources.defects import DefectLog
+from glamm_jax.grand import options as grand_options
 from glamm_jax.grand.adapters import NOISE
 from glamm_jax.grand.drivers.local import run_local
 from glamm_jax.grand.graph_facts import GraphText, ObjectFacts
 from glamm_jax.grand.images import image_stage, scan_images
-from glamm_jax.grand.record import GrandRecord
-from glamm_jax.grand.roles import LLMAnswer, RoleImage
+from glamm_jax.grand.phrases import PhraseBox
+from glamm_jax.grand.record import Detection, GrandCaption, GrandObject, GrandRecord, PhraseLink
+from glamm_jax.grand.roles import Landmark, LLMAnswer, ParsedText, RoleImage
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
 from glamm_jax.grand.text_parser import RuleParser
-from glamm_jax.grand import options as grand_options
-from glamm_jax.grand.phrases import PhraseBox
-from glamm_jax.grand.record import Detection, GrandCaption, GrandObject, GrandRecord, PhraseLink
-from glamm_jax.grand.roles import Landmark, ParsedText
 from glamm_jax.inference.generate import Generator
 from glamm_jax.miniworld import EASY, render_scene, scene_record
 from glamm_jax.miniworld.grand_folder import write_grand
@@ -213,6 +211,8 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
         "find_tags": lambda images: [],
         "count_tags": lambda images: [],
     },
+    "grand.relations": lambda folder: {"PhraseLink": PhraseLink},
+    "grand.option_list": lambda folder: {},
     "grand.answer_checks": lambda folder: {},
     "grand.lexicon": lambda folder: {},
     "grand.phrase_matching": lambda folder: {
@@ -272,6 +272,15 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
 NAMES_ONLY: dict[str, tuple[set[str], str]] = {
     "aot.compile_step": ({"config"}, "needs libtpu"),
     "grand.drivers.beam": ({"run", "graph"}, "needs Apache Beam"),
+    "grand.inspection_page": ({"run", "Path"}, "tests/programs/test_annotate_program.py does this"),
+    "grand.record_cards": (
+        {"pixels", "record", "page"},
+        "tests/programs/test_annotate_program.py does this",
+    ),
+    "grand.pipeline": (
+        {"roles", "AnnotationRun", "scan_images", "run_local"},
+        "needs models; tests/grand/test_pipeline.py makes these calls",
+    ),
     "grand.drivers.ray": ({"run", "graph"}, "needs Ray"),
     "training.metric_writers": ({"run", "config", "train", "asdict"}, "needs an account"),
     "training.placement": (
