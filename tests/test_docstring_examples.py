@@ -272,10 +272,13 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
 NAMES_ONLY: dict[str, tuple[set[str], str]] = {
     "aot.compile_step": ({"config"}, "needs libtpu"),
     "grand.drivers.beam": ({"run", "graph"}, "needs Apache Beam"),
-    "grand.inspection_page": ({"run", "Path"}, "tests/programs/test_annotate_program.py does this"),
+    "grand.inspection_page": (
+        {"run", "Path", "find_image"},
+        "see tests/programs/test_annotate_program.py",
+    ),
     "grand.record_cards": (
         {"pixels", "record", "page"},
-        "tests/programs/test_annotate_program.py does this",
+        "see tests/programs/test_annotate_program.py",
     ),
     "grand.pipeline": (
         {"roles", "AnnotationRun", "scan_images", "run_local"},
