@@ -125,10 +125,10 @@ def _word_spans(text: str, phrase: str) -> list[Span]:
     lower, words = text.lower(), phrase.lower().split()
     if not words or not all(word in lower for word in words):
         return []
-    if len(words) == 1 or all(word.isalnum() for word in words):
-        # Other blanks, and letters whose lower case is longer, need the pattern.
-        if len(lower) == len(text) and not re.search(r"\s\s|[^\S ]", text):
-            return _plain_spans(lower, " ".join(words))
+    simple = len(words) == 1 or all(word.isalnum() for word in words)
+    # Other blanks, and letters whose lower case is longer, need the pattern.
+    if simple and len(lower) == len(text) and not re.search(r"\s\s|[^\S ]", text):
+        return _plain_spans(lower, " ".join(words))
     pattern = re.escape(words[0])
     for before, word in pairwise(words):
         # Extracted phrases have blanks around punctuation; the text need not have them.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import threading
 import time
@@ -247,6 +248,7 @@ class ChunkWorker:
             "seconds": round(seconds, 6),
             "worker": f"{socket.gethostname()}:{os.getpid()}",
             "time": round(time.time(), 3),
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
         }
         # First, so that a finished chunk always has them, but for a power failure.
         write_file(
@@ -291,18 +293,22 @@ class ChunkWorker:
 
         So an image gets the result that it would get in any other batch.
         """
+        failure: StageError | None = None
         try:
             results = stage.process(images)
             if not isinstance(results, list | tuple) or len(results) != len(images):
                 raise _OutputError(f"{len(images)} results are due, got {_describe(results)}")
         except Exception as error:
-            if len(images) > 1:
-                size = (len(images) + 1) // 2 if _is_memory_error(error) else 1
-                if size > 1:
-                    self._batch_sizes[stage.name] = size
-                parts = range(0, len(images), size)
-                return [item for at in parts for item in self._call(stage, images[at : at + size])]
-            return [Outcome(error=_error_of(error), attempt=images[0].attempt)]
+            failure, results = _error_of(error), ()
+        # Outside of the except block: the exception refers to all that its functions had in memory.
+        if failure is not None and len(images) > 1:
+            size = (len(images) + 1) // 2 if failure.kind == "memory" else 1
+            if size > 1:
+                self._batch_sizes[stage.name] = size
+            parts = range(0, len(images), size)
+            return [item for at in parts for item in self._call(stage, images[at : at + size])]
+        if failure is not None:
+            return [Outcome(error=failure, attempt=images[0].attempt)]
         outcomes = []
         for image, result in zip(images, results, strict=True):
             outcome = _outcome(result, image, check=image is images[0])

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from glamm_jax.grand.graph_facts import GraphText, ObjectFacts
 from glamm_jax.grand.lexicon import lexicon, read_data
+from glamm_jax.grand.part_of_speech import SENTENCE_END
 from glamm_jax.grand.roles import ParsedText, TextParser
-from glamm_jax.grand.text_parser import TextParserError, noun_phrases
+from glamm_jax.grand.text_parser import TextParserError, noun_chunks
 
 MATCHING_VERSION = "1"  # changes with the rules of this file
 MAX_CACHED = 20_000  # texts whose nouns are kept
@@ -126,26 +127,26 @@ def named_objects(text: str, parsed: ParsedText) -> list[NamedObject]:
         TextParserError: `parsed` is no parse of this text.
     """
     tables, colours = matching_tables(), lexicon().colours
-    phrases = noun_phrases(text, parsed)
+    phrases = noun_chunks(text, parsed)
     words = [word.lower() for word in parsed.texts]
     found: list[NamedObject] = []
-    position = 0
+    ends = [k for k, word in enumerate(words) if word in SENTENCE_END]
+    next_end = subject = 0  # index of the first noun of the sentence
     for phrase in phrases:
         head = phrase.head
         word = parsed.lemmas[head].lower()
         is_measure = words[head] in tables.measures or word in tables.measures
         if is_measure and words[head + 1 : head + 2] == ["of"]:
             continue
-        for count in (3, 2):
-            first = head + 1 - count
-            name = " ".join([*words[max(first, 0) : head], word])
-            if first >= phrase.first and name in tables.compounds:
+        for first in range(max(head - 2, phrase.first), head):
+            name = " ".join([*words[first:head], word])
+            if name in tables.compounds:
                 word = name
                 break
         own = map(tables.name, colours.intersection(words[phrase.first : head]))
-        if not found or not _same_sentence(words, position, phrase.first):
+        while next_end < len(ends) and ends[next_end] < phrase.first:
+            next_end += 1
             subject = len(found)
-        position = head
         if word in tables.no_objects or words[head] in tables.no_objects:
             continue
         found.append(NamedObject(phrase.start, phrase.end, tables.name(word), word, frozenset(own)))
@@ -154,10 +155,6 @@ def named_objects(text: str, parsed: ParsedText) -> list[NamedObject]:
             if stated:
                 found[-1] = found[-1]._replace(colours=found[-1].colours | stated)
     return found
-
-
-def _same_sentence(words: Sequence[str], first: int, second: int) -> bool:
-    return not any(word in (".", "!", "?", ";") for word in words[first:second])
 
 
 def _stated_colours(
@@ -286,6 +283,7 @@ def _texts(entry: ObjectFacts) -> list[str]:
     return [plain_text(text) for text in (*entry.labels, *entry.attributes, *entry.phrases)]
 
 
+@lru_cache(maxsize=MAX_CACHED)
 def plain_text(text: str) -> str:
     """Return a label or description as lower-case words, without "(vehicle)" and underscores."""
     text = text.replace("_", " ").lower()

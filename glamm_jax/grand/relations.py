@@ -1,6 +1,7 @@
 """Relations between the objects that a caption names: subject, predicate and object.
 
-    find_relations("a dog on the grass", links, 0)[0].predicate      # "on"
+    links = (PhraseLink("a dog", (0,)), PhraseLink("the grass", (1,)))
+    find_relations("a dog on the grass", links, 0, RelationOptions())[0].predicate      # "on"
 
 Two linked phrases that follow each other in a sentence are related if words stand between them that
 are neither a mere list ("and", ",") nor too many. The released code has only the links.

@@ -1,5 +1,6 @@
 """The three files per image that the released training code reads.
 
+    options = ReleasedExportOptions()
     export_objects(record)              # [{"bbox", "labels", ...}]
     export_referring(record, options)   # [{"attribute", "id", "bbox", "segmentation"}]
     export_captions(record, options)    # [{"caption", "details": [{..., "segmentation"}]}]

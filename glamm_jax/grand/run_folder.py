@@ -29,6 +29,7 @@ import json
 import os
 import tempfile
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -199,13 +200,19 @@ class AnnotationRun:
         photographs = os.fspath(root)
         if "://" not in photographs:
             photographs = os.path.abspath(photographs)
-        with tempfile.TemporaryFile() as file:
-            sha, number, offsets = _write_list(images, file, size)
-            new = cls(folder, photographs, number, size, sha, tuple(offsets))
-            if old is not None:
-                _check_same(old, new)
-            if old is None or old.root != new.root:
-                new._publish(file, with_list=old is None)
+        try:
+            with tempfile.TemporaryFile() as file:
+                sha, number, offsets = _write_list(images, file, size)
+                new = cls(folder, photographs, number, size, sha, tuple(offsets))
+                if old is not None:
+                    _check_same(old, new)
+                if old is None or old.root != new.root:
+                    new._publish(file, with_list=old is None)
+        except OSError as error:
+            raise RunFolderError(
+                f"the list of images cannot be written to {tempfile.gettempdir()}: "
+                f"{error.strerror or error}"
+            ) from error
         return new
 
     @classmethod
@@ -327,14 +334,18 @@ class AnnotationRun:
     def num_chunks(self) -> int:
         return len(self.offsets)
 
-    def images(self, chunk: int) -> list[ImageEntry]:
+    def images(self, chunk: int, limit: int | None = None) -> list[ImageEntry]:
         """Return the images of a chunk, in the order of the run.
+
+        Args:
+            chunk: its number.
+            limit: return the first ones only.
 
         Raises:
             RunFolderError: the list is damaged.
         """
         first = chunk * self.chunk_size
-        number = min(self.chunk_size, self.num_images - first)
+        number = min(limit or self.chunk_size, self.chunk_size, self.num_images - first)
         where = self.path / "images.jsonl"
         try:
             with open(where, "rb") if self.is_local else where.open("rb") as file:
@@ -487,6 +498,31 @@ class AnnotationRun:
                     yield _scene(entry, {name: next(item) for name, item in readers.items()})
                 for reader in readers.values():
                     next(reader, None)  # raises if there are more lines
+
+    def scene(self, image_id: str, graph: StageGraph | None = None) -> SceneSections:
+        """Return all that was made of one image.
+
+        Args:
+            image_id: of the run.
+            graph: the stages; None: those of the last run.
+
+        Raises:
+            RunFolderError: there is no such image, or as for `scenes`.
+        """
+        chunk = bisect_right(
+            range(self.num_chunks), image_id, key=lambda item: self.images(item, 1)[0].image_id
+        )
+        entries = self.images(max(chunk - 1, 0))
+        ids = [entry.image_id for entry in entries]
+        if image_id not in ids:
+            raise RunFolderError(f"{self.path}: has no image {image_id!r}")
+        place = ids.index(image_id)
+        outcomes: dict[str, Outcome] = {}
+        for name, fingerprint in self._fingerprints(graph).items():
+            with suppress(FileNotFoundError):  # not finished
+                chunk_outcomes = self.outcomes(name, fingerprint, chunk - 1, ids)
+                outcomes[name] = list(chunk_outcomes)[place]
+        return _scene(entries[place], outcomes)
 
     def status(self, graph: StageGraph | None = None) -> list[StageStatus]:
         """Return how much of each stage is finished, by the listing and the statistics.

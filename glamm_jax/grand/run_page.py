@@ -1,7 +1,7 @@
 """A web page about a run: counts and errors of the stages, time, distributions, a gallery.
 
-page = run_page(AnnotationRun.open("out/run"), num_images=24, seed=0)
-page.save(Path("report.html"))
+    page = run_page(AnnotationRun.open("out/run"), num_images=24, seed=0)
+    page.save(Path("report.html"))
 
 The images of the gallery are chosen by the seed; the same run gives the same page. One image is in
 memory at a time, and the gallery.

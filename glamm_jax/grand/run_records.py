@@ -1,10 +1,12 @@
 """The annotations of a run as records: of all images, or of one.
 
-run = AnnotationRun.open("out/run")
-for image, record in export_items(run): ...
-place = find_image(run, "dog.jpg")
-scene = read_scene(run, place)          # all sections and errors of the image
-plan = stage_times(run)["fusion"].seconds_per_image
+    run = AnnotationRun.open("out/run")
+    for image, record in export_items(run): ...
+    place = find_image(run, "dog.jpg")
+    scene = read_scene(run, place)          # all sections and errors of the image
+    stage_times(run)["fusion"].seconds_per_image
+
+One image is in memory at a time.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ METRICS: dict[str, str] = {
     "annotated_images": "images: has a record",
     "object_precision": "objects of the record but stuff and parts: matched",
     "object_recall": "objects of the scene: matched by an object of the record",
+    "box_iou": "matched objects: IoU with the true box",
     "label_accuracy": "matched objects: the label, or else the first of the labels, is the shape",
     "attribute_accuracy": "matched objects whose first attribute states colour, texture, size or "
     "position: all of these are true",
@@ -61,8 +62,9 @@ METRICS: dict[str, str] = {
     "relation_precision": "relations: subject and object are matched and possibly have it",
     "relation_recall": "relations that the short captions state between matched objects: the record"
     " has them",
-    "short_grounding_precision": "groundings in the short captions: the phrase is a correct "
-    "mention, and has exactly its objects",
+    "short_grounding_precision": "groundings in the short captions: the phrase is a mention, and "
+    "has exactly the objects that it means; if the mention is not correct, which the entities "
+    "count, objects that the record itself describes so",
     "short_grounding_recall": "correct mentions in the short captions whose objects are matched: "
     "have a correct grounding",
     "dense_grounding_precision": "groundings in the dense caption: as in short captions",
@@ -141,6 +143,7 @@ class _Comparison:
             self._true_index.setdefault(item.id, self._objects.get(k))
         for k, item in enumerate(record.floating_objects):
             self._true_index.setdefault(item.id, free[floats[k]] if k in floats else None)
+        self._items = {x.id: x for x in (*record.floating_objects, *record.objects)}
         regions = (*truth.stuff, *truth.parts)
         # Id in the record -> names of the stuff and parts that it can be.
         self._regions: dict[int, list[str]] = {}
@@ -170,6 +173,7 @@ class _Comparison:
         number = len(record.objects) - len(others)
         self._counts["object_precision"] = (float(len(pairs)), float(number))
         self._counts["object_recall"] = (float(len(pairs)), float(len(truth.objects)))
+        self._set("box_iou", [overlap(item.box, true.box) for item, true in pairs])
         self._set("label_accuracy", [_label(item) == true.shape for item, true in pairs])
         judged = [_states_truth(item, true) for item, true in pairs]
         self._set("attribute_accuracy", [value for value in judged if value is not None])
@@ -215,6 +219,18 @@ class _Comparison:
         number = len(candidates) if mention.number is None else mention.number
         return len(indices) == number > 0 and indices <= set(candidates)
 
+    def _is_repeated(self, mention: Mention, ids: Sequence[int]) -> bool:
+        """Whether the record describes exactly these objects as a mention does."""
+        items = [self._items[i] for i in ids if i in self._items]
+        if len(items) != len(ids) or len(items) != (mention.number or len(items)):
+            return False
+        only_shape = not any(mention[5:])
+        return bool(items) and all(
+            (only_shape and mention.shape in (item.label, *item.labels))
+            or any(m[4:] == mention[4:] for a in item.attributes or () for m in find_mentions(a))
+            for item in items
+        )
+
     def _compare_short_captions(self) -> None:
         captions = self._captions
         mentions = [mention for text in captions for mention in find_mentions(text)]
@@ -228,18 +244,26 @@ class _Comparison:
         precise: list[float] = []
         recalled: list[float] = []
         for caption in captions:
-            mentions = [m for m in find_mentions(caption.caption) if self._is_correct(m)]
+            mentions = find_mentions(caption.caption)
             correct = set()
             for grounding in caption.groundings:
                 if self._names_regions(grounding):
                     continue
                 span = grounding.span or _find(caption.caption, grounding.phrase)
                 mention = _mention_at(mentions, span)
-                is_correct = mention is not None and self._means(mention, grounding.object_ids)
+                is_correct = mention is not None and (
+                    self._means(mention, grounding.object_ids)
+                    if self._is_correct(mention)
+                    else self._is_repeated(mention, grounding.object_ids)
+                )
                 precise.append(is_correct)
                 if is_correct:
                     correct.add(mention)
-            recalled += [mention in correct for mention in mentions if self._is_matched(mention)]
+            recalled += [
+                mention in correct
+                for mention in mentions
+                if self._is_correct(mention) and self._is_matched(mention)
+            ]
         self._set(f"{kind}_grounding_precision", precise)
         self._set(f"{kind}_grounding_recall", recalled)
 

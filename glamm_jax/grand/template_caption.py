@@ -6,7 +6,7 @@ from glamm_jax.grand.graph_facts import GraphText, ObjectFacts
 from glamm_jax.grand.lexicon import lexicon, number_word, with_article
 from glamm_jax.grand.phrase_matching import matching_tables, plain_text
 from glamm_jax.grand.roles import ParsedText, TextParser
-from glamm_jax.grand.text_parser import RuleParser, noun_phrases
+from glamm_jax.grand.text_parser import RuleParser, noun_chunks
 
 MAX_KINDS = 12  # kinds of objects that are named
 MAX_ADJECTIVES = 3  # in front of a name
@@ -53,7 +53,7 @@ def _object_name(entry: ObjectFacts, parser: TextParser) -> str:
     for text, parsed in zip(texts, parses, strict=True):
         if not isinstance(parsed, ParsedText):
             continue
-        for phrase in noun_phrases(text, parsed)[:1]:
+        for phrase in noun_chunks(text, parsed)[:1]:
             noun = parsed.lemmas[phrase.head]
             words = [
                 word

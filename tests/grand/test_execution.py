@@ -10,11 +10,13 @@ import resource
 import signal
 import subprocess
 import sys
+import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import fsspec
@@ -122,6 +124,52 @@ def test_ray_agrees(tmp_path: Path, expected: dict[str, str]) -> None:
     assert run_ray(run, toy_graph(), processes=1).computed_chunks == 0
 
 
+class _RayData:
+    """As much of a dataset of Ray as the driver uses, in this process."""
+
+    def __init__(self, items: Sequence[dict[str, int]]):
+        self._batches = [{"chunk": [item["chunk"]]} for item in items]
+        self._actors: list[Any] = []
+
+    def map_batches(
+        self, actor: Any, *, fn_constructor_args: tuple[Any, ...], **_: Any
+    ) -> _RayData:
+        self._actors.append(actor(*fn_constructor_args))
+        return self
+
+    def iter_batches(self, batch_size: int | None) -> Iterator[Any]:
+        for batch in self._batches:
+            for actor in self._actors:
+                batch = actor(batch)
+            yield batch
+
+
+def test_the_calls_of_the_ray_driver(
+    tmp_path: Path, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for Ray, which the test environment does not have."""
+    from glamm_jax.grand.drivers.ray import RayDriverError, run_ray
+
+    started: list[dict[str, Any]] = []
+    ray, data = ModuleType("ray"), ModuleType("ray.data")
+    ray.__dict__.update(is_initialized=lambda: bool(started), init=lambda **x: started.append(x))
+    data.__dict__.update(from_items=lambda items, override_num_blocks: _RayData(items))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", data)
+    run = make_run(tmp_path, names=FAILING, chunk_size=7)
+    events: list[StageProgress] = []
+    graph = toy_graph(device=True)
+    assert run_ray(run, graph, processes=2, on_progress=events.append).computed_chunks == 20
+    assert sections(run) == expected
+    # Two actors of each of the groups on the CPU, one for the device, and one slot for reading.
+    assert [item["num_cpus"] for item in started] == [2 + 1 + 2 + 1]
+    assert {item.images for item in events if item.stage == "sum"} >= {0, 31}
+    data.__dict__.update(from_items=lambda items, override_num_blocks: 1 / 0)
+    next(Path(run.path).glob("stages/sum/*/chunk-*")).unlink()
+    with pytest.raises(RayDriverError, match="the job failed: division by zero"):
+        run_ray(run, graph, processes=2)
+
+
 def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from glamm_jax.grand.drivers.beam import BeamError, run_beam
     from glamm_jax.grand.drivers.ray import RayDriverError, run_ray
@@ -208,6 +256,28 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved(tmp_path: Path) -> None:
     assert [scene.attempts["large"] for scene in run.scenes()] == [0] * 32
 
 
+class _Block:
+    """Something that a model holds in memory."""
+
+
+def _with_block(blocks: list[weakref.ref[_Block]], images: Sequence[StageImage]) -> Any:
+    assert not any(block() for block in blocks)
+    block = _Block()
+    blocks.append(weakref.ref(block))
+    if len(images) > 1:
+        raise MemoryError
+    return [{} for _ in images]
+
+
+def test_the_memory_of_a_batch_is_free_before_its_halves_are_tried(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 7)
+    blocks: list[weakref.ref[_Block]] = []
+    stage = Stage(name="large", process=partial(_with_block, blocks), batch_size=8)
+    run_local(run, StageGraph([stage]), processes=1)
+    assert len(blocks) == 8 + 7
+    assert all(scene.status == "ok" for scene in run.scenes())
+
+
 # ------------------------------------------------------------ chunks that fail
 
 
@@ -252,6 +322,23 @@ def test_a_chunk_that_kills_its_workers_is_quarantined(tmp_path: Path) -> None:
 class _Unloadable(MeanColour):
     def setup(self) -> None:
         raise OSError("no such checkpoint")
+
+
+def test_two_models_for_devices_are_never_in_one_process(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 2)
+    roles = [MeanColour(name, needs_device=True) for name in ("first", "second")]
+    graph = StageGraph([Stage(name=x.name, process=_process_id, roles=(x,)) for x in roles])
+    run_local(run, graph, processes=1)
+    ids = [scene.sections[role.name]["process"] for scene in run.scenes() for role in roles]
+    assert len({*ids, os.getpid()}) == 3
+    alone = graph.with_inputs_of("first")
+    again = make_run(tmp_path, name="again")
+    run_local(again, alone, processes=1)
+    assert {x.sections["first"]["process"] for x in again.scenes()} == {os.getpid()}
+
+
+def _process_id(images: Sequence[StageImage]) -> list[dict[str, Any]]:
+    return [{"process": os.getpid()} for _ in images]
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run(tmp_path: Path) -> None:
@@ -319,7 +406,7 @@ def _kill_and_repeat(tmp_path: Path, kills: int, processes: int, seed: int) -> N
                 if kills:
                     os.kill(choose.choice(_processes_of(driver.pid)), signal.SIGKILL)
                     kills, killed = kills - 1, killed + 1
-            if driver.wait(60) == 0:
+            if driver.wait(300) == 0:
                 break
         assert sections(AnnotationRun.open(folder)) == sections(undisturbed)
         counts = Counter((stage, image_id) for stage, image_id, _ in calls(log))
@@ -405,6 +492,19 @@ def test_a_folder_of_other_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="its chunks have 2 images, not 3"):
         make_run(tmp_path, chunk_size=3)
     assert make_run(tmp_path) == run == AnnotationRun.open(run.path)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 100])
+def test_one_scene_is_read_by_its_id(chunk_size: int, tmp_path: Path) -> None:
+    run = make_run(tmp_path, 10, chunk_size=chunk_size)
+    graph = toy_graph()
+    run_local(run, graph.with_inputs_of("size"), processes=1)
+    scenes = list(run.scenes(graph))
+    assert [run.scene(scene.image_id, graph) for scene in scenes] == scenes
+    assert set(scenes[0].sections) == {"image", "size"}
+    for name in ("", "0055.png", "zebra.png"):
+        with pytest.raises(RunFolderError, match=f"has no image '{name}'"):
+            run.scene(name)
 
 
 def test_photographs_may_move(tmp_path: Path) -> None:

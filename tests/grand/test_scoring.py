@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from glamm_jax.data import rle
+from glamm_jax.grand.adapters.oracle import overlap
 from glamm_jax.grand.adapters.truth_record import truth_record
 from glamm_jax.grand.record import (
+    Box,
     CaptionAttempt,
     GrandCaption,
     GrandObject,
@@ -86,6 +88,26 @@ def _final(text: str) -> Change:
     return lambda record: replace(record, dense_caption=GrandCaption(text), attempts=())
 
 
+def _moved(box: Box) -> Box:
+    x0, y0, x1, y1 = box
+    shift = 0.1 * (x1 - x0)
+    return x0 + shift, y0, x1 + shift, y1
+
+
+def _with_wrong_attribute(record: GrandRecord) -> GrandRecord:
+    """Call the first object a pink cross, in a dense caption of two objects."""
+    objects = (replace(record.objects[0], attributes=(INVENTED,)), *record.objects[1:])
+    second = TRUTH.objects[1].description
+    text = f"There are {INVENTED}, and {second}."
+    spans = [(10, 10 + len(INVENTED)), (len(text) - 1 - len(second), len(text) - 1)]
+    groundings = tuple(
+        PhraseGrounding(text[slice(*span)], span, (i,), (objects[i].box,))
+        for i, span in enumerate(spans)
+    )
+    dense = GrandCaption(text, groundings)
+    return replace(record, objects=objects, dense_caption=dense, attempts=())
+
+
 def _with_stuff(record: GrandRecord) -> GrandRecord:
     """Add the lowest stuff as an object with a grounding."""
     assert record.dense_caption
@@ -103,10 +125,10 @@ DENSE = RECORD.dense_caption or GrandCaption("")
 FIRST = DENSE.groundings[0]
 NUM_DENSE, NUM_SHORT = len(DENSE.groundings), sum(len(c.groundings) for c in SHORT)
 NUM_LINKS = len(RECORD.links)
+INVENTED = "a pink cross"  # fits no object of the scene
 WRONG_SHAPE = next(item.shape for item in TRUTH.objects if item.shape != TRUTH.objects[0].shape)
 FAR = (0.0, 0.0, 4.0, 4.0)  # where no object is
 FALSE = GrandObject(90, FAR, ("star",), 0.5)
-INVENTED = "a pink cross"  # fits no object of the scene
 
 # Name -> change of the record, and the metrics that are not 1.0 afterwards.
 CASES: dict[str, tuple[Change, dict[str, float | None]]] = {
@@ -236,6 +258,26 @@ CASES: dict[str, tuple[Change, dict[str, float | None]]] = {
     "no relations": (
         lambda r: replace(r, relations=()),
         {"relation_precision": None, "relation_recall": 0.0},
+    ),
+    "a wrong attribute that the dense caption repeats": (
+        _with_wrong_attribute,
+        {
+            "attribute_accuracy": (NUM - 1) / NUM,
+            "first_entity_precision": 1 / 2,
+            "final_entity_precision": 1 / 2,
+        },
+    ),
+    "an invented object that is grounded": (
+        lambda r: replace(_with_wrong_attribute(r), objects=r.objects),
+        {
+            "first_entity_precision": 1 / 2,
+            "final_entity_precision": 1 / 2,
+            "dense_grounding_precision": 1 / 2,
+        },
+    ),
+    "a moved box": (
+        _with_object(0, box=_moved(TRUTH.objects[0].box)),
+        {"box_iou": (NUM - 1 + overlap(_moved(TRUTH.objects[0].box), TRUTH.objects[0].box)) / NUM},
     ),
     "captions that grounding replaced": (lambda r: replace(r, captions=()), {}),
     "a dense grounding of a wrong object": (

@@ -21,7 +21,7 @@ from glamm_jax.grand.text_parser import (
     RuleParser,
     SpacyParser,
     TextParserError,
-    noun_phrases,
+    noun_chunks,
     token_spans,
 )
 from glamm_jax.miniworld import render_scene
@@ -48,7 +48,7 @@ def parse(text: str) -> ParsedText:
 
 
 def phrases(text: str) -> list[str]:
-    return [text[x.start : x.end] for x in noun_phrases(text, parse(text))]
+    return [text[x.start : x.end] for x in noun_chunks(text, parse(text))]
 
 
 def subtree(text: str, noun: str) -> str:
@@ -71,7 +71,7 @@ def test_noun_phrases_of_rendered_scenes_are_their_annotated_phrases(world: str)
             parsed = parse(caption.text)
             spans = [
                 (x.start, x.end)
-                for x in noun_phrases(caption.text, parsed)
+                for x in noun_chunks(caption.text, parsed)
                 if parsed.lemmas[x.head] not in NO_ENTITIES
             ]
             assert spans == [(x.start, x.end) for x in caption.phrases], caption.text
@@ -137,7 +137,7 @@ def check_structure(text: str) -> None:
             steps, head = steps + 1, parsed.heads[head]
             assert steps <= count, f"cycle in {text!r}"
     token_spans(text, parsed.texts)
-    found = noun_phrases(text, parsed)
+    found = noun_chunks(text, parsed)
     assert all(a.end <= b.start for a, b in itertools.pairwise(found))
 
 
@@ -246,7 +246,7 @@ def test_spacy(monkeypatch: pytest.MonkeyPatch) -> None:
         ("A", "dog"), ("DET", "NOUN"), ("a", "dog"), (True, False), (False, False), (1, -1)
     )
     assert isinstance(second, RoleError)
-    assert [x[:2] for x in noun_phrases("A  dog", first)] == [(0, 6)]
+    assert [x[:2] for x in noun_chunks("A  dog", first)] == [(0, 6)]
     with pytest.raises(TextParserError, match="spacy download other"):
         SpacyParser("other").setup()
 

@@ -14,11 +14,7 @@ LOG_SECONDS = 30.0  # between two lines, where there is no terminal
 
 
 class StageBars:
-    """Shows the progress of all stages; an instance is the callback of a driver.
-
-    with StageBars(graph.stages) as bars:
-        run_local(run, graph, on_progress=bars)
-    """
+    """Shows the progress of all stages; an instance is the callback of a driver."""
 
     def __init__(self, stages: Iterable[str]):
         """Remember the stages.

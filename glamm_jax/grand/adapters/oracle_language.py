@@ -59,7 +59,7 @@ class GraphItem(NamedTuple):
         return f"the {self.label}" if self.label in STUFF else with_article(self.label)
 
 
-class GraphText(NamedTuple):
+class ParsedGraph(NamedTuple):
     """Content of a scene graph as text.
 
     Attributes:
@@ -99,7 +99,7 @@ class OracleLLM(OracleRole):
         return LLMAnswer(answer, "stop")
 
 
-def parse_graph(text: str) -> GraphText | None:
+def parse_graph(text: str) -> ParsedGraph | None:
     """Return the scene graph or list of objects at the end of a text; None if it ends otherwise."""
     group = max((match.start() for match in _FIRST_GROUP.finditer(text)), default=-1)
     objects = max((match.start() for match in _OBJECTS.finditer(text)), default=-1)
@@ -107,7 +107,7 @@ def parse_graph(text: str) -> GraphText | None:
         return None
     if objects > group:
         layers, landmark, ends = _parse_objects(text[objects:].splitlines()[1:])
-        return GraphText({"": layers}, landmark) if ends else None
+        return ParsedGraph({"": layers}, landmark) if ends else None
     header = text[:group].rstrip().rpartition("\n")[2].strip()
     return _parse_layers([header, *text[group:].splitlines()])
 
@@ -124,7 +124,7 @@ def _parse_objects(lines: list[str]) -> tuple[list[GraphItem], str, bool]:
     return items, "", True
 
 
-def _parse_layers(lines: list[str]) -> GraphText | None:
+def _parse_layers(lines: list[str]) -> ParsedGraph | None:
     layers: dict[str, list[GraphItem]] = {}
     layer, block, landmark = "Foreground", "", []
     for line in map(str.strip, lines):
@@ -138,7 +138,7 @@ def _parse_layers(lines: list[str]) -> GraphText | None:
             layers.setdefault(layer, []).extend(items)
         elif block == "Landmarks:" and line:
             landmark.append(line)
-    return GraphText(layers, landmark[0] if landmark else "") if len(landmark) < 2 else None
+    return ParsedGraph(layers, landmark[0] if landmark else "") if len(landmark) < 2 else None
 
 
 def _item(text: str) -> GraphItem:
@@ -146,7 +146,7 @@ def _item(text: str) -> GraphItem:
     return GraphItem(label.strip(), attribute.strip())
 
 
-def write_caption(graph: GraphText, invented: str = "", share: float = 0.0) -> str:
+def write_caption(graph: ParsedGraph, invented: str = "", share: float = 0.0) -> str:
     """Return a caption of two to four sentences that names every object of a scene graph.
 
     Args:
@@ -211,7 +211,7 @@ def list_phrases(text: str) -> str:
     return "\n".join(before + phrase for phrase in dict.fromkeys(phrases) or (NOTHING,))
 
 
-def write_context(graph: GraphText) -> str:
+def write_context(graph: ParsedGraph) -> str:
     """Return a paragraph of six sentences about the uses of a place and what is in it."""
     place = graph.landmark.rpartition(", ")[2].strip().lower() or "place"
     labels = list(dict.fromkeys(item.label for item in graph.layers[""] if item.label))

@@ -16,6 +16,9 @@ Dataflow gives all workers of a job the same accelerator; to use another kind, o
 stages, run `graph.with_inputs_of(...)` as a job of its own first: what is finished is skipped. An
 element of the pipeline is the number of a chunk; sections go through the run folder. Give
 `--number_of_worker_harness_threads=1` to workers whose memory has room for one model only.
+
+Dataflow replaces workers that die. The DirectRunner with several processes does not: it waits for
+ever; interrupt it and run the same command again, or use the local driver.
 """
 
 from __future__ import annotations
@@ -55,7 +58,8 @@ def run_beam(
         run: the folder; all workers must reach it and the photographs.
         graph: the stages.
         options: of the pipeline, as on a command line.
-        on_progress: called for every stage at the beginning, and when its listing changes.
+        on_progress: called for every stage at the beginning, and when its listing changes, by
+            another thread.
         max_failures: of a chunk, after which it is left out; the result names it.
 
     Raises:

@@ -33,8 +33,9 @@ def run_local(
         run: the folder.
         graph: the stages.
         processes: workers of the stages on the CPU; None: one per core; 1: the calling process.
-        devices: values of CUDA_VISIBLE_DEVICES, one worker for each; none: one worker, in the
-            calling process if `processes` is 1, that sees all devices.
+        devices: values of CUDA_VISIBLE_DEVICES, one worker for each; none: one worker that sees all
+            devices. It is the calling process if `processes` is 1 and there is one group of stages
+            with models for devices.
         on_progress: called for every stage at the beginning, and after every chunk.
         max_failures: of a chunk, after which it is left out; the result names it.
 
@@ -47,12 +48,14 @@ def run_local(
     processes = processes or len(os.sched_getaffinity(0))
     with Session(job, on_progress) as session:
         in_this_process = ChunkWorker(job)
+        # Nothing frees a model but the end of its process.
+        may_load = sum(stages.needs_device for stages in graph.groups) < 2
         for group, stages in enumerate(graph.groups):
             chunks = session.pending(group)
             environments: list[str | None] = [None] * processes
             if stages.needs_device:
                 environments = list(devices) or [None]
-            if processes == 1 and environments == [None]:
+            if processes == 1 and environments == [None] and (may_load or not stages.needs_device):
                 for chunk in chunks:
                     in_this_process.process(group, chunk, session.record)
             elif chunks:

@@ -68,7 +68,8 @@ def run_ray(
         address: of a cluster; None: start Ray here, unless the program did.
         processes: actors of each group of stages on the CPU; None: one per core of this machine.
         devices: actors of each group of stages that needs a device, one GPU each.
-        on_progress: called for every stage at the beginning, and when its listing changes.
+        on_progress: called for every stage at the beginning, and when its listing changes, by
+            another thread.
         max_failures: of a chunk, after which it is left out; the result names it.
 
     Raises:
@@ -86,28 +87,27 @@ def run_ray(
     sizes = [devices if group.needs_device else processes for group in graph.groups]
     with Session(job, on_progress) as session, watch_listing(session):
         chunks = session.all_pending()
-        if chunks:
-            if address:
+        try:
+            if chunks and address:
                 ray.init(address, ignore_reinit_error=True)
-            elif not ray.is_initialized():
+            elif chunks and not ray.is_initialized():
                 # Reading needs a slot as well: with as many CPUs as actors the job would hang.
                 cpus = sum(sizes) + 1
                 ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
-            data = ray_data.from_items(
-                [{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks)
-            )
-            for index, group in enumerate(graph.groups):
-                data = data.map_batches(
-                    _ChunkActor,
-                    fn_constructor_args=(job, index),
-                    batch_size=1,
-                    concurrency=min(sizes[index], len(chunks)),
-                    num_cpus=1,
-                    num_gpus=1 if group.needs_device else 0,
-                )
-            try:
+            if chunks:
+                items = [{"chunk": chunk} for chunk in chunks]
+                data = ray_data.from_items(items, override_num_blocks=len(chunks))
+                for index, group in enumerate(graph.groups):
+                    data = data.map_batches(
+                        _ChunkActor,
+                        fn_constructor_args=(job, index),
+                        batch_size=1,
+                        concurrency=min(sizes[index], len(chunks)),
+                        num_cpus=1,
+                        num_gpus=1 if group.needs_device else 0,
+                    )
                 for _ in data.iter_batches(batch_size=None):
                     pass
-            except Exception as error:  # Ray raises many kinds
-                raise RayDriverError(f"the job failed: {error}") from error
+        except Exception as error:  # Ray raises many kinds
+            raise RayDriverError(f"the job failed: {error}") from error
     return session.result()

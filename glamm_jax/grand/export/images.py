@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from glamm_jax.data.preprocess import MAX_IMAGE_BYTES, ImageError
 from glamm_jax.files import FileNameError, read_regular_file
@@ -46,6 +46,34 @@ class AnnotatedImage:
     difference_hash: int | None = None
     status: ImageStatus = "ok"
 
+    @classmethod
+    def from_section(
+        cls,
+        image_id: str,
+        section: Mapping[str, Any],
+        content: Path | Callable[[], bytes],
+        status: ImageStatus = "ok",
+    ) -> AnnotatedImage:
+        """Return the image that the section of the stage `image` describes.
+
+        Args:
+            image_id: of the run.
+            section: with file, sha256, height, width, and the hash as hexadecimal digits.
+            content: path of the image file, or a function that returns its bytes.
+            status: of the image.
+        """
+        digits = section.get("dhash")
+        return cls(
+            image_id,
+            flat_name(section["file"]),
+            content,
+            section["sha256"],
+            section["height"],
+            section["width"],
+            None if digits is None else int(digits, 16),
+            status,
+        )
+
     def read(self) -> bytes:
         """Read the image file.
 
@@ -58,6 +86,14 @@ class AnnotatedImage:
             return self.content()
         except (OSError, FileNameError) as error:
             raise ImageError(f"{self.file_name}: {error}") from error
+
+
+def flat_name(path: str) -> str:
+    """Return a file name for a path below the folder of photographs: a/b.jpg is a__b.jpg.
+
+    Where another image has this name already, exporters leave the second one out and count it.
+    """
+    return path.replace("/", "__")
 
 
 ExportItem = tuple[AnnotatedImage, GrandRecord]

@@ -13,7 +13,7 @@ the lists of names, which the original does not make, divide the images by their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -116,7 +116,9 @@ def export_lmdb(
 class _DatabaseWriter:
     """Writes one database, some entries in each transaction, and its lists of names."""
 
-    def __init__(self, environment: Any, lists: dict[str, TextIO], map_full_error: type):
+    def __init__(
+        self, environment: Any, lists: Mapping[str, TextIO], map_full_error: type[Exception]
+    ):
         self._environment, self._lists, self._map_full_error = environment, lists, map_full_error
         self._map_bytes = FIRST_MAP_BYTES
         self._pending: dict[bytes, bytes] = {}

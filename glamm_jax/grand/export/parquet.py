@@ -5,10 +5,9 @@
     OUT/README.md                               says which files belong to which split
     OUT/export.json
 
-    datasets.load_dataset("OUT", split="train")[0]["objects"][0]["label"]
-
-Lists of objects, captions and groundings are nested columns. The column "image" has the bytes of
-the file and its name, and `datasets` opens it as an image; without the bytes it has the name only.
+It is opened by `datasets.load_dataset("OUT")`. Lists of objects, captions and groundings are nested
+columns. The column "image" has the bytes of the file and its name, and `datasets` opens it as an
+image; without the bytes it has the name only.
 """
 
 from __future__ import annotations

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from glamm_jax.errors import FolderError
-from glamm_jax.grand.export.coco import export_coco
+from glamm_jax.errors import ConfigError, FolderError
 from glamm_jax.grand.export.filters import ExportFilters
+from glamm_jax.grand.export.formats import FORMATS, find_exporter
 from glamm_jax.grand.export.grand_json import export_grand_json
-from glamm_jax.grand.export.label_studio import export_label_studio
-from glamm_jax.grand.export.lmdb import export_lmdb
-from glamm_jax.grand.export.parquet import export_parquet
-from glamm_jax.grand.export.record_shards import export_record_shards
-from glamm_jax.grand.export.yolo import export_yolo
 from tests.grand.export.annotated import FULL, NAMES, make_item, make_items, tree
 
-Exporter = Callable[..., Any]
-IN_FOLDER: dict[str, tuple[Exporter, dict[str, Any]]] = {
-    "grand-json": (export_grand_json, {"images": "copy"}),
-    "lmdb": (export_lmdb, {"images": "copy"}),
-    "coco": (export_coco, {"images": "copy"}),
-    "yolo": (export_yolo, {}),
-    "label-studio": (export_label_studio, {"images": "copy"}),
-    "parquet": (export_parquet, {"image_bytes": True}),
+OPTIONS: dict[str, dict[str, Any]] = {
+    "grand-json": {"images": "copy"},
+    "lmdb": {"images": "copy"},
+    "coco": {"images": "copy"},
+    "yolo": {},
+    "label-studio": {"images": "copy"},
+    "parquet": {"image_bytes": True},
+    "records": {},
 }
-ALL = {**IN_FOLDER, "records": (export_record_shards, {})}
+ALL = {name: (find_exporter(name), options) for name, options in OPTIONS.items()}
+IN_FOLDER = {name: value for name, value in ALL.items() if name != "records"}
+
+
+def test_every_format_is_tested() -> None:
+    assert set(ALL) == set(FORMATS)
+    with pytest.raises(ConfigError, match="no format 'voc'; available: grand-json, lmdb"):
+        find_exporter("voc")
 
 
 def _missing_image() -> bytes:

@@ -16,7 +16,7 @@ from glamm_jax.grand.export.filters import (
     filter_record,
     object_name,
 )
-from glamm_jax.grand.export.images import image_split
+from glamm_jax.grand.export.images import AnnotatedImage, image_split
 from glamm_jax.grand.export.summary import ExportSummary
 from glamm_jax.grand.record import GrandObject, GrandRecord
 from tests.grand.export.annotated import (
@@ -154,6 +154,16 @@ def test_names_of_objects() -> None:
     assert object_name(replace(DOG, label=None)) == "dog"
     assert object_name(GrandObject(0, (0, 0, 1, 1), ("wine_glass ",))) == "wine glass"
     assert object_name(GrandObject(0, (0, 0, 1, 1), ())) is None
+
+
+def test_an_image_of_a_section_of_a_run() -> None:
+    section = {"file": "a/b c.jpg", "sha256": "00ff", "bytes": 3, "height": 48, "width": 64}
+    image = AnnotatedImage.from_section("a/b c.jpg", {**section, "dhash": "f" * 16}, bytes)
+    assert image == AnnotatedImage(
+        "a/b c.jpg", "a__b c.jpg", bytes, "00ff", 48, 64, (1 << 64) - 1, "ok"
+    )
+    image = AnnotatedImage.from_section("x", section, bytes, "partial")
+    assert image.difference_hash is None and image.status == "partial" and image.read() == b""
 
 
 def test_a_split_follows_from_the_bytes_of_the_image() -> None:
