@@ -67,10 +67,10 @@ def run(options: argparse.Namespace) -> int:
     if unknown == folder.num_images:
         raise ConfigError(f"{where}: has none of the images of {folder.path}; give --truth")
     values = totals.values()
-    rates = {
-        name: None if values[metric] is None else 1.0 - values[metric]
-        for name, metric in WRONG_RATES.items()
-    }
+    rates: dict[str, float | None] = {}
+    for name, metric in WRONG_RATES.items():
+        value = values[metric]
+        rates[name] = None if value is None else 1.0 - value
     if options.json:
         print(json.dumps({"metrics": values, "rates": rates, "unknown_images": unknown}, indent=1))
         return 0
