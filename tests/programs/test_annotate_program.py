@@ -261,6 +261,16 @@ def test_export(
     assert main([*arguments, "--overwrite"]) == 0
 
 
+def test_export_of_record_shards(
+    noisy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--out", tmp_path, "--name", "own_scenes", "--validation-share", 0.0)
+    capsys.readouterr()
+    assert main(["export", str(noisy_run), "--format", "shards", *map(str, options)]) == 0
+    assert re.search(r"^train: records +6$", capsys.readouterr().out, re.MULTILINE)
+    assert [*tmp_path.rglob("*own_scenes*")]
+
+
 def test_presets(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     text = capsys.readouterr().out
