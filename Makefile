@@ -78,7 +78,7 @@ STARTED := $(shell date +%s)
 demo: $(STAMP) ## render a world, convert, evaluate, train, evaluate again; about ten minutes
 	$(BIN)/python -m demo --since $(STARTED)
 
-annotate: $(STAMP) ## render 200 scenes, annotate, score, export and report; under five minutes
+annotate: $(STAMP) ## render 200 scenes, annotate, score, export and report; a minute on two cores
 	rm -rf out/annotate
 	$(BIN)/python -m annotate scenes out/annotate/scenes --count 200
 	$(BIN)/python -m annotate run out/annotate/scenes/images --out out/annotate/run \
