@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from glamm_jax.grand.adapters.oracle_language import (
     LAYER_SENTENCES,
     GraphItem,
-    GraphText,
+    ParsedGraph,
     list_phrases,
     write_caption,
     write_context,
@@ -55,7 +55,7 @@ def truth_record(truth: SceneTruth) -> GrandRecord:
         names.setdefault(layer, []).append(item)
     layers = {name: names[k] for k, name in enumerate(LAYER_SENTENCES) if k in names}
     place = ", ".join(truth.landmark)
-    text = write_caption(GraphText(layers, place))
+    text = write_caption(ParsedGraph(layers, place))
     attempt = CaptionAttempt(text, checklist=tuple(list_phrases(text).splitlines()))
     return GrandRecord(
         objects=objects,
@@ -70,7 +70,7 @@ def truth_record(truth: SceneTruth) -> GrandRecord:
         dense_source="llm",
         attempts=(attempt,),
         verified=True,
-        additional_context=write_context(GraphText({"": items}, place)),
+        additional_context=write_context(ParsedGraph({"": items}, place)),
     )
 
 
