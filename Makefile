@@ -10,12 +10,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 # The version that jax 0.10.2 requires in its extra `tpu`. Not in .venv, where jax would search for a TPU.
 LIBTPU := libtpu==0.0.42.1
-SOURCES := $(wildcard glamm_jax train eval convert demo bench configs examples tools tests)
+SOURCES := $(wildcard glamm_jax train eval annotate convert demo bench configs examples tools tests)
 # The types of the tests are checked at run time, by jaxtyping and beartype (tests/conftest.py).
 TYPED := $(filter-out tests,$(SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-beam lint format parity bench full-size tpu demo learn fuzz clean
+.PHONY: help setup test test-slow test-beam lint format parity bench full-size tpu demo annotate learn fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,18 @@ tpu: $(STAMP) .libtpu/.done ## compile the full-size training step for eight TPU
 STARTED := $(shell date +%s)
 demo: $(STAMP) ## render a world, convert, evaluate, train, evaluate again; about ten minutes
 	$(BIN)/python -m demo --since $(STARTED)
+
+annotate: $(STAMP) ## render 200 scenes, annotate, score, export and report; a minute on two cores
+	rm -rf out/annotate
+	$(BIN)/python -m annotate scenes out/annotate/scenes --count 200
+	$(BIN)/python -m annotate run out/annotate/scenes/images --out out/annotate/run \
+		--roles configs/annotate/noisy.toml --chunk-size 50
+	$(BIN)/python -m annotate score out/annotate/run
+	$(BIN)/python -m annotate export out/annotate/run --format grand-json --out out/annotate/grand
+	$(BIN)/python -m annotate export out/annotate/run --format shards --out out/annotate/shards
+	$(BIN)/python -m annotate report out/annotate/run --out out/annotate/report.html
+	$(BIN)/python -m annotate inspect out/annotate/run scene_000007 --out out/annotate/scene_000007.html
+	@echo; echo "look at: out/annotate/report.html, out/annotate/scene_000007.html"
 
 learn: $(STAMP) ## train the tiny model on the mini-world; less than an hour on two cores
 	$(BIN)/python -m examples.learn_miniworld --out out/learn

@@ -24,12 +24,24 @@ from glamm_jax.data.conversion import SourceReader, write_shard
 from glamm_jax.data.loader import open_batches
 from glamm_jax.data.record import Region
 from glamm_jax.data.sources.defects import DefectLog
+from glamm_jax.grand import options as grand_options
+from glamm_jax.grand.adapters import NOISE
+from glamm_jax.grand.drivers.local import run_local
+from glamm_jax.grand.graph_facts import GraphText, ObjectFacts
+from glamm_jax.grand.images import image_stage, scan_images
+from glamm_jax.grand.phrases import PhraseBox
+from glamm_jax.grand.record import Detection, GrandCaption, GrandObject, GrandRecord, PhraseLink
+from glamm_jax.grand.roles import Landmark, LLMAnswer, ParsedText, RoleImage
+from glamm_jax.grand.run_folder import AnnotationRun
+from glamm_jax.grand.stages import StageGraph
+from glamm_jax.grand.text_parser import RuleParser
 from glamm_jax.inference.generate import Generator
 from glamm_jax.miniworld import EASY, render_scene, scene_record
 from glamm_jax.miniworld.grand_folder import write_grand
 from glamm_jax.miniworld.grandf_folder import write_grandf
 from glamm_jax.miniworld.refcoco_folder import write_refcoco
 from glamm_jax.miniworld.source import MiniWorldSource
+from glamm_jax.miniworld.truth_folder import open_truth, write_scenes
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.training.parameter_groups import trainable_filter, used_parts
 from tests.docstring_example import example_of, example_of_module, unknown_names
@@ -91,7 +103,82 @@ def _mixture(folder: Path) -> Variables:
     return {"config": learn.get_config(), "replace": replace}
 
 
+def _oracle() -> Variables:
+    return {
+        "write_scenes": lambda name, world, **_: write_scenes(name, EASY, count=1, size=64),
+        "FULL": EASY,
+        "pixels": np.zeros((64, 64, 3), np.uint8),
+        "NOISE": {"easy": NOISE["none"]},
+        "RoleImage": RoleImage,
+    }
+
+
+def _records(folder: Path) -> Variables:
+    write_scenes(folder / "scenes", EASY, count=1, size=64)
+    truth = open_truth(folder / "scenes")
+    return {
+        "records": [(image_id, GrandRecord()) for image_id in truth.image_ids],
+        "truth": truth,
+    }
+
+
+class CaptionLLM:
+    """A language model with one answer."""
+
+    name, fingerprint, needs_device = "one answer", "1", False
+
+    def setup(self) -> None: ...
+
+    def __call__(self, requests: Any) -> Any:
+        return [LLMAnswer("A dog sits there.", "stop") for _ in requests]
+
+
+def _grand_steps() -> Variables:
+    """Return what the steps of the annotation need: a cup that everything agrees on."""
+    box, mask = (0.0, 0.0, 9.0, 9.0), {"size": [480, 640], "counts": "1"}
+    item = GrandObject(0, box, ("cup",), 0.9, ("a red cup",), label="cup", depth=1.0, mask=mask)
+    words, flags = ("a", "red", "cup"), (False, False, False)
+    parsed = ParsedText(words, ("DET", "ADJ", "NOUN"), words, flags, flags, (2, 2, -1))
+    short = GrandCaption("a red cup")
+    return {
+        **{name: getattr(grand_options, name) for name in dir(grand_options) if "Options" in name},
+        "Landmark": lambda category, fine: Landmark(category, fine)._asdict(),
+        "Detection": Detection,
+        "GrandObject": GrandObject,
+        "box": box,
+        "caption": "a red cup",
+        "depth": np.ones((480, 640), np.float32),
+        "detections": {"co_detr": [Detection(box, 0.9, "cup", mask=mask)]},
+        "detections_of_each_phrase": [[Detection(box, 0.9)]],
+        "merge_detections": lambda found, options: {"co_detr": [Detection(box, 0.9, "cup")]},
+        "options": grand_options.PRESETS["paper"].phrases,
+        "parse": lambda text: parsed,
+        "parser": lambda texts: [parsed for _ in texts],
+        "phrase_boxes": [PhraseBox(box, ("cup",), "a red cup")],
+        "proposals": [Detection(box, 1.0, mask=mask)],
+        "record": GrandRecord(
+            (item,), links=(PhraseLink("a red cup", (0,)),), short_captions=(short,)
+        ),
+        "segmenter": lambda jobs: [mask for _ in jobs],
+    }
+
+
 # Module -> the variables that its example uses and does not define.
+def _annotation(folder: Path) -> Variables:
+    Path("photos").mkdir()
+    Image.fromarray(IMAGE).save("photos/dog.jpg")
+    run = AnnotationRun.create("out/run", scan_images("photos"), root="photos")
+    graph = StageGraph([image_stage()])
+    run_local(run, graph, processes=1)
+    return {
+        "run": run,
+        "graph": graph,
+        "scan_images": scan_images,
+        "StageGraph": StageGraph,
+        "AnnotationRun": AnnotationRun,
+    }
+
+
 VARIABLES: dict[str, Callable[[Path], Variables]] = {
     "": lambda folder: {"glamm_jax": glamm_jax, "path": MODEL},
     "aot.plan": lambda folder: {"config": get_config()},
@@ -115,6 +202,47 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
     },
     "data.resample": lambda folder: {"image": IMAGE},
     "data.sources.phrase_spans": lambda folder: {"log": DefectLog("image 7")},
+    "grand.drivers.local": lambda folder: {},
+    "grand.execution": _annotation,
+    "grand.images": _annotation,
+    "grand.run_folder": _annotation,
+    "grand.stages": lambda folder: {
+        "image_stage": image_stage,
+        "find_tags": lambda images: [],
+        "count_tags": lambda images: [],
+    },
+    "grand.relations": lambda folder: {"PhraseLink": PhraseLink},
+    "grand.option_list": lambda folder: {},
+    "grand.answer_checks": lambda folder: {},
+    "grand.lexicon": lambda folder: {},
+    "grand.phrase_matching": lambda folder: {
+        "ObjectFacts": ObjectFacts,
+        "RuleParser": RuleParser,
+    },
+    "grand.prompts": lambda folder: {},
+    "grand.text_parser": lambda folder: {},
+    "grand.adapters.noise": lambda folder: {},
+    "grand.adapters.oracle": lambda folder: _oracle(),
+    "grand.scoring": lambda folder: _records(folder),
+    "grand.verification": lambda folder: {
+        "graphs": [GraphText("7", "Foreground:\nGroup 0: dog", (ObjectFacts(0, ("dog",)),))],
+        "llm": CaptionLLM(),
+        "checker": None,
+    },
+    "grand.affordances": lambda folder: _grand_steps(),
+    "grand.attributes": lambda folder: _grand_steps(),
+    "grand.caption_grounding": lambda folder: _grand_steps(),
+    "grand.fusion": lambda folder: _grand_steps(),
+    "grand.geometry": lambda folder: _grand_steps(),
+    "grand.labels": lambda folder: _grand_steps(),
+    "grand.links": lambda folder: _grand_steps(),
+    "grand.masks": lambda folder: _grand_steps(),
+    "grand.phrases": lambda folder: _grand_steps(),
+    "grand.prediction_files": lambda folder: _grand_steps(),
+    "grand.record": lambda folder: _grand_steps(),
+    "grand.released_export": lambda folder: _grand_steps(),
+    "grand.roles": lambda folder: _grand_steps(),
+    "grand.scene_graph": lambda folder: _grand_steps(),
     "inference.chat": lambda folder: {"glamm_jax": glamm_jax},
     "inference.generate": lambda folder: _generation(),
     "json_files": lambda folder: {},
@@ -125,6 +253,10 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
         "write_grand": write_grand,
         "write_grandf": write_grandf,
         "write_refcoco": write_refcoco,
+    },
+    "miniworld.mentions": lambda folder: {},
+    "miniworld.truth_folder": lambda folder: {
+        "write_scenes": lambda name, world, **_: write_scenes(name, EASY, count=1, size=64)
     },
     "nn.attention": lambda folder: {
         **dict.fromkeys("qkv", jnp.ones((1, 3, 2, 4))),
@@ -139,6 +271,22 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
 # Module whose example cannot run here -> the variables that it does not define, and why.
 NAMES_ONLY: dict[str, tuple[set[str], str]] = {
     "aot.compile_step": ({"config"}, "needs libtpu"),
+    "grand.drivers.beam": ({"run", "graph"}, "needs Apache Beam"),
+    "grand.inspection_page": (
+        {"run", "Path", "find_image"},
+        "see tests/programs/test_annotate_program.py",
+    ),
+    "grand.record_cards": (
+        {"pixels", "record", "page"},
+        "see tests/programs/test_annotate_program.py",
+    ),
+    "grand.run_page": ({"Path"}, "see tests/programs/test_annotate_program.py"),
+    "grand.run_records": (set(), "see tests/programs/test_annotate_program.py"),
+    "grand.pipeline": (
+        {"roles", "AnnotationRun", "scan_images", "run_local"},
+        "needs models; tests/grand/test_pipeline.py makes these calls",
+    ),
+    "grand.drivers.ray": ({"run", "graph"}, "needs Ray"),
     "training.metric_writers": ({"run", "config", "train", "asdict"}, "needs an account"),
     "training.placement": (
         {

@@ -18,7 +18,10 @@ import pytest
 from glamm_jax.nn.norm import rms_norm
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ("train", "eval", "convert", "demo", "bench", "configs", "examples", "tools")
+PROGRAMS = (
+    *("train", "eval", "annotate", "convert"),
+    *("demo", "bench", "configs", "examples", "tools"),
+)
 SHORT_METHOD_LINES = 8  # the name and the types of a shorter method may say it all
 # Everyday words that mean nothing in particular as a part of a name.
 NARRATIVE = frozenset(

@@ -26,6 +26,7 @@ COMMANDS = {
     "plan": "compute the parameters, memory, FLOPs and time of a training run",
     "eval": "evaluate a model, or score predictions, on a benchmark",
     "compare": "compare two evaluations of one benchmark",
+    "annotate": "annotate photographs with objects, captions and masks",
     "convert": "convert checkpoints and datasets, render mini-worlds, browse datasets",
 }
 

@@ -94,8 +94,9 @@ def _unknown_field(name: str, names: list[str]) -> str:
     nearest = [SYNONYMS[last]] if SYNONYMS.get(last) in names else []
     nearest += [by_last_part[last]] if last in by_last_part else []
     nearest += get_close_matches(name, names, n=1)
-    for part in get_close_matches(last, [*by_last_part, *SYNONYMS], n=1):
-        nearest.append(by_last_part.get(part) or SYNONYMS[part])
+    synonyms = {other: field for other, field in SYNONYMS.items() if field in names}
+    for part in get_close_matches(last, [*by_last_part, *synonyms], n=1):
+        nearest.append(by_last_part.get(part) or synonyms[part])
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     if nearest[:1] == [OWN_DATA]:
         hint += " --data FOLDER replaces all datasets at once"

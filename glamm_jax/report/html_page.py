@@ -30,6 +30,7 @@ from glamm_jax.report.mask_overlay import colour_of, overlay
 MAX_SIDE = 640  # longer side of an embedded image in pixels
 JPEG_QUALITY = 88
 MAX_LISTED = 50  # places listed of one kind
+LABEL_SHARE = 26  # the longer side of an image is so many times as long as a label is high
 Box = tuple[float, float, float, float]
 
 
@@ -79,6 +80,7 @@ class Card:
         masks: the i-th mask has colour i; None: no mask of that colour.
         boxes_xyxy_pixel: the i-th box has colour i; None: no box of that colour.
         title: heading above the text.
+        box_labels: the i-th is written in the corner of the i-th box; may be empty.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -86,6 +88,7 @@ class Card:
     masks: Sequence[Bool[np.ndarray, "h w"] | None] = ()
     boxes_xyxy_pixel: Sequence[Box | None] = ()
     title: str = ""
+    box_labels: Sequence[str] = ()
 
 
 class Page:
@@ -116,7 +119,7 @@ class Page:
         self._body.append(_line(TextLine(text, marks)))
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Add a table; numbers are right-aligned."""
+        """Add a table; numbers are right-aligned. A cell may be a `TextLine` with marks."""
         head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
         body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
         content = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
@@ -159,9 +162,19 @@ class Page:
         )
         self._body.append(f'<div class="drawings">{"".join(figures)}</div>')
 
-    def cards(self, cards: Sequence[Card]) -> None:
-        """Add cards side by side; their number in a row depends on the width of the window."""
-        self._body.append(f'<div class="cards">{"".join(map(_card, cards))}</div>')
+    def text_block(self, text: str) -> None:
+        """Add a text with its line breaks, in a fixed-width font."""
+        self._body.append(f"<pre>{_text(text)}</pre>")
+
+    def cards(self, cards: Sequence[Card], *, large: bool = False) -> None:
+        """Add cards side by side; their number in a row depends on the width of the window.
+
+        Args:
+            cards: to add.
+            large: at most three in a row.
+        """
+        css_class = "cards large" if large else "cards"
+        self._body.append(f'<div class="{css_class}">{"".join(map(_card, cards))}</div>')
 
     def groups(self, groups: Sequence[Sequence[Card]]) -> None:
         """Add groups of cards; the cards of a group, as prediction and reference, are in a row."""
@@ -197,6 +210,8 @@ def _cell(value: object) -> str:
     if isinstance(value, int | float):
         text = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
         return f'<td class="number">{text}</td>'
+    if isinstance(value, TextLine):
+        return f"<td>{_marked(value)}</td>"
     return f"<td>{_text(value)}</td>"
 
 
@@ -206,8 +221,8 @@ def _card(card: Card) -> str:
     return f'<article>{_image_layers(card)}<div class="text">{title}{lines}</div></article>'
 
 
-def _line(line: TextLine) -> str:
-    """Return a line; marks that overlap, are out of order or exceed the text are ignored."""
+def _marked(line: TextLine) -> str:
+    """Return the text; marks that overlap, are out of order or exceed the text are ignored."""
     pieces, position = [], 0
     for mark in line.marks:
         if not position <= mark.start < mark.end <= len(line.text):
@@ -220,7 +235,11 @@ def _line(line: TextLine) -> str:
     pieces.append(_text(line.text[position:]))
     if line.note:
         pieces.append(f" <small>{_text(line.note)}</small>")
-    content = "".join(pieces)
+    return "".join(pieces)
+
+
+def _line(line: TextLine) -> str:
+    content = _marked(line)
     if not line.speaker:
         return f"<p>{content}</p>"
     css_class = "turn question" if line.is_question else "turn"
@@ -248,9 +267,26 @@ def _image_layers(card: Card) -> str:
         if box is not None
         for x0, y0, x1, y1 in (box,)
     )
+    boxes += _box_labels(card, max(height, width) / LABEL_SHARE)
     if boxes:
         layers.append(f'<svg viewBox="0 0 {width} {height}">{boxes}</svg>')
     return f'<div class="image" tabindex="0">{"".join(layers)}</div>'
+
+
+def _box_labels(card: Card, size: float) -> str:
+    """Return the labels of the boxes, in the upper left corner of each."""
+    texts = []
+    for i, (box, label) in enumerate(zip(card.boxes_xyxy_pixel, card.box_labels, strict=False)):
+        if box is not None and label:
+            width = size * (0.65 * len(label) + 0.4)
+            x, y = box[0], box[1]
+            place = f'x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{1.2 * size:.2f}"'
+            texts.append(
+                f'<g class="label"><rect {place} style="fill:{_hex(i)}"/>'
+                f'<text x="{x + width / 2:.2f}" y="{y + 0.97 * size:.2f}" font-size="{size:.2f}" '
+                f'text-anchor="middle">{_text(label)}</text></g>'
+            )
+    return "".join(texts)
 
 
 def _resize_mask(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> np.ndarray:
@@ -295,6 +331,10 @@ summary { cursor: pointer; color: var(--soft); }
 details ul { font-size: .87rem; overflow-wrap: anywhere; }
 .cards { display: grid; gap: 1.1rem; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 270px), 1fr)); }
+.cards.large { grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); }
+pre { overflow-x: auto; margin: .6rem 0; padding: .7rem .9rem; border: 1px solid var(--rule);
+  border-radius: 8px; background: var(--card); font: 13px/1.5 ui-monospace, monospace;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
 .groups { display: grid; gap: 1.1rem 2rem; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); }
 .cards.group { gap: .5rem; grid-template-columns: none; grid-auto-flow: column;
@@ -307,6 +347,8 @@ article { overflow: hidden; border: 1px solid var(--rule); border-radius: 8px;
 .image:hover img:nth-of-type(2), .image:focus img:nth-of-type(2) { opacity: 0; }
 .image rect { fill: none; stroke-width: 2.5px; vector-effect: non-scaling-stroke;
   paint-order: stroke; }
+.image .label rect { stroke: none; }
+.image .label text { fill: #111; font-weight: 600; font-family: system-ui, sans-serif; }
 .text { padding: .6rem .9rem .8rem; }
 .text h3 { margin: 0 0 .4rem; color: var(--soft); font-size: .8rem; font-weight: 500;
   overflow-wrap: anywhere; }
@@ -314,7 +356,7 @@ article { overflow: hidden; border: 1px solid var(--rule); border-radius: 8px;
 .text .turn { display: grid; grid-template-columns: 3.6rem 1fr; align-items: baseline; }
 .turn b { color: var(--soft); font-weight: 500; font-size: .8rem; }
 .question span { color: var(--soft); }
-small { color: var(--soft); white-space: nowrap; }
+small { color: var(--soft); }
 mark { padding: 0 .15em; border-bottom: 2px solid var(--c); border-radius: 3px; color: inherit;
   background: color-mix(in srgb, var(--c) 30%, transparent); }
 .turn mark { color: var(--ink); }

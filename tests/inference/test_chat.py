@@ -125,7 +125,7 @@ def test_segs_of_the_prompt_give_masks_of_their_own(answers: list[Answer]) -> No
     assert asked.question.text == "Where are the roof and?"
     assert [(g.phrase, g.start, g.end) for g in asked.prompt_groundings] == [
         ("the roof", 10, 18),
-        ("", 23, 23),
+        ("", 22, 22),
     ]
     for each in asked.prompt_groundings:
         assert each.mask is not None and each.mask.shape == (30, 20)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from glamm_jax.cli.annotate import COMMANDS as ANNOTATE_COMMANDS
 from glamm_jax.cli.convert import COMMANDS as CONVERT_COMMANDS
 from glamm_jax.cli.main import COMMANDS
 from glamm_jax.cli.train import load_config
@@ -33,6 +34,7 @@ ENTRY_PACKAGES = {
     "train.export": "export",
     "train.report": "report",
     "eval": "eval",
+    "annotate": "annotate",
     "convert": "convert",
     "demo.ask": "ask",
 }
@@ -40,6 +42,7 @@ WITHOUT_OPTIONS = ("tests.bad_input_table", "tests.metrics_table")
 HELP_MODULES = {
     "glamm-jax": "glamm_jax.cli.main",
     **{f"glamm-jax {name}": f"glamm_jax.cli.{name}" for name in COMMANDS},
+    **{f"glamm-jax annotate {name}": module.__name__ for name, module in ANNOTATE_COMMANDS.items()},
     **{f"glamm-jax convert {name}": module.__name__ for name, module in CONVERT_COMMANDS.items()},
     **{f"python -m {name}": module for name, module in PROGRAMS.items() if name != "bench.cpu"},
 }

@@ -15,6 +15,7 @@ from tools.parity import (
     datasets,
     e2e,
     evaluation,
+    grand,
     manifest,
     pipeline,
     preprocessing,
@@ -35,6 +36,7 @@ PARTS: dict[str, tuple[str, Check]] = {
     "datasets": ("datasets", datasets.check),
     "pipeline": ("pipeline", pipeline.check),
     "evaluation": ("evaluation", evaluation.check),
+    "grand": ("grand", grand.check),
 }
 
 # These take most of the time, and start first when several processes compare.
@@ -45,7 +47,12 @@ NOT_COMPARED = ("fixtures", "configs", "experiments")
 
 def list_parts(folder: Path) -> list[str]:
     """Return the parts that the folder has."""
-    return [name for name, (pattern, _) in PARTS.items() if any(folder.glob(pattern))]
+    return [name for name in PARTS if _has_part(folder, name)]
+
+
+def _has_part(folder: Path, name: str) -> bool:
+    # The steps of GranD are also recorded as folders of their own, one for each random seed.
+    return any(folder.glob(PARTS[name][0])) or (name == grand.PART and grand.is_recorded(folder))
 
 
 def run_parts(
@@ -105,7 +112,7 @@ def _compare_part(folder: Path, name: str) -> ComparisonReport:
         if name not in PARTS:
             raise GoldenError(f"no part {name!r}; choose from {', '.join(PARTS)}")
         pattern, check = PARTS[name]
-        if not any(folder.glob(pattern)):
+        if not _has_part(folder, name):
             raise GoldenError(f"{folder}: part {name!r} is absent (no {pattern} in it)")
         # On accelerators float32 products would otherwise lose bits.
         with jax.default_matmul_precision("highest"):

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PART,PART",
         help="compare these parts only: preprocessing, tokenizer, conversations, e2e, components, "
-        "manifest, datasets, pipeline, evaluation",
+        "manifest, datasets, pipeline, evaluation, grand",
     )
     parser.add_argument(
         "--processes",

@@ -21,6 +21,7 @@ at 1000); objects with the same attribute are one referring expression, which re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ from glamm_jax.data.sources.grand_texts import (
 from glamm_jax.data.sources.json_files import Fields, as_fields, as_id, as_list, as_text
 from glamm_jax.data.sources.phrase_spans import PhraseSpans
 from glamm_jax.data.sources.record_builder import RecordBuilder
+from glamm_jax.files import FileNameError
 from glamm_jax.json_files import parse_json
 
 SKIPPED_FOLDERS = frozenset({"images", EXPRESSIONS, CAPTIONS})
@@ -125,8 +127,16 @@ class GrandFiles:
             log.add(BROKEN_ENTRY, f"annotations of {len(entries)} images; must be of one")
         for name, scene in list(entries.items())[:1]:
             fields = as_fields(scene, log, quoted(name))
-            return (name if Path(name).suffix else f"{name}.jpg"), fields
+            return self._image_name(name), fields
         return "", {}
+
+    def _image_name(self, name: str) -> str:
+        """The image file of a key; in some files a key lacks the extension."""
+        if not Path(name).suffix:
+            with suppress(FileNameError):
+                if image_path(self._folder, name) is None:
+                    return f"{name}.jpg"
+        return name
 
 
 class _Objects:

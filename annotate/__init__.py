@@ -1,0 +1,1 @@
+"""`python -m annotate`: see README.md beside this file."""

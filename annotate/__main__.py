@@ -1,0 +1,8 @@
+"""Annotate: `python -m annotate` is `glamm-jax annotate`."""
+
+import sys
+
+from glamm_jax.cli.annotate import main
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m annotate"))

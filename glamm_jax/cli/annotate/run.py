@@ -1,0 +1,326 @@
+"""Annotate the photographs of a folder, or continue to.
+
+examples:
+  glamm-jax annotate run out/scenes/images --out out/run --roles configs/annotate/oracle.toml
+  glamm-jax annotate run out/scenes/images --out out/released --preset released --workers 2 \\
+      --roles configs/annotate/oracle.toml
+  glamm-jax annotate run out/scenes/images --out out/run --roles configs/annotate/oracle.toml \\
+      --set fusion.min_sources=2 --set verification.max_rounds=1
+  glamm-jax annotate run out/scenes/images --out out/run --roles configs/annotate/oracle.toml \\
+      --plan 11000000 --workers 64
+
+PHOTOS is a folder; every file in it and in the folders in it is an image of the run. What is not an
+image is listed as rejected, with the reason. --limit N takes the first N by name, --images LIST
+those that a text file names, one path a line. A run folder belongs to one list of images.
+
+--roles names a file that says which models are used; docs/annotate.md describes it. --set changes
+an option by its name; `glamm-jax annotate presets` lists all.
+
+The same command continues after an interruption. With other options only the stages that depend
+on them run again, and the earlier results stay beside the new ones.
+
+--plan N runs nothing: it computes the hours of each stage for N images from the times that were
+measured in this run folder; measure with --limit first.
+
+Exit status: 0 success; 1 chunks failed several times, or more images than --allow-failures were
+rejected or failed; 2 unusable input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from etils import epath
+
+from glamm_jax.cli.annotate.stage_bars import StageBars
+from glamm_jax.cli.program import positive_int, printable
+from glamm_jax.config.overrides import with_overrides
+from glamm_jax.errors import ConfigError, GLaMMError
+from glamm_jax.files import read_regular_file
+from glamm_jax.grand.chunks import RunFolderError, is_local, list_names
+from glamm_jax.grand.execution import OnProgress, RunResult
+from glamm_jax.grand.images import listed_images, scan_images
+from glamm_jax.grand.option_list import full_name
+from glamm_jax.grand.pipeline import PIPELINES, build_graph
+from glamm_jax.grand.role_files import read_roles
+from glamm_jax.grand.run_folder import AnnotationRun, ImageEntry, StageStatus
+from glamm_jax.grand.run_records import stage_times
+from glamm_jax.grand.stages import StageGraph
+from glamm_jax.report.text_table import text_table
+
+DRIVERS = ("local", "beam", "ray")
+MAX_LIST_BYTES = 1 << 30  # of --images
+MAX_REFUSED = 5  # files named that are left out
+# What a run that was stopped at its very beginning leaves in its folder.
+UNFINISHED = {".lock", ".workers.lock", "images.jsonl"}
+DONE, FAILED = 0, 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("photos", metavar="PHOTOS", help="folder of the images")
+    parser.add_argument("--out", required=True, metavar="RUN", help="the run folder")
+    parser.add_argument(
+        "--roles", type=Path, required=True, metavar="FILE", help="which models are used (TOML)"
+    )
+    parser.add_argument(
+        "--trust-roles", action="store_true", help="import the classes that the file names"
+    )
+    parser.add_argument(
+        "--preset", choices=PIPELINES, default="paper", help="options (%(default)s)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change an option"
+    )
+    parser.add_argument("--driver", choices=DRIVERS, default="local", help="default: %(default)s")
+    parser.add_argument(
+        "--workers", type=positive_int, metavar="N", help="processes; default: one per core"
+    )
+    parser.add_argument(
+        "--devices", type=str, default="", metavar="0,1", help="accelerators of the driver local"
+    )
+    parser.add_argument(
+        "--driver-option",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="of Beam's pipeline, such as --driver-option=--runner=DataflowRunner; of Ray: the "
+        "address of the cluster",
+    )
+    parser.add_argument(
+        "--chunk-size", type=positive_int, metavar="N", help="images in a file (200)"
+    )
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N images only")
+    parser.add_argument(
+        "--images", type=Path, metavar="LIST", help="only the images that this text file names"
+    )
+    parser.add_argument(
+        "--allow-failures",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="of all images that may be rejected or fail (%(default)s)",
+    )
+    parser.add_argument(
+        "--plan", type=positive_int, metavar="N", help="only compute the hours for N images"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Annotate; returns the exit status."""
+    photos = options.photos
+    roles = read_roles(
+        options.roles,
+        photographs=Path(photos).absolute() if "://" not in photos else None,
+        trust=options.trust_roles,
+    )
+    pipeline = with_overrides(PIPELINES[options.preset], map(full_name, options.set))
+    graph = build_graph(roles, pipeline)
+    if options.plan:
+        print(plan_text(AnnotationRun.open(options.out), graph, options.plan, options.workers or 1))
+        return DONE
+    _check_folder(epath.Path(options.out))
+    refused = _Refused()
+    folder = AnnotationRun.create(
+        options.out, _images(options, refused), photos, options.chunk_size
+    )
+    refused.show()
+    _print_state(folder, graph)
+    with StageBars(graph.stages) as bars:
+        result = _drive(options, folder, graph, bars)
+    print(_summary(folder, result))
+    return _exit_status(folder, result, options.allow_failures)
+
+
+# ------------------------------------------------------------------ the images
+
+
+class _Refused:
+    """Files that are not taken as images."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._number = 0
+
+    def __call__(self, name: str, reason: str) -> None:
+        self._number += 1
+        if len(self._lines) < MAX_REFUSED:
+            self._lines.append(f"left out: {name}: {reason}")
+
+    def show(self) -> None:
+        for line in self._lines:
+            print(printable(line), file=sys.stderr)
+        if self._number > len(self._lines):
+            print(f"left out: {self._number - len(self._lines)} more", file=sys.stderr)
+
+
+def _images(options: argparse.Namespace, refused: _Refused) -> Iterable[ImageEntry]:
+    if options.images is not None:
+        names = _listed_names(options.images)
+        entries = listed_images(options.photos, names)
+    else:
+        entries = scan_images(options.photos, refused, [options.out])
+    if options.limit is not None:
+        return heapq.nsmallest(options.limit, entries, key=lambda entry: entry.image_id)
+    return entries
+
+
+def _listed_names(path: Path) -> Iterator[str]:
+    try:
+        lines = read_regular_file(path, MAX_LIST_BYTES).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file in UTF-8") from error
+    return (line.strip() for line in lines if line.strip())
+
+
+def _check_folder(folder: epath.Path) -> None:
+    """Refuse a folder with other files, which a run would be written between."""
+    names = set(list_names(folder)) if not is_local(folder) or os.path.isdir(folder) else set()
+    if names - UNFINISHED and "manifest.json" not in names:
+        raise RunFolderError(
+            f"{folder}: has other files and is not the folder of a run; choose a new folder"
+        )
+
+
+# ------------------------------------------------------------------ the run
+
+
+def _drive(
+    options: argparse.Namespace, folder: AnnotationRun, graph: StageGraph, on_progress: OnProgress
+) -> RunResult:
+    if options.driver == "beam":
+        from glamm_jax.grand.drivers.beam import run_beam
+
+        pipeline = list(options.driver_option)
+        if options.workers and options.workers > 1 and not pipeline:
+            pipeline = [
+                f"--direct_num_workers={options.workers}",
+                "--direct_running_mode=multi_processing",
+            ]
+        return run_beam(folder, graph, pipeline, on_progress=on_progress)
+    if options.driver == "ray":
+        from glamm_jax.grand.drivers.ray import run_ray
+
+        address = options.driver_option[0] if options.driver_option else None
+        return run_ray(
+            folder, graph, address=address, processes=options.workers, on_progress=on_progress
+        )
+    from glamm_jax.grand.drivers.local import run_local
+
+    devices = [name for name in options.devices.split(",") if name]
+    return run_local(
+        folder, graph, processes=options.workers, devices=devices, on_progress=on_progress
+    )
+
+
+def _print_state(folder: AnnotationRun, graph: StageGraph) -> None:
+    """Say what is finished, and what will be computed."""
+    finished, part, new = [], [], []
+    for name, fingerprint in graph.fingerprints.items():
+        number = len(folder.finished(name, fingerprint))
+        kind = finished if number == folder.num_chunks else part if number else new
+        kind.append(name)
+    chunks = f"{folder.num_chunks} chunk{'s' if folder.num_chunks > 1 else ''}"
+    print(f"{folder.path}: {folder.num_images:,} images in {chunks}")
+    if finished or part:
+        print(f"finished: {len(finished)} of {len(graph.stages)} stages")
+        if part:
+            print(f"to continue: {', '.join(part)}")
+        if new:
+            print(f"to compute: {', '.join(new)}")
+
+
+def _summary(folder: AnnotationRun, result: RunResult) -> str:
+    stages = [stage for stage in result.stages if _has_problem(stage)]
+    if not result.computed_chunks and result.complete:
+        lines = [f"nothing to do: all {len(result.stages)} stages are finished"]
+    else:
+        seconds = max(result.seconds, 1e-9)
+        lines = [
+            f"{result.computed_chunks:,} chunk files of {len(result.stages)} stages in "
+            f"{seconds:.1f} s"
+        ]
+    if stages:
+        header = ("stage", "done", "failed", "skipped", "rejected", "missing")
+        rows = [(s.name, s.done, s.failed, s.skipped, s.rejected, s.missing) for s in stages]
+        lines += ["", text_table(header, rows)]
+    lines += [
+        f"chunk {chunk} of stage {name} failed several times: "
+        f"{folder.chunk_path(name, _fingerprint(result, name), chunk, 'quarantine')}"
+        for name, chunk in result.quarantined
+    ]
+    lines.append(f"see: glamm-jax annotate report {folder.path}")
+    return "\n".join(lines)
+
+
+def _has_problem(stage: StageStatus) -> bool:
+    return bool(stage.failed or stage.rejected or stage.missing)
+
+
+def _fingerprint(result: RunResult, name: str) -> str:
+    return next(stage.fingerprint for stage in result.stages if stage.name == name)
+
+
+def _exit_status(folder: AnnotationRun, result: RunResult, allowed: float) -> int:
+    worst = max(stage.failed + stage.rejected for stage in result.stages)
+    if worst > allowed * folder.num_images:
+        print(
+            f"{worst:,} of {folder.num_images:,} images were rejected or failed in a stage; "
+            f"--allow-failures {allowed:g}",
+            file=sys.stderr,
+        )
+        return FAILED
+    return FAILED if result.quarantined or not result.complete else DONE
+
+
+# ------------------------------------------------------------------ --plan
+
+
+def plan_text(folder: AnnotationRun, graph: StageGraph, images: int, workers: int) -> str:
+    """Return a table of the hours of each stage.
+
+    Args:
+        folder: with measured times.
+        graph: the stages.
+        images: number of images to annotate.
+        workers: that work at the same time.
+
+    Raises:
+        GLaMMError: nothing was measured.
+    """
+    times = stage_times(folder, graph)
+    rows: list[Sequence[object]] = []
+    total = 0.0
+    for name in graph.stages:
+        seconds = times[name].seconds_per_image
+        if seconds is None:
+            rows.append((name, None, None, None))
+            continue
+        total += seconds
+        milliseconds, hours = 1000 * seconds, seconds * images / 3600
+        rows.append((name, f"{milliseconds:.2f}", _hours(hours), _hours(hours / workers)))
+    if not total:
+        raise GLaMMError(f"{folder.path}: no stage was measured yet; run it with --limit 100 first")
+    hours = total * images / 3600
+    rows.append(("all", f"{1000 * total:.2f}", _hours(hours), _hours(hours / workers)))
+    plural = "workers" if workers > 1 else "worker"
+    header = ("stage", "ms/image", "hours", f"on {workers} {plural}")
+    missing = [row[0] for row in rows if row[1] is None]
+    lines = [f"{images:,} images, by the times measured in {folder.path}", text_table(header, rows)]
+    if missing:
+        lines.append(f"not measured, and not in the sum: {', '.join(map(str, missing))}")
+    return "\n".join(lines)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 1 else f"{hours:.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(import_module("glamm_jax.cli.annotate").main(["run", *sys.argv[1:]]))

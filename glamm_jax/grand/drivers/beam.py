@@ -1,0 +1,102 @@
+"""The driver for Apache Beam: `pip install glamm-jax[beam]`.
+
+    run_beam(run, graph)                                            # DirectRunner, this process
+    run_beam(run, graph, ["--direct_num_workers=2", "--direct_running_mode=multi_processing"])
+
+On Google Cloud Dataflow, with the run folder and the photographs in a bucket (`gs://`), and an
+image of this package with the models of the roles:
+
+    run_beam(run, graph, [
+        "--runner=DataflowRunner", "--project=PROJECT", "--region=us-central1",
+        "--temp_location=gs://BUCKET/tmp", "--sdk_container_image=IMAGE", "--max_num_workers=50",
+        "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver",
+    ])
+
+Dataflow gives all workers of a job the same accelerator; to use another kind, or none, for some
+stages, run `graph.with_inputs_of(...)` as a job of its own first: what is finished is skipped. An
+element of the pipeline is the number of a chunk; sections go through the run folder. Give
+`--number_of_worker_harness_threads=1` to workers whose memory has room for one model only.
+
+Dataflow replaces workers that die. The DirectRunner with several processes does not: it waits for
+ever; interrupt it and run the same command again, or use the local driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from glamm_jax.errors import GLaMMError
+from glamm_jax.grand.execution import (
+    ChunkWorker,
+    Job,
+    OnProgress,
+    RunResult,
+    Session,
+    ignore,
+    watch_listing,
+)
+from glamm_jax.grand.run_folder import AnnotationRun
+from glamm_jax.grand.stages import StageGraph
+
+
+class BeamError(GLaMMError):
+    """Apache Beam is missing, or its pipeline failed."""
+
+
+def run_beam(
+    run: AnnotationRun,
+    graph: StageGraph,
+    options: Sequence[str] = (),
+    *,
+    on_progress: OnProgress = ignore,
+    max_failures: int = 3,
+) -> RunResult:
+    """Process all chunks that are missing, in one pipeline.
+
+    Args:
+        run: the folder; all workers must reach it and the photographs.
+        graph: the stages.
+        options: of the pipeline, as on a command line.
+        on_progress: called for every stage at the beginning, and when its listing changes, by
+            another thread.
+        max_failures: of a chunk, after which it is left out; the result names it.
+
+    Raises:
+        BeamError: Apache Beam is not installed, or the pipeline failed.
+        FolderError: another run writes the folder.
+        RunFolderError: the folder cannot be read or written.
+    """
+    try:
+        import apache_beam as beam  # pyright: ignore[reportMissingImports]  # an extra
+        from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMissingImports]
+            PipelineOptions,
+        )
+    except ImportError as error:
+        raise BeamError("Apache Beam is not installed: pip install glamm-jax[beam]") from error
+
+    class ProcessChunks(beam.DoFn):
+        def __init__(self, job: Job, group: int):
+            self._job, self._group = job, group
+
+        def setup(self) -> None:
+            self._worker = ChunkWorker(self._job)
+
+        def process(self, element: int) -> Any:
+            self._worker.process(self._group, element)
+            yield element
+
+    job = Job(run, graph, max_failures)
+    with Session(job, on_progress) as session, watch_listing(session):
+        chunks = session.all_pending()
+        if chunks:
+            pipeline = beam.Pipeline(options=PipelineOptions(list(options)))
+            elements: Any = pipeline | "chunks" >> beam.Create(chunks)
+            for group in range(len(graph.groups)):
+                elements |= f"spread {group}" >> beam.Reshuffle()
+                elements |= f"group {group}" >> beam.ParDo(ProcessChunks(job, group))
+            try:
+                pipeline.run().wait_until_finish()
+            except Exception as error:  # runners raise their own kinds
+                raise BeamError(f"the pipeline failed: {error}") from error
+    return session.result()

@@ -1,0 +1,1 @@
+"""The stages of each level: what they read, which model they call, what they write."""

@@ -1,0 +1,201 @@
+"""Conversion of models' results to sections, the JSON that stages write, and back.
+
+A result that is not what its role promises raises `OutputError`; the stage's section is then an
+error of kind "output", and no other image is affected.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from glamm_jax.errors import GLaMMError
+from glamm_jax.grand.geometry import Box
+from glamm_jax.grand.record import Detection, GrandRecord
+from glamm_jax.grand.roles import RoleError
+from glamm_jax.grand.stages import ParsedSection, Section, StageError, StageImage, StageResult
+
+MAX_TEXT = 20_000  # characters of a caption or an answer
+
+
+class OutputError(GLaMMError):
+    """A model returned something else than its role promises."""
+
+
+def to_sections(
+    results: Any,
+    images: Sequence[StageImage],
+    convert: Callable[[Any, StageImage], Section | ParsedSection],
+) -> list[StageResult]:
+    """Convert the results of a model for a batch.
+
+    Args:
+        results: one per image.
+        images: the batch.
+        convert: makes the section of one result; may raise `OutputError`.
+
+    Raises:
+        OutputError: the number of results is wrong.
+    """
+    if not isinstance(results, list | tuple) or len(results) != len(images):
+        raise OutputError(f"{len(images)} results are due, got {_describe(results)}")
+    sections: list[StageResult] = []
+    for result, image in zip(results, images, strict=True):
+        if isinstance(result, RoleError):
+            sections.append(result)
+            continue
+        try:
+            sections.append(convert(result, image))
+        except OutputError as error:
+            sections.append(StageError("output", str(error)))
+    return sections
+
+
+def record_section(record: GrandRecord) -> ParsedSection:
+    """Return the section of a bookkeeping stage."""
+    return ParsedSection({"record": record.to_json()}, read_record, record)
+
+
+def read_record(section: Section) -> GrandRecord:
+    """Return the record of a bookkeeping stage's section."""
+    return GrandRecord.from_json(section["record"])
+
+
+def detection_section(detections: Any, *, needs: str) -> Section:
+    """Return the section of the boxes of a model.
+
+    Args:
+        detections: of one image.
+        needs: "label", "description" or "mask": what each box has.
+    """
+    return {"detections": [detection_json(item, needs) for item in checked_list(detections)]}
+
+
+def detection_json(item: Any, needs: str = "") -> dict[str, Any]:
+    """Return the JSON form of a checked detection.
+
+    Args:
+        item: of a model.
+        needs: the field that must not be None; "": none.
+    """
+    if not isinstance(item, Detection):
+        raise OutputError(f"a detection is due, got {_describe(item)}")
+    if needs and getattr(item, needs) is None:
+        raise OutputError(f"a detection has no {needs}")
+    box, score = checked_box(item.box), checked_score(item.score)
+    value: dict[str, Any] = {"bbox": list(box), "score": score}
+    if item.label is not None:
+        value["label"] = checked_text(item.label)
+    if item.description is not None:
+        value["description"] = checked_text(item.description)
+    if item.mask is not None:
+        value["segmentation"] = item.mask
+    return value
+
+
+def read_detections(section: Section) -> list[Detection]:
+    """Return the boxes of a section of `detection_section`."""
+    return [read_detection(item) for item in section["detections"]]
+
+
+def read_detection(value: Mapping[str, Any]) -> Detection:
+    """Return the detection of `detection_json`."""
+    x0, y0, x1, y1 = value["bbox"]
+    return Detection(
+        (x0, y0, x1, y1),
+        value["score"],
+        value.get("label"),
+        value.get("description"),
+        value.get("segmentation"),
+    )
+
+
+def depth_section(depth: Any, image: StageImage, levels: int) -> Section:
+    """Return the section of a depth map: quantized, compressed, with its range.
+
+    Args:
+        depth: inverse depth of each pixel.
+        image: that it belongs to.
+        levels: number of steps between the smallest and the largest value, 255 or 65535.
+    """
+    height, width = image_size(image)[::-1]
+    if not isinstance(depth, np.ndarray) or depth.shape != (height, width):
+        raise OutputError(f"a depth map of {height} x {width} is due, got {_describe(depth)}")
+    if not np.isfinite(depth).all():
+        raise OutputError("a depth map has values that are not finite")
+    low, high = float(depth.min()), float(depth.max())
+    scale = levels / (high - low) if high > low else 0.0
+    steps = np.round((depth - low) * scale).astype("<u2" if levels > 255 else "u1")
+    data = base64.b64encode(zlib.compress(steps.tobytes(), 1)).decode("ascii")
+    return {"size": [height, width], "min": low, "max": high, "levels": levels, "data": data}
+
+
+def read_depth(section: Section) -> Float32[np.ndarray, "h w"]:
+    """Return the depth map of a section of `depth_section`."""
+    levels, low, high = section["levels"], section["min"], section["max"]
+    data = zlib.decompress(base64.b64decode(section["data"]))
+    steps = np.frombuffer(data, "<u2" if levels > 255 else "u1").reshape(section["size"])
+    return (steps.astype(np.float32) / levels * (high - low) + low).astype(np.float32)
+
+
+def image_size(image: StageImage) -> tuple[int, int]:
+    """Return width and height of the upright image, which stage `image` found."""
+    section = image.sections["image"]
+    assert section is not None
+    return section["width"], section["height"]
+
+
+def checked_list(value: Any, length: int | None = None) -> Sequence[Any]:
+    """Return a list, of a given length if one is given."""
+    if not isinstance(value, list | tuple):
+        raise OutputError(f"a list is due, got {_describe(value)}")
+    if length is not None and len(value) != length:
+        raise OutputError(f"a list of {length} is due, got {len(value)}")
+    return value
+
+
+def checked_box(box: Any) -> Box:
+    """Return the numbers of a box as float; they are finite and in order."""
+    if not isinstance(box, list | tuple | np.ndarray) or len(box) != 4:
+        raise OutputError(f"a box has four numbers, got {_describe(box)}")
+    x0, y0, x1, y1 = (float(value) for value in box)
+    if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 < x0 or y1 < y0:
+        raise OutputError(f"a box is x0 y0 x1 y1, got {[x0, y0, x1, y1]}")
+    return x0, y0, x1, y1
+
+
+def checked_score(score: Any) -> float:
+    """Return a score as float; it is in [0, 1]."""
+    value = float(score)
+    if not 0.0 <= value <= 1.0:
+        raise OutputError(f"a score is in [0, 1], got {value}")
+    return value
+
+
+def checked_text(text: Any) -> str:
+    """Return a text of at most `MAX_TEXT` characters."""
+    if not isinstance(text, str):
+        raise OutputError(f"a text is due, got {_describe(text)}")
+    if len(text) > MAX_TEXT:
+        raise OutputError(f"a text of {len(text)} characters; at most {MAX_TEXT} are read")
+    return text
+
+
+def each(names: Iterable[str], image: StageImage) -> list[tuple[str, Section]]:
+    """Return (name, section) of those inputs of an image that have one."""
+    found = ((name, image.sections[name]) for name in names)
+    return [(name, section) for name, section in found if section is not None]
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__
