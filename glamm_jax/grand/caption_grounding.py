@@ -103,21 +103,21 @@ def _link_groundings(
         return
     first = boxes.get(ids[0])
     if options.all_ids:
-        numbers, found = ids, tuple([boxes.get(number) for number in ids])
+        numbers, results = ids, tuple([boxes.get(number) for number in ids])
     else:
-        numbers, found = (min(ids),), (first,)
+        numbers, results = (min(ids),), (first,)
     for span in _spans(caption, link.phrase, options):
-        yield PhraseGrounding(caption[span[0] : span[1]], span, numbers, found)
+        yield PhraseGrounding(caption[span[0] : span[1]], span, numbers, results)
 
 
 def _spans(text: str, phrase: str, options: GroundingOptions) -> list[Span]:
     """Return where a phrase occurs in a text."""
     if options.words:
-        found = _word_spans(text, phrase)
+        results = _word_spans(text, phrase)
     else:
         start = text.find(phrase)
-        found = [] if start < 0 else [(start, start + len(phrase))]
-    return found if options.every_occurrence else found[:1]
+        results = [] if start < 0 else [(start, start + len(phrase))]
+    return results if options.every_occurrence else results[:1]
 
 
 def _word_spans(text: str, phrase: str) -> list[Span]:
@@ -139,15 +139,15 @@ def _word_spans(text: str, phrase: str) -> list[Span]:
 
 def _plain_spans(text: str, phrase: str) -> list[Span]:
     """Return where a phrase occurs in a text without letters directly before or after it."""
-    found: list[Span] = []
+    results: list[Span] = []
     start = text.find(phrase)
     while start >= 0:
         end = start + len(phrase)
         before, after = text[start - 1 : start], text[end : end + 1]
         if not (before.isalnum() or before == "_" or after.isalnum() or after == "_"):
-            found.append((start, end))
+            results.append((start, end))
         start = text.find(phrase, end)
-    return found
+    return results
 
 
 def _by_span(grounding: PhraseGrounding) -> tuple[int, int]:
@@ -157,13 +157,13 @@ def _by_span(grounding: PhraseGrounding) -> tuple[int, int]:
 
 def _without_overlaps(groundings: Sequence[PhraseGrounding]) -> list[PhraseGrounding]:
     """Keep the longest of groundings that overlap, the first of equal ones, in their order."""
-    kept: list[int] = []
+    selected: list[int] = []
     spans = [item.span or (0, 0) for item in groundings]
     for i in sorted(range(len(spans)), key=lambda i: spans[i][0] - spans[i][1]):
         start, end = spans[i]
-        if all(end <= spans[k][0] or spans[k][1] <= start for k in kept):
-            kept.append(i)
-    return [groundings[i] for i in sorted(kept)]
+        if all(end <= spans[k][0] or spans[k][1] <= start for k in selected):
+            selected.append(i)
+    return [groundings[i] for i in sorted(selected)]
 
 
 def _boxes_by_id(record: GrandRecord) -> dict[int, Box]:
@@ -352,9 +352,9 @@ class _DenseGrounder:
         return [None] if text in self.lower else []
 
     def _add(self, text: str, ids: Sequence[int], spans: Iterable[Span | None]) -> None:
-        known = tuple([number for number in ids if number in self.boxes])
-        if known:
-            self.matches += [_Match(text, known, span) for span in spans]
+        existing = tuple([number for number in ids if number in self.boxes])
+        if existing:
+            self.matches += [_Match(text, existing, span) for span in spans]
 
     def _is_covered(self, span: Span) -> bool:
         return any(
@@ -416,13 +416,13 @@ class _DenseGrounder:
         unique = {}
         for match in self.matches:
             unique.setdefault(match.text, match)
-        kept: list[_Match] = []
+        selected: list[_Match] = []
         for match in sorted(unique.values(), key=lambda match: -len(match.text)):
-            if not any(match.text in other.text and match.ids == other.ids for other in kept):
-                kept.append(match)
+            if not any(match.text in other.text and match.ids == other.ids for other in selected):
+                selected.append(match)
         caption = self.lower.strip()
         result: list[PhraseGrounding] = []
-        for match in kept:
+        for match in selected:
             text = match.text.strip()
             start = caption.find(text)
             span = (start, start + len(text)) if start >= 0 else None
@@ -433,13 +433,15 @@ class _DenseGrounder:
         ids_of: dict[Span, tuple[int, ...]] = {}
         for match in self.matches:
             if match.span is not None:
-                known = ids_of.get(match.span, ())
-                if not known or self.options.same_objects:
-                    ids_of[match.span] = tuple(dict.fromkeys(known + match.ids))
-        found = [self._grounding(self.caption[a:b], ids, (a, b)) for (a, b), ids in ids_of.items()]
+                existing = ids_of.get(match.span, ())
+                if not existing or self.options.same_objects:
+                    ids_of[match.span] = tuple(dict.fromkeys(existing + match.ids))
+        results = [
+            self._grounding(self.caption[a:b], ids, (a, b)) for (a, b), ids in ids_of.items()
+        ]
         if not self.options.overlaps:
-            found = _without_overlaps(found)
-        return sorted(found, key=_by_span) if self.options.caption_order else found
+            results = _without_overlaps(results)
+        return sorted(results, key=_by_span) if self.options.caption_order else results
 
     def _grounding(self, text: str, ids: tuple[int, ...], span: Span | None) -> PhraseGrounding:
         return PhraseGrounding(text, span, ids, tuple([self.boxes[number] for number in ids]))

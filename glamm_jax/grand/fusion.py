@@ -136,8 +136,8 @@ def _record(
             selected.append(group)
         elif len(group) == 1 and seed.source.descriptions:
             texts, votes = (seed.text,), (_vote(seed),)
-            found = seed.detection
-            attributes.append(GrandObject(-1, found.box, (), found.score, texts, votes))
+            detection = seed.detection
+            attributes.append(GrandObject(-1, detection.box, (), detection.score, texts, votes))
         elif len(group) == 1 and options.lone_persons and seed.text == PERSON:
             source, score = seed.source, seed.detection.score
             if source.lone_person_object is not None and score > source.lone_person_object:

@@ -68,9 +68,9 @@ class _Inspection:
         self._has_pixels = pixels is not None
         blank = np.full((BLANK, BLANK, 3), 128, np.uint8)
         self._pixels: Pixels = blank if pixels is None else pixels
-        found = next((name for name in RECORD_STAGES if name in self._scene.sections), None)
-        self._record_stage = found
-        self._record = self._read(found) if found else GrandRecord()
+        result = next((name for name in RECORD_STAGES if name in self._scene.sections), None)
+        self._record_stage = result
+        self._record = self._read(result) if result else GrandRecord()
         self._colours = object_colours(self._record)
         self._graph = self._scene.sections.get("scene_graph") or {}
         self._layers = {
@@ -267,9 +267,9 @@ class _Inspection:
         cards, size = [], self._pixels.shape[:2]
         proposals = self._scene.sections.get("proposals")
         if proposals is not None:
-            found = read_detections(proposals)
-            masks = [decoded_mask(item.mask, size) for item in found]
-            text = f"{len(found)} regions without labels"
+            result = read_detections(proposals)
+            masks = [decoded_mask(item.mask, size) for item in result]
+            text = f"{len(result)} regions without labels"
             cards.append(Card(self._pixels, [TextLine(text)], masks=masks, title="proposals"))
         depth = self._scene.sections.get("depth")
         if depth is not None:
@@ -360,11 +360,11 @@ class _Inspection:
         rows = []
         for item in section["phrases"]:
             key = " ".join(item["phrase"].lower().split())
-            found = ", ".join(f"{score:.2f}" for score in scores.get(item["phrase"].lower(), ()))
+            result = ", ".join(f"{score:.2f}" for score in scores.get(item["phrase"].lower(), ()))
             ids = links.get(key, ())
             rows.append(
                 (
-                    *(item["caption"], item["phrase"], found or "no box"),
+                    *(item["caption"], item["phrase"], result or "no box"),
                     numbers_line(ids, self._colours, "" if ids else "no object"),
                 )
             )

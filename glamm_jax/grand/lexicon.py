@@ -145,12 +145,12 @@ class Lexicon:
         verb; G form in -ing; E participle or past form in -ed; H "her"; T "to"; ' the possessive;
         "." punctuation.
         """
-        found = self._entries.get(word)
-        if found is None:
+        entry = self._entries.get(word)
+        if entry is None:
             if len(self._entries) >= MAX_CACHED:
                 self._entries.clear()
-            found = self._entries[word] = self._classify(word)
-        return found
+            entry = self._entries[word] = self._classify(word)
+        return entry
 
     def noun_lemma(self, word: str) -> str:
         """Return the singular of a lower-case noun."""

@@ -149,8 +149,8 @@ def _with_new_boxes(record: GrandRecord) -> GrandRecord:
     boxes = {item.id: item.box for item in (*record.objects, *record.floating_objects)}
 
     def moved(item: PhraseGrounding) -> PhraseGrounding:
-        found = tuple([boxes.get(number) for number in item.object_ids])
-        return PhraseGrounding(item.phrase, item.span, item.object_ids, found)
+        new_boxes = tuple([boxes.get(number) for number in item.object_ids])
+        return PhraseGrounding(item.phrase, item.span, item.object_ids, new_boxes)
 
     def update(caption: GrandCaption) -> GrandCaption:
         return GrandCaption(caption.caption, tuple([moved(item) for item in caption.groundings]))

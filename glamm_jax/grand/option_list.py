@@ -42,15 +42,15 @@ class OptionRow:
 
 def option_rows() -> list[OptionRow]:
     """Return all options, in the order of the stages."""
-    found = {preset: dict(_values(options)) for preset, options in PIPELINES.items()}
+    collected = {preset: dict(_values(options)) for preset, options in PIPELINES.items()}
     first = next(iter(PIPELINES))
     return [
         OptionRow(
             name.removeprefix(f"{STEPS}."),
-            {preset: values[name][0] for preset, values in found.items()},
+            {preset: values[name][0] for preset, values in collected.items()},
             description,
         )
-        for name, (_, description) in found[first].items()
+        for name, (_, description) in collected[first].items()
     ]
 
 
@@ -100,15 +100,15 @@ def _shown(value: Any) -> str:
 def _descriptions(kind: type) -> dict[str, str]:
     """Return the descriptions of the fields, from the section `Attributes` of the docstring."""
     _, _, section = (inspect.getdoc(kind) or "").partition("Attributes:\n")
-    found: dict[str, str] = {}
+    collected: dict[str, str] = {}
     name = ""
     for line in section.splitlines():
         match = re.match(r"    (\w+): (.*)", line)
         if match:
             name = match[1]
-            found[name] = match[2]
+            collected[name] = match[2]
         elif line.startswith("        ") and name:
-            found[name] += " " + line.strip()
+            collected[name] += " " + line.strip()
         elif line.strip():
             break
-    return found
+    return collected

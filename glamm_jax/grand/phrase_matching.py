@@ -102,12 +102,12 @@ def _inverse(tables: MatchingTables, hypernyms: dict[str, str]) -> dict[str, fro
             direct.setdefault(tables.name(word.replace("_", " ")), set()).add(tables.name(general))
     result = {}
     for name in direct:
-        todo, seen = [name], set()
+        todo, visited = [name], set()
         while todo:
-            new = direct.get(todo.pop(), set()) - seen
-            seen |= new
+            new = direct.get(todo.pop(), set()) - visited
+            visited |= new
             todo += new
-        result[name] = frozenset(seen - {name})
+        result[name] = frozenset(visited - {name})
     return result
 
 
@@ -129,7 +129,7 @@ def named_objects(text: str, parsed: ParsedText) -> list[NamedObject]:
     tables, colours = matching_tables(), lexicon().colours
     phrases = noun_chunks(text, parsed)
     words = [word.lower() for word in parsed.texts]
-    found: list[NamedObject] = []
+    matches: list[NamedObject] = []
     ends = [k for k, word in enumerate(words) if word in SENTENCE_END]
     next_end = subject = 0  # index of the first noun of the sentence
     for phrase in phrases:
@@ -146,15 +146,17 @@ def named_objects(text: str, parsed: ParsedText) -> list[NamedObject]:
         own = map(tables.name, colours.intersection(words[phrase.first : head]))
         while next_end < len(ends) and ends[next_end] < phrase.first:
             next_end += 1
-            subject = len(found)
+            subject = len(matches)
         if word in tables.no_objects or words[head] in tables.no_objects:
             continue
-        found.append(NamedObject(phrase.start, phrase.end, tables.name(word), word, frozenset(own)))
-        if len(found) - 1 == subject:
+        matches.append(
+            NamedObject(phrase.start, phrase.end, tables.name(word), word, frozenset(own))
+        )
+        if len(matches) - 1 == subject:
             stated = _stated_colours(parsed, words, head, colours)
             if stated:
-                found[-1] = found[-1]._replace(colours=found[-1].colours | stated)
-    return found
+                matches[-1] = matches[-1]._replace(colours=matches[-1].colours | stated)
+    return matches
 
 
 def _stated_colours(
@@ -194,8 +196,8 @@ class KnownObjects:
         for entry in graph.entries:
             self._add(entry, objects)
         others = [plain_text(text) for text in (*graph.stuff, *graph.landmark)]
-        for found in self._objects(others):
-            for item in found:
+        for matches in self._objects(others):
+            for item in matches:
                 self._add_name(item.name, NOTHING)
         self._places = self._tables.place_names(graph.landmark)
 
@@ -206,8 +208,8 @@ class KnownObjects:
         """
         texts = [plain_text(phrase) for phrase in phrases]
         missing: dict[str, None] = {}
-        for phrase, found in zip(phrases, self._objects(texts), strict=True):
-            if not all(map(self.has, found)):
+        for phrase, matches in zip(phrases, self._objects(texts), strict=True):
+            if not all(map(self.has, matches)):
                 missing.setdefault(phrase)
         return tuple(missing)
 
@@ -225,12 +227,12 @@ class KnownObjects:
         )
 
     def _may_be(self, item: NamedObject, name: str) -> bool:
-        known = self._colours.get(name)
-        if known is None:
+        colour_sets = self._colours.get(name)
+        if colour_sets is None:
             return False
         if not self._use_colours or not item.colours:
             return True
-        return any(not colours or colours & item.colours for colours in known)
+        return any(not colours or colours & item.colours for colours in colour_sets)
 
     def _objects(self, texts: Sequence[str]) -> list[tuple[NamedObject, ...]]:
         return _cached_objects(texts, self._parser)
@@ -240,8 +242,8 @@ class KnownObjects:
         own: dict[str, None] = {}
         for label in entry.labels:
             plain = plain_text(label)
-            found = objects[plain]
-            own.setdefault(found[-1].name if found else self._tables.name(plain))
+            matches = objects[plain]
+            own.setdefault(matches[-1].name if matches else self._tables.name(plain))
         colours: set[str] = set()
         for text in (*entry.labels, *entry.attributes, *entry.phrases):
             for k, item in enumerate(objects[plain_text(text)]):
@@ -271,11 +273,11 @@ def _cached_objects(texts: Sequence[str], parser: TextParser) -> list[tuple[Name
     new = [text for text in dict.fromkeys(texts) if (key, text) not in _object_cache]
     results: list[Any] = list(parser(new)) if new else []
     for text, parsed in zip(new, results, strict=True):
-        found: tuple[NamedObject, ...] = ()
+        matches: tuple[NamedObject, ...] = ()
         if isinstance(parsed, ParsedText):
             with suppress(TextParserError):  # tokens that are not in the text
-                found = tuple(named_objects(text, parsed))
-        _object_cache[key, text] = found
+                matches = tuple(named_objects(text, parsed))
+        _object_cache[key, text] = matches
     return [_object_cache[key, text] for text in texts]
 
 

@@ -104,7 +104,7 @@ def long_phrases(parsed: ParsedText) -> list[NounPhrase]:
     first extractor of the released code.
     """
     result: list[NounPhrase] = []
-    seen = ""
+    earlier = ""
     for i, subtree in _noun_subtrees(parsed):
         if len(subtree) == 1:
             continue
@@ -118,9 +118,9 @@ def long_phrases(parsed: ParsedText) -> list[NounPhrase]:
             phrase = ",".join(pieces[: last + 1])
             if phrase == noun:
                 continue
-        if phrase not in seen:
+        if phrase not in earlier:
             result.append(NounPhrase(noun, phrase))
-            seen += phrase
+            earlier += phrase
     return result
 
 

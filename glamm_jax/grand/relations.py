@@ -62,15 +62,15 @@ def find_relations(
 def _linked_spans(caption: str, links: Sequence[PhraseLink]) -> list[_LinkedSpan]:
     """Return where linked phrases occur, without those inside others, in their order."""
     text = caption.lower()
-    found: list[_LinkedSpan] = []
+    spans: list[_LinkedSpan] = []
     for link in sorted(links, key=lambda item: -len(item.phrase)):
         if not link.object_ids or not link.phrase:
             continue
         for match in re.finditer(rf"(?<!\w){re.escape(link.phrase)}(?!\w)", text):
             start, end = match.span()
-            if all(end <= other.start or other.end <= start for other in found):
-                found.append(_LinkedSpan(start, end, link.object_ids))
-    return sorted(found)
+            if all(end <= other.start or other.end <= start for other in spans):
+                spans.append(_LinkedSpan(start, end, link.object_ids))
+    return sorted(spans)
 
 
 def _predicate(between: str, options: RelationOptions) -> str:

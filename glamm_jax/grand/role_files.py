@@ -99,8 +99,8 @@ def read_roles(path: Path, *, photographs: Path | None = None, trust: bool = Fal
         elif field in SINGLE_ROLES:
             roles[field] = reader.create(field, SINGLE_ROLES[field], field, content)
         else:
-            known = [COMMON, *NAMED_ROLES, *SINGLE_ROLES]
-            raise RoleFileError(f"{where}: no such role{_hint(field, known)}")
+            names = [COMMON, *NAMED_ROLES, *SINGLE_ROLES]
+            raise RoleFileError(f"{where}: no such role{_hint(field, names)}")
     return RoleSet(**roles)
 
 
@@ -207,17 +207,17 @@ class _RoleReader:
             )
         module, _, name = kind.partition(":")
         try:
-            found: Any = import_module(module)
+            target: Any = import_module(module)
             for part in name.split("."):
-                found = getattr(found, part)
+                target = getattr(target, part)
         except Exception as error:  # the code of a module may raise anything
             raise RoleFileError(
                 f"{where}: class = {kind!r} cannot be imported: {type(error).__name__}: "
                 f"{one_line(error)}"
             ) from error
-        if not callable(found):
+        if not callable(target):
             raise RoleFileError(f"{where}: class = {kind!r} is not a class")
-        return found
+        return target
 
     def _build(self, where: str, kind: Callable[..., Any], arguments: dict[str, Any]) -> RolePlayer:
         names, is_open = _parameters(kind)
@@ -253,8 +253,8 @@ def _parameters(kind: Callable[..., Any]) -> tuple[list[str], bool]:
     return [item.name for item in parameters if item.kind in named], is_open
 
 
-def _hint(name: str, known: Collection[str]) -> str:
-    near = get_close_matches(name, known, n=1)
+def _hint(name: str, names: Collection[str]) -> str:
+    near = get_close_matches(name, names, n=1)
     if near:
         return f"; did you mean {near[0]}?"
-    return f"; there are: {', '.join(known)}" if known else ""
+    return f"; there are: {', '.join(names)}" if names else ""

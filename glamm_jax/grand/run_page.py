@@ -75,13 +75,13 @@ def _add_stages(page: Page, run: AnnotationRun, stages: list[StageStatus]) -> No
     rows = []
     for stage in stages:
         time = times[stage.name]
-        each = time.seconds_per_image
+        seconds = time.seconds_per_image
         rows.append(
             (
                 *(stage.name, stage.done, stage.failed, stage.skipped, stage.rejected),
                 *(stage.missing, time.retried),
-                "" if each is None else f"{1000 * each:.2f}",
-                "" if not each else f"{1 / each:,.0f}",
+                "" if seconds is None else f"{1000 * seconds:.2f}",
+                "" if not seconds else f"{1 / seconds:,.0f}",
                 f"{100 * time.seconds / total:.1f} %",
             )
         )

@@ -132,8 +132,8 @@ class _Comparison:
         boxes = [item.box for item in truth.objects]
         # Index in the record -> index of the true object.
         self._objects = match_boxes([item.box for item in record.objects], boxes, MATCH_IOU)
-        taken = set(self._objects.values())
-        free = [i for i in range(len(boxes)) if i not in taken]
+        used = set(self._objects.values())
+        free = [i for i in range(len(boxes)) if i not in used]
         floats = match_boxes(
             [item.box for item in record.floating_objects], [boxes[i] for i in free], MATCH_IOU
         )

@@ -243,10 +243,10 @@ def write_dense_captions(
     )
     ask(states)
     if options.enabled and options.max_rounds > 0:
-        known: dict[int, KnownObjects] = {}
+        graph_objects: dict[int, KnownObjects] = {}
         for round_number in range(options.max_rounds):
             is_last = round_number + 1 == options.max_rounds
-            _verify(states, graphs, known, checker, options, prompts, parser)
+            _verify(states, graphs, graph_objects, checker, options, prompts, parser)
             if is_last or not any(state.is_open for state in states):
                 break
             ask(states)
@@ -381,7 +381,7 @@ def _fixed_runs(prompts: PromptTexts, stage: str) -> frozenset[tuple[str, ...]]:
 def _verify(
     states: Sequence[_Progress],
     graphs: Sequence[GraphText],
-    known: dict[int, KnownObjects],
+    graph_objects: dict[int, KnownObjects],
     checker: TextLLM | None,
     options: VerificationOptions,
     prompts: PromptTexts,
@@ -393,9 +393,9 @@ def _verify(
     checklists = _checklists([states[k] for k in indices], captions, checker, prompts, parser)
     for k, caption, checklist in zip(indices, captions, checklists, strict=True):
         state, graph = states[k], graphs[k]
-        if k not in known:
-            known[k] = KnownObjects(graph, parser, use_colours=options.match_colours)
-        missing = known[k].missing(checklist)
+        if k not in graph_objects:
+            graph_objects[k] = KnownObjects(graph, parser, use_colours=options.match_colours)
+        missing = graph_objects[k].missing(checklist)
         last = len(state.attempts) - 1
         state.attempts[last] = CaptionAttempt(
             caption, state.attempts[last].finish_reason, None, checklist, missing

@@ -79,10 +79,10 @@ class _Worker:
         self.group, self.environment = group, environment
         self.chunk: int | None = None
         self.connection: Connection
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(job, group, environment, theirs))
+        self.connection, worker_end = context.Pipe()
+        self.process = context.Process(target=_work, args=(job, group, environment, worker_end))
         self.process.start()
-        theirs.close()
+        worker_end.close()
 
     def send(self, waiting: deque[int]) -> bool:
         """Send the next chunk; returns False if there is none."""

@@ -311,8 +311,10 @@ def detect(
         if confused < noise.label_confusion:
             label = choice([name for name in labels if name != item.shape] or [item.shape])
         if describe:
-            seen = with_wrong_property(item, choice) if wrong < noise.attribute_errors else item
-            label, description = None, seen.description
+            described = (
+                with_wrong_property(item, choice) if wrong < noise.attribute_errors else item
+            )
+            label, description = None, described.description
         box, mask = item.box, None
         if masks:
             _, mask = eroded(truth, box, item.counts, noise.mask_erosion, width)

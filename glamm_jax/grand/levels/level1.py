@@ -15,12 +15,12 @@ from typing import Any
 from glamm_jax.grand.fusion import fuse, merge_detections
 from glamm_jax.grand.levels.sections import (
     OutputError,
+    available,
     checked_list,
     checked_score,
     checked_text,
     depth_section,
     detection_section,
-    each,
     image_size,
     read_detections,
     record_section,
@@ -209,7 +209,9 @@ def _tag_pair(tag: Any) -> tuple[str, float]:
 
 def _detect(images: Sequence[StageImage], role: Detector, needs: str) -> list[Any]:
     results = role([image.role_image() for image in images])
-    return to_sections(results, images, lambda found, _: detection_section(found, needs=needs))
+    return to_sections(
+        results, images, lambda detections, _: detection_section(detections, needs=needs)
+    )
 
 
 def _detect_tags(
@@ -217,12 +219,14 @@ def _detect_tags(
 ) -> list[Any]:
     classes = [_classes(image, tags, options) for image in images]
     results = role([image.role_image() for image in images], classes)
-    return to_sections(results, images, lambda found, _: detection_section(found, needs="label"))
+    return to_sections(
+        results, images, lambda detections, _: detection_section(detections, needs="label")
+    )
 
 
 def _classes(image: StageImage, tags: Sequence[str], options: TagOptions) -> list[str]:
     names: dict[str, None] = {}
-    for _, section in each(tags, image):
+    for _, section in available(tags, image):
         for text, score in zip(section["tags"], section["scores"], strict=True):
             if score >= options.min_score:
                 names.setdefault(text)
@@ -235,12 +239,12 @@ def _label_regions(
     boxes = []
     for image in images:
         width, height = image_size(image)
-        found = image.parse("proposals", read_detections) or []
-        boxes.append([x.box for x in found if _share(x, width, height) > options.min_area])
+        detections = image.parse("proposals", read_detections) or []
+        boxes.append([x.box for x in detections if _share(x, width, height) > options.min_area])
 
-    def section(found: Any, image: StageImage) -> Section:
-        kept = [x for x in checked_list(found) if not _is_below(x, options.min_score)]
-        return detection_section(kept, needs="label")
+    def section(detections: Any, image: StageImage) -> Section:
+        selected = [x for x in checked_list(detections) if not _is_below(x, options.min_score)]
+        return detection_section(selected, needs="label")
 
     return to_sections(role([image.role_image() for image in images], boxes), images, section)
 
@@ -284,7 +288,7 @@ def _fuse(
     for image in images:
         detections = {
             name.partition("/")[2]: image.parse(name, read_detections) or []
-            for name, _ in each(inputs, image)
+            for name, _ in available(inputs, image)
         }
         if len(detections) < options.min_sources:
             text = f"{len(detections)} of {len(inputs)} models have a result"

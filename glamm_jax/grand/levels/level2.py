@@ -14,10 +14,10 @@ from glamm_jax.grand.attributes import describe_objects, objects_to_describe
 from glamm_jax.grand.labels import choose_labels, label_questions
 from glamm_jax.grand.levels.sections import (
     OutputError,
+    available,
     checked_list,
     checked_text,
     detection_json,
-    each,
     image_size,
     read_depth,
     read_detection,
@@ -171,7 +171,7 @@ def _extract(
     captions: Sequence[str],
     options: PhraseOptions,
 ) -> list[Any]:
-    texts = [[section["caption"] for _, section in each(captions, image)] for image in images]
+    texts = [[section["caption"] for _, section in available(captions, image)] for image in images]
     queries = [parser_text(text, options) for group in texts for text in group]
     parsed = iter(checked_list(role(queries), len(queries)) if queries else ())
     sections: list[Any] = []
@@ -212,11 +212,11 @@ def _ground(
     phrases = [image.parse("phrases", _read_phrases) or [] for image in images]
     queries = [[query for _, query in group] for group in phrases]
 
-    def section(found: Any, image: StageImage) -> Section:
+    def section(result: Any, image: StageImage) -> Section:
         pairs = image.parse("phrases", _read_phrases) or []
         boxes = [
             [read_detection(detection_json(item)) for item in checked_list(candidates)]
-            for candidates in checked_list(found, len(pairs))
+            for candidates in checked_list(result, len(pairs))
         ]
         chosen = choose_boxes([phrase for phrase, _ in pairs], boxes, options)
         return {
@@ -235,11 +235,11 @@ def _link(
     sections = []
     for image in images:
         record = _record(image, "fusion")
-        found, texts = image.sections.get("phrase_boxes"), image.sections["phrases"]
+        result, texts = image.sections.get("phrase_boxes"), image.sections["phrases"]
         assert texts is not None
         boxes = [
             PhraseBox(tuple(x["bbox"]), tuple(x["nouns"]), x["phrase"], x["score"])
-            for x in (found or {"boxes": []})["boxes"]
+            for x in (result or {"boxes": []})["boxes"]
         ]
         record = link_phrases(record, boxes, texts["captions"], links)
         if relations.enabled:

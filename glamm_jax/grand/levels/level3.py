@@ -21,8 +21,8 @@ from glamm_jax.grand.graph_facts import GraphText, ObjectFacts
 from glamm_jax.grand.levels.level1 import DETECTIONS
 from glamm_jax.grand.levels.sections import (
     OutputError,
+    available,
     checked_list,
-    each,
     image_size,
     read_detections,
     read_record,
@@ -138,7 +138,7 @@ def _build(
         record = image.parse("objects", read_record)
         assert record is not None
         graph = build_scene_graph(record, image_size(image), options)
-        stuff = {text: None for _, section in each(tags, image) for text in section["tags"]}
+        stuff = {text: None for _, section in available(tags, image) for text in section["tags"]}
         section: Section = {"text": None, "context": context_text(record, options)}
         if graph is not None:
             section["text"] = graph.text
@@ -193,8 +193,8 @@ def _write(
     options: VerificationOptions,
 ) -> list[Any]:
     graphs = [_graph(image) for image in images]
-    known = [graph for graph in graphs if graph is not None]
-    written = iter(write_dense_captions(known, llm, checker, options, prompts, parser))
+    usable = [graph for graph in graphs if graph is not None]
+    written = iter(write_dense_captions(usable, llm, checker, options, prompts, parser))
     # An image without a graph has nothing to describe.
     return [
         _caption_section(DenseCaptionResult(None, None) if graph is None else next(written))
@@ -279,11 +279,11 @@ def _mask(
         proposals: Sequence[Detection] = ()
         if "proposals" in image.sections:
             proposals = image.parse("proposals", read_detections) or ()
-        found = {
+        outputs = {
             name.removeprefix(DETECTIONS): image.parse(name, read_detections) or []
-            for name, _ in each(detections, image)
+            for name, _ in available(detections, image)
         }
-        records.append(assign_masks(record, proposals, found, options))
+        records.append(assign_masks(record, proposals, outputs, options))
     if role is None:
         return [record_section(record) for record in records]
     jobs = [mask_jobs(record, options) for record in records]
@@ -308,11 +308,11 @@ def _segment(
     needed = [i for i, group in enumerate(jobs) if group]
     results: list[Any] = [[] for _ in images]
     if needed:
-        found = role(
+        outputs = role(
             [images[i].role_image() for i in needed],
             [[job.prompt for job in jobs[i]] for i in needed],
         )
-        for i, masks in zip(needed, checked_list(found, len(needed)), strict=True):
+        for i, masks in zip(needed, checked_list(outputs, len(needed)), strict=True):
             results[i] = masks
     return results
 

@@ -50,8 +50,8 @@ def _write(
     images: Sequence[StageImage], llm: TextLLM, prompts: PromptTexts, options: VerificationOptions
 ) -> list[Any]:
     graphs = [_context_graph(image) for image in images]
-    known = [graph for graph in graphs if graph is not None]
-    written = iter(write_contexts(known, llm, options, prompts))
+    usable = [graph for graph in graphs if graph is not None]
+    written = iter(write_contexts(usable, llm, options, prompts))
     sections: list[Any] = []
     for graph in graphs:
         result = ContextResult(None) if graph is None else next(written)

@@ -187,10 +187,10 @@ def checked_text(text: Any) -> str:
     return text
 
 
-def each(names: Iterable[str], image: StageImage) -> list[tuple[str, Section]]:
+def available(names: Iterable[str], image: StageImage) -> list[tuple[str, Section]]:
     """Return (name, section) of those inputs of an image that have one."""
-    found = ((name, image.sections[name]) for name in names)
-    return [(name, section) for name, section in found if section is not None]
+    pairs = ((name, image.sections[name]) for name in names)
+    return [(name, section) for name, section in pairs if section is not None]
 
 
 def _describe(value: Any) -> str:
