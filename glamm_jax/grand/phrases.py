@@ -15,8 +15,7 @@ from typing import NamedTuple
 from glamm_jax.grand.options import PhraseOptions
 from glamm_jax.grand.record import Box, Detection, Span
 from glamm_jax.grand.roles import ParsedText
-
-NOUN_TAGS = frozenset(("NOUN", "PROPN"))
+from glamm_jax.grand.text_parser import noun_chunks
 
 
 class NounPhrase(NamedTuple):
@@ -57,7 +56,7 @@ def extract_phrases(text: str, parsed: ParsedText, options: PhraseOptions) -> li
         options: which phrases.
     """
     if options.spans:
-        return noun_phrases(text, parsed, nouns=options.nouns)
+        return noun_phrases(parser_text(text, options), parsed, nouns=options.nouns)
     phrases = long_phrases(parsed)
     if options.nouns or not phrases:
         phrases += [item for item in subtree_phrases(parsed) if item not in phrases]
@@ -68,32 +67,20 @@ def noun_phrases(text: str, parsed: ParsedText, *, nouns: bool = True) -> list[N
     """Return every noun with the words directly before it that depend on it.
 
     Args:
-        text: that was parsed; its case may differ from that of the tokens.
+        text: that was parsed.
         parsed: its tokens.
         nouns: single nouns and pairs of article and noun too.
+
+    Raises:
+        TextParserError: `parsed` is no parse of this text.
     """
-    starts = _token_starts(text, parsed.texts)
-    subtrees = _subtrees(parsed.heads)
     result: list[NounPhrase] = []
-    for i, pos in enumerate(parsed.pos):
-        if pos not in NOUN_TAGS:
-            continue
-        # A noun before a noun that it depends on is a part of that noun's phrase.
-        if i + 1 < len(parsed.pos) and parsed.pos[i + 1] in NOUN_TAGS and parsed.heads[i] == i + 1:
-            continue
-        first, members = i, set(subtrees[i])
-        while first - 1 in members and parsed.pos[first - 1] not in ("VERB", "ADP", "CCONJ"):
-            first -= 1
-        while first < i and parsed.is_punct[first]:
-            first += 1
-        length = i - first + 1
-        if not nouns and (length == 1 or (length == 2 and parsed.pos[first] in ("DET", "PRON"))):
-            continue
-        start, end = starts[first], starts[i]
-        if start is None or end is None:
-            continue
-        span = (start, end + len(parsed.texts[i]))
-        result.append(NounPhrase(parsed.texts[i], text[span[0] : span[1]], span))
+    for chunk in noun_chunks(text, parsed):
+        length = chunk.head - chunk.first + 1
+        has_article = length == 2 and parsed.pos[chunk.first] in ("DET", "PRON")
+        if nouns or (length > 1 and not has_article):
+            span = (chunk.start, chunk.end)
+            result.append(NounPhrase(parsed.texts[chunk.head], text[chunk.start : chunk.end], span))
     return result
 
 
@@ -188,18 +175,3 @@ def _subtrees(heads: Sequence[int]) -> list[list[int]]:
                 subtrees[head].append(i)
             head, steps = heads[head], steps + 1
     return [sorted(subtree) for subtree in subtrees]
-
-
-def _token_starts(text: str, tokens: Sequence[str]) -> list[int | None]:
-    """Return where each token begins; None for a token that the text does not have there."""
-    lower = text.lower() if len(text.lower()) == len(text) else text
-    starts: list[int | None] = []
-    position = 0
-    for token in tokens:
-        start = lower.find(token.lower() if lower is not text else token, position)
-        if start < 0:
-            starts.append(None)
-        else:
-            starts.append(start)
-            position = start + len(token)
-    return starts

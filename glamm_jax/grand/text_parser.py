@@ -35,6 +35,7 @@ _TOKEN_WITH_APOSTROPHES = re.compile(
     re.IGNORECASE,
 )
 _NOUN_TAGS = frozenset(["NOUN", "PROPN"])
+_POSSESSIVE = frozenset(["'", "\u2019", "s", "'s", "\u2019s"])
 _CHUNK_TAGS = frozenset(["DET", "PRON", "NUM", "ADJ", "ADV", "NOUN", "PROPN", "PART", "VERB"])
 
 
@@ -207,7 +208,7 @@ def noun_chunks(text: str, parsed: ParsedText) -> list[NounChunk]:
         if tag not in _NOUN_TAGS:
             continue
         above = heads[i]
-        if above > i and pos[above] in _NOUN_TAGS and _is_joined(pos, heads, i, above):
+        if above > i and pos[above] in _NOUN_TAGS and _is_joined(parsed, i, above):
             continue  # a noun in front of a noun: "traffic light"
         first = i
         while first > begin and _belongs(pos, heads, first - 1, first, i, parsed.texts):
@@ -217,9 +218,13 @@ def noun_chunks(text: str, parsed: ParsedText) -> list[NounChunk]:
     return phrases
 
 
-def _is_joined(pos: Sequence[str], heads: Sequence[int], low: int, high: int) -> bool:
+def _is_joined(parsed: ParsedText, low: int, high: int) -> bool:
     """Whether the tokens between two nouns all belong to the second one."""
-    return all(pos[k] in _CHUNK_TAGS and low <= heads[k] <= high for k in range(low + 1, high))
+    return all(
+        (parsed.pos[k] in _CHUNK_TAGS or parsed.texts[k] in _POSSESSIVE)
+        and low <= parsed.heads[k] <= high
+        for k in range(low + 1, high)
+    )
 
 
 def _belongs(
@@ -231,6 +236,8 @@ def _belongs(
     texts: Sequence[str],
 ) -> bool:
     """Whether token `k` in front of a phrase [first, head] is its first word."""
+    if texts[k] in _POSSESSIVE and 0 <= heads[k] < k:  # depends on the owner, as in "man's dog"
+        return k < heads[heads[k]] <= head
     if not k < heads[k] <= head:
         return False
     if pos[k] in _CHUNK_TAGS:

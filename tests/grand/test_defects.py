@@ -112,22 +112,6 @@ def parse_dog_caption(text: str) -> ParsedText:
         words = tuple(text.split())
         none, size = (False,) * len(words), len(words)
         return ParsedText(words, ("ADJ",) * size, words, none, none, (-1,) * size)
-    tokens = ["The", "man", "'", "s", "dog", "-", "a", "small", "one", "-", "is", "here", "."]
-    pos = [
-        "DET",
-        "NOUN",
-        "PUNCT",
-        "PART",
-        "NOUN",
-        "PUNCT",
-        "DET",
-        "ADJ",
-        "NUM",
-        "PUNCT",
-        "VERB",
-        "ADV",
-        "PUNCT",
-    ]
     tokens = ("The", "man", "'", "s", "dog", "-", "a", "small", "one", "-", "is", "here", ".")
     tags = ("DET", "NOUN", "PUNCT", "PART", "NOUN", "PUNCT", "DET", "ADJ", "NUM", "PUNCT", "VERB")
     pos = (*tags, "ADV", "PUNCT")
