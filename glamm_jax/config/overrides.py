@@ -94,7 +94,8 @@ def _unknown_field(name: str, names: list[str]) -> str:
     nearest = [SYNONYMS[last]] if SYNONYMS.get(last) in names else []
     nearest += [by_last_part[last]] if last in by_last_part else []
     nearest += get_close_matches(name, names, n=1)
-    synonyms = {other: field for other, field in SYNONYMS.items() if field in names}
+    # Those of a training run; another configuration has none of their fields.
+    synonyms = SYNONYMS if any(field in names for field in SYNONYMS.values()) else {}
     for part in get_close_matches(last, [*by_last_part, *synonyms], n=1):
         nearest.append(by_last_part.get(part) or synonyms[part])
     hint = f"; did you mean {nearest[0]}?" if nearest else ""

@@ -210,7 +210,7 @@ CASES: tuple[Case, ...] = (
         _ANSWERS,
         "[SEG] apart from its phrase",
         _answer("<p> A dog </p> runs [SEG]."),
-        "'A dog runs .'; 'A dog' at 0:5; 1 [SEG]; phrase 0 'A dog' has no [SEG]; [SEG] "
+        "'A dog runs.'; 'A dog' at 0:5; 1 [SEG]; phrase 0 'A dog' has no [SEG]; [SEG] "
         "0 belongs to no phrase",
     ),
     Case(

@@ -58,7 +58,7 @@ def answer(raw: str, count: int, question: str = "What?", num_prompt_masks: int 
 
 def test_phrases_stand_at_their_places_with_their_masks_and_scores() -> None:
     text, problems = attach_masks("<p> A dog </p> [SEG] on <p> the grass </p> [SEG].", masks(2))
-    assert text.text == "A dog on the grass ."
+    assert text.text == "A dog on the grass."
     assert [text.text[g.start : g.end] for g in text.groundings] == ["A dog", "the grass"]
     assert which(text) == [("A dog", 0), ("the grass", 1)]
     assert [g.score for g in text.groundings] == [0.0, 0.1]
