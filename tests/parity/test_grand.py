@@ -30,6 +30,7 @@ def cases_of(goldens: Path, step: str, *names: str) -> list[Any]:
     ]
 
 
+@pytest.mark.slow  # `make parity` compares the same files
 def test_every_case_of_every_step_is_equal_or_was_an_error_in_the_original(goldens):
     report = run(grand.check, goldens)
     assert report.failures == []
