@@ -152,7 +152,7 @@ def _grand_steps() -> Variables:
         "detections_of_each_phrase": [[Detection(box, 0.9)]],
         "merge_detections": lambda found, options: {"co_detr": [Detection(box, 0.9, "cup")]},
         "options": grand_options.PRESETS["paper"].phrases,
-        "parse": lambda text: parsed,
+        "parse": lambda text: RuleParser()([text])[0],
         "parser": lambda texts: [parsed for _ in texts],
         "phrase_boxes": [PhraseBox(box, ("cup",), "a red cup")],
         "proposals": [Detection(box, 1.0, mask=mask)],

@@ -20,7 +20,17 @@ from glamm_jax.data.sources.registry import datasets
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCH = ("conversion", "cpu", "full_size", "gpu", "loader", "metrics", "miniworld")
+BENCH = (
+    "conversion",
+    "cpu",
+    "full_size",
+    "gpu",
+    "loader",
+    "metrics",
+    "miniworld",
+    "mask_scores",
+    "annotation",
+)
 # `python -m MODULE` -> the module with its function `parse`.
 PROGRAMS = {
     **{f"bench.{name}": f"bench.{name}" for name in BENCH},
