@@ -13,6 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+# Upper limits of the layers of depth but the last, nearest first, as shares of the range.
+LAYER_LIMITS = (0.1, 0.6, 0.85)
+
 
 @dataclass(frozen=True)
 class MergeOptions:
@@ -243,7 +246,7 @@ class SceneGraphOptions:
             never linked.
     """
 
-    layers: tuple[float, float, float] = (0.1, 0.6, 0.85)
+    layers: tuple[float, float, float] = LAYER_LIMITS
     radius: float | None = 0.074
     radius_pixels: float = 200.0
     max_objects: int = 100

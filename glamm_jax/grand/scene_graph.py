@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from glamm_jax.grand.attributes import remove_prefix
-from glamm_jax.grand.options import SceneGraphOptions
+from glamm_jax.grand.options import LAYER_LIMITS, SceneGraphOptions
 from glamm_jax.grand.record import GrandObject, GrandRecord, changed
 
 LAYERS = ("Immediate Foreground", "Foreground", "Midground", "Background")
@@ -76,7 +76,7 @@ def build_scene_graph(
         radius = options.radius * math.hypot(*size)
     layers: list[GraphLayer] = []
     numbers: dict[int, int] = {}  # position in `objects` -> group
-    layer_of = _layers_of([item.depth or 0.0 for item in objects], options)
+    layer_of = depth_layers([item.depth or 0.0 for item in objects], options.layers)
     count = 0
     for layer, name in enumerate(LAYERS):
         members = [i for i, index in enumerate(layer_of) if index == layer]
@@ -129,14 +129,21 @@ def _capped(
     return described + others[: limit - len(described)]
 
 
-def _layers_of(depths: Sequence[float], options: SceneGraphOptions) -> list[int]:
-    """Return the index of the layer of each depth."""
+def depth_layers(depths: Sequence[float], limits: Sequence[float] = LAYER_LIMITS) -> list[int]:
+    """Return the index of the layer of each depth, 0 for the nearest.
+
+    Args:
+        depths: inverse depths; larger is nearer.
+        limits: upper limits of the layers but the last, as shares of the range of depth.
+    """
+    if not depths:
+        return []
     # A first value that is no number makes both limits no number, as in the released code.
     low, high = min(depths), max(depths)
     layers: list[int] = []
     for depth in depths:
         value = 0.5 if low == high else 1 - (depth - low) / (high - low)
-        layers.append(next((i for i, end in enumerate(options.layers) if value < end), 3))
+        layers.append(next((i for i, end in enumerate(limits) if value < end), len(limits)))
     return layers
 
 

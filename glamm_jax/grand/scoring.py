@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from glamm_jax.data.rle import MaskError
-from glamm_jax.grand.adapters.oracle import overlap
+from glamm_jax.grand.geometry import plain_iou
 from glamm_jax.grand.record import (
     Box,
     GrandCaption,
@@ -32,13 +32,13 @@ from glamm_jax.grand.record import (
     PhraseLink,
     Span,
 )
+from glamm_jax.grand.scene_graph import depth_layers
 from glamm_jax.metrics.iou import pairwise_iou, read_runs
 from glamm_jax.miniworld.expressions import RELATIONS
 from glamm_jax.miniworld.mentions import Mention, find_mentions, head_mention
 from glamm_jax.miniworld.truth_folder import ObjectTruth, SceneTruth
 
 MATCH_IOU = 0.5
-LAYER_LIMITS = (0.1, 0.6, 0.85)  # between the layers of depth, nearest first
 
 METRICS: dict[str, str] = {
     "annotated_images": "images: has a record",
@@ -149,7 +149,7 @@ class _Comparison:
         self._regions: dict[int, list[str]] = {}
         for item in (*record.objects, *record.floating_objects):
             if self._true_index[item.id] is None:
-                names = [x.name for x in regions if overlap(item.box, x.box) >= MATCH_IOU]
+                names = [x.name for x in regions if plain_iou(item.box, x.box) >= MATCH_IOU]
                 self._regions.setdefault(item.id, []).extend(names)
         self._matched = {i for i in self._true_index.values() if i is not None}
 
@@ -173,7 +173,7 @@ class _Comparison:
         number = len(record.objects) - len(others)
         self._counts["object_precision"] = (float(len(pairs)), float(number))
         self._counts["object_recall"] = (float(len(pairs)), float(len(truth.objects)))
-        self._set("box_iou", [overlap(item.box, true.box) for item, true in pairs])
+        self._set("box_iou", [plain_iou(item.box, true.box) for item, true in pairs])
         self._set("label_accuracy", [_label(item) == true.shape for item, true in pairs])
         judged = [_states_truth(item, true) for item, true in pairs]
         self._set("attribute_accuracy", [value for value in judged if value is not None])
@@ -362,7 +362,7 @@ def match_boxes(
     pairs = []
     for k, box in enumerate(boxes):
         for i, other in enumerate(others):
-            iou = overlap(box, other)
+            iou = plain_iou(box, other)
             if iou >= min_iou:
                 pairs.append((-iou, k, i))
     matches: dict[int, int] = {}
@@ -372,18 +372,6 @@ def match_boxes(
             matches[k] = i
             used.add(i)
     return dict(sorted(matches.items()))
-
-
-def depth_layers(depths: Sequence[float]) -> list[int]:
-    """Return the layer of depth of each object, 0 is nearest, relative to the range of all."""
-    if not depths:
-        return []
-    low, high = min(depths), max(depths)
-    if not low < high:
-        shares = [0.5] * len(depths)
-    else:
-        shares = [1 - (depth - low) / (high - low) for depth in depths]
-    return [sum(not share < limit for limit in LAYER_LIMITS) for share in shares]
 
 
 def _label(item: GrandObject) -> str | None:

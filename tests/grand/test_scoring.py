@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from glamm_jax.data import rle
-from glamm_jax.grand.adapters.oracle import overlap
 from glamm_jax.grand.adapters.truth_record import truth_record
+from glamm_jax.grand.geometry import plain_iou
 from glamm_jax.grand.record import (
     Box,
     CaptionAttempt,
@@ -23,10 +23,10 @@ from glamm_jax.grand.record import (
     PhraseLink,
     Relation,
 )
+from glamm_jax.grand.scene_graph import depth_layers
 from glamm_jax.grand.scoring import (
     METRICS,
     ScoreTotals,
-    depth_layers,
     match_boxes,
     metric_values,
     score_record,
@@ -277,7 +277,10 @@ CASES: dict[str, tuple[Change, dict[str, float | None]]] = {
     ),
     "a moved box": (
         _with_object(0, box=_moved(TRUTH.objects[0].box)),
-        {"box_iou": (NUM - 1 + overlap(_moved(TRUTH.objects[0].box), TRUTH.objects[0].box)) / NUM},
+        {
+            "box_iou": (NUM - 1 + plain_iou(_moved(TRUTH.objects[0].box), TRUTH.objects[0].box))
+            / NUM
+        },
     ),
     "captions that grounding replaced": (lambda r: replace(r, captions=()), {}),
     "a dense grounding of a wrong object": (

@@ -26,6 +26,7 @@ from numba import njit
 
 from glamm_jax.data import rle
 from glamm_jax.grand.adapters.noise import NO_NOISE, NoiseOptions, seeded_random
+from glamm_jax.grand.geometry import plain_iou
 from glamm_jax.grand.record import Box, Detection, RunLengths
 from glamm_jax.grand.roles import LANDMARKS, Landmark, Results, RoleError, RoleImage, Tag
 from glamm_jax.miniworld.captions import with_article
@@ -342,7 +343,7 @@ def _false_positives(
             width, height = (size * (0.1 + 0.25 * rng.random()) for _ in range(2))
             x, y = (size - width) * rng.random(), (size - height) * rng.random()
             box = (round(x, 2), round(y, 2), round(x + width, 2), round(y + height, 2))
-            if max(overlap(box, item.box) for item in truth.objects) < FREE_IOU:
+            if max(plain_iou(box, item.box) for item in truth.objects) < FREE_IOU:
                 text = with_article(f"{colour} {label}")
                 mask = box_mask(truth, box) if masks else None
                 words = (None, text) if describe else (label, None)
@@ -380,17 +381,6 @@ def invented_kind(rng: random.Random, present: Collection[tuple[str, str]]) -> t
     """Return colour and shape of an object that a scene does not have."""
     kinds = [(colour, shape) for colour in COLOURS for shape in SHAPES]
     return rng.choice([kind for kind in kinds if kind not in present])
-
-
-def overlap(first: Box, second: Box) -> float:
-    """Return the intersection over union of two boxes."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    area = (first[2] - first[0]) * (first[3] - first[1])
-    area += (second[2] - second[0]) * (second[3] - second[1])
-    return width * height / (area - width * height)
 
 
 def box_mask(truth: SceneTruth, box: Box) -> RunLengths:

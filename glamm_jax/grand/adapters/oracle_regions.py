@@ -15,10 +15,10 @@ from glamm_jax.grand.adapters.oracle import (
     OracleRole,
     box_mask,
     eroded,
-    overlap,
     seeded_choice,
     with_wrong_property,
 )
+from glamm_jax.grand.geometry import plain_iou
 from glamm_jax.grand.record import Box, Detection, RunLengths
 from glamm_jax.grand.roles import LabelQuestion, PhraseQuery, Results, RoleImage, Tag
 from glamm_jax.miniworld.captions import with_article
@@ -158,7 +158,7 @@ def find_entity(truth: SceneTruth, box: Box) -> Entity | None:
     best, best_overlap = None, SAME_IOU
     for entities in (truth.objects, truth.stuff, truth.parts):
         for entity in entities:
-            value = overlap(box, entity.box)
+            value = plain_iou(box, entity.box)
             if value > best_overlap or (best is None and value == best_overlap):
                 best, best_overlap = entity, value
     return best

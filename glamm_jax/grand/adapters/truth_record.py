@@ -21,7 +21,7 @@ from glamm_jax.grand.record import (
     PhraseLink,
     Relation,
 )
-from glamm_jax.grand.scoring import depth_layers
+from glamm_jax.grand.scene_graph import depth_layers
 from glamm_jax.miniworld.mentions import find_mentions
 from glamm_jax.miniworld.truth_folder import CaptionTruth, SceneTruth
 

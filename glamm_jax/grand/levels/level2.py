@@ -6,7 +6,7 @@ fusion, captions, phrase_boxes -> links -> region_attributes -> label_choices ->
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,7 @@ from glamm_jax.grand.phrases import (
     extract_phrases,
     parser_text,
 )
-from glamm_jax.grand.record import GrandRecord, changed
+from glamm_jax.grand.record import GrandObject, GrandRecord, changed
 from glamm_jax.grand.relations import RelationOptions, find_relations
 from glamm_jax.grand.roles import (
     Captioner,
@@ -258,19 +258,19 @@ def _describe(
 ) -> list[Any]:
     objects = [objects_to_describe(_record(x, "links"), image_size(x), options) for x in images]
 
-    def section(texts: Any, image: StageImage) -> ParsedSection:
-        record, size = _record(image, "links"), image_size(image)
-        described = objects_to_describe(record, size, options)
+    def section(texts: Any, context: tuple[StageImage, Sequence[GrandObject]]) -> ParsedSection:
+        image, described = context
         replies = {
             item.id: checked_text(text)
             for item, text in zip(described, checked_list(texts, len(described)), strict=True)
         }
-        return record_section(describe_objects(record, replies, size, options))
+        record = describe_objects(_record(image, "links"), replies, image_size(image), options)
+        return record_section(record)
 
     results = role(
         [image.role_image() for image in images], [[x.box for x in group] for group in objects]
     )
-    return to_sections(results, images, section)
+    return to_sections(results, [*zip(images, objects, strict=True)], section)
 
 
 def _choose(
@@ -280,17 +280,15 @@ def _choose(
     results = role(
         [image.role_image() for image in images], [[*group.values()] for group in questions]
     )
-    by_image = {id(image): group for image, group in zip(images, questions, strict=True)}
 
-    def section(tags: Any, image: StageImage) -> Section:
-        group = by_image[id(image)]
+    def section(tags: Any, group: Mapping[int, LabelQuestion]) -> Section:
         chosen = {}
         pairs = zip(group.items(), checked_list(tags, len(group)), strict=True)
         for (number, question), tag in pairs:
             chosen[str(number)] = _choice(question, tag)
         return {"labels": chosen}
 
-    return to_sections(results, images, section)
+    return to_sections(results, questions, section)
 
 
 def _choice(question: LabelQuestion, tag: Any) -> str:

@@ -288,17 +288,18 @@ def _mask(
         return [record_section(record) for record in records]
     jobs = [mask_jobs(record, options) for record in records]
     results = _segment(images, role, jobs)
-    by_image = dict(zip(map(id, images), zip(records, jobs, strict=True), strict=True))
 
-    def section(masks: Any, image: StageImage) -> ParsedSection:
-        record, own = by_image[id(image)]
+    def section(
+        masks: Any, context: tuple[StageImage, GrandRecord, Sequence[MaskJob]]
+    ) -> ParsedSection:
+        image, record, own = context
         size = image_size(image)
         pairs = zip(own, checked_list(masks, len(own)), strict=True)
         return record_section(
             add_masks(record, [_usable(job, mask, size, options) for job, mask in pairs], options)
         )
 
-    return to_sections(results, images, section)
+    return to_sections(results, [*zip(images, records, jobs, strict=True)], section)
 
 
 def _segment(

@@ -10,7 +10,7 @@ import base64
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -21,6 +21,8 @@ from glamm_jax.grand.record import Detection, GrandRecord
 from glamm_jax.grand.roles import RoleError
 from glamm_jax.grand.stages import ParsedSection, Section, StageError, StageImage, StageResult
 
+Context = TypeVar("Context")
+
 MAX_TEXT = 20_000  # characters of a caption or an answer
 
 
@@ -30,28 +32,28 @@ class OutputError(GLaMMError):
 
 def to_sections(
     results: Any,
-    images: Sequence[StageImage],
-    convert: Callable[[Any, StageImage], Section | ParsedSection],
+    contexts: Sequence[Context],
+    convert: Callable[[Any, Context], Section | ParsedSection],
 ) -> list[StageResult]:
     """Convert the results of a model for a batch.
 
     Args:
         results: one per image.
-        images: the batch.
-        convert: makes the section of one result; may raise `OutputError`.
+        contexts: what `convert` needs of each image: the image, or what was asked about it.
+        convert: makes the section of one result and its context; may raise `OutputError`.
 
     Raises:
         OutputError: the number of results is wrong.
     """
-    if not isinstance(results, list | tuple) or len(results) != len(images):
-        raise OutputError(f"{len(images)} results are due, got {_describe(results)}")
+    if not isinstance(results, list | tuple) or len(results) != len(contexts):
+        raise OutputError(f"{len(contexts)} results are due, got {_describe(results)}")
     sections: list[StageResult] = []
-    for result, image in zip(results, images, strict=True):
+    for result, context in zip(results, contexts, strict=True):
         if isinstance(result, RoleError):
             sections.append(result)
             continue
         try:
-            sections.append(convert(result, image))
+            sections.append(convert(result, context))
         except OutputError as error:
             sections.append(StageError("output", str(error)))
     return sections
