@@ -24,6 +24,7 @@ from glamm_jax.config.experiment import (
 )
 from glamm_jax.data.loader import ReadSample, SampleReader, WorkerError
 from glamm_jax.errors import FolderError
+from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.training.checkpoint import load_trained_leaves
 from glamm_jax.training.initialization import load_trained_model
 from glamm_jax.training.loop import ValidationResult, train
@@ -248,7 +249,8 @@ def test_a_full_disk_is_noticed_before_the_first_step(
 
 def model_folder(path: Path, run_folder: Path, scale: float = 1.0) -> Path:
     """Write the model of a run with scaled frozen weights."""
-    config, model = load_trained_model(run_folder)
+    with use_mesh(make_mesh()):  # as in a run: the program that initializes is compiled already
+        config, model = load_trained_model(run_folder)
     model.projector.layers[0].kernel[...] *= scale
     write_model(path, config.model, model, TOKENIZER)
     return path
