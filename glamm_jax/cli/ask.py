@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from glamm_jax.cli.program import checkout_path, make_parser, run_program
+from glamm_jax.cli.program import checkout_path, make_parser, run_program, this_machine
 from glamm_jax.data.boxes import check_boxes
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.inference.answer import Answer, Grounding
@@ -51,8 +51,13 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax ask") -> argpa
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
     add = parser.add_argument
-    add("--model", type=Path, metavar="MODEL", help="model folder (default: the shipped model)")
-    add("--image", type=Path, metavar="FILE", help="image file (default: a rendered scene)")
+    add(
+        "--model",
+        type=this_machine,
+        metavar="MODEL",
+        help="model folder (default: the shipped model)",
+    )
+    add("--image", type=this_machine, metavar="FILE", help="image file (default: a rendered scene)")
     add(
         "--scene",
         type=int,
@@ -94,7 +99,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax ask") -> argpa
     )
     add(
         "--out",
-        type=Path,
+        type=this_machine,
         default=Path("out/answer"),
         help="write OUT.png and OUT.json (%(default)s)",
     )

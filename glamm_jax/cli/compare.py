@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import glamm_jax.miniworld  # noqa: F401  # registers the scheme miniworld/NAME
-from glamm_jax.cli.program import make_parser, run_program
+from glamm_jax.cli.program import make_parser, run_program, this_machine
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.benchmarks.base import Item
 from glamm_jax.evaluation.compare import compare_scores, comparison_text
@@ -44,9 +44,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax compare"
 def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax compare") -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
-    parser.add_argument("a", type=Path, metavar="A", help="folder of the first evaluation")
-    parser.add_argument("b", type=Path, metavar="B", help="folder of the second evaluation")
-    parser.add_argument("--out", type=Path, metavar="PAGE", help="web page to write")
+    parser.add_argument("a", type=this_machine, metavar="A", help="folder of the first evaluation")
+    parser.add_argument("b", type=this_machine, metavar="B", help="folder of the second evaluation")
+    parser.add_argument("--out", type=this_machine, metavar="PAGE", help="web page to write")
     return parser.parse_args(arguments)
 
 

@@ -54,7 +54,7 @@ from tqdm import tqdm
 
 import glamm_jax.miniworld  # noqa: F401  # registers the scheme miniworld/NAME
 from glamm_jax.cli import compare
-from glamm_jax.cli.program import make_parser, positive_int, run_program
+from glamm_jax.cli.program import make_parser, positive_int, run_program, this_machine
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.record_sources import find_scheme
 from glamm_jax.environment import ALLOW_OUTSIDE, environment_variables
@@ -287,8 +287,8 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
     add = parser.add_argument
     add("benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help="listed below")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", type=Path, help="model folder")
-    source.add_argument("--predictions", type=Path, help="folder of predictions to score")
+    source.add_argument("--model", type=this_machine, help="model folder")
+    source.add_argument("--predictions", type=this_machine, help="folder of predictions to score")
     add(
         "--data",
         required=True,
@@ -296,7 +296,12 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
         metavar="DATA",
         help="SCHEME/NAME, folders or files (see above)",
     )
-    add("--out", type=Path, required=True, help="new folder, or that of an evaluation to resume")
+    add(
+        "--out",
+        type=this_machine,
+        required=True,
+        help="new folder, or that of an evaluation to resume",
+    )
     add("--split", nargs="+", default=["val"], metavar="SPLIT", help="default: val")
     add(
         "--dataset",
@@ -305,7 +310,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
         metavar="NAME",
         help="--data has the original layout of these datasets",
     )
-    add("--images", type=Path, help="folder of the images of annotation files")
+    add("--images", type=this_machine, help="folder of the images of annotation files")
     add(
         "--allow-outside",
         action="store_true",

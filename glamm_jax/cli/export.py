@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from glamm_jax.cli.program import make_parser, run_program
+from glamm_jax.cli.program import make_parser, run_program, this_machine
 from glamm_jax.cli.progress import progress_bar
 from glamm_jax.training.initialization import load_trained_model
 from glamm_jax.weights.folder import write_model
@@ -35,8 +35,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax export")
 def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax export") -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="new model folder")
+    parser.add_argument("run", type=this_machine, metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "--out", type=this_machine, required=True, metavar="MODEL", help="new model folder"
+    )
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the latest)")
     return parser.parse_args(arguments)
 

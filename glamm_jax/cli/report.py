@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from glamm_jax.cli.program import make_parser, run_program
+from glamm_jax.cli.program import make_parser, run_program, this_machine
 from glamm_jax.training.training_page import make_training_page
 
 
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax report")
 def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax report") -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
-    parser.add_argument("--out", type=Path, metavar="PAGE", help="default: RUN/report.html")
+    parser.add_argument("runs", type=this_machine, nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument("--out", type=this_machine, metavar="PAGE", help="default: RUN/report.html")
     return parser.parse_args(arguments)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from glamm_jax.cli.program import this_machine
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.run_page import NUM_IMAGES, run_page
 
@@ -24,7 +25,7 @@ from glamm_jax.grand.run_page import NUM_IMAGES, run_page
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run", metavar="RUN", help="the run folder")
-    parser.add_argument("--out", type=Path, metavar="PAGE", help="default: RUN/report.html")
+    parser.add_argument("--out", type=this_machine, metavar="PAGE", help="default: RUN/report.html")
     parser.add_argument(
         "--gallery", type=int, default=NUM_IMAGES, metavar="N", help="images (%(default)s)"
     )

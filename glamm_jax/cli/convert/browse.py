@@ -25,7 +25,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
-from glamm_jax.cli.program import checkout_path, positive_int
+from glamm_jax.cli.program import checkout_path, positive_int, this_machine
 from glamm_jax.config import released
 from glamm_jax.data.record_shards import RecordShards, ShardError
 from glamm_jax.data.record_sources import find_scheme, open_records
@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data", metavar="DATA", help="folder of record shards, or miniworld/WORLD@SIZE"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="PAGE", help="page to write")
+    parser.add_argument(
+        "--out", type=this_machine, required=True, metavar="PAGE", help="page to write"
+    )
     parser.add_argument(
         "--samples",
         type=positive_int,
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tokenizer",
-        type=Path,
+        type=this_machine,
         metavar="DIR",
         help="folder with LLaMA's tokenizer.model, for the lengths of the released model; default: "
         "the small tokenizer of the repository's tests, which needs more tokens for a text",

@@ -39,11 +39,10 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from glamm_jax.cli.convert.assemble import Request, assemble, leaf_shapes
-from glamm_jax.cli.program import printable
+from glamm_jax.cli.program import printable, this_machine
 from glamm_jax.cli.progress import print_summary, progress_bar
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.files import atomic_folder
@@ -58,21 +57,25 @@ from glamm_jax.weights.transfer import import_tensors
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder or file")
-    parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="new model folder")
-    parser.add_argument("--clip", type=Path, metavar="DIR", help="CLIP's Hugging Face folder")
+    parser.add_argument("source", type=this_machine, metavar="SOURCE", help="folder or file")
     parser.add_argument(
-        "--sam", type=Path, metavar="FILE", help=".pth file of SAM, if SOURCE is a LLaMA"
+        "--out", type=this_machine, required=True, metavar="MODEL", help="new model folder"
     )
     parser.add_argument(
-        "--region", type=Path, metavar="DIR", help="folder of GPT4RoI, if SOURCE is a LLaMA"
+        "--clip", type=this_machine, metavar="DIR", help="CLIP's Hugging Face folder"
     )
     parser.add_argument(
-        "--adapter", type=Path, metavar="DIR", help="folder of a peft adapter of SOURCE"
+        "--sam", type=this_machine, metavar="FILE", help=".pth file of SAM, if SOURCE is a LLaMA"
+    )
+    parser.add_argument(
+        "--region", type=this_machine, metavar="DIR", help="folder of GPT4RoI, if SOURCE is a LLaMA"
+    )
+    parser.add_argument(
+        "--adapter", type=this_machine, metavar="DIR", help="folder of a peft adapter of SOURCE"
     )
     parser.add_argument(
         "--tokenizer",
-        type=Path,
+        type=this_machine,
         metavar="DIR",
         help="folder with the tokenizer and config.json, if SOURCE is a file",
     )

@@ -15,8 +15,8 @@ import argparse
 import sys
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
+from glamm_jax.cli.program import this_machine
 from glamm_jax.cli.progress import print_summary, progress_bar
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.errors import FolderError
@@ -30,9 +30,9 @@ from glamm_jax.weights.transfer import copy_leaves
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="model folder with LoRA")
+    parser.add_argument("model", type=this_machine, metavar="MODEL", help="model folder with LoRA")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="MERGED", help="new model folder"
+        "--out", type=this_machine, required=True, metavar="MERGED", help="new model folder"
     )
 
 
