@@ -113,6 +113,11 @@ def make_folder(path: AnyPath) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def size_of(path: AnyPath) -> int:
+    """Return the size of a file in bytes."""
+    return path.stat().st_size if isinstance(path, Path) else path.stat().length
+
+
 def is_service_error(error: BaseException) -> bool:
     """Tell whether an exception comes from a client of the service."""
     return type(error).__module__.startswith(_CLIENTS)
@@ -177,35 +182,45 @@ def delete(path: epath.Path, generation: int | None = None) -> None:
         bucket_files().call("DELETE", "b/{}/o/{}", bucket, key, **conditions)
 
 
-def append(path: epath.Path, content: bytes) -> None:
+def append(path: epath.Path, content: bytes, generation: int | None = None) -> int:
     """Append to an object, or create it: the service joins it with a new one in one request.
 
     A process that is killed may leave the new one, NAME.part, behind; the next one replaces it.
+
+    Args:
+        path: of the object.
+        content: what is appended.
+        generation: that the object must have, 0: it must not exist; None: any.
+
+    Returns:
+        The generation of the longer object.
+
+    Raises:
+        ConditionError: another process has written the object.
+        StorageError: it cannot be written.
     """
-    if not content:
-        return
     old = object_info(path)
+    if generation is not None and (old.generation if old else 0) != generation:
+        raise ConditionError(f"{path}: was written by another process meanwhile")
     if old is None:
-        put(path, content)
-        return
+        return put(path, content, 0)
     part = path.with_name(f"{path.name}.part")
     put(part, content)
     bucket, key = _split(path)
     request = {"sourceObjects": [{"name": key}, {"name": _split(part)[1]}]}
-    with service_errors(path):
-        try:
-            bucket_files().call(
-                *("POST", "b/{}/o/{}/compose", bucket, key),
-                ifGenerationMatch=str(old.generation),
-                headers={"Content-Type": "application/json"},
-                data=json.dumps(request).encode(),
-            )
-        except FileExistsError as error:
-            # The client repeats a request whose answer was lost: then it has been joined already.
-            new = object_info(path)
-            if new is None or new.size != old.size + len(content):
-                raise ConditionError(f"{path}: was written by another process meanwhile") from error
+    # The client repeats a request whose answer was lost: then they have been joined already.
+    with service_errors(path), suppress(FileExistsError):
+        bucket_files().call(
+            *("POST", "b/{}/o/{}/compose", bucket, key),
+            ifGenerationMatch=str(old.generation),
+            headers={"Content-Type": "application/json"},
+            data=json.dumps(request).encode(),
+        )
+    new = object_info(path)
+    if new is None or new.size != old.size + len(content):
+        raise ConditionError(f"{path}: was written by another process meanwhile")
     delete(part)
+    return new.generation
 
 
 def object_info(path: epath.Path) -> ObjectInfo | None:
@@ -266,14 +281,18 @@ def upload_folder(source: Path, target: epath.Path, last: str) -> None:
             )
 
 
-def move_folder(source: epath.Path, target: epath.Path, marker: str) -> None:
-    """Move all objects of a folder; the marker of a complete one is moved last and removed first.
+def move_folder(source: AnyPath, target: AnyPath, marker: str) -> None:
+    """Rename a folder. In a bucket, all of its objects are copied, then removed.
 
     Args:
         source: the folder.
         target: its new place.
-        marker: name of the object that marks a complete folder.
+        marker: name of the object that marks a complete folder in a bucket: it is copied last and
+            removed first.
     """
+    if isinstance(source, Path):
+        source.rename(target)
+        return
     names = sorted(objects_below(source), key=lambda name: name == marker)
     files = bucket_files()
     with service_errors(source):

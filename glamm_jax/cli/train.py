@@ -49,7 +49,7 @@ from tqdm import tqdm
 import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
 from glamm_jax.aot.chips import chip_of
 from glamm_jax.aot.plan import plan
-from glamm_jax.cli.program import make_parser, run_program, this_machine
+from glamm_jax.cli.program import any_path, make_parser, run_program, this_machine
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.config.overrides import with_overrides
 from glamm_jax.data.dataset_mixture import mixture_of
@@ -79,7 +79,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax train") -> arg
         help="configuration of the run",
     )
     parser.add_argument(
-        "--out", type=this_machine, metavar="RUN", help="new folder, or the run to resume"
+        "--out", type=any_path, metavar="RUN", help="new folder, or the run to resume"
     )
     parser.add_argument("--plan", action="store_true", help="print what the run would need")
     parser.add_argument("--steps", type=int, metavar="N", help="stop after step N")
