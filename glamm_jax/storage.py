@@ -32,7 +32,7 @@ from glamm_jax.errors import GLaMMError
 AnyPath: TypeAlias = Path | epath.Path
 
 SCHEME = "gs"
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")  # the service's rule for names
 # Modules whose exceptions come from the service: no access, no credentials, no connection.
 _CLIENTS = ("gcsfs", "google.auth", "google.api_core", "aiohttp", "requests")
@@ -61,43 +61,51 @@ class ObjectInfo(NamedTuple):
     generation: int
 
 
-def to_path(text: str) -> AnyPath:
+def to_path(text: str, other_urls: bool = False) -> AnyPath:
     """Return the path that a text names: on this machine, or in a bucket.
+
+    Args:
+        text: the path.
+        other_urls: whether other URLs are returned as paths that do not exist, where the reader
+            has a better message about them.
 
     Raises:
         StorageError: another service than Google Cloud Storage, no bucket, or the package for it
             is missing.
     """
     url = _URL.match(text)
-    if url is None:
+    scheme = url[1].lower() if url else ""
+    if url is None or (other_urls and scheme != SCHEME):
         return Path(text)
-    scheme, rest = url[1].lower(), url[2]
     if scheme != SCHEME:
         raise StorageError(
             f"{text}: {scheme}:// is not supported, only folders of this machine and gs://; "
             "download the files first"
         )
-    bucket = rest.partition("/")[0]
-    if not text.startswith(f"{SCHEME}://") or not _BUCKET.fullmatch(bucket):
+    bucket = text.removeprefix(f"{SCHEME}://").partition("/")[0]
+    if not _BUCKET.fullmatch(bucket):
         raise StorageError(f"{text}: no bucket; write gs://BUCKET/FOLDER")
     if importlib.util.find_spec("gcsfs") is None:
         raise StorageError(f"{text}: needs the package gcsfs: pip install 'glamm-jax[gcs]'")
     return epath.Path(text.rstrip("/"))
 
 
-def local_path(text: str, instead: str = "copy it to this machine first") -> Path:
+def local_path(text: str, other_urls: bool = False) -> Path:
     """Return the path that a text names, where only a folder or file of this machine can be used.
 
     Args:
         text: the path.
-        instead: advice for a path in a bucket.
+        other_urls: as for `to_path`.
 
     Raises:
         StorageError: it is in a bucket, or as for `to_path`.
     """
     if _URL.match(text) and text.startswith(f"{SCHEME}:"):
-        raise StorageError(f"{text}: cannot be in a bucket; {instead}")
-    path = to_path(text)
+        raise StorageError(
+            f"{text}: cannot be in a bucket, since it is read or written on this machine only; "
+            "copy it: gcloud storage cp -r FROM TO"
+        )
+    path = to_path(text, other_urls)
     assert isinstance(path, Path)
     return path
 
@@ -235,7 +243,7 @@ def object_info(path: epath.Path) -> ObjectInfo | None:
 
 def objects_below(folder: epath.Path) -> dict[str, ObjectInfo]:
     """Return all objects below a folder by their relative names, with one listing."""
-    prefix = "/".join(_split(folder)) + "/"
+    prefix = "/".join(_split(folder)).rstrip("/") + "/"
     with service_errors(folder):
         found = bucket_files().find(str(folder), detail=True)
     return {
@@ -245,20 +253,35 @@ def objects_below(folder: epath.Path) -> dict[str, ObjectInfo]:
     }
 
 
-def read_range(path: epath.Path, start: int, end: int) -> bytes:
-    """Read the bytes from `start` to before `end` of an object.
+def read_range(path: epath.Path, start: int, end: int, generation: int | None = None) -> bytes:
+    """Read a range of an object.
+
+    Args:
+        path: of the object.
+        start: position of the first byte.
+        end: position behind the last byte.
+        generation: that the object must have; None: any.
 
     Raises:
         FileNotFoundError: there is no such object.
-        StorageError: it has fewer bytes, or cannot be read.
+        StorageError: it has another generation or fewer bytes, or cannot be read.
     """
     if start >= end:
         return b""
+    conditions = {} if generation is None else {"ifGenerationMatch": str(generation)}
+    files = bucket_files()
     with service_errors(path):
-        data = bucket_files().cat_file(str(path), start=start, end=end)
+        try:
+            _, data = files.call(
+                *("GET", files.url(str(path))),
+                headers={"Range": f"bytes={start}-{end - 1}"},
+                **conditions,
+            )
+        except FileExistsError:  # the generation is another one
+            data = b""
     if len(data) != end - start:
         raise StorageError(
-            f"{path}: {len(data)} bytes came from position {start} instead of {end - start}; it "
+            f"{path}: {len(data)} bytes came from position {start} instead of {end - start}: it "
             "was replaced or truncated meanwhile"
         )
     return data

@@ -54,7 +54,7 @@ from tqdm import tqdm
 
 import glamm_jax.miniworld  # noqa: F401  # registers the scheme miniworld/NAME
 from glamm_jax.cli import compare
-from glamm_jax.cli.program import make_parser, positive_int, run_program, this_machine
+from glamm_jax.cli.program import make_parser, model_path, positive_int, run_program, this_machine
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.record_sources import find_scheme
 from glamm_jax.environment import ALLOW_OUTSIDE, environment_variables
@@ -287,7 +287,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
     add = parser.add_argument
     add("benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help="listed below")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", type=this_machine, help="model folder")
+    source.add_argument("--model", type=model_path, help="model folder")
     source.add_argument("--predictions", type=this_machine, help="folder of predictions to score")
     add(
         "--data",

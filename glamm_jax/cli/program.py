@@ -116,6 +116,22 @@ def this_machine(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def model_path(text: str) -> AnyPath:
+    """Parse the path of a model, as `any_path`; for other URLs, the reader says what to do."""
+    try:
+        return to_path(text, other_urls=True)
+    except StorageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def checkpoint_path(text: str) -> Path:
+    """Parse the path of a checkpoint, as `this_machine`; for other URLs, see `model_path`."""
+    try:
+        return local_path(text, other_urls=True)
+    except StorageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def print_module_help(documentation: str | None, program: str) -> None:
     """Say that a module is a part of a program and cannot be run by itself.
 

@@ -71,9 +71,7 @@ def _update(state: UInt64[np.ndarray, "4 4"], lanes: UInt64[np.ndarray, "4"]) ->
 
 
 @njit(cache=True, nogil=True)
-def _merge(
-    source: UInt64[np.ndarray, "4"], target: UInt64[np.ndarray, "4"], pair: int
-) -> None:
+def _merge(source: UInt64[np.ndarray, "4"], target: UInt64[np.ndarray, "4"], pair: int) -> None:
     """Add the permuted bytes of two numbers to two others."""
     v0, v1 = source[pair], source[pair + 1]
     target[pair] += (

@@ -38,6 +38,7 @@ from absl import flags
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.config.experiment import DataConfig
+from glamm_jax.data.block_cache import default_cache
 from glamm_jax.data.collate import BatchBuilder, ExpandedSample, expand_sample, join_slices
 from glamm_jax.data.conversation_sampler import sample_conversations
 from glamm_jax.data.encode import Sample, encode_examples
@@ -232,10 +233,11 @@ def open_batches(
     if not flags.FLAGS.is_parsed():  # grain reads a flag, and no flags are parsed here
         flags.FLAGS.mark_as_parsed()
     given = sources or {}
+    cache = default_cache(data.cache_dir, data.cache_bytes)
     opened = [
         given[entry.dataset]
         if entry.dataset in given
-        else open_records(entry.dataset, entry.split, data.seed)
+        else open_records(entry.dataset, entry.split, data.seed, cache)
         for entry in data.mixture
     ]
     sizes = [len(source) for source in opened]

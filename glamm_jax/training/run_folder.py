@@ -48,6 +48,7 @@ CHANGEABLE_FIELDS = (
     "validation.",
     "data.workers",
     "data.prefetch",
+    "data.cache_",
     "data.max_unreadable",
     "data.max_dropped",
     "init.",
