@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -119,6 +120,15 @@ def make_folder(path: AnyPath) -> None:
     """Create a folder and those above it, where there are folders."""
     if isinstance(path, Path):  # of a bucket, gcsfs would create the bucket itself
         path.mkdir(parents=True, exist_ok=True)
+
+
+def remove_folder(path: AnyPath) -> None:
+    """Remove a folder and all that is in it, if it exists."""
+    if isinstance(path, Path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with service_errors(path), suppress(FileNotFoundError):
+        bucket_files().rm(str(path), recursive=True)
 
 
 def size_of(path: AnyPath) -> int:

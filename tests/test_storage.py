@@ -12,6 +12,7 @@ from etils import epath
 from glamm_jax import bucket_lock
 from glamm_jax.errors import FolderError
 from glamm_jax.files import atomic_folder, lock_path, write_atomic
+from glamm_jax.line_log import open_log
 from glamm_jax.storage import (
     ConditionError,
     StorageError,
@@ -25,7 +26,6 @@ from glamm_jax.storage import (
     read_range,
     to_path,
 )
-from glamm_jax.training.line_log import open_log
 
 
 def test_a_path_of_this_machine_and_of_a_bucket_have_their_class() -> None:

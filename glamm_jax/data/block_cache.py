@@ -43,10 +43,12 @@ class BlockCache:
     Attributes:
         folder: created when it is needed.
         max_bytes: largest size of all blocks.
+        block_bytes: size of a block.
     """
 
     folder: Path
     max_bytes: int
+    block_bytes: int = BLOCK_BYTES
 
     def read(self, path: epath.Path, info: ObjectInfo, start: int, end: int) -> bytes:
         """Read a range of an object.
@@ -60,9 +62,9 @@ class BlockCache:
         Raises:
             StorageError: the object was replaced, or cannot be read.
         """
-        first = start // BLOCK_BYTES
-        blocks = [self._block(path, info, i) for i in range(first, -(-end // BLOCK_BYTES))]
-        offset = start - first * BLOCK_BYTES
+        first, end_block = start // self.block_bytes, -(-end // self.block_bytes)
+        blocks = [self._block(path, info, index) for index in range(first, end_block)]
+        offset = start - first * self.block_bytes
         return b"".join(blocks)[offset : offset + end - start]
 
     def check_space(self) -> None:
@@ -86,9 +88,10 @@ class BlockCache:
             )
 
     def _block(self, path: epath.Path, info: ObjectInfo, index: int) -> bytes:
-        start = index * BLOCK_BYTES
-        end = min(start + BLOCK_BYTES, info.size)
-        name = hashlib.sha256(f"{path}#{info.generation}".encode()).hexdigest()[:32]
+        start = index * self.block_bytes
+        end = min(start + self.block_bytes, info.size)
+        source = f"{path}#{info.generation}#{self.block_bytes}"
+        name = hashlib.sha256(source.encode()).hexdigest()[:32]
         file = self.folder / name[:2] / f"{name}-{index}{_SUFFIX}"
         with suppress(FileNotFoundError):
             content = file.read_bytes()

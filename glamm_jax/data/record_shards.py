@@ -169,6 +169,11 @@ class RecordShards(Sequence[Record]):
         if instructions:
             self._data = _open_files(self.folder, instructions, cache)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the records are in a bucket."""
+        return not isinstance(self.folder, Path)
+
     def __len__(self) -> int:
         return len(self._data)
 

@@ -21,8 +21,8 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from glamm_jax.errors import ConfigError
+from glamm_jax.line_log import FLUSH_SECONDS
 from glamm_jax.storage import AnyPath, append
-from glamm_jax.training.line_log import FLUSH_SECONDS
 from glamm_jax.training.loop import StepRecord, ValidationResult
 from glamm_jax.training.losses import LOSS_NAMES
 

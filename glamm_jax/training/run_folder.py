@@ -32,8 +32,8 @@ from glamm_jax.config.flat import changed_fields, flatten_config
 from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.files import FileLock, lock_path, write_atomic
 from glamm_jax.json_files import JSONError, JSONObject, decode_text, parse_json, read_json
+from glamm_jax.line_log import LineLog, open_log
 from glamm_jax.storage import AnyPath, make_folder, move_folder
-from glamm_jax.training.line_log import LineLog, open_log
 from glamm_jax.weights.config_file import config_from_json, config_to_json
 
 CONFIG, METRICS, EVENTS = "config.json", "metrics.jsonl", "events.jsonl"
