@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlparse
@@ -70,7 +70,16 @@ class SlowServer:
         num_bytes: of all answers.
     """
 
-    def __init__(self, server: str, delay: float):
+    def __init__(
+        self, server: str, delay: float, on_write: Callable[[str, bytes], None] | None = None
+    ):
+        """Start the server.
+
+        Args:
+            server: that answers the requests.
+            delay: seconds from a request to its answer.
+            on_write: called with the path and the body of a request before it is passed on.
+        """
         address = urlparse(server)
         counts = self
 
@@ -80,6 +89,8 @@ class SlowServer:
             def do_GET(self) -> None:
                 started = time.monotonic()
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if on_write and self.command != "GET":
+                    on_write(self.path, body)
                 connection = http.client.HTTPConnection(address.hostname or "", address.port)
                 headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
                 connection.request(self.command, self.path, body, headers)

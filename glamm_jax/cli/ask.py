@@ -28,7 +28,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from glamm_jax.cli.program import checkout_path, make_parser, model_path, run_program, this_machine
+from glamm_jax.cli.program import (
+    any_path,
+    checkout_path,
+    make_parser,
+    model_path,
+    run_program,
+    this_machine,
+)
 from glamm_jax.data.boxes import check_boxes
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.inference.answer import Answer, Grounding
@@ -100,7 +107,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax ask") -> argpa
     )
     add(
         "--out",
-        type=this_machine,
+        type=any_path,
         default=Path("out/answer"),
         help="write OUT.png and OUT.json (%(default)s)",
     )

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from glamm_jax.aot.compile_step import compile_for_topology, released_gcg_config
 from glamm_jax.aot.plan import plan
-from glamm_jax.cli.program import make_parser, positive_int, run_program, this_machine
+from glamm_jax.cli.program import any_path, make_parser, positive_int, run_program, this_machine
 from glamm_jax.cli.train import add_overrides, configuration, load_config
 from glamm_jax.files import write_atomic
 
@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax plan") -> argp
         help="rows and images per batch slice, without --config (default: %(default)s)",
     )
     parser.add_argument(
-        "--json", type=this_machine, metavar="FILE", help="write the result of the compilation"
+        "--json", type=any_path, metavar="FILE", help="write the result of the compilation"
     )
     add_overrides(parser)
     return parser.parse_args(arguments)

@@ -29,6 +29,9 @@ RUN/events.jsonl      started, resumed_from, saved, skipped, dropped, validated,
 RUN/checkpoints/STEP  trained parameters; `glamm-jax export RUN --out MODEL` writes the model
 RUN/tensorboard       event files of TensorBoard; `glamm-jax report RUN` writes a web page
 
+RUN, SHARDS, and the folders in the configuration may be in a bucket (gs://BUCKET/FOLDER); see
+docs/storage.md. What is read of shards is kept in data.cache_dir, up to data.cache_bytes.
+
 Exit status: 0 success, or stopped by a signal after saving; 2 unusable input, a killed worker
 process, or a disk that is full.
 """

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,16 +13,22 @@ import numpy as np
 import pytest
 from etils import epath
 
+from glamm_jax.cli.export import main as export_main
+from glamm_jax.cli.report import main as report_main
 from glamm_jax.config.experiment import CheckpointConfig, ExperimentConfig
 from glamm_jax.errors import FolderError
 from glamm_jax.line_log import BucketLog
 from glamm_jax.storage import AnyPath, delete, objects_below, put
+from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.training.checkpoint import DamagedCheckpointError, load_trained_leaves
 from glamm_jax.training.loop import train
 from glamm_jax.training.metric_writers import TensorBoard
 from glamm_jax.training.run_folder import COMMITTED, EVENTS, METRICS, read_lines
+from glamm_jax.weights.folder import ModelFolder
+from tests.bucket_server import SlowServer
 from tests.small_experiment import get_config
 
+ROOT = Path(__file__).parents[2]
 STEPS = 4
 
 
@@ -57,7 +67,7 @@ def assert_same(folder: AnyPath, unbroken: Path) -> None:
 
 
 def test_a_run_that_is_killed_continues_bit_exactly(
-    bucket: epath.Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: epath.Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = bucket / "runs" / "a"
     records = train(config(), folder, metric_writers=[TensorBoard(folder / "tensorboard")])
@@ -79,6 +89,15 @@ def test_a_run_that_is_killed_continues_bit_exactly(
     assert not [name for name in names if name.endswith((".part", "left-behind"))]
     assert any(name.startswith("tensorboard/events") for name in names)
     assert not Path("gs:").exists()
+    assert report_main([str(folder)]) == 0
+    assert "polyline" in (folder / "report.html").read_text()
+    for source, target in ((folder, bucket / "model"), (unbroken, tmp_path / "model")):
+        assert export_main([str(source), "--out", str(target)]) == 0
+    exported, expected = ModelFolder(bucket / "model"), ModelFolder(tmp_path / "model")
+    assert exported.infos == expected.infos
+    for name in exported.infos:
+        np.testing.assert_array_equal(exported.read(name), expected.read(name), err_msg=name)
+    assert load_tokenizer(bucket / "model").size == load_tokenizer(tmp_path / "model").size
 
 
 def test_damage_is_named_and_an_earlier_checkpoint_is_taken(
@@ -107,3 +126,44 @@ def test_damage_is_named_and_an_earlier_checkpoint_is_taken(
 def test_a_bucket_that_does_not_exist_is_named_before_any_work() -> None:
     with pytest.raises(ValueError, match="there is no bucket no-such-bucket"):
         run(epath.Path("gs://no-such-bucket/run"))
+
+
+KILLED_AT = (1, 4, 9, 16, 25)  # numbers of requests that write a checkpoint
+COMMAND = [
+    *(sys.executable, "-m", "train", "--config", "tests/small_experiment.py", "--set"),
+    *("checkpoint.every=2", "checkpoint.keep_last=2", f"optim.total_steps={STEPS}"),
+    "optim.trainable=projector",
+]
+
+
+@pytest.mark.slow
+def test_a_program_that_is_killed_during_an_upload_continues_bit_exactly(
+    bucket: epath.Path, bucket_server: str, tmp_path: Path
+) -> None:
+    folder, processes, num_writes = bucket / "run", [], 0
+    local = tmp_path / "unbroken"
+    limit: int | None = None
+
+    def count(path: str, body: bytes) -> None:
+        nonlocal num_writes
+        if "checkpoints" in path or b"checkpoints/" in body[:1000]:
+            num_writes += 1
+            if num_writes == limit:
+                processes[-1].kill()
+
+    server = SlowServer(bucket_server, 0.0, count)
+    addresses = dict.fromkeys(("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"), server.url)
+    environment = os.environ | addresses | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    log = tmp_path / "log"
+    for out, limit in ((local, None), *((folder, x) for x in KILLED_AT), (folder, None)):
+        num_writes = 0
+        command = [*COMMAND, "--out", str(out)]
+        with log.open("a") as file:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+        processes.append(process)
+        status = process.wait(timeout=1200)
+        assert status == (-signal.SIGKILL if limit else 0), log.read_text()[-3000:]
+    server.close()
+    assert_same(folder, local)
+    steps = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert steps == ["2", "4"]
