@@ -27,7 +27,7 @@ from etils import epath
 
 from glamm_jax.bucket_lock import BucketLock
 from glamm_jax.errors import FolderError, GLaMMError
-from glamm_jax.storage import AnyPath, objects_below, put, upload_folder
+from glamm_jax.storage import AnyPath, objects_below, put, to_path, upload_folder
 
 # The longest name of common file systems is 255 bytes; a temporary name is longer by some.
 MAX_NAME_BYTES = 200
@@ -173,7 +173,7 @@ def write_atomic(path: AnyPath, content: bytes | str) -> None:
 
 
 @contextmanager
-def atomic_folder(path: AnyPath, nbytes: int = 0, last: str = "") -> Iterator[Path]:
+def atomic_folder(path: AnyPath | str, nbytes: int = 0, last: str = "") -> Iterator[Path]:
     """Yield a temporary folder, renamed to `path` at the end and removed if anything fails.
 
     One in a bucket is written to the temporary folder of this machine (TMPDIR) and uploaded.
@@ -187,6 +187,7 @@ def atomic_folder(path: AnyPath, nbytes: int = 0, last: str = "") -> Iterator[Pa
         FolderError: the folder exists, another process writes it, there is not enough free space,
             or it cannot be written.
     """
+    path = to_path(path) if isinstance(path, str) else path
     if not isinstance(path, Path):
         with _uploaded_folder(path, nbytes, last) as folder:
             yield folder

@@ -1,8 +1,7 @@
 """Paths on this machine and in buckets of Google Cloud Storage.
 
     to_path("runs/tiny")           # pathlib.Path
-    to_path("gs://bucket/run")     # etils.epath.Path
-    to_path("s3://bucket/run")     # StorageError
+    to_path("gs://bucket/run")     # etils.epath.Path; other services are a StorageError
 
 A function with a parameter of type `AnyPath` works with both; one with `Path` needs a file system.
 Both classes have the same methods for names, for reading and for listing. A bucket has no folders,
@@ -37,7 +36,12 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")  # the service's rule for names
 # Modules whose exceptions come from the service: no access, no credentials, no connection.
 _CLIENTS = ("gcsfs", "google.auth", "google.api_core", "aiohttp", "requests")
-fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+_SECONDS = 300.0  # without a bound, a request that the service does not answer never ends
+fsspec.config.conf["gcs"] = {
+    "use_listings_cache": False,
+    "requests_timeout": _SECONDS,
+    **fsspec.config.conf.get("gcs", {}),
+}
 
 
 class StorageError(GLaMMError):

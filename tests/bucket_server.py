@@ -12,6 +12,7 @@ import os
 import threading
 import time
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -34,12 +35,14 @@ def bucket_server() -> Iterator[str]:
     """Start the server for all clients of this process and of those that it starts."""
     server = FakeGCSServer()
     server.start()  # sets STORAGE_EMULATOR_HOST
+    process = server._process
+    # It logs every request to a pipe, and stops answering when the pipe is full.
+    threading.Thread(target=deque, args=(process.stderr, 0), daemon=True).start()
     variables = {"TENSORSTORE_GCS_HTTP_URL": server.url, **OTHER_VARIABLES}
     os.environ.update(variables)
     yield server.url
     for name in variables:
         del os.environ[name]
-    process = server._process
     server.stop()
     process.stderr.close()
 

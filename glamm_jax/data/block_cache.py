@@ -114,6 +114,8 @@ class BlockCache:
         try:
             temporary.write_bytes(content)
             os.replace(temporary, file)
+        except FileNotFoundError:  # another process has removed it to make room
+            return
         except OSError as error:
             temporary.unlink(missing_ok=True)
             if error.errno == errno.ENOSPC:

@@ -9,6 +9,7 @@ validation/gcg/mIoU, and panels/0 for the images of the validation.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -97,18 +98,17 @@ class TensorBoard:
 
 
 class _BucketCopy:
-    """The copy of a temporary folder in a bucket; files of it only grow.
-
-    Attributes:
-        local: the temporary folder.
-    """
+    """The copy of a temporary folder in a bucket; files of it only grow."""
 
     def __init__(self, folder: epath.Path):
         self._folder = folder
-        self._temporary = tempfile.TemporaryDirectory(prefix="glamm-jax-")
-        self.local = Path(self._temporary.name)
         self._copied: dict[str, int] = {}  # bytes by the name of a file
         self._updated = time.monotonic()
+
+    @cached_property
+    def local(self) -> Path:
+        """The temporary folder."""
+        return Path(tempfile.mkdtemp(prefix="glamm-jax-"))
 
     @property
     def is_due(self) -> bool:
@@ -129,7 +129,7 @@ class _BucketCopy:
     def close(self) -> None:
         """Append what is new, and remove the temporary folder."""
         self.update()
-        self._temporary.cleanup()
+        shutil.rmtree(self.local)
 
 
 class WeightsAndBiases:

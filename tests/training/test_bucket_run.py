@@ -33,9 +33,7 @@ STEPS = 4
 
 
 def config() -> ExperimentConfig:
-    experiment = get_config()
-    optim = replace(experiment.optim, total_steps=STEPS, trainable="projector")
-    return replace(experiment, optim=optim, checkpoint=CheckpointConfig(every=2, keep_last=2))
+    return replace(get_config(), checkpoint=CheckpointConfig(every=2, keep_last=2))
 
 
 def run(folder: AnyPath, steps: int = STEPS, **options: object) -> list[dict]:
@@ -131,8 +129,7 @@ def test_a_bucket_that_does_not_exist_is_named_before_any_work() -> None:
 KILLED_AT = (1, 4, 9, 16, 25)  # numbers of requests that write a checkpoint
 COMMAND = [
     *(sys.executable, "-m", "train", "--config", "tests/small_experiment.py", "--set"),
-    *("checkpoint.every=2", "checkpoint.keep_last=2", f"optim.total_steps={STEPS}"),
-    "optim.trainable=projector",
+    *("checkpoint.every=2", "checkpoint.keep_last=2", "--steps", str(STEPS)),
 ]
 
 
