@@ -15,11 +15,13 @@ is another server, as for all clients of Google Cloud Storage.
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -36,6 +38,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")  # the service's rule for names
 # Modules whose exceptions come from the service: no access, no credentials, no connection.
 _CLIENTS = ("gcsfs", "google.auth", "google.api_core", "aiohttp", "requests")
+_PART_BYTES, _NUM_UPLOADS = 16 << 20, 4
 _SECONDS = 300.0  # without a bound, a request that the service does not answer never ends
 fsspec.config.conf["gcs"] = {
     "use_listings_cache": False,
@@ -185,7 +188,7 @@ def put(path: epath.Path, content: bytes, generation: int | None = None) -> int:
                 f"{files._location}/upload/storage/v1/b/{bucket}/o",
                 uploadType="multipart",
                 headers={"Content-Type": f'multipart/related; boundary="{boundary}"'},
-                data=body,
+                data=io.BytesIO(body),
                 json_out=True,
                 **conditions,
             )
@@ -311,11 +314,21 @@ def upload_folder(source: Path, target: epath.Path, last: str) -> None:
     """
     names = sorted(str(x.relative_to(source)) for x in source.rglob("*") if x.is_file())
     groups = [[name for name in names if name != last], [name for name in names if name == last]]
-    with service_errors(target):
-        for group in filter(None, groups):
-            bucket_files().put(
-                [str(source / name) for name in group], [str(target / name) for name in group]
-            )
+    for group in groups:
+        with ThreadPoolExecutor(_NUM_UPLOADS) as pool:
+            list(pool.map(lambda name: _upload_file(source / name, target / name), group))
+
+
+def _upload_file(source: Path, target: epath.Path) -> None:
+    """Upload a file in parts; the object appears with the last one."""
+    with service_errors(target), source.open("rb") as file:
+        upload = bucket_files().open(str(target), "wb", block_size=_PART_BYTES)
+        try:
+            shutil.copyfileobj(file, upload, _PART_BYTES)
+        except BaseException:
+            upload.discard()
+            raise
+        upload.close()
 
 
 def move_folder(source: AnyPath, target: AnyPath, marker: str) -> None:
