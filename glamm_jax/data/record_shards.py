@@ -165,7 +165,7 @@ class RecordShards(Sequence[Record]):
             raise ShardError(f"{self.folder}: split {split!r} cannot be read: {error}") from error
         self._files = [str(instruction.filename) for instruction in instructions]
         self._ends = np.cumsum([instruction.take for instruction in instructions], dtype=np.int64)
-        self._data: Sequence[bytes] = ()
+        self._data: Any = ()
         if instructions:
             self._data = _open_files(self.folder, instructions, cache)
 
@@ -228,8 +228,8 @@ class _BucketRecords(Sequence[bytes]):
         return self.shards[file].read(self.first[file] + position)
 
 
-def _open_files(folder: AnyPath, files: Sequence[Any], cache: BlockCache | None) -> Sequence[bytes]:
-    """Open the files of a split.
+def _open_files(folder: AnyPath, files: Sequence[Any], cache: BlockCache | None) -> Any:
+    """Open the files of a split: the bytes of its records by index.
 
     Args:
         folder: of the dataset.
