@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo.gallery import METRICS, WHEN, read_metrics, write_gallery
+from glamm_jax.cli.program import this_machine
 from glamm_jax.evaluation.items import EvaluationData
 from glamm_jax.evaluation.scores import SCORES
 from glamm_jax.files import write_atomic
@@ -114,10 +115,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--out", type=Path, default=Path("out/demo"), help="folder of all files (%(default)s)")
+    add(
+        "--out",
+        type=this_machine,
+        default=Path("out/demo"),
+        help="folder of all files (%(default)s)",
+    )
     add(
         "--report",
-        type=Path,
+        type=this_machine,
         default=Path("demo-report.json"),
         help="JSON file of the metrics (%(default)s)",
     )

@@ -1,8 +1,9 @@
 """Files and folders: atomic writes, locks, names and paths that come from files of unknown origin.
 
 A file or a folder that is written is either complete or does not exist, after a power failure as
-well: it is synchronised with the disk before it is renamed. A name from a file becomes a path by
-`safe_name` (for writing) or `confined_file` (for reading), and by nothing else.
+well: it is synchronised with the disk before it is renamed. In a bucket an object appears when it
+is complete; a folder is complete when the file exists that is written last. A name from a file
+becomes a path by `safe_name` (for writing) or `confined_file` (for reading), and by nothing else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import shutil
 import socket
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,7 +23,11 @@ from contextlib import contextmanager, suppress
 from io import BufferedIOBase
 from pathlib import Path
 
+from etils import epath
+
+from glamm_jax.bucket_lock import BucketLock
 from glamm_jax.errors import FolderError, GLaMMError
+from glamm_jax.storage import AnyPath, objects_below, put, to_path, upload_folder
 
 # The longest name of common file systems is 255 bytes; a temporary name is longer by some.
 MAX_NAME_BYTES = 200
@@ -143,16 +149,21 @@ POLL_SECONDS = 0.2  # between two attempts to take a lock
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
+def write_atomic(path: AnyPath, content: bytes | str) -> None:
     """Write a temporary file next to `path`, then rename it; create missing parent folders.
 
     An existing file stays until the rename, and stays if anything fails. Text is encoded as UTF-8.
+    An object in a bucket is written in one request.
     """
+    data = content.encode() if isinstance(content, str) else content
+    if not isinstance(path, Path):
+        put(path, data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")
     try:
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -162,18 +173,25 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path | str, nbytes: int = 0) -> Iterator[Path]:
+def atomic_folder(path: AnyPath | str, nbytes: int = 0, last: str = "") -> Iterator[Path]:
     """Yield a temporary folder, renamed to `path` at the end and removed if anything fails.
+
+    One in a bucket is written to the temporary folder of this machine (TMPDIR) and uploaded.
 
     Args:
         path: the folder to create.
         nbytes: size of what will be written; it must fit the free space of the disk.
+        last: name of the file that is uploaded last, to a bucket: with it the folder is complete.
 
     Raises:
         FolderError: the folder exists, another process writes it, there is not enough free space,
             or it cannot be written.
     """
-    path = Path(path)
+    path = to_path(path) if isinstance(path, str) else path
+    if not isinstance(path, Path):
+        with _uploaded_folder(path, nbytes, last) as folder:
+            yield folder
+        return
     if path.exists():
         raise FolderError(f"{path}: exists already; remove it or choose another name")
     partial = path.with_name(f".{path.name}.partial")
@@ -183,12 +201,7 @@ def atomic_folder(path: Path | str, nbytes: int = 0) -> Iterator[Path]:
             try:
                 if partial.exists():  # an earlier process was killed
                     shutil.rmtree(partial)
-                free = shutil.disk_usage(path.parent).free
-                if nbytes > free:
-                    raise FolderError(
-                        f"{path}: {nbytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free "
-                        "there"
-                    )
+                _check_free_space(path.parent, nbytes, str(path))
                 partial.mkdir()
                 yield partial
                 sync_tree(partial)
@@ -201,6 +214,36 @@ def atomic_folder(path: Path | str, nbytes: int = 0) -> Iterator[Path]:
                     shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise FolderError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _uploaded_folder(path: epath.Path, nbytes: int, last: str) -> Iterator[Path]:
+    """Yield a temporary folder that is uploaded to a bucket at the end."""
+    if not last:
+        raise FolderError(
+            f"{path}: this folder cannot be written to a bucket; write it to this machine, then "
+            "copy it there"
+        )
+    names = objects_below(path)
+    if last in names:
+        raise FolderError(f"{path}: exists already; remove it or choose another name")
+    if names:
+        raise FolderError(
+            f"{path}: has {len(names)} files, but no {last}, which is uploaded last; if an "
+            f"interrupted upload has left them, remove them: gcloud storage rm -r {path}"
+        )
+    with tempfile.TemporaryDirectory(prefix="glamm-jax-") as name:
+        _check_free_space(Path(name), nbytes, f"{path} (written to {name} first; TMPDIR moves it)")
+        yield Path(name)
+        upload_folder(Path(name), path, last)
+
+
+def _check_free_space(folder: Path, nbytes: int, what: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise FolderError(
+            f"{what}: {nbytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free there"
+        )
 
 
 def sync(path: Path) -> None:
@@ -222,6 +265,22 @@ def sync_tree(folder: Path) -> None:
             if not os.path.islink(os.path.join(root, name)):
                 sync(Path(root, name))
         sync(Path(root))
+
+
+def lock_path(path: AnyPath, subject: str, wait: bool = False) -> FileLock | BucketLock:
+    """Take an exclusive lock: a file of the operating system, or a lease in a bucket.
+
+    Args:
+        path: of the lock.
+        subject: what is locked, for the error message.
+        wait: until the lock is free, instead of an error.
+
+    Raises:
+        FolderError: another process holds it.
+    """
+    if isinstance(path, Path):
+        return FileLock(path, subject, wait)
+    return BucketLock(path, subject, wait)
 
 
 class FileLock:
@@ -257,6 +316,9 @@ class FileLock:
                     f"or choose another folder (lock file {path})"
                 )
             time.sleep(POLL_SECONDS)
+
+    def check(self) -> None:
+        """Do nothing: the lock is held until it is closed."""
 
     def close(self) -> None:
         """Release the lock."""

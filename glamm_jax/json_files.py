@@ -15,10 +15,10 @@ import codecs
 import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 from glamm_jax.errors import GLaMMError
+from glamm_jax.storage import AnyPath, size_of
 
 MAX_BYTES = 1 << 28  # of a file that is read at once: 256 MiB
 # Levels of nesting. Python's parser accepts some hundreds, but not all code that follows. Longer
@@ -116,7 +116,7 @@ def _depth_exceeds(value: Any, limit: int) -> bool:
     return True
 
 
-def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
+def read_json(path: AnyPath, max_bytes: int = MAX_BYTES) -> Any:
     """Read a JSON file.
 
     Args:
@@ -129,7 +129,7 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
     try:
         if not path.is_file():
             raise JSONError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-        size = path.stat().st_size
+        size = size_of(path)
         if size > max_bytes:
             raise JSONError(f"{path}: {size} bytes; at most {max_bytes} are read")
         data = path.read_bytes()
@@ -142,7 +142,7 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
     return parse_json(data, str(path))
 
 
-def read_object(path: Path, max_bytes: int = MAX_BYTES) -> JSONObject:
+def read_object(path: AnyPath, max_bytes: int = MAX_BYTES) -> JSONObject:
     """Read a JSON file whose content is an object.
 
     Args:

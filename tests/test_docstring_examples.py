@@ -265,12 +265,17 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
     "parallel": lambda folder: {"state": nnx.state(GLaMM(get_config().model, rngs=nnx.Rngs(0)))},
     "report.html_page": lambda folder: {"image": IMAGE, "dog": MASK},
     "report.mask_overlay": lambda folder: {"image": IMAGE, "mask": MASK},
+    "storage": lambda folder: {},
     "training.optimizer": lambda folder: _optimization(),
     "weights.rules": lambda folder: {},
 }
 # Module whose example cannot run here -> the variables that it does not define, and why.
 NAMES_ONLY: dict[str, tuple[set[str], str]] = {
     "aot.compile_step": ({"config"}, "needs libtpu"),
+    "data.block_cache": (
+        {"Path", "path", "info", "start", "end"},
+        "needs a bucket; tests/data/test_bucket_shards.py makes these calls",
+    ),
     "grand.drivers.beam": ({"run", "graph"}, "needs Apache Beam"),
     "grand.inspection_page": (
         {"run", "Path", "find_image"},

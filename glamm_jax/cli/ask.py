@@ -28,12 +28,20 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from glamm_jax.cli.program import checkout_path, make_parser, run_program
+from glamm_jax.cli.program import (
+    any_path,
+    checkout_path,
+    make_parser,
+    model_path,
+    run_program,
+    this_machine,
+)
 from glamm_jax.data.boxes import check_boxes
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.inference.answer import Answer, Grounding
 from glamm_jax.inference.chat import Assistant, Question, load
 from glamm_jax.miniworld import EASY, render_scene
+from glamm_jax.storage import AnyPath
 from glamm_jax.text.questions import GCG_QUESTIONS
 
 SHIPPED_MODEL = ("checkpoints", "miniworld-tiny")  # in a checkout
@@ -51,8 +59,13 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax ask") -> argpa
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
     add = parser.add_argument
-    add("--model", type=Path, metavar="MODEL", help="model folder (default: the shipped model)")
-    add("--image", type=Path, metavar="FILE", help="image file (default: a rendered scene)")
+    add(
+        "--model",
+        type=model_path,
+        metavar="MODEL",
+        help="model folder (default: the shipped model)",
+    )
+    add("--image", type=this_machine, metavar="FILE", help="image file (default: a rendered scene)")
     add(
         "--scene",
         type=int,
@@ -94,7 +107,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax ask") -> argpa
     )
     add(
         "--out",
-        type=Path,
+        type=any_path,
         default=Path("out/answer"),
         help="write OUT.png and OUT.json (%(default)s)",
     )
@@ -117,9 +130,9 @@ def answer_question(options: argparse.Namespace) -> None:
         print(f"wrote {path}")
 
 
-def is_shipped(model: Path) -> bool:
+def is_shipped(model: AnyPath) -> bool:
     """Return whether a model folder is the shipped model, which was trained on drawn scenes."""
-    return model.resolve().parts[-2:] == SHIPPED_MODEL
+    return isinstance(model, Path) and model.resolve().parts[-2:] == SHIPPED_MODEL
 
 
 def _question(options: argparse.Namespace) -> Question:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import glamm_jax.miniworld  # noqa: F401  # registers the scheme miniworld/NAME
-from glamm_jax.cli.program import make_parser, run_program
+from glamm_jax.cli.program import any_path, make_parser, run_program
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.benchmarks.base import Item
 from glamm_jax.evaluation.compare import compare_scores, comparison_text
@@ -33,6 +33,7 @@ from glamm_jax.evaluation.items import EvaluationData, ItemsError, open_items
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, read_lines
 from glamm_jax.evaluation.scores import SCORES, ScoresError, load_scores
 from glamm_jax.json_files import JSONError, read_object
+from glamm_jax.storage import AnyPath, size_of
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax compare") -> int:
@@ -44,9 +45,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax compare"
 def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax compare") -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
-    parser.add_argument("a", type=Path, metavar="A", help="folder of the first evaluation")
-    parser.add_argument("b", type=Path, metavar="B", help="folder of the second evaluation")
-    parser.add_argument("--out", type=Path, metavar="PAGE", help="web page to write")
+    parser.add_argument("a", type=any_path, metavar="A", help="folder of the first evaluation")
+    parser.add_argument("b", type=any_path, metavar="B", help="folder of the second evaluation")
+    parser.add_argument("--out", type=any_path, metavar="PAGE", help="web page to write")
     return parser.parse_args(arguments)
 
 
@@ -64,10 +65,10 @@ def compare(options: argparse.Namespace) -> None:
     if options.out:
         items, load_image = _open_items(b)
         write_comparison(options.out, a, b, items, load_image)
-        print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
+        print(f"{options.out}: {size_of(options.out) / 1e6:.1f} MB")
 
 
-def _read_run(folder: Path) -> ComparedRun:
+def _read_run(folder: AnyPath) -> ComparedRun:
     """Read an evaluation's folder, which has scores.json at least."""
     scores = load_scores(folder / SCORES)
     config_path, predictions_path = folder / CONFIG, folder / PREDICTIONS

@@ -54,7 +54,14 @@ from tqdm import tqdm
 
 import glamm_jax.miniworld  # noqa: F401  # registers the scheme miniworld/NAME
 from glamm_jax.cli import compare
-from glamm_jax.cli.program import make_parser, positive_int, run_program
+from glamm_jax.cli.program import (
+    any_path,
+    make_parser,
+    model_path,
+    positive_int,
+    run_program,
+    this_machine,
+)
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.record_sources import find_scheme
 from glamm_jax.environment import ALLOW_OUTSIDE, environment_variables
@@ -78,6 +85,7 @@ from glamm_jax.inference.chat import Assistant, load
 from glamm_jax.metrics.captions import DEFAULT_CAPTION_METRICS, check_java
 from glamm_jax.metrics.similarity import CachedSimilarity, Similarity, WordSimilarity
 from glamm_jax.parallel import initialize_processes, make_mesh
+from glamm_jax.storage import AnyPath, to_path
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.weights.folder import ModelFolder
 
@@ -162,7 +170,7 @@ def selected_data(options: argparse.Namespace) -> dict[str, EvaluationData]:
 def _with_splits(text: str) -> tuple[str, list[str]]:
     """Split PATH:SPLIT,SPLIT; a path that exists is taken as it is."""
     path, colon, splits = text.rpartition(":")
-    if not colon or Path(text).exists() or not re.fullmatch(r"\w+(?:,\w+)*", splits):
+    if not colon or to_path(text).exists() or not re.fullmatch(r"\w+(?:,\w+)*", splits):
         return text, []
     return path, splits.split(",")
 
@@ -171,11 +179,13 @@ def _data_name(path: str) -> str:
     """Return a name for a dataset's folder: that of record shards without their version."""
     if find_scheme(path) is not None:
         return path.replace("/", "-")
-    parts = [part for part in Path(path).resolve().parts if not re.fullmatch(r"\d+(\.\d+)+", part)]
-    return parts[-1].removeprefix("glamm_") if "/" in path else Path(path).name
+    location = to_path(path)
+    location = location.resolve() if isinstance(location, Path) else location
+    parts = [part for part in location.parts if not re.fullmatch(r"\d+(\.\d+)+", part)]
+    return parts[-1].removeprefix("glamm_") if "/" in path else location.name
 
 
-def _predictions_of(folder: Path, name: str) -> Path:
+def _predictions_of(folder: AnyPath, name: str) -> AnyPath:
     """Return the folder of one evaluation's predictions; several are laid out as in OUT."""
     if not name:
         return folder
@@ -287,8 +297,8 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
     add = parser.add_argument
     add("benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help="listed below")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", type=Path, help="model folder")
-    source.add_argument("--predictions", type=Path, help="folder of predictions to score")
+    source.add_argument("--model", type=model_path, help="model folder")
+    source.add_argument("--predictions", type=any_path, help="folder of predictions to score")
     add(
         "--data",
         required=True,
@@ -296,7 +306,12 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
         metavar="DATA",
         help="SCHEME/NAME, folders or files (see above)",
     )
-    add("--out", type=Path, required=True, help="new folder, or that of an evaluation to resume")
+    add(
+        "--out",
+        type=any_path,
+        required=True,
+        help="new folder, or that of an evaluation to resume",
+    )
     add("--split", nargs="+", default=["val"], metavar="SPLIT", help="default: val")
     add(
         "--dataset",
@@ -305,7 +320,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
         metavar="NAME",
         help="--data has the original layout of these datasets",
     )
-    add("--images", type=Path, help="folder of the images of annotation files")
+    add("--images", type=this_machine, help="folder of the images of annotation files")
     add(
         "--allow-outside",
         action="store_true",

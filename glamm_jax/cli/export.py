@@ -18,10 +18,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from glamm_jax.cli.program import make_parser, run_program
+from glamm_jax.cli.program import any_path, make_parser, run_program
 from glamm_jax.cli.progress import progress_bar
+from glamm_jax.storage import to_path
 from glamm_jax.training.initialization import load_trained_model
 from glamm_jax.weights.folder import write_model
 
@@ -35,8 +35,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax export")
 def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax export") -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="new model folder")
+    parser.add_argument("run", type=any_path, metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "--out", type=any_path, required=True, metavar="MODEL", help="new model folder"
+    )
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the latest)")
     return parser.parse_args(arguments)
 
@@ -44,7 +46,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax export") -> ar
 def export(options: argparse.Namespace) -> None:
     """Load the trained model and write it."""
     config, model = load_trained_model(options.run, options.step)
-    tokenizer = Path(config.data.tokenizer)
+    tokenizer = to_path(config.data.tokenizer)
     with progress_bar(None, "writing") as advance:
         write_model(options.out, config.model, model, tokenizer, on_tensor=advance)
     print(f"{options.out}: glamm-jax ask --model {options.out} --image FILE --prompt TEXT")

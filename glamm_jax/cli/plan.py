@@ -22,11 +22,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from glamm_jax.aot.compile_step import compile_for_topology, released_gcg_config
 from glamm_jax.aot.plan import plan
-from glamm_jax.cli.program import make_parser, positive_int, run_program
+from glamm_jax.cli.program import any_path, make_parser, positive_int, run_program, this_machine
 from glamm_jax.cli.train import add_overrides, configuration, load_config
 from glamm_jax.files import write_atomic
 
@@ -41,7 +40,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax plan") -> argp
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="configuration of a training run"
+        "--config", type=this_machine, metavar="FILE", help="configuration of a training run"
     )
     parser.add_argument(
         "--mesh",
@@ -61,7 +60,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax plan") -> argp
         help="rows and images per batch slice, without --config (default: %(default)s)",
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the result of the compilation"
+        "--json", type=any_path, metavar="FILE", help="write the result of the compilation"
     )
     add_overrides(parser)
     return parser.parse_args(arguments)

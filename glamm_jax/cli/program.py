@@ -12,6 +12,7 @@ from typing import Any
 
 import glamm_jax
 from glamm_jax.errors import ConfigError, GLaMMError, GLaMMWarning
+from glamm_jax.storage import AnyPath, StorageError, describe, is_service_error, local_path, to_path
 
 UNUSABLE_INPUT, INTERRUPTED = 2, 130  # exit statuses
 TRACEBACK_VARIABLE = "GLAMM_JAX_TRACEBACK"
@@ -28,7 +29,8 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
         work: returns the exit status, None for 0.
 
     Returns:
-        The exit status: that of `work`, 2 for `GLaMMError` and `OSError`, 130 after Ctrl-C.
+        The exit status: that of `work`, 2 for `GLaMMError`, `OSError` and errors of a bucket, 130
+        after Ctrl-C.
     """
     show_other_warning = warnings.showwarning
 
@@ -47,6 +49,11 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
         print(f"{name}: {printable(str(error))}", file=sys.stderr)
+        return UNUSABLE_INPUT
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE) or not is_service_error(error):
+            raise
+        print(f"{name}: {printable(describe(error))}", file=sys.stderr)
         return UNUSABLE_INPUT
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted; the same command resumes", file=sys.stderr)
@@ -91,6 +98,38 @@ def positive_int(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
+
+
+def any_path(text: str) -> AnyPath:
+    """Parse a path on this machine or in a bucket; a type of argparse."""
+    try:
+        return to_path(text)
+    except StorageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def this_machine(text: str) -> Path:
+    """Parse a path that cannot be in a bucket; a type of argparse."""
+    try:
+        return local_path(text)
+    except StorageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def model_path(text: str) -> AnyPath:
+    """Parse the path of a model, as `any_path`; for other URLs, the reader says what to do."""
+    try:
+        return to_path(text, other_urls=True)
+    except StorageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def checkpoint_path(text: str) -> Path:
+    """Parse the path of a checkpoint, as `this_machine`; for other URLs, see `model_path`."""
+    try:
+        return local_path(text, other_urls=True)
+    except StorageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def print_module_help(documentation: str | None, program: str) -> None:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from glamm_jax.cli.program import make_parser, run_program
+from glamm_jax.cli.program import any_path, make_parser, run_program
+from glamm_jax.storage import AnyPath, size_of
 from glamm_jax.training.training_page import make_training_page
 
 
@@ -31,19 +31,19 @@ def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax report")
 def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax report") -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
-    parser.add_argument("--out", type=Path, metavar="PAGE", help="default: RUN/report.html")
+    parser.add_argument("runs", type=any_path, nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument("--out", type=any_path, metavar="PAGE", help="default: RUN/report.html")
     return parser.parse_args(arguments)
 
 
-def write(runs: Sequence[Path], out: Path) -> None:
+def write(runs: Sequence[AnyPath], out: AnyPath) -> None:
     """Write the page of one or several runs.
 
     Raises:
         RunError: a folder has no metrics.
     """
     make_training_page(runs).save(out)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    print(f"{out}: {size_of(out) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

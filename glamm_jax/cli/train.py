@@ -29,6 +29,9 @@ RUN/events.jsonl      started, resumed_from, saved, skipped, dropped, validated,
 RUN/checkpoints/STEP  trained parameters; `glamm-jax export RUN --out MODEL` writes the model
 RUN/tensorboard       event files of TensorBoard; `glamm-jax report RUN` writes a web page
 
+RUN, SHARDS, and the folders in the configuration may be in a bucket (gs://BUCKET/FOLDER); see
+docs/storage.md. What is read of shards is kept in data.cache_dir, up to data.cache_bytes.
+
 Exit status: 0 success, or stopped by a signal after saving; 2 unusable input, a killed worker
 process, or a disk that is full.
 """
@@ -49,7 +52,7 @@ from tqdm import tqdm
 import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
 from glamm_jax.aot.chips import chip_of
 from glamm_jax.aot.plan import plan
-from glamm_jax.cli.program import make_parser, run_program
+from glamm_jax.cli.program import any_path, make_parser, run_program, this_machine
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.config.overrides import with_overrides
 from glamm_jax.data.dataset_mixture import mixture_of
@@ -72,9 +75,15 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax train") -> arg
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
     parser.add_argument(
-        "--config", type=Path, required=True, metavar="FILE", help="configuration of the run"
+        "--config",
+        type=this_machine,
+        required=True,
+        metavar="FILE",
+        help="configuration of the run",
     )
-    parser.add_argument("--out", type=Path, metavar="RUN", help="new folder, or the run to resume")
+    parser.add_argument(
+        "--out", type=any_path, metavar="RUN", help="new folder, or the run to resume"
+    )
     parser.add_argument("--plan", action="store_true", help="print what the run would need")
     parser.add_argument("--steps", type=int, metavar="N", help="stop after step N")
     parser.add_argument(

@@ -23,7 +23,10 @@ ADDED_FIELDS: Mapping[str, Any] = {
     "losses.iou": 0.0,
     "data.max_unreadable": 0.05,
     "data.max_dropped": 0.5,
+    "data.cache_dir": "",
+    "data.cache_bytes": 32 << 30,
 }
+MIN_CACHE_BYTES = 8 << 20
 MASK_TASKS = ("gcg", "referring", "semantic", "grounding")
 
 
@@ -177,6 +180,9 @@ class DataConfig:
             which they are divided. Fixed for a run.
         workers: worker processes for each slice; 0 reads in threads.
         prefetch: batches made ahead of the device.
+        cache_dir: folder of this machine for what is read of record shards in a bucket; "": the
+            folder glamm-jax-cache in that of temporary files. Runs may share it.
+        cache_bytes: its largest size.
         max_unreadable: the run stops if a larger share of the records of a mixture entry (and more
             than 10 of them) cannot be read: a damaged file, image or mask.
         max_dropped: the same for records that give no sample for any reason: unreadable, no
@@ -194,6 +200,8 @@ class DataConfig:
     batch_slices: int = 1
     workers: int = 0
     prefetch: int = 1
+    cache_dir: str = ""
+    cache_bytes: int = 32 << 30
     max_unreadable: float = 0.05
     max_dropped: float = 0.5
 
@@ -207,6 +215,7 @@ class DataConfig:
             for name in entry.required_parts:
                 message = f"tasks {entry.tasks} of the mixture need some"
                 require(getattr(self.batch_shape, name) > 0, self.batch_shape, name, message)
+        require(self.cache_bytes >= MIN_CACHE_BYTES, self, "cache_bytes", "must be at least 8 MiB")
         require(self.workers >= 0, self, "workers", "must not be negative")
         for name in ("max_unreadable", "max_dropped"):
             require(0 <= getattr(self, name) <= 1, self, name, "must be in [0, 1]")

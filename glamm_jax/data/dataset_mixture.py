@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import get_args
 
 from glamm_jax.config.experiment import ConversationTask, MixtureEntry
 from glamm_jax.data.record_sources import find_scheme
 from glamm_jax.errors import ConfigError
 from glamm_jax.json_files import read_object
+from glamm_jax.storage import AnyPath, to_path
 
 DATASET_INFO = "dataset_info.json"  # written last, so that a folder with it is complete
 SUMMARY = "reports/{}.json"  # of the conversion of a split
@@ -36,14 +36,14 @@ def mixture_of(paths: Sequence[str], template: Sequence[MixtureEntry]) -> tuple[
     """
     entries: list[MixtureEntry] = []
     for path in paths:
-        dataset = path if find_scheme(path) is not None else str(_dataset_folder(Path(path)))
+        dataset = path if find_scheme(path) is not None else str(_dataset_folder(to_path(path)))
         own = _entries_of(dataset, template)
         total = sum(entry.weight for entry in own)
         entries += (replace(entry, weight=round(entry.weight / total, 6)) for entry in own)
     return tuple(entries)
 
 
-def _dataset_folder(path: Path) -> Path:
+def _dataset_folder(path: AnyPath) -> AnyPath:
     """Return the folder of record shards at or below a path."""
     if path.is_file():
         raise ConfigError(
@@ -68,7 +68,7 @@ def _dataset_folder(path: Path) -> Path:
 def _entries_of(dataset: str, template: Sequence[MixtureEntry]) -> list[MixtureEntry]:
     """Return the entries of one dataset."""
     split = template[0].split
-    summary = Path(dataset) / SUMMARY.format(split.partition("[")[0])
+    summary = to_path(dataset) / SUMMARY.format(split.partition("[")[0])
     if not summary.is_file():  # of a scheme, or written by another program
         tasks = dict.fromkeys(entry.tasks for entry in template)
         first = {entry.tasks: entry for entry in reversed(template)}

@@ -38,6 +38,7 @@ from absl import flags
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.config.experiment import DataConfig
+from glamm_jax.data.block_cache import default_cache
 from glamm_jax.data.collate import BatchBuilder, ExpandedSample, expand_sample, join_slices
 from glamm_jax.data.conversation_sampler import sample_conversations
 from glamm_jax.data.encode import Sample, encode_examples
@@ -56,6 +57,8 @@ UNREADABLE_RECORD = "dropped: the record cannot be read"
 UNREADABLE = (UNREADABLE_IMAGE, UNREADABLE_RECORD)
 MAX_PROBLEM = 300  # characters of a description of a record
 # Consecutive records without a usable sample after which the data is considered unusable.
+LOCAL_THREADS = 2  # that prepare samples, without worker processes
+REMOTE_THREADS = 16  # the same for records in a bucket: most of them wait for an answer
 MAX_UNUSABLE_RECORDS = 1000
 # So many records of a mixture entry may be dropped before their share is considered.
 MIN_DROPPED = 10
@@ -232,10 +235,11 @@ def open_batches(
     if not flags.FLAGS.is_parsed():  # grain reads a flag, and no flags are parsed here
         flags.FLAGS.mark_as_parsed()
     given = sources or {}
+    cache = default_cache(data.cache_dir, data.cache_bytes)
     opened = [
         given[entry.dataset]
         if entry.dataset in given
-        else open_records(entry.dataset, entry.split, data.seed)
+        else open_records(entry.dataset, entry.split, data.seed, cache)
         for entry in data.mixture
     ]
     sizes = [len(source) for source in opened]
@@ -247,8 +251,16 @@ def open_batches(
             )
     reader = SampleReader(opened, data, model)
     count = data.batch_slices // num_processes
+    is_remote = any(getattr(source, "is_remote", False) for source in opened)
+    num_threads = REMOTE_THREADS if is_remote else LOCAL_THREADS
     slices = {
-        index: SliceLoader(_stream(reader, opened, data, index), data, model, entry_sizes=sizes)
+        index: SliceLoader(
+            _stream(reader, opened, data, index),
+            data,
+            model,
+            entry_sizes=sizes,
+            num_threads=num_threads,
+        )
         for index in range(process * count, (process + 1) * count)
     }
     return iter(
@@ -348,6 +360,7 @@ class SliceLoader:
         model: configuration of the model.
         reads: the same samples, already being read in order; used instead of opening the stream.
         entry_sizes: records of each mixture entry, if an entry without samples is an error.
+        num_threads: that prepare samples if there are no worker processes.
     """
 
     def __init__(
@@ -357,6 +370,7 @@ class SliceLoader:
         model: GLaMMConfig,
         reads: Iterator[ReadSample] | None = None,
         entry_sizes: Sequence[int] = (),
+        num_threads: int = LOCAL_THREADS,
     ):
         self._stream: Any = stream
         self._data, self._model = data, model
@@ -367,6 +381,7 @@ class SliceLoader:
         self._counts: Counter[str] = Counter()
         self._entries: dict[int, EntryCounts] = {}
         self._entry_sizes = entry_sizes
+        self._num_threads = num_threads
 
     def next_batch(self) -> LoadedBatch:
         """The next batch of the slice.
@@ -472,10 +487,12 @@ class SliceLoader:
             return self._open
         remaining, workers = self._stream[self._position :], self._data.workers
         if not workers:
-            options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+            ahead = 4 * self._num_threads
+            options = grain.ReadOptions(self._num_threads, prefetch_buffer_size=ahead)
             self._open = iter(remaining.to_iter_dataset(options))
             return self._open
-        in_order = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        per_worker = max(1, self._num_threads // LOCAL_THREADS)
+        in_order = grain.ReadOptions(per_worker, prefetch_buffer_size=2 * per_worker)
         processes = grain.multiprocessing.MultiprocessingOptions(workers, per_worker_buffer_size=2)
         self._open = iter(remaining.to_iter_dataset(in_order).mp_prefetch(processes))
         with environment_variables(**WORKER_ENVIRONMENT):

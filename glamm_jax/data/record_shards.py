@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,9 +23,13 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
+from glamm_jax.config.experiment import DataConfig
+from glamm_jax.data.block_cache import BlockCache, default_cache
+from glamm_jax.data.bucket_shards import BucketShard, DamagedShardError
 from glamm_jax.data.record import Annotation, Link, Record, RecordError, Region
 from glamm_jax.files import FileNameError, safe_name
 from glamm_jax.json_files import MAX_WALKED, JSONError, read_object, show
+from glamm_jax.storage import AnyPath, objects_below, to_path
 
 FILE_FORMAT = "array_record"
 # As TFDS writes it into dataset_info.json.
@@ -124,17 +129,19 @@ class RecordShards(Sequence[Record]):
     It is pickled as the names of its files.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], split: str):
+    def __init__(self, folder: str | os.PathLike[str], split: str, cache: BlockCache | None = None):
         """Open what `glamm-jax convert dataset` wrote.
 
         Args:
-            folder: of the dataset, with dataset_info.json.
+            folder: of the dataset, with dataset_info.json; it may be in a bucket.
             split: its name, or a slice of it, such as "train[10%:20%]".
+            cache: of blocks of files in a bucket; None: that of the default configuration.
 
         Raises:
             ShardError: the folder contains no finished dataset, or not this split.
+            ConfigError: the cache does not fit on the disk.
         """
-        self.folder, self.split = Path(folder), split
+        self.folder, self.split = to_path(os.fspath(folder)), split
         if not (self.folder / "dataset_info.json").is_file():
             raise ShardError(
                 f"{self.folder}: no dataset_info.json; `glamm-jax convert dataset` writes it last, "
@@ -158,7 +165,14 @@ class RecordShards(Sequence[Record]):
             raise ShardError(f"{self.folder}: split {split!r} cannot be read: {error}") from error
         self._files = [str(instruction.filename) for instruction in instructions]
         self._ends = np.cumsum([instruction.take for instruction in instructions], dtype=np.int64)
-        self._data = ArrayRecordDataSource(instructions) if instructions else ()
+        self._data: Any = ()
+        if instructions:
+            self._data = _open_files(self.folder, instructions, cache)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the records are in a bucket."""
+        return not isinstance(self.folder, Path)
 
     def __len__(self) -> int:
         return len(self._data)
@@ -180,7 +194,7 @@ class RecordShards(Sequence[Record]):
             raise IndexError(f"record {index} of {len(self)}")
         try:
             return decode(self._data[position])
-        except (RuntimeError, ShardError) as error:
+        except (RuntimeError, ShardError, DamagedShardError) as error:
             file = self._files[int(np.searchsorted(self._ends, position, side="right"))]
             raise ShardError(
                 f"{file}: record {position} of {self.split}: {error}; delete the file and run the "
@@ -191,7 +205,59 @@ class RecordShards(Sequence[Record]):
         return f"RecordShards({str(self.folder)!r}, {self.split!r}): {len(self)} records"
 
 
-def _check_description(folder: Path) -> None:
+@dataclass(frozen=True)
+class _BucketRecords(Sequence[bytes]):
+    """Records of several files in a bucket.
+
+    Attributes:
+        shards: the files.
+        first: the first record of each that belongs to the split.
+        ends: number of records of the split up to and including each file.
+    """
+
+    shards: tuple[BucketShard, ...]
+    first: tuple[int, ...]
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: Any) -> Any:
+        file = int(np.searchsorted(self.ends, index, side="right"))
+        position = index - (int(self.ends[file - 1]) if file else 0)
+        return self.shards[file].read(self.first[file] + position)
+
+
+def _open_files(folder: AnyPath, files: Sequence[Any], cache: BlockCache | None) -> Any:
+    """Open the files of a split: the bytes of its records by index.
+
+    Args:
+        folder: of the dataset.
+        files: TFDS's instructions: filename, and which records of it.
+        cache: of blocks of files in a bucket.
+
+    Raises:
+        ShardError: a file of a bucket is missing.
+    """
+    if isinstance(folder, Path):
+        return ArrayRecordDataSource(files)
+    cache = cache or default_cache(DataConfig.cache_dir, DataConfig.cache_bytes)
+    cache.check_space()
+    objects = objects_below(folder)
+    paths = [folder / os.path.basename(file.filename) for file in files]
+    if missing := [str(path) for path in paths if path.name not in objects]:
+        raise ShardError(
+            f"{folder}: lacks {len(missing)} files, for example {missing[0]}; copy the complete "
+            "dataset there"
+        )
+    return _BucketRecords(
+        tuple(BucketShard(path, objects[path.name], cache) for path in paths),
+        tuple(file.skip for file in files),
+        np.cumsum([file.take for file in files], dtype=np.int64),
+    )
+
+
+def _check_description(folder: AnyPath) -> None:
     """Check the two files of TFDS that `glamm-jax convert dataset` writes.
 
     TFDS imports the Python modules that features.json names, and opens the files that a template in

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from glamm_jax.data.block_cache import BlockCache
 from glamm_jax.data.record import Record
 from glamm_jax.errors import ConfigError
 
@@ -57,13 +58,16 @@ def find_scheme(dataset: str) -> RecordScheme | None:
     return _SCHEMES.get(prefix) if slash else None
 
 
-def open_records(dataset: str, split: str, seed: int = 0) -> RecordSource:
+def open_records(
+    dataset: str, split: str, seed: int = 0, cache: BlockCache | None = None
+) -> RecordSource:
     """Open the records of one split of a dataset.
 
     Args:
         dataset: "SCHEME/NAME", or a folder that `glamm-jax convert dataset` wrote.
         split: its name; of a folder also a slice, such as "train[:10%]".
         seed: for schemes that generate their records.
+        cache: of blocks of files in a bucket; None: that of the default configuration.
 
     Raises:
         ConfigError: there is no such dataset or split.
@@ -75,6 +79,6 @@ def open_records(dataset: str, split: str, seed: int = 0) -> RecordSource:
     from glamm_jax.data.record_shards import RecordShards, ShardError
 
     try:
-        return RecordShards(dataset, split)
+        return RecordShards(dataset, split, cache)
     except ShardError as error:
         raise ConfigError(f"dataset {dataset!r}: {error}") from error

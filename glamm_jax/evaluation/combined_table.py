@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from glamm_jax.evaluation.benchmarks.base import Benchmark
 from glamm_jax.evaluation.scores import RunScores
 from glamm_jax.files import write_atomic
 from glamm_jax.report.text_table import format_cell, text_table
+from glamm_jax.storage import AnyPath
 
 TABLE = "table"  # its files: table.txt, table.md, table.json
 
@@ -25,7 +25,7 @@ Cells = dict[tuple[str, str], float]  # (evaluation, metric) -> fraction
 
 
 def write_combined_table(
-    folder: Path, benchmark: Benchmark, evaluations: Mapping[str, RunScores]
+    folder: AnyPath, benchmark: Benchmark, evaluations: Mapping[str, RunScores]
 ) -> str:
     """Write the table of several evaluations as text, Markdown and JSON.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from glamm_jax.config.flat import flatten_config
@@ -15,6 +14,7 @@ from glamm_jax.evaluation.item_cards import LoadImage, common_prompt, make_cards
 from glamm_jax.evaluation.item_scores import rank_items
 from glamm_jax.evaluation.scores import RunScores
 from glamm_jax.report.html_page import Card, Page
+from glamm_jax.storage import AnyPath
 
 MAX_ITEMS = 8  # of each direction
 
@@ -37,7 +37,7 @@ class ComparedRun:
 
 
 def write_comparison(
-    path: Path, a: ComparedRun, b: ComparedRun, items: Mapping[str, Item], load_image: LoadImage
+    path: AnyPath, a: ComparedRun, b: ComparedRun, items: Mapping[str, Item], load_image: LoadImage
 ) -> None:
     """Write the page, atomically.
 

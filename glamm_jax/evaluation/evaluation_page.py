@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from glamm_jax.config.flat import flatten_config
@@ -23,12 +22,13 @@ from glamm_jax.evaluation.item_scores import item_values, rank_items
 from glamm_jax.evaluation.published import paper_table
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.report.html_page import Page
+from glamm_jax.storage import AnyPath
 
 MAX_ITEMS = 8  # of the best, of the worst, and of those with problems
 
 
 def write_report(
-    path: Path,
+    path: AnyPath,
     benchmark: Benchmark,
     config: Mapping[str, Any],
     items: Sequence[Item],

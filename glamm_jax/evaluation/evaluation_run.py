@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -43,10 +42,11 @@ from glamm_jax.evaluation.prediction_files import (
 )
 from glamm_jax.evaluation.runner import predict_all
 from glamm_jax.evaluation.scores import SCORES, RunScores, save_scores
-from glamm_jax.files import FileLock, write_atomic
+from glamm_jax.files import lock_path, write_atomic
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.json_files import JSONError, read_object
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
+from glamm_jax.storage import AnyPath, make_folder
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.training.fingerprint import fingerprint
 
@@ -108,7 +108,7 @@ class EvaluationRun:
         self,
         benchmark: Benchmark,
         data: EvaluationData,
-        out: Path,
+        out: AnyPath,
         generation: GenerationConfig = GenerationConfig(),
     ):
         self.benchmark, self.data, self.out, self.generation = benchmark, data, out, generation
@@ -141,13 +141,14 @@ class EvaluationRun:
         Raises:
             FolderError: another evaluation holds it.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
+        make_folder(self.out)
         try:
-            with FileLock(self.out / f"{jax.process_index()}{LOCK_SUFFIX}", str(self.out)):
+            with lock_path(self.out / f"{jax.process_index()}{LOCK_SUFFIX}", str(self.out)):
                 yield
         finally:
-            with suppress(OSError):  # it has files
-                self.out.rmdir()
+            if isinstance(self.out, Path):
+                with suppress(OSError):  # it has files
+                    self.out.rmdir()
 
     def predict(self, assistant: Assistant, model: str = "") -> dict[str, Prediction]:
         """Predict all items that the folder does not have yet.
@@ -183,7 +184,7 @@ class EvaluationRun:
         )
         return {prediction.id: prediction for prediction in predictions}
 
-    def read_predictions(self, path: Path) -> ReadPredictions:
+    def read_predictions(self, path: AnyPath) -> ReadPredictions:
         """Read predictions that were made elsewhere, and copy them into the folder.
 
         Raises:
@@ -264,7 +265,7 @@ class EvaluationRun:
             )
 
 
-def _has_files(folder: Path) -> bool:
+def _has_files(folder: AnyPath) -> bool:
     return any(path.suffix != LOCK_SUFFIX for path in folder.iterdir())
 
 

@@ -33,6 +33,7 @@ from glamm_jax.evaluation.benchmarks.base import (
     PromptTemplate,
     PromptTemplateError,
 )
+from glamm_jax.storage import local_path, to_path
 
 SHARDS = "dataset_info.json"
 # `Record.source` -> the dataset's name in the paper's tables, where they differ by more than the
@@ -139,22 +140,24 @@ def open_items(benchmark: Benchmark, data: EvaluationData, prompt: PromptTemplat
 
 
 def _open(benchmark: Benchmark, data: EvaluationData, prompt: PromptTemplate) -> ItemSet:
-    path = Path(data.path)
     scheme = find_scheme(data.path)
     if scheme is not None:
         records = open_records(data.path, data.split, data.seed)
         return _items_of_records(benchmark, records, data.limit or scheme.eval_limit, prompt)
-    if not path.exists():
-        raise ItemsError(f"{path}: no such file or folder")
-    if data.dataset:
-        records = DatasetRecords(find_dataset(data.dataset)(path, data.split))
-        return _items_of_records(benchmark, records, data.limit, prompt)
-    if (path / SHARDS).is_file():
+    location = to_path(data.path)
+    if not location.exists():
+        raise ItemsError(f"{location}: no such file or folder")
+    if (location / SHARDS).is_file() and not data.dataset:
         from glamm_jax.data.record_shards import (
             RecordShards,  # TensorFlow Datasets takes seconds to import
         )
 
-        return _items_of_records(benchmark, RecordShards(path, data.split), data.limit, prompt)
+        shards = RecordShards(data.path, data.split)
+        return _items_of_records(benchmark, shards, data.limit, prompt)
+    path = local_path(data.path)
+    if data.dataset:
+        records = DatasetRecords(find_dataset(data.dataset)(path, data.split))
+        return _items_of_records(benchmark, records, data.limit, prompt)
     if benchmark.items_from_annotations is None:
         raise ItemsError(
             f"{path}: no {SHARDS}, so no record shards. {benchmark.name} takes record shards "

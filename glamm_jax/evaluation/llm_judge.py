@@ -24,14 +24,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPException
-from pathlib import Path
 
 from glamm_jax.errors import GLaMMError
 from glamm_jax.files import write_atomic
 from glamm_jax.json_files import JSONError, JSONObject, parse_json
+from glamm_jax.line_log import open_log
 from glamm_jax.metrics.result import MetricResult, Mode
+from glamm_jax.storage import AnyPath, make_folder
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 TEMPERATURE, MAX_TOKENS = 0.2, 1024
@@ -200,7 +202,7 @@ class LLMJudge:
 def review_all(
     cases: Sequence[ReviewCase],
     judge: LLMJudge,
-    path: Path,
+    path: AnyPath,
     progress: Callable[[Sequence[ReviewCase]], Iterable[ReviewCase]] = lambda cases: cases,
 ) -> list[Review]:
     """Return a review of every case, in their order.
@@ -220,13 +222,12 @@ def review_all(
     done = _read_reviews(path)
     keys = {case.id: _key(case, judge.model) for case in cases}
     missing = [case for case in cases if keys[case.id] not in done]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
+    make_folder(path.parent)
+    with closing(open_log(path)) as log:
         for case in progress(missing):
             review = Review(case.id, judge.complete(case.request))
             line = {"key": keys[case.id], "judge": judge.model, "id": case.id, "text": review.text}
-            stream.write(json.dumps(line) + "\n")
-            stream.flush()
+            log.write(json.dumps(line))
             done[keys[case.id]] = review
     return [done[keys[case.id]] for case in cases]
 
@@ -278,7 +279,7 @@ def _key(case: ReviewCase, model: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _read_reviews(path: Path) -> dict[str, Review]:
+def _read_reviews(path: AnyPath) -> dict[str, Review]:
     """Read reviews by their keys; a truncated last line is removed from the file."""
     if not path.exists():
         return {}

@@ -28,7 +28,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from glamm_jax.data import rle
@@ -37,6 +36,7 @@ from glamm_jax.evaluation.benchmarks.base import Item, Prediction, RunLengths
 from glamm_jax.files import write_atomic
 from glamm_jax.json_files import JSONError, JSONObject, decode_text, parse_json
 from glamm_jax.metrics.gcg import phrase_indices_by_order
+from glamm_jax.storage import AnyPath
 
 PREDICTIONS = "predictions.jsonl"
 UNKNOWN, UNREADABLE = "unknown prediction", "unreadable prediction"
@@ -132,7 +132,7 @@ def _texts(values: JSONObject, name: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def read_lines(path: Path) -> tuple[list[Prediction], bool]:
+def read_lines(path: AnyPath) -> tuple[list[Prediction], bool]:
     """Read a file of lines.
 
     Returns:
@@ -154,7 +154,7 @@ def read_lines(path: Path) -> tuple[list[Prediction], bool]:
     return predictions, bool(last)
 
 
-def write_lines(path: Path, predictions: Iterable[Prediction]) -> None:
+def write_lines(path: AnyPath, predictions: Iterable[Prediction]) -> None:
     """Write a file of lines, atomically."""
     write_atomic(path, "".join(map(to_line, predictions)))
 
@@ -162,7 +162,7 @@ def write_lines(path: Path, predictions: Iterable[Prediction]) -> None:
 # ------------------------------------------------------------------------------------ reading
 
 
-def read_predictions(path: Path, items: Sequence[Item]) -> ReadPredictions:
+def read_predictions(path: AnyPath, items: Sequence[Item]) -> ReadPredictions:
     """Read the predictions for items, from our files or the original's.
 
     Args:
@@ -207,7 +207,7 @@ def read_predictions(path: Path, items: Sequence[Item]) -> ReadPredictions:
 
 
 def _read_original(
-    path: Path, id_of_image: Mapping[str, str], result: ReadPredictions
+    path: AnyPath, id_of_image: Mapping[str, str], result: ReadPredictions
 ) -> Iterator[Prediction]:
     """Read one file of the original; image ids become item ids."""
     try:
@@ -239,10 +239,10 @@ def _without_extension(image_id: str) -> str:
     return name if dot and extension.lower() in IMAGE_EXTENSIONS else image_id
 
 
-def _has_original_lines(path: Path) -> bool:
+def _has_original_lines(path: AnyPath) -> bool:
     """Whether the first line of a file is a prediction in the layout of the original."""
-    with open(path, encoding="utf-8-sig", errors="replace") as stream:
-        first = stream.readline()
+    with path.open("rb") as stream:
+        first = stream.readline().decode("utf-8-sig", errors="replace")
     try:
         fields = parse_json(first, "")
     except JSONError:

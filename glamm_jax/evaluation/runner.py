@@ -13,11 +13,10 @@ on one machine or on a common file system.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import closing
 from typing import NamedTuple
 
 import jax
@@ -28,6 +27,8 @@ from glamm_jax.evaluation.benchmarks.base import Item, Prediction
 from glamm_jax.evaluation.predict import predict
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, read_lines, to_line, write_lines
 from glamm_jax.inference.chat import Assistant
+from glamm_jax.line_log import open_log
+from glamm_jax.storage import AnyPath, make_folder, remove_folder, size_of
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 
 PARTS = "parts"
@@ -51,7 +52,7 @@ def predict_all(
     assistant: Assistant,
     records: RecordSource,
     items: Sequence[Item],
-    out: Path,
+    out: AnyPath,
     batch_size: int = 8,
     max_tokens: int = MAX_NEW_TOKENS,
 ) -> list[Prediction]:
@@ -77,7 +78,7 @@ def predict_all(
     missing = [item for item in own if item.id not in finished]
     if missing:
         part = out / PARTS / f"{share.index}.jsonl"
-        part.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(part.parent)
         if _drop_truncated_line(part):
             _print(f"{part}: the last line was truncated; its item is predicted again")
         progress = tqdm(
@@ -87,21 +88,20 @@ def predict_all(
             mininterval=0.5 if sys.stderr.isatty() else LOG_SECONDS,
             disable=share.index > 0,
         )
-        with progress, part.open("a", encoding="utf-8") as file:
+        with progress, closing(open_log(part)) as log:
             for prediction in predict(assistant, records, missing, batch_size, max_tokens):
-                file.write(to_line(prediction))
-                file.flush()
+                log.write(to_line(prediction).removesuffix("\n"))
                 progress.update()
     if share.index:
         return []
     by_id = _wait_for_all(items, out)
     predictions = [by_id[item.id] for item in items]
     write_lines(out / PREDICTIONS, predictions)
-    shutil.rmtree(out / PARTS, ignore_errors=True)
+    remove_folder(out / PARTS)
     return predictions
 
 
-def read_finished(out: Path) -> dict[str, Prediction]:
+def read_finished(out: AnyPath) -> dict[str, Prediction]:
     """Read the predictions that the folder has, by item id.
 
     Raises:
@@ -111,11 +111,11 @@ def read_finished(out: Path) -> dict[str, Prediction]:
     return {x.id: x for file in files if file.is_file() for x in read_lines(file)[0]}
 
 
-def _wait_for_all(items: Sequence[Item], out: Path) -> dict[str, Prediction]:
+def _wait_for_all(items: Sequence[Item], out: AnyPath) -> dict[str, Prediction]:
     """Wait until the parts of all processes have all items."""
     last_size, is_announced = -1, False
     while True:
-        size = sum(file.stat().st_size for file in (out / PARTS).glob("*.jsonl"))
+        size = sum(size_of(file) for file in (out / PARTS).glob("*.jsonl"))
         if size != last_size:  # otherwise nothing has been written
             last_size, finished = size, read_finished(out)
             num_missing = sum(item.id not in finished for item in items)
@@ -127,7 +127,7 @@ def _wait_for_all(items: Sequence[Item], out: Path) -> dict[str, Prediction]:
         time.sleep(POLL_SECONDS)
 
 
-def _drop_truncated_line(part: Path) -> bool:
+def _drop_truncated_line(part: AnyPath) -> bool:
     """Remove the line that was being written when the process was killed, if there is one."""
     if not part.is_file():
         return False

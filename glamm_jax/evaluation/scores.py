@@ -25,13 +25,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from glamm_jax.errors import GLaMMError
 from glamm_jax.files import write_atomic
 from glamm_jax.json_files import JSONError, read_object
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
+from glamm_jax.storage import AnyPath
 
 SCORES = "scores.json"  # its name in an evaluation's folder
 
@@ -61,7 +61,7 @@ class RunScores:
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
-def save_scores(path: Path, scores: RunScores) -> None:
+def save_scores(path: AnyPath, scores: RunScores) -> None:
     """Write the file atomically; one line per item, so that `grep` finds an item."""
     modes = scores.modes
     head = {
@@ -87,7 +87,7 @@ def save_scores(path: Path, scores: RunScores) -> None:
     write_atomic(path, f'{top},\n  "each": {{\n' + ",\n".join(lines) + "\n  }\n}\n")
 
 
-def load_scores(path: Path) -> RunScores:
+def load_scores(path: AnyPath) -> RunScores:
     """Read a file that `save_scores` wrote.
 
     Raises:

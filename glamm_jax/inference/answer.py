@@ -13,7 +13,6 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from PIL import Image
 from glamm_jax.data import rle
 from glamm_jax.files import write_atomic
 from glamm_jax.report.mask_overlay import ColouredText, MaskLayer, draw_overlay
+from glamm_jax.storage import AnyPath, to_path
 from glamm_jax.text.answer_parser import match_masks, parse_answer
 
 FinishReason = Literal["end", "length", "stopped"]
@@ -142,20 +142,20 @@ class Answer(GroundedText):
             "problems": list(self.problems),
         }
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | AnyPath) -> None:
         """Write the JSON atomically."""
-        write_atomic(Path(path), json.dumps(self.to_json(), indent=1))
+        write_atomic(to_path(str(path)), json.dumps(self.to_json(), indent=1))
 
     def overlay(self) -> Image.Image:
         """Draw masks and boxes on the image; below it question and answer, phrases in colour."""
         texts = [self.question.coloured_text(), self.coloured_text()]
         return draw_overlay(self.image, texts, self.regions)
 
-    def save_overlay(self, path: str | Path) -> None:
+    def save_overlay(self, path: str | AnyPath) -> None:
         """Write the overlay as PNG, atomically."""
         png = io.BytesIO()
         self.overlay().save(png, format="PNG")
-        write_atomic(Path(path), png.getvalue())
+        write_atomic(to_path(str(path)), png.getvalue())
 
 
 def attach_masks(raw: str, masks: Sequence[ScoredMask]) -> tuple[GroundedText, tuple[str, ...]]:

@@ -47,6 +47,7 @@ from glamm_jax.inference.sampling import Sampling
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import num_batch_shards, to_host, use_mesh
+from glamm_jax.storage import AnyPath
 from glamm_jax.text.answer_parser import parse_answer, stable_text
 from glamm_jax.text.prompt import Prompt, PromptError, build_prompt
 from glamm_jax.text.questions import MAX_NEW_TOKENS
@@ -393,7 +394,7 @@ class Assistant:
         )
 
 
-def load(path: str | Path, dtype: DType | None = None, mesh: Mesh | None = None) -> Assistant:
+def load(path: str | AnyPath, dtype: DType | None = None, mesh: Mesh | None = None) -> Assistant:
     """Load the model of a folder, each device reading its own part of the weights.
 
     Args:

@@ -16,7 +16,6 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -26,6 +25,7 @@ from glamm_jax.files import write_atomic
 from glamm_jax.report.curves import Curve, curves_svg
 from glamm_jax.report.histogram import histogram_svg
 from glamm_jax.report.mask_overlay import colour_of, overlay
+from glamm_jax.storage import AnyPath
 
 MAX_SIDE = 640  # longer side of an embedded image in pixels
 JPEG_QUALITY = 88
@@ -196,7 +196,7 @@ class Page:
             f"<body>{head}{nav}<main>\n" + "\n".join(body) + "\n</main></body></html>\n"
         )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write the page atomically."""
         write_atomic(path, self.html())
 

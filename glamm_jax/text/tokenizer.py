@@ -16,7 +16,6 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,6 +25,7 @@ from jaxtyping import Int
 from glamm_jax.config import TokenConfig
 from glamm_jax.errors import GLaMMWarning
 from glamm_jax.json_files import JSONError, JSONObject, read_object, show
+from glamm_jax.storage import AnyPath, to_path
 from glamm_jax.text.special_tokens import (
     ADDED_TOKENS,
     IMAGE_ID,
@@ -250,12 +250,12 @@ class Tokenizer:
         return [chunk for chunk in chunks if chunk]
 
 
-def has_tokenizer(folder: Path) -> bool:
+def has_tokenizer(folder: AnyPath) -> bool:
     """Whether a folder holds a tokenizer."""
     return any((folder / name).is_file() for name in (SENTENCEPIECE_FILE, JSON_FILE))
 
 
-def load_tokenizer(folder: Path | str, tokens: TokenConfig | None = None) -> Tokenizer:
+def load_tokenizer(folder: AnyPath | str, tokens: TokenConfig | None = None) -> Tokenizer:
     """Read a Hugging Face tokenizer folder; added tokens that it lacks are appended in order.
 
     The pieces are those of `tokenizer.model`; without that file, those of `tokenizer.json`. Added
@@ -269,7 +269,7 @@ def load_tokenizer(folder: Path | str, tokens: TokenConfig | None = None) -> Tok
     Raises:
         TokenizerError: the folder or a file in it cannot be used, or ids differ.
     """
-    folder = Path(folder)
+    folder = to_path(str(folder), other_urls=True)
     if not has_tokenizer(folder):
         raise TokenizerError(
             f"{folder / SENTENCEPIECE_FILE}: no such file; a tokenizer folder holds LLaMA's "
@@ -284,7 +284,7 @@ def load_tokenizer(folder: Path | str, tokens: TokenConfig | None = None) -> Tok
     return tokenizer
 
 
-def _load(folder: Path) -> Tokenizer:
+def _load(folder: AnyPath) -> Tokenizer:
     path = folder / JSON_FILE
     file = read_tokenizer_file(path) if path.is_file() else None
     settings = _read_object(folder / "tokenizer_config.json")
@@ -314,7 +314,7 @@ def _load(folder: Path) -> Tokenizer:
 
 
 def _load_sentencepiece(
-    folder: Path, has_json: bool
+    folder: AnyPath, has_json: bool
 ) -> sentencepiece.SentencePieceProcessor | None:
     """Load `tokenizer.model`; None: there is none, and `tokenizer.json` takes its place."""
     path = folder / SENTENCEPIECE_FILE
@@ -322,7 +322,7 @@ def _load_sentencepiece(
         return None
     model = sentencepiece.SentencePieceProcessor()
     try:
-        model.load(str(path))
+        model.load_from_serialized_proto(path.read_bytes())
     except Exception as error:  # sentencepiece raises several kinds
         if not has_json:
             raise TokenizerError(f"{path}: not a sentencepiece model") from error
@@ -366,7 +366,7 @@ def _role_names(special: JSONObject, settings: JSONObject) -> dict[str, str]:
     return names
 
 
-def _added_ids(model: PieceModel, listed: Mapping[str, int], folder: Path) -> dict[str, int]:
+def _added_ids(model: PieceModel, listed: Mapping[str, int], folder: AnyPath) -> dict[str, int]:
     """Return the ids of all added tokens: the folder's, then those of GLaMM's seven it lacks."""
     size = model.get_piece_size()
     if isinstance(model, JSONModel):
@@ -387,7 +387,7 @@ def _added_ids(model: PieceModel, listed: Mapping[str, int], folder: Path) -> di
 
 
 def _listed_added_tokens(
-    folder: Path, settings: JSONObject, file: TokenizerFile | None
+    folder: AnyPath, settings: JSONObject, file: TokenizerFile | None
 ) -> dict[str, int]:
     """Return the added tokens that the folder lists, in any of Hugging Face's three places.
 
@@ -444,6 +444,6 @@ def _flag(settings: Mapping[str, Any], name: str, default: bool) -> bool:
     return default if value is None else bool(value)
 
 
-def _read_object(path: Path) -> JSONObject:
+def _read_object(path: AnyPath) -> JSONObject:
     """Read an optional file; without it, an empty object."""
     return read_object(path) if path.is_file() else JSONObject({}, str(path))

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from glamm_jax.errors import GLaMMError
 from glamm_jax.json_files import JSONError, JSONObject, read_object, show
+from glamm_jax.storage import AnyPath
 
 SPACE = "\u2581"  # sentencepiece's mark of a space
 MODELS = ("BPE", "Unigram")
@@ -52,13 +52,13 @@ class TokenizerFile(NamedTuple):
         added: added tokens, in the order of the file.
     """
 
-    path: Path
+    path: AnyPath
     content: JSONObject
     pieces: dict[str, int]
     added: tuple[AddedToken, ...]
 
 
-def read_tokenizer_file(path: Path) -> TokenizerFile:
+def read_tokenizer_file(path: AnyPath) -> TokenizerFile:
     """Read a `tokenizer.json`.
 
     Raises:
@@ -268,7 +268,7 @@ def _is_space_step(step: Mapping[str, Any]) -> bool:
     return replaces or step.get("type") == "Prepend"
 
 
-def _build(content: Mapping[str, Any], path: Path) -> Any:
+def _build(content: Mapping[str, Any], path: AnyPath) -> Any:
     """Build the library's tokenizer; its own errors, and panics of its Rust code, get a name."""
     import tokenizers
 

@@ -8,6 +8,8 @@ checkpoints/STEP/
     checksums.json    of all other files (`glamm_jax.training.checksums`)
 
 Orbax writes to a temporary name while the next steps run, then renames: a folder STEP is complete.
+In a bucket, where renaming is not atomic, it writes to the final name, and `commit_success.txt` at
+the end: a folder STEP with it is complete, all others are removed when the run resumes.
 Restoring verifies the checksums first: a checkpoint is restored to the bit or refused, with the
 damaged file and what to do. Checkpoints of earlier versions have none; a line says so.
 No random state is saved: it follows from the seed and the step.
@@ -33,6 +35,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from glamm_jax.config.experiment import CheckpointConfig
 from glamm_jax.data.loader import merge_states
+from glamm_jax.storage import AnyPath, absolute
 from glamm_jax.training import checksums
 from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.run_folder import (
@@ -66,8 +69,8 @@ class RestoredState(NamedTuple):
 class Checkpoints:
     """The checkpoints of a run, written in the background."""
 
-    def __init__(self, folder: Path, config: CheckpointConfig):
-        self._folder = folder.absolute()
+    def __init__(self, folder: AnyPath, config: CheckpointConfig):
+        self._folder = absolute(folder)
         policies: list[Any] = [LatestN(config.keep_last)]
         rank = functools.partial(_rank, metric=config.best_metric) if config.keep_best else None
         if rank is not None:
@@ -92,11 +95,13 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def check_free_space(self, state: TrainState) -> None:
-        """Check that a checkpoint of this state fits on the disk.
+        """Check that a checkpoint of this state fits on the disk; a bucket has no limit.
 
         Raises:
             RunError: it does not fit.
         """
+        if not isinstance(self._folder, Path):
+            return
         needed = sum(x.nbytes for x in jax.tree.leaves(state))
         free = shutil.disk_usage(self._folder).free
         if needed > free:
@@ -205,9 +210,7 @@ class Checkpoints:
         """Called in the first process after all processes have written, before the rename."""
         # Orbax writes the handlers of the items into _CHECKPOINT_METADATA in a thread.
         self._manager._non_blocking_metadata_store.wait_until_finished()
-        # Of an interrupted save there may be another one, which was removed or is incomplete.
-        folders = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
-        checksums.write_checksums(max(folders, key=lambda path: path.stat().st_mtime_ns))
+        checksums.write_checksums(_unfinished_folder(self._folder, self._saving))
 
     @contextmanager
     def _write_errors(self) -> Iterator[None]:
@@ -224,6 +227,15 @@ class Checkpoints:
             ) from error
 
 
+def _unfinished_folder(folder: AnyPath, step: int | None) -> AnyPath:
+    """Return where the files of a checkpoint are that is not complete yet."""
+    if not isinstance(folder, Path):
+        return folder / str(step)
+    # Of an interrupted save there may be another one, which was removed or is incomplete.
+    folders = folder.glob(f"{step}.orbax-checkpoint-tmp*")
+    return max(folders, key=lambda path: path.stat().st_mtime_ns)
+
+
 def _rank(scores: Mapping[str, float], metric: str) -> float:
     """Return how good a checkpoint is; one without a finite score is worse than all others."""
     score = scores.get(metric, np.nan)
@@ -232,7 +244,7 @@ def _rank(scores: Mapping[str, float], metric: str) -> float:
     return -score if metric in LOSS_NAMES else score  # of a loss, lower is better
 
 
-def verify_checkpoint(run: Path, step: int) -> None:
+def verify_checkpoint(run: AnyPath, step: int) -> None:
     """Verify the checksums of a checkpoint; all processes read a part of its files.
 
     Args:
@@ -243,7 +255,7 @@ def verify_checkpoint(run: Path, step: int) -> None:
         RunError: there is no such checkpoint.
         DamagedCheckpointError: a file of it is damaged.
     """
-    folder = (run / CHECKPOINTS).absolute()
+    folder = absolute(run / CHECKPOINTS)
     steps = _steps(folder)
     if step and step not in steps:
         raise RunError(f"{folder}: no complete checkpoint {step}; there are {steps}")
@@ -251,7 +263,7 @@ def verify_checkpoint(run: Path, step: int) -> None:
         _verify(folder, step, _how_to_resume)
 
 
-def load_trained_leaves(run: Path, step: int | None = None) -> tuple[dict[str, np.ndarray], str]:
+def load_trained_leaves(run: AnyPath, step: int | None = None) -> tuple[dict[str, np.ndarray], str]:
     """Load what a run has trained.
 
     Args:
@@ -265,7 +277,7 @@ def load_trained_leaves(run: Path, step: int | None = None) -> tuple[dict[str, n
         RunError: there is no such checkpoint.
         DamagedCheckpointError: a file of it is damaged.
     """
-    folder = (run / CHECKPOINTS).absolute()
+    folder = absolute(run / CHECKPOINTS)
     if not folder.is_dir():
         raise RunError(f"{folder}: no checkpoints")
     steps = _steps(folder)
@@ -293,7 +305,7 @@ def load_trained_leaves(run: Path, step: int | None = None) -> tuple[dict[str, n
 
 
 def _open_manager(
-    folder: Path, options: ocp.CheckpointManagerOptions, how_to_continue: Callable[[int], str]
+    folder: AnyPath, options: ocp.CheckpointManagerOptions, how_to_continue: Callable[[int], str]
 ) -> ocp.CheckpointManager:
     """Open the checkpoints of a folder.
 
@@ -319,12 +331,12 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname
 
 
-def _steps(folder: Path) -> list[int]:
+def _steps(folder: AnyPath) -> list[int]:
     return [int(path.name) for path in checkpoint_folders(folder)]
 
 
 def _verify(
-    folder: Path,
+    folder: AnyPath,
     step: int,
     how_to_continue: Callable[[int], str],
     other_than_latest: bool = False,
@@ -351,7 +363,7 @@ def _verify(
     raise DamagedCheckpointError(f"{problem}. {how_to_continue(next(earlier, 0))}")
 
 
-def _damage(folder: Path, step: int) -> str:
+def _damage(folder: AnyPath, step: int) -> str:
     """Return what is wrong with a checkpoint, "" for nothing; processes divide its files."""
     path = folder / str(step)
     if not checksums.has_checksums(path):

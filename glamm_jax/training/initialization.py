@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +23,7 @@ from glamm_jax.errors import ConfigError
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import current_mesh, shardings
+from glamm_jax.storage import AnyPath, to_path
 from glamm_jax.training.checkpoint import load_trained_leaves
 from glamm_jax.training.fingerprint import frozen_fingerprint
 from glamm_jax.training.run_folder import RunError, read_run_config
@@ -51,7 +51,7 @@ def initial_model(config: ExperimentConfig) -> GLaMM:
         state = folder.fill(abstract_model(stored)[1])
         model = _with_adapters(config, stored, state, init.model)
     elif init.run:
-        run, trained = load_trained_model(Path(init.run))
+        run, trained = load_trained_model(to_path(init.run))
         model = _with_adapters(config, run.model, nnx.state(trained), init.run)
     else:
         model = random_model(config.model, config.seed)
@@ -65,7 +65,7 @@ def initial_model(config: ExperimentConfig) -> GLaMM:
     return model
 
 
-def load_trained_model(run: Path, step: int | None = None) -> tuple[ExperimentConfig, GLaMM]:
+def load_trained_model(run: AnyPath, step: int | None = None) -> tuple[ExperimentConfig, GLaMM]:
     """Load the configuration and the model of a run.
 
     Args:

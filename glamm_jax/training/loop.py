@@ -25,7 +25,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -43,6 +42,7 @@ from glamm_jax.data.loader import (
 )
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import make_mesh, use_mesh
+from glamm_jax.storage import AnyPath
 from glamm_jax.training.checkpoint import Checkpoints, verify_checkpoint
 from glamm_jax.training.fingerprint import frozen_fingerprint
 from glamm_jax.training.initialization import initial_model
@@ -93,7 +93,7 @@ class MetricWriter(Protocol):
 
 def train(
     config: ExperimentConfig,
-    folder: Path,
+    folder: AnyPath,
     num_steps: int | None = None,
     validate: Validate | None = None,
     metric_writers: Sequence[MetricWriter] = (),
@@ -339,6 +339,7 @@ class _Run:
     def _save(self, state: TrainState, num_done: int, loader_state: Mapping[str, Any]) -> None:
         """Start to write a checkpoint."""
         self._wait_for_checkpoint()
+        self.folder.before_checkpoint()
         losses = self.losses_since_save
         scores = {"loss": float("inf")}
         for name in losses[0] if losses else ():

@@ -14,12 +14,11 @@ from __future__ import annotations
 import io
 import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,16 +26,20 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from glamm_jax.bucket_lock import BucketLock
 from glamm_jax.config.experiment import ADDED_FIELDS, ExperimentConfig
 from glamm_jax.config.flat import changed_fields, flatten_config
 from glamm_jax.errors import ConfigError, GLaMMError
-from glamm_jax.files import FileLock, write_atomic
+from glamm_jax.files import FileLock, lock_path, write_atomic
 from glamm_jax.json_files import JSONError, JSONObject, decode_text, parse_json, read_json
+from glamm_jax.line_log import LineLog, open_log
+from glamm_jax.storage import AnyPath, make_folder, move_folder
 from glamm_jax.weights.config_file import config_from_json, config_to_json
 
 CONFIG, METRICS, EVENTS = "config.json", "metrics.jsonl", "events.jsonl"
 CHECKPOINTS, PANELS, DISCARDED = "checkpoints", "panels", "discarded"
 LOCK = "run.lock"
+COMMITTED = "commit_success.txt"  # in a bucket, orbax writes it last into a checkpoint
 # Fields (or prefixes of them) that a resumed run may change: they do not change what is computed.
 # Of `init`, the fingerprint in the checkpoint decides whether the weights are the same.
 CHANGEABLE_FIELDS = (
@@ -45,6 +48,7 @@ CHANGEABLE_FIELDS = (
     "validation.",
     "data.workers",
     "data.prefetch",
+    "data.cache_",
     "data.max_unreadable",
     "data.max_dropped",
     "init.",
@@ -63,14 +67,14 @@ def print_line(text: str) -> None:
 class RunFolder:
     """The folder of a run. Only the first process writes to it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: AnyPath):
         self.path = path
         self.writes = jax.process_index() == 0
-        self._files: dict[str, TextIO] = {}
-        self._lock: FileLock | None = None
+        self._logs: dict[str, LineLog] = {}
+        self._lock: FileLock | BucketLock | None = None
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> AnyPath:
         """Folder of the checkpoints."""
         return self.path / CHECKPOINTS
 
@@ -95,15 +99,15 @@ class RunFolder:
     def _take_lock(self) -> None:
         is_new = not self.path.exists()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.path / LOCK, str(self.path))
+            make_folder(self.path)
+            self._lock = lock_path(self.path / LOCK, str(self.path))
         except OSError as error:
             raise RunError(f"{self.path}: cannot be created: {error.strerror}") from error
         finally:
             if is_new and self._lock is None and self.path.is_dir():
                 self.path.rmdir()
 
-    def _create_or_check(self, config: ExperimentConfig, path: Path) -> None:
+    def _create_or_check(self, config: ExperimentConfig, path: AnyPath) -> None:
         if path.exists():
             self._check_same(config, path)
             return
@@ -151,7 +155,7 @@ class RunFolder:
             records = [record for record in read_lines(path) if record["step"] < step]
             write_atomic(path, "".join(json.dumps(record) + "\n" for record in records))
 
-    def set_aside(self, step: int) -> Path | None:
+    def set_aside(self, step: int) -> AnyPath | None:
         """Move what came after a step to a new folder below `discarded`.
 
         Args:
@@ -168,31 +172,44 @@ class RunFolder:
         target = self.path / DISCARDED / time.strftime("%Y%m%dT%H%M%S")
         while target.exists():
             target = target.with_name(target.name + "_")
-        target.mkdir(parents=True)
+        make_folder(target)
         if has_metrics:
-            shutil.copyfile(metrics, target / METRICS)
+            write_atomic(target / METRICS, metrics.read_bytes())
         for folder in later:
-            folder.rename(target / folder.name)
+            move_folder(folder, target / folder.name, COMMITTED)
         return target
+
+    def before_checkpoint(self) -> None:
+        """Write all lines that the next checkpoint covers.
+
+        Raises:
+            FolderError: another process has taken over the run.
+            StorageError: the bucket cannot be written.
+        """
+        if self._lock is not None:
+            self._lock.check()
+        for log in self._logs.values():
+            log.flush()
 
     def close(self) -> None:
         """Close the files and release the lock."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        try:
+            for log in self._logs.values():
+                log.close()
+        finally:
+            self._logs.clear()
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if not self.writes:
             return
-        if name not in self._files:
-            self._files[name] = (self.path / name).open("a", encoding="utf-8")
-        self._files[name].write(json.dumps(_finite(record), allow_nan=False) + "\n")
-        self._files[name].flush()
+        if name not in self._logs:
+            self._logs[name] = open_log(self.path / name)
+        self._logs[name].write(json.dumps(_finite(record), allow_nan=False))
 
-    def _check_same(self, config: ExperimentConfig, path: Path) -> None:
+    def _check_same(self, config: ExperimentConfig, path: AnyPath) -> None:
         try:
             stored = _with_added_fields(read_json(path))
         except (OSError, JSONError) as error:
@@ -212,7 +229,7 @@ class RunFolder:
             )
 
 
-def read_run_config(folder: Path) -> ExperimentConfig:
+def read_run_config(folder: AnyPath) -> ExperimentConfig:
     """Read the configuration of a run.
 
     Raises:
@@ -225,12 +242,20 @@ def read_run_config(folder: Path) -> ExperimentConfig:
         raise ConfigError(f"{path}: not the configuration of a run: {error}") from error
 
 
-def checkpoint_folders(folder: Path) -> list[Path]:
+def checkpoint_folders(folder: AnyPath) -> list[AnyPath]:
     """Return the folders of complete checkpoints, by increasing step."""
     if not folder.is_dir():
         return []
-    steps = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
+    paths: list[AnyPath] = [*folder.iterdir()]
+    steps = [path for path in paths if path.name.isdecimal() and _is_complete(path)]
     return sorted(steps, key=lambda path: int(path.name))
+
+
+def _is_complete(checkpoint: AnyPath) -> bool:
+    """Tell whether a checkpoint is complete: on a file system it gets its name then."""
+    if isinstance(checkpoint, Path):
+        return checkpoint.is_dir()
+    return (checkpoint / COMMITTED).exists()
 
 
 def _with_added_fields(config: Any) -> Any:
@@ -245,7 +270,7 @@ def _with_added_fields(config: Any) -> Any:
     return config
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: AnyPath) -> Iterator[dict[str, Any]]:
     """Read a file of JSON lines. The last line may be truncated, if the run was killed.
 
     Raises:

@@ -6,10 +6,10 @@ glamm-jax report RUN OTHER              the curves of several runs in the same p
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from glamm_jax.config.flat import flatten_config
 from glamm_jax.json_files import JSONObject, read_object
 from glamm_jax.report.curves import Curve
 from glamm_jax.report.html_page import Card, Page
+from glamm_jax.storage import AnyPath
 from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.run_folder import CONFIG, EVENTS, METRICS, PANELS, RunError, read_lines
 
@@ -36,7 +37,7 @@ CURVES = {
 MAX_EVENTS = 200
 
 
-def make_training_page(runs: Sequence[Path]) -> Page:
+def make_training_page(runs: Sequence[AnyPath]) -> Page:
     """Return the page of one run, or of several with their curves in the same plots.
 
     Raises:
@@ -62,23 +63,23 @@ def make_training_page(runs: Sequence[Path]) -> Page:
     return page
 
 
-def _name(run: Path, runs: Sequence[Path]) -> str:
+def _name(run: AnyPath, runs: Sequence[AnyPath]) -> str:
     """Return the name of a run's folder; its path if two runs have the same name."""
     return run.name if sum(other.name == run.name for other in runs) == 1 else str(run)
 
 
-def _read_metrics(run: Path) -> list[Record]:
+def _read_metrics(run: AnyPath) -> list[Record]:
     records = [_checked_step(x, f"{run / METRICS}") for x in _read_if_present(run / METRICS)]
     if not records:
         raise RunError(f"{run / METRICS}: no steps yet, or no run")
     return records
 
 
-def _read_if_present(path: Path) -> Iterable[Record]:
+def _read_if_present(path: AnyPath) -> Iterable[Record]:
     return read_lines(path) if path.exists() else ()
 
 
-def _read_events(path: Path) -> list[Record]:
+def _read_events(path: AnyPath) -> list[Record]:
     events = list(_read_if_present(path))
     for values in events:
         event = JSONObject(values, f"{path}: step {values['step']}")
@@ -170,7 +171,7 @@ def _add_validation_curves(page: Page, events: dict[str, list[Record]]) -> None:
 
 
 def _add_details(
-    page: Page, run: Path, records: Sequence[Record], events: Sequence[Record]
+    page: Page, run: AnyPath, records: Sequence[Record], events: Sequence[Record]
 ) -> None:
     """Add what is shown of a single run only."""
     page.section("Gradient norm of each part")
@@ -185,7 +186,8 @@ def _add_details(
         page.section(f"Validation images after {folders[-1].name} steps")
         panels = [path for path in folders[-1].glob("*.png") if path.stem.isdecimal()]
         panels.sort(key=lambda path: int(path.stem))
-        page.cards([Card(np.asarray(Image.open(path).convert("RGB")), ()) for path in panels])
+        streams = [io.BytesIO(path.read_bytes()) for path in panels]
+        page.cards([Card(np.asarray(Image.open(stream).convert("RGB")), ()) for stream in streams])
     page.section("Events")
     rows = [
         (event.pop("time"), event.pop("step"), event.pop("event"), json.dumps(event)[:200])

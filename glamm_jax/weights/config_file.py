@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from glamm_jax.config import OPTIONAL, CLIPConfig, GLaMMConfig, LlamaConfig, SAMConfig
 from glamm_jax.errors import ConfigError
 from glamm_jax.json_files import JSONError, read_json, show
+from glamm_jax.storage import AnyPath
 
 FORMAT, VERSION = "glamm-jax", 1
 CONFIG_FILE = "config.json"
@@ -43,7 +44,7 @@ def write_config(folder: Path, config: AnyConfig) -> None:
     (folder / CONFIG_FILE).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def read_config(folder: Path) -> AnyConfig:
+def read_config(folder: AnyPath) -> AnyConfig:
     """Read the configuration of a model folder.
 
     Raises:

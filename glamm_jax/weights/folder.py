@@ -19,7 +19,6 @@ state = folder.fill(state, dtype="bfloat16")    # read directly onto the current
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,9 @@ from glamm_jax.errors import FolderError
 from glamm_jax.files import atomic_folder
 from glamm_jax.json_files import JSONError, read_object
 from glamm_jax.parallel import current_mesh, sharding
+from glamm_jax.storage import AnyPath, to_path
 from glamm_jax.text.tokenizer import load_tokenizer
-from glamm_jax.weights.config_file import AnyConfig, read_config, write_config
+from glamm_jax.weights.config_file import CONFIG_FILE, AnyConfig, read_config, write_config
 from glamm_jax.weights.flat_state import flatten_state, state_shapes
 from glamm_jax.weights.missing_paths import missing_model
 from glamm_jax.weights.safetensors import TensorInfo, TensorWriter, map_tensor, read_folder
@@ -68,8 +68,8 @@ class ModelFolder:
         TensorFileError: a safetensors file is missing or invalid.
     """
 
-    def __init__(self, path: Path | str):
-        self.path = Path(path)
+    def __init__(self, path: AnyPath | str):
+        self.path = to_path(str(path), other_urls=True)
         if not self.path.is_dir():
             raise FolderError(missing_model(str(path)))
         self.config: AnyConfig = read_config(self.path)
@@ -135,24 +135,26 @@ class ModelFolder:
         return nnx.from_flat_state([*variables.values()])
 
     def _load_leaf(self, name: str, variable: nnx.Variable, dtype: str | None) -> jax.Array:
-        array, info = map_tensor(self._locations[name], prefetch=False), self.infos[name]
+        location, info = self._locations[name], self.infos[name]
         target_dtype = np.dtype(jax.numpy.dtype(dtype)) if dtype else info.dtype
+        if current_mesh() is None:
+            return jax.device_put(convert_dtype(np.array(map_tensor(location)), target_dtype))
+        leaf_sharding = sharding(variable.get_metadata()["axes"], info.shape)
+        parts = leaf_sharding.addressable_devices_indices_map(info.shape).values()
+        array = map_tensor(location, [part or () for part in parts])
 
         def read_slice(index: tuple[slice, ...] | None) -> np.ndarray:
             # A copy, since the file behind a memory map may change or be deleted.
             return convert_dtype(np.array(array[index or ()]), target_dtype)
 
-        if current_mesh() is None:
-            return jax.device_put(read_slice(()))
-        leaf_sharding = sharding(variable.get_metadata()["axes"], info.shape)
         return jax.make_array_from_callback(info.shape, leaf_sharding, read_slice)
 
 
 def write_model(
-    path: Path,
+    path: AnyPath,
     config: GLaMMConfig,
     model: nnx.Module,
-    tokenizer: Path,
+    tokenizer: AnyPath,
     *,
     on_tensor: OnTensor = lambda name, nbytes: None,
 ) -> None:
@@ -173,13 +175,13 @@ def write_model(
         "tensors": default_stored_dtypes(table_of(config), leaves),
         "described": {},
     }
-    with atomic_folder(path, nbytes_of(leaves)) as folder:
+    with atomic_folder(path, nbytes_of(leaves), CONFIG_FILE) as folder:
         copy_leaves(leaves, TensorWriter(folder), on_tensor=on_tensor)
         finish_folder(folder, config, source_info, tokenizer)
 
 
 def finish_folder(
-    folder: Path, config: AnyConfig, source_info: dict[str, Any], tokenizer: Path | None
+    folder: Path, config: AnyConfig, source_info: dict[str, Any], tokenizer: AnyPath | None
 ) -> None:
     """Write everything of a model folder but its safetensors files; config.json is the last.
 
@@ -198,11 +200,11 @@ def finish_folder(
     write_config(folder, config)
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
+def copy_tokenizer(source: AnyPath, target: Path) -> None:
     """Copy the tokenizer's files."""
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+            (target / name).write_bytes((source / name).read_bytes())
 
 
 def write_added_tokens(folder: Path) -> None:

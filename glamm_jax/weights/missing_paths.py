@@ -7,7 +7,7 @@ from pathlib import Path
 
 HUB_ID = re.compile(r"[\w.-]*\w/\w[\w.-]*")
 HUB_URL = re.compile(r"https?:/+(?:www\.)?(?:huggingface\.co|hf\.co)/+([^/]+/[^/?#]+).*")
-URL = re.compile(r"(?:https?|s3|gs|hf):/+.*")  # `Path` makes one of two slashes
+URL = re.compile(r"(?:https?|s3|hf):/+.*")  # `Path` makes one of two slashes
 CLIP = "openai/clip-vit-large-patch14-336"
 
 

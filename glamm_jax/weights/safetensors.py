@@ -3,8 +3,9 @@
 A file is eight bytes (length of the header), the header (JSON: name -> dtype, shape, offsets) and
 the tensors' bytes without gaps. A model is one file, or several with an index that maps each tensor
 to its file. Headers are checked before any tensor is read. Tensors are read as memory maps, so no
-more than one is resident at a time. The writer gets all names, dtypes and shapes first, so that
-tensors may be written in any order and in parts.
+more than one is resident at a time; of a file in a bucket, the ranges are read that are used. The
+writer gets all names, dtypes and shapes first, so that tensors may be written in any order and in
+parts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 import mmap
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ import numpy as np
 from glamm_jax.errors import GLaMMError
 from glamm_jax.files import FileNameError, safe_name
 from glamm_jax.json_files import JSONError, parse_json, read_object, show
+from glamm_jax.storage import AnyPath, read_range, size_of
+from glamm_jax.weights.bucket_tensors import Index, read_parts
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_AXES = 32
@@ -89,7 +92,7 @@ class TensorInfo(NamedTuple):
 class TensorLocation:
     """Where a tensor's bytes are: file, offset in bytes from its start, dtype and shape."""
 
-    path: Path
+    path: AnyPath
     offset: int
     info: TensorInfo
 
@@ -99,7 +102,7 @@ class TensorLocation:
         return TensorLocation(self.path, self.offset + position * info.nbytes, info)
 
 
-def read_header(path: Path) -> dict[str, TensorLocation]:
+def read_header(path: AnyPath) -> dict[str, TensorLocation]:
     """Read the header of a file: the location of every tensor, in the order of their bytes.
 
     Raises:
@@ -108,15 +111,14 @@ def read_header(path: Path) -> dict[str, TensorLocation]:
     try:
         if path.exists() and not path.is_file():
             raise TensorFileError(f"{path}: not a file")
-        with path.open("rb") as file:
-            file_size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
-            if file_size < 8 or length > min(file_size - 8, MAX_HEADER_BYTES):
-                raise TensorFileError(
-                    f"{path}: not a safetensors file, or truncated: a header of {length} bytes in "
-                    f"a file of {file_size} bytes"
-                )
-            header = parse_json(file.read(length), f"{path}: the header")
+        file_size = size_of(path)
+        length = int.from_bytes(_read(path, 0, min(8, file_size)), "little")
+        if file_size < 8 or length > min(file_size - 8, MAX_HEADER_BYTES):
+            raise TensorFileError(
+                f"{path}: not a safetensors file, or truncated: a header of {length} bytes in "
+                f"a file of {file_size} bytes"
+            )
+        header = parse_json(_read(path, 8, 8 + length), f"{path}: the header")
     except OSError as error:
         raise TensorFileError(f"{path}: cannot be read: {error.strerror}") from error
     except JSONError as error:
@@ -155,7 +157,16 @@ def read_header(path: Path) -> dict[str, TensorLocation]:
     return {name: locations[name] for _, _, name in spans}
 
 
-def _parse_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
+def _read(path: AnyPath, start: int, end: int) -> bytes:
+    """Read a range of a file."""
+    if not isinstance(path, Path):
+        return read_range(path, start, end)
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(end - start)
+
+
+def _parse_entry(path: AnyPath, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
     """Return (dtype and shape, first byte, end) of one entry of a header."""
     try:
         shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
@@ -183,7 +194,7 @@ def _parse_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, in
     return TensorInfo(dtype, shape), begin, end
 
 
-def read_folder(folder: Path) -> dict[str, TensorLocation]:
+def read_folder(folder: AnyPath) -> dict[str, TensorLocation]:
     """Read the headers of a folder's files: model.safetensors, or else those of the index.
 
     The precedence is that of transformers.
@@ -212,7 +223,7 @@ def read_folder(folder: Path) -> dict[str, TensorLocation]:
     return locations
 
 
-def read_index(path: Path) -> dict[str, str]:
+def read_index(path: AnyPath) -> dict[str, str]:
     """Read an index of safetensors or of torch: {tensor: name of its file beside the index}.
 
     Raises:
@@ -233,17 +244,20 @@ def read_index(path: Path) -> dict[str, str]:
     return file_names
 
 
-def map_tensor(location: TensorLocation, *, prefetch: bool = True) -> np.ndarray:
-    """Return a tensor as a read-only memory map of its file.
+def map_tensor(location: TensorLocation, parts: Iterable[Index] | None = None) -> np.ndarray:
+    """Return a tensor as a read-only memory map of its file, or parts of one in a bucket.
 
     Args:
         location: file, offset, dtype and shape.
-        prefetch: bring the complete tensor into memory at once, which is much cheaper than page by
-            page. Without it, slices read no more than they need.
+        parts: what is used of it, as indexes; all else has arbitrary values. None: the complete
+            tensor, which is brought into memory at once: much cheaper than page by page.
     """
     info = location.info
     if not info.nbytes:
         return np.empty(info.shape, info.dtype)
+    if not isinstance(location.path, Path):
+        return read_parts(location.path, location.offset, info.shape, info.dtype, parts)
+    prefetch = parts is None
     skip = location.offset % mmap.ALLOCATIONGRANULARITY
     flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if prefetch else 0)
     with location.path.open("rb") as file:

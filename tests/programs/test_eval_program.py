@@ -9,10 +9,12 @@ from typing import Any
 
 import jax
 import pytest
+from etils import epath
 
 from glamm_jax.cli.eval import main, parse, selected_data
 from glamm_jax.evaluation import runner
 from glamm_jax.evaluation.scores import load_scores
+from glamm_jax.storage import put
 
 MODEL = Path(__file__).resolve().parents[2] / "checkpoints" / "miniworld-tiny"
 WORLD = ("--data", "miniworld/easy@64", "--limit", "2", "--split", "test")
@@ -69,6 +71,33 @@ def test_a_folder_of_the_original_scores_as_the_model_did(scored: Path, tmp_path
     assert run("gcg", *options, *WORLD, *QUICK) == 0
     again, first = (load_scores(x / "scores.json").modes for x in (tmp_path / "out", scored))
     assert again["compat"].scores == first["compat"].scores
+
+
+def test_an_evaluation_in_a_bucket_is_that_on_the_disk(
+    scored: Path, bucket: epath.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--predictions", scored / "predictions", "--out", bucket / "out")
+    assert run("gcg", *options, *WORLD, *QUICK) == 0
+    names = {path.name for path in scored.iterdir()}
+    assert {path.name for path in (bucket / "out").iterdir()} == names
+    remote, local = (load_scores(x / "scores.json").modes for x in (bucket / "out", scored))
+    assert remote["compat"].scores == local["compat"].scores
+    assert main(["compare", str(scored), f"{bucket}/out", "--out", f"{bucket}/page.html"]) == 0
+    assert (bucket / "page.html").exists()
+    options = ("--predictions", bucket / "out" / "predictions", "--out", bucket / "again")
+    assert run("gcg", *options, *WORLD, *QUICK) == 0
+    assert not Path("gs:").exists()
+
+
+@pytest.mark.slow
+def test_a_model_in_a_bucket_predicts_the_same(scored: Path, bucket: epath.Path) -> None:
+    for file in MODEL.iterdir():
+        put(bucket / "model" / file.name, file.read_bytes())
+    options = ("--model", bucket / "model", "--out", bucket / "out")
+    assert run("gcg", *options, *WORLD, *QUICK) == 0
+    name = "predictions.jsonl"
+    assert (bucket / "out" / name).read_bytes() == (scored / name).read_bytes()
+    assert not (bucket / "out" / "parts").exists()
 
 
 def test_two_runs_are_compared(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,11 +27,11 @@ import argparse
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from glamm_jax.cli.program import this_machine
 from glamm_jax.errors import ConfigError
 from glamm_jax.grand.export.filters import ExportFilters
 from glamm_jax.grand.export.summary import ExportSummary
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run", metavar="RUN", help="the run folder")
     parser.add_argument("--format", choices=FORMATS, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--out", type=this_machine, required=True, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     form = parser.add_argument_group("form")
     form.add_argument("--images", choices=("none", "copy", "link"), help="also the image files")

@@ -18,6 +18,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from glamm_jax.cli.program import this_machine
 from glamm_jax.grand.chunks import path_name
 from glamm_jax.grand.inspection_page import inspection_page
 from glamm_jax.grand.run_folder import AnnotationRun
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run", metavar="RUN", help="the run folder")
     parser.add_argument("image", metavar="IMAGE", help="its id or name")
-    parser.add_argument("--out", type=Path, metavar="PAGE", help="default: IMAGE.html")
+    parser.add_argument("--out", type=this_machine, metavar="PAGE", help="default: IMAGE.html")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -13,18 +13,19 @@ import argparse
 import os
 import sys
 from importlib import import_module
-from pathlib import Path
 
 from tqdm import tqdm
 
+from glamm_jax.cli.program import any_path
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.run_page import NUM_IMAGES, run_page
+from glamm_jax.storage import to_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run", metavar="RUN", help="the run folder")
-    parser.add_argument("--out", type=Path, metavar="PAGE", help="default: RUN/report.html")
+    parser.add_argument("--out", type=any_path, metavar="PAGE", help="default: RUN/report.html")
     parser.add_argument(
         "--gallery", type=int, default=NUM_IMAGES, metavar="N", help="images (%(default)s)"
     )
@@ -34,10 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the page; returns the exit status."""
     folder = AnnotationRun.open(options.run)
-    out = options.out or Path(os.fspath(folder.path), "report.html")
+    out = options.out or to_path(os.fspath(folder.path)) / "report.html"
     with tqdm(total=folder.num_images, unit=" images", disable=None) as bar:
         page = run_page(folder, max(0, options.gallery), options.seed, lambda: bar.update())
-    out.parent.mkdir(parents=True, exist_ok=True)
     page.save(out)
     print(f"{out}: {folder.num_images:,} images")
     return 0

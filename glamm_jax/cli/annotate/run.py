@@ -39,7 +39,7 @@ from pathlib import Path
 from etils import epath
 
 from glamm_jax.cli.annotate.stage_bars import StageBars
-from glamm_jax.cli.program import positive_int, printable
+from glamm_jax.cli.program import positive_int, printable, this_machine
 from glamm_jax.config.overrides import with_overrides
 from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.files import read_regular_file
@@ -67,7 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", metavar="PHOTOS", help="folder of the images")
     parser.add_argument("--out", required=True, metavar="RUN", help="the run folder")
     parser.add_argument(
-        "--roles", type=Path, required=True, metavar="FILE", help="which models are used (TOML)"
+        "--roles",
+        type=this_machine,
+        required=True,
+        metavar="FILE",
+        help="which models are used (TOML)",
     )
     parser.add_argument(
         "--trust-roles", action="store_true", help="import the classes that the file names"
@@ -98,7 +102,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N images only")
     parser.add_argument(
-        "--images", type=Path, metavar="LIST", help="only the images that this text file names"
+        "--images",
+        type=this_machine,
+        metavar="LIST",
+        help="only the images that this text file names",
     )
     parser.add_argument(
         "--allow-failures",

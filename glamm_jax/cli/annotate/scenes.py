@@ -16,16 +16,15 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
-from pathlib import Path
 
-from glamm_jax.cli.program import positive_int
+from glamm_jax.cli.program import positive_int, this_machine
 from glamm_jax.miniworld import WORLDS
 from glamm_jax.miniworld.truth_folder import IMAGES, write_scenes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument("out", type=this_machine, metavar="OUT", help="folder to write")
     parser.add_argument(
         "--count", type=positive_int, default=200, metavar="N", help="of scenes (%(default)s)"
     )

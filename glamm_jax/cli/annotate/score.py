@@ -17,10 +17,10 @@ import argparse
 import json
 import sys
 from importlib import import_module
-from pathlib import Path
 
 from tqdm import tqdm
 
+from glamm_jax.cli.program import this_machine
 from glamm_jax.errors import ConfigError
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.run_records import run_records, truth_folder
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the run folder")
     parser.add_argument(
         "--truth",
-        type=Path,
+        type=this_machine,
         metavar="FOLDER",
         help="written by `scenes`; default: the folder that the photographs are in",
     )

@@ -20,18 +20,18 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 from tqdm import tqdm
 
 import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
-from glamm_jax.cli.program import checkout_path, positive_int
+from glamm_jax.cli.program import any_path, checkout_path, positive_int, this_machine
 from glamm_jax.config import released
 from glamm_jax.data.record_shards import RecordShards, ShardError
 from glamm_jax.data.record_sources import find_scheme, open_records
 from glamm_jax.files import safe_name
 from glamm_jax.json_files import read_object
 from glamm_jax.report.dataset_page import ConversationSampling, RecordCollection, build_dataset_page
+from glamm_jax.storage import AnyPath, size_of, to_path
 from glamm_jax.text.tokenizer import load_tokenizer
 from glamm_jax.types import BatchShape
 
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data", metavar="DATA", help="folder of record shards, or miniworld/WORLD@SIZE"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="PAGE", help="page to write")
+    parser.add_argument("--out", type=any_path, required=True, metavar="PAGE", help="page to write")
     parser.add_argument(
         "--samples",
         type=positive_int,
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tokenizer",
-        type=Path,
+        type=this_machine,
         metavar="DIR",
         help="folder with LLaMA's tokenizer.model, for the lengths of the released model; default: "
         "the small tokenizer of the repository's tests, which needs more tokens for a text",
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
     build_dataset_page(options.data, collections, options.samples, sampling, _progress).save(
         options.out
     )
-    print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")
+    print(f"{options.out}: {size_of(options.out) / 1e6:.2f} MB")
 
 
 def _progress(indices: Sequence[int], name: str) -> Iterable[int]:
@@ -106,7 +106,7 @@ def _collections(data: str, limit: int) -> Iterator[RecordCollection]:
             data, open_records(data, "train"), min(limit, scheme.eval_limit or limit)
         )
         return
-    folders = sorted(path.parent for path in Path(data).rglob("dataset_info.json"))
+    folders = sorted(path.parent for path in to_path(data).rglob("dataset_info.json"))
     if not folders:
         raise ShardError(f"{data}: no finished dataset in it; write one with `convert dataset`")
     for folder in folders:
@@ -116,7 +116,7 @@ def _collections(data: str, limit: int) -> Iterator[RecordCollection]:
             yield RecordCollection(name, records, limit, _defects(folder, split))
 
 
-def _defects(folder: Path, split: str) -> dict[str, list[str]]:
+def _defects(folder: AnyPath, split: str) -> dict[str, list[str]]:
     """Return the defects recorded in the conversion of a split: kind -> places."""
     path = folder / f"defects-{split}.json"
     if not path.is_file():

@@ -37,7 +37,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from glamm_jax.cli.program import positive_int, printable
+from glamm_jax.cli.program import positive_int, printable, this_machine
 from glamm_jax.data.conversion import ShardStats, SourceReader, check_shard, write_shard
 from glamm_jax.data.record import TASKS, Defect
 from glamm_jax.data.shard_processes import map_shards
@@ -53,8 +53,12 @@ TABLE_WIDTH = 160
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(datasets())}")
-    parser.add_argument("--source", type=Path, required=True, help="data folder (jsonl: the file)")
-    parser.add_argument("--out", type=Path, help="folder of the shards, of one or several datasets")
+    parser.add_argument(
+        "--source", type=this_machine, required=True, help="data folder (jsonl: the file)"
+    )
+    parser.add_argument(
+        "--out", type=this_machine, help="folder of the shards, of one or several datasets"
+    )
     parser.add_argument("--split", default="train", help="default: %(default)s")
     parser.add_argument("--check", action="store_true", help="read everything, write nothing")
     add_outside_argument(parser)

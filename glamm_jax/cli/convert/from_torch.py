@@ -39,15 +39,15 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from glamm_jax.cli.convert.assemble import Request, assemble, leaf_shapes
-from glamm_jax.cli.program import printable
+from glamm_jax.cli.program import any_path, checkpoint_path, printable
 from glamm_jax.cli.progress import print_summary, progress_bar
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.files import atomic_folder
 from glamm_jax.text.tokenizer import load_tokenizer
+from glamm_jax.weights.config_file import CONFIG_FILE
 from glamm_jax.weights.folder import finish_folder
 from glamm_jax.weights.lora import REPLACED_BY_ADAPTER
 from glamm_jax.weights.safetensors import TensorWriter
@@ -58,21 +58,28 @@ from glamm_jax.weights.transfer import import_tensors
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder or file")
-    parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="new model folder")
-    parser.add_argument("--clip", type=Path, metavar="DIR", help="CLIP's Hugging Face folder")
+    parser.add_argument("source", type=checkpoint_path, metavar="SOURCE", help="folder or file")
     parser.add_argument(
-        "--sam", type=Path, metavar="FILE", help=".pth file of SAM, if SOURCE is a LLaMA"
+        "--out", type=any_path, required=True, metavar="MODEL", help="new model folder"
     )
     parser.add_argument(
-        "--region", type=Path, metavar="DIR", help="folder of GPT4RoI, if SOURCE is a LLaMA"
+        "--clip", type=checkpoint_path, metavar="DIR", help="CLIP's Hugging Face folder"
     )
     parser.add_argument(
-        "--adapter", type=Path, metavar="DIR", help="folder of a peft adapter of SOURCE"
+        "--sam", type=checkpoint_path, metavar="FILE", help=".pth file of SAM, if SOURCE is a LLaMA"
+    )
+    parser.add_argument(
+        "--region",
+        type=checkpoint_path,
+        metavar="DIR",
+        help="folder of GPT4RoI, if SOURCE is LLaMA",
+    )
+    parser.add_argument(
+        "--adapter", type=checkpoint_path, metavar="DIR", help="folder of a peft adapter of SOURCE"
     )
     parser.add_argument(
         "--tokenizer",
-        type=Path,
+        type=checkpoint_path,
         metavar="DIR",
         help="folder with the tokenizer and config.json, if SOURCE is a file",
     )
@@ -105,7 +112,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"from-torch: warning: {printable(warning)}", file=sys.stderr)
     table, leaves = table_of(assembly.config), leaf_shapes(assembly.config)
     nbytes = nbytes_of(assembly.tensors)
-    with atomic_folder(options.out, nbytes) as folder:
+    with atomic_folder(options.out, nbytes, CONFIG_FILE) as folder:
         with progress_bar(nbytes, "converting") as advance:
             stored_dtypes = import_tensors(
                 table,

@@ -15,12 +15,13 @@ import argparse
 import sys
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
+from glamm_jax.cli.program import any_path, model_path
 from glamm_jax.cli.progress import print_summary, progress_bar
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.errors import FolderError
 from glamm_jax.files import atomic_folder
+from glamm_jax.weights.config_file import CONFIG_FILE
 from glamm_jax.weights.folder import ModelFolder, finish_folder
 from glamm_jax.weights.lora import MergedLeaves, without_lora
 from glamm_jax.weights.safetensors import TensorWriter
@@ -30,9 +31,9 @@ from glamm_jax.weights.transfer import copy_leaves
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="model folder with LoRA")
+    parser.add_argument("model", type=model_path, metavar="MODEL", help="model folder with LoRA")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="MERGED", help="new model folder"
+        "--out", type=any_path, required=True, metavar="MERGED", help="new model folder"
     )
 
 
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     leaves = MergedLeaves(folder, config.lora)
     nbytes = nbytes_of(leaves)
     merged = replace(config, lora=None)
-    with atomic_folder(options.out, nbytes) as target:
+    with atomic_folder(options.out, nbytes, CONFIG_FILE) as target:
         with progress_bar(nbytes, "merging") as advance:
             copy_leaves(leaves, TensorWriter(target), on_tensor=advance)
         finish_folder(target, merged, without_lora(folder.source_info()), options.model)

@@ -26,12 +26,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 
 from tqdm import tqdm
 
 from glamm_jax.cli.convert import dataset
-from glamm_jax.cli.program import positive_int
+from glamm_jax.cli.program import positive_int, this_machine
 from glamm_jax.data.conversion import SourceReader
 from glamm_jax.miniworld import WORLDS, Scene, World, hold_out, render_scene
 from glamm_jax.miniworld.grand_folder import write_grand
@@ -48,7 +47,7 @@ Splits = dict[str, tuple[range, World]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--out", type=this_machine, required=True, help="folder to write")
     parser.add_argument(
         "--scenes", type=positive_int, required=True, metavar="N", help="scenes of train"
     )

@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
-from pathlib import Path
 
-from glamm_jax.cli.program import checkout_path, positive_int
+from glamm_jax.cli.program import checkout_path, positive_int, this_machine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="golden folder")
+    parser.add_argument("folder", type=this_machine, metavar="DIR", help="golden folder")
     parser.add_argument(
         "--only",
         type=lambda text: [part for part in text.split(",") if part],
@@ -39,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare N parts at the same time (default: %(default)s)",
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the verdict on every array"
+        "--json", type=this_machine, metavar="FILE", help="write the verdict on every array"
     )
     parser.add_argument(
         "--all", action="store_true", help="also print excluded arrays, with the reason"

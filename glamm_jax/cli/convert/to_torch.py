@@ -31,10 +31,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from glamm_jax.cli.convert.assemble import leaf_shapes
+from glamm_jax.cli.program import model_path, this_machine
 from glamm_jax.cli.progress import print_summary, progress_bar
 from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, SAMConfig
 from glamm_jax.errors import FolderError
@@ -97,8 +97,8 @@ class Part:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="model folder")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    parser.add_argument("model", type=model_path, metavar="MODEL", help="model folder")
+    parser.add_argument("--out", type=this_machine, required=True, metavar="DIR", help="new folder")
     parser.add_argument(
         "--part", choices=("glamm", "clip", "adapter"), default="glamm", help="default: %(default)s"
     )

@@ -29,6 +29,7 @@ from glamm_jax.evaluation.published import PaperRow, rows_of_split
 from glamm_jax.metrics.gcg import GroundedCaption
 from glamm_jax.metrics.result import MetricResult, Mode
 from glamm_jax.metrics.similarity import Similarity, WordSimilarity
+from glamm_jax.storage import AnyPath
 from glamm_jax.text import questions
 from glamm_jax.text.special_tokens import REGION, SEG
 
@@ -191,7 +192,7 @@ Predictions = Mapping[str, Prediction]
 # (items, predictions by item id, mode, scorers) -> metrics
 Score = Callable[[Sequence[Item], Predictions, Mode, TextScorers], MetricResult]
 # (folder, predictions) -> image ids that have no file, as they cannot be its name
-Export = Callable[[Path, Sequence[Prediction]], list[str]]
+Export = Callable[[AnyPath, Sequence[Prediction]], list[str]]
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from glamm_jax.files import FileNameError, safe_name, write_atomic
 from glamm_jax.metrics.gcg import score_gcg
 from glamm_jax.metrics.phrase_matching import score_phrases, sum_scores
 from glamm_jax.metrics.result import MetricResult, Mode
+from glamm_jax.storage import AnyPath
 from glamm_jax.text.questions import GCG_INSTRUCTION, GCG_QUESTIONS
 
 CAPTIONS_FILE, MASKS_FILE = "{}_gcg_coco_caption_gt.json", "{}_gcg_coco_mask_gt.json"
@@ -198,7 +199,7 @@ def _phrases_with_masks(prediction: Prediction, item: Item) -> list[tuple[str, R
     return [(phrase, first.get(i)) for i, phrase in enumerate(prediction.phrases)]
 
 
-def export(folder: Path, predictions: Sequence[Prediction]) -> list[str]:
+def export(folder: AnyPath, predictions: Sequence[Prediction]) -> list[str]:
     """Write ID.json for every image, as `eval/gcg/infer.py` of the original does.
 
     Returns:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from glamm_jax.files import write_atomic
 from glamm_jax.metrics.captions import CAPTION_METRICS, score_captions
 from glamm_jax.metrics.phrase_matching import content_words
 from glamm_jax.metrics.result import MetricResult, Mode
+from glamm_jax.storage import AnyPath
 from glamm_jax.text.answer_parser import last_answer, parse_answer, phrase_texts
 
 # For `Benchmark.mode_differences`.
@@ -80,7 +80,7 @@ def clean_as_original(prediction: Prediction) -> tuple[str, tuple[str, ...]]:
     return parse_answer(raw, keep_spaces=True).text, phrases
 
 
-def write_caption_list(path: Path, predictions: Iterable[Prediction]) -> None:
+def write_caption_list(path: AnyPath, predictions: Iterable[Prediction]) -> None:
     """Write a list of captions as `eval/region_captioning/infer.py` of the original does.
 
     An id that is a number is written as one, as it is in the annotations.

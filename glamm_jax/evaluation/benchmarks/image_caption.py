@@ -30,6 +30,7 @@ from glamm_jax.evaluation.benchmarks.original_annotations import (
     find_images,
 )
 from glamm_jax.evaluation.published import PaperTable
+from glamm_jax.storage import AnyPath
 from glamm_jax.text.questions import CAPTION_QUESTIONS
 
 
@@ -95,7 +96,7 @@ def _from_karpathy(file: Path, fields: Mapping[str, Any], split: str) -> CocoFil
     return CocoFile(images, annotations, {}, [])
 
 
-def export(folder: Path, predictions: Sequence[Prediction]) -> list[str]:
+def export(folder: AnyPath, predictions: Sequence[Prediction]) -> list[str]:
     """Write a list of captions, in the layout of the original's region captions."""
     write_caption_list(folder / "image_caption.json", predictions)
     return []

@@ -28,6 +28,7 @@ from glamm_jax.evaluation.benchmarks.original_annotations import (
     find_images,
 )
 from glamm_jax.evaluation.published import PaperTable
+from glamm_jax.storage import AnyPath
 from glamm_jax.text.questions import REGION_INSTRUCTION, REGION_QUESTIONS
 
 
@@ -96,7 +97,7 @@ def items_from_annotations(
     return result
 
 
-def export(folder: Path, predictions: Sequence[Prediction]) -> list[str]:
+def export(folder: AnyPath, predictions: Sequence[Prediction]) -> list[str]:
     """Write a list of captions, as `eval/region_captioning/infer.py` of the original does."""
     write_caption_list(folder / "region_caption.json", predictions)
     return []
