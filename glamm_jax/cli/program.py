@@ -15,6 +15,8 @@ from glamm_jax.errors import ConfigError, GLaMMError, GLaMMWarning
 
 UNUSABLE_INPUT, INTERRUPTED = 2, 130  # exit statuses
 TRACEBACK_VARIABLE = "GLAMM_JAX_TRACEBACK"
+MAX_REASON = 200  # characters of an error message of jax
+NO_BACKEND = "Unable to initialize backend"  # the words of jax
 
 
 def run_program(name: str, work: Callable[[], int | None]) -> int:
@@ -28,7 +30,8 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
         work: returns the exit status, None for 0.
 
     Returns:
-        The exit status: that of `work`, 2 for `GLaMMError` and `OSError`, 130 after Ctrl-C.
+        The exit status: that of `work`, 2 for `GLaMMError`, `OSError` and a missing accelerator,
+        130 after Ctrl-C.
     """
     show_other_warning = warnings.showwarning
 
@@ -48,9 +51,25 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
             raise
         print(f"{name}: {printable(str(error))}", file=sys.stderr)
         return UNUSABLE_INPUT
+    except RuntimeError as error:
+        if NO_BACKEND not in str(error) or os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        print(f"{name}: {_missing_accelerator(str(error))}", file=sys.stderr)
+        return UNUSABLE_INPUT
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted; the same command resumes", file=sys.stderr)
         return INTERRUPTED
+
+
+def _missing_accelerator(reason: str) -> str:
+    """Return what to do if jax cannot use the accelerator that JAX_PLATFORMS names."""
+    reason = " ".join(reason.replace(NO_BACKEND, "").split())
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    requested = f"JAX_PLATFORMS={platforms}, but " if platforms else ""
+    return (
+        f"{requested}jax cannot use the accelerator{reason[:MAX_REASON]}. Run on a machine that "
+        "has it, with the extra [tpu] or [cuda] installed; JAX_PLATFORMS=cpu uses the processors"
+    )
 
 
 def make_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
