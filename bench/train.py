@@ -131,10 +131,11 @@ def configuration(options: argparse.Namespace) -> ExperimentConfig:
     """Return a run of small layers on images of the released model's sizes."""
     model, size = tiny(base_vocab_size=800), 32
     if not options.tiny:
+        clip, sam = released().clip, released().sam
         model = replace(
             model,
-            clip=replace(model.clip, image_size=released().clip.image_size),
-            sam=replace(model.sam, image_size=released().sam.image_size),
+            clip=replace(model.clip, image_size=clip.image_size, patch_size=clip.patch_size),
+            sam=replace(model.sam, image_size=sam.image_size, patch_size=sam.patch_size),
         )
         size = 640
     shape = BatchShape(
