@@ -63,12 +63,13 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
 
 def _missing_accelerator(reason: str) -> str:
     """Return what to do if jax cannot use the accelerator that JAX_PLATFORMS names."""
-    reason = " ".join(reason.replace(NO_BACKEND, "").split())
+    reason = " ".join(reason.replace(NO_BACKEND, "").partition("(set JAX_PLATFORMS")[0].split())
     platforms = os.environ.get("JAX_PLATFORMS", "")
     requested = f"JAX_PLATFORMS={platforms}, but " if platforms else ""
     return (
-        f"{requested}jax cannot use the accelerator{reason[:MAX_REASON]}. Run on a machine that "
-        "has it, with the extra [tpu] or [cuda] installed; JAX_PLATFORMS=cpu uses the processors"
+        f"{requested}jax cannot use the accelerator {reason[:MAX_REASON]}. Install the extra [tpu] "
+        "or [cuda] on a machine that has it, end other programs that use it, or set "
+        "JAX_PLATFORMS=cpu to use the processors"
     )
 
 
