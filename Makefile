@@ -56,11 +56,12 @@ format: $(STAMP) ## format the sources with ruff
 parity: $(STAMP) ## compare with numbers recorded from the original; 6 to 16 minutes
 	$(BIN)/python -m convert parity tests/goldens --processes 2
 
-bench: $(STAMP) ## measure CPU speed: models and PyTorch, conversion, mini-world, loader, metrics, annotation
+bench: $(STAMP) ## measure CPU speed: models and PyTorch, conversion, mini-world, loader, training loop, metrics, annotation
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.conversion
 	$(BIN)/python -m bench.miniworld
 	$(BIN)/python -m bench.loader
+	$(BIN)/python -m bench.train
 	$(BIN)/python -m bench.metrics
 	$(BIN)/python -m bench.annotation
 

@@ -19,6 +19,7 @@ FOLDERS = (
     "configs",
     "convert",
     "demo",
+    "docker",
     "docs",
     "eval",
     "examples",
@@ -30,7 +31,7 @@ FOLDERS = (
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT))
     for path in (
-        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
         *ROOT.glob("*.md"),
         *(path for folder in FOLDERS for path in (ROOT / folder).rglob("README.md")),
     )

@@ -16,6 +16,8 @@ from glamm_jax.storage import AnyPath, StorageError, describe, is_service_error,
 
 UNUSABLE_INPUT, INTERRUPTED = 2, 130  # exit statuses
 TRACEBACK_VARIABLE = "GLAMM_JAX_TRACEBACK"
+MAX_REASON = 200  # characters of an error message of jax
+NO_BACKEND = "Unable to initialize backend"  # the words of jax
 
 
 def run_program(name: str, work: Callable[[], int | None]) -> int:
@@ -29,8 +31,8 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
         work: returns the exit status, None for 0.
 
     Returns:
-        The exit status: that of `work`, 2 for `GLaMMError`, `OSError` and errors of a bucket, 130
-        after Ctrl-C.
+        The exit status: that of `work`, 2 for `GLaMMError`, `OSError`, errors of a bucket and a
+        missing accelerator, 130 after Ctrl-C.
     """
     show_other_warning = warnings.showwarning
 
@@ -51,13 +53,27 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
         print(f"{name}: {printable(str(error))}", file=sys.stderr)
         return UNUSABLE_INPUT
     except Exception as error:
-        if os.environ.get(TRACEBACK_VARIABLE) or not is_service_error(error):
+        is_missing = isinstance(error, RuntimeError) and NO_BACKEND in str(error)
+        if os.environ.get(TRACEBACK_VARIABLE) or not (is_missing or is_service_error(error)):
             raise
-        print(f"{name}: {printable(describe(error))}", file=sys.stderr)
+        text = _missing_accelerator(str(error)) if is_missing else describe(error)
+        print(f"{name}: {printable(text)}", file=sys.stderr)
         return UNUSABLE_INPUT
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted; the same command resumes", file=sys.stderr)
         return INTERRUPTED
+
+
+def _missing_accelerator(reason: str) -> str:
+    """Return what to do if jax cannot use the accelerator that JAX_PLATFORMS names."""
+    reason = " ".join(reason.replace(NO_BACKEND, "").partition("(set JAX_PLATFORMS")[0].split())
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    requested = f"JAX_PLATFORMS={platforms}, but " if platforms else ""
+    return (
+        f"{requested}jax cannot use the accelerator {reason[:MAX_REASON]}. Install the extra [tpu] "
+        "or [cuda] on a machine that has it, end other programs that use it, or set "
+        "JAX_PLATFORMS=cpu to use the processors"
+    )
 
 
 def make_parser(prog: str, description: str | None) -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Progress of conversions: a bar in bytes, and a summary of time and memory."""
+"""Progress of programs: a bar in bytes, durations, a summary of time and memory."""
 
 from __future__ import annotations
 
@@ -39,3 +39,11 @@ def print_summary(nbytes: int) -> None:
     seconds = time.perf_counter() - _started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{nbytes / 1e9:.2f} GB in {seconds:.1f} s, peak memory {peak:.2f} GiB")
+
+
+def duration(seconds: float) -> str:
+    """Return a time such as "3 h 20 min"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

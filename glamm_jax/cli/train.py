@@ -23,10 +23,16 @@ A checkpoint is verified before it is used; for a damaged one the error names th
 --from-step N resumes from the checkpoint of step N (0: starts again). Later checkpoints and the
 metrics are moved to RUN/discarded, nothing is deleted. Only one process can train in RUN at a time.
 
+On a terminal a bar shows losses, speed, the share of the devices' peak FLOPS (MFU), and the share
+of the time in which they waited for data; in a log there is a line every 30 seconds. When a step
+takes ten times the median (at least 5 s), the stacks of all threads are printed. --profile 10:13
+traces four steps with JAX's profiler, for TensorBoard's profile plugin or Perfetto.
+
 RUN/config.json       the configuration of the run
 RUN/metrics.jsonl     one line per step: step, loss, ce, bce, dice, grad_norm, learning_rate, ...
 RUN/events.jsonl      started, resumed_from, saved, skipped, dropped, validated, ...
 RUN/checkpoints/STEP  trained parameters; `glamm-jax export RUN --out MODEL` writes the model
+RUN/profile           of --profile 10:13: what devices and host did in the steps 10 to 13
 RUN/tensorboard       event files of TensorBoard; `glamm-jax report RUN` writes a web page
 
 RUN, SHARDS, and the folders in the configuration may be in a bucket (gs://BUCKET/FOLDER); see
@@ -41,28 +47,25 @@ from __future__ import annotations
 import argparse
 import runpy
 import sys
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
 import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
 from glamm_jax.aot.chips import chip_of
 from glamm_jax.aot.plan import plan
 from glamm_jax.cli.program import any_path, make_parser, run_program, this_machine
+from glamm_jax.cli.train_progress import show_progress
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.config.overrides import with_overrides
 from glamm_jax.data.dataset_mixture import mixture_of
 from glamm_jax.errors import ConfigError
 from glamm_jax.evaluation.validation import make_validate
-from glamm_jax.training.loop import MetricWriter, StepRecord, train
-from glamm_jax.training.losses import LOSS_NAMES
+from glamm_jax.training.loop import MetricWriter, train
 from glamm_jax.training.metric_writers import TensorBoard, WeightsAndBiases
-
-SPEED_WINDOW = 20  # steps over which the printed speed is averaged
+from glamm_jax.training.profile_window import parse_steps
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax train") -> int:
@@ -88,6 +91,9 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax train") -> arg
     parser.add_argument("--steps", type=int, metavar="N", help="stop after step N")
     parser.add_argument(
         "--from-step", type=int, metavar="N", help="resume from this checkpoint, not the latest"
+    )
+    parser.add_argument(
+        "--profile", metavar="A:B", help="write a trace of the steps A to B to RUN/profile"
     )
     parser.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
     add_overrides(parser)
@@ -126,8 +132,15 @@ def run(options: argparse.Namespace) -> None:
     writers: list[MetricWriter] = [TensorBoard(options.out / "tensorboard")]
     if options.wandb:
         writers.append(WeightsAndBiases(options.wandb, options.out, asdict(config)))
+    profile_steps = parse_steps(options.profile) if options.profile else None
     records = train(
-        config, options.out, options.steps, make_validate(config), writers, options.from_step
+        config,
+        options.out,
+        options.steps,
+        make_validate(config),
+        writers,
+        options.from_step,
+        profile_steps,
     )
     show_progress(records, options.steps or config.optim.total_steps, _peak_step_seconds(config))
 
@@ -168,45 +181,6 @@ def load_config(path: Path) -> ExperimentConfig:
         name = type(config).__name__
         raise ConfigError(f"{path}: get_config() returns {name}, not an ExperimentConfig")
     return config
-
-
-def show_progress(
-    records: Iterable[StepRecord], num_steps: int, peak_step_seconds: float | None = None
-) -> None:
-    """Run the steps behind a progress bar with losses, images per second and input wait.
-
-    Args:
-        records: of the steps, as `train` yields them; consuming them runs the training.
-        num_steps: at which the run ends; the bar of a resumed run starts where it resumes.
-        peak_step_seconds: time of a step at the devices' peak FLOPS; its share is shown.
-    """
-    print("initializing the weights and compiling; this takes minutes", flush=True)
-    last: deque[StepRecord] = deque(maxlen=SPEED_WINDOW)
-    interval = 0.5 if sys.stderr.isatty() else 10.0  # seconds; fewer lines in a log file
-    with tqdm(total=num_steps, unit="step", mininterval=interval) as bar:
-        for record in records:
-            if not last:  # the first step of this process compiles, and may be any step
-                bar.initial, bar.n = record["step"], record["step"]
-            last.append(record)
-            bar.set_postfix_str(progress_line(last, peak_step_seconds), refresh=False)
-            bar.update()
-
-
-def progress_line(last: Iterable[StepRecord], peak_step_seconds: float | None = None) -> str:
-    """Return the latest losses, and the mean speed without the first step, which compiles."""
-    records = [*last]
-    losses = " ".join(f"{name} {records[-1][name]:.3f}" for name in LOSS_NAMES)
-    timed = records[1:] or records
-    seconds = sum(record["seconds"] for record in timed)
-    images = sum(sum(record["images"].values()) for record in timed)
-    input_share = sum(record["input_seconds"] for record in timed) / seconds
-    step_seconds = seconds / len(timed)
-    peak = f"  {peak_step_seconds / step_seconds:.0%} of peak" if peak_step_seconds else ""
-    skipped = "  SKIPPED" if records[-1]["skipped"] else ""
-    return (
-        f"{losses}  {images / seconds:.2f} images/s  {step_seconds:.2f} s/step  "
-        f"input {input_share:.0%}{peak}{skipped}"
-    )
 
 
 def _peak_step_seconds(config: ExperimentConfig) -> float | None:

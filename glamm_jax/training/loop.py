@@ -8,13 +8,20 @@
 4. The run resumes from the latest complete checkpoint of its folder, else it starts at step 0. The
    checkpoint has the trained parameters, the optimizer state and the position in the data; the
    lines of later steps are removed from `metrics.jsonl`.
-5. Every step: load the batch, run the step, append a line to `metrics.jsonl`. When due, run the
-   validation and save a checkpoint, which is written while the next steps run.
+5. Every step: take the batch, which a thread has loaded and placed, start the step, and append the
+   line of the step before it to `metrics.jsonl`: the devices always have the next step waiting.
+   When due, run the validation and save a checkpoint, which is written while the next steps run;
+   the thread continues to load meanwhile.
 6. At the end, after SIGTERM or Ctrl-C, or when the data ends with an error (a killed worker
    process, too many dropped records): save a last checkpoint and wait until it is written.
 
 What is dropped from the data is printed and recorded as an event: for each dataset and reason, the
 first time and whenever the number has grown tenfold.
+
+So what follows from the metrics happens one step late: too many consecutive skipped steps end the
+run when the next step has been started, always the same one. A checkpoint, the validation and the
+end of the run wait for the step in flight. The position in the data that a checkpoint has is that
+of the batches of its steps, not of those that were loaded ahead.
 
 run(N), and run(k) followed by run(N), give bit-identical results.
 """
@@ -24,7 +31,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -33,13 +41,7 @@ from flax import nnx
 from jaxtyping import UInt8
 
 from glamm_jax.config.experiment import ExperimentConfig
-from glamm_jax.data.loader import (
-    BatchIterator,
-    DataError,
-    LoadedBatch,
-    dropped_samples,
-    open_batches,
-)
+from glamm_jax.data.loader import BatchIterator, DataError, dropped_samples, open_batches
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.storage import AnyPath
@@ -49,11 +51,15 @@ from glamm_jax.training.initialization import initial_model
 from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.optimizer import make_optimizer
 from glamm_jax.training.parameter_groups import trainable_filter
-from glamm_jax.training.placement import place_batch, place_split, process_slice
-from glamm_jax.training.run_folder import RunError, RunFolder, print_line
+from glamm_jax.training.placement import place_split, process_slice
+from glamm_jax.training.prefetch import BatchPrefetcher, PreparedBatch
+from glamm_jax.training.profile_window import ProfileWindow
+from glamm_jax.training.run_folder import PROFILE, RunError, RunFolder, print_line
 from glamm_jax.training.state import ModelSplit, TrainState, split_model
-from glamm_jax.training.step import Metrics, Step, make_step, stack_batches
+from glamm_jax.training.step import Metrics, Step, make_step
 from glamm_jax.training.stop_signal import StopSignal, any_process
+from glamm_jax.training.votes import Votes
+from glamm_jax.training.watchdog import Watchdog, print_stacks
 
 StepRecord = dict[str, Any]  # a line of metrics.jsonl
 
@@ -98,12 +104,16 @@ def train(
     validate: Validate | None = None,
     metric_writers: Sequence[MetricWriter] = (),
     from_step: int | None = None,
+    profile_steps: tuple[int, int] | None = None,
 ) -> Iterator[StepRecord]:
-    """Start or resume a run. Each step runs when its record is requested.
+    """Start or resume a run. A step's record is yielded when the next step has been started.
 
     A record is a line of `metrics.jsonl`: the step, the losses, the gradient norms (global, and of
     every part), the learning rate, whether the step was skipped, the number of images from each
-    dataset, and the seconds of the step and of the wait for its batch. The first step compiles.
+    dataset, and three times: `seconds` from the end of the step before to the end of this one,
+    without validation and checkpoint; `input_seconds`, the part of it in which the devices waited
+    for a batch; `prepare_seconds` of the thread that loaded, stacked and placed the batch. The
+    first step compiles.
 
     Args:
         config: of the run.
@@ -113,6 +123,7 @@ def train(
         metric_writers: receive the records and the validation results.
         from_step: resume from the checkpoint of this step (0: start again); later checkpoints and
             the metrics are moved to the folder's `discarded`. None: from the latest checkpoint.
+        profile_steps: first and last step that JAX's profiler traces into the folder's `profile`.
 
     Raises:
         ConfigError: a dataset, the initial model or the configuration cannot be used.
@@ -131,14 +142,39 @@ def train(
         raise RunError(
             f"{num_steps} steps requested, but optim.total_steps = {total}; choose 1 to {total}"
         )
+    if profile_steps and profile_steps[1] >= num_steps:
+        first, last = profile_steps
+        raise RunError(f"steps {first}:{last} cannot be profiled: the last step is {num_steps - 1}")
     mesh = _make_mesh(config)
     with use_mesh(mesh):
         part = process_slice()
     batches = open_batches(config.data, config.model, part.index, part.count)
     run_folder = RunFolder(folder)
     run_folder.claim(config)
-    run = _Run(config, mesh, run_folder, batches, validate, metric_writers)
-    return run.records(num_steps, from_step)
+    profile = ProfileWindow(profile_steps, folder / PROFILE)
+    run = _Run(config, mesh, run_folder, batches, validate, metric_writers, profile, num_steps)
+    return run.records(from_step)
+
+
+class _StartedStep(NamedTuple):
+    """A step whose metrics have not been fetched.
+
+    Attributes:
+        index: of the step.
+        metrics: on the devices.
+        prepared: its batch, without the arrays.
+        input_seconds: that the devices waited before it started.
+    """
+
+    index: int
+    metrics: Metrics
+    prepared: PreparedBatch
+    input_seconds: float
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the devices have finished it."""
+        return self.metrics.loss.is_ready()
 
 
 class _Run:
@@ -152,7 +188,10 @@ class _Run:
         batches: BatchIterator,
         validate: Validate | None,
         metric_writers: Sequence[MetricWriter],
+        profile: ProfileWindow,
+        num_steps: int,
     ):
+        self.profile, self.num_steps = profile, num_steps
         self.config, self.mesh, self.folder, self.batches = config, mesh, folder, batches
         self.validate = validate
         self.metric_writers = metric_writers if folder.writes else ()
@@ -161,12 +200,14 @@ class _Run:
         self.scores: dict[str, float] = {}  # of the latest validation
         self.saving: tuple[int, dict[str, float]] | None = None  # step and scores of a checkpoint
         self.num_reported: dict[tuple[str, str], int] = {}  # dropped samples by dataset and reason
+        self.in_flight: _StartedStep | None = None
+        self.last_end = 0.0  # of the step before, on the clock of time.perf_counter
 
-    def records(self, num_steps: int, from_step: int | None = None) -> Iterator[StepRecord]:
+    def records(self, from_step: int | None = None) -> Iterator[StepRecord]:
         """Yield the records of the steps."""
         config = self.config
         with ExitStack() as stack:
-            for resource in (self.folder, self.batches, *self.metric_writers):
+            for resource in (self.folder, self.batches, *self.metric_writers, self.profile):
                 stack.enter_context(closing(resource))
             stack.enter_context(use_mesh(self.mesh))
             stop = stack.enter_context(StopSignal())
@@ -184,7 +225,15 @@ class _Run:
             )
             split = split._replace(state=self._start_or_resume(split.state))
             step = make_step(config.model, config.optim, config.losses, config.seed)
-            yield from self._steps(split, step, num_steps, stop)
+            if int(split.state.step) < self.num_steps:
+                loader_state = self.batches.get_state()
+                self.watchdog = stack.enter_context(Watchdog(print_stacks))
+                self.prefetcher = stack.enter_context(
+                    closing(
+                        BatchPrefetcher(self.batches, config.optim.accumulation_steps, self.mesh)
+                    )
+                )
+                yield from self._steps(split, step, stop, loader_state)
 
     def _go_back(self, step: int) -> None:
         """Make the checkpoint of a step the latest; what came later is set aside."""
@@ -220,68 +269,121 @@ class _Run:
         return restored.state
 
     def _steps(
-        self, split: ModelSplit, step: Step, num_steps: int, stop: StopSignal
+        self,
+        split: ModelSplit,
+        step: Step,
+        stop: StopSignal,
+        loader_state: Mapping[str, Any],
     ) -> Iterator[StepRecord]:
         state, num_done = split.state, int(split.state.step)
-        loader_state = self.batches.get_state()
-        save_every = self.config.checkpoint.every
-        validate_every = self.config.validation.every
-        while num_done < num_steps:
-            started = time.perf_counter()
-            try:
-                loaded = self._load()
-            except Exception as error:
-                if num_done:
-                    self._save(state, num_done, loader_state)
-                    self._wait_for_checkpoint()
-                self.folder.append_event("failed", num_done, reason=str(error))
-                raise
-            loader_state = self.batches.get_state()
-            input_seconds = time.perf_counter() - started
-            batch = stack_batches([item.batch for item in loaded])
-            batch = place_batch(batch, stacked=len(loaded) > 1)
-            state, metrics = step(split.graphdef, split.frozen, state, batch)
-            record = _step_record(num_done, metrics, loaded)
-            seconds = time.perf_counter() - started
-            record |= {"seconds": round(seconds, 4), "input_seconds": round(input_seconds, 4)}
-            num_done += 1
-            self._write_step(record, loaded)
-            self._report_dropped(loader_state, num_done)
-            if self.validate and validate_every and num_done % validate_every == 0:
-                result = self.validate(
-                    nnx.merge(split.graphdef, state.trainable, split.frozen, copy=True), num_done
+        self.last_end = time.perf_counter()
+        votes = Votes()
+        prepared, wait = self._next_batch()
+        votes.cast(partial(_flags, stop, prepared))
+        while num_done < self.num_steps:
+            is_stopped, is_failed = votes.result()
+            if is_stopped or is_failed:
+                yield from self._finish_step()
+                with self._outside_of_steps():
+                    if num_done:
+                        self._save(state, num_done, loader_state)
+                        self._wait_for_checkpoint()
+                if is_stopped:
+                    reason = stop.name or "another process received a signal"
+                    self.folder.append_event("stopped", num_done, reason=reason)
+                    break
+                error = prepared.error or DataError(
+                    "another process cannot load its part of the batch; see its message"
                 )
-                self._write_validation(result, num_done)
-            signal_name = stop.received()
-            if num_done % save_every == 0 or num_done == num_steps or signal_name:
-                self._save(state, num_done, loader_state)
+                self.folder.append_event("failed", num_done, reason=str(error))
+                raise error
+            # The batch after this one is taken already: all processes must have it, or know that
+            # one of them has not, before the step that needs it is started.
+            following, more_wait = PreparedBatch(None), 0.0
+            if num_done + 1 < self.num_steps:
+                following, more_wait = self._next_batch()
+                votes.cast(partial(_flags, stop, following))
+            self.profile.step_starts(num_done)
+            with jax.profiler.StepTraceAnnotation("train", step_num=num_done):
+                state, metrics = step(split.graphdef, split.frozen, state, prepared.batch)
+            jax.tree.map(lambda x: x.copy_to_host_async(), metrics)
+            started = _StartedStep(
+                num_done, metrics, prepared._replace(batch=None), wait + more_wait
+            )
+            records = self._finish_step(started)
+            num_done, loader_state = num_done + 1, prepared.loader_state
+            prepared, wait = following, 0.0
+            if self._is_due(num_done):
+                records += self._finish_step()
+                with self._outside_of_steps():
+                    self._validate_and_save(split._replace(state=state), num_done, loader_state)
             elif self.saving and not self.checkpoints.is_saving:
                 self._wait_for_checkpoint()
-            yield record
-            if signal_name:
-                self._wait_for_checkpoint()
-                self.folder.append_event("stopped", num_done, reason=signal_name)
-                break
+            with self.watchdog.paused():
+                yield from records
         self._wait_for_checkpoint()
         self._report_dropped(loader_state, num_done, growth=1)
 
-    def _load(self) -> list[LoadedBatch]:
-        """Load the batches of a step.
+    def _next_batch(self) -> tuple[PreparedBatch, float]:
+        """Return a prepared batch, and the seconds that idle devices waited for it."""
+        in_flight = self.in_flight
+        return self.prefetcher.get(lambda: in_flight is None or in_flight.is_finished)
 
-        Raises:
-            DataError: another process cannot load its part; all stop at the same step.
+    def _finish_step(self, following: _StartedStep | None = None) -> list[StepRecord]:
+        """Wait for the step in flight and write its record.
+
+        Args:
+            following: the step that has been started behind it.
+
+        Returns:
+            The record; nothing if no step was in flight.
         """
-        loaded, error = [], None
-        try:
-            loaded = [next(self.batches) for _ in range(self.config.optim.accumulation_steps)]
-        except Exception as raised:
-            error = raised
-        any_failed = any_process(error is not None)
-        if error is not None:
-            raise error
-        if any_failed:
-            raise DataError("another process cannot load its part of the batch; see its message")
-        return loaded
+        started, self.in_flight = self.in_flight, following
+        if started is None:
+            return []
+        record = _step_record(started)
+        now = time.perf_counter()
+        seconds, self.last_end = now - self.last_end, now
+        record |= {
+            "seconds": round(seconds, 4),
+            "input_seconds": round(started.input_seconds, 4),
+            "prepare_seconds": round(started.prepared.seconds, 4),
+        }
+        self.profile.step_finished(started.index)
+        if self.watchdog.step_finished(started.index, seconds):
+            self.folder.append_event("slow", started.index, seconds=record["seconds"])
+        self._write_step(record, started.prepared.names)
+        self._report_dropped(started.prepared.loader_state, started.index + 1)
+        return [record]
+
+    @contextmanager
+    def _outside_of_steps(self) -> Iterator[None]:
+        """Do not count the time inside the context as that of a step."""
+        with self.watchdog.paused():
+            yield
+        self.last_end = time.perf_counter()
+
+    def _is_due(self, num_done: int) -> bool:
+        """Whether the validation or a checkpoint is due, or the run ends."""
+        return self._validation_is_due(num_done) or self._checkpoint_is_due(num_done)
+
+    def _validation_is_due(self, num_done: int) -> bool:
+        every = self.config.validation.every
+        return bool(self.validate and every and num_done % every == 0)
+
+    def _checkpoint_is_due(self, num_done: int) -> bool:
+        return num_done == self.num_steps or num_done % self.config.checkpoint.every == 0
+
+    def _validate_and_save(
+        self, split: ModelSplit, num_done: int, loader_state: Mapping[str, Any]
+    ) -> None:
+        """Run the validation and start to write a checkpoint, whichever is due."""
+        if self.validate and self._validation_is_due(num_done):
+            trainable = split.state.trainable
+            model = nnx.merge(split.graphdef, trainable, split.frozen, copy=True)
+            self._write_validation(self.validate(model, num_done), num_done)
+        if self._checkpoint_is_due(num_done):
+            self._save(split.state, num_done, loader_state)
 
     def _report_dropped(
         self, loader_state: Mapping[str, Any], num_done: int, growth: int = 10
@@ -306,7 +408,7 @@ class _Run:
                 f"({dropped.example})"
             )
 
-    def _write_step(self, record: StepRecord, loaded: Sequence[LoadedBatch]) -> None:
+    def _write_step(self, record: StepRecord, names: Sequence[str]) -> None:
         """Write the record of a step, and an event if the step was skipped.
 
         Raises:
@@ -320,7 +422,6 @@ class _Run:
             self.losses_since_save.append({x: record[x] for x in LOSS_NAMES if x in record})
             return
         self.num_skipped += 1
-        names = [name for item in loaded for name in item.names]
         self.folder.append_event("skipped", record["step"], loss=record["loss"], records=names)
         if self.num_skipped >= self.config.optim.max_skipped_steps:
             raise RunError(
@@ -374,11 +475,17 @@ def _make_mesh(config: ExperimentConfig) -> jax.sharding.Mesh:
     return make_mesh(mesh.data or data, mesh.fsdp, mesh.tensor)
 
 
-def _step_record(step: int, metrics: Metrics, loaded: Sequence[LoadedBatch]) -> StepRecord:
-    values: Mapping[str, Any] = jax.tree.map(float, metrics)._asdict()
-    images = Counter(name.split(" ")[0] for item in loaded for name in item.names)
+def _flags(stop: StopSignal, prepared: PreparedBatch) -> tuple[bool, bool]:
+    """Return what this process votes: to stop, and that it cannot load the next batch."""
+    return bool(stop.name), prepared.error is not None
+
+
+def _step_record(started: _StartedStep) -> StepRecord:
+    """Wait for a step and return its metrics and the images of its batch."""
+    values = jax.tree.map(float, jax.device_get(started.metrics))._asdict()
+    images = Counter(name.split(" ")[0] for name in started.prepared.names)
     return {
-        "step": step,
+        "step": started.index,
         **{name: value for name, value in values.items() if value is not None},
         "skipped": bool(values["skipped"]),
         "images": dict(sorted(images.items())),

@@ -49,6 +49,7 @@ class Scalars:
             **{f"grad_norm/{part}": value for part, value in record["grad_norms"].items()},
             "time/seconds": record["seconds"],
             "time/input_seconds": record["input_seconds"],
+            "time/prepare_seconds": record["prepare_seconds"],
             "time/images_per_second": sum(record["images"].values()) / record["seconds"],
             **{f"mixture/{name}": n / total for name, n in sorted(self._images.items())},
         }

@@ -5,6 +5,7 @@ metrics.jsonl        one line a step
 events.jsonl         started, resumed_from, saved, skipped, dropped, validated, failed, stopped
 panels/STEP/         images of the validation after so many steps
 checkpoints/STEP/    see `glamm_jax.training.checkpoint`
+profile/             trace of `train(..., profile_steps=(FIRST, LAST))`
 discarded/TIME/      checkpoints and metrics that were replaced by `train(..., from_step=STEP)`
 run.lock             while a process trains in the folder
 """
@@ -38,6 +39,7 @@ from glamm_jax.weights.config_file import config_from_json, config_to_json
 
 CONFIG, METRICS, EVENTS = "config.json", "metrics.jsonl", "events.jsonl"
 CHECKPOINTS, PANELS, DISCARDED = "checkpoints", "panels", "discarded"
+PROFILE = "profile"
 LOCK = "run.lock"
 COMMITTED = "commit_success.txt"  # in a bucket, orbax writes it last into a checkpoint
 # Fields (or prefixes of them) that a resumed run may change: they do not change what is computed.

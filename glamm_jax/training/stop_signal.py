@@ -16,7 +16,7 @@ class StopSignal:
     """Records the first stop signal. A second Ctrl-C interrupts the program at once.
 
     with StopSignal() as stop:
-        while not stop.received(): ...
+        while not stop.name: ...
     """
 
     def __init__(self) -> None:
@@ -34,14 +34,10 @@ class StopSignal:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def received(self) -> str:
-        """Return the name of the signal, or "" before there is one.
-
-        All processes must call it after the same steps: a signal to one of them stops all.
-        """
-        if not any_process(bool(self._signal)):
-            return ""
-        return self._signal or "another process received a signal"
+    @property
+    def name(self) -> str:
+        """The name of the signal that this process has received, "" before there is one."""
+        return self._signal
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self._signal and number == signal.SIGINT:

@@ -11,7 +11,8 @@ import pytest
 
 from glamm_jax.cli.annotate import COMMANDS, main
 from glamm_jax.cli.annotate.export import FORMATS
-from glamm_jax.cli.annotate.stage_bars import duration, progress_line
+from glamm_jax.cli.annotate.stage_bars import progress_line
+from glamm_jax.cli.progress import duration
 from glamm_jax.grand.execution import StageProgress
 from glamm_jax.grand.pipeline import PIPELINES, build_graph
 from glamm_jax.grand.role_files import read_roles

@@ -30,6 +30,7 @@ BENCH = (
     "miniworld",
     "mask_scores",
     "annotation",
+    "train",
 )
 # `python -m MODULE` -> the module with its function `parse`.
 PROGRAMS = {
@@ -58,10 +59,15 @@ HELP_MODULES = {
 }
 DOCUMENTS = sorted(
     path.relative_to(ROOT)
-    for pattern in ("README.md", "*/README.md", "docs/*.md", "CONTRIBUTING.md")
+    for pattern in (
+        *("README.md", "*/README.md", "docs/*.md", "CONTRIBUTING.md"),
+        *("docs/cloud/*.md", "docs/cloud/*.sh"),
+    )
     for path in ROOT.glob(pattern)
 )
-COMMAND = re.compile(r"(?:\w+=\S+ +)*(glamm-jax|python3? -m) ")
+# In front of a command: `!` in a notebook, `exec` in a script, environment variables.
+COMMAND = re.compile(r"(?:!|exec +)?((?:\w+=\S+ +)*(?:glamm-jax|python3? -m) .*)")
+ARRAY = re.compile(r'"\$\{\w+\[@\]\}"')  # of a script; stands for settings
 
 
 def commands_of_help(text: str) -> Iterator[str]:
@@ -77,10 +83,11 @@ def commands_of_document(text: str) -> Iterator[str]:
 
 
 def commands(text: str) -> Iterator[str]:
-    """Yield the lines that begin with a command; a backslash continues a line."""
+    """Yield the commands at the beginning of lines; a backslash continues a line."""
     for line in text.replace("\\\n", " ").splitlines():
-        if COMMAND.match(line.strip()):
-            yield line.strip()
+        command = COMMAND.match(line.strip())
+        if command:
+            yield ARRAY.sub("seed=1", command[1])
 
 
 def check(command: str) -> None:
@@ -149,17 +156,21 @@ def test_help_has_valid_examples(program: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 def test_documents_have_valid_commands(document: Path) -> None:
-    for command in commands_of_document((ROOT / document).read_text(encoding="utf-8")):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for command in commands(text) if document.suffix == ".sh" else commands_of_document(text):
         assert_valid(command)
 
 
 def test_commands_may_have_comments_continuations_and_variables() -> None:
     text = (
         "```sh\nA=1 python -m train --plan  # x\nglamm-jax eval gcg \\\n  --out a\nmake test\n```\n"
+        '```\n!glamm-jax report a\n```\n```sh\nexec glamm-jax train --set "${x[@]}"\n```\n'
     )
     assert [*commands_of_document(text)] == [
         "A=1 python -m train --plan  # x",
         "glamm-jax eval gcg    --out a",
+        "glamm-jax report a",
+        "glamm-jax train --set seed=1",
     ]
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "tests" / "small_experiment.py"
 FIELDS = [
     *("step", "loss", "ce", "bce", "dice", "grad_norm", "grad_norms", "learning_rate"),
-    *("skipped", "images", "seconds", "input_seconds"),
+    *("skipped", "images", "seconds", "input_seconds", "prepare_seconds"),
 ]
 
 
@@ -30,8 +30,13 @@ def test_a_run_learns_and_records_what_it_did(
 ) -> None:
     run = tmp_path / "run"
     arguments = ["--config", str(SMALL), "--out", str(run), "--steps", "12", "--set", "seed=3"]
-    assert main(arguments) == 0
-    assert "loss" in capsys.readouterr().err  # the progress line
+    assert main([*arguments, "--profile", "3:12"]) == 2
+    assert "steps 3:12 cannot be profiled: the last step is 11" in capsys.readouterr().err
+    assert main([*arguments, "--profile", "3:4"]) == 0
+    printed = capsys.readouterr().err
+    assert "step 1/12  loss" in printed  # the heartbeat
+    assert f"profile: {run / 'profile'}" in printed
+    assert [*(run / "profile").rglob("*.xplane.pb")]
     metrics = read_metrics(run)
     assert [list(record) for record in metrics] == [FIELDS] * 12
     assert [record["step"] for record in metrics] == list(range(12))
@@ -41,7 +46,7 @@ def test_a_run_learns_and_records_what_it_did(
     assert config["optim"]["peak_lr"] == 1e-2
     assert config["model"]["lora"]["rank"] == 8
     names = {"config.json", "metrics.jsonl", "events.jsonl", "checkpoints", "tensorboard"}
-    assert {path.name for path in run.iterdir()} == names
+    assert {path.name for path in run.iterdir()} == {*names, "profile"}
     assert main([*arguments[:-3], "13", *arguments[-2:]]) == 0  # resumes
     assert [record["step"] for record in read_metrics(run)] == list(range(13))
     assert read_metrics(run)[:12] == metrics

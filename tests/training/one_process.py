@@ -33,7 +33,8 @@ def main() -> None:
         result = run_loop(request["run"], request["mesh"], request["steps"])
     else:
         with use_mesh(make_mesh(**request["mesh"])):
-            result = {"batch": batches, "train": steps}[request["do"]](request["steps"])
+            functions = {"batch": batches, "train": steps, "votes": votes}
+            result = functions[request["do"]](request["steps"])
     if number == 0:
         np.savez(request["out"], **result)
 
@@ -88,6 +89,20 @@ def steps(num_steps: int) -> dict[str, Any]:
             batch = place_batch(next(stream).batch)
             results[f"loss.{number}"] = float(jax.block_until_ready(metrics.loss))
     return results | {name: gather(value) for name, value in flatten_state(state.trainable).items()}
+
+
+def votes(num_steps: int) -> dict[str, Any]:
+    """Return the results of votes in front of steps; process 1 sets the first flag at step 1."""
+    import jax
+
+    from glamm_jax.training.votes import Votes
+
+    exchange, results = Votes(), []
+    for step in range(num_steps):
+        flags = jax.process_index() == 1 and step == 1, False
+        exchange.cast(lambda flags=flags: flags)
+        results.append(exchange.result())
+    return {"results": results}
 
 
 def run_loop(folder: str, mesh: dict[str, int], num_steps: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pytest
 
 from glamm_jax.training.checkpoint import load_trained_leaves
 from glamm_jax.training.run_folder import read_lines
+from glamm_jax.training.votes import Votes
 
 ROOT = Path(__file__).resolve().parents[2]
 Result = dict[str, np.ndarray]
@@ -63,6 +64,19 @@ def test_two_processes_make_the_batches_of_one(tmp_path: Path) -> None:
     assert alone.keys() == together.keys()
     for name, value in alone.items():
         np.testing.assert_array_equal(together[name], value, err_msg=name)
+
+
+def test_what_one_process_votes_all_read(tmp_path: Path) -> None:
+    together = run(tmp_path, 2, {"fsdp": 4}, do="votes", steps=3)
+    assert together["results"].tolist() == [[False, False], [True, False], [False, False]]
+
+
+def test_a_single_process_reads_its_flags_of_now() -> None:
+    votes, flags = Votes(), [False]
+    votes.cast(lambda: tuple(flags))
+    assert votes.result() == (False,)
+    flags[0] = True
+    assert votes.result() == (True,)
 
 
 @pytest.mark.slow

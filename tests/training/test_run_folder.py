@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glamm_jax.cli.train import progress_line
+from glamm_jax.cli.train_progress import HEARTBEAT_SECONDS, Heartbeat, progress_line
 from glamm_jax.errors import GLaMMError
 from glamm_jax.training.metric_writers import Scalars
 from glamm_jax.training.run_folder import RunError, RunFolder, read_lines
@@ -22,6 +22,7 @@ RECORD = {
     "skipped": False,
     "seconds": 2.0,
     "input_seconds": 0.5,
+    "prepare_seconds": 0.25,
     "images": {"ade20k": 1, "grand": 3},
 }
 
@@ -76,6 +77,22 @@ def test_the_progress_line_says_losses_speed_and_waiting() -> None:
     assert "2.00 s/step" in line
     assert "input 25%" in line
     assert line.endswith("SKIPPED")
+
+
+def test_a_log_has_a_heartbeat_with_the_remaining_time(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 100.0
+    heartbeat = Heartbeat(11, peak_step_seconds=0.5, clock=lambda: now)
+    records = []
+    for step in range(4, 11):
+        records.append({**RECORD, "step": step, "skipped": step == 10})
+        heartbeat.step_finished(records)
+        now += HEARTBEAT_SECONDS / 2
+    assert capsys.readouterr().err.splitlines() == [
+        "step 5/11  loss 0.500  2.00 s/step  MFU 25%  input 25%",
+        "step 7/11  loss 0.500  2.00 s/step  MFU 25%  input 25%  ETA 1 min",
+        "step 9/11  loss 0.500  2.00 s/step  MFU 25%  input 25%  ETA 30 s",
+        "step 11/11  loss 0.500  2.00 s/step  MFU 25%  input 25%  ETA 0 s  SKIPPED",
+    ]
 
 
 STEP = {"step": 0, "loss": 1.0, "images": {"a": 1}, "grad_norms": {"llama": 1.0}}

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
+from glamm_jax.cli.progress import duration
 from glamm_jax.grand.execution import StageProgress
 
 LOG_SECONDS = 30.0  # between two lines, where there is no terminal
@@ -72,11 +73,3 @@ def progress_line(progress: StageProgress) -> str:
     left = (progress.total - progress.images) / rate if rate else 0.0
     text = f"{progress.stage}: {progress.images:,} of {progress.total:,} images, {rate:,.1f}/s"
     return f"{text}, {duration(left)} left" if left else text
-
-
-def duration(seconds: float) -> str:
-    """Return a time such as "3 h 20 min"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
