@@ -20,25 +20,21 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.data.collate import join_slices
 from glamm_jax.errors import GLaMMError
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.parallel import current_mesh, has_mesh, sharding, shardings
+from glamm_jax.parallel import (
+    current_mesh,
+    has_mesh,
+    num_batch_shards,
+    sharding,
+    shardings,
+)
 from glamm_jax.training.optimizer import make_optimizer
 from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.training.state import ModelSplit, TrainState, split_model
 from glamm_jax.types import Batch
 from glamm_jax.weights.flat_state import flatten_state
-
-# The field of `BatchShape` that sizes the first axis of an array of the batch; the others: `rows`.
-_SIZE_FIELDS = {
-    "images": "images",
-    "region_images": "region_images",
-    "boxes_xyxy_unit": "regions",
-    "box_image": "regions",
-    **dict.fromkeys(("grounding_images", "resized_sizes", "original_sizes"), "grounding_images"),
-    **dict.fromkeys(("mask_rows", "mask_positions", "mask_image", "mask_valid"), "masks"),
-    **dict.fromkeys(("mask_has_truth", "masks"), "masks"),
-}
 
 
 class PlacementError(GLaMMError):
@@ -152,8 +148,24 @@ def process_slice() -> BatchSlice:
     return BatchSlice(local[0] // size, len(rows) // size)
 
 
+def check_batch_slices(num_slices: int) -> None:
+    """Check that the devices of the current mesh can divide a step's batch by its slices.
+
+    A slice is closed, so that with complete slices no device needs features of another.
+
+    Raises:
+        PlacementError: they cannot.
+    """
+    shards = num_batch_shards()
+    if num_slices % shards:
+        raise PlacementError(
+            f"data.batch_slices = {num_slices} cannot be divided among the {shards} devices of the "
+            f"mesh's axes data x fsdp; make it a multiple of {shards}, or the mesh smaller"
+        )
+
+
 def place_batch(batch: Batch, *, stacked: bool = False) -> Batch:
-    """Put this process's slice of a step's batch on the mesh, as part of the complete batch.
+    """Put this process's slices of a step's batch on the mesh, as part of the complete batch.
 
     Without a mesh, return the batch as it is.
 
@@ -162,39 +174,36 @@ def place_batch(batch: Batch, *, stacked: bool = False) -> Batch:
         stacked: the batch is a stack of several, which a step runs one after another.
 
     Raises:
-        PlacementError: the devices of several processes cannot divide an array of the batch.
+        PlacementError: the devices cannot divide the slices.
     """
     if current_mesh() is None:
         return batch
-    count = process_slice().count
-    named = batch._asdict().items()
-    return Batch(
-        *(None if x is None else _place_array(name, x, count, stacked) for name, x in named)
-    )
+    count, axis = process_slice().count, int(stacked)
+    check_batch_slices(batch.num_slices * count)
+
+    def place(local: np.ndarray) -> jax.Array:
+        shape = (*local.shape[:axis], local.shape[axis] * count, *local.shape[axis + 1 :])
+        where = sharding((*(None,) * axis, "batch", *(None,) * (local.ndim - axis - 1)), shape)
+        return jax.make_array_from_process_local_data(where, local, shape)
+
+    return jax.tree.map(place, batch)
 
 
-def abstract_batch(batch: Batch) -> Batch:
-    """Return the complete batch of a step as shapes, dtypes and shardings on the mesh."""
+def abstract_batch(batch_slice: Batch, num_slices: int) -> Batch:
+    """Return the complete batch of a step as shapes, dtypes and shardings on the mesh.
+
+    Args:
+        batch_slice: one of its slices.
+        num_slices: of the batch.
+
+    Raises:
+        PlacementError: the devices cannot divide the slices.
+    """
+    check_batch_slices(num_slices)
 
     def abstract(array: np.ndarray) -> jax.ShapeDtypeStruct:
-        where = sharding(("batch", *(None,) * (array.ndim - 1)), array.shape)
-        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=where)
+        shape = (num_slices * array.shape[0], *array.shape[1:])
+        where = sharding(("batch", *(None,) * (array.ndim - 1)), shape)
+        return jax.ShapeDtypeStruct(shape, array.dtype, sharding=where)
 
-    return jax.tree.map(abstract, batch)
-
-
-def _place_array(name: str, local: np.ndarray, count: int, stacked: bool) -> jax.Array:
-    axis = int(stacked)
-    shape = (*local.shape[:axis], local.shape[axis] * count, *local.shape[axis + 1 :])
-    where = sharding((*(None,) * axis, "batch", *(None,) * (local.ndim - axis - 1)), shape)
-    indices = where.addressable_devices_indices_map(shape).values()
-    own = {index[axis].indices(shape[axis])[:2] for index in indices if index is not None}
-    if sum(stop - start for start, stop in own) != local.shape[axis]:
-        sizes = where.mesh.shape
-        data, fsdp = sizes["data"], sizes["fsdp"]
-        raise PlacementError(
-            f"{name}: {shape[axis]} in a step's batch cannot be divided among {data} x {fsdp} "
-            "devices (data x fsdp), as several processes require; make data.batch_slices times "
-            f"data.batch_shape.{_SIZE_FIELDS.get(name, 'rows')} a multiple of {data * fsdp}"
-        )
-    return jax.make_array_from_process_local_data(where, local, shape)
+    return jax.tree.map(abstract, join_slices({0: batch_slice}))

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from glamm_jax.aot.collectives import gathered_shapes, gathered_stacks
 from glamm_jax.config.experiment import ExperimentConfig
-from glamm_jax.data.collate import collate
+from glamm_jax.data.collate import collate, join_slices
 from glamm_jax.data.loader import open_batches
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.nn.mlp import MLP
@@ -63,6 +63,12 @@ def train_once(config: ExperimentConfig, model: GLaMM, batch: Batch) -> Trained:
     )
     state, metrics = program(start.frozen, start.state, placed)
     return Trained(start._replace(state=shapes), program, state, metrics)
+
+
+def empty_batch() -> Batch:
+    """Return eight empty slices."""
+    batch = collate([], CONFIG.model, CONFIG.data.batch_shape)
+    return join_slices(dict.fromkeys(range(8), batch))
 
 
 def first_batch(config: ExperimentConfig) -> Batch:
@@ -184,22 +190,28 @@ def test_an_abstract_start_is_the_real_one_without_its_values(model: GLaMM) -> N
 
 
 def test_a_batch_is_spread_over_data_and_fsdp() -> None:
-    batch = collate([], CONFIG.model, CONFIG.data.batch_shape)
+    batch = empty_batch()
     with use_mesh(make_mesh(fsdp=2, tensor=4)):
         placed = place_batch(batch)
-    assert placed.images.addressable_shards[0].data.shape[0] == 1
+    assert placed.images.addressable_shards[0].data.shape[0] == 4
     assert placed.masks.sharding.spec == PartitionSpec(("fsdp",), None, None)
     np.testing.assert_array_equal(placed.token_ids, batch.token_ids)
     assert placed.segments is None
 
 
 def test_without_a_mesh_a_batch_stays_as_it_is() -> None:
-    batch = collate([], CONFIG.model, CONFIG.data.batch_shape)
+    batch = empty_batch()
     assert place_batch(batch) is batch
 
 
+def test_slices_that_the_devices_cannot_divide_are_an_error() -> None:
+    message = r"data.batch_slices = 8 cannot be divided among the 3 devices .* multiple of 3"
+    with use_mesh(make_mesh(data=3)), pytest.raises(PlacementError, match=message):
+        place_batch(empty_batch())
+
+
 def test_a_stack_of_batches_is_spread_behind_its_first_axis() -> None:
-    batch = collate([], CONFIG.model, CONFIG.data.batch_shape)
+    batch = empty_batch()
     stack = Batch(*(None if x is None else np.stack([x] * 3) for x in batch))
     with use_mesh(make_mesh(data=2)):
         placed = place_batch(stack, stacked=True)
