@@ -13,6 +13,8 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Shaped
 
+from glamm_jax.parallel import constrain
+
 
 def map_slices(
     function: Callable[..., Array], num_slices: int, *arrays: Shaped[Array, "..."]
@@ -30,8 +32,13 @@ def map_slices(
     if num_slices == 1:
         return function(*arrays)
     slices = [x.reshape(num_slices, x.shape[0] // num_slices, *x.shape[1:]) for x in arrays]
-    result = jax.vmap(function)(*slices)
+    result = _shard_slices(jax.vmap(function)(*map(_shard_slices, slices)))
     return result.reshape(result.shape[0] * result.shape[1], *result.shape[2:])
+
+
+def _shard_slices(x: Shaped[Array, "k ..."]) -> Array:
+    # Else XLA may shard the channels, as the next kernel is, and exchange the batch.
+    return constrain(x, "batch", *(None,) * (x.ndim - 1))
 
 
 def take_in_slices(

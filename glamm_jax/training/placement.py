@@ -189,12 +189,13 @@ def place_batch(batch: Batch, *, stacked: bool = False) -> Batch:
     return jax.tree.map(place, batch)
 
 
-def abstract_batch(batch_slice: Batch, num_slices: int) -> Batch:
-    """Return the complete batch of a step as shapes, dtypes and shardings on the mesh.
+def abstract_batch(batch_slice: Batch, num_slices: int, num_stacked: int = 1) -> Batch:
+    """Return the argument of a step as shapes, dtypes and shardings on the mesh.
 
     Args:
-        batch_slice: one of its slices.
-        num_slices: of the batch.
+        batch_slice: a slice of a batch.
+        num_slices: of a batch.
+        num_stacked: batches of a step; with more than one they are stacked.
 
     Raises:
         PlacementError: the devices cannot divide the slices.
@@ -202,8 +203,10 @@ def abstract_batch(batch_slice: Batch, num_slices: int) -> Batch:
     check_batch_slices(num_slices)
 
     def abstract(array: np.ndarray) -> jax.ShapeDtypeStruct:
-        shape = (num_slices * array.shape[0], *array.shape[1:])
-        where = sharding(("batch", *(None,) * (array.ndim - 1)), shape)
+        stack = () if num_stacked == 1 else (num_stacked,)
+        shape = (*stack, num_slices * array.shape[0], *array.shape[1:])
+        axes = (*(None,) * len(stack), "batch", *(None,) * (array.ndim - 1))
+        where = sharding(axes, shape)
         return jax.ShapeDtypeStruct(shape, array.dtype, sharding=where)
 
     return jax.tree.map(abstract, join_slices({0: batch_slice}))
