@@ -47,6 +47,7 @@ class ShardingRules:
     vocab: MeshAxes = ("tensor",)
     # activations
     batch: MeshAxes = ("data", "fsdp")
+    copies: MeshAxes = ("data",)  # of the weights; each serves its part of the batch
     sequence: MeshAxes = ()
 
     def __post_init__(self) -> None:
@@ -160,12 +161,12 @@ def platform() -> str:
     return "gpu" if name in ("cuda", "rocm") else name
 
 
-def num_batch_shards() -> int:
-    """Return the number of shards of a batch's first axis on the current mesh; 1 without one."""
+def num_shards(axis: str) -> int:
+    """Return the number of parts that the current mesh divides a logical axis into, or 1."""
     context = _context.get()
     if context is None:
         return 1
-    return math.prod(context.mesh.shape[name] for name in context.rules.batch)
+    return math.prod(context.mesh.shape[name] for name in getattr(context.rules, axis))
 
 
 def shard_batch_axis(x: Any) -> Any:

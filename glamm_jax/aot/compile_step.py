@@ -108,9 +108,7 @@ def _compile(config: ExperimentConfig) -> dict[str, Any]:
     """Compile a step on the current mesh; return what a device needs, or the compiler's error."""
     graphdef, frozen, state = abstract_split(config)
     slice_batch = collate([], config.model, config.data.batch_shape)
-    batch = abstract_batch(
-        slice_batch, config.data.batch_slices, config.optim.accumulation_steps
-    )
+    batch = abstract_batch(slice_batch, config.data.batch_slices, config.optim.accumulation_steps)
     step: Any = make_step(config.model, config.optim, config.losses, config.seed)
     lowered = step.trace(graphdef, frozen, state, batch).lower(lowering_platforms=("tpu",))
     started = time.perf_counter()

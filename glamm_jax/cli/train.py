@@ -58,6 +58,7 @@ from glamm_jax.evaluation.validation import make_validate
 from glamm_jax.training.loop import MetricWriter, StepRecord, train
 from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.metric_writers import TensorBoard, WeightsAndBiases
+from glamm_jax.training.step_layout import laid_out
 
 SPEED_WINDOW = 20  # steps over which the printed speed is averaged
 
@@ -112,7 +113,8 @@ def run(options: argparse.Namespace) -> None:
     """Train according to the parsed command line."""
     config = configuration(load_config(options.config), options)
     if options.plan:
-        print(plan(config, (max(config.mesh.data, 1), config.mesh.fsdp, config.mesh.tensor)).text())
+        data, fsdp, tensor = max(config.mesh.data, 1), config.mesh.fsdp, config.mesh.tensor
+        print(plan(laid_out(config, data * fsdp), (data, fsdp, tensor)).text())
         return
     writers: list[MetricWriter] = [TensorBoard(options.out / "tensorboard")]
     if options.wandb:

@@ -42,17 +42,24 @@ from glamm_jax.data.loader import (
     open_batches,
 )
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.parallel import make_mesh, use_mesh
+from glamm_jax.parallel import num_shards, use_mesh
 from glamm_jax.training.checkpoint import Checkpoints, verify_checkpoint
 from glamm_jax.training.fingerprint import frozen_fingerprint
 from glamm_jax.training.initialization import initial_model
 from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.optimizer import make_optimizer
 from glamm_jax.training.parameter_groups import trainable_filter
-from glamm_jax.training.placement import place_batch, place_split, process_slice
+from glamm_jax.training.placement import (
+    check_batch_slices,
+    make_run_mesh,
+    place_batch,
+    place_split,
+    process_slice,
+)
 from glamm_jax.training.run_folder import RunError, RunFolder, print_line
 from glamm_jax.training.state import ModelSplit, TrainState, split_model
 from glamm_jax.training.step import Metrics, Step, make_step, stack_batches
+from glamm_jax.training.step_layout import laid_out
 from glamm_jax.training.stop_signal import StopSignal, any_process
 
 StepRecord = dict[str, Any]  # a line of metrics.jsonl
@@ -119,6 +126,7 @@ def train(
         TokenizerError: the tokenizer cannot be used.
         FolderError: a model folder cannot be read.
         StateError: the batch slices cannot be divided among the processes.
+        MeshError: the mesh has another number of devices than there are.
         PlacementError: a batch or the processes do not fit the mesh.
         RunError: `num_steps` is out of range, or the folder is another run; later, a checkpoint
             is damaged or cannot be written, or too many consecutive steps are not finite.
@@ -131,8 +139,10 @@ def train(
         raise RunError(
             f"{num_steps} steps requested, but optim.total_steps = {total}; choose 1 to {total}"
         )
-    mesh = _make_mesh(config)
+    mesh = make_run_mesh(config.mesh)
     with use_mesh(mesh):
+        config = laid_out(config, num_shards("batch"), folder)
+        check_batch_slices(config.data.batch_slices)
         part = process_slice()
     batches = open_batches(config.data, config.model, part.index, part.count)
     run_folder = RunFolder(folder)
@@ -355,22 +365,6 @@ class _Run:
             num_done, scores = self.saving
             self.folder.append_event("saved", num_done, scores=scores)
             self.saving = None
-
-
-def _make_mesh(config: ExperimentConfig) -> jax.sharding.Mesh:
-    """Return the mesh of a run; without a size for `data`, over all devices.
-
-    Raises:
-        RunError: the devices cannot be divided in this way.
-    """
-    mesh = config.mesh
-    data, rest = divmod(jax.device_count(), mesh.fsdp * mesh.tensor)
-    if not mesh.data and (rest or not data):
-        raise RunError(
-            f"mesh: {jax.device_count()} devices are not a multiple of fsdp {mesh.fsdp} x tensor "
-            f"{mesh.tensor}"
-        )
-    return make_mesh(mesh.data or data, mesh.fsdp, mesh.tensor)
 
 
 def _step_record(step: int, metrics: Metrics, loaded: Sequence[LoadedBatch]) -> StepRecord:

@@ -58,7 +58,7 @@ def losses(
     """
     counts = counts or loss_counts(batch)
     at_targets = jnp.take_along_axis(output.hidden, batch.target_positions[..., None], axis=1)
-    logits = model.llama.logits(at_targets)
+    logits = model.llama.logits(at_targets, pad_vocab=True)
     ce = weights.ce * cross_entropy(logits, batch.target_ids, batch.target_valid, counts.targets)
     zero = jnp.zeros(())
     if batch.masks.shape[0] == 0:

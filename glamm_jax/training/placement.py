@@ -18,15 +18,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
-from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.config.experiment import ExperimentConfig, MeshConfig
 from glamm_jax.data.collate import join_slices
 from glamm_jax.errors import GLaMMError
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.parallel import (
+    MeshError,
     current_mesh,
     has_mesh,
-    num_batch_shards,
+    make_mesh,
+    num_shards,
     sharding,
     shardings,
 )
@@ -46,6 +49,28 @@ class BatchSlice(NamedTuple):
 
     index: int
     count: int
+
+
+def make_run_mesh(config: MeshConfig) -> Mesh:
+    """Return the mesh of a run over all devices, or over the first `config.devices` of them.
+
+    Raises:
+        MeshError: it does not have as many devices as there are.
+    """
+    available = jax.device_count()
+    count = config.devices or available
+    if count > available:
+        raise MeshError(f"mesh.devices = {count}, but there are {available} devices")
+    data = config.data or max(count // (config.fsdp * config.tensor), 1)
+    if data * config.fsdp * config.tensor != count:
+        used = data * config.fsdp * config.tensor
+        advice = f", or set mesh.devices = {used} to leave the others idle" if used < count else ""
+        raise MeshError(
+            f"a mesh of data {data} x fsdp {config.fsdp} x tensor {config.tensor} has {used} "
+            f"devices, but {count} are to be used; change mesh.data, mesh.fsdp or "
+            f"mesh.tensor{advice}"
+        )
+    return make_mesh(data, config.fsdp, config.tensor)
 
 
 # ------------------------------------------------------------------------ the model's state
@@ -156,11 +181,12 @@ def check_batch_slices(num_slices: int) -> None:
     Raises:
         PlacementError: they cannot.
     """
-    shards = num_batch_shards()
+    shards = num_shards("batch")
     if num_slices % shards:
         raise PlacementError(
             f"data.batch_slices = {num_slices} cannot be divided among the {shards} devices of the "
-            f"mesh's axes data x fsdp; make it a multiple of {shards}, or the mesh smaller"
+            f"mesh's axes data x fsdp; make it a multiple of {shards}, or use fewer devices "
+            "(mesh.devices)"
         )
 
 

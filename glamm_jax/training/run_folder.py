@@ -45,6 +45,7 @@ CHANGEABLE_FIELDS = (
     "validation.",
     "data.workers",
     "data.prefetch",
+    "data.step_images",  # the three fields that it decides are compared
     "data.max_unreadable",
     "data.max_dropped",
     "init.",

@@ -68,7 +68,7 @@ def operations(sizes: Sizes, slices: int) -> Iterator[tuple[str, Callable, tuple
     yield "mask images", take, (embeddings, index(MASKS))
 
 
-def compile_operations(sizes: Sizes = Sizes()) -> dict[str, tuple[int, list[tuple[int, ...]]]]:
+def compile_operations(sizes: Sizes) -> dict[str, tuple[int, list[tuple[int, ...]]]]:
     """Return {operation: (bytes of temporaries on each device, shapes that are exchanged)}.
 
     With the gradient with respect to the array that is indexed.
@@ -91,4 +91,4 @@ def compile_operations(sizes: Sizes = Sizes()) -> dict[str, tuple[int, list[tupl
 
 
 if __name__ == "__main__":
-    print(json.dumps(compile_operations()))
+    print(json.dumps(compile_operations(Sizes())))

@@ -30,6 +30,7 @@ BENCH = (
     "miniworld",
     "mask_scores",
     "annotation",
+    "sharding",
 )
 # `python -m MODULE` -> the module with its function `parse`.
 PROGRAMS = {

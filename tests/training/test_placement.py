@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from glamm_jax.aot.collectives import gathered_shapes, gathered_stacks
+from glamm_jax.aot.collectives import exchanged_activations, gathered_shapes, gathered_stacks
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.data.collate import collate, join_slices
 from glamm_jax.data.loader import open_batches
@@ -22,6 +22,7 @@ from glamm_jax.training.initialization import random_model
 from glamm_jax.training.placement import (
     BatchSlice,
     PlacementError,
+    abstract_batch,
     abstract_split,
     place_batch,
     place_split,
@@ -151,6 +152,43 @@ def test_one_layer_is_gathered_at_a_time_and_never_a_whole_stack(eight: Trained)
     assert not gathered_stacks(program, frozen)
     width, mlp_width = CONFIG.model.llama.hidden_dim, CONFIG.model.llama.mlp_dim
     assert gathered_shapes(program) & {(width, mlp_width), (1, width, mlp_width)}
+
+
+@pytest.mark.slow  # compiling for eight devices takes a minute
+def test_devices_exchange_no_activation_of_the_whole_batch() -> None:
+    config = small_config(regions=True)
+    with use_mesh(make_mesh(data=2, fsdp=4)):
+        split = abstract_split(config)
+        slice_batch = collate([], config.model, config.data.batch_shape)
+        batch = abstract_batch(slice_batch, config.data.batch_slices)
+        step: Any = make_step(config.model, config.optim, config.losses, config.seed)
+        lowered = step.lower(split.graphdef, split.frozen, split.state, batch)
+        program = lowered.compile().as_text()
+    exchanged = exchanged_activations(program, (split.frozen, split.state.trainable), 8)
+    # The embedding table is divided by its width: the four devices of `fsdp`, not all eight,
+    # exchange the ids of their 8 of 16 rows and the parts of their embeddings.
+    tokens, part = config.data.batch_shape.tokens, config.model.llama.hidden_dim // 4
+    own_rows, group_rows = config.data.batch_shape.rows, 4 * config.data.batch_shape.rows
+    of_embeddings = {(group_rows, tokens), (own_rows, tokens, part), (group_rows, tokens, part)}
+    assert exchanged <= {*of_embeddings, mask_tokens(config)}
+
+
+def mask_tokens(config: ExperimentConfig) -> tuple[int, int]:
+    """Return the shape of the gradient of the decoder's tokens, which are concatenated."""
+    return (1 + 1 + config.model.sam.num_multimasks, config.model.sam.out_dim)
+
+
+def test_an_exchanged_activation_is_told_from_a_parameter() -> None:
+    frozen = abstract_split(CONFIG).frozen
+    layers, width, mlp_width = flatten_state(frozen)["llama.layers.gate_proj.kernel"].shape
+    program = f"""
+        %a = (f32[], f32[1,{mlp_width},{width}]) all-reduce(%x, %y), channel_id=1
+        %b = bf16[{layers},{width // 8},{mlp_width}]{{2,1,0}} all-gather-start(%z)
+        %c = f32[8,200,{width}]{{2,1,0:T(8,128)}} all-gather(%activation), dimensions={{0}}
+        %d = (f32[1,24,8], f32[1,24,8]) all-to-all(%pooled)
+        %e = f32[7,7]{{1,0}} add(%c, %d)
+    """
+    assert exchanged_activations(program, (frozen,), 8) == {(8, 200, width), (24, 8)}
 
 
 def test_a_stack_that_is_gathered_whole_is_named() -> None:
