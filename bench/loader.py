@@ -179,10 +179,9 @@ class LoaderBenchmark:
         return batches
 
     def _batches(self, reads: Any) -> list[Batch]:
-        shape, num_patches = self.data.batch_shape, self.model.clip.num_patches
         loader = SliceLoader(self.reads, self.data, self.model, reads)
         return [
-            join_slices({0: loader.next_batch().batch}, shape, num_patches)
+            join_slices({0: loader.next_batch().batch})
             for _ in range(len(self.shards) // IMAGES_PER_BATCH)
         ]
 

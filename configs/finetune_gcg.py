@@ -23,8 +23,8 @@ from glamm_jax.config.experiment import (
 )
 from glamm_jax.types import BatchShape
 
-# Four images for each of eight devices, five batches a step: 160.
-DEVICES, ACCUMULATION_STEPS, IMAGES = 8, 5, 4
+# On eight devices, five batches a step of four images a device. `step_images` decides on others.
+STEP_IMAGES, DEVICES, ACCUMULATION_STEPS, IMAGES = 160, 8, 5, 4
 BATCH_SHAPE = BatchShape(
     rows=IMAGES,
     tokens=1536,  # the original's longest
@@ -49,11 +49,12 @@ def get_config(human_annotated: bool = True) -> ExperimentConfig:
             tokenizer="start",
             batch_shape=BATCH_SHAPE,
             batch_slices=DEVICES,
+            step_images=STEP_IMAGES,
             workers=1,
             prefetch=4,
         ),
         optim=OptimConfig(total_steps=5000, accumulation_steps=ACCUMULATION_STEPS),
         init=InitConfig(model="start"),
-        mesh=MeshConfig(data=1, fsdp=DEVICES),
+        mesh=MeshConfig(fsdp=DEVICES),
         checkpoint=CheckpointConfig(every=250, keep_last=2, keep_best=1),
     )

@@ -32,11 +32,12 @@ def get_config() -> ExperimentConfig:
             batch_shape=replace(base.data.batch_shape, region_images=2, regions=20),
             tokenizer="glamm",
             batch_slices=1,
+            step_images=0,
         ),
         optim=replace(
             base.optim, peak_lr=1e-4, warmup_steps=20, total_steps=500, accumulation_steps=4
         ),
         init=InitConfig(model="glamm"),
-        mesh=MeshConfig(),
+        mesh=MeshConfig(devices=1),
         checkpoint=replace(base.checkpoint, every=100),
     )

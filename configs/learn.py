@@ -139,7 +139,7 @@ def stage(
         model=model,
         data=data_config(worlds, model),
         optim=optim,
-        mesh=MeshConfig(data=1),
+        mesh=MeshConfig(devices=1),
         checkpoint=CheckpointConfig(every=100, keep_last=1),
     )
 

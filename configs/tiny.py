@@ -11,6 +11,7 @@ from glamm_jax.config.experiment import (
     ConversationConfig,
     DataConfig,
     ExperimentConfig,
+    MeshConfig,
     MixtureEntry,
     OptimConfig,
 )
@@ -44,4 +45,5 @@ def get_config() -> ExperimentConfig:
             ),
         ),
         optim=OptimConfig(peak_lr=3e-3, warmup_steps=5, total_steps=50, trainable="everything"),
+        mesh=MeshConfig(devices=1),
     )

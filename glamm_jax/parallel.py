@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from glamm_jax.errors import GLaMMError
@@ -46,6 +47,7 @@ class ShardingRules:
     vocab: MeshAxes = ("tensor",)
     # activations
     batch: MeshAxes = ("data", "fsdp")
+    copies: MeshAxes = ("data",)  # of the weights; each serves its part of the batch
     sequence: MeshAxes = ()
 
     def __post_init__(self) -> None:
@@ -90,8 +92,10 @@ def make_mesh(
 ) -> Mesh:
     """Return a mesh over the first data * fsdp * tensor of the devices.
 
-    With one process, jax chooses the device order, since it knows the interconnect. With several
-    processes, the devices of each process stay adjacent, so that its part of a batch is contiguous.
+    With one process, jax chooses the order of the devices, since it knows the interconnect. Where
+    it cannot (some of the chips of a torus, TPU v4 with two devices a chip), and with several
+    processes, they are in the order of their process and their id, `tensor` varying fastest, then
+    `fsdp`. So the devices of a process are adjacent and its part of a batch is contiguous.
 
     Args:
         data: devices along the axis that shards the batch alone.
@@ -111,11 +115,16 @@ def make_mesh(
         raise MeshError(
             f"a {data}x{fsdp}x{tensor} mesh needs {count} devices, there are {len(available)}"
         )
-    axis_types = (AxisType.Auto,) * len(shape)
+    ordered = None
     if jax.process_count() == 1:
-        return jax.make_mesh(shape, MESH_AXES, axis_types, devices=available[:count])
-    available.sort(key=lambda device: (device.process_index, device.id))
-    return Mesh(np.array(available[:count]).reshape(shape), MESH_AXES, axis_types=axis_types)
+        with contextlib.suppress(NotImplementedError, AssertionError, ValueError):
+            ordered = mesh_utils.create_device_mesh(
+                shape, available[:count], allow_split_physical_axes=True
+            )
+    if ordered is None:
+        available.sort(key=lambda device: (device.process_index, device.id))
+        ordered = np.array(available[:count]).reshape(shape)
+    return Mesh(ordered, MESH_AXES, axis_types=(AxisType.Auto,) * len(shape))
 
 
 @contextlib.contextmanager
@@ -152,12 +161,12 @@ def platform() -> str:
     return "gpu" if name in ("cuda", "rocm") else name
 
 
-def num_batch_shards() -> int:
-    """Return the number of shards of a batch's first axis on the current mesh; 1 without one."""
+def num_shards(axis: str) -> int:
+    """Return the number of parts that the current mesh divides a logical axis into, or 1."""
     context = _context.get()
     if context is None:
         return 1
-    return math.prod(context.mesh.shape[name] for name in context.rules.batch)
+    return math.prod(context.mesh.shape[name] for name in getattr(context.rules, axis))
 
 
 def shard_batch_axis(x: Any) -> Any:

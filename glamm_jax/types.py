@@ -6,7 +6,7 @@ Only the standard library is imported here, so that data workers can import this
     I images for CLIP       P patches of an image      D width of the LLM
     G images for SAM        M masks                    H W height and width in pixels
     Q images with regions   R regions                  C channels
-    L layers                N heads                    K width of a head
+    L layers                N heads                    K width of a head, or slices of a batch
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ class Batch(NamedTuple):
     Parts refer to each other by integer indices, computed on the host by `glamm_jax.data.collate`.
     So a batch may mix all tasks, and an encoder runs only on the images that need it. The index -1
     means "none".
+
+    A batch consists of one or several slices of one shape, one behind the other in every array.
+    An index counts from the start of its slice's part of the array that it refers to. So slices
+    are closed: devices that divide them among themselves need nothing of each other.
     """
 
     token_ids: Array  # int32[B, T]; -1 is embedded as zero (padding of a text-only row, quirk 7)
@@ -56,6 +60,13 @@ class Batch(NamedTuple):
     prefixes: Array = (
         None  # int32[B, T]; the segment that a token attends to besides its own, or -1
     )
+
+    slices: Array = None  # int32[K]; number of each slice in the step's batch; None: one slice
+
+    @property
+    def num_slices(self) -> int:
+        """The number of slices."""
+        return 1 if self.slices is None else self.slices.shape[-1]
 
 
 @dataclass(frozen=True)

@@ -39,4 +39,4 @@ def get_config() -> ExperimentConfig:
     data = DataConfig(MIXTURE, str(TOKENIZER), batch_shape=quotas)
     optim = OptimConfig(peak_lr=1e-2, warmup_steps=2, total_steps=30, trainable="released")
     model = with_lora(replace(model, clip=clip, region=region, sam=sam))
-    return ExperimentConfig(model, data, optim, mesh=MeshConfig(data=1), seed=3)
+    return ExperimentConfig(model, data, optim, mesh=MeshConfig(devices=1), seed=3)

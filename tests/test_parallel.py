@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +75,20 @@ def test_too_large_a_mesh_says_how_many_devices_there_are() -> None:
 def test_a_mesh_axis_without_devices_is_refused() -> None:
     with pytest.raises(MeshError, match="a 2x0x1 mesh: every axis needs at least one device"):
         make_mesh(data=2, fsdp=0)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 4, 2), (2, 2, 2), (1, 3, 2), (5, 1, 1)])
+def test_devices_whose_interconnect_has_no_such_mesh_are_in_the_order_of_their_ids(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("Failed to find assignment for logical_axis_index 1")
+
+    monkeypatch.setattr("glamm_jax.parallel.mesh_utils.create_device_mesh", fail)
+    count = math.prod(shape)
+    mesh = make_mesh(*shape, devices=jax.devices()[:count][::-1])
+    assert dict(mesh.shape) == dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
+    assert [device.id for device in mesh.devices.flat] == list(range(count))
 
 
 def test_without_a_mesh_an_activation_stays_as_it_is() -> None:

@@ -24,7 +24,7 @@ from glamm_jax.aot.chips import CHIPS, GIB
 from glamm_jax.aot.collectives import gathered_stacks
 from glamm_jax.config import released, with_lora
 from glamm_jax.config.experiment import DataConfig, ExperimentConfig, MixtureEntry
-from glamm_jax.data.collate import collate, join_slices
+from glamm_jax.data.collate import collate
 from glamm_jax.errors import ConfigError
 from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.training.placement import abstract_batch, abstract_split
@@ -107,9 +107,8 @@ def released_gcg_config(images: int, batch_slices: int) -> ExperimentConfig:
 def _compile(config: ExperimentConfig) -> dict[str, Any]:
     """Compile a step on the current mesh; return what a device needs, or the compiler's error."""
     graphdef, frozen, state = abstract_split(config)
-    shape, model = config.data.batch_shape, config.model
-    slices = {number: collate([], model, shape) for number in range(config.data.batch_slices)}
-    batch = abstract_batch(join_slices(slices, shape, model.clip.num_patches))
+    slice_batch = collate([], config.model, config.data.batch_shape)
+    batch = abstract_batch(slice_batch, config.data.batch_slices, config.optim.accumulation_steps)
     step: Any = make_step(config.model, config.optim, config.losses, config.seed)
     lowered = step.trace(graphdef, frozen, state, batch).lower(lowering_platforms=("tpu",))
     started = time.perf_counter()

@@ -21,7 +21,7 @@ from glamm_jax.config import GLaMMConfig
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.parallel import MESH_AXES, use_mesh
 from glamm_jax.training.parameter_groups import PARAMETER_GROUPS, group_of, is_adapter
-from glamm_jax.training.placement import abstract_split
+from glamm_jax.training.placement import abstract_split, check_batch_slices
 from glamm_jax.training.state import ModelSplit
 from glamm_jax.types import BatchShape
 from glamm_jax.weights.flat_state import flatten_state
@@ -140,8 +140,12 @@ def plan(config: ExperimentConfig, mesh: tuple[int, int, int] = (1, 1, 1)) -> Pl
         config: of the run. A step has `optim.accumulation_steps` times `data.batch_slices` batches
             of `data.batch_shape`, and their padding counts.
         mesh: sizes of the axes (data, fsdp, tensor).
+
+    Raises:
+        PlacementError: the devices cannot divide the batch slices.
     """
     with use_mesh(AbstractMesh(mesh, MESH_AXES)):
+        check_batch_slices(config.data.batch_slices)
         split = abstract_split(config)
         state = split.state
         trainable = _device_bytes(state.trainable)

@@ -2,7 +2,7 @@
 
 examples:
   glamm-jax plan --config configs/finetune_gcg.py
-  glamm-jax plan --config configs/finetune_gcg.py --mesh 1 16 1 --set data.batch_slices=16
+  glamm-jax plan --config configs/finetune_gcg.py --mesh 1 16 1
   glamm-jax plan --topology v5e:2x4 --mesh 1 8 1     # also compile the step for eight TPU v5e
 
 Counting takes seconds and needs no accelerator. --topology compiles the training step ahead of time
@@ -28,6 +28,7 @@ from glamm_jax.aot.plan import plan
 from glamm_jax.cli.program import any_path, make_parser, positive_int, run_program, this_machine
 from glamm_jax.cli.train import add_overrides, configuration, load_config
 from glamm_jax.files import write_atomic
+from glamm_jax.training.step_layout import laid_out
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax plan") -> int:
@@ -78,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
             config.mesh.fsdp,
             config.mesh.tensor,
         )
-    config = configuration(config, options)
+    config = laid_out(configuration(config, options), data * fsdp)
     print(plan(config, (data, fsdp, tensor)).text(), flush=True)
     if options.topology is None:
         return 0

@@ -66,6 +66,7 @@ from glamm_jax.evaluation.validation import make_validate
 from glamm_jax.training.loop import MetricWriter, train
 from glamm_jax.training.metric_writers import TensorBoard, WeightsAndBiases
 from glamm_jax.training.profile_window import parse_steps
+from glamm_jax.training.step_layout import laid_out
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax train") -> int:
@@ -127,7 +128,8 @@ def run(options: argparse.Namespace) -> None:
     """Train according to the parsed command line."""
     config = configuration(load_config(options.config), options)
     if options.plan:
-        print(plan(config, (max(config.mesh.data, 1), config.mesh.fsdp, config.mesh.tensor)).text())
+        data, fsdp, tensor = max(config.mesh.data, 1), config.mesh.fsdp, config.mesh.tensor
+        print(plan(laid_out(config, data * fsdp), (data, fsdp, tensor)).text())
         return
     writers: list[MetricWriter] = [TensorBoard(options.out / "tensorboard")]
     if options.wandb:

@@ -25,6 +25,8 @@ ADDED_FIELDS: Mapping[str, Any] = {
     "data.max_dropped": 0.5,
     "data.cache_dir": "",
     "data.cache_bytes": 32 << 30,
+    "data.step_images": 0,
+    "mesh.devices": 0,
 }
 MIN_CACHE_BYTES = 8 << 20
 MASK_TASKS = ("gcg", "referring", "semantic", "grounding")
@@ -178,6 +180,9 @@ class DataConfig:
         batch_slices: slices that make up the batch of a step, one behind the other. Each is read
             and packed by itself, so the result does not depend on the number of processes, among
             which they are divided. Fixed for a run.
+        step_images: images of a step. Where the devices cannot divide `batch_slices`, their number
+            decides it, `optim.accumulation_steps`, and how much of `batch_shape` a slice has
+            (`glamm_jax.training.step_layout`). 0: all three are as they are set.
         workers: worker processes for each slice; 0 reads in threads.
         prefetch: batches made ahead of the device.
         cache_dir: folder of this machine for what is read of record shards in a bucket; "": the
@@ -198,6 +203,7 @@ class DataConfig:
     fill_rows: bool = False
     max_deferred: int = 16
     batch_slices: int = 1
+    step_images: int = 0
     workers: int = 0
     prefetch: int = 1
     cache_dir: str = ""
@@ -216,7 +222,8 @@ class DataConfig:
                 message = f"tasks {entry.tasks} of the mixture need some"
                 require(getattr(self.batch_shape, name) > 0, self.batch_shape, name, message)
         require(self.cache_bytes >= MIN_CACHE_BYTES, self, "cache_bytes", "must be at least 8 MiB")
-        require(self.workers >= 0, self, "workers", "must not be negative")
+        for name in ("workers", "step_images"):
+            require(getattr(self, name) >= 0, self, name, "must not be negative")
         for name in ("max_unreadable", "max_dropped"):
             require(0 <= getattr(self, name) <= 1, self, name, "must be in [0, 1]")
 
@@ -243,20 +250,23 @@ class InitConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the device mesh's axes.
+    """Sizes of the device mesh's axes. Their product is the number of devices.
 
     Attributes:
         data: devices that divide the batch; 0: all that the other axes leave.
         fsdp: devices that divide the batch and the weights.
         tensor: devices that divide the width of each layer.
+        devices: the first so many of all devices are used, the others idle; 0: all are used.
     """
 
     data: int = 0
     fsdp: int = 1
     tensor: int = 1
+    devices: int = 0
 
     def __post_init__(self) -> None:
-        require(self.data >= 0, self, "data", "must not be negative")
+        for name in ("data", "devices"):
+            require(getattr(self, name) >= 0, self, name, "must not be negative")
         require_positive(self, "fsdp", "tensor")
 
 

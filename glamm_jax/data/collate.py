@@ -371,39 +371,20 @@ def collate(
     return builder.build(shape or builder.required_shape)
 
 
-def join_slices(slices: Mapping[int, Batch], shape: BatchShape, num_patches: int) -> Batch:
-    """Concatenate batch slices and make their indices count from the start of slice 0.
+def join_slices(slices: Mapping[int, Batch]) -> Batch:
+    """Concatenate batch slices; their indices still count from the start of their slice.
 
-    Slice 0 need not be among them: every process joins its own slices, and those of all processes
-    together are one batch.
+    Every process joins its own slices; those of all processes together are the step's batch.
 
     Args:
-        slices: by their index in the step's batch.
-        shape: of one slice.
-        num_patches: of an image.
+        slices: batches of one shape, by their number in the step's batch.
     """
-    slots = {
-        "image_source": shape.images * num_patches,
-        "region_images": shape.images,
-        "box_image": shape.region_images,
-        "region_source": shape.regions,
-        "row_grounding_image": shape.grounding_images,
-        "mask_rows": shape.rows,
-        "mask_image": shape.grounding_images,
-    }
-    moved = [
-        batch._replace(
-            **{
-                name: np.where(index >= 0, index + number * count, index)
-                for name, count in slots.items()
-                for index in (getattr(batch, name),)
-            }
-        )
-        for number, batch in slices.items()
+    numbered = [
+        batch._replace(slices=np.array([number], np.int32)) for number, batch in slices.items()
     ]
-    if len(moved) == 1:
-        return moved[0]
-    arrays = zip(*moved, strict=True)
+    if len(numbered) == 1:
+        return numbered[0]
+    arrays = zip(*numbered, strict=True)
     return Batch(*(None if part[0] is None else np.concatenate(part) for part in arrays))
 
 

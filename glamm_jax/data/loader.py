@@ -211,8 +211,7 @@ def open_batches(
 ) -> BatchIterator:
     """Open an endless iterator over this process's part of every step's batch.
 
-    Indices in a batch count from the start of the step's complete batch. `get_state()["shards"]`
-    has the counts. Close the iterator to end its workers.
+    `get_state()["shards"]` has the counts. Close the iterator to end its workers.
 
     Args:
         data: configuration of the data.
@@ -265,7 +264,7 @@ def open_batches(
     }
     return iter(
         grain.experimental.ThreadPrefetchIterDataset(
-            _Batches(slices, data, model), prefetch_buffer_size=data.prefetch
+            _Batches(slices, data), prefetch_buffer_size=data.prefetch
         )
     )
 
@@ -534,27 +533,26 @@ class SliceLoader:
 class _Batches(grain.IterDataset[LoadedBatch]):
     """The batches of some slices, joined; what `open_batches` prefetches."""
 
-    def __init__(self, slices: dict[int, SliceLoader], data: DataConfig, model: GLaMMConfig):
+    def __init__(self, slices: dict[int, SliceLoader], data: DataConfig):
         super().__init__()
-        self._slices, self._data, self._model = slices, data, model
+        self._slices, self._data = slices, data
 
     def __iter__(self) -> BatchIterator:
-        return _JoinedIterator(self._slices, self._data, self._model)
+        return _JoinedIterator(self._slices, self._data)
 
 
 class _JoinedIterator(grain.DatasetIterator[LoadedBatch]):
     """Iterates over `_Batches`."""
 
-    def __init__(self, slices: dict[int, SliceLoader], data: DataConfig, model: GLaMMConfig):
+    def __init__(self, slices: dict[int, SliceLoader], data: DataConfig):
         super().__init__()
-        self._slices, self._data, self._model = slices, data, model
+        self._slices, self._data = slices, data
 
     def __next__(self) -> LoadedBatch:
         loaded = {index: loader.next_batch() for index, loader in self._slices.items()}
         batches = {index: slice_batch.batch for index, slice_batch in loaded.items()}
         names = tuple(name for slice_batch in loaded.values() for name in slice_batch.names)
-        shape, num_patches = self._data.batch_shape, self._model.clip.num_patches
-        return LoadedBatch(join_slices(batches, shape, num_patches), names)
+        return LoadedBatch(join_slices(batches), names)
 
     def get_state(self) -> dict[str, Any]:
         slices = {str(index): loader.state() for index, loader in self._slices.items()}

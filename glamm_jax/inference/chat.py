@@ -46,7 +46,7 @@ from glamm_jax.inference.generate import DecodeState, Generator
 from glamm_jax.inference.sampling import Sampling
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.parallel import num_batch_shards, to_host, use_mesh
+from glamm_jax.parallel import num_shards, to_host, use_mesh
 from glamm_jax.storage import AnyPath
 from glamm_jax.text.answer_parser import parse_answer, stable_text
 from glamm_jax.text.prompt import Prompt, PromptError, build_prompt
@@ -290,7 +290,7 @@ class Assistant:
         builder = build_batch([self._sample(group) for group in groups.values()], self.config)
         shape = bucketed(builder.required_shape.union(min_shape))
         with _on(self.mesh):
-            shape = divisible(shape, num_batch_shards())
+            shape = divisible(shape, num_shards("batch"))
         ordered = [row for group in groups.values() for row in group]
         return PreparedQuestions(builder.build(shape), ordered)
 

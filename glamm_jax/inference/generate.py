@@ -36,7 +36,7 @@ from glamm_jax.inference.sampling import Sampling, sample_tokens
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.models.kv_cache import KVCache, write_slice
 from glamm_jax.models.sam.postprocess import postprocess_masks
-from glamm_jax.parallel import constrain, num_batch_shards, shard_batch_axis, to_host
+from glamm_jax.parallel import constrain, num_shards, shard_batch_axis, to_host
 from glamm_jax.types import Batch
 
 
@@ -360,7 +360,7 @@ def _decode_masks(
 
 def _padded_count(count: int) -> int:
     """Round up to a bucket that the batch shards of the mesh divide."""
-    shards = num_batch_shards()
+    shards = num_shards("batch")
     return -(-bucket(count, 1) // shards) * shards
 
 

@@ -20,6 +20,7 @@ from glamm_jax.models.llama import Llama
 from glamm_jax.models.region import RegionEncoder
 from glamm_jax.models.sam.sam import SAM
 from glamm_jax.nn.attention import Segments
+from glamm_jax.nn.batch_slices import map_slices, take_in_slices
 from glamm_jax.nn.mlp import MLP
 from glamm_jax.nn.pixel_normalization import normalize_pixels
 from glamm_jax.types import Batch, Output
@@ -57,7 +58,11 @@ class GLaMM(nnx.Module):
         if num_masks == 0 or batch.grounding_images.shape[0] == 0:
             empty = jnp.zeros((num_masks, side, side), self.dtype)
             return Output(hidden, empty, empty[:, 0, 0])
-        seg_hidden = hidden[batch.mask_rows, batch.mask_positions]
+        seg_hidden = map_slices(
+            lambda hidden, row, position: hidden[row, position],
+            batch.num_slices,
+            *(hidden, batch.mask_rows, batch.mask_positions),
+        )
         image_embeddings = self.encode_grounding_images(batch)
         return Output(hidden, *self.decode_masks(seg_hidden, image_embeddings, batch))
 
@@ -68,10 +73,12 @@ class GLaMM(nnx.Module):
             return x
         states = self.encode_images(batch.images)
         patches = self.projector(self.clip.patch_features(states, self.config.clip.projector_layer))
-        x = place_features(x, patches.reshape(-1, patches.shape[-1]), batch.image_source)
+        patches = patches.reshape(-1, patches.shape[-1])
+        x = place_features(x, patches, batch.image_source, batch.num_slices)
         if batch.boxes_xyxy_unit.shape[0] == 0:
             return x
-        return place_features(x, self.encode_regions(states, batch), batch.region_source)
+        regions = self.encode_regions(states, batch)
+        return place_features(x, regions, batch.region_source, batch.num_slices)
 
     def encode_images(self, images: Array) -> Float[Array, "k i n c"]:
         """Compute the CLIP hidden states that the projector and the region encoder use."""
@@ -83,8 +90,13 @@ class GLaMM(nnx.Module):
         """Compute one vector per box; pyramids are built for images with boxes only."""
         config, slots = self.config, jnp.maximum(batch.region_images, 0)
         states = states.astype(config.region.compute_dtype or states.dtype)
-        levels = [self.clip.patch_features(states, n)[slots] for n in config.clip.region_layers]
-        regions = self.region_encoder(levels, batch.boxes_xyxy_unit, batch.box_image)
+        levels = [
+            take_in_slices(self.clip.patch_features(states, n), slots, batch.num_slices)
+            for n in config.clip.region_layers
+        ]
+        regions = self.region_encoder(
+            levels, batch.boxes_xyxy_unit, batch.box_image, batch.num_slices
+        )
         return regions if config.region.output == "own" else self.projector(regions)
 
     def encode_grounding_images(self, batch: Batch) -> Float[Array, "g s s c"]:
@@ -112,7 +124,7 @@ class GLaMM(nnx.Module):
         # quirk 23: every [SEG] is a separate text prompt; only the single-mask token is used.
         prompts = self.text_projection(seg_hidden)[:, None]
         sparse, dense = self.sam.prompt_encoder(text=prompts)
-        per_mask = image_embeddings[batch.mask_image]
+        per_mask = take_in_slices(image_embeddings, batch.mask_image, batch.num_slices)
         mask_logits, iou = self.sam.decode(per_mask, sparse, dense, multimask=False)
         return mask_logits[:, 0], iou[:, 0]
 

@@ -18,11 +18,13 @@ from glamm_jax.config import PROJECTIONS, LlamaConfig, LoRAConfig
 from glamm_jax.models.kv_cache import KVCache, write_slice
 from glamm_jax.nn.attention import Segments, attention, decode_attention
 from glamm_jax.nn.layer_stack import scan_blocks, scan_blocks_for_decoding
-from glamm_jax.nn.linear import Embedding, Linear
+from glamm_jax.nn.linear import Embedding, Linear, linear
 from glamm_jax.nn.lora import attach
 from glamm_jax.nn.norm import RMSNorm
 from glamm_jax.nn.rope import apply_rotary, rotary_tables
-from glamm_jax.parallel import constrain
+from glamm_jax.parallel import constrain, num_shards
+
+NO_PROBABILITY = -1e30  # logit of what pads the vocabulary
 
 Rotary = tuple[Float[Array, "b t 1 half"], Float[Array, "b t 1 half"]]
 AttentionFn = Callable[[Array, Array, Array], Array]
@@ -241,12 +243,34 @@ class Llama(nnx.Module):
         values = write_slice(cache.values, new_values, (0, 0, 0, slot, 0))
         return self.norm(x), KVCache(keys, values, cache.valid.at[:, slot].set(True))
 
-    def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
-        """Return the logits of the vocabulary in float32."""
+    def logits(
+        self, hidden: Float[Array, "*b d"], *, pad_vocab: bool = False
+    ) -> Float[Array, "*b v"]:
+        """Return the logits of the vocabulary in float32.
+
+        Args:
+            hidden: hidden states after the final norm.
+            pad_vocab: pad the vocabulary, in the program alone, to a length that the devices can
+                divide; the padding has no probability. 32,007 ids are odd, so that every device of
+                `tensor` would compute all of them.
+        """
+        padding = -self.config.vocab_size % num_shards("vocab") if pad_vocab else 0
+        if padding:
+            return self._padded_logits(hidden, padding)
         if self.config.tie_embeddings:
             table = self.embed_tokens.table[...].astype(hidden.dtype)
             return jnp.einsum("...d,vd->...v", hidden, table).astype(jnp.float32)
         return self.lm_head(hidden).astype(jnp.float32)
+
+    def _padded_logits(self, hidden: Float[Array, "*b d"], padding: int) -> Float[Array, "*b v"]:
+        tied = self.config.tie_embeddings
+        kernel = self.embed_tokens.table[...].T if tied else self.lm_head.kernel[...]
+        kernel = constrain(jnp.pad(kernel, ((0, 0), (0, padding))), "embed", "vocab")
+        logits = constrain(
+            linear(hidden, kernel), "batch", *(None,) * (hidden.ndim - 2), "vocab"
+        ).astype(jnp.float32)
+        ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+        return jnp.where(ids < self.config.vocab_size, logits, NO_PROBABILITY)
 
     def _rotary(self, positions: Int[Array, "b t"], dtype: jnp.dtype) -> Rotary:
         c = self.config

@@ -8,12 +8,15 @@ Source: model/layers.py of the original (after GPT4RoI); paper, section 3.1.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from glamm_jax.config import RegionConfig
+from glamm_jax.nn.batch_slices import map_slices
 from glamm_jax.nn.layer_stack import scan_blocks, unstack
 from glamm_jax.nn.linear import Conv, Linear, linear, normal
 from glamm_jax.nn.norm import GroupNorm, LayerNorm
@@ -92,6 +95,7 @@ class RegionEncoder(nnx.Module):
         levels: list[Float[Array, "q p c"]],
         boxes: Float[Array, "r 4"],
         box_image: Int[Array, "r"],
+        num_slices: int = 1,
     ) -> Float[Array, "r o"]:
         """Compute the feature of every box.
 
@@ -99,13 +103,15 @@ class RegionEncoder(nnx.Module):
             levels: CLIP patches on a square grid, without CLS, shallowest level first.
             boxes: x0 y0 x1 y1 relative to the original image, in [0, 1]. Values outside are
                 allowed, and the centre crop of CLIP is not corrected for (quirk 12).
-            box_image: index of each box's image among the q images.
+            box_image: index of each box's image among the images of its slice of the batch.
+            num_slices: of the batch.
 
         Returns:
             Features of the width of the LLM, or of CLIP if the shared V-L layer follows.
         """
         grid = round(levels[0].shape[1] ** 0.5)
-        pooled = self.pool(self.fuse(self.build_pyramid(levels)), boxes, box_image, grid)
+        maps = self.fuse(self.build_pyramid(levels))
+        pooled = self.pool(maps, boxes, box_image, grid, num_slices)
         return self.project(pooled, boxes)
 
     def build_pyramid(self, levels: list[Float[Array, "q p c"]]) -> list[Float[Array, "q _ _ c"]]:
@@ -162,14 +168,16 @@ class RegionEncoder(nnx.Module):
         boxes: Float[Array, "r 4"],
         box_image: Int[Array, "r"],
         grid: int,
+        num_slices: int = 1,
     ) -> list[Float[Array, "r bins bins c"]]:
         """Pool the boxes from every level with RoIAlign.
 
         Args:
             maps: fused feature maps.
             boxes: x0 y0 x1 y1 in [0, 1].
-            box_image: index of each box's image.
+            box_image: index of each box's image in its slice of the batch.
             grid: side of CLIP's patch grid.
+            num_slices: of the batch.
         """
         config = self.config
         # quirk 11: released weights expect boxes scaled by 224 although the image has 336 pixels.
@@ -177,14 +185,12 @@ class RegionEncoder(nnx.Module):
         # quirk 13: at evaluation the original scales boxes in bfloat16.
         boxes_xyxy_pixel = _round_to_dtype(boxes.astype(jnp.float32) * scale, boxes.dtype)
         strides = [config.patch_frame / 2 ** (self.num_levels - 1 - i) for i in range(len(maps))]
+        settings = {"bins": config.roi_size, "samples": config.samples_per_bin}
         return [
-            roi_align(
-                x,
-                boxes_xyxy_pixel,
-                box_image,
-                stride=stride,
-                bins=config.roi_size,
-                samples=config.samples_per_bin,
+            map_slices(
+                partial(roi_align, stride=stride, **settings),
+                num_slices,
+                *(x, boxes_xyxy_pixel, box_image),
             )
             for x, stride in zip(maps, strides, strict=True)
         ]

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from glamm_jax.nn.lora import LoRA
+from glamm_jax.parallel import constrain, num_shards
 
 Axes = tuple[str | None, ...]
 
@@ -235,5 +236,19 @@ class Embedding(nnx.Module):
         self.table = nnx.Param(normal(rngs, (num, dim), 1 / math.sqrt(dim)), axes=axes)
 
     def __call__(self, ids: Int[Array, "*batch"], dtype: DTypeLike) -> Float[Array, "*batch d"]:
-        rows = self.table[...][jnp.maximum(ids, 0)].astype(dtype)
+        rows = self._rows(jnp.maximum(ids, 0)).astype(dtype)
         return jnp.where((ids >= 0)[..., None], rows, 0)
+
+    def _rows(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
+        """Return rows of the table; on a mesh, from each copy of it for its own part of the batch.
+
+        Else XLA computes the gradient of every copy from the complete batch, which it gathers.
+        """
+        table, copies = self.table[...], num_shards("copies")
+        if copies == 1 or ids.shape[0] % copies:
+            return table[ids]
+        tables = jnp.broadcast_to(table, (copies, *table.shape))
+        tables = constrain(tables, "copies", *self.table.get_metadata()["axes"])
+        parts = ids.reshape(copies, ids.shape[0] // copies, *ids.shape[1:])
+        rows = jax.vmap(lambda table, ids: table[ids])(tables, parts)
+        return rows.reshape(*ids.shape, table.shape[1])

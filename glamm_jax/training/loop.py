@@ -43,7 +43,7 @@ from jaxtyping import UInt8
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.data.loader import BatchIterator, DataError, dropped_samples, open_batches
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.parallel import make_mesh, use_mesh
+from glamm_jax.parallel import num_shards, use_mesh
 from glamm_jax.storage import AnyPath
 from glamm_jax.training.checkpoint import Checkpoints, verify_checkpoint
 from glamm_jax.training.fingerprint import frozen_fingerprint
@@ -51,12 +51,18 @@ from glamm_jax.training.initialization import initial_model
 from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.optimizer import make_optimizer
 from glamm_jax.training.parameter_groups import trainable_filter
-from glamm_jax.training.placement import place_split, process_slice
+from glamm_jax.training.placement import (
+    check_batch_slices,
+    make_run_mesh,
+    place_split,
+    process_slice,
+)
 from glamm_jax.training.prefetch import BatchPrefetcher, PreparedBatch
 from glamm_jax.training.profile_window import ProfileWindow
 from glamm_jax.training.run_folder import PROFILE, RunError, RunFolder, print_line
 from glamm_jax.training.state import ModelSplit, TrainState, split_model
 from glamm_jax.training.step import Metrics, Step, make_step
+from glamm_jax.training.step_layout import laid_out
 from glamm_jax.training.stop_signal import StopSignal, any_process
 from glamm_jax.training.votes import Votes
 from glamm_jax.training.watchdog import Watchdog, print_stacks
@@ -130,6 +136,7 @@ def train(
         TokenizerError: the tokenizer cannot be used.
         FolderError: a model folder cannot be read.
         StateError: the batch slices cannot be divided among the processes.
+        MeshError: the mesh has another number of devices than there are.
         PlacementError: a batch or the processes do not fit the mesh.
         RunError: `num_steps` is out of range, or the folder is another run; later, a checkpoint
             is damaged or cannot be written, or too many consecutive steps are not finite.
@@ -145,8 +152,10 @@ def train(
     if profile_steps and profile_steps[1] >= num_steps:
         first, last = profile_steps
         raise RunError(f"steps {first}:{last} cannot be profiled: the last step is {num_steps - 1}")
-    mesh = _make_mesh(config)
+    mesh = make_run_mesh(config.mesh)
     with use_mesh(mesh):
+        config = laid_out(config, num_shards("batch"), folder)
+        check_batch_slices(config.data.batch_slices)
         part = process_slice()
     batches = open_batches(config.data, config.model, part.index, part.count)
     run_folder = RunFolder(folder)
@@ -457,22 +466,6 @@ class _Run:
             num_done, scores = self.saving
             self.folder.append_event("saved", num_done, scores=scores)
             self.saving = None
-
-
-def _make_mesh(config: ExperimentConfig) -> jax.sharding.Mesh:
-    """Return the mesh of a run; without a size for `data`, over all devices.
-
-    Raises:
-        RunError: the devices cannot be divided in this way.
-    """
-    mesh = config.mesh
-    data, rest = divmod(jax.device_count(), mesh.fsdp * mesh.tensor)
-    if not mesh.data and (rest or not data):
-        raise RunError(
-            f"mesh: {jax.device_count()} devices are not a multiple of fsdp {mesh.fsdp} x tensor "
-            f"{mesh.tensor}"
-        )
-    return make_mesh(mesh.data or data, mesh.fsdp, mesh.tensor)
 
 
 def _flags(stop: StopSignal, prepared: PreparedBatch) -> tuple[bool, bool]:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from glamm_jax.config import LossWeights
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.models.sam.postprocess import postprocess_masks
+from glamm_jax.nn.batch_slices import take_in_slices
 from glamm_jax.types import Batch, Losses, Output
 
 LOSS_NAMES = ("loss", "ce", "bce", "dice")  # in a step's record; "loss" is the sum of the others
@@ -57,7 +58,7 @@ def losses(
     """
     counts = counts or loss_counts(batch)
     at_targets = jnp.take_along_axis(output.hidden, batch.target_positions[..., None], axis=1)
-    logits = model.llama.logits(at_targets)
+    logits = model.llama.logits(at_targets, pad_vocab=True)
     ce = weights.ce * cross_entropy(logits, batch.target_ids, batch.target_valid, counts.targets)
     zero = jnp.zeros(())
     if batch.masks.shape[0] == 0:
@@ -108,11 +109,14 @@ def masks_at_original_size(
         The logits, padded to the height and width of `batch.masks`, and which of their pixels lie
         inside the image.
     """
-    sizes = batch.original_sizes[batch.mask_image]
+    resized_sizes, sizes = (
+        take_in_slices(x, batch.mask_image, batch.num_slices)
+        for x in (batch.resized_sizes, batch.original_sizes)
+    )
     height, width = batch.masks.shape[1:]
     logits = postprocess_masks(
         output.mask_logits,
-        batch.resized_sizes[batch.mask_image],
+        resized_sizes,
         sizes,
         canvas_size,
         (height, width),

@@ -18,27 +18,26 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
-from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.config.experiment import ExperimentConfig, MeshConfig
+from glamm_jax.data.collate import join_slices
 from glamm_jax.errors import GLaMMError
 from glamm_jax.models.abstract import abstract_model
-from glamm_jax.parallel import current_mesh, has_mesh, sharding, shardings
+from glamm_jax.parallel import (
+    MeshError,
+    current_mesh,
+    has_mesh,
+    make_mesh,
+    num_shards,
+    sharding,
+    shardings,
+)
 from glamm_jax.training.optimizer import make_optimizer
 from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.training.state import ModelSplit, TrainState, split_model
 from glamm_jax.types import Batch
 from glamm_jax.weights.flat_state import flatten_state
-
-# The field of `BatchShape` that sizes the first axis of an array of the batch; the others: `rows`.
-_SIZE_FIELDS = {
-    "images": "images",
-    "region_images": "region_images",
-    "boxes_xyxy_unit": "regions",
-    "box_image": "regions",
-    **dict.fromkeys(("grounding_images", "resized_sizes", "original_sizes"), "grounding_images"),
-    **dict.fromkeys(("mask_rows", "mask_positions", "mask_image", "mask_valid"), "masks"),
-    **dict.fromkeys(("mask_has_truth", "masks"), "masks"),
-}
 
 
 class PlacementError(GLaMMError):
@@ -50,6 +49,28 @@ class BatchSlice(NamedTuple):
 
     index: int
     count: int
+
+
+def make_run_mesh(config: MeshConfig) -> Mesh:
+    """Return the mesh of a run over all devices, or over the first `config.devices` of them.
+
+    Raises:
+        MeshError: it does not have as many devices as there are.
+    """
+    available = jax.device_count()
+    count = config.devices or available
+    if count > available:
+        raise MeshError(f"mesh.devices = {count}, but there are {available} devices")
+    data = config.data or max(count // (config.fsdp * config.tensor), 1)
+    if data * config.fsdp * config.tensor != count:
+        used = data * config.fsdp * config.tensor
+        advice = f", or set mesh.devices = {used} to leave the others idle" if used < count else ""
+        raise MeshError(
+            f"a mesh of data {data} x fsdp {config.fsdp} x tensor {config.tensor} has {used} "
+            f"devices, but {count} are to be used; change mesh.data, mesh.fsdp or "
+            f"mesh.tensor{advice}"
+        )
+    return make_mesh(data, config.fsdp, config.tensor)
 
 
 # ------------------------------------------------------------------------ the model's state
@@ -152,8 +173,25 @@ def process_slice() -> BatchSlice:
     return BatchSlice(local[0] // size, len(rows) // size)
 
 
+def check_batch_slices(num_slices: int) -> None:
+    """Check that the devices of the current mesh can divide a step's batch by its slices.
+
+    A slice is closed, so that with complete slices no device needs features of another.
+
+    Raises:
+        PlacementError: they cannot.
+    """
+    shards = num_shards("batch")
+    if num_slices % shards:
+        raise PlacementError(
+            f"data.batch_slices = {num_slices} cannot be divided among the {shards} devices of the "
+            f"mesh's axes data x fsdp; make it a multiple of {shards}, or use fewer devices "
+            "(mesh.devices)"
+        )
+
+
 def place_batch(batch: Batch, *, stacked: bool = False) -> Batch:
-    """Put this process's slice of a step's batch on the mesh, as part of the complete batch.
+    """Put this process's slices of a step's batch on the mesh, as part of the complete batch.
 
     Without a mesh, return the batch as it is.
 
@@ -162,39 +200,39 @@ def place_batch(batch: Batch, *, stacked: bool = False) -> Batch:
         stacked: the batch is a stack of several, which a step runs one after another.
 
     Raises:
-        PlacementError: the devices of several processes cannot divide an array of the batch.
+        PlacementError: the devices cannot divide the slices.
     """
     if current_mesh() is None:
         return batch
-    count = process_slice().count
-    named = batch._asdict().items()
-    return Batch(
-        *(None if x is None else _place_array(name, x, count, stacked) for name, x in named)
-    )
+    count, axis = process_slice().count, int(stacked)
+    check_batch_slices(batch.num_slices * count)
+
+    def place(local: np.ndarray) -> jax.Array:
+        shape = (*local.shape[:axis], local.shape[axis] * count, *local.shape[axis + 1 :])
+        where = sharding((*(None,) * axis, "batch", *(None,) * (local.ndim - axis - 1)), shape)
+        return jax.make_array_from_process_local_data(where, local, shape)
+
+    return jax.tree.map(place, batch)
 
 
-def abstract_batch(batch: Batch) -> Batch:
-    """Return the complete batch of a step as shapes, dtypes and shardings on the mesh."""
+def abstract_batch(batch_slice: Batch, num_slices: int, num_stacked: int = 1) -> Batch:
+    """Return the argument of a step as shapes, dtypes and shardings on the mesh.
+
+    Args:
+        batch_slice: a slice of a batch.
+        num_slices: of a batch.
+        num_stacked: batches of a step; with more than one they are stacked.
+
+    Raises:
+        PlacementError: the devices cannot divide the slices.
+    """
+    check_batch_slices(num_slices)
 
     def abstract(array: np.ndarray) -> jax.ShapeDtypeStruct:
-        where = sharding(("batch", *(None,) * (array.ndim - 1)), array.shape)
-        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=where)
+        stack = () if num_stacked == 1 else (num_stacked,)
+        shape = (*stack, num_slices * array.shape[0], *array.shape[1:])
+        axes = (*(None,) * len(stack), "batch", *(None,) * (array.ndim - 1))
+        where = sharding(axes, shape)
+        return jax.ShapeDtypeStruct(shape, array.dtype, sharding=where)
 
-    return jax.tree.map(abstract, batch)
-
-
-def _place_array(name: str, local: np.ndarray, count: int, stacked: bool) -> jax.Array:
-    axis = int(stacked)
-    shape = (*local.shape[:axis], local.shape[axis] * count, *local.shape[axis + 1 :])
-    where = sharding((*(None,) * axis, "batch", *(None,) * (local.ndim - axis - 1)), shape)
-    indices = where.addressable_devices_indices_map(shape).values()
-    own = {index[axis].indices(shape[axis])[:2] for index in indices if index is not None}
-    if sum(stop - start for start, stop in own) != local.shape[axis]:
-        sizes = where.mesh.shape
-        data, fsdp = sizes["data"], sizes["fsdp"]
-        raise PlacementError(
-            f"{name}: {shape[axis]} in a step's batch cannot be divided among {data} x {fsdp} "
-            "devices (data x fsdp), as several processes require; make data.batch_slices times "
-            f"data.batch_shape.{_SIZE_FIELDS.get(name, 'rows')} a multiple of {data * fsdp}"
-        )
-    return jax.make_array_from_process_local_data(where, local, shape)
+    return jax.tree.map(abstract, join_slices({0: batch_slice}))

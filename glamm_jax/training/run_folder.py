@@ -51,6 +51,7 @@ CHANGEABLE_FIELDS = (
     "data.workers",
     "data.prefetch",
     "data.cache_",
+    "data.step_images",  # the three fields that it decides are compared
     "data.max_unreadable",
     "data.max_dropped",
     "init.",

@@ -205,20 +205,22 @@ def test_any_number_of_hosts_makes_the_same_batches_and_takes_over_from_any_othe
         assert_same(concatenated([part[step] for part in parts]), whole[2 + step])
 
 
-def test_joined_shards_point_at_their_own_slots() -> None:
-    """The second shard's rows, images and slots lie behind the first's in every index."""
-    with opened(replace(DATA, batch_slices=2)) as batches:
-        batch = next(batches).batch
-    assert batch.token_ids.shape[0] == 2 * ROOM.rows
-    for row in range(2 * ROOM.rows):
-        images = np.unique(batch.image_source[row][batch.image_source[row] >= 0])
-        assert set(images // MODEL.clip.num_patches // ROOM.images) == {row // ROOM.rows}
-    shard_of_mask = batch.mask_rows // ROOM.rows
-    np.testing.assert_array_equal(batch.mask_image // ROOM.grounding_images, shard_of_mask)
-    boxes = batch.box_image >= 0
-    np.testing.assert_array_equal(
-        batch.box_image[boxes] // ROOM.region_images, np.flatnonzero(boxes) // ROOM.regions
-    )
+def test_indices_of_joined_slices_count_from_the_start_of_their_slice() -> None:
+    data = replace(DATA, batch_slices=2)
+    with opened(data) as joined, opened(data, 0, 2) as first, opened(data, 1, 2) as second:
+        batch, *parts = (next(each).batch for each in (joined, first, second))
+    assert batch.num_slices == 2
+    assert batch.slices.tolist() == [0, 1]
+    for name, whole in batch._asdict().items():
+        if whole is not None:
+            own = [getattr(part, name) for part in parts]
+            np.testing.assert_array_equal(whole, np.concatenate(own), err_msg=name)
+    for part in parts:
+        assert part.image_source.max() < ROOM.images * MODEL.clip.num_patches
+        assert part.mask_rows.max() < ROOM.rows
+        assert part.mask_image.max() < ROOM.grounding_images
+        emitted = part.token_ids[part.mask_rows, part.mask_positions + 1][part.mask_valid]
+        assert (emitted == MODEL.tokens.seg).all()
 
 
 class Witness(World):

@@ -231,3 +231,36 @@ def test_a_step_on_a_mesh_is_the_step_on_one_device() -> None:
         actual, sharded = _prefilled_step(placed, x, valid)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(sharded.keys, cache.keys, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_devices_divide_an_odd_vocabulary(tied: bool) -> None:
+    config = LlamaConfig(
+        vocab_size=13, hidden_dim=8, mlp_dim=8, num_layers=1, num_heads=1, tie_embeddings=tied
+    )
+    llama = Llama(config, rngs=nnx.Rngs(0))
+    hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32))
+    ids = jnp.asarray([[0, 5, 12], [1, 2, 3]])
+
+    def total(llama: Llama) -> tuple[jax.Array, jax.Array]:
+        logits = llama.logits(hidden, pad_vocab=True)
+        chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
+        return (jax.nn.logsumexp(logits, axis=-1) - chosen).sum(), logits
+
+    compute = nnx.jit(nnx.value_and_grad(total, has_aux=True))
+    (alone, logits), gradients = compute(llama)
+    assert logits.shape == (2, 3, 13)
+    with use_mesh(make_mesh(data=2, tensor=4)):
+        graph, state = nnx.split(llama)
+        placed = nnx.merge(graph, jax.device_put(state, shardings(state)))
+        (loss, padded), sharded_gradients = compute(placed)
+    assert padded.shape == (2, 3, 16)
+    assert padded.addressable_shards[0].data.shape == (1, 3, 4)
+    assert (padded[..., 13:] <= -1e30).all()
+    np.testing.assert_allclose(padded[..., :13], logits, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(loss, alone, rtol=1e-6)
+    for one, other in zip(
+        jax.tree.leaves(gradients), jax.tree.leaves(sharded_gradients), strict=True
+    ):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

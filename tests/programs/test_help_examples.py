@@ -31,6 +31,7 @@ BENCH = (
     "mask_scores",
     "annotation",
     "train",
+    "sharding",
 )
 # `python -m MODULE` -> the module with its function `parse`.
 PROGRAMS = {

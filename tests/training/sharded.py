@@ -19,11 +19,12 @@ from tests.small_experiment import get_config
 
 
 def small_config(*, regions: bool = False) -> ExperimentConfig:
-    """Return one with eight rows and images in four batch slices; optionally four have regions."""
+    """Return one of eight slices with an image each, or with two, one of which has regions."""
     config = get_config()
-    data = replace(config.data, batch_slices=4)
+    shape = replace(config.data.batch_shape, rows=1, images=1, grounding_images=1, masks=4)
+    data = replace(config.data, batch_slices=8, batch_shape=shape)
     if regions:
-        shape = replace(data.batch_shape, region_images=1, regions=4)
+        shape = replace(config.data.batch_shape, region_images=1, regions=4)
         boxes = MixtureEntry("miniworld/easy@32", ("region",))
         data = replace(data, batch_shape=shape, mixture=(*data.mixture[:1], boxes))
     return replace(config, data=data)

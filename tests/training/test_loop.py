@@ -23,7 +23,7 @@ from glamm_jax.config.experiment import (
     ValidationConfig,
 )
 from glamm_jax.data.loader import ReadSample, SampleReader, WorkerError
-from glamm_jax.errors import FolderError
+from glamm_jax.errors import FolderError, GLaMMError
 from glamm_jax.parallel import make_mesh, use_mesh
 from glamm_jax.training.checkpoint import load_trained_leaves
 from glamm_jax.training.initialization import load_trained_model
@@ -182,13 +182,34 @@ def test_a_later_stop_is_the_same_run(unbroken: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # compiles for two devices
-def test_another_mesh_goes_on_from_the_same_parameters(unbroken: Path, tmp_path: Path) -> None:
-    again = cut_back(unbroken, tmp_path / "again", 4)
-    sharded = replace(CONFIG, mesh=MeshConfig(data=1, fsdp=2))
-    [record] = run(again, sharded)
-    assert record["loss"] == pytest.approx(lines(unbroken)[4]["loss"], abs=1e-5)
+def test_another_mesh_goes_on_from_the_same_parameters(tmp_path: Path) -> None:
+    shape = replace(CONFIG.data.batch_shape, rows=1, images=1, grounding_images=1, masks=4)
+    config = replace(CONFIG, data=replace(CONFIG.data, batch_slices=2, batch_shape=shape))
+    alone = tmp_path / "alone"
+    run(alone, config)
+    again = cut_back(alone, tmp_path / "again", 4)
+    [record] = run(again, replace(config, mesh=MeshConfig(fsdp=2, devices=2)))
+    assert record["loss"] == pytest.approx(lines(alone)[4]["loss"], abs=1e-5)
     for name, value in load_trained_leaves(again, 4)[0].items():
-        np.testing.assert_array_equal(value, load_trained_leaves(unbroken, 4)[0][name])
+        np.testing.assert_array_equal(value, load_trained_leaves(alone, 4)[0][name])
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        (MeshConfig(data=2), "has 2 devices, but 8 are to be used.*set mesh.devices = 2"),
+        (MeshConfig(data=16), "has 16 devices, but 8 are to be used"),
+        (MeshConfig(fsdp=3), "data 2 x fsdp 3 x tensor 1 has 6 devices, but 8"),
+        (MeshConfig(devices=9), "mesh.devices = 9, but there are 8 devices"),
+        (MeshConfig(), "batch_slices = 1 cannot be divided among the 8 devices"),
+    ],
+)
+def test_devices_that_the_mesh_or_the_batch_does_not_use_are_an_error(
+    tmp_path: Path, mesh: MeshConfig, message: str
+) -> None:
+    with pytest.raises(GLaMMError, match=message):
+        run(tmp_path / "run", replace(CONFIG, mesh=mesh))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

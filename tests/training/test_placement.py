@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from glamm_jax.aot.collectives import gathered_shapes, gathered_stacks
+from glamm_jax.aot.collectives import exchanged_activations, gathered_shapes, gathered_stacks
 from glamm_jax.config.experiment import ExperimentConfig
-from glamm_jax.data.collate import collate
+from glamm_jax.data.collate import collate, join_slices
 from glamm_jax.data.loader import open_batches
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.nn.mlp import MLP
@@ -22,6 +22,7 @@ from glamm_jax.training.initialization import random_model
 from glamm_jax.training.placement import (
     BatchSlice,
     PlacementError,
+    abstract_batch,
     abstract_split,
     place_batch,
     place_split,
@@ -63,6 +64,12 @@ def train_once(config: ExperimentConfig, model: GLaMM, batch: Batch) -> Trained:
     )
     state, metrics = program(start.frozen, start.state, placed)
     return Trained(start._replace(state=shapes), program, state, metrics)
+
+
+def empty_batch() -> Batch:
+    """Return eight empty slices."""
+    batch = collate([], CONFIG.model, CONFIG.data.batch_shape)
+    return join_slices(dict.fromkeys(range(8), batch))
 
 
 def first_batch(config: ExperimentConfig) -> Batch:
@@ -147,6 +154,43 @@ def test_one_layer_is_gathered_at_a_time_and_never_a_whole_stack(eight: Trained)
     assert gathered_shapes(program) & {(width, mlp_width), (1, width, mlp_width)}
 
 
+@pytest.mark.slow  # compiling for eight devices takes a minute
+def test_devices_exchange_no_activation_of_the_whole_batch() -> None:
+    config = small_config(regions=True)
+    with use_mesh(make_mesh(data=2, fsdp=4)):
+        split = abstract_split(config)
+        slice_batch = collate([], config.model, config.data.batch_shape)
+        batch = abstract_batch(slice_batch, config.data.batch_slices)
+        step: Any = make_step(config.model, config.optim, config.losses, config.seed)
+        lowered = step.lower(split.graphdef, split.frozen, split.state, batch)
+        program = lowered.compile().as_text()
+    exchanged = exchanged_activations(program, (split.frozen, split.state.trainable), 8)
+    # The embedding table is divided by its width: the four devices of `fsdp`, not all eight,
+    # exchange the ids of their 8 of 16 rows and the parts of their embeddings.
+    tokens, part = config.data.batch_shape.tokens, config.model.llama.hidden_dim // 4
+    own_rows, group_rows = config.data.batch_shape.rows, 4 * config.data.batch_shape.rows
+    of_embeddings = {(group_rows, tokens), (own_rows, tokens, part), (group_rows, tokens, part)}
+    assert exchanged <= {*of_embeddings, mask_tokens(config)}
+
+
+def mask_tokens(config: ExperimentConfig) -> tuple[int, int]:
+    """Return the shape of the gradient of the decoder's tokens, which are concatenated."""
+    return (1 + 1 + config.model.sam.num_multimasks, config.model.sam.out_dim)
+
+
+def test_an_exchanged_activation_is_told_from_a_parameter() -> None:
+    frozen = abstract_split(CONFIG).frozen
+    layers, width, mlp_width = flatten_state(frozen)["llama.layers.gate_proj.kernel"].shape
+    program = f"""
+        %a = (f32[], f32[1,{mlp_width},{width}]) all-reduce(%x, %y), channel_id=1
+        %b = bf16[{layers},{width // 8},{mlp_width}]{{2,1,0}} all-gather-start(%z)
+        %c = f32[8,200,{width}]{{2,1,0:T(8,128)}} all-gather(%activation), dimensions={{0}}
+        %d = (f32[1,24,8], f32[1,24,8]) all-to-all(%pooled)
+        %e = f32[7,7]{{1,0}} add(%c, %d)
+    """
+    assert exchanged_activations(program, (frozen,), 8) == {(8, 200, width), (24, 8)}
+
+
 def test_a_stack_that_is_gathered_whole_is_named() -> None:
     frozen = abstract_split(CONFIG).frozen
     layers, width, mlp_width = flatten_state(frozen)["llama.layers.gate_proj.kernel"].shape
@@ -184,22 +228,28 @@ def test_an_abstract_start_is_the_real_one_without_its_values(model: GLaMM) -> N
 
 
 def test_a_batch_is_spread_over_data_and_fsdp() -> None:
-    batch = collate([], CONFIG.model, CONFIG.data.batch_shape)
+    batch = empty_batch()
     with use_mesh(make_mesh(fsdp=2, tensor=4)):
         placed = place_batch(batch)
-    assert placed.images.addressable_shards[0].data.shape[0] == 1
+    assert placed.images.addressable_shards[0].data.shape[0] == 4
     assert placed.masks.sharding.spec == PartitionSpec(("fsdp",), None, None)
     np.testing.assert_array_equal(placed.token_ids, batch.token_ids)
     assert placed.segments is None
 
 
 def test_without_a_mesh_a_batch_stays_as_it_is() -> None:
-    batch = collate([], CONFIG.model, CONFIG.data.batch_shape)
+    batch = empty_batch()
     assert place_batch(batch) is batch
 
 
+def test_slices_that_the_devices_cannot_divide_are_an_error() -> None:
+    message = r"data.batch_slices = 8 cannot be divided among the 3 devices .* multiple of 3"
+    with use_mesh(make_mesh(data=3)), pytest.raises(PlacementError, match=message):
+        place_batch(empty_batch())
+
+
 def test_a_stack_of_batches_is_spread_behind_its_first_axis() -> None:
-    batch = collate([], CONFIG.model, CONFIG.data.batch_shape)
+    batch = empty_batch()
     stack = Batch(*(None if x is None else np.stack([x] * 3) for x in batch))
     with use_mesh(make_mesh(data=2)):
         placed = place_batch(stack, stacked=True)

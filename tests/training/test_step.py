@@ -56,7 +56,8 @@ def setup() -> Setup:
         [Sample((TokenizedConversation(ids, ids),))], CONFIG.model, CONFIG.data.batch_shape
     )
     with closing(open_batches(CONFIG.data, CONFIG.model)) as batches:
-        return Setup(step, start, {"pictures": next(batches).batch, "words": words})
+        pictures = next(batches).batch
+    return Setup(step, start, {"pictures": pictures, "words": join_slices({0: words})})
 
 
 def moved_parts(before: TrainState, after: TrainState) -> set[str]:
@@ -112,7 +113,7 @@ def test_accumulated_batches_are_one_big_batch(setup: Setup) -> None:
     two = [setup.batches["pictures"], setup.batches["words"]]
     # Of unlike halves, the mean of two means is not the mean of all.
     assert two[0].target_valid.sum() != two[1].target_valid.sum()
-    big = join_slices(dict(enumerate(two)), CONFIG.data.batch_shape, config.clip.num_patches)
+    big = join_slices(dict(enumerate(two)))
     found = []
     for number, batch in ((1, big), (2, stack_batches(two))):
         optim = replace(CONFIG.optim, accumulation_steps=number)
