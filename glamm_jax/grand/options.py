@@ -321,8 +321,10 @@ class MaskOptions:
 
     Attributes:
         iou: of the box of a proposal or a detection with that of the object, at least.
-        min_box_iou: of the box of a segmenter's mask with that of its object; below, and for an
-            empty mask, the object has none. released: 0.0.
+        min_box_iou: of the box of a mask with the box that it was made for, a proposal's own or
+            that of the object. A proposal or detection below, or with an empty mask, is not used;
+            of the segmenter's below the object has none. released: 0.0; only empty masks of the
+            segmenter are left out.
         detector: whose masks are used where no proposal fits; None: of none, as in the paper.
         min_detector_score: of these masks. released: 0.0.
         sources: names for `mask_source` of masks of proposals, of the detector and of the

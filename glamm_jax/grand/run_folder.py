@@ -273,7 +273,8 @@ class AnnotationRun:
                     os.fsync(copy.fileno())
         except OSError as error:
             raise RunFolderError(
-                f"{target}: cannot be written: {error.strerror or error}"
+                f"{target}: cannot be written: {error.strerror or error}; make space or change the "
+                "permissions, and run the same command again"
             ) from error
 
     # ------------------------------------------------------------------ locks
