@@ -9,7 +9,8 @@
 A worker processes one chunk through the stages of a group; between them the sections stay in
 memory. An error of one image never affects another: what a batch raises is tried again image by
 image, an image with an error once more with another seed, and a batch that does not fit the memory
-in halves. What remains is an error in the place of the section.
+in halves. What remains is an error in the place of the section. A file that cannot be read is no
+error of its content: it has the same seed in every attempt, and the next run tries it again.
 """
 
 from __future__ import annotations
@@ -34,18 +35,27 @@ from glamm_jax.grand.chunks import (
     encode_section,
     write_file,
 )
-from glamm_jax.grand.images import CACHED_BYTES, ImageReader
+from glamm_jax.grand.images import CACHED_BYTES, IMAGE, ImageReader
+from glamm_jax.grand.photograph_changes import (
+    NO_CHANGES,
+    PhotographChanges,
+    forget_changed,
+    write_stamps,
+    write_unread,
+)
 from glamm_jax.grand.roles import RoleError, RolePlayer
 from glamm_jax.grand.run_folder import AnnotationRun, StageStatus, count_outcomes
 from glamm_jax.grand.stages import (
     REJECTED,
     SKIPPED,
+    UNREAD,
     ImageContent,
     ParsedSection,
     Stage,
     StageError,
     StageGraph,
     StageImage,
+    UnreadError,
     one_line,
 )
 
@@ -86,11 +96,13 @@ class RunResult:
         stages: the state of every stage at its end.
         computed_chunks: number of chunk files that this run wrote.
         seconds: that it took.
+        changes: photographs because of which chunks were computed again.
     """
 
     stages: tuple[StageStatus, ...]
     computed_chunks: int
     seconds: float
+    changes: PhotographChanges = NO_CHANGES
 
     @property
     def complete(self) -> bool:
@@ -210,6 +222,8 @@ class ChunkWorker:
         if not pending:
             return
         state = _ChunkState(self.job, chunk, self._reader)
+        if IMAGE in pending:
+            write_stamps(run, graph.fingerprints[IMAGE], chunk, state.files)
         self._batch_sizes.clear()  # the images of the last chunk may have been larger
         for position, name in enumerate(pending):
             if self._should_stop():
@@ -243,13 +257,17 @@ class ChunkWorker:
 
     def _write(self, name: str, state: _ChunkState, content: bytes, seconds: float) -> None:
         run, fingerprint = self.job.run, self.job.graph.fingerprints[name]
-        statistics = count_outcomes(state.outcomes[name]) | {
-            "retried": sum(outcome.attempt > 0 for outcome in state.outcomes[name]),
+        outcomes = state.outcomes[name]
+        statistics = count_outcomes(outcomes) | {
+            "retried": sum(outcome.attempt > 0 for outcome in outcomes),
             "seconds": round(seconds, 6),
             "worker": f"{socket.gethostname()}:{os.getpid()}",
             "time": round(time.time(), 3),
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
         }
+        write_unread(
+            run, name, fingerprint, state.chunk, dict(zip(state.files, outcomes, strict=True))
+        )
         # First, so that a finished chunk always has them, but for a power failure.
         write_file(
             run.chunk_path(name, fingerprint, state.chunk, "statistics"),
@@ -284,7 +302,7 @@ class ChunkWorker:
             outcomes += self._call(stage, batch)
             start += len(batch)
         for place, outcome in enumerate(outcomes):
-            if outcome.error is not None and outcome.error.kind != REJECTED:
+            if outcome.error is not None and outcome.error.kind not in (REJECTED, UNREAD):
                 (outcomes[place],) = self._call(stage, [images[place].next_attempt()])
         return outcomes
 
@@ -329,6 +347,7 @@ class _ChunkState:
         self._job, self.chunk = job, chunk
         entries = job.run.images(chunk)
         self.ids = [entry.image_id for entry in entries]
+        self.files = [entry.file for entry in entries]
         self.contents = [ImageContent(entry.image_id, entry.file, reader) for entry in entries]
         self.outcomes: dict[str, list[Outcome]] = {}
 
@@ -403,6 +422,8 @@ def _is_memory_error(error: Exception) -> bool:
 def _error_of(error: Exception) -> StageError:
     if isinstance(error, _OutputError):
         return StageError("output", one_line(error))
+    if isinstance(error, UnreadError):
+        return StageError(UNREAD, one_line(error))
     kind = "memory" if _is_memory_error(error) else "model"
     return StageError(kind, one_line(f"{type(error).__name__}: {error}").rstrip(": "))
 
@@ -427,6 +448,7 @@ class Session:
         self._new_images: dict[str, int] = {}
         self._num_finished: dict[str, int] = {}
         self._events = 0
+        self._changes = NO_CHANGES
         self._started = time.perf_counter()
 
     def __enter__(self) -> Session:
@@ -441,6 +463,7 @@ class Session:
         self._lock.__enter__()
         try:
             run.prepare(graph)
+            self._changes = forget_changed(run, graph)
             for name, fingerprint in graph.fingerprints.items():
                 finished = run.finished(name, fingerprint)
                 for chunk in run.quarantined(name, fingerprint):  # tried again
@@ -498,7 +521,8 @@ class Session:
     def result(self) -> RunResult:
         """Return what the run did."""
         seconds = time.perf_counter() - self._started
-        return RunResult(tuple(self.job.run.status(self.job.graph)), self._events, seconds)
+        stages = tuple(self.job.run.status(self.job.graph))
+        return RunResult(stages, self._events, seconds, self._changes)
 
     def refresh(self) -> None:
         """Report the stages whose listing has changed; for drivers whose workers send no events."""

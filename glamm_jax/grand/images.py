@@ -14,6 +14,7 @@ import hashlib
 import io
 import os
 import stat
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,11 +30,23 @@ from glamm_jax.files import FileNameError, confined_file, read_regular_file
 from glamm_jax.grand.chunks import RunFolderError, is_local
 from glamm_jax.grand.roles import Pixels
 from glamm_jax.grand.run_folder import ImageEntry
-from glamm_jax.grand.stages import REJECTED, Section, Stage, StageError, StageImage, one_line
+from glamm_jax.grand.stages import (
+    REJECTED,
+    UNREAD,
+    Section,
+    Stage,
+    StageError,
+    StageImage,
+    UnreadError,
+    one_line,
+)
 
 IMAGE = "image"  # name of the stage
 HASH_SIDE = 8  # the hash has 8 x 8 bits
 CACHED_BYTES = 256 << 20  # pixels that a worker holds
+READ_DELAYS = (0.1, 0.4)  # seconds before a file that cannot be read is tried again
+# Errors that do not pass in so short a time.
+_LASTING = (FileNotFoundError, NotADirectoryError, PermissionError)
 OnRefused = Callable[[str, str], Any]
 
 
@@ -199,21 +212,29 @@ class ImageReader:
         self._cache: OrderedDict[str, Pixels] = OrderedDict()
 
     def read_bytes(self, file: str) -> bytes:
-        """Return the content of a file.
+        """Return the content of a file; an error that may pass is tried again after a moment.
 
         Raises:
-            GLaMMError: it is missing, no regular file, too large, or cannot be read.
+            UnreadError: it is missing or cannot be read now.
+            FileNameError: it is no regular file, or too large.
         """
+        for delay in (*READ_DELAYS, None):
+            try:
+                return self._read(file)
+            except GLaMMError:
+                raise
+            except Exception as error:  # clients of buckets raise exceptions of their own
+                if delay is None or isinstance(error, _LASTING):
+                    raise UnreadError(f"{file}: {_read_problem(error)}") from error
+                time.sleep(delay)
+        raise AssertionError
+
+    def _read(self, file: str) -> bytes:
         from glamm_jax.data.preprocess import MAX_IMAGE_BYTES  # its imports take a second
 
-        try:
-            if self._is_local:
-                return read_regular_file(Path(self._root, file), MAX_IMAGE_BYTES)
-            return (self._root / file).read_bytes()
-        except FileNotFoundError as error:
-            raise RunFolderError(f"{file}: no such file") from error
-        except OSError as error:
-            raise RunFolderError(f"{file}: cannot be read: {error.strerror or error}") from error
+        if self._is_local:
+            return read_regular_file(Path(self._root, file), MAX_IMAGE_BYTES)
+        return (self._root / file).read_bytes()
 
     def pixels(self, file: str, data: bytes | None = None) -> Pixels:
         """Return the upright pixels of an image; read only.
@@ -237,6 +258,13 @@ class ImageReader:
         return pixels
 
 
+def _read_problem(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    text = error.strerror if isinstance(error, OSError) else None
+    return f"cannot be read: {text or one_line(error) or type(error).__name__}"
+
+
 # ------------------------------------------------------------ the stage
 
 
@@ -258,8 +286,12 @@ def _open_image(options: ImageOptions, image: StageImage) -> Section | StageErro
         data = image.read_bytes()
         pixels = image.pixels(data)
     except GLaMMError as error:
-        reason = str(error).removeprefix(f"{image.file}: ")
-        return StageError(REJECTED, one_line(reason), IMAGE)
+        reason = one_line(str(error).removeprefix(f"{image.file}: "))
+        if isinstance(error, UnreadError):
+            return StageError(UNREAD, reason)
+        if isinstance(error.__cause__, MemoryError):
+            return StageError("memory", reason)
+        return StageError(REJECTED, reason, IMAGE)
     height, width = pixels.shape[:2]
     if min(height, width) < options.min_side:
         reason = f"{width} x {height} pixels; a side has at least {options.min_side}"

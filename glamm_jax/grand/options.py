@@ -109,6 +109,8 @@ class PhraseOptions:
             caption has no other phrase.
         min_score: only boxes with a higher score are used.
         best_box: the box with the highest score of each phrase. released: off; the first.
+        plural_boxes: a phrase whose noun is a plural has all its boxes. released: off; it has one,
+            as every other phrase.
         every_phrase: a repeated phrase has a box, and the noun, of each occurrence. released: off;
             a repeated phrase keeps its first position and its last box, and the nouns of all
             phrases after it shift.
@@ -119,6 +121,7 @@ class PhraseOptions:
     nouns: bool = True
     min_score: float = 0.5
     best_box: bool = True
+    plural_boxes: bool = True
     every_phrase: bool = True
 
 
@@ -321,8 +324,10 @@ class MaskOptions:
 
     Attributes:
         iou: of the box of a proposal or a detection with that of the object, at least.
-        min_box_iou: of the box of a segmenter's mask with that of its object; below, and for an
-            empty mask, the object has none. released: 0.0.
+        min_box_iou: of the box of a mask with the box that it was made for, a proposal's own or
+            that of the object. A proposal or detection below, or with an empty mask, is not used;
+            of the segmenter's below the object has none. released: 0.0; only empty masks of the
+            segmenter are left out.
         detector: whose masks are used where no proposal fits; None: of none, as in the paper.
         min_detector_score: of these masks. released: 0.0.
         sources: names for `mask_source` of masks of proposals, of the detector and of the
@@ -397,7 +402,12 @@ PRESETS: dict[str, GrandOptions] = {
             complete_affordances=False,
         ),
         PhraseOptions(
-            capitalize=True, spans=False, nouns=False, best_box=False, every_phrase=False
+            capitalize=True,
+            spans=False,
+            nouns=False,
+            best_box=False,
+            plural_boxes=False,
+            every_phrase=False,
         ),
         LinkOptions(
             best=False,

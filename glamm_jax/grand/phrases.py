@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from glamm_jax.grand.lexicon import lexicon, noun_lemma
 from glamm_jax.grand.options import PhraseOptions
 from glamm_jax.grand.record import Box, Detection, Span
 from glamm_jax.grand.roles import ParsedText
@@ -138,19 +139,27 @@ def choose_boxes(
     detections: Sequence[Sequence[Detection]],
     options: PhraseOptions,
 ) -> tuple[PhraseBox, ...]:
-    """Choose one box for each phrase; phrases without one are left out.
+    """Choose the boxes of each phrase; phrases without one are left out.
 
     Args:
         phrases: of the captions.
         detections: of each phrase, in the order of the model.
-        options: which box.
+        options: which boxes.
+
+    Returns:
+        One for each phrase, and several for a plural with `options.plural_boxes`.
     """
     chosen: list[PhraseBox] = []
     for phrase, candidates in zip(phrases, detections, strict=True):
         usable = [item for item in candidates if item.score > options.min_score]
-        if usable:
-            item = max(usable, key=lambda item: item.score) if options.best_box else usable[0]
-            chosen.append(PhraseBox(item.box, (phrase.noun,), phrase.phrase, item.score))
+        noun = phrase.noun
+        if options.plural_boxes and len(usable) > 1 and lexicon().is_plural(noun.lower()):
+            noun = noun_lemma(noun.lower())  # each box shows one
+        elif usable and options.best_box:
+            usable = [max(usable, key=lambda item: item.score)]
+        else:
+            usable = usable[:1]
+        chosen += [PhraseBox(item.box, (noun,), phrase.phrase, item.score) for item in usable]
     if options.every_phrase:
         return tuple(chosen)
     last = {item.phrase: item for item in chosen}

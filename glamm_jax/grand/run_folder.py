@@ -7,6 +7,7 @@
     RUN/stages/STAGE/FINGERPRINT/chunk-00012-of-01100.jsonl        its sections
     RUN/statistics/STAGE/FINGERPRINT/chunk-00012-of-01100.jsonl    counts, seconds, worker: JSON
     RUN/quarantine/STAGE/FINGERPRINT/chunk-00012-of-01100.txt      why a chunk failed several times
+    RUN/stamps/..., RUN/unread/...                                 see `photograph_changes`
     RUN/.lock, RUN/.workers.lock           while a run writes the folder; not in buckets
 
     run = AnnotationRun.create("out/run", scan_images("photos"), root="photos")
@@ -272,7 +273,8 @@ class AnnotationRun:
                     os.fsync(copy.fileno())
         except OSError as error:
             raise RunFolderError(
-                f"{target}: cannot be written: {error.strerror or error}"
+                f"{target}: cannot be written: {error.strerror or error}; make space or change the "
+                "permissions, and run the same command again"
             ) from error
 
     # ------------------------------------------------------------------ locks
@@ -361,7 +363,7 @@ class AnnotationRun:
     # ------------------------------------------------------------------ chunks
 
     def stage_folder(self, name: str, fingerprint: str, kind: str = "stages") -> epath.Path:
-        """Return the folder of a stage in "stages", "statistics" or "quarantine"."""
+        """Return the folder of a stage in "stages" or another of the folders above."""
         return self.path / kind / path_name(name) / fingerprint[:12]
 
     def chunk_path(
@@ -373,7 +375,7 @@ class AnnotationRun:
             name: of the stage.
             fingerprint: of the stage.
             chunk: its number.
-            kind: "stages", "statistics" or "quarantine".
+            kind: "stages", "statistics", "quarantine", "stamps" or "unread".
         """
         file = chunk_name(chunk, self.num_chunks)
         if kind == "quarantine":
@@ -429,7 +431,7 @@ class AnnotationRun:
         """
         for item in graph.describe():
             folder = self.stage_folder(item["name"], item["fingerprint"])
-            for kind in ("stages", "statistics"):
+            for kind in ("stages", "statistics", "stamps", "unread"):
                 parent = self.stage_folder(item["name"], item["fingerprint"], kind)
                 for name in list_names(parent):
                     if TEMPORARY in name and self.is_local:

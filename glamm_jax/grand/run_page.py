@@ -140,6 +140,10 @@ class _RunStatistics:
             self.labels[label.replace("_", " ") or "no label"] += 1
             self._counts["masks"] += item.mask is not None
         texts = record.short_captions or ()
+        found = {item.phrase.lower() for caption in texts for item in caption.groundings}
+        self._counts["lost phrases"] += sum(
+            link.phrase.lower() not in found for link in record.links
+        )
         for caption in texts:
             self._add_number("Words of a short caption", len(caption.caption.split()))
         dense = record.dense_caption
@@ -180,6 +184,7 @@ class _RunStatistics:
             "masks": "masks",
             "floating objects": "floating objects",
             "grounded phrases": "phrases in dense captions",
+            "lost phrases": "linked phrases that no short caption has",
         }
         return {text: self._counts[name] for name, text in names.items()}
 

@@ -25,7 +25,7 @@ from glamm_jax.grand.roles import Pixels, RoleError, RoleImage, RolePlayer
 
 FORMAT = 1  # of chunk files; part of every fingerprint
 MAX_MESSAGE = 500  # characters
-REJECTED, SKIPPED = "rejected", "skipped"
+REJECTED, SKIPPED, UNREAD = "rejected", "skipped", "unread"
 # Addresses of objects differ between processes; results may not.
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
 Section = dict[str, Any]
@@ -36,13 +36,18 @@ class GraphError(GLaMMError):
     """Stages that do not form a graph. Names the stage and says why."""
 
 
+class UnreadError(GLaMMError):
+    """An image file cannot be read now, whatever is in it. Names it and says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class StageError:
     """Why an image has no section of a stage.
 
     Attributes:
         kind: "input", "output", "memory" or "model", as of `RoleError`; "rejected": the image
-            cannot be used at all; "skipped": a stage that this one needs has an error.
+            cannot be used at all; "skipped": a stage that this one needs has an error; "unread":
+            the image file could not be read, and the next run tries it again.
         message: in one line.
         stage: of "rejected" and "skipped": the stage where the error occurred; else None.
     """

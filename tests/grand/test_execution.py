@@ -19,7 +19,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -592,24 +591,11 @@ def test_status_and_progress(tmp_path: Path) -> None:
     assert {item.stage for item in events[4:]} == {"mean/colour", "sum"}
 
 
-def test_a_run_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system in memory stands for the bucket; paths and calls are those of gs://."""
-
-    class Bucket(MemoryFileSystem):
-        protocol = ("gs", "gcs")
-        store: dict[str, Any] = {}  # noqa: RUF012
-        pseudo_dirs = [""]  # noqa: RUF012
-
-        @classmethod
-        def _strip_protocol(cls, path: str) -> str:
-            return super()._strip_protocol(str(path).replace("gs://", "memory://"))
-
-    fsspec.register_implementation("gcs", Bucket, clobber=True)
-    monkeypatch.setenv("EPATH_USE_TF", "false")
+def test_a_run_in_a_bucket(tmp_path: Path, bucket_system: MemoryFileSystem) -> None:
+    """A file system in memory stands for the bucket."""
     local = make_run(tmp_path, 10, names=["a b/ü.png"], chunk_size=4)
     run_local(local, toy_graph(), processes=1)
-    bucket = Bucket()
-    bucket.put(str(tmp_path / "photos"), "/bucket/photos", recursive=True)
+    bucket_system.put(str(tmp_path / "photos"), "/bucket/photos", recursive=True)
     images = list(scan_images("gs://bucket/photos"))
     assert {image.image_id for image in images} == {scene.image_id for scene in local.scenes()}
     run = AnnotationRun.create("gs://bucket/run", images, "gs://bucket/photos", 4)

@@ -8,6 +8,7 @@ import pytest
 from glamm_jax.grand.graph_facts import GraphText, ObjectFacts
 from glamm_jax.grand.phrase_matching import KnownObjects, matching_tables, named_objects
 from glamm_jax.grand.template_caption import template_caption
+from glamm_jax.grand.roles import ParsedText
 from glamm_jax.grand.text_parser import RuleParser
 from glamm_jax.miniworld import FULL, render_scene
 from glamm_jax.miniworld.captions import dense_caption, object_description
@@ -110,7 +111,8 @@ def test_a_hot_dog_is_no_dog() -> None:
 def test_named_objects() -> None:
     text = "A group of people near the black and white cow. The car is red."
     (parsed,) = PARSER([text])
-    found = [(text[x.start : x.end], x.name, set(x.colours)) for x in named_objects(text, parsed)]  # type: ignore[arg-type]
+    assert isinstance(parsed, ParsedText)
+    found = [(text[x.start : x.end], x.name, set(x.colours)) for x in named_objects(text, parsed)]
     assert found == [
         ("people", "person", set()),
         ("the black and white cow", "cow", {"black", "white"}),
@@ -143,7 +145,8 @@ def test_true_captions_of_rendered_scenes_lack_nothing(scene_id: int) -> None:
     graph, caption = scene_graph(scene_id)
     known = KnownObjects(graph, PARSER)
     (parsed,) = PARSER([caption])
-    phrases = [caption[x.start : x.end] for x in named_objects(caption, parsed)]  # type: ignore[arg-type]
+    assert isinstance(parsed, ParsedText)
+    phrases = [caption[x.start : x.end] for x in named_objects(caption, parsed)]
     assert phrases and known.missing(phrases) == ()
     assert known.missing(["a turquoise star", "a cat"]) == ("a turquoise star", "a cat")
     assert known.missing([template_caption(graph)]) == ()

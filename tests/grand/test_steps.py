@@ -195,6 +195,21 @@ def test_the_best_box_of_a_phrase_is_used() -> None:
     assert [x.box for x in choose_boxes(phrases, found, RELEASED.phrases)] == [A]
 
 
+def test_a_plural_phrase_is_linked_to_all_objects_that_it_names() -> None:
+    """The first and the second box are of objects; the third one has too low a score."""
+    found = [[Detection(A, 0.6), Detection(B, 0.9), Detection(C, 0.5)]]
+    phrases = [NounPhrase("Crosses", "two red Crosses")]
+    boxes = choose_boxes(phrases, found, PAPER.phrases)
+    assert [(x.box, x.nouns) for x in boxes] == [(A, ("cross",)), (B, ("cross",))]
+    assert [x.box for x in choose_boxes(phrases, found, RELEASED.phrases)] == [A]
+    one = choose_boxes(phrases, [found[0][:1]], PAPER.phrases)
+    assert [(x.box, x.nouns) for x in one] == [(A, ("Crosses",))]
+    record = GrandRecord(objects=objects((A, "cross"), (B, "cross")))
+    linked = link_phrases(record, boxes, ["two red Crosses"], PAPER.links)
+    assert linked.links == (PhraseLink("two red crosses", (0, 1)),)
+    assert linked.floating_objects == ()
+
+
 def test_a_phrase_is_linked_to_the_best_object_once() -> None:
     near = (0.0, 0.0, 21.0, 21.0)
     record = GrandRecord(objects=objects((near, "cup"), (A, "cup")))

@@ -234,7 +234,7 @@ def fake_spacy() -> Any:
         return Pipeline()
 
     module = types.ModuleType("spacy")
-    module.load = load  # type: ignore[attr-defined]
+    module.__dict__["load"] = load
     return module
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -329,7 +330,7 @@ def test_a_model_with_too_few_results() -> None:
 
 def test_a_result_that_is_no_answer() -> None:
     class Wrong(ScriptedLLM):
-        def __call__(self, requests: Sequence[LLMRequest]) -> list:  # type: ignore[type-arg]
+        def __call__(self, requests: Sequence[LLMRequest]) -> Any:
             return [None for _ in requests]
 
     result = run(Wrong(lambda *_: TRUE))

@@ -127,6 +127,30 @@ def test_no_errors_without_noise_and_a_list_of_images(
     assert "choose another folder" in capsys.readouterr().err
 
 
+def test_metrics_that_do_not_apply_are_shown_with_the_reason(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without noise all others are 1.0, but for the search with the same case of the released."""
+    out = tmp_path / "run"
+    options = ("--preset", "released")
+    assert main(run_arguments(scenes, out, *options, roles="oracle")) == 0
+    capsys.readouterr()
+    assert main(["score", str(out), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert set(scores["metrics"]) == set(METRICS)
+    differing = {name: value for name, value in scores["metrics"].items() if value != 1.0}
+    recall = differing.pop("short_grounding_recall")
+    assert 0.5 < recall < 1.0
+    unused = ("relation_precision", "relation_recall", "verified_captions")
+    assert differing == dict.fromkeys(unused)
+    assert {*unused, "short_grounding_recall"} <= set(scores["notes"])
+    assert main(["score", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^relation_recall +- ", text, re.MULTILINE)
+    assert "relation_recall: relations.enabled is false, as in preset released" in text
+    assert "short_grounding_recall: grounding.words is false" in text
+
+
 def test_too_many_rejected_images_are_exit_status_1(
     tmp_path: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

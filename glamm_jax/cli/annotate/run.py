@@ -16,8 +16,10 @@ those that a text file names, one path a line. A run folder belongs to one list 
 --roles names a file that says which models are used; docs/annotate.md describes it. --set changes
 an option by its name; `glamm-jax annotate presets` lists all.
 
-The same command continues after an interruption. With other options only the stages that depend
-on them run again, and the earlier results stay beside the new ones.
+The same command continues after an interruption. A photograph whose content changed since it was
+annotated, and one that could not be read and now can, are annotated again, with the others of their
+chunk. With other options only the stages that depend on them run again, and the earlier results
+stay beside the new ones.
 
 --plan N runs nothing: it computes the hours of each stage for N images from the times that were
 measured in this run folder; measure with --limit first.
@@ -47,6 +49,7 @@ from glamm_jax.grand.chunks import RunFolderError, is_local, list_names
 from glamm_jax.grand.execution import OnProgress, RunResult
 from glamm_jax.grand.images import listed_images, scan_images
 from glamm_jax.grand.option_list import full_name
+from glamm_jax.grand.photograph_changes import PhotographChanges
 from glamm_jax.grand.pipeline import PIPELINES, build_graph
 from glamm_jax.grand.role_files import read_roles
 from glamm_jax.grand.run_folder import AnnotationRun, ImageEntry, StageStatus
@@ -257,6 +260,7 @@ def _summary(folder: AnnotationRun, result: RunResult) -> str:
         header = ("stage", "done", "failed", "skipped", "rejected", "missing")
         rows = [(s.name, s.done, s.failed, s.skipped, s.rejected, s.missing) for s in stages]
         lines += ["", text_table(header, rows)]
+    lines += _change_lines(result.changes)
     lines += [
         f"chunk {chunk} of stage {name} failed several times: "
         f"{folder.chunk_path(name, _fingerprint(result, name), chunk, 'quarantine')}"
@@ -264,6 +268,24 @@ def _summary(folder: AnnotationRun, result: RunResult) -> str:
     ]
     lines.append(f"see: glamm-jax annotate report {folder.path}")
     return "\n".join(lines)
+
+
+def _change_lines(changes: PhotographChanges) -> list[str]:
+    """Say which photographs are the reason that chunks were computed again."""
+    if not changes.chunks:
+        return []
+    texts = {
+        "changed since they were annotated": changes.replaced,
+        "could not be read before": changes.readable,
+    }
+    counts = " and ".join(f"{number:,} {text}" for text, number in texts.items() if number)
+    names = ", ".join(changes.names)
+    more = ", ..." if changes.replaced + changes.readable > len(changes.names) else ""
+    return [
+        printable(
+            f"photographs: {counts} ({names}{more}); computed again: {changes.chunks:,} chunks"
+        )
+    ]
 
 
 def _has_problem(stage: StageStatus) -> bool:

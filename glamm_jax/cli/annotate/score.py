@@ -8,6 +8,10 @@ Every metric is a mean, 1 is best. The rate of wrong entities is the share of th
 in dense captions that the scene does not have: before verification in the first complete answer of
 the language model, after verification in the caption that was accepted.
 
+A metric that does not apply to a run is shown as "-" with the reason: the run has no such model, an
+option turned the step off (preset `released` has no relations and no verification), or the images
+have nothing that it judges.
+
 Exit status: 0 success; 2 unusable input.
 """
 
@@ -22,6 +26,7 @@ from tqdm import tqdm
 
 from glamm_jax.cli.program import this_machine
 from glamm_jax.errors import ConfigError
+from glamm_jax.grand.metric_notes import NO_ITEMS, metric_notes
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.run_records import run_records, truth_folder
 from glamm_jax.grand.scoring import METRICS, ScoreTotals, score_record
@@ -66,17 +71,31 @@ def run(options: argparse.Namespace) -> int:
             totals.add(score_record(record, truth))
     if unknown == folder.num_images:
         raise ConfigError(f"{where}: has none of the images of {folder.path}; give --truth")
-    values = totals.values()
+    notes = metric_notes(folder.graph_description())
+    values = {
+        name: value if name not in notes or notes[name].applies else None
+        for name, value in totals.values().items()
+    }
+    reasons = {name: note.reason for name, note in notes.items()}
+    reasons |= {x: NO_ITEMS for x, value in values.items() if value is None and x not in notes}
     rates: dict[str, float | None] = {}
     for name, metric in WRONG_RATES.items():
         value = values[metric]
         rates[name] = None if value is None else 1.0 - value
     if options.json:
-        print(json.dumps({"metrics": values, "rates": rates, "unknown_images": unknown}, indent=1))
+        print(
+            json.dumps(
+                {"metrics": values, "rates": rates, "notes": reasons, "unknown_images": unknown},
+                indent=1,
+            )
+        )
         return 0
     rows = [(name, values[name], int(totals.counts[name][1])) for name in METRICS]
     rows += [(name, rate, int(totals.counts[WRONG_RATES[name]][1])) for name, rate in rates.items()]
     print(text_table(("metric", "mean", "items"), rows))
+    for name in METRICS:
+        if name in reasons:
+            print(f"{name}: {reasons[name]}")
     if unknown:
         print(f"images without truth: {unknown}")
     return 0

@@ -210,7 +210,7 @@ def _tag_pair(tag: Any) -> tuple[str, float]:
 def _detect(images: Sequence[StageImage], role: Detector, needs: str) -> list[Any]:
     results = role([image.role_image() for image in images])
     return to_sections(
-        results, images, lambda detections, _: detection_section(detections, needs=needs)
+        results, images, lambda detections, image: detection_section(detections, image, needs=needs)
     )
 
 
@@ -220,7 +220,9 @@ def _detect_tags(
     classes = [_classes(image, tags, options) for image in images]
     results = role([image.role_image() for image in images], classes)
     return to_sections(
-        results, images, lambda detections, _: detection_section(detections, needs="label")
+        results,
+        images,
+        lambda detections, image: detection_section(detections, image, needs="label"),
     )
 
 
@@ -244,7 +246,7 @@ def _label_regions(
 
     def section(detections: Any, image: StageImage) -> Section:
         selected = [x for x in checked_list(detections) if not _is_below(x, options.min_score)]
-        return detection_section(selected, needs="label")
+        return detection_section(selected, image, needs="label")
 
     return to_sections(role([image.role_image() for image in images], boxes), images, section)
 

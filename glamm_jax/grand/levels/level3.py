@@ -14,7 +14,6 @@ from typing import Any
 from pycocotools.mask import toBbox
 
 from glamm_jax.data import rle
-from glamm_jax.data.rle import MaskError
 from glamm_jax.grand.caption_grounding import ground_dense_caption, ground_short_captions
 from glamm_jax.grand.geometry import inclusive_iou
 from glamm_jax.grand.graph_facts import GraphText, ObjectFacts
@@ -22,6 +21,7 @@ from glamm_jax.grand.levels.level1 import DETECTIONS
 from glamm_jax.grand.levels.sections import (
     OutputError,
     available,
+    check_mask,
     checked_list,
     image_size,
     read_detections,
@@ -32,7 +32,14 @@ from glamm_jax.grand.levels.sections import (
 from glamm_jax.grand.masks import MaskJob, add_masks, assign_masks, mask_jobs
 from glamm_jax.grand.options import GroundingOptions, MaskOptions, SceneGraphOptions
 from glamm_jax.grand.prompts import PromptTexts
-from glamm_jax.grand.record import CaptionAttempt, Detection, GrandRecord, RunLengths, changed
+from glamm_jax.grand.record import (
+    Box,
+    CaptionAttempt,
+    Detection,
+    GrandRecord,
+    RunLengths,
+    changed,
+)
 from glamm_jax.grand.roles import ParsedText, RoleError, Segmenter, TextLLM, TextParser
 from glamm_jax.grand.scene_graph import build_scene_graph, context_text
 from glamm_jax.grand.stages import ParsedSection, Section, Stage, StageError, StageImage
@@ -124,6 +131,7 @@ def mask_stage(
         settings=options,
         roles=() if role is None else (role,),
         process=partial(_mask, role=role, detections=tuple(detections), options=options),
+        version=2,
     )
 
 
@@ -280,9 +288,13 @@ def _mask(
         if "proposals" in image.sections:
             proposals = image.parse("proposals", read_detections) or ()
         outputs = {
-            name.removeprefix(DETECTIONS): image.parse(name, read_detections) or []
+            name.removeprefix(DETECTIONS): _with_fitting_masks(
+                image.parse(name, read_detections) or (), options
+            )
             for name, _ in available(detections, image)
+            if name == f"{DETECTIONS}{options.detector}"
         }
+        proposals = _with_fitting_masks(proposals, options)
         records.append(assign_masks(record, proposals, outputs, options))
     if role is None:
         return [record_section(record) for record in records]
@@ -332,15 +344,23 @@ def _usable(
     Raises:
         OutputError: it is no mask of the size of the image.
     """
-    try:
-        rle.check(mask)
-    except (MaskError, TypeError) as error:
-        raise OutputError(f"a mask is due: {error}") from error
-    height, width = mask["size"]
-    if (width, height) != size:
-        raise OutputError(f"a mask of {size[1]} x {size[0]} is due, got {height} x {width}")
+    check_mask(mask, size)
+    return mask if _fits(mask, job.box, options) else None
+
+
+def _fits(mask: Any, box: Box, options: MaskOptions) -> bool:
+    """Whether a mask is not empty, and its box overlaps another one enough."""
     compressed: Any = rle.compress(mask)
-    x, y, box_width, box_height = map(float, toBbox(compressed))
-    box = (x, y, x + box_width, y + box_height)
-    is_empty = not box_width or not box_height
-    return None if is_empty or inclusive_iou(box, job.box) < options.min_box_iou else mask
+    x, y, width, height = map(float, toBbox(compressed))
+    if not width or not height:
+        return False
+    return inclusive_iou((x, y, x + width, y + height), box) >= options.min_box_iou
+
+
+def _with_fitting_masks(
+    detections: Sequence[Detection], options: MaskOptions
+) -> Sequence[Detection]:
+    """Return the detections whose masks can be used; the released code uses all."""
+    if not options.min_box_iou:
+        return detections
+    return [x for x in detections if x.mask is not None and _fits(x.mask, x.box, options)]

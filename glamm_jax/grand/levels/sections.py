@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float32
 
+from glamm_jax.data import rle
+from glamm_jax.data.rle import MaskError
 from glamm_jax.errors import GLaMMError
 from glamm_jax.grand.geometry import Box
 from glamm_jax.grand.record import Detection, GrandRecord
@@ -69,14 +71,38 @@ def read_record(section: Section) -> GrandRecord:
     return GrandRecord.from_json(section["record"])
 
 
-def detection_section(detections: Any, *, needs: str) -> Section:
+def detection_section(detections: Any, image: StageImage, *, needs: str) -> Section:
     """Return the section of the boxes of a model.
 
     Args:
         detections: of one image.
+        image: that they belong to.
         needs: "label", "description" or "mask": what each box has.
     """
-    return {"detections": [detection_json(item, needs) for item in checked_list(detections)]}
+    values = [detection_json(item, needs) for item in checked_list(detections)]
+    for value in values:
+        if "segmentation" in value:
+            check_mask(value["segmentation"], image_size(image))
+    return {"detections": values}
+
+
+def check_mask(mask: Any, size: tuple[int, int]) -> None:
+    """Check the run lengths of a model.
+
+    Args:
+        mask: of the model.
+        size: width and height of the image.
+
+    Raises:
+        OutputError: it is no mask of the size of the image.
+    """
+    try:
+        rle.check(mask)
+    except (MaskError, TypeError) as error:
+        raise OutputError(f"a mask is due: {error}") from error
+    height, width = mask["size"]
+    if (width, height) != size:
+        raise OutputError(f"a mask of {size[1]} x {size[0]} is due, got {height} x {width}")
 
 
 def detection_json(item: Any, needs: str = "") -> dict[str, Any]:
