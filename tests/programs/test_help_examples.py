@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from glamm_jax.cli.annotate import COMMANDS as ANNOTATE_COMMANDS
+from glamm_jax.cli.annotate.run import check_driver_options
 from glamm_jax.cli.convert import COMMANDS as CONVERT_COMMANDS
 from glamm_jax.cli.main import COMMANDS
 from glamm_jax.cli.train import load_config
@@ -62,6 +63,7 @@ DOCUMENTS = sorted(
     for path in ROOT.glob(pattern)
 )
 COMMAND = re.compile(r"(?:\w+=\S+ +)*(glamm-jax|python3? -m) ")
+SUBMITTED = re.compile(r"ray job submit .* -- +(?=glamm-jax)")
 
 
 def commands_of_help(text: str) -> Iterator[str]:
@@ -79,8 +81,9 @@ def commands_of_document(text: str) -> Iterator[str]:
 def commands(text: str) -> Iterator[str]:
     """Yield the lines that begin with a command; a backslash continues a line."""
     for line in text.replace("\\\n", " ").splitlines():
-        if COMMAND.match(line.strip()):
-            yield line.strip()
+        command = SUBMITTED.sub("", line.strip())
+        if COMMAND.match(command):
+            yield command
 
 
 def check(command: str) -> None:
@@ -112,6 +115,8 @@ def check_arguments(name: str, arguments: list[str]) -> None:
     config: Path | None = getattr(options, "config", None)
     if config is not None and config.parts[0] == "configs":
         with_overrides(load_config(ROOT / config), options.set)
+    if hasattr(options, "driver"):
+        check_driver_options(options)
     benchmark = getattr(options, "benchmark", "gcg")
     assert benchmark in BENCHMARKS
     if getattr(options, "command", "") == "dataset" and options.name != "NAME":
