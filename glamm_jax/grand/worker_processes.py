@@ -9,6 +9,8 @@ dies, workers finish the stage of their chunk and end.
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import signal
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -25,6 +27,12 @@ _STARTING = -1  # in the place of a chunk, for workers that died before their fi
 
 class WorkerProcessError(GLaMMError):
     """A worker cannot start or go on: a model that cannot be loaded, a full disk."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return what a worker said; engines report it as the end of long tracebacks."""
+    found = re.search(rf"\b{WorkerProcessError.__name__}: (.+)", str(error))
+    return found[1] if found else str(error)
 
 
 def available_cores() -> int:
@@ -48,9 +56,10 @@ def run_workers(
     """
     waiting, deaths = deque(chunks), Counter[int]()
     workers: dict[Any, _Worker] = {}
+    pickled = pickle.dumps(session.job)
 
     def start(environment: str | None) -> None:
-        worker = _Worker(session.job, group, environment)
+        worker = _Worker(session.job, pickled, group, environment)
         workers[worker.connection] = worker
 
     try:
@@ -84,14 +93,14 @@ class ReplacedWorker:
     would try it again for ever, or wait for ever.
     """
 
-    def __init__(self, job: Job, group: int):
+    def __init__(self, pickled_job: bytes, group: int):
         """Start no process yet.
 
         Args:
-            job: folder and stages; it is pickled, so all its classes must be importable.
+            pickled_job: what the engine's pickle made of a `Job`.
             group: number of the group of stages.
         """
-        self._job, self._group = job, group
+        self._pickled, self._group = pickled_job, group
         self._worker: _Worker | None = None
 
     def process(self, chunk: int) -> None:
@@ -102,7 +111,7 @@ class ReplacedWorker:
         """
         waiting, deaths = deque([chunk]), Counter[int]()
         while True:
-            worker = self._worker = self._worker or _Worker(self._job, self._group, None)
+            worker = self._worker = self._worker or self._start()
             if worker.is_ready and not worker.send(waiting):
                 return
             try:
@@ -112,6 +121,9 @@ class ReplacedWorker:
                 worker.give_back(waiting, deaths)
                 if not waiting:
                     return
+
+    def _start(self) -> _Worker:
+        return _Worker(pickle.loads(self._pickled), self._pickled, self._group, None)
 
     def close(self) -> None:
         """End the process."""
@@ -123,7 +135,7 @@ class ReplacedWorker:
 class _Worker:
     """A worker process from the side of the process that started it."""
 
-    def __init__(self, job: Job, group: int, environment: str | None):
+    def __init__(self, job: Job, pickled_job: bytes, group: int, environment: str | None):
         context = get_context("spawn")  # a forked process with a framework's threads may hang
         self.job, self.group, self.environment = job, group, environment
         self.chunk: int | None = None
@@ -132,7 +144,9 @@ class _Worker:
         self.connection, worker_end = context.Pipe()
         # At exit, before multiprocessing waits for the process: engines may end without `close`.
         finalize(self, self.connection.close)
-        self.process = context.Process(target=_work, args=(job, group, environment, worker_end))
+        self.process = context.Process(
+            target=_work, args=(pickled_job, group, environment, worker_end)
+        )
         self.process.start()
         worker_end.close()
 
@@ -191,13 +205,14 @@ class _Worker:
 # ------------------------------------------------------------ in the worker processes
 
 
-def _work(job: Job, group: int, environment: str | None, connection: Any) -> None:
+def _work(pickled_job: bytes, group: int, environment: str | None, connection: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver ends the workers
     if environment is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = environment
     parent = parent_process()
-    worker = ChunkWorker(job, lambda: parent is not None and not parent.is_alive())
     try:
+        job: Job = pickle.loads(pickled_job)
+        worker = ChunkWorker(job, lambda: parent is not None and not parent.is_alive())
         with job.run.worker_lock():
             worker.set_up(group)
         connection.send(None)

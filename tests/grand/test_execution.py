@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import random
 import resource
 import signal
@@ -120,6 +121,8 @@ def test_what_the_ray_driver_asks_for(
         init=lambda *address, **options: started.append(address or options),
         shutdown=lambda: started.append("shutdown"),
         cluster_resources=lambda: resources,
+        cloudpickle=pickle,
+        data=data,
     )
 
     def from_items(items: Sequence[dict[str, int]], override_num_blocks: int) -> _RayData:
@@ -164,7 +167,7 @@ def test_a_process_that_dies_in_an_engine_is_replaced(tmp_path: Path) -> None:
     graph = toy_graph()
     job = Job(run, graph, max_failures=2)
     with Session(job) as session:
-        worker = ReplacedWorker(job, 0)
+        worker = ReplacedWorker(pickle.dumps(job), 0)
         for chunk in session.all_pending():
             worker.process(chunk)
         worker.close()
@@ -173,18 +176,18 @@ def test_a_process_that_dies_in_an_engine_is_replaced(tmp_path: Path) -> None:
     assert [stage.missing for stage in result.stages] == [0, 0, 2, 2]
     unloadable = StageGraph([Stage(name="a", process=_echo, roles=(_Unloadable(),))])
     with pytest.raises(WorkerProcessError, match="the model mean cannot be loaded"):
-        ReplacedWorker(Job(run, unloadable), 0).process(0)
+        ReplacedWorker(pickle.dumps(Job(run, unloadable)), 0).process(0)
 
 
 def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glamm_jax.grand.drivers.beam import BeamError, run_beam
+    from glamm_jax.grand.drivers import beam
     from glamm_jax.grand.drivers.ray import RayDriverError, run_ray
 
     run = make_run(tmp_path, 1)
-    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.setattr(beam, "beam", None)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BeamError, match=r"pip install glamm-jax\[beam\]"):
-        run_beam(run, toy_graph())
+    with pytest.raises(beam.BeamError, match=r"pip install glamm-jax\[beam\]"):
+        beam.run_beam(run, toy_graph())
     with pytest.raises(RayDriverError, match=r"pip install glamm-jax\[ray\]"):
         run_ray(run, toy_graph())
 

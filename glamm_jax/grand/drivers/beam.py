@@ -25,11 +25,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+try:  # an extra
+    import apache_beam as beam  # pyright: ignore[reportMissingImports]
+    import cloudpickle  # pyright: ignore[reportMissingImports]  # comes with it
+    from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMissingImports]
+        DirectOptions,
+        PipelineOptions,
+        StandardOptions,
+    )
+    from apache_beam.runners.portability.fn_api_runner import (  # pyright: ignore[reportMissingImports]
+        FnApiRunner,
+    )
+except ImportError:
+    beam: Any = None
+
 from glamm_jax.errors import GLaMMError
 from glamm_jax.grand.execution import Job, OnProgress, RunResult, Session, ignore, watch_listing
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
-from glamm_jax.grand.worker_processes import ReplacedWorker, available_cores
+from glamm_jax.grand.worker_processes import ReplacedWorker, available_cores, reason_of
 
 
 class BeamError(GLaMMError):
@@ -61,52 +75,27 @@ def run_beam(
         FolderError: another run writes the folder.
         RunFolderError: the folder cannot be read or written.
     """
-    try:
-        import apache_beam as beam  # pyright: ignore[reportMissingImports]  # an extra
-    except ImportError as error:
-        raise BeamError("Apache Beam is not installed: pip install glamm-jax[beam]") from error
-
-    class ProcessChunks(beam.DoFn):
-        def __init__(self, job: Job, group: int):
-            self._job, self._group = job, group
-
-        def setup(self) -> None:
-            self._worker = ReplacedWorker(self._job, self._group)
-
-        def process(self, element: int) -> Iterator[int]:
-            self._worker.process(element)
-            yield element
-
-        def teardown(self) -> None:
-            self._worker.close()
-
+    if beam is None:
+        raise BeamError("Apache Beam is not installed: pip install glamm-jax[beam]")
     job = Job(run, graph, max_failures)
     runner, pipeline_options = _runner_and_options(options, processes)
     with Session(job, on_progress) as session, watch_listing(session):
         chunks = session.all_pending()
         if chunks:
             pipeline = beam.Pipeline(runner, pipeline_options)
+            pickled = cloudpickle.dumps(job)
             elements: Any = pipeline | "chunks" >> beam.Create(chunks)
             for group in range(len(graph.groups)):
                 elements |= f"spread {group}" >> beam.Reshuffle()
-                elements |= f"group {group}" >> beam.ParDo(ProcessChunks(job, group))
+                elements |= f"group {group}" >> beam.ParDo(_ProcessChunks(pickled, group))
             try:
                 pipeline.run().wait_until_finish()
             except Exception as error:  # runners raise their own kinds
-                raise BeamError(f"the pipeline failed: {error}") from error
+                raise BeamError(f"the pipeline failed: {reason_of(error)}") from error
     return session.result()
 
 
 def _runner_and_options(options: Sequence[str], processes: int | None) -> tuple[Any, Any]:
-    from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMissingImports]
-        DirectOptions,
-        PipelineOptions,
-        StandardOptions,
-    )
-    from apache_beam.runners.portability.fn_api_runner import (  # pyright: ignore[reportMissingImports]
-        FnApiRunner,
-    )
-
     parsed = PipelineOptions(list(options))
     name = parsed.view_as(StandardOptions).runner
     if name not in (None, "DirectRunner"):
@@ -122,3 +111,20 @@ def _runner_and_options(options: Sequence[str], processes: int | None) -> tuple[
     direct.direct_num_workers = processes or available_cores()
     direct.direct_running_mode = "multi_threading"
     return FnApiRunner(), parsed  # DirectRunner may download another one and start that
+
+
+class _ProcessChunks(beam.DoFn if beam else object):
+    """A worker of a group of stages; its elements are numbers of chunks."""
+
+    def __init__(self, pickled_job: bytes, group: int):
+        self._pickled_job, self._group = pickled_job, group
+
+    def setup(self) -> None:
+        self._worker = ReplacedWorker(self._pickled_job, self._group)
+
+    def process(self, element: int) -> Iterator[int]:
+        self._worker.process(element)
+        yield element
+
+    def teardown(self) -> None:
+        self._worker.close()

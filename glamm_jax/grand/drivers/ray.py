@@ -22,7 +22,7 @@ from glamm_jax.errors import GLaMMError
 from glamm_jax.grand.execution import Job, OnProgress, RunResult, Session, ignore, watch_listing
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
-from glamm_jax.grand.worker_processes import ReplacedWorker, available_cores
+from glamm_jax.grand.worker_processes import ReplacedWorker, available_cores, reason_of
 
 _OBJECT_STORE_BYTES = 200_000_000  # it has only numbers of chunks and the job
 
@@ -60,7 +60,7 @@ def run_ray(
     """
     try:
         ray: Any = import_module("ray")  # an extra
-        ray_data: Any = import_module("ray.data")
+        import_module("ray.data")
     except ImportError as error:
         raise RayDriverError("Ray is not installed: pip install glamm-jax[ray]") from error
     job = Job(run, graph, max_failures)
@@ -81,12 +81,9 @@ def run_ray(
             elif chunks and address:
                 ray.init(address, ignore_reinit_error=True)
             if chunks:
-                has_gpus = ray.cluster_resources().get("GPU", 0) >= 1
-                if address and not has_gpus and any(x.needs_device for x in graph.groups):
-                    raise ValueError("there are stages that need a GPU, and the cluster has none")
-                _process(ray_data, job, chunks, actors, has_gpus)
+                _process(ray, job, chunks, actors, needs_gpu=address is not None)
         except Exception as error:  # Ray raises many kinds
-            raise RayDriverError(f"the job failed: {error}") from error
+            raise RayDriverError(f"the job failed: {reason_of(error)}") from error
         finally:
             if is_ours:
                 ray.shutdown()
@@ -94,19 +91,22 @@ def run_ray(
 
 
 def _process(
-    ray_data: Any, job: Job, chunks: Sequence[int], actors: Sequence[int], has_gpus: bool
+    ray: Any, job: Job, chunks: Sequence[int], actors: Sequence[int], needs_gpu: bool
 ) -> None:
-    context = ray_data.DataContext.get_current()
+    has_gpus = ray.cluster_resources().get("GPU", 0) >= 1
+    if needs_gpu and not has_gpus and any(group.needs_device for group in job.graph.groups):
+        raise ValueError("there are stages that need a GPU, and the cluster has none")
+    context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the caller has some
     context.max_consecutive_actor_init_deaths = job.max_failures
     items = [{"chunk": chunk} for chunk in chunks]
-    data = ray_data.from_items(items, override_num_blocks=len(chunks))
+    data = ray.data.from_items(items, override_num_blocks=len(chunks))
     for index, group in enumerate(job.graph.groups):
         data = data.map_batches(
             _ChunkActor,
-            fn_constructor_args=(job, index),
+            fn_constructor_args=(ray.cloudpickle.dumps(job), index),
             batch_size=1,
-            compute=ray_data.ActorPoolStrategy(size=min(actors[index], len(chunks))),
+            compute=ray.data.ActorPoolStrategy(size=min(actors[index], len(chunks))),
             num_cpus=1,
             num_gpus=1 if group.needs_device and has_gpus else 0,
             max_task_retries=job.max_failures,  # a task is a chunk; by default there is no limit
@@ -118,8 +118,8 @@ def _process(
 class _ChunkActor:
     """An actor of a group of stages; its batches are numbers of chunks."""
 
-    def __init__(self, job: Job, group: int):
-        self._worker = ReplacedWorker(job, group)
+    def __init__(self, pickled_job: bytes, group: int):
+        self._worker = ReplacedWorker(pickled_job, group)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         for chunk in batch["chunk"]:
