@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -164,6 +165,20 @@ def test_a_running_mode_that_waits_for_ever_is_refused(tmp_path: Path) -> None:
         run_beam(run, toy_graph(), ["--direct_running_mode=multi_processing"])
     with pytest.raises(BeamError, match="workers of DataflowRunner is one of its own options"):
         run_beam(run, toy_graph(), ["--runner=DataflowRunner"], processes=2)
+
+
+def test_beam_knows_the_documented_options(caplog: pytest.LogCaptureFixture) -> None:
+    options: Any = pytest.importorskip(
+        "apache_beam.options.pipeline_options", reason="pip install 'glamm-jax[beam]'"
+    )
+    text = (ROOT / "docs" / "annotate.md").read_text()
+    flags = re.findall(r"--driver-option=(--\S+)", text)
+    assert len(flags) == 6
+    known = options.PipelineOptions([*flags, "--nonsense=1"]).get_all_options(drop_default=True)
+    assert known["runner"] == "DataflowRunner"
+    assert known["max_num_workers"] == 50
+    discarded = [record.getMessage() for record in caplog.records]
+    assert discarded == ["Discarding unparseable args: ['--nonsense=1']"]
 
 
 # ------------------------------------------------------------ kills

@@ -86,9 +86,11 @@ def second_seed(image_id: str) -> int:
 
 def _note(log: str | None, stage: str, images: Sequence[StageImage]) -> None:
     if log:
-        time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
         with open(log, "a") as file:  # appending one line is atomic
             file.write("".join(f"{stage}\t{image.image_id}\t{image.attempt}\n" for image in images))
+        time.sleep(
+            float(os.environ.get("TOY_SECONDS", "0"))
+        )  # after it: a call that is killed counts
 
 
 def size_of(log: str | None, factor: int, images: Sequence[StageImage]) -> list[Section]:

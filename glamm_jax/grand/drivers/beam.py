@@ -1,21 +1,15 @@
 """The driver for Apache Beam: `pip install glamm-jax[beam]`.
 
     run_beam(run, graph, processes=2)           # on this machine
+    run_beam(run, graph, ["--runner=DataflowRunner", "--project=PROJECT", ...])
 
-On Google Cloud Dataflow, with the run folder and the photographs in a bucket (`gs://`), and an
-image of this package with the models of the roles:
-
-    run_beam(run, graph, [
-        "--runner=DataflowRunner", "--project=PROJECT", "--region=us-central1",
-        "--temp_location=gs://BUCKET/tmp", "--sdk_container_image=IMAGE", "--max_num_workers=50",
-        "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver",
-    ])
-
-Dataflow gives all workers of a job the same accelerator; to use another kind, or none, for some
-stages, run `graph.with_inputs_of(...)` as a job of its own first: what is finished is skipped. An
-element of the pipeline is the number of a chunk; sections go through the run folder. Give
+On Google Cloud Dataflow the run folder and the photographs are in a bucket, and the workers have an
+image of this package with the models of the roles; docs/annotate.md has a command. All workers of a
+job have the same accelerator; to use another kind, or none, for some stages, run
+`graph.with_inputs_of(...)` as a job of its own first: what is finished is skipped. Give
 `--number_of_worker_harness_threads=1` to workers whose memory has room for one model only.
 
+An element of the pipeline is the number of a chunk; sections go through the run folder.
 Each thread of Beam has a worker process of ours, on this machine too, because Beam's own local
 processes are not replaced when they die.
 """
@@ -36,8 +30,11 @@ try:  # an extra
     from apache_beam.runners.portability.fn_api_runner import (  # pyright: ignore[reportMissingImports]
         FnApiRunner,
     )
+
+    _DoFn: Any = beam.DoFn
 except ImportError:
     beam: Any = None
+    _DoFn = object
 
 from glamm_jax.errors import GLaMMError
 from glamm_jax.grand.execution import Job, OnProgress, RunResult, Session, ignore, watch_listing
@@ -113,7 +110,7 @@ def _runner_and_options(options: Sequence[str], processes: int | None) -> tuple[
     return FnApiRunner(), parsed  # DirectRunner may download another one and start that
 
 
-class _ProcessChunks(beam.DoFn if beam else object):
+class _ProcessChunks(_DoFn):
     """A worker of a group of stages; its elements are numbers of chunks."""
 
     def __init__(self, pickled_job: bytes, group: int):
