@@ -23,6 +23,7 @@ import pytest
 
 from glamm_jax.cli.annotate import main
 from glamm_jax.grand.drivers.local import run_local
+from glamm_jax.grand.drivers.ray import start_ray
 from glamm_jax.grand.execution import RunResult
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
@@ -57,9 +58,7 @@ def _one_ray_for_all_tests() -> Iterator[None]:
         yield
         return
     ray: Any = import_module("ray")
-    ray.init(
-        num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000
-    )
+    start_ray(ray, cpus=3)
     yield
     ray.shutdown()
 

@@ -25,6 +25,7 @@ from glamm_jax.grand.stages import StageGraph
 from glamm_jax.grand.worker_processes import ReplacedWorker, available_cores, reason_of
 
 _OBJECT_STORE_BYTES = 200_000_000  # it has only numbers of chunks and the job
+_STARTS = 3
 
 
 class RayDriverError(GLaMMError):
@@ -72,12 +73,7 @@ def run_ray(
         try:
             if is_ours:
                 # Reading needs a slot as well: with as many CPUs as actors the job would hang.
-                ray.init(
-                    num_cpus=sum(actors) + 1,
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                )
+                start_ray(ray, sum(actors) + 1)
             elif chunks and address:
                 ray.init(address, ignore_reinit_error=True)
             if chunks:
@@ -88,6 +84,26 @@ def run_ray(
             if is_ours:
                 ray.shutdown()
     return session.result()
+
+
+def start_ray(ray: Any, cpus: int) -> None:
+    """Start Ray on this machine.
+
+    Ray gives its processes 30 seconds, which a machine with other work may need more often.
+    """
+    for attempt in range(_STARTS):
+        try:
+            ray.init(
+                num_cpus=cpus,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+            )
+            return
+        except Exception as error:
+            ray.shutdown()
+            if "timed out" not in str(error) or attempt == _STARTS - 1:
+                raise
 
 
 def _process(
