@@ -131,6 +131,21 @@ class Job:
     max_failures: int = 3
     cached_bytes: int = CACHED_BYTES
 
+    def quarantine(self, group: int, chunk: int, reason: str) -> None:
+        """Write why a chunk cannot be processed, for the first stage that is missing.
+
+        Args:
+            group: number of the group of stages.
+            chunk: number of the chunk.
+            reason: what happened.
+        """
+        run, graph = self.run, self.graph
+        for name in graph.groups[group].names:
+            if not run.chunk_path(name, graph.fingerprints[name], chunk).exists():
+                path = run.chunk_path(name, graph.fingerprints[name], chunk, "quarantine")
+                write_file(path, reason.encode())
+                return
+
 
 @dataclass(frozen=True)
 class StageEvent:
@@ -502,21 +517,6 @@ class Session:
         self._images[event.stage] += event.images
         self._new_images[event.stage] += event.images
         self._report(event.stage)
-
-    def quarantine(self, group: int, chunk: int, reason: str) -> None:
-        """Write why a chunk cannot be processed, for the first stage that is missing.
-
-        Args:
-            group: number of the group of stages.
-            chunk: number of the chunk.
-            reason: what happened.
-        """
-        run, graph = self.job.run, self.job.graph
-        for name in graph.groups[group].names:
-            if not run.chunk_path(name, graph.fingerprints[name], chunk).exists():
-                path = run.chunk_path(name, graph.fingerprints[name], chunk, "quarantine")
-                write_file(path, reason.encode())
-                return
 
     def result(self) -> RunResult:
         """Return what the run did."""

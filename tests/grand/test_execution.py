@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import random
 import resource
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from glamm_jax.errors import FolderError
 from glamm_jax.grand import chunks
 from glamm_jax.grand.chunks import RunFolderError
 from glamm_jax.grand.drivers.local import run_local
-from glamm_jax.grand.execution import ChunkWorker, RoleSetupError, StageProgress
+from glamm_jax.grand.execution import ChunkWorker, Job, RoleSetupError, Session, StageProgress
 from glamm_jax.grand.images import scan_images
 from glamm_jax.grand.run_folder import AnnotationRun, StageStatus
 from glamm_jax.grand.stages import (
@@ -37,22 +38,19 @@ from glamm_jax.grand.stages import (
     StageImage,
     stage_seed,
 )
-from glamm_jax.grand.worker_processes import WorkerProcessError
-from tests.grand.toy_stages import STAGES, MeanColour, calls, toy_graph, write_photographs
+from glamm_jax.grand.worker_processes import ReplacedWorker, WorkerProcessError
+from tests.grand.toy_stages import (
+    FAILING,
+    STAGES,
+    MeanColour,
+    calls,
+    make_run,
+    sections,
+    toy_graph,
+    write_photographs,
+)
 
 ROOT = Path(__file__).parents[2]
-FAILING = (
-    "huge.png",
-    "large 1.png",
-    "large 2.png",
-    "nan.png",
-    "raises a.png",
-    "second.png",
-    "short.png",
-    "sub/unlucky.png",
-    "text.png",
-    "ünï cödé.png",
-)
 ERRORS = {
     "huge.png": ("memory", "MemoryError"),
     "nan.png": (
@@ -64,24 +62,6 @@ ERRORS = {
     "sub/unlucky.png": ("model", "no mean"),
     "text.png": ("output", "a section is an object, not str"),
 }
-
-
-def make_run(tmp_path: Path, number: int = 20, **arguments: Any) -> AnnotationRun:
-    photographs = tmp_path / "photos"
-    if not photographs.exists():
-        write_photographs(photographs, number, arguments.pop("names", ()))
-        (photographs / "notes.txt").write_text("not an image")
-    path = tmp_path / arguments.pop("name", "run")
-    return AnnotationRun.create(path, scan_images(photographs), photographs, **arguments)
-
-
-def sections(run: AnnotationRun, graph: StageGraph | None = None) -> dict[str, str]:
-    """The lines of every stage in the order of the images."""
-    texts = {}
-    for name, fingerprint in (graph or toy_graph()).fingerprints.items():
-        paths = sorted(Path(run.stage_folder(name, fingerprint)).glob("chunk-*"))
-        texts[name] = "".join(path.read_text() for path in paths)
-    return texts
 
 
 @pytest.fixture(scope="module")
@@ -103,37 +83,19 @@ def test_sections_do_not_depend_on_chunks_and_workers(
     assert result.computed_chunks == 4 * -(-31 // chunk_size)
 
 
-def test_the_engines_agree(tmp_path: Path, expected: dict[str, str]) -> None:
-    pytest.importorskip("apache_beam")
-    from glamm_jax.grand.drivers.beam import run_beam
-
-    run = make_run(tmp_path, names=FAILING, chunk_size=7)
-    assert run_beam(run, toy_graph()).computed_chunks == 20
-    assert sections(run) == expected
-    assert run_beam(run, toy_graph()).computed_chunks == 0
-
-
-def test_ray_agrees(tmp_path: Path, expected: dict[str, str]) -> None:
-    pytest.importorskip("ray")
-    from glamm_jax.grand.drivers.ray import run_ray
-
-    run = make_run(tmp_path, names=FAILING, chunk_size=7)
-    assert run_ray(run, toy_graph(), processes=1).computed_chunks == 20
-    assert sections(run) == expected
-    assert run_ray(run, toy_graph(), processes=1).computed_chunks == 0
-
-
 class _RayData:
     """As much of a dataset of Ray as the driver uses, in this process."""
 
     def __init__(self, items: Sequence[dict[str, int]]):
         self._batches = [{"chunk": [item["chunk"]]} for item in items]
         self._actors: list[Any] = []
+        self.options: list[dict[str, Any]] = []
 
     def map_batches(
-        self, actor: Any, *, fn_constructor_args: tuple[Any, ...], **_: Any
+        self, actor: Any, *, fn_constructor_args: tuple[Any, ...], **options: Any
     ) -> _RayData:
         self._actors.append(actor(*fn_constructor_args))
+        self.options.append(options)
         return self
 
     def iter_batches(self, batch_size: int | None) -> Iterator[Any]:
@@ -143,41 +105,88 @@ class _RayData:
             yield batch
 
 
-def test_the_calls_of_the_ray_driver(
+def test_what_the_ray_driver_asks_for(
     tmp_path: Path, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stand-in for Ray, which the test environment does not have."""
+    """A stand-in for Ray's calls; Ray itself runs in test_engines.py."""
     from glamm_jax.grand.drivers.ray import RayDriverError, run_ray
 
-    started: list[dict[str, Any]] = []
+    started: list[Any] = []
+    datasets: list[_RayData] = []
+    resources = {"CPU": 8.0}
     ray, data = ModuleType("ray"), ModuleType("ray.data")
-    ray.__dict__.update(is_initialized=lambda: bool(started), init=lambda **x: started.append(x))
-    data.__dict__.update(from_items=lambda items, override_num_blocks: _RayData(items))
+    ray.__dict__.update(
+        is_initialized=lambda: False,
+        init=lambda *address, **options: started.append(address or options),
+        shutdown=lambda: started.append("shutdown"),
+        cluster_resources=lambda: resources,
+        cloudpickle=pickle,
+        data=data,
+    )
+
+    def from_items(items: Sequence[dict[str, int]], override_num_blocks: int) -> _RayData:
+        assert override_num_blocks == len(items)
+        datasets.append(_RayData(items))
+        return datasets[-1]
+
+    context = SimpleNamespace()
+    data.__dict__.update(
+        from_items=from_items,
+        DataContext=SimpleNamespace(get_current=lambda: context),
+        ActorPoolStrategy=lambda size: size,
+    )
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.data", data)
     run = make_run(tmp_path, names=FAILING, chunk_size=7)
     events: list[StageProgress] = []
     graph = toy_graph(device=True)
-    assert run_ray(run, graph, processes=2, on_progress=events.append).computed_chunks == 20
+    result = run_ray(run, graph, processes=2, on_progress=events.append)
+    assert result.computed_chunks == 20
     assert sections(run) == expected
     # Two actors of each of the groups on the CPU, one for the device, and one slot for reading.
-    assert [item["num_cpus"] for item in started] == [2 + 1 + 2 + 1]
+    assert [options["compute"] for options in datasets[0].options] == [2, 1, 2]
+    assert started[0]["num_cpus"] == 2 + 1 + 2 + 1
+    assert started[1:] == ["shutdown"]
+    assert [options["num_gpus"] for options in datasets[0].options] == [0, 0, 0]
     assert {item.images for item in events if item.stage == "sum"} >= {0, 31}
-    data.__dict__.update(from_items=lambda items, override_num_blocks: 1 / 0)
+    # Nothing to do: Ray is not started.
+    assert run_ray(run, graph, address="auto").computed_chunks == 0
+    assert len(started) == 2
     next(Path(run.path).glob("stages/sum/*/chunk-*")).unlink()
-    with pytest.raises(RayDriverError, match="the job failed: division by zero"):
-        run_ray(run, graph, processes=2)
+    with pytest.raises(RayDriverError, match="need a GPU, and the cluster has none"):
+        run_ray(run, graph, address="auto")
+    resources["GPU"] = 4.0
+    assert run_ray(run, graph, address="auto", devices=3).computed_chunks == 1
+    assert [options["num_gpus"] for options in datasets[1].options] == [0, 1, 0]
+    assert started[2:] == [("auto",), ("auto",)]
+
+
+def test_a_process_that_dies_in_an_engine_is_replaced(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 4, names=["killer.png"], chunk_size=2)
+    graph = toy_graph()
+    job = Job(run, graph, max_failures=2)
+    with Session(job) as session:
+        worker = ReplacedWorker(pickle.dumps(job), 0)
+        for chunk in session.all_pending():
+            worker.process(chunk)
+        worker.close()
+    result = session.result()
+    assert result.quarantined == (("mean/colour", 2),)
+    assert [stage.missing for stage in result.stages] == [0, 0, 2, 2]
+    unloadable = StageGraph([Stage(name="a", process=_echo, roles=(_Unloadable(),))])
+    with pytest.raises(WorkerProcessError, match="the model mean cannot be loaded"):
+        ReplacedWorker(pickle.dumps(Job(run, unloadable)), 0).process(0)
 
 
 def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glamm_jax.grand.drivers.beam import BeamError, run_beam
+    from glamm_jax.grand.drivers import beam
     from glamm_jax.grand.drivers.ray import RayDriverError, run_ray
 
     run = make_run(tmp_path, 1)
-    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.setattr(beam, "beam", None)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BeamError, match=r"pip install glamm-jax\[beam\]"):
-        run_beam(run, toy_graph())
+    with pytest.raises(beam.BeamError, match=r"pip install glamm-jax\[beam\]"):
+        beam.run_beam(run, toy_graph())
     with pytest.raises(RayDriverError, match=r"pip install glamm-jax\[ray\]"):
         run_ray(run, toy_graph())
 
@@ -315,7 +324,7 @@ def test_a_chunk_that_kills_its_workers_is_quarantined(tmp_path: Path) -> None:
     assert result.quarantined == (("mean/colour", 2),)
     assert [stage.missing for stage in result.stages] == [0, 0, 2, 2]
     (path,) = Path(run.path).glob("quarantine/*/*/*")
-    assert path.read_text().startswith("a worker ended with status 9, 2 times")
+    assert path.read_text().startswith("a worker ended with status -9, 2 times")
 
 
 class _Unloadable(MeanColour):

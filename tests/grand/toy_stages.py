@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -14,11 +15,24 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from glamm_jax.grand.images import image_stage
+from glamm_jax.grand.images import image_stage, scan_images
 from glamm_jax.grand.roles import RoleError, RoleImage
+from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import Section, Stage, StageError, StageGraph, StageImage
 
 STAGES = ("image", "mean/colour", "size", "sum")
+FAILING = (
+    "huge.png",
+    "large 1.png",
+    "large 2.png",
+    "nan.png",
+    "raises a.png",
+    "second.png",
+    "short.png",
+    "sub/unlucky.png",
+    "text.png",
+    "ünï cödé.png",
+)
 
 
 @dataclass
@@ -29,9 +43,12 @@ class MeanColour:
     fingerprint: str = "mean-1"
     needs_device: bool = False
     log: str | None = None
+    checkpoint: str | None = None
     is_set_up: bool = field(default=False, init=False)
 
     def setup(self) -> None:
+        if self.checkpoint is not None:
+            raise OSError(f"no such checkpoint: {self.checkpoint}")
         self.is_set_up = True
 
     def __call__(self, images: Sequence[RoleImage]) -> Any:
@@ -44,7 +61,7 @@ class MeanColour:
         if any("huge" in image_id for image_id in ids):
             raise MemoryError
         if any("killer" in image_id for image_id in ids):
-            os._exit(9)
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does for lack of memory
         results: list[Any] = [self._mean(image) for image in images]
         return results[:-1] if any("short" in image_id for image_id in ids) else results
 
@@ -69,9 +86,11 @@ def second_seed(image_id: str) -> int:
 
 def _note(log: str | None, stage: str, images: Sequence[StageImage]) -> None:
     if log:
-        time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
         with open(log, "a") as file:  # appending one line is atomic
             file.write("".join(f"{stage}\t{image.image_id}\t{image.attempt}\n" for image in images))
+        time.sleep(
+            float(os.environ.get("TOY_SECONDS", "0"))
+        )  # after it: a call that is killed counts
 
 
 def size_of(log: str | None, factor: int, images: Sequence[StageImage]) -> list[Section]:
@@ -102,10 +121,15 @@ def _pixels(section: Section) -> int:
 
 
 def toy_graph(
-    log: str | None = None, *, factor: int = 1, fingerprint: str = "mean-1", device: bool = False
+    log: str | None = None,
+    *,
+    factor: int = 1,
+    fingerprint: str = "mean-1",
+    device: bool = False,
+    checkpoint: str | None = None,
 ) -> StageGraph:
     """Return the graph of the toy stages; calls are noted in a file."""
-    role = MeanColour(fingerprint=fingerprint, needs_device=device, log=log)
+    role = MeanColour(fingerprint=fingerprint, needs_device=device, log=log, checkpoint=checkpoint)
     return StageGraph(
         [
             Stage(
@@ -145,6 +169,24 @@ def write_photographs(folder: Path, number: int, names: Sequence[str] = ()) -> P
     return folder
 
 
+def make_run(tmp_path: Path, number: int = 20, **arguments: Any) -> AnnotationRun:
+    photographs = tmp_path / "photos"
+    if not photographs.exists():
+        write_photographs(photographs, number, arguments.pop("names", ()))
+        (photographs / "notes.txt").write_text("not an image")
+    path = tmp_path / arguments.pop("name", "run")
+    return AnnotationRun.create(path, scan_images(photographs), photographs, **arguments)
+
+
+def sections(run: AnnotationRun, graph: StageGraph | None = None) -> dict[str, str]:
+    """The lines of every stage in the order of the images."""
+    texts = {}
+    for name, fingerprint in (graph or toy_graph()).fingerprints.items():
+        paths = sorted(Path(run.stage_folder(name, fingerprint)).glob("chunk-*"))
+        texts[name] = "".join(path.read_text() for path in paths)
+    return texts
+
+
 def calls(log: Path) -> list[tuple[str, str, int]]:
     """Return stage, image and attempt of every call that was noted."""
     if not log.exists():
@@ -156,8 +198,6 @@ def calls(log: Path) -> list[tuple[str, str, int]]:
 def main(arguments: Sequence[str]) -> None:
     """Run the toy graph as a program: PHOTOS RUN CHUNK_SIZE PROCESSES LOG [ENGINE]."""
     from glamm_jax.grand.drivers.local import run_local
-    from glamm_jax.grand.images import scan_images
-    from glamm_jax.grand.run_folder import AnnotationRun
 
     photographs, folder, chunk_size, processes, log, *engine = arguments
     run = AnnotationRun.create(folder, scan_images(photographs), photographs, int(chunk_size))
@@ -165,10 +205,7 @@ def main(arguments: Sequence[str]) -> None:
     if engine == ["beam"]:
         from glamm_jax.grand.drivers.beam import run_beam
 
-        options = [f"--direct_num_workers={processes}"]
-        if int(processes) > 1:
-            options.append("--direct_running_mode=multi_processing")
-        result = run_beam(run, graph, options)
+        result = run_beam(run, graph, processes=int(processes))
     elif engine == ["ray"]:
         from glamm_jax.grand.drivers.ray import run_ray
 

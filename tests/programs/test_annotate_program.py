@@ -204,6 +204,13 @@ def test_unusable_input_is_exit_status_2(
     assert "did you mean steps.fusion.min_sources?" in text
     text = error_of(*common, good, "--set", "fusion.min_sources=9")
     assert "an object needs 9 models" in text
+    for driver, option, message in (
+        ("local", "--driver-option=auto", "--driver-option is for --driver beam and ray"),
+        ("beam", "--devices=0", "--devices is not for --driver beam"),
+        ("ray", "--driver-option=auto", "--driver-option auto: Ray has one, address=ADDRESS"),
+        ("ray", "--devices=0,1", "--devices 0,1: with --driver ray, how many workers have a GPU"),
+    ):
+        assert message in error_of(*common, good, "--driver", driver, option)
     assert not (tmp_path / "new").exists()
     foreign = tmp_path / "foreign"
     foreign.mkdir()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from glamm_jax.cli.annotate import COMMANDS as ANNOTATE_COMMANDS
+from glamm_jax.cli.annotate.run import check_driver_options
 from glamm_jax.cli.convert import COMMANDS as CONVERT_COMMANDS
 from glamm_jax.cli.main import COMMANDS
 from glamm_jax.cli.train import load_config
@@ -69,6 +70,7 @@ DOCUMENTS = sorted(
 # In front of a command: `!` in a notebook, `exec` in a script, environment variables.
 COMMAND = re.compile(r"(?:!|exec +)?((?:\w+=\S+ +)*(?:glamm-jax|python3? -m) .*)")
 ARRAY = re.compile(r'"\$\{\w+\[@\]\}"')  # of a script; stands for settings
+SUBMITTED = re.compile(r"ray job submit .* -- +(?=glamm-jax)")
 
 
 def commands_of_help(text: str) -> Iterator[str]:
@@ -86,7 +88,7 @@ def commands_of_document(text: str) -> Iterator[str]:
 def commands(text: str) -> Iterator[str]:
     """Yield the commands at the beginning of lines; a backslash continues a line."""
     for line in text.replace("\\\n", " ").splitlines():
-        command = COMMAND.match(line.strip())
+        command = COMMAND.match(SUBMITTED.sub("", line.strip()))
         if command:
             yield ARRAY.sub("seed=1", command[1])
 
@@ -120,6 +122,8 @@ def check_arguments(name: str, arguments: list[str]) -> None:
     config: Path | None = getattr(options, "config", None)
     if config is not None and config.parts[0] == "configs":
         with_overrides(load_config(ROOT / config), options.set)
+    if hasattr(options, "driver"):
+        check_driver_options(options)
     benchmark = getattr(options, "benchmark", "gcg")
     assert benchmark in BENCHMARKS
     if getattr(options, "command", "") == "dataset" and options.name != "NAME":

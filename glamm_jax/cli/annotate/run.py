@@ -90,15 +90,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=positive_int, metavar="N", help="processes; default: one per core"
     )
     parser.add_argument(
-        "--devices", type=str, default="", metavar="0,1", help="accelerators of the driver local"
+        "--devices", metavar="0,1", help="accelerators; of Ray: how many workers have a GPU"
     )
     parser.add_argument(
         "--driver-option",
         action="append",
         default=[],
         metavar="OPTION",
-        help="of Beam's pipeline, such as --driver-option=--runner=DataflowRunner; of Ray: the "
-        "address of the cluster",
+        help="of Beam's pipeline, such as --driver-option=--runner=DataflowRunner; of Ray: "
+        "address=ADDRESS of a cluster",
     )
     parser.add_argument(
         "--chunk-size", type=positive_int, metavar="N", help="images in a file (200)"
@@ -124,6 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Annotate; returns the exit status."""
+    check_driver_options(options)
     photos = options.photos
     roles = read_roles(
         options.roles,
@@ -207,26 +208,62 @@ def _drive(
     if options.driver == "beam":
         from glamm_jax.grand.drivers.beam import run_beam
 
-        pipeline = list(options.driver_option)
-        if options.workers and options.workers > 1 and not pipeline:
-            pipeline = [
-                f"--direct_num_workers={options.workers}",
-                "--direct_running_mode=multi_processing",
-            ]
-        return run_beam(folder, graph, pipeline, on_progress=on_progress)
+        return run_beam(
+            folder,
+            graph,
+            options.driver_option,
+            processes=options.workers,
+            on_progress=on_progress,
+        )
     if options.driver == "ray":
         from glamm_jax.grand.drivers.ray import run_ray
 
-        address = options.driver_option[0] if options.driver_option else None
         return run_ray(
-            folder, graph, address=address, processes=options.workers, on_progress=on_progress
+            folder,
+            graph,
+            address=_ray_address(options.driver_option),
+            processes=options.workers,
+            devices=_number_of_devices(options.devices),
+            on_progress=on_progress,
         )
     from glamm_jax.grand.drivers.local import run_local
 
-    devices = [name for name in options.devices.split(",") if name]
+    devices = [name for name in (options.devices or "").split(",") if name]
     return run_local(
         folder, graph, processes=options.workers, devices=devices, on_progress=on_progress
     )
+
+
+def check_driver_options(options: argparse.Namespace) -> None:
+    """Refuse options that the driver would not use.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    if options.driver == "local" and options.driver_option:
+        raise ConfigError("--driver-option is for --driver beam and ray, not for local")
+    if options.driver == "beam" and options.devices is not None:
+        raise ConfigError("--devices is not for --driver beam: its runners have options for it")
+    if options.driver == "ray":
+        _ray_address(options.driver_option)
+        _number_of_devices(options.devices)
+
+
+def _ray_address(driver_options: Sequence[str]) -> str | None:
+    """Return the address of the cluster; None: Ray is started on this machine."""
+    name, _, address = driver_options[0].partition("=") if driver_options else ("", "", "")
+    if len(driver_options) > 1 or (driver_options and (name != "address" or not address)):
+        raise ConfigError(
+            f"--driver-option {' '.join(driver_options)}: Ray has one, address=ADDRESS"
+        )
+    return address or None
+
+
+def _number_of_devices(devices: str | None) -> int:
+    """Return how many workers have a GPU."""
+    if devices is not None and not (devices.isdecimal() and int(devices)):
+        raise ConfigError(f"--devices {devices}: with --driver ray, how many workers have a GPU")
+    return int(devices or 1)
 
 
 def _print_state(folder: AnnotationRun, graph: StageGraph) -> None:

@@ -9,13 +9,12 @@ those whose models need one, so that a device has one model at a time.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from glamm_jax.grand.execution import ChunkWorker, Job, OnProgress, RunResult, Session, ignore
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
-from glamm_jax.grand.worker_processes import run_workers
+from glamm_jax.grand.worker_processes import available_cores, run_workers
 
 
 def run_local(
@@ -45,7 +44,7 @@ def run_local(
         WorkerProcessError: a worker cannot start or go on.
     """
     job = Job(run, graph, max_failures)
-    processes = processes or len(os.sched_getaffinity(0))
+    processes = processes or available_cores()
     with Session(job, on_progress) as session:
         in_this_process = ChunkWorker(job)
         # Nothing frees a model but the end of its process.
