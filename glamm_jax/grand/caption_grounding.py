@@ -44,6 +44,7 @@ from glamm_jax.grand.record import (
 )
 from glamm_jax.grand.roles import ParsedText
 from glamm_jax.grand.scene_graph import after_colon
+from glamm_jax.grand.word_spans import word_spans
 
 Parse = Callable[[str], ParsedText]
 # Punctuation but for comma and dot, which the released code deletes from dense captions.
@@ -128,26 +129,13 @@ def _word_spans(text: str, phrase: str) -> list[Span]:
     simple = len(words) == 1 or all(word.isalnum() for word in words)
     # Other blanks, and letters whose lower case is longer, need the pattern.
     if simple and len(lower) == len(text) and not re.search(r"\s\s|[^\S ]", text):
-        return _plain_spans(lower, " ".join(words))
+        return word_spans(lower, " ".join(words))
     pattern = re.escape(words[0])
     for before, word in pairwise(words):
         # Extracted phrases have blanks around punctuation; the text need not have them.
         gap = r"\s+" if before[-1].isalnum() and word[0].isalnum() else r"\s*"
         pattern += gap + re.escape(word)
     return [m.span() for m in re.finditer(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE)]
-
-
-def _plain_spans(text: str, phrase: str) -> list[Span]:
-    """Return where a phrase occurs in a text without letters directly before or after it."""
-    results: list[Span] = []
-    start = text.find(phrase)
-    while start >= 0:
-        end = start + len(phrase)
-        before, after = text[start - 1 : start], text[end : end + 1]
-        if not (before.isalnum() or before == "_" or after.isalnum() or after == "_"):
-            results.append((start, end))
-        start = text.find(phrase, end)
-    return results
 
 
 def _by_span(grounding: PhraseGrounding) -> tuple[int, int]:

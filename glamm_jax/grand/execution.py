@@ -358,9 +358,10 @@ class _ChunkState:
 def _outcome(result: Any, image: StageImage, check: bool) -> Outcome:
     """Encode a result; with `check`, compare its parsed form with the section."""
     section = result.section if isinstance(result, ParsedSection) else result
-    if isinstance(section, dict):
+    if isinstance(section, dict) or callable(section):
         try:
-            outcome = Outcome(encode_section(section), attempt=image.attempt)
+            text = section() if callable(section) else encode_section(section)
+            outcome = Outcome(text, attempt=image.attempt)
         except (TypeError, ValueError, RecursionError) as error:
             problem = StageError("output", one_line(f"the section is not JSON: {error}"))
             return Outcome(error=problem, attempt=image.attempt)

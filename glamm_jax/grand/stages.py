@@ -201,12 +201,12 @@ class ParsedSection:
     """A section with its parsed form, so that the following stages need not parse it.
 
     Attributes:
-        section: as JSON.
+        section: as JSON; or a function that returns its text, where that is faster.
         parser: the function that `StageImage.parse` of other stages is called with.
         value: equal to `parser(section)`, also after `section` was written and read.
     """
 
-    section: Section
+    section: Section | Callable[[], str]
     parser: Callable[[Section], Any]
     value: Any
 
