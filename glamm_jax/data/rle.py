@@ -22,6 +22,7 @@ FIRST_CHARACTER = 48
 # Three times as large as the largest image that is decoded. Run lengths are compared with it before
 # they are added, so that no sum can overflow.
 MAX_PIXELS = 1 << 28
+MAX_GROUPS = 6  # of a count of at most this size, with its sign
 
 
 class MaskError(GLaMMError):
@@ -50,9 +51,7 @@ def compress(runs: Mapping[str, Any]) -> dict[str, Any]:
         MaskError: the counts do not fill the mask.
     """
     height, width, counts = _validate(runs)
-    plain: Any = {"size": [height, width], "counts": counts.tolist()}
-    compressed: Any = coco.frPyObjects(plain, height, width)
-    return {"size": [height, width], "counts": compressed["counts"].decode("ascii")}
+    return {"size": [height, width], "counts": _compress(counts).tobytes().decode("ascii")}
 
 
 def decode(runs: Mapping[str, Any]) -> Bool[np.ndarray, "h w"]:
@@ -228,3 +227,20 @@ def _decompress(characters):
     if bits:
         raise ValueError("the last number is incomplete")
     return runs[:num_runs]
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _compress(runs):
+    """Return the characters of run lengths; the inverse of `_decompress`."""
+    characters, length = np.empty(len(runs) * MAX_GROUPS, np.uint8), 0
+    for i in range(len(runs)):
+        number = runs[i] - (runs[i - 2] if i > 2 else 0)
+        while True:
+            group, number = number & 31, number >> 5
+            is_last = number == (-1 if group & 16 else 0)
+            characters[length] = FIRST_CHARACTER + (group if is_last else group | 32)
+            length += 1
+            if is_last:
+                break
+    return characters[:length]

@@ -14,6 +14,7 @@ in halves. What remains is an error in the place of the section.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -49,6 +50,7 @@ from glamm_jax.grand.stages import (
     one_line,
 )
 
+NEW_OBJECTS = 20_000  # between two searches for cycles of objects
 _MEMORY_MESSAGES = ("resource_exhausted", "out of memory")
 
 
@@ -211,15 +213,16 @@ class ChunkWorker:
             return
         state = _ChunkState(self.job, chunk, self._reader)
         self._batch_sizes.clear()  # the images of the last chunk may have been larger
-        for position, name in enumerate(pending):
-            if self._should_stop():
-                return
-            if state.load(graph.stages[name].all_inputs):
-                started = time.perf_counter()
-                if self._process_stage(graph.stages[name], state):
-                    seconds = time.perf_counter() - started
-                    on_event(StageEvent(name, chunk, len(state.ids), seconds))
-            state.release(pending[position + 1 :])
+        with _rare_collections():
+            for position, name in enumerate(pending):
+                if self._should_stop():
+                    return
+                if state.load(graph.stages[name].all_inputs):
+                    started = time.perf_counter()
+                    if self._process_stage(graph.stages[name], state):
+                        seconds = time.perf_counter() - started
+                        on_event(StageEvent(name, chunk, len(state.ids), seconds))
+                state.release(pending[position + 1 :])
 
     def _process_stage(self, stage: Stage, state: _ChunkState) -> bool:
         """Write the chunk file; returns False if the stage failed too often."""
@@ -316,6 +319,20 @@ class ChunkWorker:
                 (outcome,) = self._call(stage, [image])
             outcomes.append(outcome)
         return outcomes
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let Python look for cycles of objects less often.
+
+    A chunk has many objects, all of them in use until its end, and every search visits them.
+    """
+    thresholds = gc.get_threshold()
+    gc.set_threshold(max(NEW_OBJECTS, thresholds[0]), *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 class _OutputError(Exception):

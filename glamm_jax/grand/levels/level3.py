@@ -339,7 +339,7 @@ def _usable(
     height, width = mask["size"]
     if (width, height) != size:
         raise OutputError(f"a mask of {size[1]} x {size[0]} is due, got {height} x {width}")
-    compressed: Any = rle.compress(mask)
+    compressed: Any = mask if isinstance(mask["counts"], str) else rle.compress(mask)
     x, y, box_width, box_height = map(float, toBbox(compressed))
     box = (x, y, x + box_width, y + box_height)
     is_empty = not box_width or not box_height
