@@ -368,8 +368,7 @@ class _ChunkState:
         for name in [name for name in self.outcomes if name not in needed]:
             del self.outcomes[name]
             for content in self.contents:
-                for key in [key for key in content.parsed if key[0] == name]:
-                    del content.parsed[key]
+                content.parsed.pop(name, None)
 
 
 def _outcome(result: Any, image: StageImage, check: bool) -> Outcome:
