@@ -124,7 +124,10 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
             raise FileNameError(f"{path}: not a regular file")
         if status.st_size > max_bytes:
             raise FileNameError(f"{path}: {status.st_size} bytes; at most {max_bytes} are read")
-        return file.read(max_bytes + 1)[:max_bytes]
+        content = file.read(status.st_size + 1)  # a larger request would reserve more memory
+        if len(content) > status.st_size:  # the file grows
+            content += file.read(max(0, max_bytes - len(content)))
+        return content[:max_bytes]
 
 
 def bounded_lines(stream: BufferedIOBase, max_bytes: int) -> Iterator[tuple[bytes, int]]:

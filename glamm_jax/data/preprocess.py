@@ -339,10 +339,20 @@ def _to_rgb(
 def _pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     """Pillow's own memory, which has four bytes a pixel, the last one unused: nothing is copied."""
     try:
-        values = pyarrow.array(image).flatten()
+        values = pyarrow.array(image).values
     except ValueError:  # above 16 MB Pillow's memory is in several blocks
         return np.asarray(image)
     return values.to_numpy().reshape(image.height, image.width, 4)[:, :, :3]
+
+
+def to_pillow(pixels: RGB) -> Image.Image:
+    """Return pixels of `open_image` as an image of Pillow, of mode RGB or RGBX."""
+    height, width = pixels.shape[:2]
+    memory = pixels.base
+    is_of_pillow = pixels.strides == (4 * width, 4, 1) and isinstance(memory, np.ndarray)
+    if is_of_pillow and memory.size == 4 * width * height:  # see `_pixels`
+        return Image.frombuffer("RGBX", (width, height), memory, "raw", "RGBX", 0, 1)
+    return Image.fromarray(pixels)
 
 
 def check_size(width: int, height: int, name: str) -> None:

@@ -22,6 +22,7 @@ FIRST_CHARACTER = 48
 # Three times as large as the largest image that is decoded. Run lengths are compared with it before
 # they are added, so that no sum can overflow.
 MAX_PIXELS = 1 << 28
+MAX_GROUPS = 6  # of a count of at most this size, with its sign
 
 
 class MaskError(GLaMMError):
@@ -50,9 +51,7 @@ def compress(runs: Mapping[str, Any]) -> dict[str, Any]:
         MaskError: the counts do not fill the mask.
     """
     height, width, counts = _validate(runs)
-    plain: Any = {"size": [height, width], "counts": counts.tolist()}
-    compressed: Any = coco.frPyObjects(plain, height, width)
-    return {"size": [height, width], "counts": compressed["counts"].decode("ascii")}
+    return {"size": [height, width], "counts": _compress(counts).tobytes().decode("ascii")}
 
 
 def decode(runs: Mapping[str, Any]) -> Bool[np.ndarray, "h w"]:
@@ -157,7 +156,7 @@ def _paint(ends, out):
 
 def _validate(runs: Mapping[str, Any]) -> tuple[int, int, Int[np.ndarray, "n"]]:
     """Height, width, and counts that fill them exactly."""
-    if not isinstance(runs, Mapping) or not {"size", "counts"} <= set(runs):
+    if not isinstance(runs, dict | Mapping) or "size" not in runs or "counts" not in runs:
         raise MaskError('run lengths must be {"size": [height, width], "counts": ...}')
     size = runs["size"]
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(map(_is_size, size))):
@@ -166,8 +165,10 @@ def _validate(runs: Mapping[str, Any]) -> tuple[int, int, Int[np.ndarray, "n"]]:
     area = height * width
     if max(height, width, area) > MAX_PIXELS:
         raise MaskError(f"a mask of {height} x {width} pixels; at most {MAX_PIXELS} are read")
-    counts = _counts(runs["counts"])  # each at most MAX_PIXELS: the sum fits into 64 bits
-    total = int(counts.sum())
+    counts = _counts(runs["counts"])
+    total = _total(counts)
+    if total < 0:
+        raise MaskError("a run is negative or longer than the largest mask")
     if total != area:
         raise MaskError(f"the runs cover {total} pixels, the mask has {height} x {width}")
     return height, width, counts
@@ -194,9 +195,19 @@ def _counts(counts: Any) -> Int[np.ndarray, "n"]:
         raise MaskError(f"counts are not a list of numbers: {error}") from error
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise MaskError("counts must be a string or a list of whole numbers")
-    if array.size and (array.max() > MAX_PIXELS or array.min() < 0):
-        raise MaskError("a run is negative or longer than the largest mask")
-    return array.astype(np.int64)
+    return array.astype(np.int64)  # what is larger becomes negative
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _total(runs):
+    """Return the sum of run lengths, -1 if one is negative or longer than the largest mask."""
+    total = 0
+    for run in runs:
+        if run < 0 or run > MAX_PIXELS:
+            return -1
+        total += run
+    return total
 
 
 @njit(cache=True, nogil=True)
@@ -228,3 +239,20 @@ def _decompress(characters):
     if bits:
         raise ValueError("the last number is incomplete")
     return runs[:num_runs]
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _compress(runs):
+    """Return the characters of run lengths; the inverse of `_decompress`."""
+    characters, length = np.empty(len(runs) * MAX_GROUPS, np.uint8), 0
+    for i in range(len(runs)):
+        number = runs[i] - (runs[i - 2] if i > 2 else 0)
+        while True:
+            group, number = number & 31, number >> 5
+            is_last = number == (-1 if group & 16 else 0)
+            characters[length] = FIRST_CHARACTER + (group if is_last else group | 32)
+            length += 1
+            if is_last:
+                break
+    return characters[:length]

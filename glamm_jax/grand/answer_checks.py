@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -146,7 +147,7 @@ def clean_answer(text: str) -> str:
 def word_runs(text: str, length: int = COPIED_WORDS) -> frozenset[tuple[str, ...]]:
     """Return all runs of this many words of a text."""
     words = [word.lower() for word in _WORD.findall(text)]
-    return frozenset(tuple(words[i : i + length]) for i in range(len(words) - length + 1))
+    return frozenset(_runs(words, length))
 
 
 def find_problem(
@@ -182,10 +183,7 @@ def find_problem(
         return "source data"
     if _has_markup(text):
         return "markup"
-    if fixed_runs and any(
-        tuple(words[i : i + COPIED_WORDS]) in fixed_runs
-        for i in range(len(words) - COPIED_WORDS + 1)
-    ):
+    if not fixed_runs.isdisjoint(_runs(words, COPIED_WORDS)):
         return "repeats the prompt"
     sentences = [x.strip() for x in _SENTENCE_END.split(lower) if not x.isspace() and x]
     if _repeats_itself(words, sentences):
@@ -221,6 +219,10 @@ def _is_no_text(characters: str) -> bool:
     return letters < MIN_LETTERS * len(characters) or latin < MIN_LATIN * letters
 
 
+def _runs(words: list[str], length: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[k:] for k in range(length)), strict=False)
+
+
 def _repeats_itself(words: list[str], sentences: list[str]) -> bool:
     long_sentences = [x for x in sentences if x.count(" ") >= MIN_REPEATED_SENTENCE - 1]
     if len(set(long_sentences)) < len(long_sentences):
@@ -233,7 +235,7 @@ def _repeats_itself(words: list[str], sentences: list[str]) -> bool:
         in_a_row = in_a_row + 1 if word == previous else 1
         if in_a_row > MAX_SAME_WORD:
             return True
-    runs = list(zip(*(words[k:] for k in range(REPEATED_WORDS)), strict=False))
+    runs = list(_runs(words, REPEATED_WORDS))
     if len(set(runs)) == len(runs):
         return False
     return max(Counter(runs).values()) >= REPEATED_TIMES

@@ -20,6 +20,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -44,6 +45,7 @@ from glamm_jax.grand.record import (
 )
 from glamm_jax.grand.roles import ParsedText
 from glamm_jax.grand.scene_graph import after_colon
+from glamm_jax.grand.word_spans import word_spans
 
 Parse = Callable[[str], ParsedText]
 # Punctuation but for comma and dot, which the released code deletes from dense captions.
@@ -127,8 +129,8 @@ def _word_spans(text: str, phrase: str) -> list[Span]:
         return []
     simple = len(words) == 1 or all(word.isalnum() for word in words)
     # Other blanks, and letters whose lower case is longer, need the pattern.
-    if simple and len(lower) == len(text) and not re.search(r"\s\s|[^\S ]", text):
-        return _plain_spans(lower, " ".join(words))
+    if simple and len(lower) == len(text) and not _has_other_blanks(text):
+        return word_spans(lower, " ".join(words))
     pattern = re.escape(words[0])
     for before, word in pairwise(words):
         # Extracted phrases have blanks around punctuation; the text need not have them.
@@ -137,17 +139,9 @@ def _word_spans(text: str, phrase: str) -> list[Span]:
     return [m.span() for m in re.finditer(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE)]
 
 
-def _plain_spans(text: str, phrase: str) -> list[Span]:
-    """Return where a phrase occurs in a text without letters directly before or after it."""
-    results: list[Span] = []
-    start = text.find(phrase)
-    while start >= 0:
-        end = start + len(phrase)
-        before, after = text[start - 1 : start], text[end : end + 1]
-        if not (before.isalnum() or before == "_" or after.isalnum() or after == "_"):
-            results.append((start, end))
-        start = text.find(phrase, end)
-    return results
+@lru_cache(maxsize=64)  # the phrases of a caption are looked for one after the other
+def _has_other_blanks(text: str) -> bool:
+    return re.search(r"\s\s|[^\S ]", text) is not None
 
 
 def _by_span(grounding: PhraseGrounding) -> tuple[int, int]:
@@ -251,7 +245,7 @@ class _DenseGrounder:
         else:
             self.phrases = long_phrases(parse(caption.capitalize()))
         self.lemmas: dict[str, list[str]] = {}
-        self.names: list[tuple[int, frozenset[str]]] | None = None
+        self.names: list[tuple[int, _LabelForms]] | None = None
 
     def match_attributes(self) -> None:
         """Ground the first attribute of each object that the caption contains."""
@@ -336,7 +330,7 @@ class _DenseGrounder:
         noun = noun.lower()
         # The chosen label counts more than the other candidates.
         for labels_of in (_chosen_label, _all_labels):
-            hits = [x for x in objects if _is_named(text, noun, _forms(labels_of(x)))]
+            hits = [x for x in objects if _forms(labels_of(x)).occur(text, noun)]
             if hits:
                 return hits
         return []
@@ -386,7 +380,7 @@ class _DenseGrounder:
         if self.names is None:
             self.names = [(item.id, _forms(item.labels)) for item in self.items]
         text, noun = phrase.phrase.lower(), phrase.noun.lower()
-        return frozenset([n for n, forms in self.names if _is_named(text, noun, forms)])
+        return frozenset([n for n, forms in self.names if forms.occur(text, noun)])
 
     def _similarity(self, phrase: str, entry: str) -> float:
         if self.options.whole_words:
@@ -473,7 +467,21 @@ def _all_labels(item: GrandObject) -> tuple[str, ...]:
     return item.labels
 
 
-def _forms(labels: Iterable[str]) -> frozenset[str]:
+class _LabelForms(NamedTuple):
+    """What objects with some labels are called; `several` are the forms of several words."""
+
+    all: frozenset[str]
+    several: tuple[str, ...]
+
+    def occur(self, text: str, noun: str) -> bool:
+        """Return whether a phrase with this noun, or its last words, is a form of a label."""
+        if noun in self.all:
+            return True
+        return any(text == form or text.endswith(f" {form}") for form in self.several)
+
+
+@lru_cache(maxsize=1024)
+def _forms(labels: tuple[str, ...]) -> _LabelForms:
     """Return labels in lower case with blanks, and with and without a final s."""
     forms: set[str] = set()
     for label in labels:
@@ -481,12 +489,7 @@ def _forms(labels: Iterable[str]) -> frozenset[str]:
         forms |= {name, f"{name}s"}
         if name.endswith("s"):
             forms.add(name[:-1])
-    return frozenset(forms)
-
-
-def _is_named(text: str, noun: str, forms: frozenset[str]) -> bool:
-    """Return whether a phrase with this noun, or its last words, is a form of a label."""
-    return noun in forms or any(text == x or text.endswith(f" {x}") for x in forms if " " in x)
+    return _LabelForms(frozenset(forms), tuple([form for form in forms if " " in form]))
 
 
 def _plain_text(text: str) -> str:

@@ -15,6 +15,7 @@ error of its content: it has the same seed in every attempt, and the next run tr
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -59,6 +60,7 @@ from glamm_jax.grand.stages import (
     one_line,
 )
 
+NEW_OBJECTS = 20_000  # between two searches for cycles of objects
 _MEMORY_MESSAGES = ("resource_exhausted", "out of memory")
 
 
@@ -240,15 +242,16 @@ class ChunkWorker:
         if IMAGE in pending:
             write_stamps(run, graph.fingerprints[IMAGE], chunk, state.files)
         self._batch_sizes.clear()  # the images of the last chunk may have been larger
-        for position, name in enumerate(pending):
-            if self._should_stop():
-                return
-            if state.load(graph.stages[name].all_inputs):
-                started = time.perf_counter()
-                if self._process_stage(graph.stages[name], state):
-                    seconds = time.perf_counter() - started
-                    on_event(StageEvent(name, chunk, len(state.ids), seconds))
-            state.release(pending[position + 1 :])
+        with _rare_collections():
+            for position, name in enumerate(pending):
+                if self._should_stop():
+                    return
+                if state.load(graph.stages[name].all_inputs):
+                    started = time.perf_counter()
+                    if self._process_stage(graph.stages[name], state):
+                        seconds = time.perf_counter() - started
+                        on_event(StageEvent(name, chunk, len(state.ids), seconds))
+                state.release(pending[position + 1 :])
 
     def _process_stage(self, stage: Stage, state: _ChunkState) -> bool:
         """Write the chunk file; returns False if the stage failed too often."""
@@ -351,6 +354,20 @@ class ChunkWorker:
         return outcomes
 
 
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let Python look for cycles of objects less often.
+
+    A chunk has many objects, all of them in use until its end, and every search visits them.
+    """
+    thresholds = gc.get_threshold()
+    gc.set_threshold(max(NEW_OBJECTS, thresholds[0]), *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+
+
 class _OutputError(Exception):
     """A stage returned something that is not a result for each image."""
 
@@ -385,16 +402,16 @@ class _ChunkState:
         for name in [name for name in self.outcomes if name not in needed]:
             del self.outcomes[name]
             for content in self.contents:
-                for key in [key for key in content.parsed if key[0] == name]:
-                    del content.parsed[key]
+                content.parsed.pop(name, None)
 
 
 def _outcome(result: Any, image: StageImage, check: bool) -> Outcome:
     """Encode a result; with `check`, compare its parsed form with the section."""
     section = result.section if isinstance(result, ParsedSection) else result
-    if isinstance(section, dict):
+    if isinstance(section, dict) or callable(section):
         try:
-            outcome = Outcome(encode_section(section), attempt=image.attempt)
+            text = section() if callable(section) else encode_section(section)
+            outcome = Outcome(text, attempt=image.attempt)
         except (TypeError, ValueError, RecursionError) as error:
             problem = StageError("output", one_line(f"the section is not JSON: {error}"))
             return Outcome(error=problem, attempt=image.attempt)

@@ -22,10 +22,14 @@ MIN_UNION = 1e-5  # of two empty boxes
 
 def plain_iou(a: Box, b: Box) -> float:
     """Return intersection over union of two boxes with real corners."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    inter = width * height if width > 0 and height > 0 else 0.0
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter
+    x0, y0, x1, y1 = a
+    u0, v0, u1, v1 = b
+    width = (x1 if x1 < u1 else u1) - (x0 if x0 > u0 else u0)
+    height = (y1 if y1 < v1 else v1) - (y0 if y0 > v0 else v0)
+    if width <= 0 or height <= 0:
+        return 0.0
+    inter = width * height
+    union = (x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0) - inter
     return inter / max(union, MIN_UNION)
 
 

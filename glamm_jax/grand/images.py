@@ -315,7 +315,9 @@ def difference_hash(pixels: Pixels) -> str:
     """
     from PIL import Image
 
-    image = Image.fromarray(pixels).convert("L")
+    from glamm_jax.data.preprocess import to_pillow
+
+    image = to_pillow(pixels).convert("L")
     small = image.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX, reducing_gap=4.0)
     values = np.asarray(small)
     bits = np.packbits(values[:, :-1] < values[:, 1:])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -79,33 +80,33 @@ def choose_labels(
         depth: inverse depth of each pixel; None: depth is not written.
         options: of which objects, and how depth is measured.
     """
-    objects, floats = list(record.objects), list(record.floating_objects)
-    if depth is not None:
-        # Floating objects have a depth only if they stand for the missing objects.
-        target = objects or floats
-        target[:] = [_with_depth(item, depth, options) for item in target]
-    objects = [_with_label(item, choices) for item in objects]
-    if options.float_labels:
-        floats = [_with_label(item, choices) for item in floats]
-    return changed(record, objects=tuple(objects), floating_objects=tuple(floats))
+    objects, floats = record.objects, record.floating_objects
+    # Floating objects have a depth only if they stand for the missing objects.
+    float_depth = None if objects else depth
+    float_choices = choices if options.float_labels else None
+    return changed(
+        record,
+        objects=tuple([_complete(x, choices, depth, options) for x in objects]),
+        floating_objects=tuple([_complete(x, float_choices, float_depth, options) for x in floats]),
+    )
 
 
-def _with_label(item: GrandObject, choices: Mapping[int, str]) -> GrandObject:
-    label = choices.get(item.id)
-    if label is None:
-        if not item.labels:
-            return item
-        label = item.labels[0]
-    return changed(item, label=canonical_label(label))
-
-
-def _with_depth(
-    item: GrandObject, depth: Float32[np.ndarray, "h w"], options: LabelOptions
+def _complete(
+    item: GrandObject,
+    choices: Mapping[int, str] | None,
+    depth: Float32[np.ndarray, "h w"] | None,
+    options: LabelOptions,
 ) -> GrandObject:
-    value = median_depth(item.box, depth, options)
-    if math.isnan(value) and options.missing_depth == "none":
-        return item
-    return changed(item, depth=value)
+    """Return an object with its label, if there are choices, and its depth, if there is a map."""
+    fields: dict[str, Any] = {}
+    if depth is not None:
+        value = median_depth(item.box, depth, options)
+        if not math.isnan(value) or options.missing_depth != "none":
+            fields["depth"] = value
+    if choices is not None and (item.id in choices or item.labels):
+        label = choices[item.id] if item.id in choices else item.labels[0]
+        fields["label"] = canonical_label(label)
+    return changed(item, **fields) if fields else item
 
 
 def median_depth(box: Box, depth: Float32[np.ndarray, "h w"], options: LabelOptions) -> float:
@@ -124,7 +125,7 @@ def median_depth(box: Box, depth: Float32[np.ndarray, "h w"], options: LabelOpti
     top, bottom = max(int(y0), 0), min(int(y1), height)
     if right <= left or bottom <= top:
         return NAN
-    values = depth[top:bottom, left:right].ravel()
+    values = depth[top:bottom, left:right].flatten()  # a copy, which is sorted below
     valid = np.isfinite(values) if options.median_of == "all" else values != 0
     if not valid.all():
         values = values[valid]
@@ -133,8 +134,8 @@ def median_depth(box: Box, depth: Float32[np.ndarray, "h w"], options: LabelOpti
         return NAN
     # The same as `numpy.median`, without its cost for small arrays.
     middle = count // 2
-    ordered = np.partition(values, middle)
-    median = ordered[middle]
+    values.partition(middle)
+    median = values[middle]
     if count % 2 == 0:
-        median = (ordered[:middle].max() + median) / 2
+        median = (values[:middle].max() + median) / 2
     return round(float(median), 2)

@@ -9,13 +9,13 @@ are neither a mere list ("and", ",") nor too many. The released code has only th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 from glamm_jax.grand.record import PhraseLink, Relation
+from glamm_jax.grand.word_spans import word_spans
 
 COPULAS = ("is", "are", "was", "were")
 CONJUNCTIONS = frozenset(("and", "or", "but", "while", "with", "of"))
@@ -66,8 +66,7 @@ def _linked_spans(caption: str, links: Sequence[PhraseLink]) -> list[_LinkedSpan
     for link in sorted(links, key=lambda item: -len(item.phrase)):
         if not link.object_ids or not link.phrase:
             continue
-        for match in re.finditer(rf"(?<!\w){re.escape(link.phrase)}(?!\w)", text):
-            start, end = match.span()
+        for start, end in word_spans(text, link.phrase):
             if all(end <= other.start or other.end <= start for other in spans):
                 spans.append(_LinkedSpan(start, end, link.object_ids))
     return sorted(spans)

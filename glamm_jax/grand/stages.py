@@ -151,17 +151,17 @@ class StageImage:
         Returns:
             None if an optional input has an error.
         """
-        key, parsed = (name, parser), self._content.parsed
-        if key in parsed:
-            return parsed[key]
-        section = self.sections[name]
-        if section is not None:
-            parsed[key] = parser(section)
-        return parsed.get(key)
+        parsed = self._content.parsed.setdefault(name, {})
+        if parser not in parsed:
+            section = self.sections[name]
+            if section is None:
+                return None
+            parsed[parser] = parser(section)
+        return parsed[parser]
 
     def hand_over(self, result: ParsedSection) -> None:
         """Keep the parsed form of the section that this stage made."""
-        self._content.parsed[self.stage, result.parser] = result.value
+        self._content.parsed[self.stage] = {result.parser: result.value}
 
     def next_attempt(self) -> StageImage:
         """Return the image for another attempt, with another seed."""
@@ -184,7 +184,7 @@ class ImageContent:
         image_id: of the run.
         file: path relative to the folder of the photographs.
         reader: of the file.
-        parsed: results of `StageImage.parse`.
+        parsed: results of `StageImage.parse`, by stage and parser.
     """
 
     __slots__ = ("file", "image_id", "parsed", "reader")
@@ -198,7 +198,7 @@ class ImageContent:
             reader: of the file.
         """
         self.image_id, self.file, self.reader = image_id, file, reader
-        self.parsed: dict[Any, Any] = {}
+        self.parsed: dict[str, dict[Any, Any]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +206,12 @@ class ParsedSection:
     """A section with its parsed form, so that the following stages need not parse it.
 
     Attributes:
-        section: as JSON.
+        section: as JSON; or a function that returns its text, where that is faster.
         parser: the function that `StageImage.parse` of other stages is called with.
         value: equal to `parser(section)`, also after `section` was written and read.
     """
 
-    section: Section
+    section: Section | Callable[[], str]
     parser: Callable[[Section], Any]
     value: Any
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from glamm_jax.errors import GLaMMError
@@ -27,6 +28,7 @@ from glamm_jax.grand.roles import ParsedText, Results, RoleError
 
 RULES_VERSION = "1"  # changes with the rules of this file
 MAX_CHARACTERS = 20_000  # of a text; what is longer is no caption
+MAX_REMEMBERED = 80  # characters of a text that is parsed once; phrases repeat, captions do not
 # Words, also with hyphens; numbers and clock times; marks.
 _TOKEN = re.compile(r"\w+(?:[-&]\w+|(?<=\d)[.,:]\d+)*|\.\.\.|[^\w\s]")
 # The same with contractions, which cost time: "don't" is "do" and "n't".
@@ -72,8 +74,7 @@ class RuleParser:
     needs_device = False
 
     def __init__(self) -> None:
-        self._lexicon = lexicon()
-        self.fingerprint = f"rules-{RULES_VERSION}-{self._lexicon.fingerprint}"
+        self.fingerprint = f"rules-{RULES_VERSION}-{lexicon().fingerprint}"
 
     def setup(self) -> None:
         """Do nothing: there are no weights."""
@@ -87,26 +88,33 @@ class RuleParser:
             return RoleError("input", f"{type(text).__name__} is not a text")
         if len(text) > MAX_CHARACTERS:
             return RoleError("input", f"{len(text)} characters; at most {MAX_CHARACTERS} are read")
-        has_apostrophe = "'" in text or "\u2019" in text
-        words = (_TOKEN_WITH_APOSTROPHES if has_apostrophe else _TOKEN).findall(text)
-        lower = [word.lower() for word in words]
-        entry = self._lexicon.entry
-        entries = [entry(word) for word in lower]
-        tagger = PartOfSpeechTagger(lower, entries, self._lexicon)
-        tags = tagger.tags
-        heads = dependency_heads(lower, tags, tagger.phrases, self._lexicon)
-        lemmas = [
-            e.noun if tag == "NOUN" else e.verb if tag in ("VERB", "AUX") else word
-            for e, tag, word in zip(entries, tags, lower, strict=True)
-        ]
-        return ParsedText(
-            tuple(words),
-            tuple(tags),
-            tuple(lemmas),
-            tuple([e.is_stop for e in entries]),
-            tuple([tag == "PUNCT" for tag in tags]),
-            tuple(heads),
-        )
+        return _parse_text(text) if len(text) > MAX_REMEMBERED else _parse_phrase(text)
+
+
+def _parse_text(text: str) -> ParsedText:
+    has_apostrophe = "'" in text or "\u2019" in text
+    words = (_TOKEN_WITH_APOSTROPHES if has_apostrophe else _TOKEN).findall(text)
+    lower = [word.lower() for word in words]
+    lists = lexicon()
+    entries = [lists.entry(word) for word in lower]
+    tagger = PartOfSpeechTagger(lower, entries, lists)
+    tags = tagger.tags
+    heads = dependency_heads(lower, tags, tagger.phrases, lists)
+    lemmas = [
+        e.noun if tag == "NOUN" else e.verb if tag in ("VERB", "AUX") else word
+        for e, tag, word in zip(entries, tags, lower, strict=True)
+    ]
+    return ParsedText(
+        tuple(words),
+        tuple(tags),
+        tuple(lemmas),
+        tuple([e.is_stop for e in entries]),
+        tuple([tag == "PUNCT" for tag in tags]),
+        tuple(heads),
+    )
+
+
+_parse_phrase = lru_cache(maxsize=4096)(_parse_text)
 
 
 class SpacyParser:

@@ -405,7 +405,8 @@ def _verify(
         if len(missing) <= len(state.attempts[best].missing) or best == last:
             state.accepted = last
         state.is_open = bool(missing)
-        state.messages = prompts.feedback(graph.text, caption, missing)
+        if missing:
+            state.messages = prompts.feedback(graph.text, caption, missing)
 
 
 def _checklists(

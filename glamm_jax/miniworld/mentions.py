@@ -135,6 +135,7 @@ def find_mentions(text: str) -> tuple[Mention, ...]:
     return tuple(mentions)
 
 
+@lru_cache(maxsize=4096)
 def head_mention(phrase: str) -> Mention | None:
     """Return the mention that a phrase begins with; None if it begins with something else."""
     match = _PATTERN.match(phrase)

@@ -100,3 +100,14 @@ def test_any_runs_give_a_mask_of_their_size_or_a_clear_error(counts, size):
 def test_broken_runs_say_what_is_wrong(runs, message):
     with pytest.raises(rle.MaskError, match=message):
         rle.decode(runs)
+
+
+@pytest.mark.parametrize(
+    "counts", [[1 << 28], [1, 2, 3, (1 << 28) - 6], [0, 0, 0, (1 << 28) - 1, 1]]
+)
+def test_the_longest_runs_are_compressed_as_by_pycocotools(counts):
+    size = [1 << 14, 1 << 14]
+    expected = coco.frPyObjects({"size": size, "counts": counts}, *size)["counts"].decode()
+    compressed = rle.compress({"size": size, "counts": counts})
+    assert compressed == {"size": size, "counts": expected}
+    assert rle.run_ends(compressed)[1].tolist() == np.cumsum(counts).tolist()

@@ -41,7 +41,7 @@ from glamm_jax.grand.roles import (
     Tag,
     Tagger,
 )
-from glamm_jax.grand.stages import Section, Stage, StageError, StageImage
+from glamm_jax.grand.stages import ParsedSection, Section, Stage, StageError, StageImage
 
 TAGS, DETECTIONS, OPEN_DETECTIONS = "tags/", "detections/", "open_detections/"
 REGION_CAPTIONS, REGION_LABELS = "region_captions/", "region_labels/"
@@ -244,7 +244,7 @@ def _label_regions(
         detections = image.parse("proposals", read_detections) or []
         boxes.append([x.box for x in detections if _share(x, width, height) > options.min_area])
 
-    def section(detections: Any, image: StageImage) -> Section:
+    def section(detections: Any, image: StageImage) -> ParsedSection:
         selected = [x for x in checked_list(detections) if not _is_below(x, options.min_score)]
         return detection_section(selected, image, needs="label")
 

@@ -350,7 +350,7 @@ def _usable(
 
 def _fits(mask: Any, box: Box, options: MaskOptions) -> bool:
     """Whether a mask is not empty, and its box overlaps another one enough."""
-    compressed: Any = rle.compress(mask)
+    compressed: Any = mask if isinstance(mask["counts"], str) else rle.compress(mask)
     x, y, width, height = map(float, toBbox(compressed))
     if not width or not height:
         return False

@@ -63,7 +63,7 @@ def to_sections(
 
 def record_section(record: GrandRecord) -> ParsedSection:
     """Return the section of a bookkeeping stage."""
-    return ParsedSection({"record": record.to_json()}, read_record, record)
+    return ParsedSection(lambda: f'{{"record":{record.json_text()}}}', read_record, record)
 
 
 def read_record(section: Section) -> GrandRecord:
@@ -71,7 +71,7 @@ def read_record(section: Section) -> GrandRecord:
     return GrandRecord.from_json(section["record"])
 
 
-def detection_section(detections: Any, image: StageImage, *, needs: str) -> Section:
+def detection_section(detections: Any, image: StageImage, *, needs: str) -> ParsedSection:
     """Return the section of the boxes of a model.
 
     Args:
@@ -83,7 +83,8 @@ def detection_section(detections: Any, image: StageImage, *, needs: str) -> Sect
     for value in values:
         if "segmentation" in value:
             check_mask(value["segmentation"], image_size(image))
-    return {"detections": values}
+    section: Section = {"detections": values}
+    return ParsedSection(section, read_detections, read_detections(section))
 
 
 def check_mask(mask: Any, size: tuple[int, int]) -> None:
@@ -123,7 +124,12 @@ def detection_json(item: Any, needs: str = "") -> dict[str, Any]:
     if item.description is not None:
         value["description"] = checked_text(item.description)
     if item.mask is not None:
-        value["segmentation"] = item.mask
+        if not isinstance(item.mask, Mapping):
+            raise OutputError(f"a mask has size and counts, got {_describe(item.mask)}")
+        # As it will be read: JSON has no tuples.
+        value["segmentation"] = {
+            key: list(part) if isinstance(part, tuple) else part for key, part in item.mask.items()
+        }
     return value
 
 
