@@ -69,7 +69,7 @@ def byte_ranges(
     runs = np.concatenate([_runs(shape, itemsize, part) for part in set(map(_as_bounds, parts))])
     runs = runs[np.argsort(runs[:, 0])]
     reach = np.maximum.accumulate(runs[:, 1])
-    first = np.flatnonzero(np.r_[True, runs[1:, 0] - reach[:-1] >= GAP_BYTES])
+    first = np.flatnonzero(np.r_[True, runs[1:, 0] - reach[:-1] > GAP_BYTES])
     last = np.r_[first[1:], len(runs)] - 1
     return [*zip(runs[first, 0].tolist(), reach[last].tolist(), strict=True)]
 
