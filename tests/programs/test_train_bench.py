@@ -33,6 +33,7 @@ def test_artificial_devices_work_off_one_step_after_another() -> None:
         assert waits == [1.0]
 
 
+@pytest.mark.slow  # initializes a model, half a minute of processor time
 def test_the_loop_prepares_batches_while_the_devices_compute(tmp_path: Path) -> None:
     """With steps longer than the preparation, what devices wait for is less than it."""
     options = train.parse(["--tiny", "--json", str(tmp_path / "train.json")])
