@@ -7,8 +7,8 @@ import pytest
 
 from glamm_jax.grand.graph_facts import GraphText, ObjectFacts
 from glamm_jax.grand.phrase_matching import KnownObjects, matching_tables, named_objects
-from glamm_jax.grand.template_caption import template_caption
 from glamm_jax.grand.roles import ParsedText
+from glamm_jax.grand.template_caption import template_caption
 from glamm_jax.grand.text_parser import RuleParser
 from glamm_jax.miniworld import FULL, render_scene
 from glamm_jax.miniworld.captions import dense_caption, object_description

@@ -9,7 +9,6 @@ import pytest
 
 from glamm_jax.grand import lexicon
 from glamm_jax.grand.prompts import (
-    ParsedRequest,
     PromptTextError,
     default_prompts,
     parse_request,
