@@ -410,7 +410,7 @@ def _outcome(result: Any, image: StageImage, check: bool) -> Outcome:
     section = result.section if isinstance(result, ParsedSection) else result
     if isinstance(section, dict) or callable(section):
         try:
-            text = section() if callable(section) else encode_section(section)
+            text = encode_section(section) if isinstance(section, dict) else section()
             outcome = Outcome(text, attempt=image.attempt)
         except (TypeError, ValueError, RecursionError) as error:
             problem = StageError("output", one_line(f"the section is not JSON: {error}"))

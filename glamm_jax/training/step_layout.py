@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.errors import ConfigError
+from glamm_jax.storage import AnyPath
 from glamm_jax.training.run_folder import CONFIG, read_run_config
 from glamm_jax.types import BatchShape
 
@@ -20,7 +20,7 @@ _COUNTS = ("rows", "images", "region_images", "regions", "grounding_images", "ma
 
 
 def laid_out(
-    config: ExperimentConfig, num_devices: int, run: Path | None = None
+    config: ExperimentConfig, num_devices: int, run: AnyPath | None = None
 ) -> ExperimentConfig:
     """Return a configuration whose steps have `data.step_images` images on so many devices.
 

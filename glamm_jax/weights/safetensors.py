@@ -334,7 +334,7 @@ class TensorWriter:
         if position is not None:
             location = location.layer(position)
         location.info.check(name, array)
-        file, offset = self._files[location.path], location.offset
+        file, offset = self._files[Path(location.path)], location.offset
         for block in contiguous_blocks(array):
             offset += _write_all(file, block, offset)
         with self._lock:
