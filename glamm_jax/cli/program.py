@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import glamm_jax
+from glamm_jax.cli.processes import are_running, end_processes, wait_for_loss
 from glamm_jax.errors import ConfigError, GLaMMError, GLaMMWarning
 
 UNUSABLE_INPUT, INTERRUPTED = 2, 130  # exit statuses
@@ -28,7 +30,8 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
         work: returns the exit status, None for 0.
 
     Returns:
-        The exit status: that of `work`, 2 for `GLaMMError` and `OSError`, 130 after Ctrl-C.
+        The exit status: that of `work`, 2 for `GLaMMError` and `OSError`, 130 after Ctrl-C. After
+        an error in one of several processes it does not return: all end.
     """
     show_other_warning = warnings.showwarning
 
@@ -38,19 +41,30 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
         else:
             show_other_warning(message, category, *args, **options)
 
+    status, reason = 0, ""  # why it ends, if not as it should
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", GLaMMWarning)
             warnings.showwarning = show_warning
-            return work() or 0
+            status = work() or 0
     except (GLaMMError, OSError) as error:
+        wait_for_loss()
         if os.environ.get(TRACEBACK_VARIABLE):
-            raise
-        print(f"{name}: {printable(str(error))}", file=sys.stderr)
-        return UNUSABLE_INPUT
+            if not are_running():
+                raise
+            traceback.print_exc()
+        status, reason = UNUSABLE_INPUT, printable(str(error))
+        print(f"{name}: {reason}", file=sys.stderr)
     except KeyboardInterrupt:
-        print(f"\n{name}: interrupted; the same command resumes", file=sys.stderr)
-        return INTERRUPTED
+        status, reason = INTERRUPTED, "interrupted; the same command resumes"
+        print(f"\n{name}: {reason}", file=sys.stderr)
+    except BaseException as error:
+        wait_for_loss()
+        if not are_running():
+            raise
+        traceback.print_exc()  # the others must not wait for this process
+        status, reason = 1, f"{type(error).__name__}: {error}"
+    return end_processes(status, reason)
 
 
 def make_parser(prog: str, description: str | None) -> argparse.ArgumentParser:

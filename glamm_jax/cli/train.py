@@ -21,7 +21,7 @@ records are dropped than data.max_unreadable and data.max_dropped allow.
 
 A checkpoint is verified before it is used; for a damaged one the error names the newest intact one.
 --from-step N resumes from the checkpoint of step N (0: starts again). Later checkpoints and the
-metrics are moved to RUN/discarded, nothing is deleted. Only one process can train in RUN at a time.
+metrics are moved to RUN/discarded, nothing is deleted. Only one run can train in RUN at a time.
 
 RUN/config.json       the configuration of the run
 RUN/metrics.jsonl     one line per step: step, loss, ce, bce, dice, grad_norm, learning_rate, ...
@@ -30,7 +30,7 @@ RUN/checkpoints/STEP  trained parameters; `glamm-jax export RUN --out MODEL` wri
 RUN/tensorboard       event files of TensorBoard; `glamm-jax report RUN` writes a web page
 
 Exit status: 0 success, or stopped by a signal after saving; 2 unusable input, a killed worker
-process, or a disk that is full.
+process, or a disk that is full; 3 another process of the run was lost or failed.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ from tqdm import tqdm
 import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
 from glamm_jax.aot.chips import chip_of
 from glamm_jax.aot.plan import plan
+from glamm_jax.cli.processes import add_process_arguments, start_processes
 from glamm_jax.cli.program import make_parser, run_program
 from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.config.flat import flatten_config
 from glamm_jax.config.overrides import with_overrides
 from glamm_jax.data.dataset_mixture import mixture_of
 from glamm_jax.errors import ConfigError
@@ -58,6 +60,7 @@ from glamm_jax.evaluation.validation import make_validate
 from glamm_jax.training.loop import MetricWriter, StepRecord, train
 from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.metric_writers import TensorBoard, WeightsAndBiases
+from glamm_jax.weights.config_file import config_to_json
 
 SPEED_WINDOW = 20  # steps over which the printed speed is averaged
 
@@ -82,6 +85,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax train") -> arg
     )
     parser.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
     add_overrides(parser)
+    add_process_arguments(parser)
     options = parser.parse_args(arguments)
     if options.out is None and not options.plan:
         parser.error("give --out RUN, the folder of the run (or --plan)")
@@ -114,8 +118,11 @@ def run(options: argparse.Namespace) -> None:
     if options.plan:
         print(plan(config, (max(config.mesh.data, 1), config.mesh.fsdp, config.mesh.tensor)).text())
         return
+    # The file of the configuration is compared as well as the command line.
+    fields = flatten_config(config_to_json(config))
+    group = start_processes("train", options, options.out, fields)
     writers: list[MetricWriter] = [TensorBoard(options.out / "tensorboard")]
-    if options.wandb:
+    if options.wandb and (group is None or group.index == 0):
         writers.append(WeightsAndBiases(options.wandb, options.out, asdict(config)))
     records = train(
         config, options.out, options.steps, make_validate(config), writers, options.from_step

@@ -29,7 +29,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    BestN,
+    EveryNSteps,
+    LatestN,
+)
 
 from glamm_jax.config.experiment import CheckpointConfig
 from glamm_jax.data.loader import merge_states
@@ -69,6 +74,8 @@ class Checkpoints:
     def __init__(self, folder: Path, config: CheckpointConfig):
         self._folder = folder.absolute()
         policies: list[Any] = [LatestN(config.keep_last)]
+        if config.keep_every:
+            policies.append(EveryNSteps(config.keep_every))
         rank = functools.partial(_rank, metric=config.best_metric) if config.keep_best else None
         if rank is not None:
             best = BestN(

@@ -8,10 +8,13 @@
 4. The run resumes from the latest complete checkpoint of its folder, else it starts at step 0. The
    checkpoint has the trained parameters, the optimizer state and the position in the data; the
    lines of later steps are removed from `metrics.jsonl`.
-5. Every step: load the batch, run the step, append a line to `metrics.jsonl`. When due, run the
-   validation and save a checkpoint, which is written while the next steps run.
+5. Every step: load the batch, run the step, append a line to `metrics.jsonl`. When due, by steps or
+   by time, run the validation and save a checkpoint, which is written while the next steps run.
 6. At the end, after SIGTERM or Ctrl-C, or when the data ends with an error (a killed worker
    process, too many dropped records): save a last checkpoint and wait until it is written.
+
+Signs that the run learns nothing are printed and recorded as an event, with the likely cause
+(`glamm_jax.training.learning_checks`).
 
 What is dropped from the data is printed and recorded as an event: for each dataset and reason, the
 first time and whenever the number has grown tenfold.
@@ -26,7 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
 import numpy as np
@@ -42,10 +45,12 @@ from glamm_jax.data.loader import (
     open_batches,
 )
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.parallel import make_mesh, use_mesh
+from glamm_jax.parallel import make_mesh, use_mesh, wait_for_processes
 from glamm_jax.training.checkpoint import Checkpoints, verify_checkpoint
 from glamm_jax.training.fingerprint import frozen_fingerprint
 from glamm_jax.training.initialization import initial_model
+from glamm_jax.training.intervals import Interval
+from glamm_jax.training.learning_checks import LearningChecks, LearningProblem
 from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.optimizer import make_optimizer
 from glamm_jax.training.parameter_groups import trainable_filter
@@ -161,6 +166,7 @@ class _Run:
         self.scores: dict[str, float] = {}  # of the latest validation
         self.saving: tuple[int, dict[str, float]] | None = None  # step and scores of a checkpoint
         self.num_reported: dict[tuple[str, str], int] = {}  # dropped samples by dataset and reason
+        self.learning = LearningChecks(config)
 
     def records(self, num_steps: int, from_step: int | None = None) -> Iterator[StepRecord]:
         """Yield the records of the steps."""
@@ -179,6 +185,7 @@ class _Run:
             split = split_model(model, is_trained, optimizer, config.model.compute_dtype)
             split = place_split(split)
             del model
+            wait_for_processes()
             self.checkpoints = stack.enter_context(
                 closing(Checkpoints(self.folder.checkpoints, config.checkpoint))
             )
@@ -216,6 +223,8 @@ class _Run:
         num_done = int(restored.state.step)
         self.folder.write_config(self.config)
         self.folder.discard_steps_from(num_done)
+        for record in self.folder.read_metrics():  # as if the run had not been interrupted
+            self.learning.after_step(record)
         self.folder.append_event("resumed_from", num_done, **environment)
         return restored.state
 
@@ -224,8 +233,10 @@ class _Run:
     ) -> Iterator[StepRecord]:
         state, num_done = split.state, int(split.state.step)
         loader_state = self.batches.get_state()
-        save_every = self.config.checkpoint.every
-        validate_every = self.config.validation.every
+        is_compiled = jax.process_count() == 1  # otherwise before any process runs the step
+        checkpoint, validation = self.config.checkpoint, self.config.validation
+        saving = Interval(checkpoint.every, checkpoint.keep_every, minutes=checkpoint.every_minutes)
+        validating = Interval(validation.every, minutes=validation.every_minutes)
         while num_done < num_steps:
             started = time.perf_counter()
             try:
@@ -240,6 +251,10 @@ class _Run:
             input_seconds = time.perf_counter() - started
             batch = stack_batches([item.batch for item in loaded])
             batch = place_batch(batch, stacked=len(loaded) > 1)
+            if not is_compiled:
+                cast(Any, step).lower(split.graphdef, split.frozen, state, batch).compile()
+                wait_for_processes()
+                is_compiled = True
             state, metrics = step(split.graphdef, split.frozen, state, batch)
             record = _step_record(num_done, metrics, loaded)
             seconds = time.perf_counter() - started
@@ -247,14 +262,18 @@ class _Run:
             num_done += 1
             self._write_step(record, loaded)
             self._report_dropped(loader_state, num_done)
-            if self.validate and validate_every and num_done % validate_every == 0:
+            signal_name = stop.received()
+            # After a signal, the checkpoint comes first: the machine may be taken in 30 seconds.
+            if self.validate and not signal_name and validating.is_due(num_done):
                 result = self.validate(
                     nnx.merge(split.graphdef, state.trainable, split.frozen, copy=True), num_done
                 )
                 self._write_validation(result, num_done)
-            signal_name = stop.received()
-            if num_done % save_every == 0 or num_done == num_steps or signal_name:
+                validating.restart()
+                signal_name = stop.received()
+            if saving.is_due(num_done) or num_done == num_steps or signal_name:
                 self._save(state, num_done, loader_state)
+                saving.restart()
             elif self.saving and not self.checkpoints.is_saving:
                 self._wait_for_checkpoint()
             yield record
@@ -315,6 +334,7 @@ class _Run:
         self.folder.append_metrics(record)
         for writer in self.metric_writers:
             writer.write_step(record)
+        self._report_learning(self.learning.after_step(record), record["step"] + 1)
         if not record["skipped"]:
             self.num_skipped = 0
             self.losses_since_save.append({x: record[x] for x in LOSS_NAMES if x in record})
@@ -335,6 +355,12 @@ class _Run:
         self.folder.save_panels(num_done, result.panels)
         for writer in self.metric_writers:
             writer.write_validation(num_done, result)
+        self._report_learning(self.learning.after_validation(result.scores), num_done)
+
+    def _report_learning(self, problems: Sequence[LearningProblem], num_done: int) -> None:
+        for problem in problems:
+            self.folder.append_event("not_learning", num_done, **problem._asdict())
+            print_line(f"step {num_done}: {problem.message}")
 
     def _save(self, state: TrainState, num_done: int, loader_state: Mapping[str, Any]) -> None:
         """Start to write a checkpoint."""

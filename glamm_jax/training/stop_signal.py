@@ -54,3 +54,10 @@ def any_process(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.process_allgather(np.asarray(value)).any())
+
+
+def of_first_process(value: bool) -> bool:
+    """Return the value of process 0; all processes must call it together."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
