@@ -116,6 +116,7 @@ def assert_same_bits(run: Path, other: Path, step: int) -> None:
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_train_validate_and_stop_together(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with started(run, 2, *VALIDATION) as processes:
