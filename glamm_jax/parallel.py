@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -23,9 +25,19 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from glamm_jax.errors import GLaMMError
+from glamm_jax.process_group import (
+    ProcessError,
+    ProcessGroup,
+    ProcessIdentity,
+    join_processes,
+    split_address,
+)
 
 MESH_AXES = ("data", "fsdp", "tensor")
+JOIN_TIMEOUT = 300.0  # seconds that a process waits until all have joined
+ADDRESS_VARIABLE = "JAX_COORDINATOR_ADDRESS"
 SHUTDOWN_TIMEOUT = 24 * 3600  # seconds that a finished process waits for the others
+ANY_PROGRAM = ProcessIdentity("", {})
 MeshAxes = tuple[str, ...]
 
 
@@ -67,24 +79,123 @@ _context: contextvars.ContextVar[_MeshContext | None] = contextvars.ContextVar(
     "mesh_context", default=None
 )
 
+_group: ProcessGroup | None = None  # of this program
+_waits = itertools.count()
+
 
 def initialize_processes(
-    coordinator: str | None, num_processes: int | None = None, process_id: int | None = None
-) -> None:
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    identity: ProcessIdentity = ANY_PROGRAM,
+    timeout: float = JOIN_TIMEOUT,
+    share_devices: bool = True,
+) -> ProcessGroup | None:
     """Connect this process with the others of the same program. Call it before anything uses jax.
 
+    Without arguments, the processes are those that JAX detects: on TPU pods and slices, GKE, Slurm
+    and Open MPI; elsewhere there is one. `num_processes` = 1 detects nothing.
+
     Args:
-        coordinator: HOST:PORT of process 0; "auto": detect all arguments (TPU pods, Slurm); None or
-            "": there are no other processes.
+        coordinator: HOST:PORT of process 0.
         num_processes: number of all processes.
         process_id: of this process, from 0.
+        identity: what all processes must have in common.
+        timeout: seconds to wait for the others.
+        share_devices: join their devices, for computations over all of them.
+
+    Returns:
+        The processes; None if there is only this one.
+
+    Raises:
+        ProcessError: the arguments are inconsistent, or some process did not join in time.
     """
-    if coordinator == "auto":
-        jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_TIMEOUT)
-    elif coordinator:
+    problem = _arguments_problem(coordinator, num_processes, process_id)
+    if problem:
+        raise ProcessError(problem)
+    local_devices = None
+    if num_processes is None:
+        found = _detect_cluster(timeout)
+        if found is None:
+            if ADDRESS_VARIABLE in os.environ:
+                raise ProcessError(
+                    f"{ADDRESS_VARIABLE} is set, but no cluster is detected: give --coordinator, "
+                    "--processes and --process, or --processes 1 for a single process"
+                )
+            return None
+        coordinator, num_processes, process_id, local_devices = found
+    if num_processes == 1 or coordinator is None or process_id is None:
+        return None
+    global _group
+    _group = group = join_processes(coordinator, num_processes, process_id, identity, timeout)
+    if share_devices:
+        # The others joined, so that neither time is ever reached.
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(
-            coordinator, num_processes, process_id, shutdown_timeout_seconds=SHUTDOWN_TIMEOUT
+            coordinator,
+            num_processes,
+            process_id,
+            local_devices,
+            "deactivate",
+            initialization_timeout=math.ceil(timeout),
+            shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
         )
+    return group
+
+
+def wait_for_processes() -> None:
+    """Wait until all processes have called this as often as this one.
+
+    Collective operations on CPU fail after 30 seconds, and compiling may take some longer.
+
+    Raises:
+        ProcessError: another process was lost.
+    """
+    if _group is not None:
+        _group.barrier(f"wait {next(_waits)}")
+
+
+def _arguments_problem(coordinator: str | None, count: int | None, index: int | None) -> str:
+    """Return what is wrong with the arguments of `initialize_processes`, "" for nothing."""
+    named = {"--coordinator": coordinator, "--processes": count, "--process": index}
+    given = [name for name, value in named.items() if value is not None]
+    if (count is not None and count < 1) or (index is not None and index < 0):
+        return "--processes must be at least 1 and --process at least 0"
+    if not given or (given == ["--processes"] and count == 1):
+        return ""
+    missing = [name for name in named if name not in given]
+    if missing:
+        return f"{' and '.join(given)} without {' and '.join(missing)}: give all three, or none"
+    if index is not None and count is not None and index >= count:
+        return f"--process {index} of --processes {count}: it must be 0 to {count - 1}"
+    split_address(str(coordinator))
+    return ""
+
+
+def _detect_cluster(timeout: float) -> tuple[str, int, int, list[int] | None] | None:
+    """Return address, number, index and devices as jax detects them; None outside of a cluster.
+
+    jax has no public function for this: `jax.distributed.initialize` connects at once, and ends the
+    process from C++ if a host does not join.
+
+    Raises:
+        ProcessError: there is a cluster, but its description cannot be read.
+    """
+    from jax._src.clusters import ClusterEnv
+
+    try:
+        address, count, index, devices = ClusterEnv.auto_detect_unset_distributed_params(
+            os.environ.get(ADDRESS_VARIABLE), None, None, None, None, math.ceil(timeout)
+        )
+    except Exception as error:  # of the cluster's own interface
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ProcessError(
+            f"a cluster was detected, but not its processes: {reason}. Give --coordinator, "
+            "--processes and --process, or --processes 1 for a single process"
+        ) from error
+    if address is None or count is None or index is None:
+        return None
+    return address, count, index, None if devices is None else list(devices)
 
 
 def make_mesh(

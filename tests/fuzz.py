@@ -294,7 +294,7 @@ def _make_shards(folder: Path) -> Path:
     parser = argparse.ArgumentParser()
     dataset.add_arguments(parser)
     words = ["jsonl", "--source", str(data / "own.jsonl"), "--out", str(folder / "shards")]
-    dataset.run(parser.parse_args([*words, "--processes", "1"]))
+    dataset.run(parser.parse_args([*words, "--workers", "1"]))
     return folder / "shards" / "glamm_own" / "1.0.0"
 
 

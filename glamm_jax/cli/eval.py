@@ -36,7 +36,7 @@ OUT/reviews.jsonl      reviews by the judge of the benchmark `conversation`
 OUT/scores.json        metrics of both modes as fractions, and the contribution of each item
 OUT/report.html        a report with images: best and worst items, problems
 
-Exit status: 0 success, 2 unusable input.
+Exit status: 0 success; 2 unusable input; 3 another process was lost or failed.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from tqdm import tqdm
 
 import glamm_jax.miniworld  # noqa: F401  # registers the scheme miniworld/NAME
 from glamm_jax.cli import compare
+from glamm_jax.cli.processes import add_process_arguments, start_processes
 from glamm_jax.cli.program import (
     any_path,
     make_parser,
@@ -84,7 +85,7 @@ from glamm_jax.evaluation.scores import RunScores
 from glamm_jax.inference.chat import Assistant, load
 from glamm_jax.metrics.captions import DEFAULT_CAPTION_METRICS, check_java
 from glamm_jax.metrics.similarity import CachedSimilarity, Similarity, WordSimilarity
-from glamm_jax.parallel import initialize_processes, make_mesh
+from glamm_jax.parallel import make_mesh
 from glamm_jax.storage import AnyPath, to_path
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.weights.folder import ModelFolder
@@ -108,7 +109,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     Everything is checked before the model is loaded, and what takes no time first.
     """
-    initialize_processes(options.coordinator, options.processes, options.process)
+    start_processes("eval", options, options.out)
     if options.model and not isinstance(ModelFolder(options.model).config, GLaMMConfig):
         raise ConfigError(f"{options.model}: a part of a model, not a complete GLaMM")
     if options.predictions and not options.predictions.exists():
@@ -363,13 +364,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
         help="OpenAI-compatible endpoint, for the benchmark `conversation`",
     )
     add("--judge-model", default="gpt-4", metavar="NAME", help="model of the judge (%(default)s)")
-    add(
-        "--coordinator",
-        metavar="HOST:PORT|auto",
-        help="address of the first of several processes; auto on TPU pods",
-    )
-    add("--processes", type=positive_int, metavar="N", help="number of processes")
-    add("--process", type=int, metavar="I", help="index of this process, from 0")
+    add_process_arguments(parser)
     return parser.parse_args(arguments)
 
 

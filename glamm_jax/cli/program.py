@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import glamm_jax
+from glamm_jax.cli.processes import are_running, end_processes, wait_for_loss
 from glamm_jax.errors import ConfigError, GLaMMError, GLaMMWarning
 from glamm_jax.storage import AnyPath, StorageError, describe, is_service_error, local_path, to_path
 
@@ -32,7 +34,8 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
 
     Returns:
         The exit status: that of `work`, 2 for `GLaMMError`, `OSError`, errors of a bucket and a
-        missing accelerator, 130 after Ctrl-C.
+        missing accelerator, 130 after Ctrl-C. After an error in one of several processes it does
+        not return: all end.
     """
     show_other_warning = warnings.showwarning
 
@@ -42,26 +45,42 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
         else:
             show_other_warning(message, category, *args, **options)
 
+    status, reason = 0, ""  # why it ends, if not as it should
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", GLaMMWarning)
             warnings.showwarning = show_warning
-            return work() or 0
+            status = work() or 0
     except (GLaMMError, OSError) as error:
+        wait_for_loss()
         if os.environ.get(TRACEBACK_VARIABLE):
-            raise
-        print(f"{name}: {printable(str(error))}", file=sys.stderr)
-        return UNUSABLE_INPUT
-    except Exception as error:
-        is_missing = isinstance(error, RuntimeError) and NO_BACKEND in str(error)
-        if os.environ.get(TRACEBACK_VARIABLE) or not (is_missing or is_service_error(error)):
-            raise
-        text = _missing_accelerator(str(error)) if is_missing else describe(error)
-        print(f"{name}: {printable(text)}", file=sys.stderr)
-        return UNUSABLE_INPUT
+            if not are_running():
+                raise
+            traceback.print_exc()
+        status, reason = UNUSABLE_INPUT, printable(str(error))
+        print(f"{name}: {reason}", file=sys.stderr)
     except KeyboardInterrupt:
-        print(f"\n{name}: interrupted; the same command resumes", file=sys.stderr)
-        return INTERRUPTED
+        status, reason = INTERRUPTED, "interrupted; the same command resumes"
+        print(f"\n{name}: {reason}", file=sys.stderr)
+    except BaseException as error:
+        wait_for_loss()
+        known = _known_problem(error)
+        if not known or os.environ.get(TRACEBACK_VARIABLE):
+            if not are_running():
+                raise
+            traceback.print_exc()  # the others must not wait for this process
+        status, reason = 1, f"{type(error).__name__}: {error}"
+        if known:
+            status, reason = UNUSABLE_INPUT, printable(known)
+            print(f"{name}: {reason}", file=sys.stderr)
+    return end_processes(status, reason)
+
+
+def _known_problem(error: BaseException) -> str:
+    """Return what to print for an error that others raise for unusable input, "" for any other."""
+    if isinstance(error, RuntimeError) and NO_BACKEND in str(error):
+        return _missing_accelerator(str(error))
+    return describe(error) if is_service_error(error) else ""
 
 
 def _missing_accelerator(reason: str) -> str:

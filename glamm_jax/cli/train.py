@@ -21,7 +21,7 @@ records are dropped than data.max_unreadable and data.max_dropped allow.
 
 A checkpoint is verified before it is used; for a damaged one the error names the newest intact one.
 --from-step N resumes from the checkpoint of step N (0: starts again). Later checkpoints and the
-metrics are moved to RUN/discarded, nothing is deleted. Only one process can train in RUN at a time.
+metrics are moved to RUN/discarded, nothing is deleted. Only one run can train in RUN at a time.
 
 On a terminal a bar shows losses, speed, the share of the devices' peak FLOPS (MFU), and the share
 of the time in which they waited for data; in a log there is a line every 30 seconds. When a step
@@ -39,7 +39,7 @@ RUN, SHARDS, and the folders in the configuration may be in a bucket (gs://BUCKE
 docs/storage.md. What is read of shards is kept in data.cache_dir, up to data.cache_bytes.
 
 Exit status: 0 success, or stopped by a signal after saving; 2 unusable input, a killed worker
-process, or a disk that is full.
+process, or a disk that is full; 3 another process of the run was lost or failed.
 """
 
 from __future__ import annotations
@@ -56,9 +56,11 @@ import jax
 import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
 from glamm_jax.aot.chips import chip_of
 from glamm_jax.aot.plan import plan
+from glamm_jax.cli.processes import add_process_arguments, start_processes
 from glamm_jax.cli.program import any_path, make_parser, run_program, this_machine
 from glamm_jax.cli.train_progress import show_progress
 from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.config.flat import flatten_config
 from glamm_jax.config.overrides import with_overrides
 from glamm_jax.data.dataset_mixture import mixture_of
 from glamm_jax.errors import ConfigError
@@ -67,6 +69,7 @@ from glamm_jax.training.loop import MetricWriter, train
 from glamm_jax.training.metric_writers import TensorBoard, WeightsAndBiases
 from glamm_jax.training.profile_window import parse_steps
 from glamm_jax.training.step_layout import laid_out
+from glamm_jax.weights.config_file import config_to_json
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax train") -> int:
@@ -98,6 +101,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax train") -> arg
     )
     parser.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
     add_overrides(parser)
+    add_process_arguments(parser)
     options = parser.parse_args(arguments)
     if options.out is None and not options.plan:
         parser.error("give --out RUN, the folder of the run (or --plan)")
@@ -131,8 +135,11 @@ def run(options: argparse.Namespace) -> None:
         data, fsdp, tensor = max(config.mesh.data, 1), config.mesh.fsdp, config.mesh.tensor
         print(plan(laid_out(config, data * fsdp), (data, fsdp, tensor)).text())
         return
+    # The file of the configuration is compared as well as the command line.
+    fields = flatten_config(config_to_json(config))
+    group = start_processes("train", options, options.out, fields)
     writers: list[MetricWriter] = [TensorBoard(options.out / "tensorboard")]
-    if options.wandb:
+    if options.wandb and (group is None or group.index == 0):
         writers.append(WeightsAndBiases(options.wandb, options.out, asdict(config)))
     profile_steps = parse_steps(options.profile) if options.profile else None
     records = train(

@@ -27,6 +27,9 @@ ADDED_FIELDS: Mapping[str, Any] = {
     "data.cache_bytes": 32 << 30,
     "data.step_images": 0,
     "mesh.devices": 0,
+    "checkpoint.every_minutes": 0.0,
+    "checkpoint.keep_every": 0,
+    "validation.every_minutes": 0.0,
 }
 MIN_CACHE_BYTES = 8 << 20
 MASK_TASKS = ("gcg", "referring", "semantic", "grounding")
@@ -276,19 +279,26 @@ class CheckpointConfig:
 
     Attributes:
         every: steps between checkpoints.
+        every_minutes: a checkpoint is also saved when so many minutes have passed since the last
+            one, by the clock of process 0; 0: never.
         keep_last: newest checkpoints that are kept.
+        keep_every: steps; at every multiple a checkpoint is saved, and kept for ever. 0: none is.
         keep_best: best checkpoints that are kept in addition.
         best_metric: a loss ("loss", "ce", "bce", "dice": mean since the last checkpoint, lower is
             better), or a metric of the validation (higher is better).
     """
 
     every: int = 500
+    every_minutes: float = 0.0
     keep_last: int = 2
+    keep_every: int = 0
     keep_best: int = 0
     best_metric: str = "loss"
 
     def __post_init__(self) -> None:
         require_positive(self, "every", "keep_last")
+        require(self.every_minutes >= 0, self, "every_minutes", "must not be negative")
+        require(self.keep_every >= 0, self, "keep_every", "must not be negative")
         require(self.keep_best >= 0, self, "keep_best", "must not be negative")
 
 
@@ -297,7 +307,9 @@ class ValidationConfig:
     """Validation on held-out examples during a run.
 
     Attributes:
-        every: steps between validations; 0: never.
+        every: steps between validations; 0: steps do not matter.
+        every_minutes: minutes between validations, by the clock of process 0; 0: time does not
+            matter. If both are 0, there is no validation.
         dataset: as in `MixtureEntry`.
         split: of the dataset.
         num_examples: questions that are answered.
@@ -306,6 +318,7 @@ class ValidationConfig:
     """
 
     every: int = 0
+    every_minutes: float = 0.0
     dataset: str = ""
     split: str = "val"
     num_examples: int = 32
@@ -314,11 +327,16 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         require(self.every >= 0, self, "every", "must not be negative")
-        require(
-            bool(self.dataset) or not self.every, self, "dataset", "name a folder, or SCHEME/NAME"
-        )
+        require(self.every_minutes >= 0, self, "every_minutes", "must not be negative")
+        has_dataset = bool(self.dataset) or not self.is_enabled
+        require(has_dataset, self, "dataset", "name a folder, or SCHEME/NAME")
         require_positive(self, "num_examples", "max_tokens")
         require(self.num_panels >= 0, self, "num_panels", "must not be negative")
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether there is any validation."""
+        return bool(self.every or self.every_minutes)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def map_shards(
         yield from _results(pool, iter(indices), 2 * processes, counter, on_keys)
     except BrokenProcessPool as error:
         raise ConversionError(
-            "a process died; the usual cause is a lack of memory: use fewer --processes. "
+            "a process died; the usual cause is a lack of memory: use fewer --workers. "
             "Run the same command again: finished shards are kept"
         ) from error
     finally:

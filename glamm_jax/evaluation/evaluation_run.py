@@ -47,6 +47,7 @@ from glamm_jax.files import lock_path, write_atomic
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.json_files import JSONError, read_object
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
+from glamm_jax.process_group import LOGS
 from glamm_jax.storage import AnyPath, make_folder
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.training.fingerprint import fingerprint
@@ -267,7 +268,7 @@ class EvaluationRun:
 
 
 def _has_files(folder: AnyPath) -> bool:
-    return any(path.suffix != LOCK_SUFFIX for path in folder.iterdir())
+    return any(path.suffix != LOCK_SUFFIX and path.name != LOGS for path in folder.iterdir())
 
 
 def _versions() -> dict[str, str]:

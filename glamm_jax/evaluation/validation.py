@@ -50,7 +50,7 @@ def make_validate(config: ExperimentConfig) -> Validate | None:
         TokenizerError: the tokenizer cannot be used.
     """
     validation = config.validation
-    if not validation.every:
+    if not validation.is_enabled:
         return None
     records = open_records(validation.dataset, validation.split, config.data.seed)
     tokenizer = load_tokenizer(config.data.tokenizer, config.model.tokens)

@@ -24,7 +24,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,7 @@ from glamm_jax.grand.stages import (
     UnreadError,
     one_line,
 )
+from glamm_jax.process_group import ProcessGroup
 
 NEW_OBJECTS = 20_000  # between two searches for cycles of objects
 _MEMORY_MESSAGES = ("resource_exhausted", "out of memory")
@@ -466,14 +467,20 @@ def _error_of(error: Exception) -> StageError:
 class Session:
     """A run from the driver's side: holds the folder, says what is missing, counts what is done."""
 
-    def __init__(self, job: Job, on_progress: OnProgress = ignore):
+    def __init__(
+        self, job: Job, on_progress: OnProgress = ignore, processes: ProcessGroup | None = None
+    ):
         """Remember the job; the folder is locked on entry.
 
         Args:
             job: folder and stages.
             on_progress: called for every stage at the beginning, and after every chunk file.
+            processes: that divide the chunks, on several hosts; all open a session. Process 0 locks
+                and prepares the folder. None: only this process.
         """
         self.job = job
+        self._processes = processes
+        self._index, self._count = (processes.index, processes.count) if processes else (0, 1)
         self._on_progress = on_progress
         self._lock: AbstractContextManager[None] | None = None
         self._images: dict[str, int] = {}
@@ -491,15 +498,16 @@ class Session:
             RunFolderError: it cannot be written.
         """
         run, graph = self.job.run, self.job.graph
-        self._lock = run.lock()
+        self._lock = run.lock() if self._index == 0 else nullcontext()
         self._lock.__enter__()
         try:
-            run.prepare(graph)
-            self._changes = forget_changed(run, graph)
+            if self._index == 0:
+                run.prepare(graph)
+                self._changes = forget_changed(run, graph)
+            if self._processes is not None:
+                self._processes.barrier("folder prepared")
             for name, fingerprint in graph.fingerprints.items():
                 finished = run.finished(name, fingerprint)
-                for chunk in run.quarantined(name, fingerprint):  # tried again
-                    run.chunk_path(name, fingerprint, chunk, "quarantine").unlink(missing_ok=True)
                 self._images[name] = sum(self._chunk_images(chunk) for chunk in finished)
                 self._new_images[name] = 0
                 self._num_finished[name] = len(finished)
@@ -514,13 +522,14 @@ class Session:
             self._lock.__exit__(None, None, None)
 
     def pending(self, group: int) -> list[int]:
-        """Return the chunks of which a stage of a group is missing, in order."""
+        """Return the chunks of this process of which a stage of a group is missing, in order."""
         run, graph = self.job.run, self.job.graph
         names = graph.groups[group].names
         finished = set(range(run.num_chunks))
         for name in names:
             finished &= run.finished(name, graph.fingerprints[name])
-        return [chunk for chunk in range(run.num_chunks) if chunk not in finished]
+        own = range(self._index, run.num_chunks, self._count)
+        return [chunk for chunk in own if chunk not in finished]
 
     def all_pending(self) -> list[int]:
         """Return the chunks of which any stage is missing, in order."""
@@ -536,7 +545,10 @@ class Session:
         self._report(event.stage)
 
     def result(self) -> RunResult:
-        """Return what the run did."""
+        """Return what the run did, in all processes when all have processed their chunks."""
+        if self._processes is not None:
+            self._processes.barrier("chunks processed")
+            self.refresh()  # what the others have done
         seconds = time.perf_counter() - self._started
         stages = tuple(self.job.run.status(self.job.graph))
         return RunResult(stages, self._events, seconds, self._changes)

@@ -31,7 +31,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    BestN,
+    EveryNSteps,
+    LatestN,
+)
 
 from glamm_jax.config.experiment import CheckpointConfig
 from glamm_jax.data.loader import merge_states
@@ -72,6 +77,8 @@ class Checkpoints:
     def __init__(self, folder: AnyPath, config: CheckpointConfig):
         self._folder = absolute(folder)
         policies: list[Any] = [LatestN(config.keep_last)]
+        if config.keep_every:
+            policies.append(EveryNSteps(config.keep_every))
         rank = functools.partial(_rank, metric=config.best_metric) if config.keep_best else None
         if rank is not None:
             best = BestN(

@@ -10,10 +10,13 @@
    lines of later steps are removed from `metrics.jsonl`.
 5. Every step: take the batch, which a thread has loaded and placed, start the step, and append the
    line of the step before it to `metrics.jsonl`: the devices always have the next step waiting.
-   When due, run the validation and save a checkpoint, which is written while the next steps run;
-   the thread continues to load meanwhile.
+   When due, by steps or by time, run the validation and save a checkpoint, which is written while
+   the next steps run; the thread continues to load meanwhile.
 6. At the end, after SIGTERM or Ctrl-C, or when the data ends with an error (a killed worker
    process, too many dropped records): save a last checkpoint and wait until it is written.
+
+Signs that the run learns nothing are printed and recorded as an event, with the likely cause
+(`glamm_jax.training.learning_checks`).
 
 What is dropped from the data is printed and recorded as an event: for each dataset and reason, the
 first time and whenever the number has grown tenfold.
@@ -33,7 +36,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
 import numpy as np
@@ -43,11 +46,13 @@ from jaxtyping import UInt8
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.data.loader import BatchIterator, DataError, dropped_samples, open_batches
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.parallel import num_shards, use_mesh
+from glamm_jax.parallel import num_shards, use_mesh, wait_for_processes
 from glamm_jax.storage import AnyPath
 from glamm_jax.training.checkpoint import Checkpoints, verify_checkpoint
 from glamm_jax.training.fingerprint import frozen_fingerprint
 from glamm_jax.training.initialization import initial_model
+from glamm_jax.training.intervals import Interval
+from glamm_jax.training.learning_checks import LearningChecks, LearningProblem
 from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.optimizer import make_optimizer
 from glamm_jax.training.parameter_groups import trainable_filter
@@ -66,6 +71,7 @@ from glamm_jax.training.step_layout import laid_out
 from glamm_jax.training.stop_signal import StopSignal, any_process
 from glamm_jax.training.votes import Votes
 from glamm_jax.training.watchdog import Watchdog, print_stacks
+from glamm_jax.types import Batch
 
 StepRecord = dict[str, Any]  # a line of metrics.jsonl
 
@@ -209,6 +215,10 @@ class _Run:
         self.scores: dict[str, float] = {}  # of the latest validation
         self.saving: tuple[int, dict[str, float]] | None = None  # step and scores of a checkpoint
         self.num_reported: dict[tuple[str, str], int] = {}  # dropped samples by dataset and reason
+        self.learning = LearningChecks(config)
+        saving, validation = config.checkpoint, config.validation
+        self.save_interval = Interval(saving.every, saving.keep_every, minutes=saving.every_minutes)
+        self.validation_interval = Interval(validation.every, minutes=validation.every_minutes)
         self.in_flight: _StartedStep | None = None
         self.last_end = 0.0  # of the step before, on the clock of time.perf_counter
 
@@ -219,7 +229,7 @@ class _Run:
             for resource in (self.folder, self.batches, *self.metric_writers, self.profile):
                 stack.enter_context(closing(resource))
             stack.enter_context(use_mesh(self.mesh))
-            stop = stack.enter_context(StopSignal())
+            self.stop = stack.enter_context(StopSignal())
             if from_step is not None:
                 self._go_back(from_step)
             model = initial_model(config)
@@ -229,6 +239,7 @@ class _Run:
             split = split_model(model, is_trained, optimizer, config.model.compute_dtype)
             split = place_split(split)
             del model
+            wait_for_processes()
             self.checkpoints = stack.enter_context(
                 closing(Checkpoints(self.folder.checkpoints, config.checkpoint))
             )
@@ -242,7 +253,7 @@ class _Run:
                         BatchPrefetcher(self.batches, config.optim.accumulation_steps, self.mesh)
                     )
                 )
-                yield from self._steps(split, step, stop, loader_state)
+                yield from self._steps(split, step, loader_state)
 
     def _go_back(self, step: int) -> None:
         """Make the checkpoint of a step the latest; what came later is set aside."""
@@ -274,6 +285,8 @@ class _Run:
         num_done = int(restored.state.step)
         self.folder.write_config(self.config)
         self.folder.discard_steps_from(num_done)
+        for record in self.folder.read_metrics():  # as if the run had not been interrupted
+            self.learning.after_step(record)
         self.folder.append_event("resumed_from", num_done, **environment)
         return restored.state
 
@@ -281,16 +294,20 @@ class _Run:
         self,
         split: ModelSplit,
         step: Step,
-        stop: StopSignal,
         loader_state: Mapping[str, Any],
     ) -> Iterator[StepRecord]:
         state, num_done = split.state, int(split.state.step)
         self.last_end = time.perf_counter()
-        votes = Votes()
         prepared, wait = self._next_batch()
-        votes.cast(partial(_flags, stop, prepared))
+        _compile_in_all_processes(step, split, prepared)
+        self.save_interval.restart()
+        self.validation_interval.restart()
+        votes, was_due = Votes(), False
+        votes.cast(partial(self._flags, prepared))
         while num_done < self.num_steps:
-            is_stopped, is_failed = votes.result()
+            is_stopped, is_failed, *is_late = votes.result()
+            if was_due:  # they voted before the checkpoint or the validation
+                is_late = [False, False]
             if is_stopped or is_failed:
                 yield from self._finish_step()
                 with self._outside_of_steps():
@@ -298,7 +315,7 @@ class _Run:
                         self._save(state, num_done, loader_state)
                         self._wait_for_checkpoint()
                 if is_stopped:
-                    reason = stop.name or "another process received a signal"
+                    reason = self.stop.name or "another process received a signal"
                     self.folder.append_event("stopped", num_done, reason=reason)
                     break
                 error = prepared.error or DataError(
@@ -311,10 +328,13 @@ class _Run:
             following, more_wait = PreparedBatch(None), 0.0
             if num_done + 1 < self.num_steps:
                 following, more_wait = self._next_batch()
-                votes.cast(partial(_flags, stop, following))
+                votes.cast(partial(self._flags, following))
             self.profile.step_starts(num_done)
             with jax.profiler.StepTraceAnnotation("train", step_num=num_done):
-                state, metrics = step(split.graphdef, split.frozen, state, prepared.batch)
+                batch = cast(
+                    Batch, prepared.batch
+                )  # there is one, or the vote would have ended this
+                state, metrics = step(split.graphdef, split.frozen, state, batch)
             jax.tree.map(lambda x: x.copy_to_host_async(), metrics)
             started = _StartedStep(
                 num_done, metrics, prepared._replace(batch=None), wait + more_wait
@@ -322,10 +342,18 @@ class _Run:
             records = self._finish_step(started)
             num_done, loader_state = num_done + 1, prepared.loader_state
             prepared, wait = following, 0.0
-            if self._is_due(num_done):
+            saves = num_done == self.num_steps or self.save_interval.is_due(num_done, is_late[0])
+            validates = bool(self.validate) and self.validation_interval.is_due(
+                num_done, is_late[1]
+            )
+            was_due = saves or validates
+            if was_due:
                 records += self._finish_step()
                 with self._outside_of_steps():
-                    self._validate_and_save(split._replace(state=state), num_done, loader_state)
+                    if validates:
+                        self._validate(split._replace(state=state), num_done)
+                    if saves:
+                        self._save(state, num_done, loader_state)
             elif self.saving and not self.checkpoints.is_saving:
                 self._wait_for_checkpoint()
             with self.watchdog.paused():
@@ -372,27 +400,23 @@ class _Run:
             yield
         self.last_end = time.perf_counter()
 
-    def _is_due(self, num_done: int) -> bool:
-        """Whether the validation or a checkpoint is due, or the run ends."""
-        return self._validation_is_due(num_done) or self._checkpoint_is_due(num_done)
+    def _flags(self, prepared: PreparedBatch) -> tuple[bool, ...]:
+        """Return what this process votes for.
 
-    def _validation_is_due(self, num_done: int) -> bool:
-        every = self.config.validation.every
-        return bool(self.validate and every and num_done % every == 0)
+        To stop; that it cannot load the next batch; and in process 0, whose clock decides, that it
+        is time for a checkpoint or for the validation.
+        """
+        is_first = jax.process_index() == 0
+        late = (self.save_interval.is_late, self.validation_interval.is_late)
+        return bool(self.stop.name), prepared.error is not None, *(is_first and x for x in late)
 
-    def _checkpoint_is_due(self, num_done: int) -> bool:
-        return num_done == self.num_steps or num_done % self.config.checkpoint.every == 0
-
-    def _validate_and_save(
-        self, split: ModelSplit, num_done: int, loader_state: Mapping[str, Any]
-    ) -> None:
-        """Run the validation and start to write a checkpoint, whichever is due."""
-        if self.validate and self._validation_is_due(num_done):
-            trainable = split.state.trainable
-            model = nnx.merge(split.graphdef, trainable, split.frozen, copy=True)
-            self._write_validation(self.validate(model, num_done), num_done)
-        if self._checkpoint_is_due(num_done):
-            self._save(split.state, num_done, loader_state)
+    def _validate(self, split: ModelSplit, num_done: int) -> None:
+        """Run the validation, but not after a signal: the machine may be taken in 30 seconds."""
+        if self.validate is None or any_process(bool(self.stop.name)):
+            return
+        model = nnx.merge(split.graphdef, split.state.trainable, split.frozen, copy=True)
+        self._write_validation(self.validate(model, num_done), num_done)
+        self.validation_interval.restart()
 
     def _report_dropped(
         self, loader_state: Mapping[str, Any], num_done: int, growth: int = 10
@@ -426,6 +450,7 @@ class _Run:
         self.folder.append_metrics(record)
         for writer in self.metric_writers:
             writer.write_step(record)
+        self._report_learning(self.learning.after_step(record), record["step"] + 1)
         if not record["skipped"]:
             self.num_skipped = 0
             self.losses_since_save.append({x: record[x] for x in LOSS_NAMES if x in record})
@@ -445,6 +470,12 @@ class _Run:
         self.folder.save_panels(num_done, result.panels)
         for writer in self.metric_writers:
             writer.write_validation(num_done, result)
+        self._report_learning(self.learning.after_validation(result.scores), num_done)
+
+    def _report_learning(self, problems: Sequence[LearningProblem], num_done: int) -> None:
+        for problem in problems:
+            self.folder.append_event("not_learning", num_done, **problem._asdict())
+            print_line(f"step {num_done}: {problem.message}")
 
     def _save(self, state: TrainState, num_done: int, loader_state: Mapping[str, Any]) -> None:
         """Start to write a checkpoint."""
@@ -457,6 +488,7 @@ class _Run:
         scores.update(self.scores)
         if self.checkpoints.save(state, loader_state, self.base_fingerprint, scores):
             self.saving = num_done, scores
+        self.save_interval.restart()
         self.losses_since_save = []
 
     def _wait_for_checkpoint(self) -> None:
@@ -468,9 +500,14 @@ class _Run:
             self.saving = None
 
 
-def _flags(stop: StopSignal, prepared: PreparedBatch) -> tuple[bool, bool]:
-    """Return what this process votes: to stop, and that it cannot load the next batch."""
-    return bool(stop.name), prepared.error is not None
+def _compile_in_all_processes(step: Step, split: ModelSplit, prepared: PreparedBatch) -> None:
+    """Compile the step before any of several processes runs it: collective operations time out."""
+    if jax.process_count() == 1:
+        return
+    if prepared.error is None:
+        program = cast(Any, step)
+        program.lower(split.graphdef, split.frozen, split.state, prepared.batch).compile()
+    wait_for_processes()
 
 
 def _step_record(started: _StartedStep) -> StepRecord:

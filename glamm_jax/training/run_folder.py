@@ -2,11 +2,13 @@
 
 config.json          the configuration of the run
 metrics.jsonl        one line a step
-events.jsonl         started, resumed_from, saved, skipped, dropped, validated, slow, failed, ...
+events.jsonl         started, resumed_from, saved, skipped, dropped, validated, not_learning, slow,
+                     failed, stopped
 panels/STEP/         images of the validation after so many steps
 checkpoints/STEP/    see `glamm_jax.training.checkpoint`
 profile/             trace of `train(..., profile_steps=(FIRST, LAST))`
 discarded/TIME/      checkpoints and metrics that were replaced by `train(..., from_step=STEP)`
+logs/process-003.log output of process 3, if there are several (`glamm_jax.cli.processes`)
 run.lock             while a process trains in the folder
 """
 
@@ -34,6 +36,7 @@ from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.files import FileLock, lock_path, write_atomic
 from glamm_jax.json_files import JSONError, JSONObject, decode_text, parse_json, read_json
 from glamm_jax.line_log import LineLog, open_log
+from glamm_jax.process_group import LOGS
 from glamm_jax.storage import AnyPath, make_folder, move_folder
 from glamm_jax.weights.config_file import config_from_json, config_to_json
 
@@ -122,7 +125,7 @@ class RunFolder:
             raise RunError(f"{self.path}: cannot be created: {error.strerror}") from error
 
     def _has_files(self) -> bool:
-        return any(path.name != LOCK for path in self.path.iterdir())
+        return any(path.name not in (LOCK, LOGS) for path in self.path.iterdir())
 
     def write_config(self, config: ExperimentConfig) -> None:
         """Write config.json."""
@@ -157,6 +160,12 @@ class RunFolder:
         if self.writes and path.exists():
             records = [record for record in read_lines(path) if record["step"] < step]
             write_atomic(path, "".join(json.dumps(record) + "\n" for record in records))
+
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
+        """Yield the records of the finished steps; nothing in processes other than the first."""
+        path = self.path / METRICS
+        if self.writes and path.exists():
+            yield from read_lines(path)
 
     def set_aside(self, step: int) -> AnyPath | None:
         """Move what came after a step to a new folder below `discarded`.

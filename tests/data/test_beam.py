@@ -35,7 +35,7 @@ def test_beam_writes_the_same_bytes(runner: str, tmp_path: Path) -> None:
         lines.append(json.dumps({"image": f"{i}.jpg", "captions": [f"Picture {i}."]}))
     (tmp_path / "many.jsonl").write_text("\n".join([*lines, "no JSON"]))
     arguments = ["dataset", "jsonl", "--source", str(tmp_path / "many.jsonl"), "--shards", "8"]
-    assert main([*arguments, "--out", str(tmp_path / "local"), "--processes", "1"]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "local"), "--workers", "1"]) == 0
     assert main([*arguments, "--out", str(tmp_path / "beam"), f"--beam={RUNNERS[runner]}"]) == 0
     assert files(tmp_path / "beam") == files(tmp_path / "local")
     assert len(files(tmp_path / "local")) == 8 + 8 + 5

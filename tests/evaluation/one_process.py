@@ -1,33 +1,23 @@
-"""One process of an evaluation by several: python -m tests.evaluation.one_process OUT PORT.
+"""One process of an evaluation: python -m tests.evaluation.one_process RECORD ARGUMENT...
 
-Started by test_runner.py. It has one device, and writes the ids that it predicted to a file.
+Started by test_runner.py. It runs `python -m eval ARGUMENT...`, and writes the ids that were
+predicted to the file RECORD.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
+import sys
 from pathlib import Path
 from typing import Any
 
+from glamm_jax.cli import eval as program
+from glamm_jax.evaluation import runner
 
-def main() -> None:
-    """Join the other processes and predict a share of the items."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("out", type=Path)
-    parser.add_argument("port")
-    parser.add_argument("--processes", type=int)
-    parser.add_argument("--process", type=int)
-    options = parser.parse_args()
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    import jax
 
-    jax.distributed.initialize(f"localhost:{options.port}", options.processes, options.process)
-    from glamm_jax.evaluation import runner
-    from glamm_jax.inference.chat import load
-    from tests.evaluation.conftest import MODEL, miniworld
-
+def main() -> int:
+    """Run the program, and record what it predicts."""
+    record, *arguments = sys.argv[1:]
     predicted: list[str] = []
     original = runner.predict
 
@@ -36,10 +26,10 @@ def main() -> None:
         return original(assistant, records, items, *sizes)
 
     runner.predict = recording
-    item_set = miniworld("refseg", 2)
-    runner.predict_all(load(MODEL), item_set.records, item_set.items, options.out, 8, 8)
-    (options.out / f"predicted-{options.process}.json").write_text(json.dumps(predicted))
+    status = program.main(arguments)
+    Path(record).write_text(json.dumps(predicted))
+    return status
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

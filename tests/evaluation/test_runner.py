@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -30,6 +29,7 @@ from glamm_jax.metrics.iou import iou
 from glamm_jax.parallel import make_mesh
 from tests.evaluation.conftest import MODEL, miniworld
 from tests.evaluation.example_predictions import perfect_prediction
+from tests.free_port import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ITEM_SET = miniworld("refseg", 2)
@@ -219,17 +219,18 @@ def test_what_cannot_be_asked_fails_alone_and_says_why(
 def test_two_processes_answer_each_item_once_and_as_one(
     alone: list[Prediction], tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
+    environment = os.environ | {"XLA_FLAGS": ""}
+    out = tmp_path / "out"
     command = [
-        *(sys.executable, "-m", "tests.evaluation.one_process", str(tmp_path), str(port)),
-        *("--processes", "2", "--process"),
+        *("refseg", "--model", str(MODEL), "--data", "miniworld/easy@64", "--split", "test"),
+        *("--limit", "2", "--tokens", str(TOKENS), "--out", str(out)),
+        *("--coordinator", f"localhost:{free_port()}", "--processes", "2", "--process"),
     ]
+    program = [sys.executable, "-m", "tests.evaluation.one_process"]
+    records = [tmp_path / f"predicted-{n}.json" for n in range(2)]
     started = [
         subprocess.Popen(
-            [*command, str(n)], cwd=ROOT, env=environment,
+            [*program, str(records[n]), *command, str(n)], cwd=ROOT, env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for n in range(2)
@@ -241,9 +242,9 @@ def test_two_processes_answer_each_item_once_and_as_one(
         for process in started:
             process.kill()
             process.wait()
-    predictions, _ = read_lines(tmp_path / PREDICTIONS)
+    predictions, _ = read_lines(out / PREDICTIONS)
     assert_equal(predictions, alone)
-    predicted = [json.loads((tmp_path / f"predicted-{n}.json").read_text()) for n in range(2)]
+    predicted = [json.loads(record.read_text()) for record in records]
     assert Counter(predicted[0] + predicted[1]) == Counter(item.id for item in ITEM_SET.items)
     assert all(predicted)
 

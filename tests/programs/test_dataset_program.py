@@ -20,6 +20,7 @@ from glamm_jax.data.shard_processes import map_shards
 from glamm_jax.data.split_folder import ConversionError
 from tests.conftest import ROOT
 from tests.data.records import jpeg
+from tests.free_port import free_port
 
 NUM_IMAGES, NUM_SHARDS = 120, 30
 
@@ -57,7 +58,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(lines: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files that one process writes."""
     out = tmp_path_factory.mktemp("undisturbed")
-    arguments = ("--shards", NUM_SHARDS, "--processes", 1)
+    arguments = ("--shards", NUM_SHARDS, "--workers", 1)
     assert dataset("jsonl", "--source", lines, "--out", out, *arguments) == 0
     return files(out)
 
@@ -65,15 +66,48 @@ def undisturbed(lines: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def test_two_processes_write_the_same_bytes_as_one(
     lines: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    arguments = ("--shards", NUM_SHARDS, "--processes", 2)
+    arguments = ("--shards", NUM_SHARDS, "--workers", 2)
     assert dataset("jsonl", "--source", lines, "--out", tmp_path, *arguments) == 0
     assert files(tmp_path) == undisturbed
+
+
+def test_processes_of_several_hosts_divide_the_shards_and_write_the_same_bytes(
+    lines: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    command = [
+        *(sys.executable, "-m", "convert", "dataset", "jsonl", "--source", str(lines)),
+        *("--out", str(tmp_path), "--shards", str(NUM_SHARDS), "--workers", "1"),
+        *("--coordinator", f"localhost:{free_port()}", "--processes", "2", "--process"),
+    ]
+    hosts = [
+        subprocess.Popen(
+            [*command, str(index)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        first, second = (host.communicate(timeout=600)[0] for host in hosts)
+        assert [host.returncode for host in hosts] == [0, 0], first + second
+    finally:
+        for host in hosts:
+            host.kill()
+    assert "118 records of 120 images" in first and not second
+    written = files(tmp_path)
+    assert {name for name in written if name.startswith("logs/")} == {
+        "logs/process-000.log",
+        "logs/process-001.log",
+    }
+    assert {x: y for x, y in written.items() if not x.startswith("logs/")} == undisturbed
 
 
 def test_what_was_done_and_what_was_wrong_is_printed(
     lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert dataset("jsonl", "--source", lines, "--out", tmp_path, "--processes", 1) == 0
+    assert dataset("jsonl", "--source", lines, "--out", tmp_path, "--workers", 1) == 0
     out = capsys.readouterr().out
     assert "118 records of 120 images: referring 118, caption 118" in out
     assert "118 regions, 118 with a mask, 0 with a box" in out
@@ -113,7 +147,7 @@ def test_a_killed_conversion_goes_on_and_loses_nothing(
     processes: int, lines: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     arguments = ["--source", lines, "--out", tmp_path, "--shards", NUM_SHARDS]
-    words = [*("dataset", "jsonl"), *arguments, "--processes", processes]
+    words = [*("dataset", "jsonl"), *arguments, "--workers", processes]
     command = [sys.executable, "-m", "convert", *map(str, words)]
     children = _kill_when_some_are_written(command, tmp_path)
     deadline = time.monotonic() + 20
@@ -134,7 +168,7 @@ def test_a_killed_conversion_goes_on_and_loses_nothing(
 def test_strict_leaves_a_dataset_with_defects_unfinished(
     lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ("jsonl", "--source", lines, "--out", tmp_path, "--processes", 1)
+    arguments = ("jsonl", "--source", lines, "--out", tmp_path, "--workers", 1)
     assert dataset(*arguments, "--strict") == 1
     assert "not finished, as there are defects (--strict)" in capsys.readouterr().out
     assert not list(tmp_path.rglob("dataset_info.json"))
@@ -148,7 +182,7 @@ def test_a_dataset_without_a_single_record_is_not_published(
 ) -> None:
     (tmp_path / "lost.jsonl").write_text(lines.read_text())
     arguments = ("jsonl", "--source", tmp_path / "lost.jsonl", "--out", tmp_path / "out")
-    assert dataset(*arguments, "--processes", 1) == 2
+    assert dataset(*arguments, "--workers", 1) == 2
     printed = capsys.readouterr()
     assert "    120  missing image" in printed.out
     assert "no image gave a record" in printed.err
@@ -159,7 +193,7 @@ def test_checking_names_every_defect_and_writes_nothing(
     lines: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = files(lines.parent)
-    assert dataset("jsonl", "--source", lines, "--check", "--processes", 1) == 1
+    assert dataset("jsonl", "--source", lines, "--check", "--workers", 1) == 1
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("many.jsonl line 4: 3.jpg: ")
     assert out[1].startswith("many.jsonl line 8: 7.jpg: ")
@@ -213,7 +247,7 @@ def test_what_cannot_be_done_is_said_in_a_line(
 def test_another_conversion_is_not_overwritten_unasked(
     lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ("jsonl", "--source", lines, "--out", tmp_path, "--processes", 1)
+    arguments = ("jsonl", "--source", lines, "--out", tmp_path, "--workers", 1)
     assert dataset(*arguments, "--shards", 2) == 0
     assert dataset(*arguments, "--shards", 3) == 2
     assert "num_shards 2, now 3" in capsys.readouterr().err
@@ -222,7 +256,7 @@ def test_another_conversion_is_not_overwritten_unasked(
 
 
 def test_a_process_that_dies_ends_the_conversion_with_a_word() -> None:
-    with pytest.raises(ConversionError, match=r"a process died.*fewer --processes"):
+    with pytest.raises(ConversionError, match=r"a process died.*fewer --workers"):
         list(map_shards(_die, [0, 1, 2], 2, lambda count: None))
 
 

@@ -85,6 +85,15 @@ def test_the_newest_and_the_best_stay(tmp_path: Path, best: str, expected: list[
     assert sorted(steps) == expected
 
 
+def test_the_multiples_of_keep_every_stay_for_ever(tmp_path: Path) -> None:
+    for steps in ((1, 2, 3), (4, 5, 6, 7)):  # two processes one after the other
+        with opened(tmp_path, keep_last=1, keep_every=2) as checkpoints:
+            for step in steps:
+                save(checkpoints, step)
+    steps = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()]
+    assert sorted(steps) == ["2", "4", "6", "7"]
+
+
 @pytest.mark.parametrize(("best", "least"), [("ce", True), ("miou", False)])
 def test_the_best_stays_after_the_run_was_resumed(tmp_path: Path, best: str, least: bool) -> None:
     scores = {1: 0.5, 2: 0.1 if least else 0.9, 3: 0.4, 5: float("nan"), 6: 0.3, 7: 0.35}

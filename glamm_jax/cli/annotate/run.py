@@ -16,6 +16,9 @@ those that a text file names, one path a line. A run folder belongs to one list 
 --roles names a file that says which models are used; docs/annotate.md describes it. --set changes
 an option by its name; `glamm-jax annotate presets` lists all.
 
+On several hosts with a common file system, each process (see the flags below) annotates every N-th
+chunk, and process 0 shows the result; --driver beam and ray divide the work themselves.
+
 The same command continues after an interruption. A photograph whose content changed since it was
 annotated, and one that could not be read and now can, are annotated again, with the others of their
 chunk. With other options only the stages that depend on them run again, and the earlier results
@@ -25,7 +28,7 @@ stay beside the new ones.
 measured in this run folder; measure with --limit first.
 
 Exit status: 0 success; 1 chunks failed several times, or more images than --allow-failures were
-rejected or failed; 2 unusable input.
+rejected or failed; 2 unusable input; 3 another process was lost or failed.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from pathlib import Path
 from etils import epath
 
 from glamm_jax.cli.annotate.stage_bars import StageBars
+from glamm_jax.cli.processes import add_process_arguments, start_processes
 from glamm_jax.cli.program import positive_int, printable, this_machine
 from glamm_jax.config.overrides import with_overrides
 from glamm_jax.errors import ConfigError, GLaMMError
@@ -55,13 +59,14 @@ from glamm_jax.grand.role_files import read_roles
 from glamm_jax.grand.run_folder import AnnotationRun, ImageEntry, StageStatus
 from glamm_jax.grand.run_records import stage_times
 from glamm_jax.grand.stages import StageGraph
+from glamm_jax.process_group import LOGS, ProcessGroup
 from glamm_jax.report.text_table import text_table
 
 DRIVERS = ("local", "beam", "ray")
 MAX_LIST_BYTES = 1 << 30  # of --images
 MAX_REFUSED = 5  # files named that are left out
 # What a run that was stopped at its very beginning leaves in its folder.
-UNFINISHED = {".lock", ".workers.lock", "images.jsonl"}
+UNFINISHED = {".lock", ".workers.lock", "images.jsonl", LOGS}
 DONE, FAILED = 0, 1
 
 
@@ -120,6 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan", type=positive_int, metavar="N", help="only compute the hours for N images"
     )
+    add_process_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -136,20 +142,35 @@ def run(options: argparse.Namespace) -> int:
     if options.plan:
         print(plan_text(AnnotationRun.open(options.out), graph, options.plan, options.workers or 1))
         return DONE
-    _check_folder(epath.Path(options.out))
-    refused = _Refused()
-    folder = AnnotationRun.create(
-        options.out, _images(options, refused), photos, options.chunk_size
-    )
-    refused.show()
-    _print_state(folder, graph)
+    hosts = start_processes("run", options, options.out, graph.fingerprints, share_devices=False)
+    if hosts is not None and options.driver != "local":
+        raise ConfigError(f"--driver {options.driver} runs in one process; add --processes 1")
+    if hosts is not None and hosts.index > 0:
+        hosts.barrier("folder created")
+        folder = AnnotationRun.open(options.out)
+    else:
+        folder = _create_folder(options)
+        _print_state(folder, graph)
+        if hosts is not None:
+            hosts.barrier("folder created")
     with StageBars(graph.stages) as bars:
-        result = _drive(options, folder, graph, bars)
+        result = _drive(options, folder, graph, bars, hosts)
+    if hosts is not None and hosts.index > 0:
+        return DONE  # process 0 judges the result
     print(_summary(folder, result))
     return _exit_status(folder, result, options.allow_failures)
 
 
 # ------------------------------------------------------------------ the images
+
+
+def _create_folder(options: argparse.Namespace) -> AnnotationRun:
+    _check_folder(epath.Path(options.out))
+    refused = _Refused()
+    images = _images(options, refused)
+    folder = AnnotationRun.create(options.out, images, options.photos, options.chunk_size)
+    refused.show()
+    return folder
 
 
 class _Refused:
@@ -203,7 +224,11 @@ def _check_folder(folder: epath.Path) -> None:
 
 
 def _drive(
-    options: argparse.Namespace, folder: AnnotationRun, graph: StageGraph, on_progress: OnProgress
+    options: argparse.Namespace,
+    folder: AnnotationRun,
+    graph: StageGraph,
+    on_progress: OnProgress,
+    hosts: ProcessGroup | None,
 ) -> RunResult:
     if options.driver == "beam":
         from glamm_jax.grand.drivers.beam import run_beam
@@ -230,7 +255,12 @@ def _drive(
 
     devices = [name for name in (options.devices or "").split(",") if name]
     return run_local(
-        folder, graph, processes=options.workers, devices=devices, on_progress=on_progress
+        folder,
+        graph,
+        processes=options.workers,
+        devices=devices,
+        on_progress=on_progress,
+        hosts=hosts,
     )
 
 

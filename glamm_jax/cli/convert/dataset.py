@@ -13,14 +13,18 @@ The result is the folder OUT/glamm_NAME/1.0.0, which `glamm_jax.data.record_shar
 grain and tfds.data_source("glamm_NAME", data_dir=OUT) read. Each split is converted by a command of
 its own, into the same OUT.
 
+On several hosts with a common file system, each process (see the flags below) writes its share of
+the shards, and process 0 the files about all of them.
+
 The same command resumes an interrupted conversion: finished shards are kept, and no unfinished file
-has a final name. Only one process can convert a split into OUT at a time. The bytes of the shards
-do not depend on the number of processes.
+has a final name. Only one conversion can write a split into OUT at a time. The bytes of the shards
+do not depend on the number of workers or processes.
 
 Defects (parts of the source that cannot be converted) are counted in a table and listed for each
 image in defects-SPLIT.json; the other parts of the image's record are kept.
 
-Exit status: 0 success; 1 there are defects, with --strict or --check; 2 unusable input.
+Exit status: 0 success; 1 there are defects, with --strict or --check; 2 unusable input; 3
+another process was lost or failed.
 """
 
 from __future__ import annotations
@@ -31,12 +35,14 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from tqdm import tqdm
 
+from glamm_jax.cli.processes import add_process_arguments, start_processes
 from glamm_jax.cli.program import positive_int, printable, this_machine
 from glamm_jax.data.conversion import ShardStats, SourceReader, check_shard, write_shard
 from glamm_jax.data.record import TASKS, Defect
@@ -45,6 +51,7 @@ from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.data.sources.registry import datasets, find_dataset
 from glamm_jax.data.split_folder import ConversionError, SplitFolder
 from glamm_jax.environment import ALLOW_OUTSIDE, environment_variables
+from glamm_jax.process_group import ProcessGroup
 
 EXAMPLES_PER_KIND = 2  # places that are printed per kind of defect
 TABLE_WIDTH = 160
@@ -63,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="read everything, write nothing")
     add_outside_argument(parser)
     add_writing_arguments(parser)
+    add_process_arguments(parser)
 
 
 def add_outside_argument(parser: argparse.ArgumentParser) -> None:
@@ -77,11 +85,11 @@ def add_outside_argument(parser: argparse.ArgumentParser) -> None:
 def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `convert` reads."""
     parser.add_argument(
-        "--processes",
+        "--workers",
         type=positive_int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="default: one per core",
+        help="worker processes of this host; default: one per core",
     )
     parser.add_argument(
         "--shards", type=positive_int, metavar="N", help="default: one per 1000 images"
@@ -112,28 +120,49 @@ def run(options: argparse.Namespace) -> int:
         raise SourceError(f"{options.source}: no such folder or file")
     # An environment variable, as the worker processes open the source again.
     with environment_variables(**({ALLOW_OUTSIDE: "1"} if options.allow_outside else {})):
+        group = start_processes("dataset", options, options.out, share_devices=False)
+        if group is not None and (options.check or options.beam is not None):
+            option = "--check" if options.check else "--beam"
+            raise ConversionError(f"{option} runs in one process; add --processes 1")
         reader = SourceReader(make_source, options.source, options.split, options.shards)
-        return check(reader, options.processes) if options.check else convert(reader, options)
+        return check(reader, options.workers) if options.check else convert(reader, options, group)
 
 
-def convert(reader: SourceReader, options: argparse.Namespace) -> int:
+def convert(
+    reader: SourceReader, options: argparse.Namespace, group: ProcessGroup | None = None
+) -> int:
     """Write a split; returns 1 with --strict if there are defects, otherwise 0.
+
+    Args:
+        reader: of the source.
+        options: the parsed command line.
+        group: the processes that divide the shards; all must call this. None: only this one.
 
     Raises:
         ConversionError: the shards cannot be written, or no image has a record.
-        FolderError: another process converts this split into the same folder.
+        FolderError: another conversion writes this split into the same folder.
+        ProcessError: another process was lost.
     """
     target = reader.target(options.out)
-    with target.lock():
-        return _convert_locked(reader, target, options)
+    if group is None:
+        with target.lock():
+            target.begin(reader.description(), overwrite=options.overwrite)
+            if options.beam is not None:
+                _write_with_beam(reader, target, options.beam.split())
+            else:
+                _write_with_workers(reader, target, options.workers)
+            return _finish(reader, target, options)
+    with target.lock() if group.index == 0 else nullcontext():
+        if group.index == 0:
+            target.begin(reader.description(), overwrite=options.overwrite)
+        group.barrier(f"{target.split} begun")
+        _write_with_workers(reader, target, options.workers, group.index, group.count)
+        group.barrier(f"{target.split} written")
+        return _finish(reader, target, options) if group.index == 0 else 0
 
 
-def _convert_locked(reader: SourceReader, target: SplitFolder, options: argparse.Namespace) -> int:
-    target.begin(reader.description(), overwrite=options.overwrite)
-    if options.beam is not None:
-        _write_with_beam(reader, target, options.beam.split())
-    else:
-        _write_with_processes(reader, target, options.processes)
+def _finish(reader: SourceReader, target: SplitFolder, options: argparse.Namespace) -> int:
+    """Print and publish what was written; returns the exit status."""
     report = target.summarize(len(reader.keys))
     _print_counts(report.counts, report.num_keys)
     _print_defects(report.defects, target.defects_file)
@@ -150,14 +179,14 @@ def _convert_locked(reader: SourceReader, target: SplitFolder, options: argparse
     return 0
 
 
-def check(reader: SourceReader, processes: int) -> int:
+def check(reader: SourceReader, workers: int) -> int:
     """Read a split and print every defect; returns 1 if there are any, otherwise 0."""
     counts: Counter[str] = Counter()
     defects: list[Defect] = []
     with tqdm(total=len(reader.keys), unit=" images", disable=None) as bar:
         work, indices = partial(check_shard, reader), list(range(reader.num_shards))
         stats: ShardStats
-        for stats in map_shards(work, indices, processes, bar.update):
+        for stats in map_shards(work, indices, workers, bar.update):
             counts += stats.counts
             defects += stats.defects
     for kind, where in sorted(defects, key=lambda defect: _natural_order(defect.where)):
@@ -167,13 +196,19 @@ def check(reader: SourceReader, processes: int) -> int:
     return int(bool(defects))
 
 
-def _write_with_processes(reader: SourceReader, target: SplitFolder, processes: int) -> None:
-    reports = [target.shard_report(index) for index in range(target.num_shards)]
-    done = sum(report.num_keys for report in reports if report is not None)
-    missing = [index for index, report in enumerate(reports) if report is None]
+def _write_with_workers(
+    reader: SourceReader, target: SplitFolder, workers: int, index: int = 0, count: int = 1
+) -> None:
+    """Write every `count`-th shard from `index` that is missing."""
+    reports = {
+        shard: target.shard_report(shard) for shard in range(index, target.num_shards, count)
+    }
+    done = sum(report.num_keys for report in reports.values() if report is not None)
+    missing = [shard for shard, report in reports.items() if report is None]
     work = partial(write_shard, reader, target)
-    with tqdm(total=len(reader.keys), initial=done, unit=" images", disable=None) as bar:
-        for _ in map_shards(work, missing, processes, bar.update):
+    total = len(reader.keys) if count == 1 else None  # the keys of a share are not known
+    with tqdm(total=total, initial=done, unit=" images", disable=None) as bar:
+        for _ in map_shards(work, missing, workers, bar.update):
             pass
 
 

@@ -15,6 +15,7 @@ from glamm_jax.grand.execution import ChunkWorker, Job, OnProgress, RunResult, S
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
 from glamm_jax.grand.worker_processes import available_cores, run_workers
+from glamm_jax.process_group import ProcessGroup
 
 
 def run_local(
@@ -25,6 +26,7 @@ def run_local(
     devices: Sequence[str] = (),
     on_progress: OnProgress = ignore,
     max_failures: int = 3,
+    hosts: ProcessGroup | None = None,
 ) -> RunResult:
     """Process all chunks that are missing.
 
@@ -37,15 +39,18 @@ def run_local(
             with models for devices.
         on_progress: called for every stage at the beginning, and after every chunk.
         max_failures: of a chunk, after which it is left out; the result names it.
+        hosts: processes that divide the chunks, one on each host; all must call this. The folder is
+            on a file system of all. None: this host alone.
 
     Raises:
         FolderError: another run writes the folder.
         RunFolderError: the folder cannot be read or written.
         WorkerProcessError: a worker cannot start or go on.
+        ProcessError: another of the hosts was lost.
     """
     job = Job(run, graph, max_failures)
     processes = processes or available_cores()
-    with Session(job, on_progress) as session:
+    with Session(job, on_progress, hosts) as session:
         in_this_process = ChunkWorker(job)
         # Nothing frees a model but the end of its process.
         may_load = sum(stages.needs_device for stages in graph.groups) < 2
