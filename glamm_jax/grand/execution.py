@@ -411,7 +411,7 @@ def _outcome(result: Any, image: StageImage, check: bool) -> Outcome:
     section = result.section if isinstance(result, ParsedSection) else result
     if isinstance(section, dict) or callable(section):
         try:
-            text = encode_section(section) if isinstance(section, dict) else section()
+            text = encode_section(section) if isinstance(section, dict) else str(section())
             outcome = Outcome(text, attempt=image.attempt)
         except (TypeError, ValueError, RecursionError) as error:
             problem = StageError("output", one_line(f"the section is not JSON: {error}"))

@@ -189,7 +189,7 @@ class _StartedStep(NamedTuple):
     @property
     def is_finished(self) -> bool:
         """Whether the devices have finished it."""
-        return self.metrics.loss.is_ready()
+        return cast(Any, self.metrics.loss).is_ready()
 
 
 class _Run:
