@@ -105,8 +105,14 @@ class ArtificialDevices:
         def scalar(value: float) -> Any:
             return DeviceScalar(self._ready, value)
 
-        losses = [scalar(1.0) for _ in LOSS_NAMES]
-        metrics = Metrics(*losses, scalar(1.0), {}, scalar(1e-3), scalar(0.0))
+        losses = {name: scalar(1.0) for name in LOSS_NAMES}
+        metrics = Metrics(
+            **losses,
+            grad_norm=scalar(1.0),
+            grad_norms={},
+            learning_rate=scalar(1e-3),
+            skipped=scalar(0.0),
+        )
         return state._replace(step=jnp.asarray(state.step + 1)), metrics
 
 

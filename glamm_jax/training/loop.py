@@ -174,7 +174,8 @@ class _StartedStep(NamedTuple):
     @property
     def is_finished(self) -> bool:
         """Whether the devices have finished it."""
-        return self.metrics.loss.is_ready()
+        loss: Any = self.metrics.loss
+        return loss.is_ready()
 
 
 class _Run:
@@ -303,6 +304,7 @@ class _Run:
             if num_done + 1 < self.num_steps:
                 following, more_wait = self._next_batch()
                 votes.cast(partial(_flags, stop, following))
+            assert prepared.batch is not None  # or `is_failed`
             self.profile.step_starts(num_done)
             with jax.profiler.StepTraceAnnotation("train", step_num=num_done):
                 state, metrics = step(split.graphdef, split.frozen, state, prepared.batch)

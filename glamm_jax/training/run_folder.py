@@ -2,7 +2,7 @@
 
 config.json          the configuration of the run
 metrics.jsonl        one line a step
-events.jsonl         started, resumed_from, saved, skipped, dropped, validated, slow, failed, stopped
+events.jsonl         started, resumed_from, saved, skipped, dropped, validated, slow, failed, ...
 panels/STEP/         images of the validation after so many steps
 checkpoints/STEP/    see `glamm_jax.training.checkpoint`
 profile/             trace of `train(..., profile_steps=(FIRST, LAST))`
