@@ -349,8 +349,8 @@ def to_pillow(pixels: RGB) -> Image.Image:
     """Return pixels of `open_image` as an image of Pillow, of mode RGB or RGBX."""
     height, width = pixels.shape[:2]
     memory = pixels.base
-    is_of_pillow = pixels.strides == (4 * width, 4, 1)  # see `_pixels`
-    if is_of_pillow and isinstance(memory, np.ndarray) and memory.size == 4 * width * height:
+    form = (4 * width * height, (4 * width, 4, 1))  # see `_pixels`
+    if isinstance(memory, np.ndarray) and (memory.size, pixels.strides) == form:
         return Image.frombuffer("RGBX", (width, height), memory, "raw", "RGBX", 0, 1)
     return Image.fromarray(pixels)
 
