@@ -6,8 +6,9 @@ multiply and permute", 2016, arXiv:1612.06257; the key is two times "Riegeli/rec
 
 from __future__ import annotations
 
+from typing import no_type_check
+
 import numpy as np
-from jaxtyping import UInt8, UInt64
 from numba import njit
 
 _KEY = np.frombuffer(b"Riegeli/records\n" * 2, "<u8")
@@ -30,7 +31,9 @@ def riegeli_hash(data: bytes) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _hash(data: UInt8[np.ndarray, " n"], state: UInt64[np.ndarray, "4 4"]) -> np.uint64:
+@no_type_check
+def _hash(data, state):
+    """Return the hash of bytes; the state is v0, v1, mul0, mul1 with four numbers each."""
     rest = len(data) % 32
     end = len(data) - rest
     lanes = np.empty(4, np.uint64)
@@ -48,7 +51,8 @@ def _hash(data: UInt8[np.ndarray, " n"], state: UInt64[np.ndarray, "4 4"]) -> np
 
 
 @njit(cache=True, nogil=True)
-def _load(data: UInt8[np.ndarray, " n"], start: int, lanes: UInt64[np.ndarray, "4"]) -> None:
+@no_type_check
+def _load(data, start, lanes):
     """Read 32 bytes as four little-endian numbers."""
     for i in range(4):
         value = np.uint64(0)
@@ -58,7 +62,9 @@ def _load(data: UInt8[np.ndarray, " n"], start: int, lanes: UInt64[np.ndarray, "
 
 
 @njit(cache=True, nogil=True)
-def _update(state: UInt64[np.ndarray, "4 4"], lanes: UInt64[np.ndarray, "4"]) -> None:
+@no_type_check
+def _update(state, lanes):
+    """Mix 32 bytes into the state."""
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     for i in range(4):
         state[1, i] += state[2, i] + lanes[i]
@@ -71,7 +77,8 @@ def _update(state: UInt64[np.ndarray, "4 4"], lanes: UInt64[np.ndarray, "4"]) ->
 
 
 @njit(cache=True, nogil=True)
-def _merge(source: UInt64[np.ndarray, "4"], target: UInt64[np.ndarray, "4"], pair: int) -> None:
+@no_type_check
+def _merge(source, target, pair):
     """Add the permuted bytes of two numbers to two others."""
     v0, v1 = source[pair], source[pair + 1]
     target[pair] += (
@@ -94,11 +101,8 @@ def _merge(source: UInt64[np.ndarray, "4"], target: UInt64[np.ndarray, "4"], pai
 
 
 @njit(cache=True, nogil=True)
-def _update_rest(
-    state: UInt64[np.ndarray, "4 4"],
-    rest: UInt8[np.ndarray, " n"],
-    lanes: UInt64[np.ndarray, "4"],
-) -> None:
+@no_type_check
+def _update_rest(state, rest, lanes):
     """Update with the last bytes, fewer than 32."""
     size = len(rest)
     tail = size % 4
