@@ -11,7 +11,7 @@ from glamm_jax.aot.collectives import exchanged_shapes
 from glamm_jax.nn.linear import Embedding
 from glamm_jax.parallel import constrain, make_mesh, shard_batch_axis, shardings, use_mesh
 
-ROWS = 16
+ROWS = 24
 
 
 def test_no_device_gathers_the_rows_of_the_whole_batch() -> None:
@@ -29,7 +29,8 @@ def test_no_device_gathers_the_rows_of_the_whole_batch() -> None:
         arguments = jax.device_put(state, shardings(state)), shard_batch_axis(jnp.asarray(ids))
         program = compute.lower(*arguments).compile()
         value, gradient = program(*arguments)
-    assert all(ROWS not in shape for shape in exchanged_shapes(program.as_text()))
+    shapes = exchanged_shapes(program.as_text())
+    assert not [shape for shape in shapes if ROWS in shape]
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for one, other in zip(
         jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True
