@@ -2,7 +2,7 @@
 
 examples:
   PYTHONPATH=.libtpu python -m bench.sharding              # three recipes, 8 and 256 chips of v5e
-  PYTHONPATH=.libtpu python -m bench.sharding --only gcg   # one recipe
+  python -m bench.sharding --only gcg                      # one recipe, with libtpu installed
 
 No TPU is needed, but libtpu (`make tpu` installs it). The load of a chip is fixed: one row of 1,024
 tokens and one image, with four masks or four boxes where the recipe has any. Widths are those of

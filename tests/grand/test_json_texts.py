@@ -17,9 +17,10 @@ from PIL import Image
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.grand.chunks import encode_section
 from glamm_jax.grand.execution import NEW_OBJECTS, _rare_collections
-from glamm_jax.grand.images import difference_hash
+from glamm_jax.grand.images import ImageReader, difference_hash
 from glamm_jax.grand.levels.sections import OutputError, detection_section, read_detections
 from glamm_jax.grand.record import Detection, GrandObject, GrandRecord, Vote, changed
+from glamm_jax.grand.stages import ImageContent, StageImage
 from glamm_jax.grand.word_spans import word_spans
 from tests.grand.test_record import BOX, RELEASED
 
@@ -66,7 +67,9 @@ def test_a_changed_object_has_another_text_and_its_votes_are_encoded_once() -> N
 def test_detections_are_handed_over_as_they_will_be_read() -> None:
     mask = {"size": (8, 8), "counts": (60, 4)}
     boxes = [Detection((1, 2, 3, 4), 1, "cup", mask=mask), Detection(BOX, 0.5, "dog")]
-    result = detection_section(boxes, needs="label")
+    content = ImageContent("a", "a.png", ImageReader("", 0))
+    image = StageImage(content, "detections/a", {"image": {"width": 8, "height": 8}})
+    result = detection_section(boxes, image, needs="label")
     assert isinstance(result.section, dict)
     read = read_detections(json.loads(encode_section(result.section)))
     assert read == result.value
@@ -75,7 +78,7 @@ def test_detections_are_handed_over_as_they_will_be_read() -> None:
     wrong = Detection(BOX, 0.5)
     object.__setattr__(wrong, "mask", np.zeros((8, 8)))  # of a model that is not ours
     with pytest.raises(OutputError, match="a mask has size and counts, got an array of shape"):
-        detection_section([wrong], needs="mask")
+        detection_section([wrong], image, needs="mask")
 
 
 @settings(max_examples=300, deadline=None)

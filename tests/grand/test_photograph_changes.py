@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from etils import epath
 from PIL import Image
 
 from glamm_jax.grand import photograph_changes
@@ -22,6 +22,7 @@ from glamm_jax.grand.images import ImageOptions, ImageReader, image_stage, scan_
 from glamm_jax.grand.photograph_changes import PhotographChanges
 from glamm_jax.grand.run_folder import AnnotationRun, SceneSections
 from glamm_jax.grand.stages import StageGraph
+from glamm_jax.storage import upload_folder
 from tests.grand.toy_stages import calls, toy_graph, write_photographs
 
 CHUNK = 3
@@ -185,20 +186,19 @@ def test_without_stamps_contents_are_compared(photographs: Path, tmp_path: Path)
     assert all(json.loads(path.read_text()) for path in out.glob("stamps/*/*/*"))
 
 
-def test_a_replaced_object_in_a_bucket(tmp_path: Path, bucket_system: MemoryFileSystem) -> None:
-    """A file system in memory stands for the bucket; it has a time, as others have a version."""
+def test_a_replaced_object_in_a_bucket(tmp_path: Path, bucket: epath.Path) -> None:
     photographs = write_photographs(tmp_path / "photos", 4, ["b c/ü.png"])
-    bucket_system.put(str(photographs), "/changes/photos", recursive=True)
+    upload_folder(photographs, bucket / "photos", last="")
 
     def run() -> RunResult:
-        root = "gs://changes/photos"
-        folder = AnnotationRun.create("gs://changes/run", scan_images(root), root, CHUNK)
+        root = str(bucket / "photos")
+        folder = AnnotationRun.create(bucket / "run", scan_images(root), root, CHUNK)
         return run_local(folder, toy_graph(), processes=1)
 
     run()
     assert run().computed_chunks == 0
     _replace(tmp_path / "new.png")
-    bucket_system.put(str(tmp_path / "new.png"), "/changes/photos/b c/ü.png")
+    (bucket / "photos" / "b c/ü.png").write_bytes((tmp_path / "new.png").read_bytes())
     result = run()
     assert result.changes == PhotographChanges(replaced=1, chunks=1, names=("b c/ü.png",))
     assert run().computed_chunks == 0

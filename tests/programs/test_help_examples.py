@@ -99,7 +99,8 @@ def check(command: str) -> None:
     Raises:
         SystemExit: with another code than 0: the parser does not accept it.
     """
-    words = shlex.split(command, comments=True)
+    # A placeholder in documents; names of buckets have no capital letters.
+    words = shlex.split(command.replace("gs://BUCKET/", "gs://bucket/"), comments=True)
     while "=" in words[0]:
         words.pop(0)  # an environment variable
     if words[0] == "glamm-jax" or words[2] == "glamm_jax":
