@@ -187,7 +187,7 @@ def test_the_program_trains_on_shards_of_a_bucket_by_their_folder(
         remote = open_records(entry.dataset, split, cache=cache)
         assert len(remote) == len(local) > 0
         assert [remote[i] for i in range(len(remote))] == [*local]
-    missing = next(path for path in epath.Path(entry.dataset).iterdir() if "array" in path.name)
+    missing = next(epath.Path(entry.dataset).glob(f"*-{entry.split}.array_record-*"))
     delete(missing)
     with pytest.raises(ShardError, match="lacks 1 files"):
         RecordShards(entry.dataset, entry.split, cache)
