@@ -39,6 +39,7 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")  # the service's rul
 # Modules whose exceptions come from the service: no access, no credentials, no connection.
 _CLIENTS = ("gcsfs", "google.auth", "google.api_core", "aiohttp", "requests")
 _PART_BYTES, _NUM_UPLOADS = 16 << 20, 4
+_NO_SUCH_RANGE = 416  # status of an answer: the object is shorter
 _SECONDS = 300.0  # without a bound, a request that the service does not answer never ends
 fsspec.config.conf["gcs"] = {
     "use_listings_cache": False,
@@ -295,6 +296,10 @@ def read_range(path: epath.Path, start: int, end: int, generation: int | None = 
                 **conditions,
             )
         except FileExistsError:  # the generation is another one
+            data = b""
+        except Exception as error:
+            if getattr(error, "code", None) != _NO_SUCH_RANGE:
+                raise
             data = b""
     if len(data) != end - start:
         raise StorageError(
