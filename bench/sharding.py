@@ -1,10 +1,10 @@
 """Memory of a TPU chip for a training step on 8 and on 256 chips, compiled ahead of time.
 
 examples:
-  PYTHONPATH=.libtpu python -m bench.sharding              # three recipes, 8 and 256 chips of v5e
-  PYTHONPATH=.libtpu python -m bench.sharding --only gcg   # one recipe
+  python -m bench.sharding              # three recipes, 8 and 256 chips of v5e
+  python -m bench.sharding --only gcg   # one recipe
 
-No TPU is needed, but libtpu (`make tpu` installs it). The load of a chip is fixed: one row of 1,024
+No TPU is needed, but libtpu on the Python path (`make tpu` installs it into .libtpu). The load of a chip is fixed: one row of 1,024
 tokens and one image, with four masks or four boxes where the recipe has any. Widths are those of
 the released model, layers are fewer (LLaMA 2, SAM 4, CLIP 9): they are scanned, so that their
 number hardly changes the temporaries, and the compilation takes less memory.
