@@ -29,11 +29,11 @@ from tests.bucket_server import SlowServer
 from tests.small_experiment import get_config
 
 ROOT = Path(__file__).parents[2]
-STEPS = 4
+STEPS, EVERY = 6, 3  # steps of a run and between its checkpoints
 
 
 def config() -> ExperimentConfig:
-    return replace(get_config(), checkpoint=CheckpointConfig(every=2, keep_last=2))
+    return replace(get_config(), checkpoint=CheckpointConfig(every=EVERY, keep_last=2))
 
 
 def run(folder: AnyPath, steps: int = STEPS, **options: object) -> list[dict]:
@@ -56,6 +56,11 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def largest(checkpoint: epath.Path) -> str:
+    objects = objects_below(checkpoint)
+    return max(objects, key=lambda name: objects[name].size)
+
+
 def assert_same(folder: AnyPath, unbroken: Path) -> None:
     assert losses(folder) == losses(unbroken)
     leaves, expected = (load_trained_leaves(x, STEPS)[0] for x in (folder, unbroken))
@@ -69,16 +74,16 @@ def test_a_run_that_is_killed_continues_bit_exactly(
 ) -> None:
     folder = bucket / "runs" / "a"
     records = train(config(), folder, metric_writers=[TensorBoard(folder / "tensorboard")])
-    for _ in range(3):
+    for _ in range(EVERY + 1):
         next(records)
     # The process ends here: nothing more is written, and its lock stays.
-    assert len(losses(folder)) == 2  # those that the checkpoint covers
+    assert len(losses(folder)) == EVERY  # those that the checkpoint covers
     with pytest.raises(FolderError, match="is being written by process"):
         run(folder)
     monkeypatch.setattr(BucketLog, "flush", lambda self: None)
     records.close()
     monkeypatch.undo()
-    put(folder / "checkpoints" / "4" / "state" / "left-behind", b"of an interrupted upload")
+    put(folder / "checkpoints" / str(STEPS) / "state" / "left-behind", b"of an interrupted upload")
     run(folder)
     assert_same(folder, unbroken)
     assert event_names(folder) == ["started", "resumed_from", "saved"]
@@ -103,20 +108,20 @@ def test_damage_is_named_and_an_earlier_checkpoint_is_taken(
 ) -> None:
     folder = bucket / "b"
     run(folder)
-    checkpoint = folder / "checkpoints" / "4"
-    name = max(objects := objects_below(checkpoint), key=lambda name: objects[name].size)
+    checkpoint = folder / "checkpoints" / str(STEPS)
+    name = largest(checkpoint)
     content = bytearray((checkpoint / name).read_bytes())
     content[0] ^= 1
     put(checkpoint / name, bytes(content))
     with pytest.raises(DamagedCheckpointError, match="has another size or checksum") as caught:
         run(folder)
-    assert "--from-step 2" in str(caught.value)
-    run(folder, from_step=2)
+    assert f"--from-step {EVERY}" in str(caught.value)
+    run(folder, from_step=EVERY)
     assert_same(folder, unbroken)
     [aside] = {Path(x).parts[0] for x in objects_below(folder / "discarded")}
     moved = objects_below(folder / "discarded" / aside)
-    assert {METRICS, f"4/{COMMITTED}", f"4/{name}"} <= moved.keys()
-    delete(checkpoint / name)
+    assert {METRICS, f"{STEPS}/{COMMITTED}", f"{STEPS}/{name}"} <= moved.keys()
+    delete(checkpoint / largest(checkpoint))
     with pytest.raises(DamagedCheckpointError, match="is missing"):
         load_trained_leaves(folder)
 
@@ -129,7 +134,7 @@ def test_a_bucket_that_does_not_exist_is_named_before_any_work() -> None:
 KILLED_AT = (1, 4, 9, 16, 25)  # numbers of requests that write a checkpoint
 COMMAND = [
     *(sys.executable, "-m", "train", "--config", "tests/small_experiment.py", "--set"),
-    *("checkpoint.every=2", "checkpoint.keep_last=2", "--steps", str(STEPS)),
+    *(f"checkpoint.every={EVERY}", "checkpoint.keep_last=2", "--steps", str(STEPS)),
 ]
 
 
@@ -163,4 +168,4 @@ def test_a_program_that_is_killed_during_an_upload_continues_bit_exactly(
     server.close()
     assert_same(folder, local)
     steps = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert steps == ["2", "4"]
+    assert steps == [str(EVERY), str(STEPS)]
