@@ -117,11 +117,6 @@ def assert_same_bits(run: Path, other: Path, step: int) -> None:
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
-def test_what_one_process_votes_all_read(tmp_path: Path) -> None:
-    together = run(tmp_path, 2, {"fsdp": 4}, do="votes", steps=3)
-    assert together["results"].tolist() == [[False, False], [True, False], [False, False]]
-
-
 def test_a_single_process_reads_its_flags_of_now() -> None:
     votes, flags = Votes(), [False]
     votes.cast(lambda: tuple(flags))
