@@ -65,6 +65,8 @@ def make_run_mesh(config: MeshConfig) -> Mesh:
     if data * config.fsdp * config.tensor != count:
         used = data * config.fsdp * config.tensor
         advice = f", or set mesh.devices = {used} to leave the others idle" if used < count else ""
+        if config.devices and used <= available:
+            advice = f", or mesh.devices to {used} (0: all {available})"
         raise MeshError(
             f"a mesh of data {data} x fsdp {config.fsdp} x tensor {config.tensor} has {used} "
             f"devices, but {count} are to be used; change mesh.data, mesh.fsdp or "

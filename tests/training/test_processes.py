@@ -26,7 +26,13 @@ ROOT = Path(__file__).resolve().parents[2]
 DEVICES = 4  # of all processes together, so that the mesh is the same
 TIMEOUT = 1200  # seconds; other programs may use the processors as well
 # The larger eps: AdamW turns even a gradient of nothing but rounding errors into a full step.
-SETTINGS = ("data.batch_slices=4", "mesh.data=0", "checkpoint.every=2", "optim.eps=1e-3")
+SETTINGS = (
+    "data.batch_slices=4",
+    "mesh.data=0",
+    "mesh.devices=0",
+    "checkpoint.every=2",
+    "optim.eps=1e-3",
+)
 VALIDATION = (
     *("validation.every=2", "validation.dataset=miniworld/easy@32", "validation.num_examples=2"),
     *("validation.max_tokens=2", "validation.num_panels=1"),
