@@ -188,6 +188,8 @@ def test_the_processes_of_slurm_are_detected(monkeypatch: pytest.MonkeyPatch) ->
         "SLURM_LOCALID": "0",
         "SLURM_STEP_NUM_NODES": "2",
     }
+    # The other tests of this process must not wait for these processes.
+    monkeypatch.setattr("glamm_jax.parallel._group", None)
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
     with ThreadPoolExecutor(1) as pool:
