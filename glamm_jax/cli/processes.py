@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 import glamm_jax
 from glamm_jax.process_group import LOGS, ProcessError, ProcessGroup, ProcessIdentity
+from glamm_jax.storage import AnyPath
 
 LOST = 3  # exit status if another process was lost or failed
 LOSS_SECONDS = 3.0  # after an error, until the loss of a process that caused it is known
@@ -112,7 +113,7 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
 def start_processes(
     program: str,
     options: argparse.Namespace,
-    out: Path | str | None,
+    out: AnyPath | str | None,
     settings: Mapping[str, Any] = {},
     share_devices: bool = True,
 ) -> ProcessGroup | None:
@@ -207,7 +208,7 @@ def end_processes(status: int, reason: str = "") -> int:
     return status
 
 
-def _log_folder(out: Path | str | None) -> Path:
+def _log_folder(out: AnyPath | str | None) -> Path:
     """Return the folder of the log files; for output in a bucket, one on this host."""
     if out is None or "://" in str(out):
         return Path(tempfile.gettempdir()) / "glamm-jax-logs"

@@ -504,6 +504,10 @@ class Session:
             if self._index == 0:
                 run.prepare(graph)
                 self._changes = forget_changed(run, graph)
+                for name, fingerprint in graph.fingerprints.items():
+                    for chunk in run.quarantined(name, fingerprint):  # tried again
+                        path = run.chunk_path(name, fingerprint, chunk, "quarantine")
+                        path.unlink(missing_ok=True)
             if self._processes is not None:
                 self._processes.barrier("folder prepared")
             for name, fingerprint in graph.fingerprints.items():
