@@ -134,6 +134,7 @@ def test_the_others_learn_who_was_lost(lost: int) -> None:
 
         for group in others:
             group.watch(lambda message, index=group.index: tell(index, message))
+        groups[lost]._loss = "killed"  # a killed process tells nobody
         for connection in groups[lost]._connections.values():
             connection.close()
         assert complete.wait(5)
