@@ -8,8 +8,6 @@ connection: another process may take it over. No clocks of two machines are comp
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 import threading
 import time
@@ -18,6 +16,7 @@ from contextlib import suppress
 from etils import epath
 
 from glamm_jax.errors import FolderError
+from glamm_jax.lock_holder import LockHolder
 from glamm_jax.storage import ConditionError, StorageError, delete, object_info, put
 
 LEASE_SECONDS, RENEW_SECONDS = 60.0, 10.0
@@ -82,10 +81,8 @@ class BucketLock:
 
     def _take(self, generation: int = 0) -> int | None:
         """Try to write the lock in place of one of this generation; returns the new generation."""
-        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        content = f"{socket.gethostname()} {os.getpid()} {now}\n".encode()
         try:
-            return put(self.path, content, generation)
+            return put(self.path, LockHolder.this_process().to_bytes(), generation)
         except ConditionError:
             return None
 
@@ -95,13 +92,12 @@ class BucketLock:
         Raises:
             FolderError: the holder renews it, and `wait` is not set.
         """
-        seen = object_info(self.path)
-        if seen is None:
+        first = object_info(self.path)
+        if first is None:
             return self._take()
-        host, pid, since = self._holder()
-        if host == socket.gethostname() and not _exists(pid):
-            return self._take(seen.generation)
-        holder = f"process {pid} on host {host} since {since}"
+        holder = self._holder()
+        if holder.has_ended:
+            return self._take(first.generation)
         if not wait:
             print(
                 f"{self._subject}: waiting for up to {LEASE_SECONDS:.0f} s whether {holder} still "
@@ -115,21 +111,20 @@ class BucketLock:
             info = object_info(self.path)
             if info is None:
                 return self._take()
-            if info.generation != seen.generation:
+            if info.generation != first.generation:
                 if wait:
                     return None
                 raise FolderError(
                     f"{self._subject}: is being written by {holder}; wait until that has ended, or "
                     f"choose another folder (lock {self.path})"
                 )
-        return self._take(seen.generation)
+        return self._take(first.generation)
 
-    def _holder(self) -> tuple[str, str, str]:
+    def _holder(self) -> LockHolder:
         try:
-            words = self.path.read_bytes()[:1000].decode(errors="replace").split()
+            return LockHolder.from_bytes(self.path.read_bytes())
         except FileNotFoundError:
-            words = []
-        return (words[0], words[1], words[2]) if len(words) == 3 else ("?", "?", "?")
+            return LockHolder()
 
     def _renew(self) -> None:
         """Write the lock again and again; called in a thread."""
@@ -144,16 +139,3 @@ class BucketLock:
                 self._is_lost = True
                 return
             self._generation, renewed = generation, time.monotonic()
-
-
-def _exists(pid: str) -> bool:
-    """Tell whether a process of this host exists."""
-    if not pid.isdigit():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True

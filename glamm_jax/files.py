@@ -13,7 +13,6 @@ import fcntl
 import os
 import re
 import shutil
-import socket
 import stat
 import tempfile
 import time
@@ -27,6 +26,7 @@ from etils import epath
 
 from glamm_jax.bucket_lock import BucketLock
 from glamm_jax.errors import FolderError, GLaMMError
+from glamm_jax.lock_holder import LockHolder
 from glamm_jax.storage import AnyPath, objects_below, put, to_path, upload_folder
 
 # The longest name of common file systems is 255 bytes; a temporary name is longer by some.
@@ -351,8 +351,7 @@ class FileLock:
                     return False
                 if _same_file(descriptor, self.path):  # not released and removed meanwhile
                     os.ftruncate(descriptor, 0)
-                    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-                    os.write(descriptor, f"{socket.gethostname()} {os.getpid()} {now}\n".encode())
+                    os.write(descriptor, LockHolder.this_process().to_bytes())
                     self._descriptor = descriptor
                     return True
             finally:
@@ -376,32 +375,14 @@ class FileLock:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            return is_new or self._is_stale()
+            return is_new or self._holder().has_ended
         return True
 
-    def _is_stale(self) -> bool:
-        """Tell whether the lock file names a process of this host that does not exist."""
-        host, pid, _ = self._words()
-        if host != socket.gethostname() or not pid.isdigit():
-            return False
+    def _holder(self) -> LockHolder:
         try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return True
+            return LockHolder.from_bytes(self.path.read_bytes())
         except OSError:
-            pass
-        return False
-
-    def _holder(self) -> str:
-        host, pid, since = self._words()
-        return f"process {pid} on host {host} since {since}" if host else "another process"
-
-    def _words(self) -> tuple[str, str, str]:
-        try:
-            words = self.path.read_text(encoding="utf-8", errors="replace")[:1000].split()
-        except OSError:
-            words = []
-        return (words[0], words[1], words[2]) if len(words) == 3 else ("", "", "")
+            return LockHolder()
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

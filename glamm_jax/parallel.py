@@ -26,6 +26,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from glamm_jax.errors import GLaMMError
 from glamm_jax.process_group import (
+    JOIN_TIMEOUT,
     ProcessError,
     ProcessGroup,
     ProcessIdentity,
@@ -34,7 +35,6 @@ from glamm_jax.process_group import (
 )
 
 MESH_AXES = ("data", "fsdp", "tensor")
-JOIN_TIMEOUT = 300.0  # seconds that a process waits until all have joined
 ADDRESS_VARIABLE = "JAX_COORDINATOR_ADDRESS"
 SHUTDOWN_TIMEOUT = 24 * 3600  # seconds that a finished process waits for the others
 ANY_PROGRAM = ProcessIdentity("", {})
@@ -228,6 +228,7 @@ def make_mesh(
         )
     ordered = None
     if jax.process_count() == 1:
+        # Raised where jax has no order for these devices; they then have that of their ids.
         with contextlib.suppress(NotImplementedError, AssertionError, ValueError):
             ordered = mesh_utils.create_device_mesh(
                 shape, available[:count], allow_split_physical_axes=True

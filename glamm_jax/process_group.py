@@ -30,6 +30,7 @@ from glamm_jax.json_files import JSONError, JSONObject, parse_json
 PROTOCOL = 1
 LOGS = "logs"  # folder of the output of several processes, in the folder of the run
 MAX_LINE_BYTES = 1 << 20
+JOIN_TIMEOUT = 300.0  # seconds that a process waits until all have joined
 RETRY_SECONDS = 0.2  # between two attempts to connect
 GRACE_SECONDS = 10.0  # that a process waits longer than process 0, which reports who is missing
 # TCP's keep-alive: a host that does not answer is lost after 10 + 4 * 5 seconds.

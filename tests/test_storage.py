@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -169,7 +170,7 @@ def test_the_lock_of_an_ended_process_is_taken_over(
 ) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    host = bucket_lock.socket.gethostname()
+    host = socket.gethostname()
     put(bucket / "lock", f"{host} {ended.pid} 2026-01-01\n".encode())
     lock_path(bucket / "lock", "the run").close()  # of this host: at once
     monkeypatch.setattr(bucket_lock, "LEASE_SECONDS", 0.3)

@@ -60,13 +60,13 @@ def exchanged_activations(
         num_devices: of the mesh.
     """
     shapes = {_long_axes(shape) for shape in exchanged_shapes(program)}
-    known = set()
+    of_parameters = set()
     for state in parameters:
         for _, variable in nnx.to_flat_state(state):
             shape = variable.get_value().shape
             for axes in (shape, shape[1:]):
-                known |= _divided(axes, num_devices)
-    return {shape for shape in shapes if shape and tuple(sorted(shape)) not in known}
+                of_parameters |= _divided(axes, num_devices)
+    return {shape for shape in shapes if shape and tuple(sorted(shape)) not in of_parameters}
 
 
 def _long_axes(shape: Sequence[int]) -> tuple[int, ...]:

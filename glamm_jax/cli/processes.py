@@ -22,13 +22,18 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import glamm_jax
-from glamm_jax.process_group import LOGS, ProcessError, ProcessGroup, ProcessIdentity
+from glamm_jax.process_group import (
+    JOIN_TIMEOUT,
+    LOGS,
+    ProcessError,
+    ProcessGroup,
+    ProcessIdentity,
+)
 from glamm_jax.storage import AnyPath
 
 LOST = 3  # exit status if another process was lost or failed
 LOSS_SECONDS = 3.0  # after an error, until the loss of a process that caused it is known
 ABORT_SECONDS = 5.0  # the same, when JAX ends this process
-JOIN_SECONDS = 300.0
 # Flags that differ between the processes of a program.
 OWN_FLAGS = ("coordinator", "processes", "process", "join_timeout")
 
@@ -104,7 +109,7 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--join-timeout",
         type=float,
-        default=JOIN_SECONDS,
+        default=JOIN_TIMEOUT,
         metavar="SECONDS",
         help="wait so long for all processes at the start (%(default)g)",
     )

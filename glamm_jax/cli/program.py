@@ -7,7 +7,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +65,19 @@ def run_program(name: str, work: Callable[[], int | None]) -> int:
         print(f"\n{name}: {reason}", file=sys.stderr)
     except BaseException as error:
         wait_for_loss()
-        known = _known_problem(error)
-        if not known or os.environ.get(TRACEBACK_VARIABLE):
+        message = _input_problem(error)
+        if not message or os.environ.get(TRACEBACK_VARIABLE):
             if not are_running():
                 raise
             traceback.print_exc()  # the others must not wait for this process
         status, reason = 1, f"{type(error).__name__}: {error}"
-        if known:
-            status, reason = UNUSABLE_INPUT, printable(known)
+        if message:
+            status, reason = UNUSABLE_INPUT, printable(message)
             print(f"{name}: {reason}", file=sys.stderr)
     return end_processes(status, reason)
 
 
-def _known_problem(error: BaseException) -> str:
+def _input_problem(error: BaseException) -> str:
     """Return what to print for an error that others raise for unusable input, "" for any other."""
     if isinstance(error, RuntimeError) and NO_BACKEND in str(error):
         return _missing_accelerator(str(error))
@@ -137,32 +138,33 @@ def positive_int(text: str) -> int:
 
 def any_path(text: str) -> AnyPath:
     """Parse a path on this machine or in a bucket; a type of argparse."""
-    try:
+    with _argument_errors():
         return to_path(text)
-    except StorageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def this_machine(text: str) -> Path:
     """Parse a path that cannot be in a bucket; a type of argparse."""
-    try:
+    with _argument_errors():
         return local_path(text)
-    except StorageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def model_path(text: str) -> AnyPath:
     """Parse the path of a model, as `any_path`; for other URLs, the reader says what to do."""
-    try:
+    with _argument_errors():
         return to_path(text, other_urls=True)
-    except StorageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def checkpoint_path(text: str) -> Path:
     """Parse the path of a checkpoint, as `this_machine`; for other URLs, see `model_path`."""
-    try:
+    with _argument_errors():
         return local_path(text, other_urls=True)
+
+
+@contextmanager
+def _argument_errors() -> Iterator[None]:
+    """Turn what is wrong with a path into the error of which argparse prints the message."""
+    try:
+        yield
     except StorageError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -101,14 +101,16 @@ class Heartbeat:
 
 
 def step_speed(last: Iterable[StepRecord]) -> tuple[float, float]:
-    """Return the mean seconds of a step and the share in which devices waited for batches.
-
-    The first of several records does not count: its step may have compiled.
-    """
-    records = [*last]
-    timed = records[1:] or records
+    """Return the mean seconds of a step and the share in which devices waited for batches."""
+    timed = _timed(last)
     seconds = sum(record["seconds"] for record in timed)
     return seconds / len(timed), sum(record["input_seconds"] for record in timed) / seconds
+
+
+def _timed(last: Iterable[StepRecord]) -> list[StepRecord]:
+    """Return the records that count; the first of several does not: its step may have compiled."""
+    records = [*last]
+    return records[1:] or records
 
 
 def progress_line(last: Iterable[StepRecord], peak_step_seconds: float | None = None) -> str:
@@ -116,7 +118,7 @@ def progress_line(last: Iterable[StepRecord], peak_step_seconds: float | None = 
     records = [*last]
     losses = " ".join(f"{name} {records[-1][name]:.3f}" for name in LOSS_NAMES)
     seconds, input_share = step_speed(records)
-    timed = records[1:] or records
+    timed = _timed(records)
     images = sum(sum(record["images"].values()) for record in timed) / len(timed)
     mfu = f"  MFU {peak_step_seconds / seconds:.0%}" if peak_step_seconds else ""
     skipped = "  SKIPPED" if records[-1]["skipped"] else ""

@@ -32,7 +32,7 @@ from glamm_jax.storage import ObjectInfo, read_range
 BLOCK_BYTES = 1 << 20
 CHECKSUM_BYTES = 4
 DEFAULT_FOLDER = "glamm-jax-cache"
-KEPT = 7 / 8  # of the bound, after blocks were removed
+EVICTION_TARGET = 7 / 8  # of the bound, after blocks were removed
 _SIZE, _SUFFIX, _TEMPORARY = "size", ".block", ".tmp-"
 
 
@@ -134,7 +134,7 @@ class BlockCache:
         blocks = sorted(self._blocks(), key=lambda block: block.used)
         total = sum(block.size for block in blocks) + num_bytes
         for block in blocks:
-            if total <= self.max_bytes * KEPT:
+            if total <= self.max_bytes * EVICTION_TARGET:
                 break
             with suppress(FileNotFoundError):
                 os.unlink(block.path)

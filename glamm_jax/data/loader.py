@@ -56,9 +56,9 @@ UNREADABLE_IMAGE = "dropped: the image cannot be read"
 UNREADABLE_RECORD = "dropped: the record cannot be read"
 UNREADABLE = (UNREADABLE_IMAGE, UNREADABLE_RECORD)
 MAX_PROBLEM = 300  # characters of a description of a record
-# Consecutive records without a usable sample after which the data is considered unusable.
 LOCAL_THREADS = 2  # that prepare samples, without worker processes
 REMOTE_THREADS = 16  # the same for records in a bucket: most of them wait for an answer
+# Consecutive records without a usable sample after which the data is considered unusable.
 MAX_UNUSABLE_RECORDS = 1000
 # So many records of a mixture entry may be dropped before their share is considered.
 MIN_DROPPED = 10

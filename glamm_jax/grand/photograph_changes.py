@@ -171,17 +171,17 @@ class _Search:
         if all(a == b and _is_reliable(b) for a, b in zip(old, new, strict=True)):
             return
         outcomes = run.outcomes(IMAGE, fingerprint, chunk, [entry.image_id for entry in entries])
-        known = list(old)
+        stamps = list(old)
         for k, (entry, outcome) in enumerate(zip(entries, outcomes, strict=True)):
             if old[k] == new[k] and _is_reliable(new[k]):
                 continue
             is_same = self._is_same(entry, outcome, old[k], new[k])
             if is_same:
-                known[k] = new[k]
+                stamps[k] = new[k]
             elif is_same is False:
                 self._replaced.setdefault(chunk, set()).add(entry.image_id)
-        if known != old and chunk not in self._replaced:
-            _write_list(run, fingerprint, chunk, known)
+        if stamps != old and chunk not in self._replaced:
+            _write_list(run, fingerprint, chunk, stamps)
 
     def _stamps(self, files: Sequence[str]) -> list[Stamp]:
         root = self._run.root

@@ -364,13 +364,13 @@ def test_a_dataset_that_gives_nothing_ends_the_loading_though_others_go_on() -> 
     entries = (MixtureEntry("world", ("caption",)), MixtureEntry("lost", ("caption",)))
     data = replace(DATA, mixture=entries)
     absent = Damaged(_absent)
-    absent.is_damaged = lambda index: True  # type: ignore[method-assign]
+    absent.is_damaged = lambda index: True  # type: ignore[method-assign]  # all
     with opened(data, world=World(), lost=absent) as batches:
         message = r"'lost', split 'train': 11 of 11 .*first: record \d+ of lost: \d+ lies behind"
         with pytest.raises(DataError, match=message):
             take(batches, 9)
     without = Damaged(lambda record: replace(record, annotations=()))
-    without.is_damaged = lambda index: True  # type: ignore[method-assign]
+    without.is_damaged = lambda index: True  # type: ignore[method-assign]  # all
     with opened(data, world=World(), lost=without) as batches:
         message = r"11 of 11 records gave no sample, .*max_dropped = 0.5: 11 x caption: no annot"
         with pytest.raises(DataError, match=message):

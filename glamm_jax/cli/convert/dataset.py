@@ -144,21 +144,19 @@ def convert(
         ProcessError: another process was lost.
     """
     target = reader.target(options.out)
-    if group is None:
-        with target.lock():
+    index, count = (group.index, group.count) if group else (0, 1)
+    with target.lock() if index == 0 else nullcontext():
+        if index == 0:
             target.begin(reader.description(), overwrite=options.overwrite)
-            if options.beam is not None:
-                _write_with_beam(reader, target, options.beam.split())
-            else:
-                _write_with_workers(reader, target, options.workers)
-            return _finish(reader, target, options)
-    with target.lock() if group.index == 0 else nullcontext():
-        if group.index == 0:
-            target.begin(reader.description(), overwrite=options.overwrite)
-        group.barrier(f"{target.split} begun")
-        _write_with_workers(reader, target, options.workers, group.index, group.count)
-        group.barrier(f"{target.split} written")
-        return _finish(reader, target, options) if group.index == 0 else 0
+        if group is not None:
+            group.barrier(f"{target.split} begun")
+        if options.beam is not None:
+            _write_with_beam(reader, target, options.beam.split())
+        else:
+            _write_with_workers(reader, target, options.workers, index, count)
+        if group is not None:
+            group.barrier(f"{target.split} written")
+        return _finish(reader, target, options) if index == 0 else 0
 
 
 def _finish(reader: SourceReader, target: SplitFolder, options: argparse.Namespace) -> int:

@@ -69,9 +69,9 @@ def run_ray(
     actors = [devices if group.needs_device else processes for group in graph.groups]
     with Session(job, on_progress) as session, watch_listing(session):
         chunks = session.all_pending()
-        is_ours = bool(chunks) and not address and not ray.is_initialized()
+        starts_ray = bool(chunks) and not address and not ray.is_initialized()
         try:
-            if is_ours:
+            if starts_ray:
                 # Reading needs a slot as well: with as many CPUs as actors the job would hang.
                 start_ray(ray, sum(actors) + 1)
             elif chunks and address:
@@ -81,7 +81,7 @@ def run_ray(
         except Exception as error:  # Ray raises many kinds
             raise RayDriverError(f"the job failed: {reason_of(error)}") from error
         finally:
-            if is_ours:
+            if starts_ray:
                 ray.shutdown()
     return session.result()
 
