@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+import jax
 from flax import nnx
 
 from glamm_jax.config import CLIPConfig, GLaMMConfig, LlamaConfig, SAMConfig
@@ -15,7 +18,14 @@ def abstract_model(
     config: GLaMMConfig | CLIPConfig | LlamaConfig | SAMConfig,
 ) -> tuple[nnx.GraphDef, nnx.State]:
     """Return the graph and the abstract state of a model; no array is allocated."""
+    graph, state = _traced(config)
+    return graph, jax.tree.map(lambda leaf: leaf, state)  # a copy that the caller may change
 
+
+@cache  # tracing a model takes a second
+def _traced(
+    config: GLaMMConfig | CLIPConfig | LlamaConfig | SAMConfig,
+) -> tuple[nnx.GraphDef, nnx.State]:
     def build() -> nnx.Module:
         rngs = nnx.Rngs(0)
         if isinstance(config, GLaMMConfig):
