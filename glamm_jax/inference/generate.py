@@ -1,4 +1,4 @@
-"""Grounded generation: three jitted programs over an explicit state.
+"""Grounded generation: jitted programs over an explicit state.
 
     state = generator.prefill(batch, max_tokens=64)  # run the prompts, choose the first token
     state = generator.decode(state, max_steps=63)    # a while-loop against the key-value cache
@@ -98,7 +98,8 @@ _PREFILL_FIELDS = (
     *("token_ids", "token_valid", "positions", "images", "image_source"),
     *("region_images", "boxes_xyxy_unit", "box_image", "region_source"),
 )
-_MASK_FIELDS = ("grounding_images", "resized_sizes", "original_sizes")
+_IMAGE_FIELDS = ("grounding_images", "resized_sizes")
+_SIZE_FIELDS = ("resized_sizes", "original_sizes")
 _EMPTY_BATCH = Batch(*(None,) * len(Batch._fields))
 
 
@@ -187,16 +188,22 @@ class Generator:
         segs = _SegTokens(*(_pad_with_first(x, num_masks) for x in segs))
         images, mask_image = np.unique(segs.images, return_inverse=True)
         images = _pad_with_first(images, _padded_count(len(images)))
-        fields = {name: shard_batch_axis(getattr(batch, name)[images]) for name in _MASK_FIELDS}
-        inputs = _EMPTY_BATCH._replace(**fields, mask_image=mask_image.astype(np.int32))
+        fields = {name: shard_batch_axis(getattr(batch, name)[images]) for name in _IMAGE_FIELDS}
+        embeddings = _encode_images(self.graph, self.state, _EMPTY_BATCH._replace(**fields))
         from_prompt = state.prompt_hidden[segs.rows, segs.positions]
         from_answer = state.token_hidden[segs.rows, np.maximum(segs.steps, 0)]
         seg_hidden = jnp.where((segs.steps < 0)[:, None], from_prompt, from_answer)
-        masks, iou, foreground, logits = _decode_masks(
+        low_res, iou = _decode_masks(
             self.graph,
             self.state,
-            inputs,
+            _EMPTY_BATCH._replace(mask_image=mask_image.astype(np.int32)),
+            embeddings,
             shard_batch_axis(seg_hidden),
+        )
+        masks, foreground, logits = _resize_masks(
+            low_res,
+            *(shard_batch_axis(np.asarray(getattr(batch, x))[segs.images]) for x in _SIZE_FIELDS),
+            canvas_size=self.config.sam.image_size,
             size=size,
             with_logits=with_logits,
         )
@@ -327,32 +334,58 @@ def _append_token(
     )
 
 
-@partial(CompiledFunction, static_argnames=("graph", "size", "with_logits"))
+# The numbers of images and of masks and the size of the masks vary between calls, so each of these
+# programs depends on as few of them as possible.
+
+
+@partial(CompiledFunction, static_argnames="graph")
+def _encode_images(
+    graph: nnx.GraphDef, weights: nnx.State, batch: Batch
+) -> Float[Array, "g s s c"]:
+    """Compute SAM's embeddings of the images with a [SEG]."""
+    return nnx.merge(graph, weights).encode_grounding_images(batch)
+
+
+@partial(CompiledFunction, static_argnames="graph")
 def _decode_masks(
     graph: nnx.GraphDef,
     weights: nnx.State,
     batch: Batch,
+    embeddings: Float[Array, "g s s c"],
     seg_hidden: Float[Array, "m d"],
+) -> tuple[Float[Array, "m h w"], Float[Array, "m"]]:
+    """Compute low-resolution mask logits and IoU estimates."""
+    return nnx.merge(graph, weights).decode_masks(seg_hidden, embeddings, batch)
+
+
+@partial(CompiledFunction, static_argnames=("canvas_size", "size", "with_logits"))
+def _resize_masks(
+    low_res: Float[Array, "m s s"],
+    resized: Int[Array, "m 2"],
+    original: Int[Array, "m 2"],
     *,
+    canvas_size: int,
     size: tuple[int, int],
     with_logits: bool,
-) -> tuple[
-    Bool[Array, "m h w"], Float[Array, "m"], Float[Array, "m"], Float[Array, "m h w"] | None
-]:
-    """Encode the grounding images, decode the masks and resize them to their original sizes.
+) -> tuple[Bool[Array, "m h w"], Float[Array, "m"], Float[Array, "m h w"] | None]:
+    """Resize mask logits to their images.
+
+    Args:
+        low_res: the logits.
+        resized: size of each mask's image inside the canvas.
+        original: size of each mask's original image.
+        canvas_size: side of the padded input image of SAM.
+        size: of the results, at least that of every original.
+        with_logits: return the logits, too.
 
     Returns:
-        Masks, estimated IoUs, mean probabilities of the pixels of the masks, and the logits.
+        Masks, mean probabilities of the pixels of the masks, and the logits.
     """
-    model = nnx.merge(graph, weights)
-    low_res, iou = model.decode_masks(seg_hidden, model.encode_grounding_images(batch), batch)
-    resized = batch.resized_sizes[batch.mask_image]
-    original = batch.original_sizes[batch.mask_image]
-    logits = postprocess_masks(low_res, resized, original, model.config.sam.image_size, size)
+    logits = postprocess_masks(low_res, resized, original, canvas_size, size)
     masks = logits > 0
     inside = jnp.where(masks, jax.nn.sigmoid(logits), 0).sum((1, 2))
     foreground = inside / jnp.maximum(masks.sum((1, 2)), 1)
-    return masks, iou, foreground, logits if with_logits else None
+    return masks, foreground, logits if with_logits else None
 
 
 # ------------------------------------------------------------------------------ helpers

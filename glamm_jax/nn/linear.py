@@ -8,6 +8,7 @@ other layout XLA's CPU backend is 20 times slower for single rows.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from glamm_jax.nn.conv_on_cpu import conv_channels_last, conv_on_cpu
 from glamm_jax.nn.lora import LoRA
-from glamm_jax.parallel import constrain, num_shards
+from glamm_jax.parallel import constrain, num_shards, platform
 
 Axes = tuple[str | None, ...]
 
@@ -95,13 +97,8 @@ def conv(
         stride: of both axes.
         padding: zeros added on every side.
     """
-    y = jax.lax.conv_general_dilated(
-        x,
-        kernel.astype(x.dtype),
-        (stride, stride),
-        [(padding, padding)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    convolve = conv_on_cpu if stride == 1 and platform() == "cpu" else conv_channels_last
+    y = convolve(x, kernel.astype(x.dtype), stride, padding)
     return y if bias is None else y + broadcast_last(bias, y)
 
 
@@ -130,7 +127,12 @@ def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> Float[Array, "
         shape: of the sample.
         std: standard deviation.
     """
-    return std * jax.random.normal(rngs.params(), shape, jnp.float32)
+    return _normal(rngs.params(), shape, std)
+
+
+@partial(jax.jit, static_argnums=(1, 2))  # one program for all leaves of a shape
+def _normal(key: Array, shape: tuple[int, ...], std: float) -> Array:
+    return std * jax.random.normal(key, shape, jnp.float32)
 
 
 class Linear(nnx.Module):

@@ -22,7 +22,7 @@ from glamm_jax.config.flat import changed_fields, flatten_config
 from glamm_jax.errors import ConfigError
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.parallel import current_mesh, shardings
+from glamm_jax.parallel import current_mesh, is_sharded, shardings
 from glamm_jax.storage import AnyPath, to_path
 from glamm_jax.training.checkpoint import load_trained_leaves
 from glamm_jax.training.fingerprint import frozen_fingerprint
@@ -88,16 +88,24 @@ def load_trained_model(run: AnyPath, step: int | None = None) -> tuple[Experimen
 def random_model(config: GLaMMConfig, seed: int) -> GLaMM:
     """Return a model with random weights, which follow from the seed and the kind of device.
 
-    One program samples all of them, with the device's own generator: leaf by leaf, or with jax's
-    generator, compiling takes several times as long.
+    On one device every leaf is sampled by itself: leaves of a shape share a program, which together
+    compile in half the time of one for the model. On several, one program samples every device's
+    part of all leaves, so that no device holds a whole one. Both give the same weights.
     """
+    if not is_sharded():
+        return GLaMM(config, rngs=nnx.Rngs(_root_key(seed)))
     return nnx.merge(abstract_model(config)[0], _random_state(config, seed, ...))
+
+
+def _root_key(seed: int) -> Array:
+    # Of the device's own generator: that of jax takes several times as long to compile.
+    return jax.random.key(seed, impl="rbg")
 
 
 def _random_state(config: GLaMMConfig, seed: int, which: Any) -> nnx.State:
     """Sample the variables that an nnx filter selects; no others are allocated."""
     initialize = _compiled_initializer(config, which, current_mesh())
-    return initialize(jax.random.key(seed, impl="rbg"))
+    return initialize(_root_key(seed))
 
 
 @cache

@@ -56,6 +56,23 @@ def test_conv_is_torch_conv2d(stride: int, padding: int, size: int) -> None:
     _assert_close(actual, _channels_last(expected))
 
 
+@pytest.mark.parametrize(("stride", "padding", "size"), [(1, 1, 3), (2, 1, 3), (1, 0, 2)])
+def test_gradients_of_a_conv_are_those_of_torch(stride: int, padding: int, size: int) -> None:
+    x, kernel = _noise(2, 7, 9, 4), _noise(size, size, 4, 6, seed=1)
+    inputs = torch.tensor(x, requires_grad=True), torch.tensor(kernel, requires_grad=True)
+    settings = {"stride": stride, "padding": padding}
+    expected = torch.nn.functional.conv2d(
+        inputs[0].permute(0, 3, 1, 2), inputs[1].permute(3, 2, 0, 1), **settings
+    )
+    weights = _noise(*_channels_last(expected.detach()).shape, seed=2)
+    (expected * torch.tensor(weights).permute(0, 3, 1, 2)).sum().backward()
+    loss = lambda x, kernel: (conv(x, kernel, **settings) * weights).sum()  # noqa: E731
+    for actual, tensor in zip(
+        jax.grad(loss, (0, 1))(jnp.asarray(x), jnp.asarray(kernel)), inputs, strict=True
+    ):
+        _assert_close(actual, tensor.grad.numpy())
+
+
 def test_conv_module_without_bias_has_no_bias_leaf() -> None:
     layer = Conv(4, 6, 3, rngs=nnx.Rngs(0), padding=1, use_bias=False)
     assert layer.bias is None

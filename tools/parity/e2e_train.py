@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -40,17 +41,20 @@ LOSS_SUMS = {"loss": ("ce_loss", "mask_loss"), "mask_loss": ("mask_bce_loss", "m
 
 
 class Intermediates(NamedTuple):
-    """Intermediate results that were recorded from the original, in this library's layouts."""
+    """Intermediate results that were recorded from the original, in this library's layouts.
 
-    states: Any  # [k, i, n, c], hidden states of CLIP
-    projected: Any  # [i, p, d]
-    fused: Any  # list of [q, h, w, c]
-    regions: Any  # [r, d]
-    embeddings: Any  # [b, t, d]
-    logits: Any  # [b, t, v]
-    text_projected: Any  # [b, t, c]
-    grounding: Any  # [g, s, s, c]
-    masks: Any  # [m, h, w]
+    Those that a comparison does not need are None: computing them takes half of the compilation.
+    """
+
+    states: Any = None  # [k, i, n, c], hidden states of CLIP
+    projected: Any = None  # [i, p, d]
+    fused: Any = None  # list of [q, h, w, c]
+    regions: Any = None  # [r, d]
+    embeddings: Any = None  # [b, t, d]
+    logits: Any = None  # [b, t, v]
+    text_projected: Any = None  # [b, t, c]
+    grounding: Any = None  # [g, s, s, c]
+    masks: Any = None  # [m, h, w]
 
 
 class TrainResult(NamedTuple):
@@ -74,6 +78,12 @@ class TrainResult(NamedTuple):
 class TrainRunner:
     """One model with one compiled program for all cases: their batches have a common shape.
 
+    Args:
+        model: the model.
+        weights: of the losses.
+        capacity: shape of every batch.
+        fields: the intermediate results to compute.
+
     Attributes:
         model: the model.
         config: its configuration.
@@ -82,13 +92,20 @@ class TrainRunner:
         frozen: its parameters that have no gradient.
     """
 
-    def __init__(self, model: GLaMM, weights: LossWeights, capacity: BatchShape):
+    def __init__(
+        self,
+        model: GLaMM,
+        weights: LossWeights,
+        capacity: BatchShape,
+        fields: Sequence[str] = Intermediates._fields,
+    ):
         self.model, self.config = model, model.config
         self.batch_shape = capacity
         self.table = glamm_table(model.config)
         graph, _, self.frozen = nnx.split(model, TRAINABLE, ...)
-        self._forward = jax.jit(partial(_forward, graph, weights))
-        self._step = jax.jit(jax.value_and_grad(partial(_forward, graph, weights), has_aux=True))
+        forward = partial(_forward, graph, weights, fields)
+        self._forward = jax.jit(forward)
+        self._step = jax.jit(jax.value_and_grad(forward, has_aux=True))
 
     def run(self, samples: list[Sample], shift: float = 0.0) -> TrainResult:
         """Compute losses, intermediates and gradients of one batch.
@@ -135,6 +152,7 @@ def torch_tensors(table: WeightTable, state: nnx.State) -> dict[str, np.ndarray]
 def _forward(
     graph: nnx.GraphDef,
     weights: LossWeights,
+    fields: Sequence[str],
     trainable: nnx.State,
     frozen: nnx.State,
     batch: Batch,
@@ -143,30 +161,34 @@ def _forward(
     model = nnx.merge(graph, trainable, frozen, copy=True)
     output = model(batch)
     parts = losses(model, batch, output, weights)
-    return parts.total, (parts, output, _intermediates(model, batch, output))
+    compute = _intermediates(model, batch, output)
+    intermediates = Intermediates(**{field: compute[field]() for field in fields})
+    return parts.total, (parts, output, intermediates)
 
 
-def _intermediates(model: GLaMM, batch: Batch, output: Output) -> Intermediates:
+def _intermediates(model: GLaMM, batch: Batch, output: Output) -> dict[str, Callable[[], Any]]:
+    """Return a function for each field of `Intermediates`."""
     states = model.encode_images(batch.images)
-    levels = [model.clip.patch_features(states, n) for n in model.config.clip.region_layers]
-    slots = jax.numpy.maximum(batch.region_images, 0)
-    cast = model.config.region.compute_dtype or states.dtype
-    encoder = model.region_encoder
-    fused = encoder.fuse(encoder.build_pyramid([level[slots].astype(cast) for level in levels]))
-    canvas = model.config.sam.image_size
-    return Intermediates(
-        states=states,
-        projected=model.projector(
+    encoder, cast = model.region_encoder, model.config.region.compute_dtype or states.dtype
+
+    def fused() -> list[jax.Array]:
+        slots = jax.numpy.maximum(batch.region_images, 0)
+        levels = [model.clip.patch_features(states, n) for n in model.config.clip.region_layers]
+        return encoder.fuse(encoder.build_pyramid([level[slots].astype(cast) for level in levels]))
+
+    return {
+        "states": lambda: states,
+        "projected": lambda: model.projector(
             model.clip.patch_features(states, model.config.clip.projector_layer)
         ),
-        fused=fused,
-        regions=model.encode_regions(states, batch),
-        embeddings=model.embed(batch),
-        logits=model.llama.logits(output.hidden),
-        text_projected=model.text_projection(output.hidden),
-        grounding=model.encode_grounding_images(batch),
-        masks=masks_at_original_size(output, batch, canvas)[0],
-    )
+        "fused": fused,
+        "regions": lambda: model.encode_regions(states, batch),
+        "embeddings": lambda: model.embed(batch),
+        "logits": lambda: model.llama.logits(output.hidden),
+        "text_projected": lambda: model.text_projection(output.hidden),
+        "grounding": lambda: model.encode_grounding_images(batch),
+        "masks": lambda: masks_at_original_size(output, batch, model.config.sam.image_size)[0],
+    }
 
 
 # ---------------------------------------------------------------------------- comparison
