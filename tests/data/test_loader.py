@@ -44,6 +44,8 @@ from glamm_jax.text.tokenizer import TokenizerError, load_tokenizer
 from glamm_jax.types import Batch, BatchShape
 from tests.small_experiment import TOKENIZER, get_config
 
+pytestmark = pytest.mark.usefixtures("unchecked")  # most of the time would be type checks
+
 MODEL = get_config().model
 SIDE = 32
 NUM_RECORDS = 12

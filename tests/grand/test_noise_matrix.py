@@ -24,6 +24,8 @@ from glamm_jax.grand.scoring import METRICS
 from glamm_jax.miniworld import FULL
 from glamm_jax.miniworld.truth_folder import write_scenes
 
+pytestmark = pytest.mark.usefixtures("unchecked")  # most of the time would be type checks
+
 ROLES = Path(__file__).resolve().parents[2] / "configs" / "annotate" / "noisy.toml"
 MARGIN = 0.03  # of metrics that do not depend on a parameter
 LEAST = 0.04  # by which the own metrics of a parameter fall

@@ -31,6 +31,8 @@ from glamm_jax.text.answer_parser import parse_answer
 from glamm_jax.text.special_tokens import SEG
 from tests.miniworld.conftest import max_masks
 
+pytestmark = pytest.mark.usefixtures("unchecked")  # most of the time would be type checks
+
 SIZE = 64
 STAR, RING = math.pi / 5, 0.66
 
@@ -214,7 +216,6 @@ def test_a_world_without_room_says_so() -> None:
         ("text_style", "many", "World.text_style"),
     ],
 )
-@pytest.mark.usefixtures("unchecked")
 def test_impossible_worlds_are_refused(field: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(EASY, **{field: value})

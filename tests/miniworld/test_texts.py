@@ -36,6 +36,8 @@ from glamm_jax.miniworld.world import MAX_RELATIONS
 from tests.miniworld.conftest import max_masks
 from tests.miniworld.expression_parser import matching_objects
 
+pytestmark = pytest.mark.usefixtures("unchecked")  # most of the time would be type checks
+
 SIZE = 64
 PART = re.compile(r"^(\w+) (band|cap) of the (.*)$")
 NUMBERS = {"no": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}

@@ -10,6 +10,8 @@ from tests.parity.tampering import change_json, failed_names, run
 from tools.parity import datasets
 from tools.parity.report import GoldenError
 
+pytestmark = pytest.mark.usefixtures("unchecked")  # most of the time would be type checks
+
 
 def part_of(goldens, folder, *names):
     """A folder with the recorded items of some datasets, beside the whole fixtures."""

@@ -33,6 +33,8 @@ from tests.data.sources.damaged_json import Place, damaged
 from tests.data.sources.grand_scene import scene
 from tests.data.sources.small_datasets import FIXTURES, image_bytes, read_all, write
 
+pytestmark = pytest.mark.usefixtures("unchecked")  # most of the time would be type checks
+
 
 class Family(NamedTuple):
     """A dataset of the fixtures and one of its files; `owner` gives the key of a place in it."""
@@ -161,7 +163,7 @@ def with_file(family: Family, content: Any) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
-@settings(max_examples=80)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_damage_in_one_entry_never_raises_and_costs_no_other_picture(name, data):
     family = FAMILIES[name]
@@ -180,7 +182,7 @@ def test_damage_in_one_entry_never_raises_and_costs_no_other_picture(name, data)
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_a_file_cut_anywhere_is_an_error_that_names_it(name, data):
     family = FAMILIES[name]
@@ -206,7 +208,7 @@ def annotations_of(record: Record | None) -> list[Any]:
     ]
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(damaged(scene()))
 def test_damage_in_a_scene_costs_what_hangs_on_it(damage):
     place, changed = damage
@@ -234,7 +236,7 @@ def test_damage_in_a_scene_costs_what_hangs_on_it(damage):
         assert "gcg" in {item[0] for item in remaining}
 
 
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(st.sampled_from(["A dog", "the grass", "a red ball"]), st.data())
 def test_damage_in_one_grounding_leaves_the_other_phrases(phrase, data):
     entry = load(FIXTURES / GRANDF / "GranDf_HA_GCG_train.json")[0]
