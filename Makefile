@@ -32,8 +32,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 # Two processes, each test file in one of them: XLA compiles on one core most of the time.
+# The files come in the order of tests/conftest.py, the longest first.
 test: $(STAMP) ## run the default tests; no network, no GPU; 10 to 20 minutes on two cores
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP) ## run the tests marked slow; hours
 	$(BIN)/python -m pytest -q -m slow

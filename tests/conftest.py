@@ -56,6 +56,20 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("default")
 
 
+# Of two processes, one would be idle at the end while the other runs one of these.
+LONG_FILES = (
+    *("parity/test_e2e.py", "training/test_loop.py", "inference/test_generate.py"),
+    *("inference/test_chat.py", "programs/test_convert_program.py", "training/test_bucket_run.py"),
+    *("models/test_glamm.py", "training/test_initialization.py", "data/test_loader.py"),
+    *("programs/test_train_program.py", "training/test_step.py", "models/test_packing.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG_FILES))
+
+
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Free the compiled programs of a file behind it: together they take several GiB."""
     if nextitem is None or nextitem.path != item.path:
