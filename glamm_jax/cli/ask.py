@@ -46,11 +46,9 @@ from glamm_jax.data.boxes import check_boxes
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.inference.answer import Answer, Grounding
 from glamm_jax.inference.chat import Assistant, Question, load
-from glamm_jax.inference.placement import choose_mesh
 from glamm_jax.miniworld import EASY, render_scene
 from glamm_jax.storage import AnyPath
 from glamm_jax.text.questions import GCG_QUESTIONS
-from glamm_jax.weights.folder import ModelFolder
 
 SHIPPED_MODEL = ("checkpoints", "miniworld-tiny")  # in a checkout
 SCENE_SEED = 77_001  # training renders scenes of other seeds
@@ -137,8 +135,7 @@ def answer_question(options: argparse.Namespace) -> None:
         print(
             "note: the shipped model only knows drawn shapes; for photographs name another --model"
         )
-    mesh = choose_mesh(ModelFolder(model), options.dtype, options.mesh)
-    assistant = load(model, options.dtype, mesh)
+    assistant = load(model, options.dtype, options.mesh)
     print(f"the model is on {assistant.placement()}", flush=True)
     answer = _generate(assistant, question)
     _print_groundings(answer)

@@ -71,7 +71,6 @@ from glamm_jax.cli.program import (
     run_program,
     this_machine,
 )
-from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.record_sources import find_scheme
 from glamm_jax.environment import ALLOW_OUTSIDE, environment_variables
 from glamm_jax.errors import ConfigError
@@ -282,12 +281,10 @@ def mesh_of(options: argparse.Namespace) -> Mesh | None:
     """Return the mesh that the model is to be placed on; None: one device.
 
     Raises:
-        ConfigError: the model is not complete.
+        FolderError: the model is not complete.
         MeshError: it does not fit the devices, or `--mesh` does not fit either.
     """
     folder = ModelFolder(options.model)
-    if not isinstance(folder.config, GLaMMConfig):
-        raise ConfigError(f"{options.model}: a part of a model, not a complete GLaMM")
     return choose_mesh(folder, options.dtype, options.mesh, rows=options.batch, copies=True)
 
 

@@ -35,7 +35,7 @@ from glamm_jax.data.preprocess import (
     grounding_image,
     open_image,
 )
-from glamm_jax.errors import FolderError, GLaMMError
+from glamm_jax.errors import GLaMMError
 from glamm_jax.inference.answer import (
     Answer,
     FinishReason,
@@ -44,7 +44,7 @@ from glamm_jax.inference.answer import (
     attach_masks_to_turns,
 )
 from glamm_jax.inference.generate import DecodeState, Generator
-from glamm_jax.inference.placement import GIB, choose_mesh
+from glamm_jax.inference.placement import GIB, choose_mesh, complete_config
 from glamm_jax.inference.sampling import Sampling
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
@@ -420,7 +420,7 @@ class Assistant:
 def load(
     path: str | AnyPath,
     dtype: DType | None = None,
-    mesh: Mesh | str | None = None,
+    mesh: Mesh | MeshSizes | str | None = None,
     devices: Sequence[Any] | None = None,
 ) -> Assistant:
     """Load the model of a folder, each device reading its own part of the weights.
@@ -438,13 +438,12 @@ def load(
         MeshError: the mesh does not fit the devices or the model, or the model fits no mesh.
     """
     folder = ModelFolder(path)
-    config = folder.config
-    if not isinstance(config, GLaMMConfig):
-        raise FolderError(f"{path}: holds a part of a model, not a complete GLaMM")
+    config = complete_config(folder)
     config = config if dtype is None else replace(config, compute_dtype=dtype)
     tokenizer = load_tokenizer(folder.path, config.tokens)
     if not isinstance(mesh, Mesh):
-        mesh = choose_mesh(folder, dtype, parse_mesh(mesh) if mesh else None, devices)
+        sizes = parse_mesh(mesh) if isinstance(mesh, str) else mesh
+        mesh = choose_mesh(folder, dtype, sizes, devices)
     graph, state = abstract_model(config)
     with _on(mesh):
         model = nnx.merge(graph, folder.fill(state, dtype))

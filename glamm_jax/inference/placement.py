@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
 from glamm_jax.config import DType, GLaMMConfig, LlamaConfig
+from glamm_jax.errors import FolderError
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.parallel import (
     MESH_AXES,
@@ -65,6 +66,7 @@ def choose_mesh(
         The mesh; None: jax's default device.
 
     Raises:
+        FolderError: the folder has a part of a model only.
         MeshError: the sizes do not fit the devices or the model, or the model does not fit the
             memory; the message says what does.
     """
@@ -90,6 +92,17 @@ def choose_mesh(
     )
 
 
+def complete_config(folder: ModelFolder) -> GLaMMConfig:
+    """Return the configuration of a folder's model.
+
+    Raises:
+        FolderError: the folder has a part of a model only.
+    """
+    if not isinstance(folder.config, GLaMMConfig):
+        raise FolderError(f"{folder.path}: holds a part of a model, not a complete GLaMM")
+    return folder.config
+
+
 class _Need:
     """What a model needs on each device of a mesh.
 
@@ -100,8 +113,7 @@ class _Need:
     """
 
     def __init__(self, folder: ModelFolder, dtype: DType | None, rows: int):
-        assert isinstance(folder.config, GLaMMConfig)
-        self.config, self.dtype, self.rows = folder.config, dtype, rows
+        self.config, self.dtype, self.rows = complete_config(folder), dtype, rows
         self._folder = folder
         self._variables = [
             (".".join(map(str, path)), variable)

@@ -70,11 +70,13 @@ class PartPlacement(NamedTuple):
         """Say over which axes the parameters are divided; with shares, if not all over the same."""
         total = sum(self.axes.values())
         ordered = sorted(self.axes.items(), key=lambda item: -item[1])
-        names = [" x ".join(axes) or "replicated" for axes, _ in ordered]
-        if len(ordered) < 2:
-            return "".join(names)
-        shares = [f"{100 * size / total:.3g} %" for _, size in ordered]
-        return ", ".join(f"{name} {share}" for name, share in zip(names, shares, strict=True))
+        shares = {" x ".join(axes) or "replicated": 100 * size / total for axes, size in ordered}
+        if len(shares) < 2:
+            return "".join(shares)
+        named = {name: share for name, share in shares.items() if share >= 1}
+        text = ", ".join(f"{name} {share:.3g} %" for name, share in named.items())
+        others = sum(shares.values()) - sum(named.values())
+        return text + (f", others {others:.2g} %" if len(named) < len(shares) else "")
 
 
 PartPlacements = dict[str, PartPlacement]
