@@ -177,7 +177,14 @@ def parts_table(parts: PartPlacements, unit: int) -> list[str]:
 
 
 def size_line(title: str, nbytes: int, unit: int, note: str = "") -> str:
-    """Return the line of a size that belongs to no part of the model."""
+    """Return the line of a size that belongs to no part of the model.
+
+    Args:
+        title: of the line.
+        nbytes: the size.
+        unit: of the table, as `unit_of` returns.
+        note: what the size consists of.
+    """
     return f"{title:{_WIDTH}}{nbytes / unit:10.2f}  {note}".rstrip()
 
 

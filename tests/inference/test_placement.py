@@ -53,10 +53,13 @@ def test_a_model_that_does_not_fit_one_device_is_spread(
     assert three is not None and three.devices.shape == (1, 1, 2)  # three divide nothing
 
 
-def test_half_the_bytes_fit_where_all_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    limit(monkeypatch, (WEIGHTS + CACHE) / 2 / 0.8 + 9)
+def test_the_dtype_decides_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, (WEIGHTS + CACHE / 2) / 0.8 + 9)  # the weights are stored in bfloat16
     assert choose_mesh(FOLDER, "bfloat16") is None
     assert choose_mesh(FOLDER) is not None
+    limit(monkeypatch, (2 * WEIGHTS + CACHE) / 0.8 - 9)
+    assert choose_mesh(FOLDER) is None
+    assert choose_mesh(FOLDER, "float32") is not None
 
 
 def test_a_model_that_fits_nowhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
