@@ -79,7 +79,7 @@ full-size: $(STAMP) ## convert, export and use a 7B checkpoint; 40 GB of disk
 	$(BIN)/python -m bench.full_size
 
 tpu: $(STAMP) .libtpu/.done ## compile the full-size training step for eight TPU v5e; minutes, 7 GB of memory
-	PYTHONPATH=.libtpu $(BIN)/python -m glamm_jax plan --topology v5e:2x4 --mesh 1 8 1 --json bench/results/tpu.json
+	PYTHONPATH=.libtpu $(BIN)/python -m glamm_jax plan --topology v5e:2x4 --mesh fsdp=8 --json bench/results/tpu.json
 
 .libtpu/.done: Makefile
 	$(PIP) install --quiet --no-deps --upgrade --target .libtpu $(LIBTPU)

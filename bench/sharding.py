@@ -25,9 +25,10 @@ from bench.measure import RESULTS, machine, table, write
 from configs import finetune_gcg, finetune_region_refcocog, pretrain
 from glamm_jax.aot.compile_step import compile_for_topology
 from glamm_jax.config.experiment import ExperimentConfig
+from glamm_jax.parallel import MeshSizes
 
 RECIPES = {"gcg": finetune_gcg, "region": finetune_region_refcocog, "mixed": pretrain}
-TOPOLOGIES = {"v5e:2x4": (1, 8, 1), "v5e:16x16": (32, 8, 1)}
+TOPOLOGIES = {"v5e:2x4": MeshSizes(fsdp=8), "v5e:16x16": MeshSizes(data=32, fsdp=8)}
 MAX_GROWTH = 0.05  # target: of the temporaries, from the first topology to the last
 
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.only:
         temporaries = []
         for topology, mesh in TOPOLOGIES.items():
-            num_chips = mesh[0] * mesh[1]
+            num_chips = mesh.data * mesh.fsdp
             config = reduced(RECIPES[name].get_config(), num_chips)
             result = compile_for_topology(config, topology, mesh)
             results[f"{name}, {topology}"] = result

@@ -98,8 +98,8 @@ class ArtificialDevices:
     def __init__(self, seconds: float):
         self._seconds, self._ready = seconds, 0.0
 
-    def step(self, graphdef: Any, frozen: Any, state: Any, batch: Any) -> tuple[Any, Metrics]:
-        """Start a step, as what `make_step` returns does."""
+    def __call__(self, frozen: Any, state: Any, batch: Any) -> tuple[Any, Metrics]:
+        """Start a step, as a compiled one does."""
         self._ready = max(self._ready, time.perf_counter()) + self._seconds
 
         def scalar(value: float) -> Any:
@@ -114,6 +114,9 @@ class ArtificialDevices:
             skipped=scalar(0.0),
         )
         return state._replace(step=jnp.asarray(state.step + 1)), metrics
+
+    def memory_analysis(self) -> None:
+        """Return nothing: there is no program."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -184,7 +187,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     devices = ArtificialDevices(options.seconds)
     with (
         tempfile.TemporaryDirectory() as name,
-        patch.object(loop, "make_step", lambda *_: devices.step),
+        patch.object(loop, "compile_step", lambda *_: devices),
         redirect_stderr(StringIO()),
     ):
         records = loop.train(configuration(options), Path(name) / "run")

@@ -14,9 +14,10 @@ import contextvars
 import itertools
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -43,6 +44,38 @@ MeshAxes = tuple[str, ...]
 
 class MeshError(GLaMMError):
     """A mesh that cannot be built from the available devices."""
+
+
+class MeshSizes(NamedTuple):
+    """The number of devices along each axis of a mesh."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __str__(self) -> str:
+        return " x ".join(f"{name} {size}" for name, size in self._asdict().items())
+
+
+ONE_DEVICE = MeshSizes()
+
+
+def parse_mesh(text: str) -> MeshSizes:
+    """Parse sizes such as "fsdp=4,tensor=2"; an axis that is not named has one device.
+
+    Raises:
+        MeshError: an axis is unknown or named twice, or a size is not a number of at least 1.
+    """
+    sizes: dict[str, int] = {}
+    for entry in text.split(","):
+        name, _, size = entry.strip().partition("=")
+        if name not in MESH_AXES or name in sizes or not (size.isdecimal() and int(size)):
+            raise MeshError(
+                f"mesh {text!r}: {entry!r} is not AXIS=SIZE with another axis of "
+                f"{', '.join(MESH_AXES)} and a size of at least 1, as in fsdp=4,tensor=2"
+            )
+        sizes[name] = int(size)
+    return MeshSizes(**sizes)
 
 
 @dataclass(frozen=True)
@@ -298,6 +331,33 @@ def to_host(x: Any) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def bytes_on_device(tree: Any) -> int:
+    """Return the bytes that arrays take on a device of this process, the fullest one.
+
+    Args:
+        tree: of arrays; shapes with a sharding count as the arrays that they stand for.
+    """
+    of_device: Counter[Any] = Counter()
+    abstract = 0
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array):
+            for shard in leaf.addressable_shards:
+                of_device[shard.device] += shard.data.nbytes
+        else:
+            abstract += math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    return abstract + max(of_device.values(), default=0)
+
+
+def num_processes(mesh: Mesh | None) -> int:
+    """Return the number of processes that have devices of a mesh."""
+    return 1 if mesh is None else len({device.process_index for device in mesh.devices.flat})
+
+
+def memory_limit() -> int | None:
+    """Return the bytes that jax may use of a device of this process; None: unknown, as on CPUs."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def has_mesh() -> bool:

@@ -35,6 +35,7 @@ from glamm_jax.grand.roles import Landmark, LLMAnswer, ParsedText, RoleImage
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
 from glamm_jax.grand.text_parser import RuleParser
+from glamm_jax.inference.chat import load
 from glamm_jax.inference.generate import Generator
 from glamm_jax.miniworld import EASY, render_scene, scene_record
 from glamm_jax.miniworld.grand_folder import write_grand
@@ -43,6 +44,7 @@ from glamm_jax.miniworld.refcoco_folder import write_refcoco
 from glamm_jax.miniworld.source import MiniWorldSource
 from glamm_jax.miniworld.truth_folder import open_truth, write_scenes
 from glamm_jax.models.glamm import GLaMM
+from glamm_jax.parallel import parse_mesh
 from glamm_jax.training.parameter_groups import trainable_filter, used_parts
 from tests.docstring_example import example_of, example_of_module, unknown_names
 from tests.evaluation.test_docstring_examples import MODULES as EVALUATION_MODULES
@@ -247,6 +249,7 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
     "grand.scene_graph": lambda folder: _grand_steps(),
     "inference.chat": lambda folder: {"glamm_jax": glamm_jax},
     "inference.generate": lambda folder: _generation(),
+    "inference.placement": lambda folder: {"path": MODEL, "load": load, "parse_mesh": parse_mesh},
     "json_files": lambda folder: {"Path": Path},
     "miniworld": lambda folder: {},
     "miniworld.folders": lambda folder: {

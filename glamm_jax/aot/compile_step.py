@@ -1,6 +1,6 @@
 """Compile a training step for TPU topologies that are not attached, and read its memory.
 
-    compile_for_topology(config, "v5e:2x4", mesh=(1, 8, 1))
+    compile_for_topology(config, "v5e:2x4", MeshSizes(fsdp=8))
 
 XLA compiles for a topology on a machine without TPU, in minutes and 7 GB. It refuses a program that
 does not fit the memory, so a step that compiles fits. jax needs libtpu on the path; `make tpu`
@@ -26,7 +26,7 @@ from glamm_jax.config import released, with_lora
 from glamm_jax.config.experiment import DataConfig, ExperimentConfig, MixtureEntry
 from glamm_jax.data.collate import collate
 from glamm_jax.errors import ConfigError
-from glamm_jax.parallel import make_mesh, use_mesh
+from glamm_jax.parallel import MeshSizes, make_mesh, use_mesh
 from glamm_jax.training.placement import abstract_batch, abstract_split
 from glamm_jax.training.step import make_step
 from glamm_jax.types import BatchShape
@@ -42,14 +42,14 @@ _ENVIRONMENT = {
 
 
 def compile_for_topology(
-    config: ExperimentConfig, topology_name: str, mesh: tuple[int, int, int]
+    config: ExperimentConfig, topology_name: str, mesh: MeshSizes
 ) -> dict[str, Any]:
     """Compile a configuration's training step for TPUs that are not attached.
 
     Args:
         config: of the training run. The step runs on an empty batch of its shape.
         topology_name: of libtpu, such as "v5e:2x4".
-        mesh: sizes of the axes (data, fsdp, tensor).
+        mesh: sizes of its axes.
 
     Returns:
         {name: value}: the memory that each device needs, in GiB, or the compiler's "error"; and
@@ -73,7 +73,13 @@ def compile_for_topology(
         result = _compile(config)
     memory = CHIPS[chip].memory_gib
     fits = "error" not in result and result["arguments + temporaries"] <= memory
-    return {"topology": topology_name, "mesh": mesh, **result, "fits": fits, "jax": jax.__version__}
+    return {
+        "topology": topology_name,
+        "mesh": tuple(mesh),
+        **result,
+        "fits": fits,
+        "jax": jax.__version__,
+    }
 
 
 def released_gcg_config(images: int, batch_slices: int) -> ExperimentConfig:

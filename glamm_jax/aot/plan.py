@@ -1,6 +1,6 @@
 """What a training run would need: parameters, memory, FLOPs and time, without allocating arrays.
 
-    print(plan(config, mesh=(1, 8, 1)).text())
+    print(plan(config, MeshSizes(fsdp=8)).text())
 
 Everything is counted, in seconds and without an accelerator. Activations and gathered layers are
 not: `glamm_jax.aot.compile_step` compiles the step and reads them from the program.
@@ -10,24 +10,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 from jax.sharding import AbstractMesh
 
 from glamm_jax.aot import flops
 from glamm_jax.aot.chips import CHIPS, GIB, Chip
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.config.experiment import ExperimentConfig
-from glamm_jax.parallel import MESH_AXES, use_mesh
-from glamm_jax.training.parameter_groups import PARAMETER_GROUPS, group_of, is_adapter
+from glamm_jax.parallel import MESH_AXES, ONE_DEVICE, MeshSizes, use_mesh
+from glamm_jax.training.parameter_groups import ADAPTERS, part_titles, title_of
 from glamm_jax.training.placement import abstract_split, check_batch_slices
+from glamm_jax.training.placement_table import (
+    DeviceMemory,
+    PartPlacements,
+    parts_table,
+    place_parts,
+    size_line,
+    step_text,
+    total_memory,
+    unit_of,
+)
 from glamm_jax.training.state import ModelSplit
 from glamm_jax.types import BatchShape
 from glamm_jax.weights.flat_state import flatten_state
 
 SHARE_OF_PEAK = 0.5  # that an efficient program reaches
-ADAPTERS = "adapters"  # title of the LoRA adapters; the others are in the table of parameter groups
 
 
 class PartCost(NamedTuple):
@@ -48,39 +56,32 @@ class PartCost(NamedTuple):
     recomputed: int = 0
 
 
-class DeviceMemory(NamedTuple):
-    """Bytes on each device.
-
-    Attributes:
-        frozen: parameters that are not trained.
-        trainable: parameters that are trained.
-        optimizer: its state.
-        gradients: only during a step.
-    """
-
-    frozen: int
-    trainable: int
-    optimizer: int
-    gradients: int
-
-
 @dataclass(frozen=True)
 class Plan:
     """What a training run would need.
 
     Attributes:
+        config: of the run.
         parts: {title: cost} of the parts of the model.
-        memory: of each device.
-        mesh: sizes of the axes (data, fsdp, tensor).
-        rows: of a step's batch.
-        images: of a step's batch.
+        placements: {title: where it is} of the parts of the model.
+        mesh: sizes of its axes.
     """
 
+    config: ExperimentConfig
     parts: dict[str, PartCost]
-    memory: DeviceMemory
-    mesh: tuple[int, int, int]
-    rows: int
-    images: int
+    placements: PartPlacements
+    mesh: MeshSizes
+
+    @property
+    def memory(self) -> DeviceMemory:
+        """What each device needs for parameters, optimizer and gradients."""
+        return total_memory(self.placements)
+
+    @property
+    def images(self) -> int:
+        """Images of a step."""
+        data, batches = self.config.data, self.config.optim.accumulation_steps
+        return batches * data.batch_slices * data.batch_shape.images
 
     @property
     def step_flops(self) -> int:
@@ -107,17 +108,23 @@ class Plan:
                 f"{part.forward / 1e12:9.2f} {part.backward / 1e12:9.2f}"
             )
         lines.append(
-            f"a step: {self.rows} rows, {self.images} images, {self.step_flops / 1e12:.1f} TFLOP, "
-            f"and {total.recomputed / 1e12:.1f} TFLOP for activation checkpointing"
+            f"a step: {self.step_flops / 1e12:.1f} TFLOP, and {total.recomputed / 1e12:.1f} TFLOP "
+            "for activation checkpointing"
         )
         return "\n".join(lines)
 
     def _memory_table(self) -> str:
-        data, fsdp, tensor = self.mesh
-        lines = [f"GiB on each device of data {data} x fsdp {fsdp} x tensor {tensor}"]
-        rows = {**self.memory._asdict(), "total": sum(self.memory)}
-        lines += [f"{name:18} {size / GIB:9.2f}" for name, size in rows.items()]
-        return "\n".join([*lines, "not counted: activations and gathered layers"])
+        total = sum(self.memory)
+        unit, unit_name = unit_of(total)
+        return "\n".join(
+            [
+                f"mesh: {self.mesh} = {math.prod(self.mesh)} devices",
+                step_text(self.config, self.mesh),
+                f"memory of each device in {unit_name}",
+                *parts_table(self.placements, unit),
+                size_line("total", total, unit, "without batches, activations, gathered layers"),
+            ]
+        )
 
     def _time_table(self) -> str:
         count = math.prod(self.mesh)
@@ -133,46 +140,39 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(config: ExperimentConfig, mesh: tuple[int, int, int] = (1, 1, 1)) -> Plan:
+def configured_mesh(config: ExperimentConfig) -> MeshSizes:
+    """Return the mesh of a configuration; where it takes all that is left, one device."""
+    return MeshSizes(max(config.mesh.data, 1), config.mesh.fsdp, config.mesh.tensor)
+
+
+def plan(config: ExperimentConfig, mesh: MeshSizes = ONE_DEVICE) -> Plan:
     """Count what a run of this configuration would need.
 
     Args:
         config: of the run. A step has `optim.accumulation_steps` times `data.batch_slices` batches
             of `data.batch_shape`, and their padding counts.
-        mesh: sizes of the axes (data, fsdp, tensor).
+        mesh: sizes of its axes.
 
     Raises:
         PlacementError: the devices cannot divide the batch slices.
     """
-    with use_mesh(AbstractMesh(mesh, MESH_AXES)):
+    with use_mesh(AbstractMesh(tuple(mesh), MESH_AXES)):
         check_batch_slices(config.data.batch_slices)
         split = abstract_split(config)
-        state = split.state
-        trainable = _device_bytes(state.trainable)
-        optimizer = _device_bytes(state.opt_state)
-        memory = DeviceMemory(_device_bytes(split.frozen), trainable, optimizer, trainable)
+        placements = place_parts(split)
     shape = config.data.batch_shape
     num_slices = config.data.batch_slices * config.optim.accumulation_steps
     parts = _add_flops(_count_parameters(split), config.model, shape, num_slices)
-    return Plan(parts, memory, mesh, num_slices * shape.rows, num_slices * shape.images)
-
-
-def _device_bytes(tree: Any) -> int:
-    """Return the bytes of abstract arrays on one device."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
+    return Plan(config, parts, placements, mesh)
 
 
 def _count_parameters(split: ModelSplit) -> dict[str, PartCost]:
     """Return {title: cost} with the numbers of parameters, in the order of the table."""
-    titles = dict.fromkeys(group.title for group in PARAMETER_GROUPS)
-    parts = {title: PartCost() for title in (*titles, ADAPTERS)}
+    parts = {title: PartCost() for title in part_titles()}
     for state, is_trained in ((split.frozen, False), (split.state.trainable, True)):
         for leaf, value in flatten_state(state).items():
-            title = ADAPTERS if is_adapter(leaf) else group_of(leaf).title
-            old, size = parts[title], math.prod(value.shape)
+            title, size = title_of(leaf), math.prod(value.shape)
+            old = parts[title]
             parts[title] = old._replace(
                 parameters=old.parameters + size, trained=old.trained + size * is_trained
             )

@@ -5,6 +5,11 @@ examples:
   glamm-jax ask --scene 7 --prompt "Can you segment the red star in this image?"
   glamm-jax ask --model glamm --image dog.jpg --prompt "Where is <p> the dog </p> [SEG]?"
   glamm-jax ask --model glamm --image dog.jpg --prompt "What is region1 <bbox>?" --box 9 4 80 60
+  glamm-jax ask --model glamm --image dog.jpg --mesh tensor=4     # on four devices
+
+A model that does not fit one device is spread over all devices of the machine; --mesh chooses how:
+each device of `tensor` has a part of every layer and works on the same question, while those of
+`fsdp` divide the weights, but each needs a question of its own to work on.
 
 The answer is printed while it is generated. Then follow the phrases with masks, the share of the
 image that each mask covers and its score (the model's confidence, a probability between 0 and 1),
@@ -32,6 +37,7 @@ from glamm_jax.cli.program import (
     any_path,
     checkout_path,
     make_parser,
+    mesh_sizes,
     model_path,
     run_program,
     this_machine,
@@ -106,6 +112,13 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax ask") -> argpa
         "--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: as stored)"
     )
     add(
+        "--mesh",
+        type=mesh_sizes,
+        metavar="AXIS=SIZE,...",
+        help="spread the model over devices of this machine: fsdp=2,tensor=4 (default: one device "
+        "if the model fits it, else all)",
+    )
+    add(
         "--out",
         type=any_path,
         default=Path("out/answer"),
@@ -122,7 +135,9 @@ def answer_question(options: argparse.Namespace) -> None:
         print(
             "note: the shipped model only knows drawn shapes; for photographs name another --model"
         )
-    answer = _generate(load(model, options.dtype), question)
+    assistant = load(model, options.dtype, options.mesh)
+    print(f"the model is on {assistant.placement()}", flush=True)
+    answer = _generate(assistant, question)
     _print_groundings(answer)
     for suffix, save in ((".png", answer.save_overlay), (".json", answer.save)):
         path = options.out.with_name(options.out.name + suffix)

@@ -28,6 +28,12 @@ with the files below; OUT/table.txt, .md and .json have all metrics beside the p
 with; `ours`, the prompts of this project's training; or a text with {name} for the expression and
 {regions} for the box.
 
+A model that fits one device has a copy on each, and the copies divide the rows of a batch;
+otherwise it is spread over all devices. --mesh chooses: `data` counts the copies, `fsdp` and
+`tensor` the devices that divide a copy. Each of several processes predicts its own items. With a
+mesh that is larger than the devices of one process, it has all devices of all processes, and they
+predict every item together.
+
 The same command resumes an interrupted evaluation; finished items are not predicted again.
 
 OUT/config.json        what the predictions depend on: weights, data, prompt, seed, versions
@@ -50,6 +56,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 import glamm_jax.miniworld  # noqa: F401  # registers the scheme miniworld/NAME
@@ -58,12 +65,12 @@ from glamm_jax.cli.processes import add_process_arguments, start_processes
 from glamm_jax.cli.program import (
     any_path,
     make_parser,
+    mesh_sizes,
     model_path,
     positive_int,
     run_program,
     this_machine,
 )
-from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.record_sources import find_scheme
 from glamm_jax.environment import ALLOW_OUTSIDE, environment_variables
 from glamm_jax.errors import ConfigError
@@ -83,9 +90,9 @@ from glamm_jax.evaluation.llm_judge import LLMJudge, review_all
 from glamm_jax.evaluation.published import beside_paper
 from glamm_jax.evaluation.scores import RunScores
 from glamm_jax.inference.chat import Assistant, load
+from glamm_jax.inference.placement import choose_mesh
 from glamm_jax.metrics.captions import DEFAULT_CAPTION_METRICS, check_java
 from glamm_jax.metrics.similarity import CachedSimilarity, Similarity, WordSimilarity
-from glamm_jax.parallel import make_mesh
 from glamm_jax.storage import AnyPath, to_path
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 from glamm_jax.weights.folder import ModelFolder
@@ -110,8 +117,7 @@ def evaluate(options: argparse.Namespace) -> None:
     Everything is checked before the model is loaded, and what takes no time first.
     """
     start_processes("eval", options, options.out)
-    if options.model and not isinstance(ModelFolder(options.model).config, GLaMMConfig):
-        raise ConfigError(f"{options.model}: a part of a model, not a complete GLaMM")
+    mesh = mesh_of(options) if options.model else None
     if options.predictions and not options.predictions.exists():
         raise ConfigError(f"{options.predictions}: no such folder")
     benchmark = BENCHMARKS[options.benchmark]
@@ -121,7 +127,7 @@ def evaluate(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.out}: has an evaluation of one split; choose a new folder")
     runs = {name: open_run(benchmark, data, name, options) for name, data in selected.items()}
     scorers, judge = make_scorers(benchmark, options)
-    assistant = None if options.predictions else load_assistant(options)
+    assistant = None if options.predictions else load_assistant(options, mesh)
     scores: dict[str, RunScores] = {}
     for name, run in runs.items():
         with run.lock():
@@ -271,20 +277,22 @@ def make_scorers(
     return TextScorers(similarity, captions), LLMJudge(options.judge, options.judge_model)
 
 
-def load_assistant(options: argparse.Namespace) -> Assistant:
-    """Load the model onto all devices of this process."""
-    devices = jax.local_devices()
-    num_data = len(devices) // (options.fsdp * options.tensor)
-    if not num_data:
-        raise ConfigError(
-            f"--fsdp {options.fsdp} --tensor {options.tensor}: this process has {len(devices)} "
-            "devices"
-        )
-    mesh = None
-    if len(devices) > 1:
-        mesh = make_mesh(num_data, options.fsdp, options.tensor, devices)
-    print(f"loading {options.model} onto {len(devices)} x {devices[0].device_kind}", flush=True)
-    return load(options.model, options.dtype, mesh)
+def mesh_of(options: argparse.Namespace) -> Mesh | None:
+    """Return the mesh that the model is to be placed on; None: one device.
+
+    Raises:
+        FolderError: the model is not complete.
+        MeshError: it does not fit the devices, or `--mesh` does not fit either.
+    """
+    folder = ModelFolder(options.model)
+    return choose_mesh(folder, options.dtype, options.mesh, rows=options.batch, copies=True)
+
+
+def load_assistant(options: argparse.Namespace, mesh: Mesh | None) -> Assistant:
+    """Load the model and say where it is placed."""
+    assistant = load(options.model, options.dtype, mesh)
+    print(f"{options.model} is on {assistant.placement()}", flush=True)
+    return assistant
 
 
 def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argparse.Namespace:
@@ -340,9 +348,11 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
     add(
         "--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: as stored)"
     )
-    add("--fsdp", type=positive_int, default=1, help="devices that shard the weights (%(default)s)")
     add(
-        "--tensor", type=positive_int, default=1, help="devices that shard each layer (%(default)s)"
+        "--mesh",
+        type=mesh_sizes,
+        metavar="AXIS=SIZE,...",
+        help="sizes of the device mesh, such as data=2,fsdp=2,tensor=2 (default: see above)",
     )
     add(
         "--similarity",

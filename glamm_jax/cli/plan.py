@@ -2,8 +2,8 @@
 
 examples:
   glamm-jax plan --config configs/finetune_gcg.py
-  glamm-jax plan --config configs/finetune_gcg.py --mesh 1 16 1
-  glamm-jax plan --topology v5e:2x4 --mesh 1 8 1     # also compile the step for eight TPU v5e
+  glamm-jax plan --config configs/finetune_gcg.py --mesh fsdp=16
+  glamm-jax plan --topology v5e:2x4 --mesh fsdp=8    # also compile the step for eight TPU v5e
 
 Counting takes seconds and needs no accelerator. --topology compiles the training step ahead of time
 for TPUs that are not attached; this takes minutes, 7 GB of memory, and libtpu on the Python path
@@ -24,10 +24,18 @@ import sys
 from collections.abc import Sequence
 
 from glamm_jax.aot.compile_step import compile_for_topology, released_gcg_config
-from glamm_jax.aot.plan import plan
-from glamm_jax.cli.program import any_path, make_parser, positive_int, run_program, this_machine
+from glamm_jax.aot.plan import configured_mesh, plan
+from glamm_jax.cli.program import (
+    any_path,
+    make_parser,
+    mesh_sizes,
+    positive_int,
+    run_program,
+    this_machine,
+)
 from glamm_jax.cli.train import add_overrides, configuration, load_config
 from glamm_jax.files import write_atomic
+from glamm_jax.parallel import MeshSizes
 from glamm_jax.training.step_layout import laid_out
 
 
@@ -45,10 +53,10 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax plan") -> argp
     )
     parser.add_argument(
         "--mesh",
-        type=positive_int,
-        nargs=3,
-        metavar=("DATA", "FSDP", "TENSOR"),
-        help="sizes of the mesh's axes (default: those of the configuration)",
+        type=mesh_sizes,
+        metavar="AXIS=SIZE,...",
+        help="sizes of the axes data, fsdp and tensor of the mesh; 1 for one that is not named "
+        "(default: those of the configuration)",
     )
     parser.add_argument(
         "--topology", metavar="NAME", help="also compile for this TPU topology, for example v5e:2x4"
@@ -70,20 +78,16 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax plan") -> argp
 def run(options: argparse.Namespace) -> int:
     """Print the plan; return 1 if the step was compiled and does not fit."""
     if options.config is None:
-        data, fsdp, tensor = options.mesh or (1, 8, 1)
-        config = released_gcg_config(options.images, batch_slices=data * fsdp)
+        mesh = options.mesh or MeshSizes(fsdp=8)
+        config = released_gcg_config(options.images, batch_slices=mesh.data * mesh.fsdp)
     else:
         config = load_config(options.config)
-        data, fsdp, tensor = options.mesh or (
-            max(config.mesh.data, 1),
-            config.mesh.fsdp,
-            config.mesh.tensor,
-        )
-    config = laid_out(configuration(config, options), data * fsdp)
-    print(plan(config, (data, fsdp, tensor)).text(), flush=True)
+        mesh = options.mesh or configured_mesh(config)
+    config = laid_out(configuration(config, options), mesh.data * mesh.fsdp)
+    print(plan(config, mesh).text(), flush=True)
     if options.topology is None:
         return 0
-    result = compile_for_topology(config, options.topology, (data, fsdp, tensor))
+    result = compile_for_topology(config, options.topology, mesh)
     print("\n" + "\n".join(f"{name:26} {value}" for name, value in result.items()))
     if options.json is not None:
         write_atomic(options.json, json.dumps(result, indent=1) + "\n")

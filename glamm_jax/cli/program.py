@@ -10,12 +10,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import glamm_jax
 from glamm_jax.cli.processes import are_running, end_processes, wait_for_loss
 from glamm_jax.errors import ConfigError, GLaMMError, GLaMMWarning
-from glamm_jax.storage import AnyPath, StorageError, describe, is_service_error, local_path, to_path
+from glamm_jax.storage import AnyPath, describe, is_service_error, local_path, to_path
+
+if TYPE_CHECKING:
+    from glamm_jax.parallel import MeshSizes
 
 UNUSABLE_INPUT, INTERRUPTED = 2, 130  # exit statuses
 TRACEBACK_VARIABLE = "GLAMM_JAX_TRACEBACK"
@@ -160,12 +163,20 @@ def checkpoint_path(text: str) -> Path:
         return local_path(text, other_urls=True)
 
 
+def mesh_sizes(text: str) -> "MeshSizes":
+    """Parse the sizes of a mesh, such as fsdp=4,tensor=2; a type of argparse."""
+    from glamm_jax.parallel import parse_mesh  # imports jax
+
+    with _argument_errors():
+        return parse_mesh(text)
+
+
 @contextmanager
 def _argument_errors() -> Iterator[None]:
-    """Turn what is wrong with a path into the error of which argparse prints the message."""
+    """Turn what is wrong with an argument into the error of which argparse prints the message."""
     try:
         yield
-    except StorageError as error:
+    except GLaMMError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 

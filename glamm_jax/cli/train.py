@@ -23,6 +23,10 @@ A checkpoint is verified before it is used; for a damaged one the error names th
 --from-step N resumes from the checkpoint of step N (0: starts again). Later checkpoints and the
 metrics are moved to RUN/discarded, nothing is deleted. Only one run can train in RUN at a time.
 
+When the first step is compiled, a table shows the mesh, the rows and images of each device, over
+which axes each part of the model is divided, the memory that each part, the batches and the step
+need on a device, and how much of the input quotas the first batch fills.
+
 On a terminal a bar shows losses, speed, the share of the devices' peak FLOPS (MFU), and the share
 of the time in which they waited for data; in a log there is a line every 30 seconds. When a step
 takes ten times the median (at least 5 s), the stacks of all threads are printed. --profile 10:13
@@ -30,7 +34,7 @@ traces four steps with JAX's profiler, for TensorBoard's profile plugin or Perfe
 
 RUN/config.json       the configuration of the run
 RUN/metrics.jsonl     one line per step: step, loss, ce, bce, dice, grad_norm, learning_rate, ...
-RUN/events.jsonl      started, resumed_from, saved, skipped, dropped, validated, slow, ...
+RUN/events.jsonl      started, resumed_from, placed, saved, skipped, dropped, validated, slow, ...
 RUN/checkpoints/STEP  trained parameters; `glamm-jax export RUN --out MODEL` writes the model
 RUN/profile           of --profile 10:13: what devices and host did in the steps 10 to 13
 RUN/tensorboard       event files of TensorBoard; `glamm-jax report RUN` writes a web page
@@ -55,7 +59,7 @@ import jax
 
 import glamm_jax.miniworld  # noqa: F401  # registers the datasets miniworld/NAME
 from glamm_jax.aot.chips import chip_of
-from glamm_jax.aot.plan import plan
+from glamm_jax.aot.plan import configured_mesh, plan
 from glamm_jax.cli.processes import add_process_arguments, start_processes
 from glamm_jax.cli.program import any_path, make_parser, run_program, this_machine
 from glamm_jax.cli.train_progress import show_progress
@@ -132,8 +136,8 @@ def run(options: argparse.Namespace) -> None:
     """Train according to the parsed command line."""
     config = configuration(load_config(options.config), options)
     if options.plan:
-        data, fsdp, tensor = max(config.mesh.data, 1), config.mesh.fsdp, config.mesh.tensor
-        print(plan(laid_out(config, data * fsdp), (data, fsdp, tensor)).text())
+        mesh = configured_mesh(config)
+        print(plan(laid_out(config, mesh.data * mesh.fsdp), mesh).text())
         return
     # The file of the configuration is compared as well as the command line.
     fields = flatten_config(config_to_json(config))
@@ -197,7 +201,8 @@ def _peak_step_seconds(config: ExperimentConfig) -> float | None:
     chip = chip_of(jax.devices()[0].device_kind)
     if chip is None:
         return None
-    return plan(config).step_flops / (chip.peak_flops * jax.device_count())
+    used = config.mesh.devices or jax.device_count()
+    return plan(config).step_flops / (chip.peak_flops * used)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.data.encode import Sample, SampleError, check_sample
+from glamm_jax.data.input_fill import InputFill, QuotaFill
 from glamm_jax.data.packing import (
     FILLER_ID,
     UNPACKED,
@@ -196,6 +197,18 @@ class BatchBuilder:
             mask_height=max(size[0] for size in sizes),
             mask_width=max(size[1] for size in sizes),
         )
+
+    def fill(self, shape: BatchShape) -> InputFill:
+        """Return how much of a batch of this shape the samples fill."""
+        used, required = self._rows.used, self.required_shape
+        counts = {name: (getattr(required, name), getattr(shape, name)) for name in COUNTED_FIELDS}
+        quotas = {
+            "rows": (len(used), shape.rows),
+            "tokens": (sum(row.tokens for row in used), shape.rows * shape.tokens),
+            "targets": (sum(row.targets for row in used), shape.rows * shape.targets),
+            **counts,
+        }
+        return {name: QuotaFill(*quota) for name, quota in quotas.items() if quota[1]}
 
     @property
     def is_full(self) -> bool:

@@ -1,7 +1,7 @@
 """Load batches: records are mixed, shuffled, read by worker processes and packed; resumable.
 
     batches = open_batches(config.data, config.model)
-    batch, names = next(batches)       # the batch, and which records are in it
+    loaded = next(batches)             # loaded.batch; loaded.names: which records are in it
     state = batches.get_state()        # a few hundred bytes of JSON, at this batch
     batches.set_state(state)           # continue from there
 
@@ -42,6 +42,7 @@ from glamm_jax.data.block_cache import default_cache
 from glamm_jax.data.collate import BatchBuilder, ExpandedSample, expand_sample, join_slices
 from glamm_jax.data.conversation_sampler import sample_conversations
 from glamm_jax.data.encode import Sample, encode_examples
+from glamm_jax.data.input_fill import InputFill, add_fills
 from glamm_jax.data.packing import Packing
 from glamm_jax.data.preprocess import ImageError
 from glamm_jax.data.record import RecordError
@@ -88,10 +89,17 @@ class StateError(GLaMMError):
 
 
 class LoadedBatch(NamedTuple):
-    """A batch, and "source id" of every record that this process put into it."""
+    """A batch of this process.
+
+    Attributes:
+        batch: its arrays.
+        names: "source id" of every record that this process put into it.
+        fill: how much of its quotas is filled.
+    """
 
     batch: Batch
     names: tuple[str, ...]
+    fill: InputFill = {}  # noqa: RUF012  # never changed
 
 
 # What `open_batches` returns; grain's checkpoints can save it as well.
@@ -402,7 +410,8 @@ class SliceLoader:
             if exceeded is not None:
                 self._counts[f"waited for {exceeded}"] += 1
                 self._waiting.append(sample)
-        return LoadedBatch(builder.build(shape), tuple(x.name for x in builder.samples))
+        names = tuple(sample.name for sample in builder.samples)
+        return LoadedBatch(builder.build(shape), names, builder.fill(shape))
 
     def _next_sample(self) -> _WaitingSample:
         """The next sample that fits into an empty batch."""
@@ -552,7 +561,8 @@ class _JoinedIterator(grain.DatasetIterator[LoadedBatch]):
         loaded = {index: loader.next_batch() for index, loader in self._slices.items()}
         batches = {index: slice_batch.batch for index, slice_batch in loaded.items()}
         names = tuple(name for slice_batch in loaded.values() for name in slice_batch.names)
-        return LoadedBatch(join_slices(batches), names)
+        fill = add_fills(slice_batch.fill for slice_batch in loaded.values())
+        return LoadedBatch(join_slices(batches), names, fill)
 
     def get_state(self) -> dict[str, Any]:
         slices = {str(index): loader.state() for index, loader in self._slices.items()}

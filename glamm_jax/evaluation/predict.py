@@ -1,4 +1,4 @@
-"""Items to predictions, batch by batch, on the devices of one process.
+"""Items to predictions, batch by batch, on the devices of the assistant's mesh.
 
     for prediction in predict(assistant, item_set.records, item_set.items):
         print(prediction.id, prediction.text)
@@ -6,10 +6,14 @@
 Order of the data: one thread decodes and resizes images ahead of the device; the model answers a
 batch; another thread encodes the masks as run lengths. A prediction depends on its item alone:
 neither the batch nor the number of devices changes it, except for mask logits close to zero.
+
+On a mesh that has devices of several processes, all of them prepare the same batches and have the
+same predictions; that the batches are the same is checked.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -18,15 +22,18 @@ from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+from jax.experimental import multihost_utils
 
 from glamm_jax.data import rle
 from glamm_jax.data.boxes import BoxError
 from glamm_jax.data.preprocess import ImageError, open_image
 from glamm_jax.data.record import RecordError
 from glamm_jax.data.record_sources import RecordSource
+from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.benchmarks.base import FAILED, Item, Prediction, RunLengths
 from glamm_jax.inference.answer import Answer, Grounding
 from glamm_jax.inference.chat import Assistant, PreparedQuestions, Question
+from glamm_jax.parallel import num_processes
 from glamm_jax.text.answer_parser import ParsedAnswer, parse_answer
 from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.questions import MAX_NEW_TOKENS
@@ -36,6 +43,10 @@ NUM_PREFETCHED = 2  # batches that are prepared while one is answered
 
 Argument = TypeVar("Argument")
 Value = TypeVar("Value")
+
+
+class DifferentBatchError(GLaMMError):
+    """Processes that predict together have prepared different batches."""
 
 
 class _ItemBatch(NamedTuple):
@@ -61,12 +72,17 @@ def predict(
         items: to be predicted.
         batch_size: rows of a batch. The last batch is padded, so that all have one shape.
         max_tokens: longest answer to items that do not limit it themselves.
+
+    Raises:
+        DifferentBatchError: processes that predict together do not have the same images.
     """
     prepare = partial(_prepare, assistant, records, batch_size, max_tokens)
     with ThreadPoolExecutor(1) as preprocessing, ThreadPoolExecutor(1) as postprocessing:
         pending: deque[Future[list[Prediction]]] = deque()
         try:
             for batch in _prefetch(preprocessing, prepare, _batches(items, batch_size)):
+                if num_processes(assistant.mesh) > 1:
+                    _check_same(batch)
                 answers = assistant.answer(batch.prepared)
                 pending.append(postprocessing.submit(_to_predictions, batch, answers))
                 while len(pending) > 1:
@@ -131,6 +147,27 @@ def _prepare(
         shape = shape.union(BatchShape(region_images=rows, regions=rows))
     prepared = assistant.prepare(questions, shape) if questions else []
     return _ItemBatch(valid_items, prepared, failed)
+
+
+def _check_same(batch: _ItemBatch) -> None:
+    """Check that all processes have prepared the same batch.
+
+    Raises:
+        DifferentBatchError: they have not.
+    """
+    checksum = zlib.crc32(repr([item.id for item in batch.items]).encode())
+    for prepared in batch.prepared:
+        for array in filter(lambda array: array is not None, prepared.batch):
+            checksum = zlib.crc32(repr(array.shape).encode(), checksum)
+            checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+    checksums = multihost_utils.process_allgather(np.array(checksum, np.uint32))
+    if len({*checksums.tolist()}) > 1:
+        ids = [item.id for item in batch.items] + [x.id for x in batch.failed]
+        problems = "; ".join(f"{x.id}: {x.problems[0]}" for x in batch.failed)
+        raise DifferentBatchError(
+            f"the processes have different images of the items {', '.join(ids[:3])}, ...: every "
+            f"host needs the same data. What cannot be read here: {problems or 'nothing'}"
+        )
 
 
 def _to_predictions(batch: _ItemBatch, answers: list[Answer]) -> list[Prediction]:

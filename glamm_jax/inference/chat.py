@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -34,7 +35,7 @@ from glamm_jax.data.preprocess import (
     grounding_image,
     open_image,
 )
-from glamm_jax.errors import FolderError, GLaMMError
+from glamm_jax.errors import GLaMMError
 from glamm_jax.inference.answer import (
     Answer,
     FinishReason,
@@ -43,10 +44,20 @@ from glamm_jax.inference.answer import (
     attach_masks_to_turns,
 )
 from glamm_jax.inference.generate import DecodeState, Generator
+from glamm_jax.inference.placement import GIB, choose_mesh, complete_config
 from glamm_jax.inference.sampling import Sampling
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.parallel import num_shards, to_host, use_mesh
+from glamm_jax.parallel import (
+    MeshSizes,
+    bytes_on_device,
+    memory_limit,
+    num_processes,
+    num_shards,
+    parse_mesh,
+    to_host,
+    use_mesh,
+)
 from glamm_jax.storage import AnyPath
 from glamm_jax.text.answer_parser import parse_answer, stable_text
 from glamm_jax.text.prompt import Prompt, PromptError, build_prompt
@@ -156,6 +167,18 @@ class Assistant:
         self.config: GLaMMConfig = model.config
         self.tokenizer = tokenizer
         self.generator = Generator(model)
+
+    def placement(self) -> str:
+        """Say in one line where the model is placed."""
+        size = bytes_on_device(self.generator.state) / GIB
+        limit = memory_limit()
+        weights = f"{size:.2f} GiB of weights" + (f" of {limit / GIB:.1f}" if limit else "")
+        if self.mesh is None:
+            return f"1 x {jax.local_devices()[0].device_kind}: {weights}"
+        sizes = MeshSizes(*self.mesh.devices.shape)
+        kind, processes = self.mesh.devices.flat[0].device_kind, num_processes(self.mesh)
+        together = f" of {processes} processes together" if processes > 1 else ""
+        return f"{self.mesh.size} x {kind}{together}, {sizes}: {weights} on each"
 
     def chat(
         self,
@@ -394,24 +417,33 @@ class Assistant:
         )
 
 
-def load(path: str | AnyPath, dtype: DType | None = None, mesh: Mesh | None = None) -> Assistant:
+def load(
+    path: str | AnyPath,
+    dtype: DType | None = None,
+    mesh: Mesh | MeshSizes | str | None = None,
+    devices: Sequence[Any] | None = None,
+) -> Assistant:
     """Load the model of a folder, each device reading its own part of the weights.
 
     Args:
         path: a model folder.
         dtype: of all weights and of the computation; None: as the folder stores them and says.
-        mesh: to place the weights on; None: one device.
+        mesh: to place the weights on, or its sizes: "fsdp=2,tensor=4"; None: one device if the
+            model fits it, else all devices (`glamm_jax.inference.placement`).
+        devices: to make the mesh of; None: those of this process.
 
     Raises:
         FolderError, ConfigError, TensorFileError, TokenizerError: the folder cannot be used; names
             what is wrong with it.
+        MeshError: the mesh does not fit the devices or the model, or the model fits no mesh.
     """
     folder = ModelFolder(path)
-    config = folder.config
-    if not isinstance(config, GLaMMConfig):
-        raise FolderError(f"{path}: holds a part of a model, not a complete GLaMM")
+    config = complete_config(folder)
     config = config if dtype is None else replace(config, compute_dtype=dtype)
     tokenizer = load_tokenizer(folder.path, config.tokens)
+    if not isinstance(mesh, Mesh):
+        sizes = parse_mesh(mesh) if isinstance(mesh, str) else mesh
+        mesh = choose_mesh(folder, dtype, sizes, devices)
     graph, state = abstract_model(config)
     with _on(mesh):
         model = nnx.merge(graph, folder.fill(state, dtype))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cached_property
 from typing import Any
 
 import jax
+
+from glamm_jax.parallel import current_mesh, num_processes, wait_for_processes
 
 # On the CPU these passes would move the cast of a scanned bfloat16 weight stack to float32 out of
 # the loop, which makes a second, twice as large copy of all weights. Without them one layer at a
@@ -26,6 +28,7 @@ class CompiledFunction:
 
     def __init__(self, function: Callable[..., Any], **options: Any):
         self.function, self.options = function, options
+        self._compiled: set[Hashable] = set()  # arguments, on meshes of several processes
 
     @cached_property
     def jitted(self) -> Any:
@@ -36,4 +39,16 @@ class CompiledFunction:
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if num_processes(current_mesh()) > 1:
+            self._compile_in_all_processes(args, kwargs)
         return self.jitted(*args, **kwargs)
+
+    def _compile_in_all_processes(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Compile before any process runs the program: collective operations on CPU time out."""
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        described = [(x.shape, x.dtype) if hasattr(x, "shape") else x for x in leaves]
+        key = structure, tuple(described), current_mesh()
+        if key not in self._compiled:
+            self.jitted.lower(*args, **kwargs).compile()
+            wait_for_processes()
+            self._compiled.add(key)

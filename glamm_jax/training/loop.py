@@ -46,7 +46,7 @@ from jaxtyping import UInt8
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.data.loader import BatchIterator, DataError, dropped_samples, open_batches
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.parallel import num_shards, use_mesh, wait_for_processes
+from glamm_jax.parallel import bytes_on_device, num_shards, use_mesh, wait_for_processes
 from glamm_jax.storage import AnyPath
 from glamm_jax.training.checkpoint import Checkpoints, verify_checkpoint
 from glamm_jax.training.fingerprint import frozen_fingerprint
@@ -62,11 +62,18 @@ from glamm_jax.training.placement import (
     place_split,
     process_slice,
 )
-from glamm_jax.training.prefetch import BatchPrefetcher, PreparedBatch
+from glamm_jax.training.placement_table import (
+    Batches,
+    RunPlacement,
+    fill_shares,
+    place_parts,
+    step_memory,
+)
+from glamm_jax.training.prefetch import MAX_PLACED, BatchPrefetcher, PreparedBatch
 from glamm_jax.training.profile_window import ProfileWindow
 from glamm_jax.training.run_folder import PROFILE, RunError, RunFolder, print_line
 from glamm_jax.training.state import ModelSplit, TrainState, split_model
-from glamm_jax.training.step import Metrics, Step, make_step
+from glamm_jax.training.step import CompiledStep, Metrics, Step, compile_step, make_step
 from glamm_jax.training.step_layout import laid_out
 from glamm_jax.training.stop_signal import StopSignal, any_process
 from glamm_jax.training.votes import Votes
@@ -122,7 +129,8 @@ def train(
 
     A record is a line of `metrics.jsonl`: the step, the losses, the gradient norms (global, and of
     every part), the learning rate, whether the step was skipped, the number of images from each
-    dataset, and three times: `seconds` from the end of the step before to the end of this one,
+    dataset, the share of each input quota that is filled (of this process's part of the batch), and
+    three times: `seconds` from the end of the step before to the end of this one,
     without validation and checkpoint; `input_seconds`, the part of it in which the devices waited
     for a batch; `prepare_seconds` of the thread that loaded, stacked and placed the batch. The
     first step compiles.
@@ -299,7 +307,7 @@ class _Run:
         state, num_done = split.state, int(split.state.step)
         self.last_end = time.perf_counter()
         prepared, wait = self._next_batch()
-        _compile_in_all_processes(step, split, prepared)
+        program = self._compile(step, split, prepared)
         self.save_interval.restart()
         self.validation_interval.restart()
         votes, was_due = Votes(), False
@@ -334,7 +342,7 @@ class _Run:
                 batch = cast(
                     Batch, prepared.batch
                 )  # there is one, or the vote would have ended this
-                state, metrics = step(split.graphdef, split.frozen, state, batch)
+                state, metrics = cast(CompiledStep, program)(split.frozen, state, batch)
             jax.tree.map(lambda x: x.copy_to_host_async(), metrics)
             started = _StartedStep(
                 num_done, metrics, prepared._replace(batch=None), wait + more_wait
@@ -360,6 +368,24 @@ class _Run:
                 yield from records
         self._wait_for_checkpoint()
         self._report_dropped(loader_state, num_done, growth=1)
+
+    def _compile(
+        self, step: Step, split: ModelSplit, prepared: PreparedBatch
+    ) -> CompiledStep | None:
+        """Compile the step, and show what is placed on each device; None without a batch.
+
+        All processes compile before any of them runs a step: collective operations time out.
+        """
+        program = None
+        if prepared.batch is not None:
+            program = compile_step(step, split, prepared.batch)
+            batches = Batches(bytes_on_device(prepared.batch), MAX_PLACED, prepared.fill)
+            parts, needed = place_parts(split), step_memory(program)
+            placement = RunPlacement(self.config, self.mesh, parts, batches, needed)
+            print_line(placement.text())
+            self.folder.append_event("placed", int(split.state.step), **placement.to_json())
+        wait_for_processes()
+        return program
 
     def _next_batch(self) -> tuple[PreparedBatch, float]:
         """Return a prepared batch, and the seconds that idle devices waited for it."""
@@ -500,16 +526,6 @@ class _Run:
             self.saving = None
 
 
-def _compile_in_all_processes(step: Step, split: ModelSplit, prepared: PreparedBatch) -> None:
-    """Compile the step before any of several processes runs it: collective operations time out."""
-    if jax.process_count() == 1:
-        return
-    if prepared.error is None:
-        program = cast(Any, step)
-        program.lower(split.graphdef, split.frozen, split.state, prepared.batch).compile()
-    wait_for_processes()
-
-
 def _step_record(started: _StartedStep) -> StepRecord:
     """Wait for a step and return its metrics and the images of its batch."""
     values = jax.tree.map(float, jax.device_get(started.metrics))._asdict()
@@ -519,4 +535,5 @@ def _step_record(started: _StartedStep) -> StepRecord:
         **{name: value for name, value in values.items() if value is not None},
         "skipped": bool(values["skipped"]),
         "images": dict(sorted(images.items())),
+        "fill": fill_shares(started.prepared.fill),
     }

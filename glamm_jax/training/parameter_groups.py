@@ -31,7 +31,7 @@ class ParameterGroup(NamedTuple):
     Attributes:
         prefix: of the leaf paths.
         part: key of the optimizer's state. These names are part of the checkpoint format.
-        title: printed by `glamm-jax plan`.
+        title: printed by `glamm-jax plan` and at the start of a run.
         trained_in: the sets of `optim.trainable` that contain the parameters.
         is_block_stack: transformer blocks, stacked; their kernels are [layer, in, out].
     """
@@ -78,6 +78,9 @@ PARAMETER_GROUPS = (
 )
 
 
+ADAPTERS = "adapters"  # title of the LoRA adapters, which have no row
+
+
 def group_of(leaf: str) -> ParameterGroup:
     """Return the row of the table that a leaf path belongs to.
 
@@ -98,6 +101,16 @@ def part_of(leaf: str) -> str:
 def is_adapter(leaf: str) -> bool:
     """Return whether a leaf path is one of a LoRA adapter's matrices."""
     return ".lora." in leaf
+
+
+def title_of(leaf: str) -> str:
+    """Return the title of the part that a leaf path belongs to in tables."""
+    return ADAPTERS if is_adapter(leaf) else group_of(leaf).title
+
+
+def part_titles() -> tuple[str, ...]:
+    """Return the titles of all parts, in the order of tables."""
+    return (*dict.fromkeys(group.title for group in PARAMETER_GROUPS), ADAPTERS)
 
 
 def is_block_matrix(leaf: str) -> bool:

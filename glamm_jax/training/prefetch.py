@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
+from glamm_jax.data.input_fill import InputFill, add_fills
 from glamm_jax.data.loader import BatchIterator
 from glamm_jax.parallel import use_mesh
 from glamm_jax.training.placement import place_batch
@@ -24,6 +25,9 @@ from glamm_jax.training.step import stack_batches
 from glamm_jax.types import Batch
 
 BUFFERED = 1  # placed batches that wait to be taken
+# On the devices at once: those of the step that runs, of the step that is started behind it, and of
+# the one after that; those that wait; and the one that the thread works on.
+MAX_PLACED = 3 + BUFFERED + 1
 POLL_SECONDS = 0.005  # resolution of the measured wait
 CLOSE_SECONDS = 60  # for a thread that is still loading
 
@@ -37,6 +41,7 @@ class PreparedBatch(NamedTuple):
         loader_state: position in the data behind it.
         seconds: that the thread worked on it.
         error: why it could not be loaded.
+        fill: how much of the quotas of this process's part is filled.
     """
 
     batch: Batch | None
@@ -44,6 +49,7 @@ class PreparedBatch(NamedTuple):
     loader_state: dict[str, Any] = {}  # noqa: RUF012  # never changed
     seconds: float = 0.0
     error: Exception | None = None
+    fill: InputFill = {}  # noqa: RUF012  # never changed
 
 
 class BatchPrefetcher:
@@ -111,4 +117,6 @@ class BatchPrefetcher:
         except Exception as error:
             return PreparedBatch(None, error=error)
         names = tuple(name for item in loaded for name in item.names)
-        return PreparedBatch(batch, names, loader_state, time.perf_counter() - started)
+        fill = add_fills(item.fill for item in loaded)
+        seconds = time.perf_counter() - started
+        return PreparedBatch(batch, names, loader_state, seconds, fill=fill)

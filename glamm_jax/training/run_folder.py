@@ -2,8 +2,8 @@
 
 config.json          the configuration of the run
 metrics.jsonl        one line a step
-events.jsonl         started, resumed_from, saved, skipped, dropped, validated, not_learning, slow,
-                     failed, stopped
+events.jsonl         started, resumed_from, placed, saved, skipped, dropped, validated,
+                     not_learning, slow, failed, stopped
 panels/STEP/         images of the validation after so many steps
 checkpoints/STEP/    see `glamm_jax.training.checkpoint`
 profile/             trace of `train(..., profile_steps=(FIRST, LAST))`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from glamm_jax.training.optimizer import make_optimizer
 from glamm_jax.training.parameter_groups import norms_by_part, used_parts
 from glamm_jax.training.placement import keep_sharding
 from glamm_jax.training.schedule import learning_rate
-from glamm_jax.training.state import TrainState
+from glamm_jax.training.state import ModelSplit, TrainState
 from glamm_jax.types import Batch, Losses
 
 
@@ -51,6 +51,21 @@ class Metrics(NamedTuple):
 
 
 Step = Callable[[nnx.GraphDef, nnx.State, TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+@runtime_checkable
+class CompiledStep(Protocol):
+    """A step that is compiled for one model, mesh and shape of the batch."""
+
+    def __call__(
+        self, frozen: nnx.State, state: TrainState, batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        """Run the step."""
+        ...
+
+    def memory_analysis(self) -> Any:
+        """Return what the program needs on a device, as the compiler says; None: unknown."""
+        ...
 
 
 @cache
@@ -112,6 +127,18 @@ def make_step(config: GLaMMConfig, optim: OptimConfig, weights: LossWeights, see
         return keep_sharding(TrainState(state.step + 1, *updated)), metrics
 
     return jax.jit(step, static_argnums=0, donate_argnums=2)
+
+
+def compile_step(step: Step, split: ModelSplit, batch: Batch) -> CompiledStep:
+    """Compile what `make_step` returns, once for all steps of a run.
+
+    Args:
+        step: of `make_step`.
+        split: the model, as it is placed for the first step.
+        batch: of the first step.
+    """
+    program: Any = step
+    return program.lower(split.graphdef, split.frozen, split.state, batch).compile()
 
 
 def stack_batches(batches: Sequence[Batch]) -> Batch:

@@ -10,6 +10,8 @@ from glamm_jax.aot.chips import CHIPS, GIB
 from glamm_jax.aot.plan import Plan, plan
 from glamm_jax.config import paper, released, with_lora
 from glamm_jax.config.experiment import DataConfig, ExperimentConfig, MixtureEntry, OptimConfig
+from glamm_jax.parallel import MeshSizes
+from glamm_jax.training.placement_table import DeviceMemory, PartPlacement
 from glamm_jax.types import BatchShape
 from tests.small_experiment import get_config
 
@@ -33,7 +35,7 @@ def full_size(shape: BatchShape, slices: int = 1) -> ExperimentConfig:
 @pytest.fixture(scope="module")
 def eight() -> Plan:
     """Eight samples on eight devices."""
-    return plan(full_size(GCG, slices=8), (1, 8, 1))
+    return plan(full_size(GCG, slices=8), MeshSizes(fsdp=8))
 
 
 def test_parameters_are_those_of_the_released_model(eight: Plan) -> None:
@@ -75,7 +77,11 @@ def test_the_text_names_parts_and_chips_and_what_does_not_fit(eight: Plan) -> No
     for name in (*eight.parts, *CHIPS, "frozen", "optimizer"):
         assert name in text
     assert "does not fit" not in text
-    alone = replace(eight, mesh=(1, 1, 1), memory=eight.memory._replace(frozen=20 * GIB))
+    assert "a step: 8 rows, 8 images; on each device 1 batch of 1 rows, 1 images" in text
+    lines = text.splitlines()
+    assert any(line.startswith("lm_head") and line.endswith("  fsdp") for line in lines)
+    too_large = PartPlacement(DeviceMemory(frozen=20 * GIB), {})
+    alone = replace(eight, placements=eight.placements | {"LLaMA": too_large})
     assert "v5e" in next(line for line in alone.text().splitlines() if "does not fit" in line)
 
 

@@ -184,8 +184,8 @@ def test_a_restored_state_goes_on_at_the_very_example() -> None:
     assert json.loads(text)["shards"]["0"]["waiting"]
     with opened(DATA) as batches:
         batches.set_state(json.loads(text))
-        for expected, (batch, _) in zip(rest, batches, strict=False):
-            assert_same(batch, expected)
+        for expected, loaded in zip(rest, batches, strict=False):
+            assert_same(loaded.batch, expected)
 
 
 def test_any_number_of_hosts_makes_the_same_batches_and_takes_over_from_any_other() -> None:
@@ -267,13 +267,26 @@ def test_several_tasks_of_a_part_are_conversations_about_one_picture() -> None:
     quotas = replace(ROOM, tokens=720, targets=400, **many)
     data = replace(DATA, mixture=(MixtureEntry("world", tasks),), batch_shape=quotas)
     with opened(data) as batches:
-        apart = next(batches).batch
+        first = next(batches)
     with opened(replace(data, share_prefix=True)) as batches:
-        shared = next(batches).batch
+        second = next(batches)
     with opened(replace(data, share_prefix=True, fill_rows=True)) as batches:
-        filled = next(batches).batch
+        third = next(batches)
     patches = MODEL.clip.num_patches
-    made = (apart, shared, filled)
+    made = apart, shared, filled = first.batch, second.batch, third.batch
+    for batch, fill in ((each.batch, each.fill) for each in (first, second, third)):
+        assert {name: quota.used for name, quota in fill.items()} == {
+            "rows": batch.token_valid.any(1).sum(),
+            "tokens": batch.token_valid.sum(),
+            "targets": batch.target_valid.sum(),
+            "images": (batch.image_source.max() + patches) // patches,
+            "region_images": (batch.region_images >= 0).sum(),
+            "regions": (batch.box_image >= 0).sum(),
+            "grounding_images": (batch.resized_sizes.max(1) > 1).sum(),
+            "masks": batch.mask_valid.sum(),
+        }
+        assert fill["tokens"].available == batch.token_valid.size
+        assert fill["masks"].available == len(batch.mask_valid)
     images = [int((batch.image_source.max() + patches) // patches) for batch in made]
     assert images == [2, 6, 6]  # of six rows: three a picture, one, and less
     assert apart.segments is None

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,14 +20,17 @@ import pytest
 from glamm_jax.data import rle
 from glamm_jax.data.record import Record, RecordError
 from glamm_jax.evaluation import runner
-from glamm_jax.evaluation.benchmarks.base import FAILED, Item, Prediction
+from glamm_jax.evaluation.benchmarks import BENCHMARKS
+from glamm_jax.evaluation.benchmarks.base import FAILED, Item, Prediction, TextScorers
+from glamm_jax.evaluation.evaluation_run import EvaluationRun, GenerationConfig
+from glamm_jax.evaluation.items import EvaluationData
 from glamm_jax.evaluation.predict import predict
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, PredictionError, read_lines, to_line
 from glamm_jax.evaluation.runner import PARTS, predict_all
+from glamm_jax.evaluation.scores import SCORES, load_scores
 from glamm_jax.inference.chat import Assistant, load
 from glamm_jax.inference.generate import DecodeState, Generator
 from glamm_jax.metrics.iou import iou
-from glamm_jax.parallel import make_mesh
 from tests.evaluation.conftest import MODEL, miniworld
 from tests.evaluation.example_predictions import perfect_prediction
 from tests.free_port import free_port
@@ -85,10 +89,10 @@ def test_the_size_of_a_batch_has_no_say(tiny_assistant: Assistant, alone: list[P
     assert_equal([by_id[item.id] for item in ITEM_SET.items], alone)
 
 
-@pytest.mark.slow
-def test_rows_lie_on_eight_devices_and_say_what_one_device_says(
-    alone: list[Prediction], monkeypatch: pytest.MonkeyPatch
+def check_on_mesh(
+    alone: list[Prediction], monkeypatch: pytest.MonkeyPatch, mesh: str, num_rows: int
 ) -> None:
+    """Predict on eight devices of which so many divide the rows; compare with one device."""
     places: list[set[int]] = []
     original = Generator.prefill
 
@@ -97,15 +101,32 @@ def test_rows_lie_on_eight_devices_and_say_what_one_device_says(
         for array, axis in ((state.tokens, 0), (state.cache.keys, 1), (state.prompt_hidden, 0)):
             shards = array.addressable_shards
             places.append({shard.device.id for shard in shards})
-            assert {shard.data.shape[axis] for shard in shards} == {array.shape[axis] // 8}
+            assert {shard.data.shape[axis] for shard in shards} == {array.shape[axis] // num_rows}
         return state
 
     monkeypatch.setattr(Generator, "prefill", recording)
-    many = load(MODEL, mesh=make_mesh(data=8))
+    many = load(MODEL, mesh=mesh)
     by_id = {x.id: x for x in predict(many, ITEM_SET.records, ITEM_SET.items, 8, TOKENS)}
     assert_equal([by_id[item.id] for item in ITEM_SET.items], alone)
+    assert any(prediction.masks for prediction in alone)
     assert places
     assert all(len(each) == jax.device_count() == 8 for each in places)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mesh", "num_rows"), [("data=8", 8), ("fsdp=8", 8), ("tensor=2,data=4", 4)]
+)
+def test_any_mesh_says_what_one_device_says(
+    alone: list[Prediction], monkeypatch: pytest.MonkeyPatch, mesh: str, num_rows: int
+) -> None:
+    check_on_mesh(alone, monkeypatch, mesh, num_rows)
+
+
+def test_a_model_that_is_spread_over_eight_devices_says_what_one_device_says(
+    alone: list[Prediction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_on_mesh(alone, monkeypatch, "fsdp=4,tensor=2", 4)
 
 
 # ------------------------------------------------------------------- without a model
@@ -132,7 +153,8 @@ def run_perfect(
 ) -> PerfectPredict:
     perfect = PerfectPredict(num_items)
     monkeypatch.setattr(runner, "predict", perfect)
-    predict_all(None, ITEM_SET.records, ITEM_SET.items, out)  # type: ignore[arg-type]  # no model
+    nobody: Any = SimpleNamespace(mesh=None)
+    predict_all(nobody, ITEM_SET.records, ITEM_SET.items, out)
     return perfect
 
 
@@ -215,19 +237,16 @@ def test_what_cannot_be_asked_fails_alone_and_says_why(
 # ------------------------------------------------------------------- processes
 
 
-@pytest.mark.slow
-def test_two_processes_answer_each_item_once_and_as_one(
-    alone: list[Prediction], tmp_path: Path
-) -> None:
-    environment = os.environ | {"XLA_FLAGS": ""}
-    out = tmp_path / "out"
+def run_two_processes(folder: Path, *options: str, devices: int = 1) -> list[list[str]]:
+    """Run the program in two processes with as many devices each; return what each predicts."""
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     command = [
         *("refseg", "--model", str(MODEL), "--data", "miniworld/easy@64", "--split", "test"),
-        *("--limit", "2", "--tokens", str(TOKENS), "--out", str(out)),
+        *("--limit", "2", "--tokens", str(TOKENS), "--out", str(folder / "out"), *options),
         *("--coordinator", f"localhost:{free_port()}", "--processes", "2", "--process"),
     ]
     program = [sys.executable, "-m", "tests.evaluation.one_process"]
-    records = [tmp_path / f"predicted-{n}.json" for n in range(2)]
+    records = [folder / f"predicted-{n}.json" for n in range(2)]
     started = [
         subprocess.Popen(
             [*program, str(records[n]), *command, str(n)], cwd=ROOT, env=environment,
@@ -236,17 +255,50 @@ def test_two_processes_answer_each_item_once_and_as_one(
         for n in range(2)
     ]  # fmt: skip
     try:
-        output = [process.communicate(timeout=600)[0] for process in started]
+        output = [process.communicate(timeout=1200)[0] for process in started]
         assert not any(process.returncode for process in started), "\n".join(output)
     finally:
         for process in started:
             process.kill()
             process.wait()
-    predictions, _ = read_lines(out / PREDICTIONS)
+    return [json.loads(record.read_text()) for record in records]
+
+
+@pytest.mark.slow
+def test_two_processes_answer_each_item_once_and_as_one(
+    alone: list[Prediction], tmp_path: Path
+) -> None:
+    predicted = run_two_processes(tmp_path)
+    predictions, _ = read_lines(tmp_path / "out" / PREDICTIONS)
     assert_equal(predictions, alone)
-    predicted = [json.loads(record.read_text()) for record in records]
     assert Counter(predicted[0] + predicted[1]) == Counter(item.id for item in ITEM_SET.items)
     assert all(predicted)
+
+
+@pytest.mark.slow
+def test_two_processes_with_one_sharded_model_give_the_scores_of_one_process(
+    alone: list[Prediction], tmp_path: Path
+) -> None:
+    sharded, single = tmp_path / "sharded", tmp_path / "single"
+    sharded.mkdir()
+    predicted = run_two_processes(sharded, "--mesh", "fsdp=2,tensor=2", devices=2)
+    predictions, _ = read_lines(sharded / "out" / PREDICTIONS)
+    assert_equal(predictions, alone)
+    assert {*predicted[0]} == {item.id for item in ITEM_SET.items}
+    assert predicted[0] == predicted[1]  # together
+    assert not (sharded / "out" / PARTS).exists()
+    run = EvaluationRun(
+        BENCHMARKS["refseg"],
+        EvaluationData("miniworld/easy@64", "test", limit=2),
+        single,
+        GenerationConfig("ours"),
+    )
+    expected = run.score({each.id: each for each in alone}, TextScorers()).modes
+    modes = load_scores(sharded / "out" / SCORES).modes
+    for mode, result in expected.items():
+        assert modes[mode].scores == pytest.approx(result.scores, abs=0.01)
+    config = json.loads((sharded / "out" / "config.json").read_text())
+    assert (config["devices"], config["processes"]) == (4, 2)
 
 
 def test_masks_are_run_lengths_of_the_pictures_size(alone: list[Prediction]) -> None:

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 from etils import epath
 
@@ -21,12 +20,6 @@ WORLD = ("--data", "miniworld/easy@64", "--limit", "2", "--split", "test")
 QUICK = ("--tokens", "32", "--batch", "8", "--similarity", "words", "--captions")
 
 
-@pytest.fixture(autouse=True)
-def _one_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    devices = jax.devices()[:1]
-    monkeypatch.setattr(jax, "local_devices", lambda: devices)
-
-
 def run(benchmark: str, *options: object) -> int:
     return main([benchmark, *map(str, options)])
 
@@ -35,10 +28,7 @@ def run(benchmark: str, *options: object) -> int:
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of grounded captions."""
     out = tmp_path_factory.mktemp("eval") / "gcg"
-    with pytest.MonkeyPatch.context() as patch:
-        devices = jax.devices()[:1]
-        patch.setattr(jax, "local_devices", lambda: devices)
-        assert run("gcg", "--model", MODEL, "--out", out, *WORLD, *QUICK) == 0
+    assert run("gcg", "--model", MODEL, "--out", out, *WORLD, *QUICK) == 0
     return out
 
 
@@ -213,6 +203,8 @@ def test_missing_predictions_are_named(scored: Path, tmp_path: Path) -> None:
         (("--similarity", "absent"), "absent: not an encoder"),
         (("--captions", "BLEURT"), "no caption metric 'BLEURT'"),
         (("--out", "."), "has files, but no evaluation"),
+        (("--mesh", "tensor=4"), "tensor=4 does not divide llama.num_heads = 2"),
+        (("--mesh", "data=9"), "has 9 devices, but there are 8"),
     ],
 )
 def test_what_cannot_be_used_ends_with_one_line_before_the_model_is_loaded(

@@ -25,7 +25,7 @@ def test_artificial_devices_work_off_one_step_after_another() -> None:
         devices = ArtificialDevices(2.0)
         losses = []
         for _ in range(2):
-            losses.append(devices.step(None, None, FIRST_STATE, None)[1].loss)
+            losses.append(devices(None, FIRST_STATE, None)[1].loss)
         assert [loss.ready for loss in losses] == [2.0, 4.0]
         now = 3.0
         assert [loss.is_ready() for loss in losses] == [True, False]

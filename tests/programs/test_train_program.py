@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "tests" / "small_experiment.py"
 FIELDS = [
     *("step", "loss", "ce", "bce", "dice", "grad_norm", "grad_norms", "learning_rate"),
-    *("skipped", "images", "seconds", "input_seconds", "prepare_seconds"),
+    *("skipped", "images", "fill", "seconds", "input_seconds", "prepare_seconds"),
 ]
 
 
@@ -35,6 +35,7 @@ def test_a_run_learns_and_records_what_it_did(
     assert main([*arguments, "--profile", "3:4"]) == 0
     printed = capsys.readouterr().err
     assert "step 1/12  loss" in printed  # the heartbeat
+    assert "mesh: data 1 x fsdp 1 x tensor 1 = 1 device" in printed
     assert f"profile: {run / 'profile'}" in printed
     assert [*(run / "profile").rglob("*.xplane.pb")]
     metrics = read_metrics(run)

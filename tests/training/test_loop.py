@@ -98,6 +98,23 @@ def test_checkpoints_come_when_due_and_at_the_end(unbroken: Path) -> None:
     assert [line["step"] for line in lines(unbroken)] == [0, 1, 2, 3, 4]
 
 
+def test_what_is_placed_is_recorded_with_the_memory_that_the_compiled_step_needs(
+    unbroken: Path,
+) -> None:
+    [placed] = events(unbroken, "placed")
+    assert (placed["mesh"], placed["idle_devices"]) == ({"data": 1, "fsdp": 1, "tensor": 1}, 7)
+    assert (placed["rows_of_device"], placed["accumulation_steps"]) == (2, 1)
+    parts = placed["parts"].values()
+    kept = sum(part[name] for part in parts for name in ("frozen", "trainable", "optimizer"))
+    batches = placed["max_batches"] * placed["batch_bytes"]
+    assert placed["total_bytes"] == kept + batches + placed["step_bytes"]
+    assert placed["step_bytes"] > placed["parts"]["lm_head"]["gradients"] > 0
+    # 8 masks and 2 images of either encoder are most of a batch.
+    assert placed["batch_bytes"] > 8 * 32 * 32 + 2 * (64 * 64 + 8 * 8) * 3
+    assert placed["fill"] == lines(unbroken)[0]["fill"]
+    assert 0 < placed["fill"]["tokens"] <= 1
+
+
 @pytest.mark.parametrize("step", [2, 4])
 def test_a_killed_run_goes_on_to_the_same_bits(unbroken: Path, tmp_path: Path, step: int) -> None:
     again = cut_back(unbroken, tmp_path / "again", step)
@@ -169,8 +186,10 @@ def test_a_killed_worker_and_dropped_records_end_with_a_checkpoint(
     assert "a data worker was killed" in failed["reason"]
     [dropped] = events(tmp_path / "run", "dropped")
     assert (dropped["reason"], dropped["count"]) == ("dropped: it", 1)
-    message = r"miniworld/easy@32: 1 of \d+ records dropped: it \(miniworld .*\)\n"
-    assert re.fullmatch(message, capsys.readouterr().err)
+    *table, line = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"miniworld/easy@32: 1 of \d+ records dropped: it \(miniworld .*\)", line)
+    assert table[0] == "mesh: data 1 x fsdp 1 x tensor 1 = 1 device (cpu), 7 idle"
+    assert table[-1].startswith("filled in the first batch: rows ")
     run(tmp_path / "run", steps=num_done + 1)  # it resumes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -28,6 +29,13 @@ from glamm_jax.training.placement import (
     place_split,
     process_slice,
     state_shardings,
+)
+from glamm_jax.training.placement_table import (
+    MIB,
+    parts_table,
+    place_parts,
+    step_memory,
+    total_memory,
 )
 from glamm_jax.training.state import ModelSplit, TrainState
 from glamm_jax.training.step import Metrics, make_step
@@ -139,6 +147,10 @@ def test_each_of_eight_devices_holds_an_eighth_of_the_model(eight: Trained) -> N
     with use_mesh(make_mesh(fsdp=8)):
         batch = place_batch(first_batch(CONFIG))
     assert argument_bytes == pytest.approx(device_bytes(arrays) + device_bytes(batch), rel=0.02)
+    kept = total_memory(place_parts(eight.start)).kept
+    assert kept == device_bytes(arrays)
+    temporaries = eight.program.memory_analysis().temp_size_in_bytes
+    assert temporaries <= (step_memory(eight.program) or 0) <= 1.05 * temporaries
     # Only small arrays are replicated: gains, biases, tokens, patch embeddings.
     width = CONFIG.model.llama.hidden_dim
     for array in jax.tree.leaves(arrays):
@@ -222,6 +234,30 @@ def test_an_abstract_start_is_the_real_one_without_its_values(model: GLaMM) -> N
     for part in ("frozen", "state"):
         described = [jax.tree.map(describe, getattr(x, part)) for x in (abstract, real)]
         assert described[0] == described[1]
+    parts = place_parts(real)
+    assert place_parts(abstract) == parts
+    memory = total_memory(parts)
+    assert memory.frozen == device_bytes(real.frozen)
+    assert memory.trainable + memory.optimizer == device_bytes(real.state)
+
+
+def test_the_table_names_the_axes_that_divide_each_part() -> None:
+    with use_mesh(make_mesh(fsdp=4, tensor=2)):
+        parts = place_parts(abstract_split(CONFIG))
+    assert parts["lm_head"].axes_text() == "fsdp"  # 807 ids are odd
+    text = parts["LLaMA"].axes_text()
+    assert re.fullmatch(r"fsdp x tensor 9\d.* %, others 0\.\d+ %", text), text
+    with use_mesh(make_mesh()):
+        alone = place_parts(abstract_split(CONFIG))
+    assert alone["lm_head"].axes_text() == "replicated"
+    assert alone["lm_head"].memory.frozen == 4 * parts["lm_head"].memory.frozen
+    assert alone["lm_head"].memory.optimizer == 4 * parts["lm_head"].memory.optimizer
+    [header, *_, total] = parts_table(parts, MIB)
+    assert header.split() == [
+        *("part", "frozen", "trained", "optimizer", "gradients", "sharded", "over"),
+    ]
+    sizes = [float(text) for text in total.removeprefix("all parts").split()]
+    assert sizes == pytest.approx([size / MIB for size in total_memory(parts)], abs=0.006)
 
 
 # ------------------------------------------------------------------------ batches
