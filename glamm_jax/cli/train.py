@@ -24,13 +24,16 @@ A checkpoint is verified before it is used; for a damaged one the error names th
 metrics are moved to RUN/discarded, nothing is deleted. Only one run can train in RUN at a time.
 
 On a terminal a bar shows losses, speed, the share of the devices' peak FLOPS (MFU), and the share
-of the time in which they waited for data; in a log there is a line every 30 seconds. When a step
+of the time in which they waited for data; in a log there is a line every 30 seconds, which also has
+the goodput: the share of the time of all processes of the run that was spent in steps whose result
+is kept. The last line says what the rest was spent on. When a step
 takes ten times the median (at least 5 s), the stacks of all threads are printed. --profile 10:13
 traces four steps with JAX's profiler, for TensorBoard's profile plugin or Perfetto.
 
 RUN/config.json       the configuration of the run
 RUN/metrics.jsonl     one line per step: step, loss, ce, bce, dice, grad_norm, learning_rate, ...
 RUN/events.jsonl      started, resumed_from, saved, skipped, dropped, validated, slow, ...
+RUN/goodput.jsonl     what the time was spent on; see train/README.md
 RUN/checkpoints/STEP  trained parameters; `glamm-jax export RUN --out MODEL` writes the model
 RUN/profile           of --profile 10:13: what devices and host did in the steps 10 to 13
 RUN/tensorboard       event files of TensorBoard; `glamm-jax report RUN` writes a web page
@@ -65,9 +68,12 @@ from glamm_jax.config.overrides import with_overrides
 from glamm_jax.data.dataset_mixture import mixture_of
 from glamm_jax.errors import ConfigError
 from glamm_jax.evaluation.validation import make_validate
+from glamm_jax.training.clock import process_start
+from glamm_jax.training.goodput import read_goodput
 from glamm_jax.training.loop import MetricWriter, train
 from glamm_jax.training.metric_writers import TensorBoard, WeightsAndBiases
 from glamm_jax.training.profile_window import parse_steps
+from glamm_jax.training.run_folder import print_line
 from glamm_jax.training.step_layout import laid_out
 from glamm_jax.weights.config_file import config_to_json
 
@@ -150,8 +156,12 @@ def run(options: argparse.Namespace) -> None:
         writers,
         options.from_step,
         profile_steps,
+        process_start(),
     )
     show_progress(records, options.steps or config.optim.total_steps, _peak_step_seconds(config))
+    goodput = read_goodput(options.out) if group is None or group.index == 0 else None
+    if goodput:
+        print_line(goodput.summary())
 
 
 def configuration(config: ExperimentConfig, options: argparse.Namespace) -> ExperimentConfig:

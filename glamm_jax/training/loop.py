@@ -31,10 +31,9 @@ run(N), and run(k) followed by run(N), give bit-identical results.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -49,7 +48,9 @@ from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import num_shards, use_mesh, wait_for_processes
 from glamm_jax.storage import AnyPath
 from glamm_jax.training.checkpoint import Checkpoints, verify_checkpoint
+from glamm_jax.training.clock import SYSTEM_CLOCK, RunClock
 from glamm_jax.training.fingerprint import frozen_fingerprint
+from glamm_jax.training.goodput import RunTimes
 from glamm_jax.training.initialization import initial_model
 from glamm_jax.training.intervals import Interval
 from glamm_jax.training.learning_checks import LearningChecks, LearningProblem
@@ -117,6 +118,8 @@ def train(
     metric_writers: Sequence[MetricWriter] = (),
     from_step: int | None = None,
     profile_steps: tuple[int, int] | None = None,
+    started: float | None = None,
+    clock: RunClock = SYSTEM_CLOCK,
 ) -> Iterator[StepRecord]:
     """Start or resume a run. A step's record is yielded when the next step has been started.
 
@@ -125,7 +128,8 @@ def train(
     dataset, and three times: `seconds` from the end of the step before to the end of this one,
     without validation and checkpoint; `input_seconds`, the part of it in which the devices waited
     for a batch; `prepare_seconds` of the thread that loaded, stacked and placed the batch. The
-    first step compiles.
+    first step compiles. `goodput` is the share of the run's time so far that was spent in steps
+    whose result is kept (`glamm_jax.training.goodput`).
 
     Args:
         config: of the run.
@@ -136,6 +140,8 @@ def train(
         from_step: resume from the checkpoint of this step (0: start again); later checkpoints and
             the metrics are moved to the folder's `discarded`. None: from the latest checkpoint.
         profile_steps: first and last step that JAX's profiler traces into the folder's `profile`.
+        started: when this process was started, in seconds since the epoch; None: now.
+        clock: of the run; a simulation has its own.
 
     Raises:
         ConfigError: a dataset, the initial model or the configuration cannot be used.
@@ -149,6 +155,7 @@ def train(
         FolderError: another process trains in the folder.
         DataError: a batch cannot be loaded; with its record. A checkpoint was saved.
     """
+    started = clock.wall() if started is None else started
     total = config.optim.total_steps
     num_steps = total if num_steps is None else num_steps
     if not 1 <= num_steps <= total:
@@ -167,7 +174,10 @@ def train(
     run_folder = RunFolder(folder)
     run_folder.claim(config)
     profile = ProfileWindow(profile_steps, folder / PROFILE)
-    run = _Run(config, mesh, run_folder, batches, validate, metric_writers, profile, num_steps)
+    run = _Run(
+        *(config, mesh, run_folder, batches, validate, metric_writers, profile, num_steps),
+        *(started, clock),
+    )
     return run.records(from_step)
 
 
@@ -205,8 +215,11 @@ class _Run:
         metric_writers: Sequence[MetricWriter],
         profile: ProfileWindow,
         num_steps: int,
+        started: float,
+        clock: RunClock,
     ):
         self.profile, self.num_steps = profile, num_steps
+        self.started, self.clock = started, clock
         self.config, self.mesh, self.folder, self.batches = config, mesh, folder, batches
         self.validate = validate
         self.metric_writers = metric_writers if folder.writes else ()
@@ -217,10 +230,13 @@ class _Run:
         self.num_reported: dict[tuple[str, str], int] = {}  # dropped samples by dataset and reason
         self.learning = LearningChecks(config)
         saving, validation = config.checkpoint, config.validation
-        self.save_interval = Interval(saving.every, saving.keep_every, minutes=saving.every_minutes)
-        self.validation_interval = Interval(validation.every, minutes=validation.every_minutes)
+        self.save_interval = Interval(
+            saving.every, saving.keep_every, minutes=saving.every_minutes, clock=clock
+        )
+        self.validation_interval = Interval(
+            validation.every, minutes=validation.every_minutes, clock=clock
+        )
         self.in_flight: _StartedStep | None = None
-        self.last_end = 0.0  # of the step before, on the clock of time.perf_counter
 
     def records(self, from_step: int | None = None) -> Iterator[StepRecord]:
         """Yield the records of the steps."""
@@ -230,6 +246,7 @@ class _Run:
                 stack.enter_context(closing(resource))
             stack.enter_context(use_mesh(self.mesh))
             self.stop = stack.enter_context(StopSignal())
+            self.times = RunTimes(self.folder, self.started, self.clock)
             if from_step is not None:
                 self._go_back(from_step)
             model = initial_model(config)
@@ -240,17 +257,21 @@ class _Run:
             split = place_split(split)
             del model
             wait_for_processes()
+            self.times.spent("start_up")
             self.checkpoints = stack.enter_context(
                 closing(Checkpoints(self.folder.checkpoints, config.checkpoint))
             )
             split = split._replace(state=self._start_or_resume(split.state))
+            self.times.process_started(int(split.state.step))
             step = make_step(config.model, config.optim, config.losses, config.seed)
             if int(split.state.step) < self.num_steps:
                 loader_state = self.batches.get_state()
                 self.watchdog = stack.enter_context(Watchdog(print_stacks))
                 self.prefetcher = stack.enter_context(
                     closing(
-                        BatchPrefetcher(self.batches, config.optim.accumulation_steps, self.mesh)
+                        BatchPrefetcher(
+                            *(self.batches, config.optim.accumulation_steps, self.mesh, self.clock)
+                        )
                     )
                 )
                 yield from self._steps(split, step, loader_state)
@@ -279,6 +300,7 @@ class _Run:
             self.folder.append_event("started", 0, **environment)
             return state
         restored = self.checkpoints.restore(latest, state, self.base_fingerprint)
+        self.times.spent("restore")
         self.batches.set_state(restored.loader_state)
         for dropped in dropped_samples(restored.loader_state):
             self.num_reported[dropped.dataset, dropped.reason] = dropped.count
@@ -297,12 +319,12 @@ class _Run:
         loader_state: Mapping[str, Any],
     ) -> Iterator[StepRecord]:
         state, num_done = split.state, int(split.state.step)
-        self.last_end = time.perf_counter()
         prepared, wait = self._next_batch()
-        _compile_in_all_processes(step, split, prepared)
+        with self.times.compilation():
+            _compile_in_all_processes(step, split, prepared)
         self.save_interval.restart()
         self.validation_interval.restart()
-        votes, was_due = Votes(), False
+        votes, was_due, is_first = Votes(), False, True
         votes.cast(partial(self._flags, prepared))
         while num_done < self.num_steps:
             is_stopped, is_failed, *is_late = votes.result()
@@ -310,8 +332,8 @@ class _Run:
                 is_late = [False, False]
             if is_stopped or is_failed:
                 yield from self._finish_step()
-                with self._outside_of_steps():
-                    if num_done:
+                if num_done:
+                    with self._outside_of_steps("checkpoint"):
                         self._save(state, num_done, loader_state)
                         self._wait_for_checkpoint()
                 if is_stopped:
@@ -334,7 +356,9 @@ class _Run:
                 batch = cast(
                     Batch, prepared.batch
                 )  # there is one, or the vote would have ended this
-                state, metrics = step(split.graphdef, split.frozen, state, batch)
+                with self.times.compilation() if is_first else nullcontext():
+                    state, metrics = step(split.graphdef, split.frozen, state, batch)
+                is_first = False
             jax.tree.map(lambda x: x.copy_to_host_async(), metrics)
             started = _StartedStep(
                 num_done, metrics, prepared._replace(batch=None), wait + more_wait
@@ -349,16 +373,19 @@ class _Run:
             was_due = saves or validates
             if was_due:
                 records += self._finish_step()
-                with self._outside_of_steps():
-                    if validates:
+                if validates:
+                    with self._outside_of_steps("validation"):
                         self._validate(split._replace(state=state), num_done)
-                    if saves:
+                if saves:
+                    with self._outside_of_steps("checkpoint"):
                         self._save(state, num_done, loader_state)
             elif self.saving and not self.checkpoints.is_saving:
                 self._wait_for_checkpoint()
             with self.watchdog.paused():
                 yield from records
-        self._wait_for_checkpoint()
+        with self._outside_of_steps("checkpoint"):
+            self._wait_for_checkpoint()
+        self.times.record()
         self._report_dropped(loader_state, num_done, growth=1)
 
     def _next_batch(self) -> tuple[PreparedBatch, float]:
@@ -379,12 +406,12 @@ class _Run:
         if started is None:
             return []
         record = _step_record(started)
-        now = time.perf_counter()
-        seconds, self.last_end = now - self.last_end, now
+        seconds = self.times.step_finished(started.index, started.input_seconds, record["skipped"])
         record |= {
             "seconds": round(seconds, 4),
             "input_seconds": round(started.input_seconds, 4),
             "prepare_seconds": round(started.prepared.seconds, 4),
+            "goodput": round(self.times.share, 4),
         }
         self.profile.step_finished(started.index)
         if self.watchdog.step_finished(started.index, seconds):
@@ -394,11 +421,11 @@ class _Run:
         return [record]
 
     @contextmanager
-    def _outside_of_steps(self) -> Iterator[None]:
-        """Do not count the time inside the context as that of a step."""
+    def _outside_of_steps(self, cause: str) -> Iterator[None]:
+        """Attribute the time inside the context to a cause, not to a step."""
         with self.watchdog.paused():
             yield
-        self.last_end = time.perf_counter()
+        self.times.spent(cause)
 
     def _flags(self, prepared: PreparedBatch) -> tuple[bool, ...]:
         """Return what this process votes for.
@@ -480,6 +507,7 @@ class _Run:
     def _save(self, state: TrainState, num_done: int, loader_state: Mapping[str, Any]) -> None:
         """Start to write a checkpoint."""
         self._wait_for_checkpoint()
+        self.times.record()
         self.folder.before_checkpoint()
         losses = self.losses_since_save
         scores = {"loss": float("inf")}

@@ -39,7 +39,7 @@ CONFIG = replace(
     checkpoint=CheckpointConfig(every=2, keep_last=9),
 )
 STEPS = 5
-TIMES = ("seconds", "input_seconds", "prepare_seconds")
+TIMES = ("seconds", "input_seconds", "prepare_seconds", "goodput")
 
 
 def run(folder: Path, config: ExperimentConfig = CONFIG, steps: int = STEPS, **more: Any) -> list:
