@@ -49,7 +49,7 @@ DESCRIPTIONS = {
     "repeated": "steps that ran again",
     "idle": "between two processes",
 }
-RECORD_SECONDS = 10.0  # between two records
+RECORD_SECONDS = 20.0  # between two records
 
 
 @dataclass

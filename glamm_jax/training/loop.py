@@ -55,6 +55,7 @@ from glamm_jax.training.initialization import initial_model
 from glamm_jax.training.intervals import Interval
 from glamm_jax.training.learning_checks import LearningChecks, LearningProblem
 from glamm_jax.training.losses import LOSS_NAMES
+from glamm_jax.training.maintenance import MaintenanceNotice
 from glamm_jax.training.optimizer import make_optimizer
 from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.training.placement import (
@@ -70,6 +71,7 @@ from glamm_jax.training.state import ModelSplit, TrainState, split_model
 from glamm_jax.training.step import Metrics, Step, make_step
 from glamm_jax.training.step_layout import laid_out
 from glamm_jax.training.stop_signal import StopSignal, any_process
+from glamm_jax.training.stop_time import StopTime
 from glamm_jax.training.votes import Votes
 from glamm_jax.training.watchdog import Watchdog, print_stacks
 from glamm_jax.types import Batch
@@ -229,6 +231,7 @@ class _Run:
         self.saving: tuple[int, dict[str, float]] | None = None  # step and scores of a checkpoint
         self.num_reported: dict[tuple[str, str], int] = {}  # dropped samples by dataset and reason
         self.learning = LearningChecks(config)
+        self.stop_time = StopTime(jax.process_count())
         saving, validation = config.checkpoint, config.validation
         self.save_interval = Interval(
             saving.every, saving.keep_every, minutes=saving.every_minutes, clock=clock
@@ -246,6 +249,7 @@ class _Run:
                 stack.enter_context(closing(resource))
             stack.enter_context(use_mesh(self.mesh))
             self.stop = stack.enter_context(StopSignal())
+            stack.enter_context(MaintenanceNotice(self.stop.request, _print_old_notice))
             self.times = RunTimes(self.folder, self.started, self.clock)
             if from_step is not None:
                 self._go_back(from_step)
@@ -304,11 +308,14 @@ class _Run:
         self.batches.set_state(restored.loader_state)
         for dropped in dropped_samples(restored.loader_state):
             self.num_reported[dropped.dataset, dropped.reason] = dropped.count
+        self.num_skipped = restored.num_skipped
         num_done = int(restored.state.step)
         self.folder.write_config(self.config)
-        self.folder.discard_steps_from(num_done)
-        for record in self.folder.read_metrics():  # as if the run had not been interrupted
-            self.learning.after_step(record)
+        records = self.folder.discard_steps_from(num_done)
+        self.learning.restore(records)  # as if the run had not been interrupted
+        self.stop_time.add_steps(record.get("seconds") for record in records)
+        self.stop_time.add_save(self.folder.last_event("saved").get("seconds"))
+        self._report_stop_time()
         self.folder.append_event("resumed_from", num_done, **environment)
         return restored.state
 
@@ -414,6 +421,7 @@ class _Run:
             "goodput": round(self.times.share, 4),
         }
         self.profile.step_finished(started.index)
+        self.stop_time.add_steps([seconds])
         if self.watchdog.step_finished(started.index, seconds):
             self.folder.append_event("slow", started.index, seconds=record["seconds"])
         self._write_step(record, started.prepared.names)
@@ -434,7 +442,9 @@ class _Run:
         is time for a checkpoint or for the validation.
         """
         is_first = jax.process_index() == 0
-        late = (self.save_interval.is_late, self.validation_interval.is_late)
+        # A checkpoint that is due by time does not wait for the one before it.
+        saves = self.save_interval.is_late and not self.checkpoints.is_saving
+        late = (saves, self.validation_interval.is_late)
         return bool(self.stop.name), prepared.error is not None, *(is_first and x for x in late)
 
     def _validate(self, split: ModelSplit, num_done: int) -> None:
@@ -514,7 +524,9 @@ class _Run:
         for name in losses[0] if losses else ():
             scores[name] = float(np.mean([step_losses[name] for step_losses in losses]))
         scores.update(self.scores)
-        if self.checkpoints.save(state, loader_state, self.base_fingerprint, scores):
+        if self.checkpoints.save(
+            *(state, loader_state, self.base_fingerprint, scores, self.num_skipped)
+        ):
             self.saving = num_done, scores
         self.save_interval.restart()
         self.losses_since_save = []
@@ -524,8 +536,24 @@ class _Run:
         self.checkpoints.wait()
         if self.saving:
             num_done, scores = self.saving
-            self.folder.append_event("saved", num_done, scores=scores)
+            seconds = self.checkpoints.last_seconds
+            fields = {} if seconds is None else {"seconds": round(seconds, 2)}
+            self.folder.append_event("saved", num_done, scores=scores, **fields)
             self.saving = None
+            self.stop_time.add_save(seconds)
+            self._report_stop_time()
+
+    def _report_stop_time(self) -> None:
+        problem = self.stop_time.problem()
+        if problem:
+            print_line(problem)
+
+
+def _print_old_notice(text: str) -> None:
+    print_line(
+        f"the metadata server announces the end of this machine already ({text}): the run "
+        "continues until SIGTERM"
+    )
 
 
 def _compile_in_all_processes(step: Step, split: ModelSplit, prepared: PreparedBatch) -> None:

@@ -149,6 +149,12 @@ class RunFolder:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self._append(EVENTS, {"event": name, "step": step, "time": now, **fields})
 
+    def last_event(self, name: str) -> dict[str, Any]:
+        """Return the last event of a name; {} without one, and in all but the first process."""
+        path = self.path / EVENTS
+        events = read_lines(path) if self.writes and path.exists() else ()
+        return next((event for event in reversed([*events]) if event.get("event") == name), {})
+
     def append_goodput(self, record: Mapping[str, Any]) -> None:
         """Append a record to goodput.jsonl."""
         self._append(GOODPUT, record)
@@ -160,18 +166,18 @@ class RunFolder:
             Image.fromarray(pixels).save(stream, "PNG")
             write_atomic(self.path / PANELS / str(step) / f"{number}.png", stream.getvalue())
 
-    def discard_steps_from(self, step: int) -> None:
-        """Remove the lines of this and later steps from metrics.jsonl: the steps run again."""
-        path = self.path / METRICS
-        if self.writes and path.exists():
-            records = [record for record in read_lines(path) if record["step"] < step]
-            write_atomic(path, "".join(json.dumps(record) + "\n" for record in records))
+    def discard_steps_from(self, step: int) -> list[dict[str, Any]]:
+        """Remove the lines of this and later steps from metrics.jsonl: the steps run again.
 
-    def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """Yield the records of the finished steps; nothing in processes other than the first."""
+        Returns:
+            The records of the earlier steps; none in processes other than the first.
+        """
         path = self.path / METRICS
-        if self.writes and path.exists():
-            yield from read_lines(path)
+        if not (self.writes and path.exists()):
+            return []
+        records = [record for record in read_lines(path) if record["step"] < step]
+        write_atomic(path, "".join(json.dumps(record) + "\n" for record in records))
+        return records
 
     def set_aside(self, step: int) -> AnyPath | None:
         """Move what came after a step to a new folder below `discarded`.

@@ -65,8 +65,15 @@ def test_the_time_of_all_processes_has_a_cause(tmp_path: Path) -> None:
     assert goodput is not None
     spent = {cause: seconds for cause, seconds in goodput.seconds.items() if seconds}
     assert spent == {
-        "start_up": 20, "compilation": 8, "input": 1, "steps": 3 + 4 + 4 + 12,
-        "skipped": 4, "checkpoint": 2, "repeated": 12, "idle": 30, "restore": 7,
+        "start_up": 20,
+        "compilation": 8,
+        "input": 1,
+        "steps": 3 + 4 + 4 + 12,
+        "skipped": 4,
+        "checkpoint": 2,
+        "repeated": 12,
+        "idle": 30,
+        "restore": 7,
         "validation": 3,
     }
     assert goodput.num_starts == 2
