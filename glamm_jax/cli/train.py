@@ -15,9 +15,10 @@ and time that the run would need.
 
 The same command resumes a run that was stopped or killed, from its last complete checkpoint; the
 result is bit-identical to that of an uninterrupted run. --steps only determines where to stop: the
-learning-rate schedule always ends at optim.total_steps. After SIGTERM or Ctrl-C a checkpoint is
-saved first, and also when the data cannot be loaded any more: a worker process was killed, or more
-records are dropped than data.max_unreadable and data.max_dropped allow.
+learning-rate schedule always ends at optim.total_steps. After SIGTERM, Ctrl-C or a notice of
+Google's metadata server that the machine is about to be taken, a checkpoint is saved first, and
+also when the data cannot be loaded any more: a worker process was killed, or more records are
+dropped than data.max_unreadable and data.max_dropped allow.
 
 A checkpoint is verified before it is used; for a damaged one the error names the newest intact one.
 --from-step N resumes from the checkpoint of step N (0: starts again). Later checkpoints and the
@@ -26,9 +27,9 @@ metrics are moved to RUN/discarded, nothing is deleted. Only one run can train i
 On a terminal a bar shows losses, speed, the share of the devices' peak FLOPS (MFU), and the share
 of the time in which they waited for data; in a log there is a line every 30 seconds, which also has
 the goodput: the share of the time of all processes of the run that was spent in steps whose result
-is kept. The last line says what the rest was spent on. When a step
-takes ten times the median (at least 5 s), the stacks of all threads are printed. --profile 10:13
-traces four steps with JAX's profiler, for TensorBoard's profile plugin or Perfetto.
+is kept. The last line says what the rest was spent on. When a step takes ten times the median (at
+least 5 s), the stacks of all threads are printed. --profile 10:13 traces four steps with JAX's
+profiler, for TensorBoard's profile plugin or Perfetto.
 
 RUN/config.json       the configuration of the run
 RUN/metrics.jsonl     one line per step: step, loss, ce, bce, dice, grad_norm, learning_rate, ...

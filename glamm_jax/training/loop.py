@@ -12,11 +12,14 @@
    line of the step before it to `metrics.jsonl`: the devices always have the next step waiting.
    When due, by steps or by time, run the validation and save a checkpoint, which is written while
    the next steps run; the thread continues to load meanwhile.
-6. At the end, after SIGTERM or Ctrl-C, or when the data ends with an error (a killed worker
-   process, too many dropped records): save a last checkpoint and wait until it is written.
+6. At the end, after SIGTERM, Ctrl-C or a notice that the machine will be taken, or when the data
+   ends with an error (a killed worker process, too many dropped records): save a last checkpoint
+   and wait until it is written.
 
 Signs that the run learns nothing are printed and recorded as an event, with the likely cause
 (`glamm_jax.training.learning_checks`).
+
+All time since the start of the process has a cause (`glamm_jax.training.goodput`).
 
 What is dropped from the data is printed and recorded as an event: for each dataset and reason, the
 first time and whenever the number has grown tenfold.

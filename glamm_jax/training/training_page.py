@@ -160,13 +160,7 @@ def _add_goodput(page: Page, run: AnyPath, name: str) -> None:
     if goodput is None:
         return
     page.section(f"Time of {name}", level=3)
-    page.facts(
-        {
-            "goodput, %": round(100 * goodput.share, 1),
-            "hours": round(goodput.total / 3600, 2),
-            "starts": goodput.num_starts,
-        }
-    )
+    page.paragraph(goodput.summary())
     rows = [
         (DESCRIPTIONS.get(cause, cause), seconds / 3600, 100 * seconds / goodput.total)
         for cause, seconds in goodput.largest_first()

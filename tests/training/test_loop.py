@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -25,6 +26,7 @@ from glamm_jax.config.experiment import (
 from glamm_jax.data.loader import ReadSample, SampleReader, WorkerError
 from glamm_jax.errors import FolderError, GLaMMError
 from glamm_jax.parallel import make_mesh, use_mesh
+from glamm_jax.training import loop
 from glamm_jax.training.checkpoint import load_trained_leaves
 from glamm_jax.training.initialization import load_trained_model
 from glamm_jax.training.loop import ValidationResult, train
@@ -290,6 +292,40 @@ def test_steps_that_are_not_finite_are_skipped_named_and_in_the_end_too_many(
     assert [event["step"] for event in skipped] == [0, 1]
     assert all(name.startswith("miniworld ") for name in skipped[0]["records"])
     assert len(skipped[0]["records"]) == 2
+
+
+def test_a_resumed_run_skips_the_steps_that_an_unbroken_one_skips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = loop.make_step
+
+    def make_step(*arguments: Any) -> Any:
+        step = original(*arguments)
+
+        def with_spikes(graphdef: Any, frozen: Any, state: Any, batch: Any) -> Any:
+            if int(state.step) in (1, 3):
+                frozen = jax.tree.map(_not_finite, frozen)
+            return step(graphdef, frozen, state, batch)
+
+        return with_spikes
+
+    monkeypatch.setattr(loop, "make_step", make_step)
+    run(tmp_path / "one")
+    again = cut_back(tmp_path / "one", tmp_path / "again", 2)
+    assert [record["skipped"] for record in run(again)] == [False, True, False]
+    assert lines(again) == lines(tmp_path / "one")
+    for step in (4, STEPS):
+        assert_same(checkpoint(again, step), checkpoint(tmp_path / "one", step))
+    assert [checkpoint(again, step)["about"]["skipped"] for step in (2, 4, 5)] == [1, 1, 0]
+    skipped = events(again, "skipped")
+    assert [event["step"] for event in skipped] == [1, 3, 3]
+    assert skipped[1]["records"] == skipped[2]["records"]
+
+
+def _not_finite(value: jax.Array) -> jax.Array:
+    if not np.issubdtype(value.dtype, np.floating):
+        return value
+    return jax.device_put(np.full(value.shape, np.nan, value.dtype), value.sharding)
 
 
 def test_a_run_begins_with_a_model_and_goes_on_with_no_other(

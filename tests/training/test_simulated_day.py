@@ -18,7 +18,7 @@ from tests.training.simulated import MachineTimes, SimulatedMachine
 HOUR = 3600.0
 # Four TPU hosts (v5e-32) with 160 images a step; train/README.md says where the times come from.
 TIMES = MachineTimes(
-    step=2.45, save=0.25, write=3.7, restart=8, start_up=22, restore=5, compilation=9
+    step=2.45, save=0.25, write=3.7, restart=8, start_up=22, restore=10, compilation=9
 )
 
 
