@@ -13,6 +13,7 @@ from glamm_jax.line_log import remove_unfinished_line
 from glamm_jax.training.clock import process_start
 from glamm_jax.training.goodput import RECORD_SECONDS, RunTimes, read_goodput
 from glamm_jax.training.run_folder import RunFolder
+from glamm_jax.training.training_page import make_training_page
 from tests.training.simulated import SimulatedClock
 
 
@@ -34,7 +35,7 @@ def first_process(run: Path, clock: SimulatedClock) -> None:
     clock.advance(2)
     times.spent("checkpoint")
     for step in (4, 5):
-        clock.advance(6)
+        clock.advance(11)
         times.step_finished(step, 0.0, False)
     folder.close()
 
@@ -71,17 +72,17 @@ def test_the_time_of_all_processes_has_a_cause(tmp_path: Path) -> None:
         "steps": 3 + 4 + 4 + 12,
         "skipped": 4,
         "checkpoint": 2,
-        "repeated": 12,
+        "repeated": 22,
         "idle": 30,
         "restore": 7,
         "validation": 3,
     }
     assert goodput.num_starts == 2
     assert goodput.total == clock.now + 5
-    assert goodput.share == times.share == 23 / 110
+    assert goodput.share == times.share == 23 / 120
     assert goodput.summary() == (
-        "goodput 20.9% of 0.03 h, 2 starts; lost: idle 27.3%, start_up 18.2%, repeated 10.9%, "
-        "compilation 7.3%, restore 6.4%, skipped 3.6%, validation 2.7%, checkpoint 1.8%, input 0.9%"
+        "goodput 19.2% of 0.03 h, 2 starts; lost: idle 25.0%, repeated 18.3%, start_up 16.7%, "
+        "compilation 6.7%, restore 5.8%, skipped 3.3%, validation 2.5%, checkpoint 1.7%, input 0.8%"
     )
 
 
@@ -89,9 +90,10 @@ def test_the_records_are_few_and_none_of_a_checkpoint_is_lost(tmp_path: Path) ->
     clock = SimulatedClock()
     first_process(tmp_path, clock)
     lines = [json.loads(line) for line in (tmp_path / "goodput.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 1, 4, 6]
+    assert [line["step"] for line in lines] == [0, 3, 4, 6]
     assert lines[0]["start"] == 1e9 - 5 and lines[1]["first"] == 0
-    assert lines[2]["seconds"] == {"steps": 8, "skipped": 4}
+    assert lines[1]["seconds"] == {"compilation": 8, "input": 1, "steps": 7, "skipped": 4}
+    assert (lines[2]["first"], lines[2]["seconds"]) == (3, {"steps": 4})
     folder = RunFolder(tmp_path)
     times = RunTimes(folder, clock.wall(), clock)
     times.process_started(6)
@@ -123,3 +125,17 @@ def test_an_unfinished_line_is_removed(tmp_path: Path, text: bytes) -> None:
 
 def test_this_process_started_some_time_ago() -> None:
     assert 0 < time.time() - process_start() < 24 * 3600
+
+
+def test_the_page_of_a_run_has_its_goodput(tmp_path: Path) -> None:
+    clock = SimulatedClock()
+    first_process(tmp_path, clock)
+    second_process(tmp_path, clock)
+    step = {"step": 4, "loss": 1.0, "images": {"a": 1}, "grad_norms": {"llama": 1.0}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(step | {"goodput": 0.25}) + "\n")
+    (tmp_path / "config.json").write_text("{}")
+    make_training_page([tmp_path]).save(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "goodput 25.6% of 0.03 h, 2 starts; lost: repeated 24.4%" in page
+    assert "Goodput so far" in page
+    assert "steps that ran again" in page and "between two processes" not in page

@@ -35,7 +35,7 @@ def failures(hours: int, seed: int) -> list[float]:
     return [(hour + moments.random()) * HOUR for hour in range(hours)]
 
 
-@pytest.mark.parametrize("hours", [6, pytest.param(24, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("hours", [3, pytest.param(24, marks=pytest.mark.slow)])
 def test_with_a_failure_an_hour_the_goodput_is_97_percent(
     hours: int, tmp_path: Path, unchecked: None
 ) -> None:
