@@ -329,6 +329,7 @@ class _Run:
         loader_state: Mapping[str, Any],
     ) -> Iterator[StepRecord]:
         state, num_done = split.state, int(split.state.step)
+        self.times.spent("start_up")
         prepared, wait = self._next_batch()
         with self.times.compilation():
             _compile_in_all_processes(step, split, prepared)
