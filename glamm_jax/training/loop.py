@@ -269,9 +269,9 @@ class _Run:
                 closing(Checkpoints(self.folder.checkpoints, config.checkpoint))
             )
             split = split._replace(state=self._start_or_resume(split.state))
-            self.times.process_started(int(split.state.step))
             step = make_step(config.model, config.optim, config.losses, config.seed)
-            if int(split.state.step) < self.num_steps:
+            if int(split.state.step) < self.num_steps:  # a finished run gets no further time
+                self.times.process_started(int(split.state.step))
                 loader_state = self.batches.get_state()
                 self.watchdog = stack.enter_context(Watchdog(print_stacks))
                 self.prefetcher = stack.enter_context(

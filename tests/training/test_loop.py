@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 from collections import namedtuple
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ CONFIG = replace(
     checkpoint=CheckpointConfig(every=2, keep_last=9),
 )
 STEPS = 5
+SPIKE = 3
 TIMES = ("seconds", "input_seconds", "prepare_seconds", "goodput")
 
 
@@ -86,6 +88,32 @@ def cut_back(source: Path, target: Path, step: int) -> Path:
     return target
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loss_spike() -> Iterator[None]:
+    """In every run, the loss of step `SPIKE` is not finite."""
+    original = loop.make_step
+
+    def make_step(*arguments: Any) -> Any:
+        step = original(*arguments)
+
+        def with_spike(graphdef: Any, frozen: Any, state: Any, batch: Any) -> Any:
+            if int(state.step) == SPIKE:
+                frozen = jax.tree.map(_not_finite, frozen)
+            return step(graphdef, frozen, state, batch)
+
+        return with_spike
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_step", make_step)
+        yield
+
+
+def _not_finite(value: jax.Array) -> jax.Array:
+    if not np.issubdtype(value.dtype, np.floating):
+        return value
+    return jax.device_put(np.full(value.shape, np.nan, value.dtype), value.sharding)
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without interruption."""
@@ -110,6 +138,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(unbroken: Path, tmp_path: Path, s
     assert [record["step"] for record in done] == list(range(step, STEPS))
     assert [event["step"] for event in events(again, "resumed_from")] == [step]
     assert lines(again) == lines(unbroken)
+    assert [record["skipped"] for record in done] == [x == SPIKE for x in range(step, STEPS)]
+    skipped = events(again, "skipped")
+    assert {event["step"] for event in skipped} == {SPIKE}
+    assert all(event["records"] == skipped[0]["records"] for event in skipped)
+    assert [checkpoint(again, done)["about"]["skipped"] for done in (2, 4, 5)] == [0, 1, 0]
     assert_same(checkpoint(again, STEPS), checkpoint(unbroken, STEPS))
     assert {path.name for path in (again / "checkpoints").iterdir()} == {"2", "4", "5"}
 
@@ -292,40 +325,6 @@ def test_steps_that_are_not_finite_are_skipped_named_and_in_the_end_too_many(
     assert [event["step"] for event in skipped] == [0, 1]
     assert all(name.startswith("miniworld ") for name in skipped[0]["records"])
     assert len(skipped[0]["records"]) == 2
-
-
-def test_a_resumed_run_skips_the_steps_that_an_unbroken_one_skips(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = loop.make_step
-
-    def make_step(*arguments: Any) -> Any:
-        step = original(*arguments)
-
-        def with_spikes(graphdef: Any, frozen: Any, state: Any, batch: Any) -> Any:
-            if int(state.step) in (1, 3):
-                frozen = jax.tree.map(_not_finite, frozen)
-            return step(graphdef, frozen, state, batch)
-
-        return with_spikes
-
-    monkeypatch.setattr(loop, "make_step", make_step)
-    run(tmp_path / "one")
-    again = cut_back(tmp_path / "one", tmp_path / "again", 2)
-    assert [record["skipped"] for record in run(again)] == [False, True, False]
-    assert lines(again) == lines(tmp_path / "one")
-    for step in (4, STEPS):
-        assert_same(checkpoint(again, step), checkpoint(tmp_path / "one", step))
-    assert [checkpoint(again, step)["about"]["skipped"] for step in (2, 4, 5)] == [1, 1, 0]
-    skipped = events(again, "skipped")
-    assert [event["step"] for event in skipped] == [1, 3, 3]
-    assert skipped[1]["records"] == skipped[2]["records"]
-
-
-def _not_finite(value: jax.Array) -> jax.Array:
-    if not np.issubdtype(value.dtype, np.floating):
-        return value
-    return jax.device_put(np.full(value.shape, np.nan, value.dtype), value.sharding)
 
 
 def test_a_run_begins_with_a_model_and_goes_on_with_no_other(
