@@ -56,5 +56,5 @@ def get_config(human_annotated: bool = True) -> ExperimentConfig:
         optim=OptimConfig(total_steps=5000, accumulation_steps=ACCUMULATION_STEPS),
         init=InitConfig(model="start"),
         mesh=MeshConfig(fsdp=DEVICES),
-        checkpoint=CheckpointConfig(every=250, keep_last=2, keep_best=1),
+        checkpoint=CheckpointConfig(every=250, every_minutes=10.0, keep_last=2, keep_best=1),
     )

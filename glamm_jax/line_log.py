@@ -7,6 +7,7 @@ checkpoint covers, and when `FLUSH_SECONDS` have passed.
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 from typing import TypeAlias
@@ -16,6 +17,7 @@ from etils import epath
 from glamm_jax.storage import AnyPath, append
 
 FLUSH_SECONDS = 60.0
+CHUNK = 1 << 16  # bytes that are read at once
 
 
 class FileLog:
@@ -70,6 +72,26 @@ class BucketLog:
 
 
 LineLog: TypeAlias = FileLog | BucketLog
+
+
+def remove_unfinished_line(path: AnyPath) -> None:
+    """Remove the end of a log behind its last newline: a process was killed while it wrote.
+
+    Lines are appended to an object in a bucket in one request, so that it has none.
+    """
+    if not isinstance(path, Path) or not path.is_file():
+        return
+    with path.open("rb+") as file:
+        end = file.seek(0, io.SEEK_END)
+        while end:
+            begin = max(end - CHUNK, 0)
+            file.seek(begin)
+            newline = file.read(end - begin).rfind(b"\n")
+            if newline >= 0:
+                end = begin + newline + 1
+                break
+            end = begin
+        file.truncate(end)
 
 
 def open_log(path: AnyPath) -> LineLog:

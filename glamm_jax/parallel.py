@@ -241,6 +241,10 @@ def make_mesh(
     processes, they are in the order of their process and their id, `tensor` varying fastest, then
     `fsdp`. So the devices of a process are adjacent and its part of a batch is contiguous.
 
+    Devices of several TPU slices, which only the data center's network connects, are divided along
+    `data`: each slice has the same consecutive part of it, so that `fsdp` and `tensor` stay within
+    a slice, as with `mesh_utils.create_hybrid_device_mesh`.
+
     Args:
         data: devices along the axis that shards the batch alone.
         fsdp: devices along the axis that shards the batch and the weights.
@@ -248,7 +252,7 @@ def make_mesh(
         devices: the devices to choose from; None: all devices of all processes.
 
     Raises:
-        MeshError: a size is below 1, or there are too few devices.
+        MeshError: a size is below 1, there are too few devices, or the slices cannot divide them.
     """
     shape = (data, fsdp, tensor)
     if min(shape) < 1:
@@ -259,17 +263,55 @@ def make_mesh(
         raise MeshError(
             f"a {data}x{fsdp}x{tensor} mesh needs {count} devices, there are {len(available)}"
         )
-    ordered = None
+    slices = _device_slices(available, shape)
+    part = (data // len(slices), fsdp, tensor)
+    ordered = np.concatenate([_ordered_devices(devices, part) for devices in slices])
+    return Mesh(ordered, MESH_AXES, axis_types=(AxisType.Auto,) * len(shape))
+
+
+def _slice_index(device: Any) -> int:
+    """Return the TPU slice of a device; all other devices are one slice."""
+    return getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
+
+
+def _device_slices(available: list[Any], shape: tuple[int, int, int]) -> list[list[Any]]:
+    """Return the devices of a mesh, the first of those available, by their TPU slice.
+
+    Raises:
+        MeshError: the slices do not have equal parts of the mesh.
+    """
+    data, count = shape[0], math.prod(shape)
+    if jax.process_count() > 1:
+        available.sort(key=lambda device: (device.process_index, device.id))
+    available.sort(key=_slice_index)
+    slices = [[*group] for _, group in itertools.groupby(available[:count], _slice_index)]
+    if len(slices) == 1:
+        return slices
+    sizes = [len(devices) for devices in slices]
+    if len(set(sizes)) > 1:
+        raise MeshError(
+            f"a mesh of {count} devices has {', '.join(map(str, sizes))} devices of {len(sizes)} "
+            "TPU slices; all must have the same number: use whole slices (mesh.devices)"
+        )
+    if data % len(slices):
+        raise MeshError(
+            f"a {'x'.join(map(str, shape))} mesh over {len(slices)} TPU slices: data = {data} must "
+            "be a multiple of the number of slices, since fsdp and tensor stay within a slice; "
+            f"set mesh.data to 0 or a multiple of {len(slices)}, and mesh.fsdp x mesh.tensor to "
+            f"divide the {sizes[0]} devices of a slice"
+        )
+    return slices
+
+
+def _ordered_devices(devices: list[Any], shape: tuple[int, int, int]) -> np.ndarray:
+    """Return the devices of one TPU slice, or all others, as an array of a shape."""
     if jax.process_count() == 1:
         # Raised where jax has no order for these devices; they then have that of their ids.
         with contextlib.suppress(NotImplementedError, AssertionError, ValueError):
-            ordered = mesh_utils.create_device_mesh(
-                shape, available[:count], allow_split_physical_axes=True
-            )
-    if ordered is None:
-        available.sort(key=lambda device: (device.process_index, device.id))
-        ordered = np.array(available[:count]).reshape(shape)
-    return Mesh(ordered, MESH_AXES, axis_types=(AxisType.Auto,) * len(shape))
+            return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    ordered = np.empty(len(devices), object)
+    ordered[:] = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return ordered.reshape(shape)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import PartitionSpec
 
 from glamm_jax.nn.linear import Linear
@@ -132,3 +134,81 @@ def test_leaving_the_mesh_restores_the_one_outside() -> None:
         with use_mesh(inner):
             assert current_mesh() is inner
         assert current_mesh() is outer
+
+
+@dataclass(frozen=True)
+class FakeChip:
+    """A chip of a TPU v5e that is not there: one of 2 x 4 of a slice, two processes each."""
+
+    id: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+    core_on_chip: int = 0
+
+    @property
+    def slice_index(self) -> int:
+        return self.id // 8
+
+    @property
+    def process_index(self) -> int:
+        return self.id // 4
+
+    @property
+    def coords(self) -> tuple[int, int, int]:
+        return self.id % 2, self.id % 8 // 2, 0
+
+
+CHIPS = [FakeChip(index) for index in range(32)]
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 1), (8, 4, 1), (16, 1, 2), (8, 2, 2), (32, 1, 1)])
+def test_the_data_axis_spans_slices_as_in_the_hybrid_mesh_of_jax(shape: tuple) -> None:
+    data, fsdp, tensor = shape
+    mixed = [CHIPS[index] for index in np.random.default_rng(0).permutation(32)]
+    mesh = make_mesh(*shape, devices=mixed).devices
+    slice_of = np.vectorize(lambda chip: chip.slice_index)(mesh)
+    part = data // 4
+    assert [*slice_of[::part, 0, 0]] == [0, 1, 2, 3]
+    assert (slice_of == np.repeat(np.arange(4), part)[:, None, None]).all()
+    assert {*mesh.flat} == {*CHIPS}
+    ordered = sorted(mixed, key=lambda chip: chip.slice_index)
+    hybrid = mesh_utils.create_hybrid_device_mesh(
+        (part, fsdp, tensor), (4, 1, 1), ordered, allow_split_physical_axes=True
+    )
+    assert (mesh == hybrid).all()
+
+
+def test_with_several_processes_those_of_a_slice_are_adjacent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 8)
+    mesh = make_mesh(8, 4, 1, devices=CHIPS[::-1]).devices
+    assert [chip.id for chip in mesh.flat] == [*range(32)]
+
+
+def test_whole_slices_may_be_left_out() -> None:
+    mesh = make_mesh(2, 8, 1, devices=CHIPS).devices
+    assert {chip.slice_index for chip in mesh.flat} == {0, 1}
+    assert {chip.slice_index for chip in make_mesh(1, 8, 1, devices=CHIPS).devices.flat} == {0}
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            (2, 16, 1),
+            r"2x16x1 mesh over 4 TPU slices: data = 2 must be a multiple .* a multiple of "
+            r"4, and mesh.fsdp x mesh.tensor to divide the 8 devices of a slice",
+        ),
+        ((1, 32, 1), "data = 1 must be a multiple of the number of slices"),
+        ((3, 4, 1), r"12 devices has 8, 4 devices of 2 TPU slices; all must have the same number"),
+    ],
+)
+def test_a_mesh_that_the_slices_cannot_divide_is_an_error(shape: tuple, message: str) -> None:
+    with pytest.raises(MeshError, match=message):
+        make_mesh(*shape, devices=CHIPS)
+
+
+def test_nodes_of_gpus_are_no_slices() -> None:
+    gpus = [FakeChip(index, "gpu", "NVIDIA A100") for index in range(16)]
+    assert make_mesh(1, 16, 1, devices=gpus).shape["fsdp"] == 16

@@ -15,9 +15,10 @@ and time that the run would need.
 
 The same command resumes a run that was stopped or killed, from its last complete checkpoint; the
 result is bit-identical to that of an uninterrupted run. --steps only determines where to stop: the
-learning-rate schedule always ends at optim.total_steps. After SIGTERM or Ctrl-C a checkpoint is
-saved first, and also when the data cannot be loaded any more: a worker process was killed, or more
-records are dropped than data.max_unreadable and data.max_dropped allow.
+learning-rate schedule always ends at optim.total_steps. After SIGTERM, Ctrl-C or a notice of
+Google's metadata server that the machine is about to be taken, a checkpoint is saved first, and
+also when the data cannot be loaded any more: a worker process was killed, or more records are
+dropped than data.max_unreadable and data.max_dropped allow.
 
 A checkpoint is verified before it is used; for a damaged one the error names the newest intact one.
 --from-step N resumes from the checkpoint of step N (0: starts again). Later checkpoints and the
@@ -28,13 +29,16 @@ which axes each part of the model is divided, the memory that each part, the bat
 need on a device, and how much of the input quotas the first batch fills.
 
 On a terminal a bar shows losses, speed, the share of the devices' peak FLOPS (MFU), and the share
-of the time in which they waited for data; in a log there is a line every 30 seconds. When a step
-takes ten times the median (at least 5 s), the stacks of all threads are printed. --profile 10:13
-traces four steps with JAX's profiler, for TensorBoard's profile plugin or Perfetto.
+of the time in which they waited for data; in a log there is a line every 30 seconds, which also has
+the goodput: the share of the time of all processes of the run that was spent in steps whose result
+is kept. The last line says what the rest was spent on. When a step takes ten times the median (at
+least 5 s), the stacks of all threads are printed. --profile 10:13 traces four steps with JAX's
+profiler, for TensorBoard's profile plugin or Perfetto.
 
 RUN/config.json       the configuration of the run
 RUN/metrics.jsonl     one line per step: step, loss, ce, bce, dice, grad_norm, learning_rate, ...
 RUN/events.jsonl      started, resumed_from, placed, saved, skipped, dropped, validated, slow, ...
+RUN/goodput.jsonl     what the time was spent on; see train/README.md
 RUN/checkpoints/STEP  trained parameters; `glamm-jax export RUN --out MODEL` writes the model
 RUN/profile           of --profile 10:13: what devices and host did in the steps 10 to 13
 RUN/tensorboard       event files of TensorBoard; `glamm-jax report RUN` writes a web page
@@ -69,9 +73,12 @@ from glamm_jax.config.overrides import with_overrides
 from glamm_jax.data.dataset_mixture import mixture_of
 from glamm_jax.errors import ConfigError
 from glamm_jax.evaluation.validation import make_validate
+from glamm_jax.training.clock import process_start
+from glamm_jax.training.goodput import read_goodput
 from glamm_jax.training.loop import MetricWriter, train
 from glamm_jax.training.metric_writers import TensorBoard, WeightsAndBiases
 from glamm_jax.training.profile_window import parse_steps
+from glamm_jax.training.run_folder import print_line
 from glamm_jax.training.step_layout import laid_out
 from glamm_jax.weights.config_file import config_to_json
 
@@ -154,8 +161,12 @@ def run(options: argparse.Namespace) -> None:
         writers,
         options.from_step,
         profile_steps,
+        process_start(),
     )
     show_progress(records, options.steps or config.optim.total_steps, _peak_step_seconds(config))
+    goodput = read_goodput(options.out) if group is None or group.index == 0 else None
+    if goodput:
+        print_line(goodput.summary())
 
 
 def configuration(config: ExperimentConfig, options: argparse.Namespace) -> ExperimentConfig:

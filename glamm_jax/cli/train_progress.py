@@ -48,7 +48,7 @@ def show_progress(
 class Heartbeat:
     """Prints a line for the first and the last step, and every `HEARTBEAT_SECONDS` between them.
 
-    step 1200/5000  loss 0.512  2.31 s/step  MFU 41%  input 0%  ETA 2 h 26 min
+    step 1200/5000  loss 0.512  2.31 s/step  MFU 41%  input 0%  goodput 97.9%  ETA 2 h 26 min
 
     The remaining time also counts the validations and checkpoints as often as there were any.
 
@@ -90,6 +90,7 @@ class Heartbeat:
         if self._peak_step_seconds:
             parts.append(f"MFU {self._peak_step_seconds / seconds:.0%}")
         parts.append(f"input {input_share:.0%}")
+        parts.append(f"goodput {last[-1]['goodput']:.1%}")
         assert self._first is not None
         started, first_done = self._first
         if num_done > first_done:

@@ -3,7 +3,8 @@
 checkpoints/STEP/
     state/    step, trained parameters and optimizer state, by leaf path; written by all processes
     data/     position of the data loader, of all batch slices
-    about/    fingerprint of the parameters that are not trained, which are not saved
+    about/    fingerprint of the parameters that are not trained, which are not saved; how many
+              consecutive steps before this one were skipped
     metrics/  scores, if `checkpoint.keep_best` compares them
     checksums.json    of all other files (`glamm_jax.training.checksums`)
 
@@ -22,6 +23,7 @@ import json
 import logging
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -65,10 +67,12 @@ class RestoredState(NamedTuple):
     Attributes:
         state: on the mesh.
         loader_state: for `Batches.set_state`.
+        num_skipped: consecutive steps before it whose loss was not finite.
     """
 
     state: TrainState
     loader_state: dict[str, Any]
+    num_skipped: int = 0
 
 
 class Checkpoints:
@@ -93,6 +97,8 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         self._saving: int | None = None  # step of the checkpoint that is being written
+        self._started = 0.0
+        self._seconds: float | None = None
         self._has_failed = False
         self._manager = _open_manager(self._folder, options, _how_to_resume)
 
@@ -123,6 +129,7 @@ class Checkpoints:
         loader_state: Mapping[str, Any],
         base_fingerprint: str,
         scores: Mapping[str, float],
+        num_skipped: int = 0,
     ) -> bool:
         """Start to write a checkpoint in the background. The state may change meanwhile.
 
@@ -131,6 +138,7 @@ class Checkpoints:
             loader_state: position of this process's data loader.
             base_fingerprint: of the parameters that are not trained.
             scores: decide which checkpoints are the best.
+            num_skipped: consecutive steps before this one whose loss was not finite.
 
         Returns:
             False if there is a checkpoint of this step already.
@@ -142,12 +150,13 @@ class Checkpoints:
         self.wait()
         if self.latest == step:
             return False
+        about = {"base": base_fingerprint, "checksums": True, "skipped": num_skipped}
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(_leaves_by_path(state)),
             data=ocp.args.JsonSave(_merge_processes(loader_state)),
-            about=ocp.args.JsonSave({"base": base_fingerprint, "checksums": True}),
+            about=ocp.args.JsonSave(about),
         )
-        self._saving = step
+        self._saving, self._started = step, time.monotonic()
         with self._write_errors():
             return self._manager.save(step, args=items, metrics=dict(scores))
 
@@ -155,6 +164,14 @@ class Checkpoints:
     def is_saving(self) -> bool:
         """Whether a checkpoint is being written; `wait` returns at once if not."""
         return self._saving is not None and self._manager.is_saving_in_progress()
+
+    @property
+    def last_seconds(self) -> float | None:
+        """Seconds from the start of the last checkpoint until all of it was written.
+
+        None: no checkpoint was written, or this is not the first process.
+        """
+        return self._seconds
 
     def restore(self, step: int, state: TrainState, base_fingerprint: str) -> RestoredState:
         """Restore a checkpoint onto the mesh.
@@ -193,7 +210,11 @@ class Checkpoints:
             )
         values = [restored["state"][path] for path in leaves]
         structure = jax.tree.structure(state)
-        return RestoredState(jax.tree.unflatten(structure, values), restored["data"])
+        return RestoredState(
+            jax.tree.unflatten(structure, values),
+            restored["data"],
+            restored["about"].get("skipped", 0),
+        )
 
     def wait(self) -> None:
         """Wait until all checkpoints are written.
@@ -218,6 +239,7 @@ class Checkpoints:
         # Orbax writes the handlers of the items into _CHECKPOINT_METADATA in a thread.
         self._manager._non_blocking_metadata_store.wait_until_finished()
         checksums.write_checksums(_unfinished_folder(self._folder, self._saving))
+        self._seconds = time.monotonic() - self._started
 
     @contextmanager
     def _write_errors(self) -> Iterator[None]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
-Clock = Callable[[], float]
+from glamm_jax.training.clock import SYSTEM_CLOCK, RunClock
 
 
 class Interval:
@@ -15,21 +12,21 @@ class Interval:
     if saving.is_due(num_done, saving.is_late): ...; saving.restart()
     """
 
-    def __init__(self, *steps: int, minutes: float = 0.0, clock: Clock = time.monotonic):
+    def __init__(self, *steps: int, minutes: float = 0.0, clock: RunClock = SYSTEM_CLOCK):
         """Start now.
 
         Args:
             steps: it is due at the multiples of each; 0: of none.
             minutes: it is due when so many have passed since `restart`; 0: time does not matter.
-            clock: gives seconds.
+            clock: of the run.
         """
         self._steps, self._seconds, self._clock = steps, 60 * minutes, clock
-        self._started = clock()
+        self._started = clock.monotonic()
 
     @property
     def is_late(self) -> bool:
         """Whether the minutes have passed, by the clock of this process."""
-        return bool(self._seconds) and self._clock() - self._started >= self._seconds
+        return bool(self._seconds) and self._clock.monotonic() - self._started >= self._seconds
 
     def is_due(self, num_done: int, is_late: bool) -> bool:
         """Return whether it is due after so many steps.
@@ -42,4 +39,4 @@ class Interval:
 
     def restart(self) -> None:
         """Measure the time from now on."""
-        self._started = self._clock()
+        self._started = self._clock.monotonic()

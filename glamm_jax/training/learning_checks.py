@@ -11,7 +11,7 @@ once, and again only after it was gone.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +36,11 @@ class LearningProblem(NamedTuple):
     message: str
 
 
+def _is_usable(record: Mapping[str, Any]) -> bool:
+    """Whether the values of a step are finite."""
+    return not record.get("skipped") and isinstance(record.get("loss"), float)
+
+
 class LearningChecks:
     """Watches the records of a run's steps."""
 
@@ -51,12 +56,26 @@ class LearningChecks:
 
     def after_step(self, record: Mapping[str, Any]) -> list[LearningProblem]:
         """Return the problems that a step's line of `metrics.jsonl` makes visible."""
-        if record.get("skipped") or not isinstance(record.get("loss"), float):
-            return []  # its values are not finite
+        if not _is_usable(record):
+            return []
         problems = [*self._gradient_problems(record)]
         problems += self._mask_problem(record)
         problems += self._loss_problem(record)
         return problems
+
+    def restore(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Take up the state behind the steps of a run that is resumed.
+
+        It depends on the first steps after the warm-up and on the latest ones only: a long run does
+        not wait for the others.
+        """
+        usable = [record for record in records if _is_usable(record)]
+        warm_up = self._config.optim.warmup_steps
+        num_first = sum(record["step"] < warm_up for record in usable) + self._window
+        num_last = max(len(usable) - num_first, 0)
+        skipped = max(num_last - self._window, 0)
+        for record in (*usable[:num_first], *usable[num_first + skipped :]):
+            self.after_step(record)
 
     def after_validation(self, scores: Mapping[str, float]) -> list[LearningProblem]:
         """Return the problem that the scores of a validation make visible."""

@@ -12,11 +12,14 @@
    line of the step before it to `metrics.jsonl`: the devices always have the next step waiting.
    When due, by steps or by time, run the validation and save a checkpoint, which is written while
    the next steps run; the thread continues to load meanwhile.
-6. At the end, after SIGTERM or Ctrl-C, or when the data ends with an error (a killed worker
-   process, too many dropped records): save a last checkpoint and wait until it is written.
+6. At the end, after SIGTERM, Ctrl-C or a notice that the machine will be taken, or when the data
+   ends with an error (a killed worker process, too many dropped records): save a last checkpoint
+   and wait until it is written.
 
 Signs that the run learns nothing are printed and recorded as an event, with the likely cause
 (`glamm_jax.training.learning_checks`).
+
+All time since the start of the process has a cause (`glamm_jax.training.goodput`).
 
 What is dropped from the data is printed and recorded as an event: for each dataset and reason, the
 first time and whenever the number has grown tenfold.
@@ -31,7 +34,6 @@ run(N), and run(k) followed by run(N), give bit-identical results.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -49,11 +51,14 @@ from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import bytes_on_device, num_shards, use_mesh, wait_for_processes
 from glamm_jax.storage import AnyPath
 from glamm_jax.training.checkpoint import Checkpoints, verify_checkpoint
+from glamm_jax.training.clock import SYSTEM_CLOCK, RunClock
 from glamm_jax.training.fingerprint import frozen_fingerprint
+from glamm_jax.training.goodput import RunTimes
 from glamm_jax.training.initialization import initial_model
 from glamm_jax.training.intervals import Interval
 from glamm_jax.training.learning_checks import LearningChecks, LearningProblem
 from glamm_jax.training.losses import LOSS_NAMES
+from glamm_jax.training.maintenance import MaintenanceNotice
 from glamm_jax.training.optimizer import make_optimizer
 from glamm_jax.training.parameter_groups import trainable_filter
 from glamm_jax.training.placement import (
@@ -76,6 +81,7 @@ from glamm_jax.training.state import ModelSplit, TrainState, split_model
 from glamm_jax.training.step import CompiledStep, Metrics, Step, compile_step, make_step
 from glamm_jax.training.step_layout import laid_out
 from glamm_jax.training.stop_signal import StopSignal, any_process
+from glamm_jax.training.stop_time import StopTime
 from glamm_jax.training.votes import Votes
 from glamm_jax.training.watchdog import Watchdog, print_stacks
 from glamm_jax.types import Batch
@@ -124,6 +130,8 @@ def train(
     metric_writers: Sequence[MetricWriter] = (),
     from_step: int | None = None,
     profile_steps: tuple[int, int] | None = None,
+    started: float | None = None,
+    clock: RunClock = SYSTEM_CLOCK,
 ) -> Iterator[StepRecord]:
     """Start or resume a run. A step's record is yielded when the next step has been started.
 
@@ -133,7 +141,8 @@ def train(
     three times: `seconds` from the end of the step before to the end of this one,
     without validation and checkpoint; `input_seconds`, the part of it in which the devices waited
     for a batch; `prepare_seconds` of the thread that loaded, stacked and placed the batch. The
-    first step compiles.
+    first step compiles. `goodput` is the share of the run's time so far that was spent in steps
+    whose result is kept (`glamm_jax.training.goodput`).
 
     Args:
         config: of the run.
@@ -144,6 +153,8 @@ def train(
         from_step: resume from the checkpoint of this step (0: start again); later checkpoints and
             the metrics are moved to the folder's `discarded`. None: from the latest checkpoint.
         profile_steps: first and last step that JAX's profiler traces into the folder's `profile`.
+        started: when this process was started, in seconds since the epoch; None: now.
+        clock: of the run; a simulation has its own.
 
     Raises:
         ConfigError: a dataset, the initial model or the configuration cannot be used.
@@ -157,6 +168,7 @@ def train(
         FolderError: another process trains in the folder.
         DataError: a batch cannot be loaded; with its record. A checkpoint was saved.
     """
+    started = clock.wall() if started is None else started
     total = config.optim.total_steps
     num_steps = total if num_steps is None else num_steps
     if not 1 <= num_steps <= total:
@@ -175,7 +187,10 @@ def train(
     run_folder = RunFolder(folder)
     run_folder.claim(config)
     profile = ProfileWindow(profile_steps, folder / PROFILE)
-    run = _Run(config, mesh, run_folder, batches, validate, metric_writers, profile, num_steps)
+    run = _Run(
+        *(config, mesh, run_folder, batches, validate, metric_writers, profile, num_steps),
+        *(started, clock),
+    )
     return run.records(from_step)
 
 
@@ -213,8 +228,11 @@ class _Run:
         metric_writers: Sequence[MetricWriter],
         profile: ProfileWindow,
         num_steps: int,
+        started: float,
+        clock: RunClock,
     ):
         self.profile, self.num_steps = profile, num_steps
+        self.started, self.clock = started, clock
         self.config, self.mesh, self.folder, self.batches = config, mesh, folder, batches
         self.validate = validate
         self.metric_writers = metric_writers if folder.writes else ()
@@ -224,11 +242,15 @@ class _Run:
         self.saving: tuple[int, dict[str, float]] | None = None  # step and scores of a checkpoint
         self.num_reported: dict[tuple[str, str], int] = {}  # dropped samples by dataset and reason
         self.learning = LearningChecks(config)
+        self.stop_time = StopTime(jax.process_count())
         saving, validation = config.checkpoint, config.validation
-        self.save_interval = Interval(saving.every, saving.keep_every, minutes=saving.every_minutes)
-        self.validation_interval = Interval(validation.every, minutes=validation.every_minutes)
+        self.save_interval = Interval(
+            saving.every, saving.keep_every, minutes=saving.every_minutes, clock=clock
+        )
+        self.validation_interval = Interval(
+            validation.every, minutes=validation.every_minutes, clock=clock
+        )
         self.in_flight: _StartedStep | None = None
-        self.last_end = 0.0  # of the step before, on the clock of time.perf_counter
 
     def records(self, from_step: int | None = None) -> Iterator[StepRecord]:
         """Yield the records of the steps."""
@@ -238,6 +260,8 @@ class _Run:
                 stack.enter_context(closing(resource))
             stack.enter_context(use_mesh(self.mesh))
             self.stop = stack.enter_context(StopSignal())
+            stack.enter_context(MaintenanceNotice(self.stop.request, _print_old_notice))
+            self.times = RunTimes(self.folder, self.started, self.clock)
             if from_step is not None:
                 self._go_back(from_step)
             model = initial_model(config)
@@ -248,17 +272,21 @@ class _Run:
             split = place_split(split)
             del model
             wait_for_processes()
+            self.times.spent("start_up")
             self.checkpoints = stack.enter_context(
                 closing(Checkpoints(self.folder.checkpoints, config.checkpoint))
             )
             split = split._replace(state=self._start_or_resume(split.state))
             step = make_step(config.model, config.optim, config.losses, config.seed)
-            if int(split.state.step) < self.num_steps:
+            if int(split.state.step) < self.num_steps:  # a finished run gets no further time
+                self.times.process_started(int(split.state.step))
                 loader_state = self.batches.get_state()
                 self.watchdog = stack.enter_context(Watchdog(print_stacks))
                 self.prefetcher = stack.enter_context(
                     closing(
-                        BatchPrefetcher(self.batches, config.optim.accumulation_steps, self.mesh)
+                        BatchPrefetcher(
+                            *(self.batches, config.optim.accumulation_steps, self.mesh, self.clock)
+                        )
                     )
                 )
                 yield from self._steps(split, step, loader_state)
@@ -287,14 +315,18 @@ class _Run:
             self.folder.append_event("started", 0, **environment)
             return state
         restored = self.checkpoints.restore(latest, state, self.base_fingerprint)
+        self.times.spent("restore")
         self.batches.set_state(restored.loader_state)
         for dropped in dropped_samples(restored.loader_state):
             self.num_reported[dropped.dataset, dropped.reason] = dropped.count
+        self.num_skipped = restored.num_skipped
         num_done = int(restored.state.step)
         self.folder.write_config(self.config)
-        self.folder.discard_steps_from(num_done)
-        for record in self.folder.read_metrics():  # as if the run had not been interrupted
-            self.learning.after_step(record)
+        records = self.folder.discard_steps_from(num_done)
+        self.learning.restore(records)  # as if the run had not been interrupted
+        self.stop_time.add_steps(record.get("seconds") for record in records)
+        self.stop_time.add_save(self.folder.last_event("saved").get("seconds"))
+        self._report_stop_time()
         self.folder.append_event("resumed_from", num_done, **environment)
         return restored.state
 
@@ -305,9 +337,10 @@ class _Run:
         loader_state: Mapping[str, Any],
     ) -> Iterator[StepRecord]:
         state, num_done = split.state, int(split.state.step)
-        self.last_end = time.perf_counter()
+        self.times.spent("start_up")
         prepared, wait = self._next_batch()
-        program = self._compile(step, split, prepared)
+        with self.times.compilation():
+            program = self._compile(step, split, prepared)
         self.save_interval.restart()
         self.validation_interval.restart()
         votes, was_due = Votes(), False
@@ -318,8 +351,8 @@ class _Run:
                 is_late = [False, False]
             if is_stopped or is_failed:
                 yield from self._finish_step()
-                with self._outside_of_steps():
-                    if num_done:
+                if num_done:
+                    with self._outside_of_steps("checkpoint"):
                         self._save(state, num_done, loader_state)
                         self._wait_for_checkpoint()
                 if is_stopped:
@@ -357,16 +390,19 @@ class _Run:
             was_due = saves or validates
             if was_due:
                 records += self._finish_step()
-                with self._outside_of_steps():
-                    if validates:
+                if validates:
+                    with self._outside_of_steps("validation"):
                         self._validate(split._replace(state=state), num_done)
-                    if saves:
+                if saves:
+                    with self._outside_of_steps("checkpoint"):
                         self._save(state, num_done, loader_state)
             elif self.saving and not self.checkpoints.is_saving:
                 self._wait_for_checkpoint()
             with self.watchdog.paused():
                 yield from records
-        self._wait_for_checkpoint()
+        with self._outside_of_steps("checkpoint"):
+            self._wait_for_checkpoint()
+        self.times.record()
         self._report_dropped(loader_state, num_done, growth=1)
 
     def _compile(
@@ -405,14 +441,15 @@ class _Run:
         if started is None:
             return []
         record = _step_record(started)
-        now = time.perf_counter()
-        seconds, self.last_end = now - self.last_end, now
+        seconds = self.times.step_finished(started.index, started.input_seconds, record["skipped"])
         record |= {
             "seconds": round(seconds, 4),
             "input_seconds": round(started.input_seconds, 4),
             "prepare_seconds": round(started.prepared.seconds, 4),
+            "goodput": round(self.times.share, 4),
         }
         self.profile.step_finished(started.index)
+        self.stop_time.add_steps([seconds])
         if self.watchdog.step_finished(started.index, seconds):
             self.folder.append_event("slow", started.index, seconds=record["seconds"])
         self._write_step(record, started.prepared.names)
@@ -420,11 +457,11 @@ class _Run:
         return [record]
 
     @contextmanager
-    def _outside_of_steps(self) -> Iterator[None]:
-        """Do not count the time inside the context as that of a step."""
+    def _outside_of_steps(self, cause: str) -> Iterator[None]:
+        """Attribute the time inside the context to a cause, not to a step."""
         with self.watchdog.paused():
             yield
-        self.last_end = time.perf_counter()
+        self.times.spent(cause)
 
     def _flags(self, prepared: PreparedBatch) -> tuple[bool, ...]:
         """Return what this process votes for.
@@ -433,7 +470,9 @@ class _Run:
         is time for a checkpoint or for the validation.
         """
         is_first = jax.process_index() == 0
-        late = (self.save_interval.is_late, self.validation_interval.is_late)
+        # A checkpoint that is due by time does not wait for the one before it.
+        saves = self.save_interval.is_late and not self.checkpoints.is_saving
+        late = (saves, self.validation_interval.is_late)
         return bool(self.stop.name), prepared.error is not None, *(is_first and x for x in late)
 
     def _validate(self, split: ModelSplit, num_done: int) -> None:
@@ -506,13 +545,16 @@ class _Run:
     def _save(self, state: TrainState, num_done: int, loader_state: Mapping[str, Any]) -> None:
         """Start to write a checkpoint."""
         self._wait_for_checkpoint()
+        self.times.record()
         self.folder.before_checkpoint()
         losses = self.losses_since_save
         scores = {"loss": float("inf")}
         for name in losses[0] if losses else ():
             scores[name] = float(np.mean([step_losses[name] for step_losses in losses]))
         scores.update(self.scores)
-        if self.checkpoints.save(state, loader_state, self.base_fingerprint, scores):
+        if self.checkpoints.save(
+            *(state, loader_state, self.base_fingerprint, scores, self.num_skipped)
+        ):
             self.saving = num_done, scores
         self.save_interval.restart()
         self.losses_since_save = []
@@ -522,8 +564,24 @@ class _Run:
         self.checkpoints.wait()
         if self.saving:
             num_done, scores = self.saving
-            self.folder.append_event("saved", num_done, scores=scores)
+            seconds = self.checkpoints.last_seconds
+            fields = {} if seconds is None else {"seconds": round(seconds, 2)}
+            self.folder.append_event("saved", num_done, scores=scores, **fields)
             self.saving = None
+            self.stop_time.add_save(seconds)
+            self._report_stop_time()
+
+    def _report_stop_time(self) -> None:
+        problem = self.stop_time.problem()
+        if problem:
+            print_line(problem)
+
+
+def _print_old_notice(text: str) -> None:
+    print_line(
+        f"the metadata server announces the end of this machine already ({text}): the run "
+        "continues until SIGTERM"
+    )
 
 
 def _step_record(started: _StartedStep) -> StepRecord:

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from glamm_jax.data.input_fill import InputFill, add_fills
 from glamm_jax.data.loader import BatchIterator
 from glamm_jax.parallel import use_mesh
+from glamm_jax.training.clock import SYSTEM_CLOCK, RunClock
 from glamm_jax.training.placement import place_batch
 from glamm_jax.training.step import stack_batches
 from glamm_jax.types import Batch
@@ -61,9 +62,17 @@ class BatchPrefetcher:
         batches: of this process.
         accumulation_steps: batches that a step stacks.
         mesh: where the batches are placed.
+        clock: of the run.
     """
 
-    def __init__(self, batches: BatchIterator, accumulation_steps: int, mesh: Mesh):
+    def __init__(
+        self,
+        batches: BatchIterator,
+        accumulation_steps: int,
+        mesh: Mesh,
+        clock: RunClock = SYSTEM_CLOCK,
+    ):
+        self._clock = clock
         self._batches, self._accumulation_steps, self._mesh = batches, accumulation_steps, mesh
         self._prepared: queue.Queue[PreparedBatch] = queue.Queue(BUFFERED)
         self._closed = threading.Event()
@@ -82,12 +91,12 @@ class BatchPrefetcher:
         idle_since = None
         while True:
             if idle_since is None and is_idle():
-                idle_since = time.perf_counter()
+                idle_since = self._clock.monotonic()
             try:
                 prepared = self._prepared.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 continue
-            now = time.perf_counter()
+            now = self._clock.monotonic()
             return prepared, 0.0 if idle_since is None else now - idle_since
 
     def close(self) -> None:
@@ -108,7 +117,7 @@ class BatchPrefetcher:
                     return
 
     def _prepare(self) -> PreparedBatch:
-        started = time.perf_counter()
+        started = self._clock.monotonic()
         try:
             loaded = [next(self._batches) for _ in range(self._accumulation_steps)]
             loader_state = self._batches.get_state()
@@ -118,5 +127,5 @@ class BatchPrefetcher:
             return PreparedBatch(None, error=error)
         names = tuple(name for item in loaded for name in item.names)
         fill = add_fills(item.fill for item in loaded)
-        seconds = time.perf_counter() - started
+        seconds = self._clock.monotonic() - started
         return PreparedBatch(batch, names, loader_state, seconds, fill=fill)

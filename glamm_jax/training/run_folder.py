@@ -4,6 +4,7 @@ config.json          the configuration of the run
 metrics.jsonl        one line a step
 events.jsonl         started, resumed_from, placed, saved, skipped, dropped, validated,
                      not_learning, slow, failed, stopped
+goodput.jsonl        what the time was spent on (`glamm_jax.training.goodput`)
 panels/STEP/         images of the validation after so many steps
 checkpoints/STEP/    see `glamm_jax.training.checkpoint`
 profile/             trace of `train(..., profile_steps=(FIRST, LAST))`
@@ -35,12 +36,13 @@ from glamm_jax.config.flat import changed_fields, flatten_config
 from glamm_jax.errors import ConfigError, GLaMMError
 from glamm_jax.files import FileLock, lock_path, write_atomic
 from glamm_jax.json_files import JSONError, JSONObject, decode_text, parse_json, read_json
-from glamm_jax.line_log import LineLog, open_log
+from glamm_jax.line_log import LineLog, open_log, remove_unfinished_line
 from glamm_jax.process_group import LOGS
 from glamm_jax.storage import AnyPath, make_folder, move_folder
 from glamm_jax.weights.config_file import config_from_json, config_to_json
 
 CONFIG, METRICS, EVENTS = "config.json", "metrics.jsonl", "events.jsonl"
+GOODPUT = "goodput.jsonl"
 CHECKPOINTS, PANELS, DISCARDED = "checkpoints", "panels", "discarded"
 PROFILE = "profile"
 LOCK = "run.lock"
@@ -147,6 +149,16 @@ class RunFolder:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self._append(EVENTS, {"event": name, "step": step, "time": now, **fields})
 
+    def last_event(self, name: str) -> dict[str, Any]:
+        """Return the last event of a name; {} without one, and in all but the first process."""
+        path = self.path / EVENTS
+        events = read_lines(path) if self.writes and path.exists() else ()
+        return next((event for event in reversed([*events]) if event.get("event") == name), {})
+
+    def append_goodput(self, record: Mapping[str, Any]) -> None:
+        """Append a record to goodput.jsonl."""
+        self._append(GOODPUT, record)
+
     def save_panels(self, step: int, panels: Sequence[UInt8[np.ndarray, "h w 3"]]) -> None:
         """Save images of the validation as PNG files."""
         for number, pixels in enumerate(panels if self.writes else ()):
@@ -154,18 +166,18 @@ class RunFolder:
             Image.fromarray(pixels).save(stream, "PNG")
             write_atomic(self.path / PANELS / str(step) / f"{number}.png", stream.getvalue())
 
-    def discard_steps_from(self, step: int) -> None:
-        """Remove the lines of this and later steps from metrics.jsonl: the steps run again."""
-        path = self.path / METRICS
-        if self.writes and path.exists():
-            records = [record for record in read_lines(path) if record["step"] < step]
-            write_atomic(path, "".join(json.dumps(record) + "\n" for record in records))
+    def discard_steps_from(self, step: int) -> list[dict[str, Any]]:
+        """Remove the lines of this and later steps from metrics.jsonl: the steps run again.
 
-    def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """Yield the records of the finished steps; nothing in processes other than the first."""
+        Returns:
+            The records of the earlier steps; none in processes other than the first.
+        """
         path = self.path / METRICS
-        if self.writes and path.exists():
-            yield from read_lines(path)
+        if not (self.writes and path.exists()):
+            return []
+        records = [record for record in read_lines(path) if record["step"] < step]
+        write_atomic(path, "".join(json.dumps(record) + "\n" for record in records))
+        return records
 
     def set_aside(self, step: int) -> AnyPath | None:
         """Move what came after a step to a new folder below `discarded`.
@@ -218,6 +230,7 @@ class RunFolder:
         if not self.writes:
             return
         if name not in self._logs:
+            remove_unfinished_line(self.path / name)
             self._logs[name] = open_log(self.path / name)
         self._logs[name].write(json.dumps(_finite(record), allow_nan=False))
 

@@ -1,4 +1,7 @@
-"""Stop signals of a run: SIGTERM, which schedulers send before they take a machine, and Ctrl-C."""
+"""Stop signals of a run: SIGTERM, which schedulers send before they take a machine, and Ctrl-C.
+
+Other parts of the program may request a stop as well (`glamm_jax.training.maintenance`).
+"""
 
 from __future__ import annotations
 
@@ -36,13 +39,17 @@ class StopSignal:
 
     @property
     def name(self) -> str:
-        """The name of the signal that this process has received, "" before there is one."""
+        """The first signal or request that this process has received, "" before there is one."""
         return self._signal
+
+    def request(self, reason: str) -> None:
+        """Request a stop, as a signal does; from any thread."""
+        self._signal = self._signal or reason
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self._signal and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._signal = signal.Signals(number).name
+        self.request(signal.Signals(number).name)
 
 
 def any_process(value: bool) -> bool:

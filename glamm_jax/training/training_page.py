@@ -20,6 +20,7 @@ from glamm_jax.json_files import JSONObject, read_object
 from glamm_jax.report.curves import Curve
 from glamm_jax.report.html_page import Card, Page
 from glamm_jax.storage import AnyPath
+from glamm_jax.training.goodput import DESCRIPTIONS, read_goodput
 from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.run_folder import CONFIG, EVENTS, METRICS, PANELS, RunError, read_lines
 
@@ -33,6 +34,7 @@ CURVES = {
     "Gradient norm": "grad_norm",
     "Seconds per step": "seconds",
     "Seconds waiting for the batch": "input_seconds",
+    "Goodput so far": "goodput",
 }
 MAX_EVENTS = 200
 
@@ -51,6 +53,8 @@ def make_training_page(runs: Sequence[AnyPath]) -> Page:
         if len(runs) > 1:
             page.section(name, level=3)
         _add_summary(page, records[name], events[name])
+    for run in runs:
+        _add_goodput(page, run, _name(run, runs))
     page.curves(
         {
             title: {name: _curve(lines, key) for name, lines in records.items()}
@@ -148,6 +152,20 @@ def _add_summary(page: Page, records: Sequence[Record], events: Sequence[Record]
         ("dataset", "share of the images, %"),
         [(name, 100 * count / total) for name, count in images.most_common()],
     )
+
+
+def _add_goodput(page: Page, run: AnyPath, name: str) -> None:
+    """Add a table of what the time of a run was spent on, over all its processes."""
+    goodput = read_goodput(run)
+    if goodput is None:
+        return
+    page.section(f"Time of {name}", level=3)
+    page.paragraph(goodput.summary())
+    rows = [
+        (DESCRIPTIONS.get(cause, cause), seconds / 3600, 100 * seconds / goodput.total)
+        for cause, seconds in goodput.largest_first()
+    ]
+    page.table(("spent on", "hours", "share, %"), rows)
 
 
 def _add_validation_curves(page: Page, events: dict[str, list[Record]]) -> None:

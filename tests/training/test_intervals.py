@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from glamm_jax.training.intervals import Interval
+from tests.training.simulated import SimulatedClock
 
 
 def test_it_is_due_at_the_multiples_of_every_number_of_steps() -> None:
@@ -11,20 +12,20 @@ def test_it_is_due_at_the_multiples_of_every_number_of_steps() -> None:
 
 
 def test_it_is_due_when_the_minutes_have_passed_since_the_restart() -> None:
-    now = 0.0
-    interval = Interval(0, minutes=2, clock=lambda: now)
+    clock = SimulatedClock()
+    interval = Interval(0, minutes=2, clock=clock)
     assert not interval.is_due(1, interval.is_late)
-    now = 119.0
+    clock.advance(119)
     assert not interval.is_due(2, interval.is_late)
-    now = 120.0
+    clock.advance(1)
     assert interval.is_due(3, interval.is_late) and interval.is_due(4, interval.is_late)
     interval.restart()
     assert not interval.is_due(5, interval.is_late)
-    now = 240.0
+    clock.advance(120)
     assert interval.is_due(6, interval.is_late)
 
 
 def test_the_clock_of_process_0_decides() -> None:
-    interval = Interval(0, minutes=1, clock=lambda: 0.0)
+    interval = Interval(0, minutes=1, clock=SimulatedClock())
     assert not interval.is_late
     assert interval.is_due(1, is_late=True)

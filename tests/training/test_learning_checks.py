@@ -35,6 +35,31 @@ def problems_of(config: ExperimentConfig, losses: list[float], **fields: Any) ->
     return found
 
 
+def test_a_resumed_run_reports_what_an_unbroken_one_does() -> None:
+    random = np.random.default_rng(1)
+    losses = random.normal(3.0, 0.2, 12 * WINDOW)
+    records = [
+        {
+            "step": step,
+            "loss": loss,
+            "skipped": random.random() < 0.1,
+            "bce": 0.1 * (random.random() < 0.05),
+            "dice": 0.0,
+            "grad_norm": 0.5,
+            "grad_norms": {"llama": 0.0 if step % 90 > 10 else 0.1, "masks": 0.3},
+        }
+        for step, loss in enumerate(losses.tolist())
+    ]
+    for done in (0, 3, WINDOW, 2 * WINDOW + 5, 5 * WINDOW, 8 * WINDOW + 3):
+        unbroken, resumed = (LearningChecks(get_config(), WINDOW) for _ in range(2))
+        for record in records[:done]:
+            unbroken.after_step(record)
+        resumed.restore(records[:done])
+        expected = [unbroken.after_step(record) for record in records[done:]]
+        assert [resumed.after_step(record) for record in records[done:]] == expected
+        assert any(expected)
+
+
 def falling(steps: int) -> list[float]:
     return [*(3.0 - 0.01 * np.arange(steps) + 0.1 * np.sin(np.arange(steps)))]
 

@@ -8,10 +8,12 @@ import re
 import shutil
 import signal
 from collections import namedtuple
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -25,6 +27,7 @@ from glamm_jax.config.experiment import (
 from glamm_jax.data.loader import ReadSample, SampleReader, WorkerError
 from glamm_jax.errors import FolderError, GLaMMError
 from glamm_jax.parallel import make_mesh, use_mesh
+from glamm_jax.training import loop
 from glamm_jax.training.checkpoint import load_trained_leaves
 from glamm_jax.training.initialization import load_trained_model
 from glamm_jax.training.loop import ValidationResult, train
@@ -39,7 +42,8 @@ CONFIG = replace(
     checkpoint=CheckpointConfig(every=2, keep_last=9),
 )
 STEPS = 5
-TIMES = ("seconds", "input_seconds", "prepare_seconds")
+SPIKE = 3
+TIMES = ("seconds", "input_seconds", "prepare_seconds", "goodput")
 
 
 def run(folder: Path, config: ExperimentConfig = CONFIG, steps: int = STEPS, **more: Any) -> list:
@@ -84,6 +88,32 @@ def cut_back(source: Path, target: Path, step: int) -> Path:
     return target
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loss_spike() -> Iterator[None]:
+    """In every run, the loss of step `SPIKE` is not finite."""
+    original = loop.make_step
+
+    def make_step(*arguments: Any) -> Any:
+        step = original(*arguments)
+
+        def with_spike(graphdef: Any, frozen: Any, state: Any, batch: Any) -> Any:
+            if int(state.step) == SPIKE:
+                frozen = jax.tree.map(_not_finite, frozen)
+            return step(graphdef, frozen, state, batch)
+
+        return with_spike
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_step", make_step)
+        yield
+
+
+def _not_finite(value: jax.Array) -> jax.Array:
+    if not np.issubdtype(value.dtype, np.floating):
+        return value
+    return jax.device_put(np.full(value.shape, np.nan, value.dtype), value.sharding)
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without interruption."""
@@ -125,6 +155,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(unbroken: Path, tmp_path: Path, s
     assert [record["step"] for record in done] == list(range(step, STEPS))
     assert [event["step"] for event in events(again, "resumed_from")] == [step]
     assert lines(again) == lines(unbroken)
+    assert [record["skipped"] for record in done] == [x == SPIKE for x in range(step, STEPS)]
+    skipped = events(again, "skipped")
+    assert {event["step"] for event in skipped} == {SPIKE}
+    assert all(event["records"] == skipped[0]["records"] for event in skipped)
+    assert [checkpoint(again, done)["about"]["skipped"] for done in (2, 4, 5)] == [0, 1, 0]
     assert_same(checkpoint(again, STEPS), checkpoint(unbroken, STEPS))
     assert {path.name for path in (again / "checkpoints").iterdir()} == {"2", "4", "5"}
 

@@ -23,6 +23,7 @@ RECORD = {
     "seconds": 2.0,
     "input_seconds": 0.5,
     "prepare_seconds": 0.25,
+    "goodput": 0.975,
     "images": {"ade20k": 1, "grand": 3},
 }
 
@@ -88,10 +89,10 @@ def test_a_log_has_a_heartbeat_with_the_remaining_time(capsys: pytest.CaptureFix
         heartbeat.step_finished(records)
         now += HEARTBEAT_SECONDS / 2
     assert capsys.readouterr().err.splitlines() == [
-        "step 5/11  loss 0.500  2.00 s/step  MFU 25%  input 25%",
-        "step 7/11  loss 0.500  2.00 s/step  MFU 25%  input 25%  ETA 1 min",
-        "step 9/11  loss 0.500  2.00 s/step  MFU 25%  input 25%  ETA 30 s",
-        "step 11/11  loss 0.500  2.00 s/step  MFU 25%  input 25%  ETA 0 s  SKIPPED",
+        "step 5/11  loss 0.500  2.00 s/step  MFU 25%  input 25%  goodput 97.5%",
+        "step 7/11  loss 0.500  2.00 s/step  MFU 25%  input 25%  goodput 97.5%  ETA 1 min",
+        "step 9/11  loss 0.500  2.00 s/step  MFU 25%  input 25%  goodput 97.5%  ETA 30 s",
+        "step 11/11  loss 0.500  2.00 s/step  MFU 25%  input 25%  goodput 97.5%  ETA 0 s  SKIPPED",
     ]
 
 
