@@ -46,8 +46,8 @@ def test_a_run_learns_and_records_what_it_did(
     config = json.loads((run / "config.json").read_text())
     assert config["optim"]["peak_lr"] == 1e-2
     assert config["model"]["lora"]["rank"] == 8
-    names = {"config.json", "metrics.jsonl", "events.jsonl", "checkpoints", "tensorboard"}
-    assert {path.name for path in run.iterdir()} == {*names, "profile"}
+    names = {"config.json", "metrics.jsonl", "events.jsonl", "goodput.jsonl", "checkpoints"}
+    assert {path.name for path in run.iterdir()} == {*names, "tensorboard", "profile"}
     assert main([*arguments[:-3], "13", *arguments[-2:]]) == 0  # resumes
     assert [record["step"] for record in read_metrics(run)] == list(range(13))
     assert read_metrics(run)[:12] == metrics

@@ -9,7 +9,7 @@ import shutil
 import signal
 from collections import namedtuple
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from glamm_jax.training.initialization import load_trained_model
 from glamm_jax.training.loop import ValidationResult, train
 from glamm_jax.training.metric_writers import TensorBoard
 from glamm_jax.training.run_folder import RunError, read_lines, read_run_config
+from glamm_jax.training.step import CompiledStep
 from glamm_jax.weights.folder import write_model
 from tests.small_experiment import TOKENIZER, get_config
 
@@ -88,23 +89,27 @@ def cut_back(source: Path, target: Path, step: int) -> Path:
     return target
 
 
+@dataclass
+class StepWithSpike:
+    """A compiled step whose loss is not finite in step `SPIKE`."""
+
+    program: CompiledStep
+
+    def __call__(self, frozen: Any, state: Any, batch: Any) -> Any:
+        if int(state.step) == SPIKE:
+            frozen = jax.tree.map(_not_finite, frozen)
+        return self.program(frozen, state, batch)
+
+    def memory_analysis(self) -> Any:
+        return self.program.memory_analysis()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def loss_spike() -> Iterator[None]:
-    """In every run, the loss of step `SPIKE` is not finite."""
-    original = loop.make_step
-
-    def make_step(*arguments: Any) -> Any:
-        step = original(*arguments)
-
-        def with_spike(graphdef: Any, frozen: Any, state: Any, batch: Any) -> Any:
-            if int(state.step) == SPIKE:
-                frozen = jax.tree.map(_not_finite, frozen)
-            return step(graphdef, frozen, state, batch)
-
-        return with_spike
-
+    """Every run has the spike."""
+    original = loop.compile_step
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_step", make_step)
+        patch.setattr(loop, "compile_step", lambda *args: StepWithSpike(original(*args)))
         yield
 
 
