@@ -53,7 +53,7 @@ def decode_plain_png(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
         return None
     if len(rows) != size or not decoder.eof:
         return None
-    pixels = np.full(4 * width * height, 255, np.uint8)
+    pixels = np.empty(4 * width * height, np.uint8)
     if not _unfilter(np.frombuffer(rows, np.uint8), pixels.reshape(height, 4 * width)):
         return None
     return pixels.reshape(height, width, 4)[:, :, :3]
@@ -103,7 +103,7 @@ def _unfilter(rows, pixels):
             green = (rows[at + 1] + _predict(kind, green, up_green, corner_green)) & 255
             blue = (rows[at + 2] + _predict(kind, blue, up_blue, corner_blue)) & 255
             corner_red, corner_green, corner_blue = up_red, up_green, up_blue
-            row[x], row[x + 1], row[x + 2] = red, green, blue
+            row[x], row[x + 1], row[x + 2], row[x + 3] = red, green, blue, 255
             at += 3
         above = row
     return True

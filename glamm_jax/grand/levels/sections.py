@@ -173,11 +173,12 @@ def depth_section(depth: Any, image: StageImage, levels: int) -> Section:
     height, width = image_size(image)[::-1]
     if not isinstance(depth, np.ndarray) or depth.shape != (height, width):
         raise OutputError(f"a depth map of {height} x {width} is due, got {_describe(depth)}")
-    if not np.isfinite(depth).all():
-        raise OutputError("a depth map has values that are not finite")
     low, high = float(depth.min()), float(depth.max())
-    scale = levels / (high - low) if high > low else 0.0
-    steps = np.round((depth - low) * scale).astype("<u2" if levels > 255 else "u1")
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise OutputError("a depth map has values that are not finite")
+    shares = depth - low
+    shares *= levels / (high - low) if high > low else 0.0
+    steps = np.round(shares, out=shares).astype("<u2" if levels > 255 else "u1")
     data = base64.b64encode(zlib.compress(steps.tobytes(), 1)).decode("ascii")
     return {"size": [height, width], "min": low, "max": high, "levels": levels, "data": data}
 
@@ -187,7 +188,11 @@ def read_depth(section: Section) -> Float32[np.ndarray, "h w"]:
     levels, low, high = section["levels"], section["min"], section["max"]
     data = zlib.decompress(base64.b64decode(section["data"]))
     steps = np.frombuffer(data, "<u2" if levels > 255 else "u1").reshape(section["size"])
-    return (steps.astype(np.float32) / levels * (high - low) + low).astype(np.float32)
+    depth = steps.astype(np.float32)
+    depth /= levels
+    depth *= high - low
+    depth += low
+    return depth
 
 
 def image_size(image: StageImage) -> tuple[int, int]:
