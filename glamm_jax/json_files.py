@@ -103,17 +103,18 @@ def parse_json(data: bytes | str, where: str) -> Any:
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
+    # Exact types, which the parser makes: half of the time of `isinstance`.
+    level = [value] if type(value) in (dict, list) else []
+    for _ in range(limit - 1):
+        if not level:
+            return False
         level = [
             item
             for outer in level
-            if isinstance(outer, dict | list)
-            for item in (outer.values() if isinstance(outer, dict) else outer)
+            for item in (outer.values() if type(outer) is dict else outer)
+            if type(item) is list or type(item) is dict
         ]
-        if not level:
-            return False
-    return True
+    return any(level)
 
 
 def read_json(path: AnyPath, max_bytes: int = MAX_BYTES) -> Any:

@@ -61,7 +61,10 @@ from glamm_jax.grand.stages import (
 )
 from glamm_jax.process_group import ProcessGroup
 
-NEW_OBJECTS = 20_000  # between two searches for cycles of objects
+# Objects that Python makes between two searches for cycles of them: of stages on the CPU more than
+# a chunk usually has, since every search visits all of the chunk; the models on an accelerator may
+# leave its memory in cycles.
+NEW_OBJECTS, NEW_DEVICE_OBJECTS = 2_000_000, 20_000
 _MEMORY_MESSAGES = ("resource_exhausted", "out of memory")
 
 
@@ -243,7 +246,8 @@ class ChunkWorker:
         if IMAGE in pending:
             write_stamps(run, graph.fingerprints[IMAGE], chunk, state.files)
         self._batch_sizes.clear()  # the images of the last chunk may have been larger
-        with _rare_collections():
+        needs_device = graph.groups[group].needs_device
+        with _rare_collections(NEW_DEVICE_OBJECTS if needs_device else NEW_OBJECTS):
             for position, name in enumerate(pending):
                 if self._should_stop():
                     return
@@ -356,13 +360,10 @@ class ChunkWorker:
 
 
 @contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Let Python look for cycles of objects less often.
-
-    A chunk has many objects, all of them in use until its end, and every search visits them.
-    """
+def _rare_collections(new_objects: int) -> Iterator[None]:
+    """Let Python look for cycles of objects less often: after so many new ones."""
     thresholds = gc.get_threshold()
-    gc.set_threshold(max(NEW_OBJECTS, thresholds[0]), *thresholds[1:])
+    gc.set_threshold(max(new_objects, thresholds[0]), *thresholds[1:])
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from json.encoder import encode_basestring_ascii as encode_text
 from typing import Any, Literal, TypeVar
 
 from glamm_jax.json_files import JSONError, show
@@ -33,6 +34,16 @@ MISSING = ...
 NAN = math.nan  # one object, so that records with it compare equal
 # One encoder for all texts: making one takes a quarter of the time of a call.
 encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
+
+
+def number_text(value: float) -> str:
+    """Return a number as JSON, as `encode_json` does.
+
+    Raises:
+        ValueError: it is not finite.
+    """
+    is_plain = type(value) is float and -math.inf < value < math.inf
+    return repr(value) if is_plain else encode_json(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +95,11 @@ class Vote:
         """Return the text of `to_json`; it is made once."""
         text = self._text
         if text is None:
-            text = encode_json(self.to_json())
+            # Most of what is encoded are votes; this takes a third of the time of `encode_json`.
+            text = (
+                f'{{"source":{encode_text(self.source)},"text":{encode_text(self.text)},'
+                f'"score":{number_text(self.score)},"kind":"{self.kind}"}}'
+            )
             object.__setattr__(self, "_text", text)
         return text
 
@@ -544,7 +559,15 @@ def changed(part: Part, **fields: Any) -> Part:
         keys = {_KEYS.get(name, name) for name in fields}
         rest = tuple(entry for entry in part.irregular if entry[0] not in keys)
         fields.setdefault("irregular", rest)
-    return replace(part, **fields)
+    if isinstance(part, GrandObject):
+        fields["_text"] = None
+    copy = object.__new__(type(part))
+    for name in part.__slots__:  # as `replace`, in half of its time
+        value = fields.pop(name) if name in fields else getattr(part, name)
+        object.__setattr__(copy, name, value)
+    if fields:
+        raise TypeError(f"{type(part).__name__} has no field {', '.join(fields)}")
+    return copy
 
 
 def _has_relationships(record: GrandRecord) -> bool:

@@ -140,7 +140,9 @@ class SceneTruth:
         depth = np.repeat(np.array(constants, np.float32)[labels], lengths).reshape(size, size)
         slope = np.repeat(np.array(slopes, np.float32)[labels], lengths).reshape(size, size)
         rows = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
-        return (depth + slope * rows).T
+        slope *= rows
+        depth += slope
+        return depth.T
 
 
 class TruthFolder:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glamm_jax.data.preprocess import open_image
-from glamm_jax.grand.chunks import encode_section
 from glamm_jax.grand.execution import NEW_OBJECTS, _rare_collections
 from glamm_jax.grand.images import ImageReader, difference_hash
 from glamm_jax.grand.levels.sections import OutputError, detection_section, read_detections
@@ -70,9 +69,10 @@ def test_detections_are_handed_over_as_they_will_be_read() -> None:
     content = ImageContent("a", "a.png", ImageReader("", 0))
     image = StageImage(content, "detections/a", {"image": {"width": 8, "height": 8}})
     result = detection_section(boxes, image, needs="label")
-    assert isinstance(result.section, dict)
-    read = read_detections(json.loads(encode_section(result.section)))
+    assert callable(result.section)
+    read = read_detections(json.loads(result.section()))
     assert read == result.value
+    assert result.section() == _dumps(json.loads(result.section()))
     assert [[type(x) for x in item.box] for item in read] == [[float] * 4] * 2
     assert json.dumps([x.box for x in read]) == json.dumps([x.box for x in result.value])
     wrong = Detection(BOX, 0.5)
@@ -108,7 +108,7 @@ def test_the_hash_of_pillows_memory_is_that_of_the_pixels(size: tuple[int, int],
 
 def test_thresholds_of_the_search_for_cycles_are_as_before_after_a_chunk() -> None:
     before = gc.get_threshold()
-    with suppress(KeyError), _rare_collections():
+    with suppress(KeyError), _rare_collections(NEW_OBJECTS):
         assert gc.get_threshold() == (NEW_OBJECTS, *before[1:])
         raise KeyError
     assert gc.get_threshold() == before

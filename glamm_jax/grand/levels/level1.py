@@ -289,8 +289,9 @@ def _fuse(
     sections = []
     for image in images:
         detections = {
-            name.partition("/")[2]: image.parse(name, read_detections) or []
-            for name, _ in available(inputs, image)
+            name.partition("/")[2]: items
+            for name in inputs
+            if (items := image.parse(name, read_detections)) is not None
         }
         if len(detections) < options.min_sources:
             text = f"{len(detections)} of {len(inputs)} models have a result"

@@ -15,12 +15,11 @@ from glamm_jax.grand.labels import choose_labels, label_questions
 from glamm_jax.grand.levels.sections import (
     OutputError,
     available,
+    checked_detection,
     checked_list,
     checked_text,
-    detection_json,
     image_size,
     read_depth,
-    read_detection,
     read_record,
     record_section,
     to_sections,
@@ -215,7 +214,7 @@ def _ground(
     def section(result: Any, image: StageImage) -> Section:
         pairs = image.parse("phrases", _read_phrases) or []
         boxes = [
-            [read_detection(detection_json(item)) for item in checked_list(candidates)]
+            [checked_detection(item) for item in checked_list(candidates)]
             for candidates in checked_list(result, len(pairs))
         ]
         chosen = choose_boxes([phrase for phrase, _ in pairs], boxes, options)

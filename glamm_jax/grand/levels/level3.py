@@ -291,7 +291,7 @@ def _mask(
             name.removeprefix(DETECTIONS): _with_fitting_masks(
                 image.parse(name, read_detections) or (), options
             )
-            for name, _ in available(detections, image)
+            for name in detections
             if name == f"{DETECTIONS}{options.detector}"
         }
         proposals = _with_fitting_masks(proposals, options)

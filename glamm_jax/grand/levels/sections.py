@@ -19,7 +19,7 @@ from glamm_jax.data import rle
 from glamm_jax.data.rle import MaskError
 from glamm_jax.errors import GLaMMError
 from glamm_jax.grand.geometry import Box
-from glamm_jax.grand.record import Detection, GrandRecord
+from glamm_jax.grand.record import Detection, GrandRecord, encode_json, encode_text
 from glamm_jax.grand.roles import RoleError
 from glamm_jax.grand.stages import ParsedSection, Section, StageError, StageImage, StageResult
 
@@ -79,12 +79,15 @@ def detection_section(detections: Any, image: StageImage, *, needs: str) -> Pars
         image: that they belong to.
         needs: "label", "description" or "mask": what each box has.
     """
-    values = [detection_json(item, needs) for item in checked_list(detections)]
-    for value in values:
-        if "segmentation" in value:
-            check_mask(value["segmentation"], image_size(image))
-    section: Section = {"detections": values}
-    return ParsedSection(section, read_detections, read_detections(section))
+    items = [checked_detection(item, needs) for item in checked_list(detections)]
+    for item in items:
+        if item.mask is not None:
+            check_mask(item.mask, image_size(image))
+
+    def text() -> str:
+        return f'{{"detections":[{",".join([detection_text(item) for item in items])}]}}'
+
+    return ParsedSection(text, read_detections, items)
 
 
 def check_mask(mask: Any, size: tuple[int, int]) -> None:
@@ -106,8 +109,8 @@ def check_mask(mask: Any, size: tuple[int, int]) -> None:
         raise OutputError(f"a mask of {size[1]} x {size[0]} is due, got {height} x {width}")
 
 
-def detection_json(item: Any, needs: str = "") -> dict[str, Any]:
-    """Return the JSON form of a checked detection.
+def checked_detection(item: Any, needs: str = "") -> Detection:
+    """Return a detection as it is read from a section that has it.
 
     Args:
         item: of a model.
@@ -118,36 +121,45 @@ def detection_json(item: Any, needs: str = "") -> dict[str, Any]:
     if needs and getattr(item, needs) is None:
         raise OutputError(f"a detection has no {needs}")
     box, score = checked_box(item.box), checked_score(item.score)
-    value: dict[str, Any] = {"bbox": list(box), "score": score}
+    for text in (item.label, item.description):
+        if text is not None:
+            checked_text(text)
+    mask = item.mask
+    if mask is not None:
+        if not isinstance(mask, Mapping):
+            raise OutputError(f"a mask has size and counts, got {_describe(mask)}")
+        # JSON has no tuples.
+        mask = {key: list(part) if isinstance(part, tuple) else part for key, part in mask.items()}
+    elif box is item.box and score is item.score:
+        return item
+    return Detection(box, score, item.label, item.description, mask)
+
+
+def detection_text(item: Detection) -> str:
+    """Return a detection of `checked_detection` as JSON."""
+    x0, y0, x1, y1 = item.box
+    text = f'{{"bbox":[{x0!r},{y0!r},{x1!r},{y1!r}],"score":{item.score!r}'
     if item.label is not None:
-        value["label"] = checked_text(item.label)
+        text += f',"label":{encode_text(item.label)}'
     if item.description is not None:
-        value["description"] = checked_text(item.description)
+        text += f',"description":{encode_text(item.description)}'
     if item.mask is not None:
-        if not isinstance(item.mask, Mapping):
-            raise OutputError(f"a mask has size and counts, got {_describe(item.mask)}")
-        # As it will be read: JSON has no tuples.
-        value["segmentation"] = {
-            key: list(part) if isinstance(part, tuple) else part for key, part in item.mask.items()
-        }
-    return value
+        text += f',"segmentation":{encode_json(item.mask)}'
+    return text + "}"
 
 
 def read_detections(section: Section) -> list[Detection]:
     """Return the boxes of a section of `detection_section`."""
-    return [read_detection(item) for item in section["detections"]]
-
-
-def read_detection(value: Mapping[str, Any]) -> Detection:
-    """Return the detection of `detection_json`."""
-    x0, y0, x1, y1 = value["bbox"]
-    return Detection(
-        (x0, y0, x1, y1),
-        value["score"],
-        value.get("label"),
-        value.get("description"),
-        value.get("segmentation"),
-    )
+    return [
+        Detection(
+            tuple(value["bbox"]),
+            value["score"],
+            value.get("label"),
+            value.get("description"),
+            value.get("segmentation"),
+        )
+        for value in section["detections"]
+    ]
 
 
 def depth_section(depth: Any, image: StageImage, levels: int) -> Section:
@@ -161,11 +173,12 @@ def depth_section(depth: Any, image: StageImage, levels: int) -> Section:
     height, width = image_size(image)[::-1]
     if not isinstance(depth, np.ndarray) or depth.shape != (height, width):
         raise OutputError(f"a depth map of {height} x {width} is due, got {_describe(depth)}")
-    if not np.isfinite(depth).all():
-        raise OutputError("a depth map has values that are not finite")
     low, high = float(depth.min()), float(depth.max())
-    scale = levels / (high - low) if high > low else 0.0
-    steps = np.round((depth - low) * scale).astype("<u2" if levels > 255 else "u1")
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise OutputError("a depth map has values that are not finite")
+    shares = depth - low
+    shares *= levels / (high - low) if high > low else 0.0
+    steps = np.round(shares, out=shares).astype("<u2" if levels > 255 else "u1")
     data = base64.b64encode(zlib.compress(steps.tobytes(), 1)).decode("ascii")
     return {"size": [height, width], "min": low, "max": high, "levels": levels, "data": data}
 
@@ -175,7 +188,11 @@ def read_depth(section: Section) -> Float32[np.ndarray, "h w"]:
     levels, low, high = section["levels"], section["min"], section["max"]
     data = zlib.decompress(base64.b64decode(section["data"]))
     steps = np.frombuffer(data, "<u2" if levels > 255 else "u1").reshape(section["size"])
-    return (steps.astype(np.float32) / levels * (high - low) + low).astype(np.float32)
+    depth = steps.astype(np.float32)
+    depth /= levels
+    depth *= high - low
+    depth += low
+    return depth
 
 
 def image_size(image: StageImage) -> tuple[int, int]:
@@ -198,15 +215,17 @@ def checked_box(box: Any) -> Box:
     """Return the numbers of a box as float; they are finite and in order."""
     if not isinstance(box, list | tuple | np.ndarray) or len(box) != 4:
         raise OutputError(f"a box has four numbers, got {_describe(box)}")
-    x0, y0, x1, y1 = (float(value) for value in box)
-    if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 < x0 or y1 < y0:
+    x0, y0, x1, y1 = box
+    if not type(x0) is type(y0) is type(x1) is type(y1) is float or type(box) is not tuple:
+        box = x0, y0, x1, y1 = float(x0), float(y0), float(x1), float(y1)
+    if not (-math.inf < x0 <= x1 < math.inf and -math.inf < y0 <= y1 < math.inf):
         raise OutputError(f"a box is x0 y0 x1 y1, got {[x0, y0, x1, y1]}")
-    return x0, y0, x1, y1
+    return box
 
 
 def checked_score(score: Any) -> float:
     """Return a score as float; it is in [0, 1]."""
-    value = float(score)
+    value = float(score)  # the same object if it is one
     if not 0.0 <= value <= 1.0:
         raise OutputError(f"a score is in [0, 1], got {value}")
     return value
