@@ -22,13 +22,13 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from glamm_jax.data.plain_png import PNG_START, decode_plain_png
 from glamm_jax.data.resample import ResizeTarget, resize
 from glamm_jax.errors import GLaMMError
 
 WHITE = (255, 255, 255)
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 JPEG_COLOURS = {"YCbCr": "RGB", "RGB": "RGB", "Gray": "GRAY"}
+PNG_START = b"\x89PNG\r\n\x1a\n"
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 ORIENTATION_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 MAX_ORIENTATION_TEXT = 1 << 16  # bytes
@@ -82,8 +82,6 @@ def open_image(source: ImageSource, background: tuple[int, int, int] | None = WH
             return _to_rgb(_upright(source), background, name)
         data = _read_bytes(source)
         pixels = _decode_plain_jpeg(data)
-        if pixels is None:
-            pixels = decode_plain_png(data)
         if pixels is not None:
             return pixels
         return _to_rgb(_upright(_load(data, name)), background, name)
