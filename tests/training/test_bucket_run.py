@@ -86,7 +86,7 @@ def test_a_run_that_is_killed_continues_bit_exactly(
     put(folder / "checkpoints" / str(STEPS) / "state" / "left-behind", b"of an interrupted upload")
     run(folder)
     assert_same(folder, unbroken)
-    assert event_names(folder) == ["started", "resumed_from", "saved"]
+    assert event_names(folder) == ["started", "placed", "resumed_from", "placed", "saved"]
     names = [*objects_below(folder)]
     assert "run.lock" not in names
     assert not [name for name in names if name.endswith((".part", "left-behind"))]
