@@ -36,6 +36,7 @@ from glamm_jax.process_group import (
 )
 
 MESH_AXES = ("data", "fsdp", "tensor")
+MIB, GIB = 2**20, 2**30  # bytes, in which sizes on a device are shown
 ADDRESS_VARIABLE = "JAX_COORDINATOR_ADDRESS"
 SHUTDOWN_TIMEOUT = 24 * 3600  # seconds that a finished process waits for the others
 ANY_PROGRAM = ProcessIdentity("", {})

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-GIB = 2**30
+from glamm_jax.parallel import GIB
 
 
 class Chip(NamedTuple):

@@ -20,13 +20,13 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from glamm_jax.aot.chips import CHIPS, GIB
+from glamm_jax.aot.chips import CHIPS
 from glamm_jax.aot.collectives import gathered_stacks
 from glamm_jax.config import released, with_lora
 from glamm_jax.config.experiment import DataConfig, ExperimentConfig, MixtureEntry
 from glamm_jax.data.collate import collate
 from glamm_jax.errors import ConfigError
-from glamm_jax.parallel import MeshSizes, make_mesh, use_mesh
+from glamm_jax.parallel import GIB, MeshSizes, make_mesh, use_mesh
 from glamm_jax.training.placement import abstract_batch, abstract_split
 from glamm_jax.training.step import make_step
 from glamm_jax.types import BatchShape

@@ -15,10 +15,10 @@ from typing import NamedTuple
 from jax.sharding import AbstractMesh
 
 from glamm_jax.aot import flops
-from glamm_jax.aot.chips import CHIPS, GIB, Chip
+from glamm_jax.aot.chips import CHIPS, Chip
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.config.experiment import ExperimentConfig
-from glamm_jax.parallel import MESH_AXES, ONE_DEVICE, MeshSizes, use_mesh
+from glamm_jax.parallel import GIB, MESH_AXES, ONE_DEVICE, MeshSizes, use_mesh
 from glamm_jax.training.parameter_groups import ADAPTERS, part_titles, title_of
 from glamm_jax.training.placement import abstract_split, check_batch_slices
 from glamm_jax.training.placement_table import (
@@ -27,7 +27,7 @@ from glamm_jax.training.placement_table import (
     parts_table,
     place_parts,
     size_line,
-    step_text,
+    step_size,
     total_memory,
     unit_of,
 )
@@ -80,8 +80,7 @@ class Plan:
     @property
     def images(self) -> int:
         """Images of a step."""
-        data, batches = self.config.data, self.config.optim.accumulation_steps
-        return batches * data.batch_slices * data.batch_shape.images
+        return step_size(self.config, self.mesh).images
 
     @property
     def step_flops(self) -> int:
@@ -119,7 +118,7 @@ class Plan:
         return "\n".join(
             [
                 f"mesh: {self.mesh} = {math.prod(self.mesh)} devices",
-                step_text(self.config, self.mesh),
+                step_size(self.config, self.mesh).text(),
                 f"memory of each device in {unit_name}",
                 *parts_table(self.placements, unit),
                 size_line("total", total, unit, "without batches, activations, gathered layers"),

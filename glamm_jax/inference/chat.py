@@ -44,11 +44,12 @@ from glamm_jax.inference.answer import (
     attach_masks_to_turns,
 )
 from glamm_jax.inference.generate import DecodeState, Generator
-from glamm_jax.inference.placement import GIB, choose_mesh, complete_config
+from glamm_jax.inference.placement import choose_mesh, complete_config
 from glamm_jax.inference.sampling import Sampling
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import (
+    GIB,
     MeshSizes,
     bytes_on_device,
     memory_limit,

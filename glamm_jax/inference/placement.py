@@ -22,6 +22,7 @@ from glamm_jax.config import DType, GLaMMConfig, LlamaConfig
 from glamm_jax.errors import FolderError
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.parallel import (
+    GIB,
     MESH_AXES,
     ONE_DEVICE,
     MeshError,
@@ -35,7 +36,6 @@ from glamm_jax.parallel import (
 from glamm_jax.weights.folder import ModelFolder
 
 FREE_SHARE = 0.2  # of a device's memory, for activations and for one layer that is gathered
-GIB = 2**30
 
 
 def choose_mesh(

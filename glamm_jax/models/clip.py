@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from glamm_jax.config import CLIPConfig
 from glamm_jax.nn.attention import attention
+from glamm_jax.nn.initializers import normal
 from glamm_jax.nn.layer_stack import scan_blocks
-from glamm_jax.nn.linear import Linear, PatchConv, normal
+from glamm_jax.nn.linear import Linear, PatchConv
 from glamm_jax.nn.mlp import TransformerMLP
 from glamm_jax.nn.norm import LayerNorm
 from glamm_jax.parallel import constrain

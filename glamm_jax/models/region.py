@@ -17,8 +17,9 @@ from jaxtyping import Array, Float, Int
 
 from glamm_jax.config import RegionConfig
 from glamm_jax.nn.batch_slices import map_slices
+from glamm_jax.nn.initializers import normal
 from glamm_jax.nn.layer_stack import scan_blocks, unstack
-from glamm_jax.nn.linear import Conv, Linear, linear, normal
+from glamm_jax.nn.linear import Conv, Linear, linear
 from glamm_jax.nn.norm import GroupNorm, LayerNorm
 from glamm_jax.nn.resize import resize_map
 from glamm_jax.nn.roi_align import roi_align

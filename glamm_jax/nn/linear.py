@@ -8,7 +8,6 @@ other layout XLA's CPU backend is 20 times slower for single rows.
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from glamm_jax.nn.conv_on_cpu import conv_channels_last, conv_on_cpu
+from glamm_jax.nn.initializers import normal
 from glamm_jax.nn.lora import LoRA
 from glamm_jax.parallel import constrain, num_shards, platform
 
@@ -117,22 +117,6 @@ def unpatchify(x: Float[Array, "b h w p"], patch: int) -> Float[Array, "b h2 w2 
     b, h, w, features = x.shape
     x = x.reshape(b, h, w, patch, patch, features // patch**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * patch, w * patch, features // patch**2)
-
-
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> Float[Array, "..."]:
-    """Sample float32 normal noise.
-
-    Args:
-        rngs: random streams; `params` is used.
-        shape: of the sample.
-        std: standard deviation.
-    """
-    return _normal(rngs.params(), shape, std)
-
-
-@partial(jax.jit, static_argnums=(1, 2))  # one program for all leaves of a shape
-def _normal(key: Array, shape: tuple[int, ...], std: float) -> Array:
-    return std * jax.random.normal(key, shape, jnp.float32)
 
 
 class Linear(nnx.Module):

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from glamm_jax.config import LoRAConfig
+from glamm_jax.nn.initializers import normal
 
 if TYPE_CHECKING:
     from glamm_jax.nn.linear import Linear
@@ -66,8 +67,8 @@ class LoRA(nnx.Module):
     def __init__(self, base: Linear, config: LoRAConfig, *, rngs: nnx.Rngs):
         *stack, in_dim, out_dim = base.kernel.shape
         *layers, in_axis, out_axis = base.kernel.get_metadata()["axes"]
-        noise = jax.random.normal(rngs.params(), (*stack, in_dim, config.rank), jnp.float32)
-        self.a = LoRAParam(noise * in_dim**-0.5, axes=(*layers, in_axis, "rank"))
+        noise = normal(rngs, (*stack, in_dim, config.rank), in_dim**-0.5)
+        self.a = LoRAParam(noise, axes=(*layers, in_axis, "rank"))
         self.b = LoRAParam(
             jnp.zeros((*stack, config.rank, out_dim)), axes=(*layers, "rank", out_axis)
         )

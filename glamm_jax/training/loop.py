@@ -188,8 +188,16 @@ def train(
     run_folder.claim(config)
     profile = ProfileWindow(profile_steps, folder / PROFILE)
     run = _Run(
-        *(config, mesh, run_folder, batches, validate, metric_writers, profile, num_steps),
-        *(started, clock),
+        config,
+        mesh,
+        run_folder,
+        batches,
+        validate,
+        metric_writers,
+        profile,
+        num_steps,
+        started,
+        clock,
     )
     return run.records(from_step)
 
@@ -285,7 +293,7 @@ class _Run:
                 self.prefetcher = stack.enter_context(
                     closing(
                         BatchPrefetcher(
-                            *(self.batches, config.optim.accumulation_steps, self.mesh, self.clock)
+                            self.batches, config.optim.accumulation_steps, self.mesh, self.clock
                         )
                     )
                 )
@@ -553,7 +561,7 @@ class _Run:
             scores[name] = float(np.mean([step_losses[name] for step_losses in losses]))
         scores.update(self.scores)
         if self.checkpoints.save(
-            *(state, loader_state, self.base_fingerprint, scores, self.num_skipped)
+            state, loader_state, self.base_fingerprint, scores, self.num_skipped
         ):
             self.saving = num_done, scores
         self.save_interval.restart()

@@ -24,12 +24,19 @@ from jax.sharding import Mesh
 
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.data.input_fill import InputFill
-from glamm_jax.parallel import MESH_AXES, MeshAxes, MeshSizes, bytes_on_device, memory_limit
+from glamm_jax.parallel import (
+    GIB,
+    MESH_AXES,
+    MIB,
+    MeshAxes,
+    MeshSizes,
+    bytes_on_device,
+    memory_limit,
+)
 from glamm_jax.training.parameter_groups import part_titles, title_of
 from glamm_jax.training.state import ModelSplit
 from glamm_jax.weights.flat_state import flatten_state
 
-MIB, GIB = 2**20, 2**30
 COUNTERS = "counters"  # title of the scalars: the step, and those of the optimizer
 _WIDTH = 18  # of the titles
 
@@ -144,17 +151,44 @@ def _axes_of(leaves: Sequence[Any]) -> dict[MeshAxes, int]:
 # ------------------------------------------------------------------------ the text
 
 
-def step_text(config: ExperimentConfig, mesh: MeshSizes) -> str:
-    """Say how many rows and images a step has, and each device of a mesh."""
-    data, fsdp, tensor = mesh
+class StepSize(NamedTuple):
+    """Rows and images of a step.
+
+    Attributes:
+        rows: of all devices.
+        images: of all devices.
+        batches: that a step consists of.
+        rows_of_device: in each batch.
+        images_of_device: in each batch.
+        devices: that work on the same rows.
+    """
+
+    rows: int
+    images: int
+    batches: int
+    rows_of_device: int
+    images_of_device: int
+    devices: int
+
+    def text(self) -> str:
+        """Say all of it in one line."""
+        several = f"each group of {self.devices} devices (tensor)"
+        return (
+            f"a step: {self.rows} rows, {self.images} images; on "
+            f"{'each device' if self.devices == 1 else several} "
+            f"{self.batches} batch{'es' * (self.batches > 1)} of "
+            f"{self.rows_of_device} rows, {self.images_of_device} images"
+        )
+
+
+def step_size(config: ExperimentConfig, mesh: MeshSizes) -> StepSize:
+    """Return the size of a step on a mesh, among whose devices its batch slices are divided."""
     shape, batches = config.data.batch_shape, config.optim.accumulation_steps
-    slices = config.data.batch_slices // (data * fsdp)
-    own = f"{slices * shape.rows} rows, {slices * shape.images} images"
-    each = "each device" if tensor == 1 else f"each group of {tensor} devices (tensor)"
     total = batches * config.data.batch_slices
-    return (
-        f"a step: {total * shape.rows} rows, {total * shape.images} images; on {each} "
-        f"{batches} batch{'es' * (batches > 1)} of {own}"
+    own = config.data.batch_slices // (mesh.data * mesh.fsdp)
+    return StepSize(
+        *(total * shape.rows, total * shape.images, batches),
+        *(own * shape.rows, own * shape.images, mesh.tensor),
     )
 
 
@@ -226,6 +260,11 @@ class RunPlacement:
     limit: int | None = field(default_factory=memory_limit)
 
     @property
+    def sizes(self) -> MeshSizes:
+        """Sizes of the mesh."""
+        return MeshSizes(*self.mesh.devices.shape)
+
+    @property
     def total(self) -> int:
         """Bytes on a device while a step runs."""
         placed = total_memory(self.parts).kept + self.batches.count * self.batches.size
@@ -233,7 +272,6 @@ class RunPlacement:
 
     def text(self) -> str:
         """Return the table."""
-        sizes = MeshSizes(*self.mesh.devices.shape)
         unit, unit_name = unit_of(self.total)
         kept, batches = total_memory(self.parts).kept, self.batches
         needed = [
@@ -253,8 +291,8 @@ class RunPlacement:
         of_limit = f"of {self.limit / unit:.2f}" if self.limit else ""
         return "\n".join(
             [
-                f"mesh: {sizes} = {self._devices_text()}",
-                step_text(self.config, sizes),
+                f"mesh: {self.sizes} = {self._devices_text()}",
+                step_size(self.config, self.sizes).text(),
                 f"memory of each device in {unit_name}",
                 *parts_table(self.parts, unit),
                 *needed,
@@ -272,16 +310,15 @@ class RunPlacement:
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers of the table; sizes are bytes on each device."""
-        shape, slices = self.config.data.batch_shape, self.config.data.batch_slices
-        own = slices // (self.mesh.shape["data"] * self.mesh.shape["fsdp"])
+        step = step_size(self.config, self.sizes)
         return {
             "mesh": dict(self.mesh.shape),
             "devices": self.mesh.size,
             "idle_devices": jax.device_count() - self.mesh.size,
             "processes": jax.process_count(),
-            "rows_of_device": own * shape.rows,
-            "images_of_device": own * shape.images,
-            "accumulation_steps": self.config.optim.accumulation_steps,
+            "rows_of_device": step.rows_of_device,
+            "images_of_device": step.images_of_device,
+            "accumulation_steps": step.batches,
             "parts": {
                 title: {**part.memory._asdict(), "sharded_over": part.axes_text()}
                 for title, part in self.parts.items()

@@ -40,6 +40,11 @@ def _trained(model: Projections) -> Projections:
     return model
 
 
+def test_initial_values_are_those_of_one_program_for_the_model() -> None:
+    alone, together = nnx.state(Projections()), jax.jit(lambda: nnx.state(Projections()))()
+    jax.tree.map(np.testing.assert_array_equal, alone, together)
+
+
 def test_only_the_target_layers_get_an_adapter_and_it_has_no_effect_at_first() -> None:
     model, x = Projections(), _noise(3, 5)
     assert model.v.lora is None

@@ -16,8 +16,9 @@ from jaxtyping import Array, Float
 
 from glamm_jax.config import SAMConfig
 from glamm_jax.nn.attention import attention
+from glamm_jax.nn.initializers import normal
 from glamm_jax.nn.layer_stack import slice_blocks
-from glamm_jax.nn.linear import Linear, PatchConv, normal
+from glamm_jax.nn.linear import Linear, PatchConv
 from glamm_jax.nn.mlp import MLP, TransformerMLP, activate
 from glamm_jax.nn.norm import LayerNorm
 from glamm_jax.parallel import constrain

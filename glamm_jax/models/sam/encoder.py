@@ -17,8 +17,9 @@ from jaxtyping import Array, Float
 
 from glamm_jax.config import SAMConfig
 from glamm_jax.nn.attention import attention
+from glamm_jax.nn.initializers import normal
 from glamm_jax.nn.layer_stack import group_blocks, scan_blocks, slice_blocks
-from glamm_jax.nn.linear import Conv, Linear, PatchConv, normal
+from glamm_jax.nn.linear import Conv, Linear, PatchConv
 from glamm_jax.nn.mlp import TransformerMLP
 from glamm_jax.nn.norm import LayerNorm
 from glamm_jax.parallel import constrain

@@ -9,7 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from glamm_jax.config import SAMConfig
-from glamm_jax.nn.linear import Linear, PatchConv, normal
+from glamm_jax.nn.initializers import normal
+from glamm_jax.nn.linear import Linear, PatchConv
 from glamm_jax.nn.mlp import activate
 from glamm_jax.nn.norm import LayerNorm
 
