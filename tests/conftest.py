@@ -46,7 +46,7 @@ import jax  # noqa: E402
 
 from glamm_jax.config import GLaMMConfig, tiny  # noqa: E402
 
-pytest_plugins = ["tests.bucket_server"]
+pytest_plugins = ["tests.bucket_server", "tests.hub_server"]
 
 # Compiling takes seconds, so hypothesis' own deadline would only measure XLA; a failing example
 # must be reproducible on another machine, so the examples do not depend on a local database.

@@ -282,6 +282,7 @@ NAMES_ONLY: dict[str, tuple[set[str], str]] = {
         "needs a bucket; tests/data/test_bucket_shards.py makes these calls",
     ),
     "grand.drivers.beam": ({"run", "graph"}, "needs Apache Beam"),
+    "weights.hub": (set(), "needs a hub; tests/weights/test_hub.py makes these calls"),
     "grand.inspection_page": (
         {"run", "Path", "find_image"},
         "see tests/programs/test_annotate_program.py",

@@ -24,6 +24,7 @@ COMMANDS = {
     "report": "write a web page about a training run",
     "export": "write the trained model of a run as a model folder",
     "plan": "compute the parameters, memory, FLOPs and time of a training run",
+    "push": "upload a model folder to the Hugging Face Hub",
     "eval": "evaluate a model, or score predictions, on a benchmark",
     "compare": "compare two evaluations of one benchmark",
     "annotate": "annotate photographs with objects, captions and masks",

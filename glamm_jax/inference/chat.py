@@ -1,6 +1,6 @@
 """Questions about images, answered in text and masks.
 
-    assistant = glamm_jax.load("path/to/model")
+    assistant = glamm_jax.load("path/to/model")  # or "org/name" of the Hugging Face Hub
     answer = assistant.chat("dog.jpg", "Where is <p> the dog </p> [SEG]?")
     for grounding in answer.groundings:
         print(grounding.phrase, grounding.score, grounding.mask.mean())
@@ -35,7 +35,7 @@ from glamm_jax.data.preprocess import (
     grounding_image,
     open_image,
 )
-from glamm_jax.errors import GLaMMError
+from glamm_jax.errors import FolderError, GLaMMError
 from glamm_jax.inference.answer import (
     Answer,
     FinishReason,
@@ -59,7 +59,7 @@ from glamm_jax.parallel import (
     to_host,
     use_mesh,
 )
-from glamm_jax.storage import AnyPath
+from glamm_jax.storage import AnyPath, to_path
 from glamm_jax.text.answer_parser import parse_answer, stable_text
 from glamm_jax.text.prompt import Prompt, PromptError, build_prompt
 from glamm_jax.text.questions import MAX_NEW_TOKENS
@@ -67,6 +67,7 @@ from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
 from glamm_jax.types import Batch, BatchShape
 from glamm_jax.weights.folder import ModelFolder
+from glamm_jax.weights.hub import save_pretrained, upload_model
 
 MINIMAL_SHAPE = BatchShape()
 DECODE_STEPS = 8  # tokens that are decoded before the texts are read and passed on
@@ -157,14 +158,22 @@ class Assistant:
         model: the model.
         tokenizer: its tokenizer.
         mesh: that the model is placed on; None: one device.
+        folder: that the model was loaded from; None: it exists in memory only.
 
     Raises:
         TokenizerError: the tokenizer's ids are not those of the model.
     """
 
-    def __init__(self, model: GLaMM, tokenizer: Tokenizer, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        model: GLaMM,
+        tokenizer: Tokenizer,
+        mesh: Mesh | None = None,
+        folder: AnyPath | None = None,
+    ):
         tokenizer.check(model.config.tokens)
         self.mesh = mesh
+        self.folder = folder
         self.config: GLaMMConfig = model.config
         self.tokenizer = tokenizer
         self.generator = Generator(model)
@@ -180,6 +189,38 @@ class Assistant:
         kind, processes = self.mesh.devices.flat[0].device_kind, num_processes(self.mesh)
         together = f" of {processes} processes together" if processes > 1 else ""
         return f"{self.mesh.size} x {kind}{together}, {sizes}: {weights} on each"
+
+    def save_pretrained(self, path: str | AnyPath) -> None:
+        """Write the model folder that was loaded, with a model card.
+
+        Raises:
+            FolderError: `path` exists or cannot be written, or the model exists in memory only.
+        """
+        save_pretrained(self._loaded_folder(), to_path(str(path)))
+
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Upload the model folder that was loaded to the Hugging Face Hub, with a model card.
+
+        Args:
+            repository: ORG/NAME.
+            private: whether a new repository is private.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            HubError: the Hub refuses it or cannot be reached.
+            FolderError: the model exists in memory only.
+        """
+        return upload_model(self._loaded_folder(), repository, private=private)
+
+    def _loaded_folder(self) -> AnyPath:
+        if self.folder is None:
+            raise FolderError(
+                "the model exists in memory only; write it with "
+                "glamm_jax.weights.folder.write_model"
+            )
+        return self.folder
 
     def chat(
         self,
@@ -427,7 +468,8 @@ def load(
     """Load the model of a folder, each device reading its own part of the weights.
 
     Args:
-        path: a model folder.
+        path: a model folder of this machine or a bucket, or ORG/NAME of the Hugging Face Hub, with
+            @REVISION if not the newest; it is downloaded unless the cache has it.
         dtype: of all weights and of the computation; None: as the folder stores them and says.
         mesh: to place the weights on, or its sizes: "fsdp=2,tensor=4"; None: one device if the
             model fits it, else all devices (`glamm_jax.inference.placement`).
@@ -448,7 +490,7 @@ def load(
     graph, state = abstract_model(config)
     with _on(mesh):
         model = nnx.merge(graph, folder.fill(state, dtype))
-        return Assistant(model, tokenizer, mesh)
+        return Assistant(model, tokenizer, mesh, folder.path)
 
 
 def _on(mesh: Mesh | None) -> AbstractContextManager:

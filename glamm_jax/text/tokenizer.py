@@ -44,6 +44,10 @@ from glamm_jax.text.tokenizer_json import (
 PieceModel: TypeAlias = sentencepiece.SentencePieceProcessor | JSONModel
 
 SENTENCEPIECE_FILE, JSON_FILE = "tokenizer.model", "tokenizer.json"
+TOKENIZER_FILES = (
+    *(SENTENCEPIECE_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *(JSON_FILE, "chat_template.jinja", "generation_config.json"),
+)
 CONTROL_NAMES = ("bos_token", "eos_token", "unk_token")
 # Text whose space Hugging Face removes from decoded English if the folder enables it.
 CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")

@@ -20,7 +20,7 @@ from glamm_jax.weights.foreign_files import (
     diagnose_shard,
 )
 from glamm_jax.weights.infer_config import Family, family_of
-from glamm_jax.weights.missing_paths import missing_checkpoint
+from glamm_jax.weights.missing_paths import missing_url
 from glamm_jax.weights.module_names import canonical_names
 from glamm_jax.weights.peft_config import ADAPTER_CONFIG
 from glamm_jax.weights.safetensors import INDEX, SINGLE, TensorFileError, read_index
@@ -128,7 +128,7 @@ def read_hf_config(folder: Path, name: str = CONFIG_FILE) -> dict[str, Any]:
 
 def _open_file(path: Path) -> TensorSource:
     if not path.is_file():
-        raise TensorFileError(missing_checkpoint(str(path)) or f"{path}: no such file or folder")
+        raise TensorFileError(missing_url(str(path)) or f"{path}: no such file or folder")
     diagnose_file(path)
     return SafetensorsSource(path) if path.suffix == ".safetensors" else PickledSource(path)
 

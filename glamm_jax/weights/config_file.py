@@ -17,6 +17,7 @@ from glamm_jax.storage import AnyPath
 
 FORMAT, VERSION = "glamm-jax", 1
 CONFIG_FILE = "config.json"
+SOURCE_INFO_FILE = "source.json"  # what an export needs
 
 AnyConfig = GLaMMConfig | CLIPConfig | LlamaConfig | SAMConfig
 KINDS: Mapping[str, type[AnyConfig]] = {

@@ -32,10 +32,17 @@ from glamm_jax.files import atomic_folder
 from glamm_jax.json_files import JSONError, read_object
 from glamm_jax.parallel import current_mesh, sharding
 from glamm_jax.storage import AnyPath, to_path
-from glamm_jax.text.tokenizer import load_tokenizer
-from glamm_jax.weights.config_file import CONFIG_FILE, AnyConfig, read_config, write_config
+from glamm_jax.text.tokenizer import TOKENIZER_FILES, load_tokenizer
+from glamm_jax.weights.config_file import (
+    CONFIG_FILE,
+    SOURCE_INFO_FILE,
+    AnyConfig,
+    read_config,
+    write_config,
+)
 from glamm_jax.weights.flat_state import flatten_state, state_shapes
-from glamm_jax.weights.missing_paths import missing_model
+from glamm_jax.weights.hub import download_model
+from glamm_jax.weights.missing_paths import hub_repository, missing_model
 from glamm_jax.weights.safetensors import TensorInfo, TensorWriter, map_tensor, read_folder
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import MemorySource, nbytes_of
@@ -47,15 +54,12 @@ from glamm_jax.weights.transfer import (
     default_stored_dtypes,
 )
 
-SOURCE_INFO_FILE = "source.json"
-TOKENIZER_FILES = (
-    *("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("tokenizer.json", "chat_template.jinja", "generation_config.json"),
-)
-
 
 class ModelFolder:
     """A model folder, opened; only headers have been read. A `LeafSource`.
+
+    The folder is on this machine, in a bucket (`gs://`), or a repository of the Hugging Face Hub
+    ("org/name", "org/name@revision"), which is downloaded unless the cache has it.
 
     Attributes:
         path: the folder.
@@ -63,7 +67,7 @@ class ModelFolder:
         infos: dtype and shape of every leaf and carried tensor.
 
     Raises:
-        FolderError: there is no such folder.
+        FolderError: there is no such folder or repository (`hub.HubError`).
         ConfigError: config.json is missing or invalid.
         TensorFileError: a safetensors file is missing or invalid.
     """
@@ -71,7 +75,9 @@ class ModelFolder:
     def __init__(self, path: AnyPath | str):
         self.path = to_path(str(path), other_urls=True)
         if not self.path.is_dir():
-            raise FolderError(missing_model(str(path)))
+            if hub_repository(str(path)) is None:
+                raise FolderError(missing_model(str(path)))
+            self.path = download_model(str(path))
         self.config: AnyConfig = read_config(self.path)
         self._locations = read_folder(self.path)
         self.infos = {name: location.info for name, location in self._locations.items()}

@@ -34,6 +34,7 @@ MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_AXES = 32
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ALL_FILES = "model*.safetensors"  # pattern of the single file and of shards
 # The tensors' bytes begin at a multiple of this, so that memory maps are aligned.
 ALIGNMENT = 64
 SHARD_BYTES = 4 << 30

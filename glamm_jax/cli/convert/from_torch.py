@@ -1,7 +1,7 @@
 """Convert PyTorch checkpoints to a model folder, without losing a tensor.
 
 examples:
-  glamm-jax convert from-torch GLaMM-FullScope --clip clip-vit-large-patch14-336 --out glamm
+  glamm-jax convert from-torch MBZUAI/GLaMM-FullScope --out glamm       # of the Hugging Face Hub
   glamm-jax convert from-torch GLaMM-FullScope --clip CLIP --adapter my-lora --out adapted
   glamm-jax convert from-torch pytorch_model.bin --tokenizer GLAMM --clip CLIP --out trained
   glamm-jax convert from-torch vicuna-7b --clip CLIP --sam sam.pth --region GPT4RoI --out start
@@ -17,6 +17,11 @@ The family of SOURCE is inferred from its contents:
   LLaMA with --clip and --sam    the initial GLaMM of a pretraining. The embeddings of the added
                  tokens, and layers that no checkpoint contains (V-L unless it is a LLaVA, the
                  region encoder without --region, L-P), are initialized from --seed
+
+A SOURCE or option ORG/NAME that is no folder here is downloaded from the Hugging Face Hub: the
+configuration, the tokenizer and one copy of the weights, safetensors before pickles; after an
+interruption the same command goes on. ORG/NAME@REVISION is a branch, tag or commit. The CLIP that
+the config.json of a downloaded GLaMM names is downloaded, too, unless --clip is given.
 
 Names are read as trainings save them: with the prefixes of DDP, torch.compile, FSDP and peft, and
 CLIP without vision_model. (transformers 5). In a folder with several copies of the weights,
@@ -39,6 +44,7 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from glamm_jax.cli.convert.assemble import Request, assemble, leaf_shapes
@@ -47,13 +53,19 @@ from glamm_jax.cli.progress import print_summary, progress_bar
 from glamm_jax.config import GLaMMConfig
 from glamm_jax.files import atomic_folder
 from glamm_jax.text.tokenizer import load_tokenizer
+from glamm_jax.weights.checkpoint_files import open_checkpoint
 from glamm_jax.weights.config_file import CONFIG_FILE
 from glamm_jax.weights.folder import finish_folder
+from glamm_jax.weights.glamm import CLIP_PREFIX
+from glamm_jax.weights.hub import local_checkpoint
 from glamm_jax.weights.lora import REPLACED_BY_ADAPTER
+from glamm_jax.weights.missing_paths import hub_repository
 from glamm_jax.weights.safetensors import TensorWriter
 from glamm_jax.weights.tables import table_of
 from glamm_jax.weights.tensor_sources import nbytes_of
 from glamm_jax.weights.transfer import import_tensors
+
+CLIP_KEY = "vision_tower"  # of the config.json of a GLaMM: the name of its CLIP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,18 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Assemble the checkpoints, write the model folder, print the disposition of the tensors."""
-    assembly = assemble(
-        Request(
-            options.source,
-            clip=options.clip,
-            sam=options.sam,
-            region=options.region,
-            adapter=options.adapter,
-            tokenizer=options.tokenizer,
-            lora_alpha=options.lora_alpha,
-            seed=options.seed,
-        )
-    )
+    assembly = assemble(_request(options))
     for warning in assembly.warnings:
         print(f"from-torch: warning: {printable(warning)}", file=sys.stderr)
     table, leaves = table_of(assembly.config), leaf_shapes(assembly.config)
@@ -144,6 +145,27 @@ def run(options: argparse.Namespace) -> None:
     for reason, count in assembly.num_dropped.items():
         print(f"  {count} dropped: {reason}")
     print_summary(nbytes)
+
+
+def _request(options: argparse.Namespace) -> Request:
+    """Return the checkpoints to assemble, after downloading those of the Hub."""
+    names = ("source", "clip", "sam", "region", "adapter", "tokenizer")
+    given = {name: getattr(options, name) for name in names}
+    paths = {name: path and _local_checkpoint(path) for name, path in given.items()}
+    if paths["source"] != given["source"] and paths["clip"] is None:
+        checkpoint = open_checkpoint(paths["source"])
+        clip = checkpoint.hf_config.get(CLIP_KEY)
+        has_clip = any(name.startswith(CLIP_PREFIX) for name in checkpoint.tensors.infos)
+        if not has_clip and isinstance(clip, str) and hub_repository(clip):
+            paths["clip"] = _local_checkpoint(Path(clip))
+    return Request(**paths, lora_alpha=options.lora_alpha, seed=options.seed)
+
+
+def _local_checkpoint(path: Path) -> Path:
+    folder = local_checkpoint(path)
+    if folder != path:
+        print(f"{path}: {folder}", flush=True)
+    return folder
 
 
 if __name__ == "__main__":
