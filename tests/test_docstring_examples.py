@@ -282,6 +282,14 @@ NAMES_ONLY: dict[str, tuple[set[str], str]] = {
         "needs a bucket; tests/data/test_bucket_shards.py makes these calls",
     ),
     "grand.drivers.beam": ({"run", "graph"}, "needs Apache Beam"),
+    "image_answers.questions": (
+        {"template"},
+        "needs files; tests/image_answers/test_ask_folder.py makes these calls",
+    ),
+    "image_answers.run": (
+        {"assistant", "questions"},
+        "tests/image_answers/test_ask_folder.py makes these calls",
+    ),
     "weights.hub": (set(), "needs a hub; tests/weights/test_hub.py makes these calls"),
     "grand.inspection_page": (
         {"run", "Path", "find_image"},

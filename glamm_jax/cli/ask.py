@@ -5,7 +5,7 @@ examples:
   glamm-jax ask --scene 7 --prompt "Can you segment the red star in this image?"
   glamm-jax ask --model glamm --image dog.jpg --prompt "Where is <p> the dog </p> [SEG]?"
   glamm-jax ask --model glamm --image dog.jpg --prompt "What is region1 <bbox>?" --box 9 4 80 60
-  glamm-jax ask --model glamm --image dog.jpg --mesh tensor=4     # on four devices
+  glamm-jax ask --model glamm --images photos --task gcg --format coco --out out/answers
 
 A model that does not fit one device is spread over all devices of the machine; --mesh chooses how:
 each device of `tensor` has a part of every layer and works on the same question, while those of
@@ -15,6 +15,17 @@ The answer is printed while it is generated. Then follow the phrases with masks,
 image that each mask covers and its score (the model's confidence, a probability between 0 and 1),
 and malformed parts of the answer, if any. OUT.png shows the answer
 with its masks; OUT.json contains the text and the masks as COCO run lengths.
+
+--images answers about every image of a folder, in batches on all devices, and writes JSON lines
+with the masks as COCO run lengths; --format adds other formats. --task is one of
+  gcg       a description with a mask for every phrase
+  refer     the mask of each --expression, or of those in the file of --questions, with lines like
+            {"image": "a.jpg", "expressions": ["the dog", "the ball"]}
+  region    a description of each box in the file of --questions, with lines such as
+            {"image": "a.jpg", "boxes": [[9, 4, 80, 60]]}   (x0 y0 x1 y1 in pixels)
+  caption   a description
+An image that cannot be used gives a line that says why, and the same command resumes. --prompt is
+the wording, with {name} for the expression and {regions} for the box.
 
 Without --model, the weights are those of checkpoints/miniworld-tiny in the repository. They are
 trained on rendered scenes of coloured shapes (`make learn`) and are of no use on photographs.
@@ -31,8 +42,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import UInt8
 
+from glamm_jax.cli.ask_folder import (
+    add_folder_arguments,
+    answer_folder,
+    check_folder_options,
+    read_questions,
+)
 from glamm_jax.cli.program import (
     any_path,
     checkout_path,
@@ -42,13 +60,17 @@ from glamm_jax.cli.program import (
     run_program,
     this_machine,
 )
+from glamm_jax.config import DType
 from glamm_jax.data.boxes import check_boxes
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.inference.answer import Answer, Grounding
 from glamm_jax.inference.chat import Assistant, Question, load
+from glamm_jax.inference.placement import choose_mesh
 from glamm_jax.miniworld import EASY, render_scene
+from glamm_jax.parallel import MeshSizes
 from glamm_jax.storage import AnyPath
 from glamm_jax.text.questions import GCG_QUESTIONS
+from glamm_jax.weights.folder import ModelFolder
 
 SHIPPED_MODEL = ("checkpoints", "miniworld-tiny")  # in a checkout
 SCENE_SEED = 77_001  # training renders scenes of other seeds
@@ -81,8 +103,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax ask") -> argpa
     )
     add(
         "--prompt",
-        default=GCG_QUESTIONS[0],
-        help='question; a [SEG] in it gives a mask, too ("%(default)s")',
+        help=f'question; a [SEG] in it gives a mask, too ("{GCG_QUESTIONS[0]}")',
     )
     add(
         "--box",
@@ -122,27 +143,41 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax ask") -> argpa
         "--out",
         type=any_path,
         default=Path("out/answer"),
-        help="write OUT.png and OUT.json (%(default)s)",
+        help="write OUT.png and OUT.json, or OUT.jsonl (%(default)s)",
     )
+    add_folder_arguments(parser)
     return parser.parse_args(arguments)
 
 
 def answer_question(options: argparse.Namespace) -> None:
     """Answer the question of the parsed command line, print the answer and write its files."""
-    question = _question(options)  # checked before the model is loaded, which takes minutes
     model = options.model or checkout_path(*SHIPPED_MODEL, instead="name a model with --model")
-    if options.image and is_shipped(model):
+    if (options.image or options.images) and is_shipped(model):
         print(
             "note: the shipped model only knows drawn shapes; for photographs name another --model"
         )
-    assistant = load(model, options.dtype, options.mesh)
-    print(f"the model is on {assistant.placement()}", flush=True)
-    answer = _generate(assistant, question)
+    # The questions are checked before the model is loaded, which takes minutes.
+    if options.images:
+        check_folder_options(options)
+        questions = read_questions(options, is_shipped(model))
+        folder = ModelFolder(model)
+        mesh = choose_mesh(folder, options.dtype, options.mesh, rows=options.batch, copies=True)
+        answer_folder(options, questions, _load(model, options.dtype, mesh))
+        return
+    question = _question(options)
+    answer = _generate(_load(model, options.dtype, options.mesh), question)
     _print_groundings(answer)
     for suffix, save in ((".png", answer.save_overlay), (".json", answer.save)):
         path = options.out.with_name(options.out.name + suffix)
         save(path)
         print(f"wrote {path}")
+
+
+def _load(model: AnyPath, dtype: DType | None, mesh: Mesh | MeshSizes | None) -> Assistant:
+    """Load a model and say where it is placed."""
+    assistant = load(model, dtype, mesh)
+    print(f"the model is on {assistant.placement()}", flush=True)
+    return assistant
 
 
 def is_shipped(model: AnyPath) -> bool:
@@ -154,7 +189,7 @@ def _question(options: argparse.Namespace) -> Question:
     image = open_image(options.image) if options.image else scene_image(options.scene)
     return Question(
         image,
-        options.prompt,
+        options.prompt or GCG_QUESTIONS[0],
         regions=check_boxes(options.box, *image.shape[:2]),
         max_tokens=options.tokens,
         temperature=options.temperature,
