@@ -142,9 +142,11 @@ class WeightsAndBiases:
 
     def __init__(self, project: str, folder: AnyPath, config: Mapping[str, Any]):
         try:
-            import wandb  # type: ignore[import-not-found]  # an extra
+            import wandb  # an extra
         except ImportError as error:
-            raise ConfigError("--wandb needs the package wandb: pip install wandb") from error
+            raise ConfigError(
+                "--wandb needs the package wandb: pip install 'glamm-jax[wandb]'"
+            ) from error
         self._wandb, self._scalars = wandb, Scalars()
         # The id is the name of the run's folder, so that a resumed run continues its logs.
         local = str(folder) if isinstance(folder, Path) else tempfile.gettempdir()
