@@ -210,11 +210,19 @@ def test_a_loader_waits_for_less_than_5_percent_of_a_second_with_answers_after_5
     experiment, steps = get_config(), 15
     mixture = mixture_of([f"{bucket}/shards"], MIXTURE)
     # A record of these small images takes one request or two, as one of photographs does.
-    cache = BlockCache(tmp_path / "cache", 1 << 16, block_bytes=1 << 12)
+    cache = BlockCache(tmp_path / "cache", 1 << 14, block_bytes=1 << 12)
     monkeypatch.setattr(loader, "default_cache", lambda *_: cache)
     server = SlowServer(bucket_server, 0.05)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-    shape = experiment.data.batch_shape._replace(rows=8, images=8, grounding_images=8, masks=64)
+    shape = replace(
+        experiment.data.batch_shape,
+        rows=8,
+        images=8,
+        grounding_images=8,
+        masks=64,
+        region_images=4,
+        regions=16,
+    )
     data = replace(experiment.data, mixture=mixture, batch_shape=shape, workers=workers, prefetch=2)
     waited = 0.0
     with closing(loader.open_batches(data, experiment.model)) as batches:
