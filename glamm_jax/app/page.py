@@ -2,8 +2,8 @@
 
     page = launch_page(PageSettings(ServerClient("http://127.0.0.1:8000")), "127.0.0.1", 7860)
 
-The components are Gradio's. Its component for HTML shows the image and the transcript (`views`), with
-the script `page.js` for what follows the pointer.
+The components are Gradio's. Its component for HTML shows the image and the transcript (`views`),
+with the script `page.js` for what follows the pointer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]  # an extra
 
 from glamm_jax.app.conversation import Conversation
 from glamm_jax.app.handlers import Handlers, PageSettings, remove_folder
@@ -62,10 +62,27 @@ def launch_page(settings: PageSettings, host: str, port: int, root_path: str = "
         footer_links=[],
         run_history=False,
         ssr_mode=False,
-        theme=gr.themes.Default(font=SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")),
+        theme=_theme(),
         css=(FOLDER / "page.css").read_text(encoding="utf-8"),
     )
     return page
+
+
+def _theme() -> gr.themes.Base:
+    """Return Gradio's theme with fonts of the system, and texts of a contrast of at least 4.5."""
+    theme = gr.themes.Default(
+        primary_hue="blue", font=SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")
+    )
+    return theme.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+    )
 
 
 def build_page(settings: PageSettings) -> gr.Blocks:
@@ -82,7 +99,8 @@ def build_page(settings: PageSettings) -> gr.Blocks:
         gr.Markdown("# GLaMM\nAsk about an image. Every phrase of the answer has a mask.")
         with gr.Row():
             with gr.Column(scale=5, min_width=360):
-                upload = gr.File(label="Image: drop a file here, or click", height=110)
+                upload = gr.File(label="Image: drop a file here, or click", height=140)
+                examples = _examples(settings.examples)
                 stage = gr.HTML(
                     stage_html(Conversation()),
                     js_on_load=(FOLDER / "page.js").read_text(encoding="utf-8"),
@@ -90,7 +108,6 @@ def build_page(settings: PageSettings) -> gr.Blocks:
                 )
                 opacity = gr.Slider(0, 1, DEFAULT_OPACITY, step=0.05, label="Opacity of the masks")
                 sides, add_box = _box_by_numbers()
-                examples = _examples(settings.examples)
             with gr.Column(scale=6, min_width=360):
                 transcript = gr.HTML(
                     transcript_html(Conversation()),
@@ -113,9 +130,9 @@ def build_page(settings: PageSettings) -> gr.Blocks:
                     elem_id="glamm-question",
                 )
                 with gr.Row():
-                    ask = gr.Button("Ask", variant="primary")
-                    stop = gr.Button("Stop")
-                    restart = gr.Button("New conversation")
+                    ask = gr.Button("Ask", variant="primary", size="md")
+                    stop = gr.Button("Stop", size="md")
+                    restart = gr.Button("New conversation", size="md")
                 with gr.Row():
                     files = [
                         gr.DownloadButton(name, size="sm", interactive=False, min_width=100)
@@ -187,9 +204,7 @@ def _settings() -> list[Any]:
         ]
 
 
-def _painting(
-    settings: PageSettings, handlers: Handlers, state: gr.State
-) -> gr.Dropdown:
+def _painting(settings: PageSettings, handlers: Handlers, state: gr.State) -> gr.Dropdown:
     """Return the list of masks for conditional generation."""
     is_there = settings.pipeline is not None
     with gr.Accordion("Paint into a mask (conditional generation)", open=False):

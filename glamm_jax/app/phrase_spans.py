@@ -35,7 +35,9 @@ def pieces(text: str, spans: Sequence[tuple[int, int]]) -> list[Piece]:
         spans: of each phrase, first character and the one behind its last; empty ones are ignored.
     """
     spans = [(max(0, start), min(len(text), end)) for start, end in spans]
-    cuts = sorted({0, len(text), *(cut for start, end in spans if start < end for cut in (start, end))})
+    cuts = sorted(
+        {0, len(text), *(cut for start, end in spans if start < end for cut in (start, end))}
+    )
     result: list[Piece] = []
     seen: set[int] = set()
     for start, end in pairwise(cuts):

@@ -131,9 +131,7 @@ def read_answer(
     )
 
 
-def _groundings(
-    items: Any, text: str, image_size: tuple[int, int]
-) -> tuple[ServedGrounding, ...]:
+def _groundings(items: Any, text: str, image_size: tuple[int, int]) -> tuple[ServedGrounding, ...]:
     items = [] if items is None else items
     if not isinstance(items, Sequence) or len(items) > MAX_GROUNDINGS:
         raise ServerError(f"The server's `groundings` are no list of at most {MAX_GROUNDINGS}.")

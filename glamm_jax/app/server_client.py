@@ -37,7 +37,7 @@ class ServerError(GLaMMError):
     """The server cannot be reached, refuses a request, or sends what is not an answer."""
 
 
-class ServerBusy(ServerError):
+class ServerBusyError(ServerError):
     """The queue of the server is full. `retry_after` is the time to wait in seconds."""
 
     def __init__(self, message: str, retry_after: float):
@@ -143,7 +143,7 @@ class ServerClient:
             try:
                 yield from self._chat_once(request, started)
                 return
-            except ServerBusy as error:
+            except ServerBusyError as error:
                 waited = time.monotonic() - started
                 if waited + error.retry_after > MAX_QUEUE_SECONDS:
                     raise ServerError(
@@ -243,7 +243,7 @@ class ServerClient:
             return response
         message = _error_message(response.read(MAX_ERROR_BODY))
         if response.status == TOO_MANY_REQUESTS:
-            raise ServerBusy(message or "its queue is full", _retry_after(response))
+            raise ServerBusyError(message or "its queue is full", _retry_after(response))
         if not message:
             raise ServerError(
                 f"{self.url} answered {response.status} {response.reason}. Is it the address of "

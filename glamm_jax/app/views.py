@@ -1,8 +1,8 @@
 """HTML of the two parts of the page that Gradio has no component for: the image and the transcript.
 
-Every phrase and every mask has an id, `EXCHANGE-INDEX`. `page.js` connects elements of the same id:
-a phrase under the pointer lights its mask, a click shows or hides it. All text is escaped: questions,
-answers and phrases are not trusted.
+Every phrase and every mask has an id, `EXCHANGE-INDEX`. `page.js` connects elements of the same
+id: a phrase under the pointer lights its mask, a click shows or hides it. All text is escaped:
+questions, answers and phrases are not trusted.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ def stage_html(conversation: Conversation) -> str:
         f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">'
         f'{masks}{boxes}<rect class="draft" width="0" height="0"/></svg>'
     )
-    image_size = f"{picture.size[1]} x {picture.size[0]} pixels"
+    alt = f"The image, {picture.size[1]} x {picture.size[0]} pixels"
     return (
         f'<div class="glamm-stage" data-exchanges="{len(conversation.exchanges)}">'
         f'<div class="picture" style="--aspect: {width / height:.4f}">'
-        f'<img src="{picture.shown_uri}" alt="The image, {image_size}" draggable="false">{svg}</div>'
+        f'<img src="{picture.shown_uri}" alt="{alt}" draggable="false">{svg}</div>'
         f"{_box_list(conversation)}{_mask_list(conversation)}</div>"
     )
 
@@ -94,10 +94,9 @@ def _exchange(number: int, exchange: Exchange) -> str:
     if exchange.answer.finish == "length":
         notes.append("Note: the answer ends at the largest number of tokens (Settings).")
     small = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
-    return (
-        f'<article class="exchange">{_turn("You", _marked(number, question, asked), "question")}'
-        f'{_turn("GLaMM", _marked(number, exchange.answer.text, answered), "answer")}{small}</article>'
-    )
+    turns = _turn("You", _marked(number, question, asked), "question")
+    turns += _turn("GLaMM", _marked(number, exchange.answer.text, answered), "answer")
+    return f'<article class="exchange">{turns}{small}</article>'
 
 
 def _pending(pending: Pending) -> str:
@@ -168,7 +167,7 @@ def _box_list(conversation: Conversation) -> str:
     if not conversation.boxes:
         return '<p class="hint">Drag on the image to draw a box, and ask about it.</p>'
     items = "".join(
-        f'<li><span>region{i + 1}: {", ".join(f"{side:g}" for side in box)}</span>'
+        f"<li><span>region{i + 1}: {', '.join(f'{side:g}' for side in box)}</span>"
         f'<button type="button" class="remove" data-box="{i}" aria-label="Remove region{i + 1}">'
         "&times;</button></li>"
         for i, box in enumerate(conversation.boxes)

@@ -34,6 +34,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from glamm_jax.cli.program import (
+    SHIPPED_MODEL,
     any_path,
     checkout_path,
     make_parser,
@@ -50,7 +51,6 @@ from glamm_jax.miniworld import EASY, render_scene
 from glamm_jax.storage import AnyPath
 from glamm_jax.text.questions import GCG_QUESTIONS
 
-SHIPPED_MODEL = ("checkpoints", "miniworld-tiny")  # in a checkout
 SCENE_SEED = 77_001  # training renders scenes of other seeds
 SCENE_SIZE = 64  # pixels of a side, as the shipped model was trained
 

@@ -128,7 +128,9 @@ class Page:
     def collapsed(self, summary: str, lines: Sequence[str]) -> None:
         """Add a list that is collapsed at first."""
         items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-        self._body.append(f"<details><summary>{escape(summary)}</summary><ul>{items}</ul></details>")
+        self._body.append(
+            f"<details><summary>{escape(summary)}</summary><ul>{items}</ul></details>"
+        )
 
     def counts_by_kind(self, places_by_kind: Mapping[str, Sequence[str]]) -> None:
         """Add a table of counts, the most frequent kind first, and collapsed lists of places."""

@@ -203,9 +203,7 @@ def wrap_words(words: list[Word], width: int, font_size: int) -> list[list[Word]
     return [line for line in lines if line]
 
 
-def _append_text(
-    image: Image.Image, blocks: list[list[list[Word]]], font_size: int
-) -> Image.Image:
+def _append_text(image: Image.Image, blocks: list[list[list[Word]]], font_size: int) -> Image.Image:
     """Return the image with blocks of lines below it, separated by thin rules."""
     line_height, gap = round(1.5 * font_size), font_size
     height = sum(line_height * len(lines) + gap for lines in blocks)

@@ -53,11 +53,11 @@ def svg_overlay(
     scale = max(MIN_WIDTH, width) / width
     sheet_width, image_height = round(width * scale), round(height * scale)
     font_size = max(14, sheet_width // 45)
-    small = rle.size_within((height, width), (MAX_SVG_SIDE, MAX_SVG_SIDE))
-    pixels = np.asarray(Image.fromarray(image).resize(small[::-1], Image.Resampling.LANCZOS))
+    rows, columns = rle.size_within((height, width), (MAX_SVG_SIDE, MAX_SVG_SIDE))
+    small = Image.fromarray(image).resize((columns, rows), Image.Resampling.LANCZOS)
     parts = [
         f'<image width="{sheet_width}" height="{image_height}" preserveAspectRatio="none" '
-        f'href="{jpeg_uri(pixels)}"/>'
+        f'href="{jpeg_uri(np.asarray(small))}"/>'
     ]
     layers = [layer for passage in passages for layer in passage.layers]
     for index, layer in enumerate(layers):
