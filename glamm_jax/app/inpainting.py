@@ -11,7 +11,7 @@ Source: section 4 of the paper, "conditional image generation".
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -36,6 +36,7 @@ class InpaintingError(GLaMMError):
     """The pipeline is not there, cannot be loaded, or cannot be used for this image."""
 
 
+@runtime_checkable
 class InpaintingPipeline(Protocol):
     """What is used of a pipeline of diffusers."""
 
