@@ -99,12 +99,12 @@ function finish(event, isCancelled) {
 element.addEventListener("pointerup", (event) => finish(event, false));
 element.addEventListener("pointercancel", (event) => finish(event, true));
 
-window.glammRefresh = (isNew) => {
-  if (isNew) choices.clear();
-  apply();
-};
+window.glammRefresh = apply; // for the script of the transcript
+let exchanges = null;
 watch("value", () => {
-  // A new image begins a new conversation: the ids are used again.
-  window.glammRefresh(stage()?.dataset.exchanges === "0");
+  // With a new answer, or a new image, its masks are shown and no others.
+  if (stage()?.dataset.exchanges !== exchanges) choices.clear();
+  exchanges = stage()?.dataset.exchanges;
+  apply();
 });
 apply();

@@ -29,7 +29,7 @@ MAX_UPLOAD = "64mb"
 DEFAULT_OPACITY = 0.4
 SESSION_SECONDS = 6 * 3600  # after which files and the state of a session are removed
 SYSTEM_FONTS = ("system-ui", "sans-serif")  # Gradio's own would be loaded from the web
-REFRESH_SCRIPT = "watch('value', () => window.glammRefresh?.(false));"
+REFRESH_SCRIPT = "watch('value', () => window.glammRefresh?.());"
 OPACITY_SCRIPT = "(v) => document.documentElement.style.setProperty('--glamm-opacity', v)"
 # The word to replace is selected, so that typing replaces it.
 SELECT_SCRIPT = f"""() => setTimeout(() => {{
