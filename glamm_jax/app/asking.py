@@ -11,7 +11,6 @@ from glamm_jax.app.served_answer import read_answer
 from glamm_jax.app.server_client import (
     Completion,
     ServerClient,
-    ServerError,
     TextPiece,
     Waiting,
 )
@@ -40,13 +39,10 @@ def answer_question(
     """
     text = ""
     try:
-        request = conversation.request(question, "", options)
+        request = conversation.request(question, options)
         yield Pending(question, status="sent to the server ...")
-        models = client.models()
-        if not models:
-            raise ServerError(f"The server {client.url} has no model.")
         updated = time.monotonic()
-        for event in client.chat(request | {"model": models[0]}):
+        for event in client.chat(request):
             match event:
                 case TextPiece(piece):
                     text += piece

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from glamm_jax.report.html_page import jpeg_uri
 from glamm_jax.report.mask_outlines import Outline, outline_of_runs
 
 MAX_SHOWN_SIDE = 1024  # pixels of the longer side of the image, and of the masks, on the page
+MAX_PIXELS = 1 << 24  # of an image that is sent; a larger one is reduced
 MAX_BOXES = 50
 MIN_BOX_SIDE = 1.0  # pixels
 # Files that are sent as they are; what is in others is sent as PNG.
@@ -43,14 +45,16 @@ class Picture:
     """An image.
 
     Attributes:
-        pixels: upright, in its own size.
+        pixels: upright, in its own size, or reduced to `MAX_PIXELS`.
         sent_uri: `data:` URI for the server.
         shown_uri: `data:` URI for the page, reduced.
+        note: what was done to the file; "" as a rule.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"] = field(repr=False)
     sent_uri: str = field(repr=False)
     shown_uri: str = field(repr=False)
+    note: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -139,12 +143,11 @@ class Conversation:
         """Return it with its image and boxes only."""
         return replace(self, exchanges=())
 
-    def request(self, question: str, model: str, options: dict[str, Any]) -> dict[str, Any]:
+    def request(self, question: str, options: dict[str, Any]) -> dict[str, Any]:
         """Return the body of the request that asks the question after the earlier ones.
 
         Args:
             question: in raw form.
-            model: name of the server's model.
             options: max_tokens, temperature, top_p, seed.
 
         Raises:
@@ -165,7 +168,6 @@ class Conversation:
         image = {"type": "image_url", "image_url": {"url": self.picture.sent_uri}}
         messages[0]["content"].insert(0, image)
         return {
-            "model": model,
             "messages": messages,
             "regions": [list(box) for box in regions],
             **options,
@@ -216,6 +218,13 @@ def open_picture(path: Path) -> Picture:
     data = read_regular_file(path, MAX_IMAGE_BYTES)
     # Named by hand: the path on this machine means nothing to the person.
     pixels = open_image(io.BytesIO(data))
+    height, width = pixels.shape[:2]
+    if height * width > MAX_PIXELS:
+        scale = math.sqrt(MAX_PIXELS / (height * width))
+        size = (max(1, int(width * scale)), max(1, int(height * scale)))
+        reduced = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
+        note = f"The image of {width} x {height} pixels was reduced to {size[0]} x {size[1]}."
+        return replace(picture_of(np.asarray(reduced)), note=note)
     media_type = next((kind for start, kind in _SENT_TYPES.items() if data.startswith(start)), "")
     return _picture(pixels, *((data, media_type) if media_type else (_png(pixels), "image/png")))
 

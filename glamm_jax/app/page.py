@@ -25,7 +25,7 @@ from glamm_jax.text.questions import MAX_NEW_TOKENS
 FOLDER = Path(__file__).parent
 CONCURRENT_QUESTIONS = 16  # sent to the server at once; the server has a queue of its own
 QUEUED_QUESTIONS = 128  # of this app; another one gets an error
-MAX_UPLOAD = "64mb"
+MAX_UPLOAD = "32mb"
 DEFAULT_OPACITY = 0.4
 SESSION_SECONDS = 6 * 3600  # after which files and the state of a session are removed
 SYSTEM_FONTS = ("system-ui", "sans-serif")  # Gradio's own would be loaded from the web
@@ -200,7 +200,7 @@ def _settings() -> list[Any]:
             gr.Slider(1, 1024, MAX_NEW_TOKENS, step=1, label="Largest number of tokens"),
             gr.Slider(0, 2, 0, step=0.1, label="Temperature (0: greedy decoding)"),
             gr.Slider(0.05, 1, 1, step=0.05, label="Nucleus sampling: probability mass"),
-            gr.Number(0, label="Seed", precision=0, minimum=0),
+            gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1),
         ]
 
 

@@ -26,6 +26,7 @@ MAX_BODY = 64 << 20  # bytes of an answer
 MAX_ERROR_BODY = 1 << 20
 MAX_MESSAGE = 1000  # characters of an error message that are shown
 POLL_SECONDS = 1.0  # between two `Waiting` while nothing arrives
+READY_SECONDS = 10.0  # for the answer whether a server is ready
 MAX_SILENCE = 600.0  # seconds; the first answer of a server compiles its programs
 MAX_QUEUE_SECONDS = 300.0  # how long a question waits for a place in the server's queue
 RETRY_SECONDS = 2.0  # if the server does not say how long to wait
@@ -84,8 +85,12 @@ Event = Waiting | TextPiece | Completion
 class ServerClient:
     """Requests to one server. Any number of threads may use it."""
 
-    def __init__(self, url: str):
-        """Take the address of the server, such as http://127.0.0.1:8000.
+    def __init__(self, url: str, api_key: str = ""):
+        """Take the address of a server.
+
+        Args:
+            url: such as http://127.0.0.1:8000.
+            api_key: that the server wants; empty: none.
 
         Raises:
             ServerError: the address is no http or https URL.
@@ -102,25 +107,17 @@ class ServerClient:
         self.url = url.rstrip("/")
         self._is_tls, self._host, self._port = parts.scheme == "https", parts.hostname, port
         self._path = parts.path.rstrip("/").removesuffix("/v1")
-
-    def models(self) -> list[str]:
-        """Return the names of the server's models.
-
-        Raises:
-            ServerError: it cannot be reached, or sends something else.
-        """
-        answer = self._get("/v1/models")
-        try:
-            return [str(model["id"]) for model in json.loads(answer)["data"]]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ServerError(f"{self.url}/v1/models does not list models: {error}") from error
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     def is_ready(self) -> bool:
         """Return whether the server answers questions now; False if it cannot be reached."""
+        exchange = _Exchange(self._connection(timeout=READY_SECONDS))
         try:
-            self._get("/ready")
-        except ServerError:
+            self._response(exchange, "GET", "/ready", None, {}).read(MAX_ERROR_BODY)
+        except (ServerError, OSError, http.client.HTTPException):
             return False
+        finally:
+            exchange.close()
         return True
 
     def chat(self, request: Mapping[str, Any]) -> Iterator[Event]:
@@ -213,15 +210,6 @@ class ServerClient:
             finish_reason = str(choice.get("finish_reason") or finish_reason)
         raise ServerError(_INTERRUPTED)
 
-    def _get(self, path: str) -> bytes:
-        exchange = _Exchange(self._connection(timeout=10.0))
-        try:
-            return self._response(exchange, "GET", path, None, {}).read(MAX_ERROR_BODY)
-        except (OSError, http.client.HTTPException) as error:
-            raise self._unreachable(error) from error
-        finally:
-            exchange.close()
-
     def _connection(self, timeout: float = MAX_SILENCE) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._is_tls else http.client.HTTPConnection
         return kind(self._host, self._port, timeout=timeout)
@@ -236,7 +224,7 @@ class ServerClient:
     ) -> http.client.HTTPResponse:
         """Return the response, if its status is that of success."""
         try:
-            response = exchange.send(method, self._path + path, body, headers)
+            response = exchange.send(method, self._path + path, body, self._headers | headers)
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
         if response.status < 400:
@@ -275,7 +263,9 @@ class _Exchange:
         self._socket = self._connection.sock  # the connection forgets it with the response
         if self._is_interrupted:
             self.interrupt()
-        self._connection.request(method, path, body and body.encode(), headers)
+        # A server that refuses a large body answers before it has read all of it.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._connection.request(method, path, body and body.encode(), headers)
         self._response = self._connection.getresponse()
         return self._response
 

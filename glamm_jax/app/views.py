@@ -67,11 +67,12 @@ def stage_html(conversation: Conversation) -> str:
         f'{masks}{boxes}<rect class="draft" width="0" height="0"/></svg>'
     )
     alt = f"The image, {picture.size[1]} x {picture.size[0]} pixels"
+    note = f'<p class="hint">{escape(picture.note)}</p>' if picture.note else ""
     return (
         f'<div class="glamm-stage" data-exchanges="{len(conversation.exchanges)}">'
         f'<div class="picture" style="--aspect: {width / height:.4f}">'
         f'<img src="{picture.shown_uri}" alt="{alt}" draggable="false">{svg}</div>'
-        f"{_box_list(conversation)}{_mask_list(conversation)}</div>"
+        f"{note}{_box_list(conversation)}{_mask_list(conversation)}</div>"
     )
 
 

@@ -14,6 +14,8 @@ loopback device, which it starts with --model and stops when it ends itself.
 --inpainting names an inpainting model, a folder or a name that diffusers can load. Then the mask of
 a phrase can be painted anew as a prompt says (the paper's conditional generation).
 
+A server that wants a key gets that of the environment variable GLAMM_JAX_API_KEY.
+
 Anybody who can reach the address can ask: the default is this machine only. The app has no
 accounts; put a proxy with a login in front of it (docs/app.md).
 
@@ -23,6 +25,7 @@ Exit status: 0 ended by Ctrl-C or SIGTERM, 1 the server ended, 2 unusable input.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import socket
 import subprocess
@@ -45,10 +48,12 @@ from glamm_jax.cli.program import (
     model_path,
     run_program,
 )
+from glamm_jax.cli.serve import KEY_VARIABLE
 from glamm_jax.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.5
+MAX_BODY_BYTES = 48 << 20  # of a request: an upload of 32 MB in base64
 STOP_SECONDS = 30.0  # for a server to finish its answers; then it is killed
 SERVER_ENDED = 1
 
@@ -137,17 +142,18 @@ def _server(
     options: argparse.Namespace,
 ) -> Iterator[tuple[ServerClient, subprocess.Popen[Any] | None]]:
     """Yield the client of a running server, and its process if it was started here."""
+    key = os.environ.get(KEY_VARIABLE, "").strip()
     if options.server is not None:
-        yield ServerClient(options.server), None
+        yield ServerClient(options.server, key), None
         return
     model = options.model or checkout_path(*SHIPPED_MODEL, instead="name a model with --model")
     port = free_port()
-    address = ("--host", LOOPBACK, "--port", str(port))
-    command = [sys.executable, "-m", "glamm_jax", "serve", "--model", str(model), *address]
+    server_options = ("--port", str(port), "--max-body-bytes", str(MAX_BODY_BYTES))
+    command = [sys.executable, "-m", "glamm_jax", "serve", "--model", str(model), *server_options]
     server = subprocess.Popen(command)
     try:
         print(f"starting the server of {model} ...", flush=True)
-        client = ServerClient(f"http://{LOOPBACK}:{port}")
+        client = ServerClient(f"http://{LOOPBACK}:{port}", key)
         while not client.is_ready():
             if server.poll() is not None:
                 raise ConfigError(

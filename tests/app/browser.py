@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from glamm_jax.app.server_client import ServerClient, ServerError
 from glamm_jax.cli.app import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,9 +49,9 @@ def wait_for(url: str, process: subprocess.Popen[str]) -> None:
         if process.poll() is not None:
             raise AssertionError(f"the app ended with status {process.returncode}")
         try:
-            ServerClient(url)._get("/")
+            urllib.request.urlopen(url, timeout=5).close()
             return
-        except ServerError:
+        except OSError:
             time.sleep(0.2)
     raise AssertionError("the app does not answer")
 

@@ -73,15 +73,17 @@ def serve(server: LoopbackServer) -> Iterator[LoopbackServer]:
             pass
 
         def do_GET(self) -> None:
-            if self.path == "/v1/models":
-                self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
-            elif self.path == "/ready":
+            if self.path == "/ready":
                 self._send(200, {"status": "ready"})
             else:
                 self._send(404, {"error": {"message": f"no path {self.path}"}})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if not self.path.startswith("/v1/"):
+                self._send(404, {"error": {"message": f"no path {self.path}"}})
+                return
+            body["authorization"] = self.headers["Authorization"]
             with server.lock:
                 server.requests.append(body)
                 is_free = server.num_active < server.slots

@@ -47,6 +47,17 @@ def test_the_page_gets_a_reduced_image() -> None:
         assert image.size == (1024, 170)
 
 
+def test_an_image_that_the_server_would_refuse_is_reduced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("glamm_jax.app.conversation.MAX_PIXELS", 600)
+    Image.fromarray(IMAGE).save(tmp_path / "large.png")
+    picture = open_picture(tmp_path / "large.png")
+    assert picture.size == (20, 30)
+    assert "60 x 40 pixels was reduced to 30 x 20" in picture.note
+    np.testing.assert_array_equal(sent_pixels(picture.sent_uri), picture.pixels)
+
+
 def test_a_damaged_image_is_an_error_without_a_path(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     with pytest.raises(ImageError) as caught:
@@ -82,8 +93,7 @@ def test_a_request_has_the_image_once_and_the_raw_answers() -> None:
     session = Conversation(picture_of(IMAGE)).with_box([0, 0, 0.5, 0.5]).with_box([0, 0, 1, 1])
     first = "What is region2 <bbox>?"
     session = session.with_answer(first, answer("A dog.", question=first, raw="<p> A dog </p>."))
-    body = session.request("And region1 <bbox>?", "glamm", OPTIONS)
-    assert body["model"] == "glamm"
+    body = session.request("And region1 <bbox>?", OPTIONS)
     assert body["max_tokens"] == 8
     user, assistant, again = body["messages"]
     assert [part["type"] for part in user["content"]] == ["image_url", "text"]
@@ -96,9 +106,9 @@ def test_a_request_has_the_image_once_and_the_raw_answers() -> None:
 
 def test_questions_that_cannot_be_sent_say_what_to_do() -> None:
     with pytest.raises(QuestionError, match="Upload one, or click an example"):
-        Conversation().request("What?", "m", OPTIONS)
+        Conversation().request("What?", OPTIONS)
     with pytest.raises(QuestionError, match="question is empty"):
-        Conversation(picture_of(IMAGE)).request("  ", "m", OPTIONS)
+        Conversation(picture_of(IMAGE)).request("  ", OPTIONS)
 
 
 def test_masks_of_one_phrase_have_one_colour() -> None:

@@ -25,7 +25,7 @@ def test_examples_are_scenes_with_valid_questions() -> None:
     assert len({example.question for example in examples}) == len(examples) == 4
     for example in examples:
         session = Conversation(picture_of(example.pixels), example.boxes)
-        session.request(example.question, "m", {})
+        session.request(example.question, {})
         check_boxes(example.boxes, *example.pixels.shape[:2])
         assert f"the {OBJECT} " not in example.question
 

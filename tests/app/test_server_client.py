@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,13 +23,13 @@ from glamm_jax.app.server_client import (
     Waiting,
     server_sent_events,
 )
-from tests.app.loopback_server import MODEL, LoopbackServer, serve
+from tests.app.loopback_server import LoopbackServer, serve
 
 IMAGE = np.zeros((4, 6, 3), np.uint8)
 
 
 def request(question: str = "What?") -> dict[str, Any]:
-    return Conversation(picture_of(IMAGE)).request(question, MODEL, {})
+    return Conversation(picture_of(IMAGE)).request(question, {})
 
 
 @pytest.fixture
@@ -57,10 +58,10 @@ def test_pieces_of_text_then_the_completion(server: LoopbackServer) -> None:
     assert server.requests[0]["stream"] is True
 
 
-def test_models_and_readiness(server: LoopbackServer) -> None:
+def test_readiness(server: LoopbackServer) -> None:
     client = ServerClient(server.url + "/v1")  # as the openai client wants it
-    assert client.models() == [MODEL]
     assert client.is_ready()
+    assert list(client.chat(request()))
 
 
 def test_the_message_of_the_server_is_the_error(server: LoopbackServer) -> None:
@@ -83,8 +84,8 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 def test_another_kind_of_server_is_recognised(server: LoopbackServer) -> None:
     client = ServerClient(server.url + "/elsewhere")
-    with pytest.raises(ServerError, match="no path /elsewhere/v1/models"):
-        client.models()
+    with pytest.raises(ServerError, match="no path /elsewhere/v1/chat/completions"):
+        list(client.chat(request()))
     server.body = b"<html>not a stream</html>"
     with pytest.raises(ServerError, match="before the answer was complete"):
         list(ServerClient(server.url).chat(request()))
@@ -171,3 +172,32 @@ def test_an_error_of_any_length_is_shortened(server: LoopbackServer) -> None:
     with pytest.raises(ServerError) as caught:
         list(ServerClient(server.url).chat(request()))
     assert len(str(caught.value)) == server_client.MAX_MESSAGE
+
+
+def test_the_key_is_sent(server: LoopbackServer) -> None:
+    list(ServerClient(server.url, "secret").chat(request()))
+    list(ServerClient(server.url).chat(request()))
+    assert [body["authorization"] for body in server.requests] == ["Bearer secret", None]
+
+
+def test_a_body_that_is_refused_before_its_end_gives_the_message() -> None:
+    """As the server refuses an image that is too large."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                text = json.dumps({"error": {"message": "send a smaller image"}})
+                head = f"HTTP/1.1 413 Large\r\nContent-Length: {len(text)}\r\n\r\n"
+                connection.sendall((head + text).encode())
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1 << 20):
+                    pass
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        client = ServerClient(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(ServerError, match="send a smaller image"):
+            list(client.chat({"messages": "x" * (8 << 20)}))
+        thread.join()
