@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from glamm_jax.data.preprocess import MAX_IMAGE_BYTES, open_image
 from glamm_jax.errors import GLaMMError
 from glamm_jax.files import read_regular_file
 from glamm_jax.inference.answer import Answer
+from glamm_jax.report.conversation_cards import QUESTION_PATTERNS
 from glamm_jax.report.html_page import jpeg_uri
 from glamm_jax.report.mask_outlines import Outline, outline_of_runs
+from glamm_jax.text.special_tokens import SEG
 
 MAX_SHOWN_SIDE = 1024  # pixels of the longer side of the image, and of the masks, on the page
 MAX_PIXELS = 1 << 24  # of an image that is sent; a larger one is reduced
@@ -67,7 +69,8 @@ class ShownMask:
     """The masks of one phrase, as the page shows them.
 
     Attributes:
-        phrase: the phrase; `[SEG] 1` for a mask without one.
+        phrase: the phrase; for a mask without one, what the question asks to segment, or
+            `[SEG] 1`.
         start: first character of the phrase in its text.
         end: character behind the last one; equal to `start`: the phrase is not in the text.
         colour: index of the colour in the palette.
@@ -180,16 +183,24 @@ class Conversation:
             *((item, True) for item in answer.prompt_groundings),
             *((item, False) for item in answer.groundings),
         )
-        exchange = Exchange(question, boxes, answer, _shown_masks(groups))
+        exchange = Exchange(
+            question, boxes, answer, _shown_masks(groups, _segmented_name(question))
+        )
         return replace(self, exchanges=(*self.exchanges, exchange))
 
+    @property
+    def last_masked(self) -> int | None:
+        """Index of the last exchange with masks: those that the page shows at first."""
+        has_masks = (any(mask.runs for mask in exchange.masks) for exchange in self.exchanges)
+        return max((i for i, masked in enumerate(has_masks) if masked), default=None)
+
     def mask(self, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
-        """Return the image and a mask of the last answer, by its index in `Exchange.masks`.
+        """Return the image and a mask of the exchange `last_masked`, by its index in it.
 
         Raises:
             QuestionError: there is no such mask.
         """
-        masks = self.exchanges[-1].masks if self.exchanges else ()
+        masks = () if self.last_masked is None else self.exchanges[self.last_masked].masks
         runs = masks[index].runs if 0 <= index < len(masks) else None
         if self.picture is None or runs is None:
             raise QuestionError("Choose a mask of the last answer. Ask a question first.")
@@ -253,13 +264,27 @@ def _text_part(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
-def _shown_masks(groups: Iterable[tuple[ServedGrounding, bool]]) -> tuple[ShownMask, ...]:
-    """Join the masks of each phrase; they have one colour, as in `GroundedText.coloured_text`."""
+def _segmented_name(question: str) -> str:
+    """Return what a segmentation question asks for, as its answer names nothing; else [SEG]."""
+    matches = (pattern.fullmatch(question.strip()) for pattern in QUESTION_PATTERNS)
+    return next((match[1] for match in matches if match), SEG)
+
+
+def _shown_masks(
+    groups: Sequence[tuple[ServedGrounding, bool]], unnamed: str
+) -> tuple[ShownMask, ...]:
+    """Join the masks of each phrase; they have one colour, as in `GroundedText.coloured_text`.
+
+    Args:
+        groups: the groundings, and whether they are the question's.
+        unnamed: name of a mask without a phrase.
+    """
     members: dict[tuple[Any, ...], list[ServedGrounding]] = {}
     num_masks = {True: 0, False: 0}
+    is_only = unnamed != SEG and sum(not item.phrase for item, _ in groups) == 1
     for item, in_question in groups:
         num_masks[in_question] += item.runs is not None
-        name = item.phrase or f"[SEG] {num_masks[in_question]}"
+        name = item.phrase or (unnamed if is_only else f"{unnamed} {num_masks[in_question]}")
         members.setdefault((name, item.start, item.end, in_question), []).append(item)
     shown, colour = [], 0
     for (name, start, end, in_question), items in members.items():

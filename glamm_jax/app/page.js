@@ -11,8 +11,7 @@ const withMask = (id) => document.querySelectorAll(`[data-mask="${CSS.escape(id)
 const maskOf = (target) => target?.closest?.("[data-mask]")?.dataset.mask ?? null;
 
 function isShown(id) {
-  const last = Number(stage()?.dataset.exchanges ?? 0) - 1;
-  return choices.get(id) ?? Number(id.split("-")[0]) === last;
+  return choices.get(id) ?? id.split("-")[0] === stage()?.dataset.shown;
 }
 
 function apply() {

@@ -69,7 +69,8 @@ def stage_html(conversation: Conversation) -> str:
     alt = f"The image, {picture.size[1]} x {picture.size[0]} pixels"
     note = f'<p class="hint">{escape(picture.note)}</p>' if picture.note else ""
     return (
-        f'<div class="glamm-stage" data-exchanges="{len(conversation.exchanges)}">'
+        f'<div class="glamm-stage" data-exchanges="{len(conversation.exchanges)}" '
+        f'data-shown="{conversation.last_masked}">'
         f'<div class="picture" style="--aspect: {width / height:.4f}">'
         f'<img src="{picture.shown_uri}" alt="{alt}" draggable="false">{svg}</div>'
         f"{note}{_box_list(conversation)}{_mask_list(conversation)}</div>"
@@ -115,17 +116,15 @@ def _turn(speaker: str, content: str, css_class: str) -> str:
 
 
 def _marked(number: int, text: str, masks: Sequence[tuple[int, ShownMask]]) -> str:
-    """Return a text whose phrases can be pointed at and pressed; absent phrases are appended."""
+    """Return a text whose phrases can be pointed at and pressed, with those that it lacks."""
     parts = []
     for piece in pieces(text, [(mask.start, mask.end) for _, mask in masks]):
         if piece.phrase is None:
             parts.append(_REGION.sub('<span class="token">box</span>', escape(piece.text)))
             continue
         index, mask = masks[piece.phrase]
-        parts.append(_phrase(_mask_id(number, index), mask, piece.text, piece.is_first))
-    for index, mask in masks:
-        if mask.start >= mask.end:
-            parts.append(" " + _phrase(_mask_id(number, index), mask, mask.phrase, True))
+        name = piece.text or f" {mask.phrase}"
+        parts.append(_phrase(_mask_id(number, index), mask, name, piece.is_first))
     return "".join(parts)
 
 
@@ -177,24 +176,24 @@ def _box_list(conversation: Conversation) -> str:
 
 
 def _mask_list(conversation: Conversation) -> str:
-    """Return a list of the masks of the last answer."""
-    if not conversation.exchanges:
+    """Return a list of the masks that are shown at first."""
+    number = conversation.last_masked
+    if number is None:
         return ""
-    number = len(conversation.exchanges) - 1
     items = "".join(
         f'<li><button type="button" class="mask-button" data-mask="{_mask_id(number, index)}" '
         f'style="{_colours(mask.colour)}" aria-pressed="true"><i></i><span>{escape(mask.phrase)}'
         f"</span><small>{_summary(mask)}</small></button></li>"
-        for index, mask in enumerate(conversation.exchanges[-1].masks)
+        for index, mask in enumerate(conversation.exchanges[number].masks)
         if mask.outline is not None
     )
-    return f'<h3>Masks of the last answer</h3><ul class="masks">{items}</ul>' if items else ""
+    return f'<h3>Masks</h3><ul class="masks">{items}</ul>'
 
 
 def mask_choices(conversation: Conversation) -> Iterator[tuple[str, int]]:
-    """Yield the masks of the last answer for a list of choices: name and index."""
-    if conversation.exchanges:
-        for index, mask in enumerate(conversation.exchanges[-1].masks):
+    """Yield the masks of the last answer with masks, for a list of choices: name and index."""
+    if conversation.last_masked is not None:
+        for index, mask in enumerate(conversation.exchanges[conversation.last_masked].masks):
             if mask.outline is not None:
                 yield f"{index + 1}: {mask.phrase}", index
 

@@ -11,7 +11,7 @@ from glamm_jax.app.phrase_spans import Piece, pieces
 
 def test_a_text_without_phrases_is_one_piece() -> None:
     assert pieces("A dog", []) == [Piece("A dog", None)]
-    assert pieces("", [(0, 0)]) == []
+    assert pieces("", []) == []
 
 
 def test_a_phrase_inside_of_another_stays_visible() -> None:
@@ -35,8 +35,18 @@ def test_equal_phrases_are_shown_once() -> None:
     assert pieces("dog", [(0, 3), (0, 3)]) == [Piece("dog", 0, True)]
 
 
+def test_a_phrase_of_no_characters_has_its_place() -> None:
+    assert pieces("It is.", [(5, 5), (6, 6)]) == [
+        Piece("It is", None),
+        Piece("", 0, True),
+        Piece(".", None),
+        Piece("", 1, True),
+    ]
+    assert pieces("", [(0, 0)]) == [Piece("", 0, True)]
+
+
 @pytest.mark.parametrize("span", [(2, 1), (-5, 0), (9, 12)])
-def test_spans_outside_are_ignored(span: tuple[int, int]) -> None:
+def test_spans_outside_do_not_change_the_text(span: tuple[int, int]) -> None:
     assert "".join(piece.text for piece in pieces("A dog", [span])) == "A dog"
 
 
@@ -44,6 +54,6 @@ def test_spans_outside_are_ignored(span: tuple[int, int]) -> None:
 def test_the_pieces_are_the_text(text: str, spans: list[tuple[int, int]]) -> None:
     result = pieces(text, spans)
     assert "".join(piece.text for piece in result) == text
-    assert all(piece.text for piece in result)
+    assert all(piece.text or piece.phrase is not None for piece in result)
     firsts = [piece.phrase for piece in result if piece.is_first]
     assert len(firsts) == len(set(firsts))

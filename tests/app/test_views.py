@@ -13,7 +13,7 @@ from glamm_jax import app
 from glamm_jax.app.conversation import Conversation
 from glamm_jax.app.views import Pending, mask_choices, stage_html, transcript_html
 from glamm_jax.report.mask_overlay import contrast
-from tests.app.answers import LEFT, RIGHT, conversation, grounding
+from tests.app.answers import LEFT, RIGHT, answer, conversation, grounding
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">${alert(3)}{{value}}\'"'
 Attributes = dict[str, str | None]
@@ -66,10 +66,15 @@ def test_phrases_are_buttons_for_the_keyboard() -> None:
     assert Elements(page).of_class("glamm-transcript")[0]["aria-live"] == "polite"
 
 
-def test_a_mask_without_a_place_in_the_text_is_appended() -> None:
+def test_a_mask_without_a_phrase_has_its_place_in_the_text() -> None:
     text = "It is."
-    page = Elements(transcript_html(conversation((text, [grounding(text, "", LEFT)]))))
-    assert "It is. [SEG] 1" in page.text
+    seg = grounding(text, "", LEFT, start=5, end=5)
+    page = Elements(transcript_html(conversation((text, [seg]))))
+    assert "It is [SEG] 1." in page.text
+    asked = Conversation(session().picture).with_answer(
+        "Find the red ball in the picture and segment it.", answer(text, seg)
+    )
+    assert "It is red ball." in Elements(transcript_html(asked)).text
     without = Elements(transcript_html(conversation((text, [grounding(text, "It", None)]))))
     assert without.of_class("no-mask")
 
@@ -92,6 +97,15 @@ def test_text_of_models_and_people_is_escaped() -> None:
             ["The image, 60 x 40 pixels"],
         )
         assert HOSTILE in parsed.text
+
+
+def test_the_masks_of_the_last_answer_with_masks_are_shown() -> None:
+    text = "A dog."
+    first = (text, [grounding(text, "A dog", LEFT)])
+    page = Elements(stage_html(conversation(first, ("A star.", []))))
+    [stage] = page.of_class("glamm-stage")
+    assert (stage["data-exchanges"], stage["data-shown"]) == ("2", "0")
+    assert "A dog" in page.text
 
 
 def test_boxes_are_numbered_and_can_be_removed() -> None:
