@@ -33,12 +33,14 @@ class PageSettings:
 
     Attributes:
         client: of the API server.
+        folder: of files for downloads, in the temporary folder of the machine; private.
         examples: to click.
         pipeline: paints masks; None: the page says `pipeline_hint` instead.
         pipeline_hint: how to get a pipeline.
     """
 
     client: ServerClient
+    folder: Path
     examples: list[ImageExample] = field(default_factory=scene_examples)
     pipeline: InpaintingPipeline | None = None
     pipeline_hint: str = NO_PIPELINE
@@ -143,7 +145,7 @@ class Handlers:
         """Write the files of the last answer: their folder and the download buttons."""
         if not conversation.exchanges:
             return (SKIP,) * (1 + NUM_FILES)
-        folder = folder or tempfile.mkdtemp(prefix="glamm-jax-app-")
+        folder = folder or tempfile.mkdtemp(dir=self._settings.folder)
         paths = write_files(conversation.last_answer(), Path(folder))
         return folder, *(gr.DownloadButton(value=str(path), interactive=True) for path in paths)
 

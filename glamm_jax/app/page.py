@@ -1,6 +1,7 @@
 """The page of the app, built with Gradio.
 
-    page = launch_page(PageSettings(ServerClient("http://127.0.0.1:8000")), "127.0.0.1", 7860)
+    settings = PageSettings(ServerClient("http://127.0.0.1:8000"), folder)
+    page = launch_page(settings, "127.0.0.1", 7860)
 
 The components are Gradio's. Its component for HTML shows the image and the transcript (`views`),
 with the script `page.js` for what follows the pointer.
@@ -8,9 +9,6 @@ with the script `page.js` for what follows the pointer.
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]  # an extra
 
 from glamm_jax.app.conversation import Conversation
 from glamm_jax.app.handlers import Handlers, PageSettings, remove_folder
-from glamm_jax.app.presets import OBJECT, PRESETS, REGION_PRESET, ImageExample, write_thumbnails
+from glamm_jax.app.presets import OBJECT, PRESETS, REGION_PRESET, write_thumbnails
 from glamm_jax.app.views import stage_html, transcript_html
 from glamm_jax.text.questions import MAX_NEW_TOKENS
 
@@ -100,7 +98,7 @@ def build_page(settings: PageSettings) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=5, min_width=360):
                 upload = gr.File(label="Image: drop a file here, or click", height=140)
-                examples = _examples(settings.examples)
+                examples = _examples(settings)
                 stage = gr.HTML(
                     stage_html(Conversation()),
                     js_on_load=(FOLDER / "page.js").read_text(encoding="utf-8"),
@@ -182,14 +180,13 @@ def _box_by_numbers() -> tuple[list[gr.Number], gr.Button]:
         return sides, gr.Button("Add the box", size="sm")
 
 
-def _examples(examples: list[ImageExample]) -> gr.Dataset:
+def _examples(settings: PageSettings) -> gr.Dataset:
     """Return the examples as thumbnails; a click gives the index."""
-    folder = Path(tempfile.mkdtemp(prefix="glamm-jax-examples-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    thumbnails = write_thumbnails(settings.examples, settings.folder)
     return gr.Dataset(
         label="Examples",
         components=[gr.Image(visible=False)],
-        samples=[[str(path)] for path in write_thumbnails(examples, folder)],
+        samples=[[str(path)] for path in thumbnails],
         type="index",
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from glamm_jax.app.conversation import MAX_SHOWN_SIDE, Conversation, Exchange, ShownMask
 from glamm_jax.app.phrase_spans import pieces
@@ -118,12 +119,15 @@ def _turn(speaker: str, content: str, css_class: str) -> str:
 def _marked(number: int, text: str, masks: Sequence[tuple[int, ShownMask]]) -> str:
     """Return a text whose phrases can be pointed at and pressed, with those that it lacks."""
     parts = []
-    for piece in pieces(text, [(mask.start, mask.end) for _, mask in masks]):
+    cut = pieces(text, [(mask.start, mask.end) for _, mask in masks])
+    for piece, after in zip_longest(cut, cut[1:]):
         if piece.phrase is None:
             parts.append(_REGION.sub('<span class="token">box</span>', escape(piece.text)))
             continue
         index, mask = masks[piece.phrase]
-        name = piece.text or f" {mask.phrase}"
+        # A mask without a phrase: its name is set off from the words around it.
+        space = " " if after and after.text[:1].isalnum() else ""
+        name = piece.text or f" {mask.phrase}{space}"
         parts.append(_phrase(_mask_id(number, index), mask, name, piece.is_first))
     return "".join(parts)
 

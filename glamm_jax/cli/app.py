@@ -30,6 +30,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -95,11 +96,11 @@ def run_app(options: argparse.Namespace) -> int:
         )
     check_port(options.host, options.port)
     pipeline = load_pipeline(options.inpainting) if options.inpainting else None
-    with _ending_by_signal(), _server(options) as (client, server):
+    with _ending_by_signal(), _private_folder() as folder, _server(options) as (client, server):
         from glamm_jax.app.handlers import PageSettings
         from glamm_jax.app.page import launch_page
 
-        settings = PageSettings(client, _examples(), pipeline)
+        settings = PageSettings(client, folder, _examples(), pipeline)
         page = launch_page(settings, options.host, options.port, options.root_path)
         try:
             print(f"the app is at http://{options.host}:{options.port}", flush=True)
@@ -178,6 +179,14 @@ def stop_server(server: subprocess.Popen[Any], seconds: float = STOP_SECONDS) ->
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         server.kill()
         server.wait()
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    """Yield a folder for uploads and downloads, which no other user can read and nobody keeps."""
+    with tempfile.TemporaryDirectory(prefix="glamm-jax-app-", ignore_cleanup_errors=True) as name:
+        os.environ["GRADIO_TEMP_DIR"] = os.path.join(name, "gradio")
+        yield Path(name)
 
 
 @contextmanager

@@ -71,6 +71,8 @@ def test_a_mask_without_a_phrase_has_its_place_in_the_text() -> None:
     seg = grounding(text, "", LEFT, start=5, end=5)
     page = Elements(transcript_html(conversation((text, [seg]))))
     assert "It is [SEG] 1." in page.text
+    inside = conversation(("The and.", [grounding("The and.", "", LEFT, start=4, end=4)]))
+    assert "The  [SEG] 1 and." in Elements(transcript_html(inside)).text
     asked = Conversation(session().picture).with_answer(
         "Find the red ball in the picture and segment it.", answer(text, seg)
     )
