@@ -38,8 +38,8 @@ MIN_BOX_SIDE = 1.0  # pixels
 _SENT_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 
 
-class QuestionError(GLaMMError):
-    """A question cannot be sent. The message says what to do."""
+class SessionError(GLaMMError):
+    """Something cannot be done with an image, a box or a question. The message says what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,20 +121,20 @@ class Conversation:
         """Return it with one more box.
 
         Raises:
-            QuestionError: there is no image, or there are too many boxes.
+            SessionError: there is no image, or there are too many boxes.
             BoxError: the box is not four numbers, has no area or is outside of the image.
         """
         if self.picture is None:
-            raise QuestionError("There is no image to draw a box on. Choose one first.")
+            raise SessionError("There is no image to draw a box on. Choose one first.")
         if len(self.boxes) >= MAX_BOXES:
-            raise QuestionError(f"There are {MAX_BOXES} boxes already. Remove one first.")
+            raise SessionError(f"There are {MAX_BOXES} boxes already. Remove one first.")
         height, width = self.picture.size
         unit = np.clip(as_boxes(box_xyxy_unit), 0, 1)
         if len(unit) != 1:
-            raise QuestionError("A box is four numbers.")
+            raise SessionError("A box is four numbers.")
         [box] = check_boxes(to_pixel(unit, height, width).round(1), height, width)
         if min(box[2:] - box[:2]) < MIN_BOX_SIDE:
-            raise QuestionError("The box is smaller than a pixel. Draw a larger one.")
+            raise SessionError("The box is smaller than a pixel. Draw a larger one.")
         x0, y0, x1, y1 = box.tolist()
         return replace(self, boxes=(*self.boxes, (x0, y0, x1, y1)))
 
@@ -154,13 +154,13 @@ class Conversation:
             options: max_tokens, temperature, top_p, seed.
 
         Raises:
-            QuestionError: there is no image, or no question.
+            SessionError: there is no image, or no question.
             RegionError: the question refers to a box that does not exist.
         """
         if self.picture is None:
-            raise QuestionError("There is no image. Upload one, or click an example.")
+            raise SessionError("There is no image. Upload one, or click an example.")
         if not question.strip():
-            raise QuestionError("The question is empty. Write one, or click a preset.")
+            raise SessionError("The question is empty. Write one, or click a preset.")
         regions = [box for exchange in self.exchanges for box in exchange.boxes]
         regions += question_boxes(question, self.boxes)
         messages: list[dict[str, Any]] = []
@@ -198,22 +198,22 @@ class Conversation:
         """Return the image and a mask of the exchange `last_masked`, by its index in it.
 
         Raises:
-            QuestionError: there is no such mask.
+            SessionError: there is no such mask.
         """
         masks = () if self.last_masked is None else self.exchanges[self.last_masked].masks
         runs = masks[index].runs if 0 <= index < len(masks) else None
         if self.picture is None or runs is None:
-            raise QuestionError("Choose a mask of the last answer. Ask a question first.")
+            raise SessionError("Choose a mask of the last answer. Ask a question first.")
         return self.picture.pixels, rle.decode(runs)
 
     def last_answer(self) -> Answer:
         """Return the last answer with dense masks, for files.
 
         Raises:
-            QuestionError: there is none.
+            SessionError: there is none.
         """
         if self.picture is None or not self.exchanges:
-            raise QuestionError("There is no answer yet. Ask a question first.")
+            raise SessionError("There is no answer yet. Ask a question first.")
         exchange = self.exchanges[-1]
         boxes = np.asarray(exchange.boxes, np.float64).reshape(-1, 4)
         return exchange.answer.to_answer(exchange.question, self.picture.pixels, boxes)

@@ -1,9 +1,7 @@
 """Conditional generation: what is inside of a mask is painted anew, as a prompt says.
 
 The mask of a phrase and a prompt are handed to an inpainting pipeline of diffusers, or to anything
-that is called in the same way:
-
-    pipeline(prompt=..., image=..., mask_image=..., height=..., width=...).images[0]
+that is called in the same way (`InpaintingPipeline`).
 
 Source: section 4 of the paper, "conditional image generation".
 """
@@ -21,7 +19,7 @@ from glamm_jax.errors import GLaMMError
 
 PAINTED_SIDE = 512  # pixels of the longer side; what Stable Diffusion was trained on
 SIDE_MULTIPLE = 8  # sides that a pipeline accepts
-INSTALL = "python -m pip install diffusers torch accelerate"
+INSTALL = "pip install diffusers torch accelerate"
 NOT_INSTALLED = (
     "Conditional generation needs diffusers, which is not installed. Install it with "
     f"`{INSTALL}`, and start the app with `--inpainting MODEL`."

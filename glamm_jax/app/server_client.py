@@ -259,6 +259,7 @@ class _Exchange:
     def send(
         self, method: str, path: str, body: str | None, headers: dict[str, str]
     ) -> http.client.HTTPResponse:
+        """Send the request, and return the response when its head has arrived."""
         self._connection.connect()
         self._socket = self._connection.sock  # the connection forgets it with the response
         if self._is_interrupted:

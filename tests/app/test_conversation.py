@@ -13,7 +13,7 @@ from PIL import Image
 from glamm_jax.app.conversation import (
     MAX_BOXES,
     Conversation,
-    QuestionError,
+    SessionError,
     open_picture,
     picture_of,
 )
@@ -77,15 +77,15 @@ def test_boxes_are_in_pixels_and_inside_of_the_image() -> None:
     [None, "a", [1, 2], [0.5, 0.5, 0.2, 0.9], [0, 0, 0, 1], [float("nan")] * 4, [[0, 0, 1, 1]] * 2],
 )
 def test_what_is_no_box_is_refused(box: object) -> None:
-    with pytest.raises((QuestionError, BoxError)):
+    with pytest.raises((SessionError, BoxError)):
         Conversation(picture_of(IMAGE)).with_box(box)
 
 
 def test_boxes_need_an_image_and_are_bounded() -> None:
-    with pytest.raises(QuestionError, match="no image"):
+    with pytest.raises(SessionError, match="no image"):
         Conversation().with_box([0, 0, 1, 1])
     session = Conversation(picture_of(IMAGE), ((0.0, 0.0, 9.0, 9.0),) * MAX_BOXES)
-    with pytest.raises(QuestionError, match="boxes already"):
+    with pytest.raises(SessionError, match="boxes already"):
         session.with_box([0, 0, 1, 1])
 
 
@@ -105,9 +105,9 @@ def test_a_request_has_the_image_once_and_the_raw_answers() -> None:
 
 
 def test_questions_that_cannot_be_sent_say_what_to_do() -> None:
-    with pytest.raises(QuestionError, match="Upload one, or click an example"):
+    with pytest.raises(SessionError, match="Upload one, or click an example"):
         Conversation().request("What?", OPTIONS)
-    with pytest.raises(QuestionError, match="question is empty"):
+    with pytest.raises(SessionError, match="question is empty"):
         Conversation(picture_of(IMAGE)).request("  ", OPTIONS)
 
 
@@ -132,7 +132,7 @@ def test_a_mask_of_the_last_answer() -> None:
     np.testing.assert_array_equal(mask, LEFT)
     assert image is IMAGE
     for index in (-1, 1):
-        with pytest.raises(QuestionError, match="Choose a mask"):
+        with pytest.raises(SessionError, match="Choose a mask"):
             session.mask(index)
-    with pytest.raises(QuestionError, match="no answer yet"):
+    with pytest.raises(SessionError, match="no answer yet"):
         session.without_exchanges().last_answer()
