@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -16,34 +15,15 @@ import numpy as np
 from glamm_jax.app.asking import answer_question
 from glamm_jax.app.conversation import Conversation, open_picture, picture_of
 from glamm_jax.app.downloads import AnswerFiles, write_files
-from glamm_jax.app.inpainting import NO_PIPELINE, InpaintingPipeline, inpaint
-from glamm_jax.app.presets import ImageExample, preset_question, scene_examples
+from glamm_jax.app.inpainting import inpaint
+from glamm_jax.app.page_settings import PageSettings
+from glamm_jax.app.presets import preset_question
 from glamm_jax.app.regions import add_mention, remove_mention
-from glamm_jax.app.server_client import ServerClient
 from glamm_jax.app.views import Pending, mask_choices, stage_html, transcript_html
 from glamm_jax.errors import GLaMMError
 
 NUM_FILES = len(AnswerFiles._fields)
 SKIP: Any = gr.skip()  # a component stays as it is
-
-
-@dataclass(frozen=True)
-class PageSettings:
-    """What the page is made of.
-
-    Attributes:
-        client: of the API server.
-        folder: of files for downloads, in the temporary folder of the machine; private.
-        examples: to click.
-        pipeline: paints masks; None: the page says `pipeline_hint` instead.
-        pipeline_hint: how to get a pipeline.
-    """
-
-    client: ServerClient
-    folder: Path
-    examples: list[ImageExample] = field(default_factory=scene_examples)
-    pipeline: InpaintingPipeline | None = None
-    pipeline_hint: str = NO_PIPELINE
 
 
 def show_errors(handler: Callable[..., Any]) -> Callable[..., Any]:

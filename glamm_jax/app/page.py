@@ -15,7 +15,8 @@ from typing import Any
 import gradio as gr  # pyright: ignore[reportMissingImports]  # an extra
 
 from glamm_jax.app.conversation import Conversation
-from glamm_jax.app.handlers import Handlers, PageSettings, remove_folder
+from glamm_jax.app.handlers import Handlers, remove_folder
+from glamm_jax.app.page_settings import PageSettings
 from glamm_jax.app.presets import OBJECT, PRESETS, REGION_PRESET, write_thumbnails
 from glamm_jax.app.views import stage_html, transcript_html
 from glamm_jax.text.questions import MAX_NEW_TOKENS
@@ -24,6 +25,7 @@ FOLDER = Path(__file__).parent
 CONCURRENT_QUESTIONS = 16  # sent to the server at once; the server has a queue of its own
 QUEUED_QUESTIONS = 128  # of this app; another one gets an error
 MAX_UPLOAD = "32mb"
+MAX_SESSIONS = 200  # the oldest one is forgotten; each has an image in memory
 DEFAULT_OPACITY = 0.4
 SESSION_SECONDS = 6 * 3600  # after which files and the state of a session are removed
 SYSTEM_FONTS = ("system-ui", "sans-serif")  # Gradio's own would be loaded from the web
@@ -57,6 +59,7 @@ def launch_page(settings: PageSettings, host: str, port: int, root_path: str = "
         quiet=True,
         share=False,
         max_file_size=MAX_UPLOAD,
+        state_session_capacity=MAX_SESSIONS,
         footer_links=[],
         run_history=False,
         ssr_mode=False,

@@ -85,7 +85,12 @@ def transcript_html(conversation: Conversation, pending: Pending | None = None) 
         parts.append(_pending(pending))
     if not parts:
         parts.append(f'<p class="hint">{escape(NO_QUESTIONS)}</p>')
-    return f'<div class="glamm-transcript" role="log" aria-live="polite">{"".join(parts)}</div>'
+    # Screen readers read an answer when it is complete, not again with each of its words.
+    busy = "true" if pending is not None and pending.status else "false"
+    return (
+        f'<div class="glamm-transcript" role="log" aria-live="polite" aria-busy="{busy}">'
+        f"{''.join(parts)}</div>"
+    )
 
 
 def _exchange(number: int, exchange: Exchange) -> str:

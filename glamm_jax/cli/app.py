@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from glamm_jax.app.inpainting import load_pipeline
+from glamm_jax.app.page_settings import PageSettings
 from glamm_jax.app.presets import ImageExample, file_example, scene_examples
 from glamm_jax.app.server_client import ServerClient
 from glamm_jax.cli.program import (
@@ -53,7 +54,7 @@ from glamm_jax.cli.serve import KEY_VARIABLE
 from glamm_jax.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 MAX_BODY_BYTES = 48 << 20  # of a request: an upload of 32 MB in base64
 STOP_SECONDS = 30.0  # for a server to finish its answers; then it is killed
 SERVER_ENDED = 1
@@ -96,23 +97,34 @@ def run_app(options: argparse.Namespace) -> int:
         )
     check_port(options.host, options.port)
     pipeline = load_pipeline(options.inpainting) if options.inpainting else None
-    with _ending_by_signal(), _private_folder() as folder, _server(options) as (client, server):
-        from glamm_jax.app.handlers import PageSettings
-        from glamm_jax.app.page import launch_page
+    try:
+        with (
+            _ending_by_signal(),
+            _private_folder() as folder,
+            _server(options) as (client, server),
+        ):
+            settings = PageSettings(client, folder, _examples(), pipeline)
+            _serve_page(options, settings, server)
+    except KeyboardInterrupt:
+        print("\nthe app has ended", flush=True)
+        return 0
+    print("app: the server has ended; its message is above", file=sys.stderr)
+    return SERVER_ENDED
 
-        settings = PageSettings(client, folder, _examples(), pipeline)
-        page = launch_page(settings, options.host, options.port, options.root_path)
-        try:
-            print(f"the app is at http://{options.host}:{options.port}", flush=True)
-            while server is None or server.poll() is None:
-                time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
-            print("\nending", flush=True)
-            return 0
-        finally:
-            page.close(verbose=False)
-        print(f"app: the server ended with status {server.returncode}", file=sys.stderr)
-        return SERVER_ENDED
+
+def _serve_page(
+    options: argparse.Namespace, settings: PageSettings, server: subprocess.Popen[Any] | None
+) -> None:
+    """Serve the page until its server ends."""
+    from glamm_jax.app.page import launch_page  # imports Gradio
+
+    page = launch_page(settings, options.host, options.port, options.root_path)
+    try:
+        print(f"the app is at http://{options.host}:{options.port}", flush=True)
+        while server is None or server.poll() is None:
+            time.sleep(POLL_SECONDS)
+    finally:
+        page.close(verbose=False)
 
 
 def check_port(host: str, port: int) -> None:

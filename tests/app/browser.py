@@ -23,16 +23,17 @@ ANSWER_MS = 60_000
 
 @contextmanager
 def running_app(
-    *options: str, python_path: str = ""
+    *options: str, python_path: str = "", is_ready: bool = True
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run `glamm-jax app` on a free port; yields its address and process."""
+    """Run `glamm-jax app` on a free port; yields its address and process, as a rule when it is ready."""
     port = free_port()
     path = os.pathsep.join(filter(None, (python_path, str(ROOT))))
     environment = {**os.environ, "PYTHONPATH": path, "GRADIO_ANALYTICS_ENABLED": "False"}
     command = [sys.executable, "-m", "glamm_jax", "app", "--port", str(port), *options]
     process = subprocess.Popen(command, env=environment, text=True, cwd=ROOT)
     try:
-        wait_for(f"http://127.0.0.1:{port}", process)
+        if is_ready:
+            wait_for(f"http://127.0.0.1:{port}", process)
         yield f"http://127.0.0.1:{port}", process
     finally:
         process.send_signal(signal.SIGTERM)

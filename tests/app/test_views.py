@@ -126,6 +126,13 @@ def test_a_box_in_a_question_is_shown_as_a_word() -> None:
     assert page.text.count("What is region1 box?") == 1
 
 
+def test_an_answer_is_read_out_when_it_is_complete() -> None:
+    states = (Pending("What?", "A", "..."), Pending("What?", error="no"), None)
+    pages = [Elements(transcript_html(Conversation(), state)) for state in states]
+    busy = [page.of_class("glamm-transcript")[0]["aria-busy"] for page in pages]
+    assert busy == ["true", "false", "false"]
+
+
 def test_errors_are_alerts() -> None:
     page = Elements(transcript_html(Conversation(), Pending("Where?", error="no server")))
     assert page.of_class("error")[0]["role"] == "alert"

@@ -81,7 +81,7 @@ def test_an_address_of_another_machine_cannot_be_listened_at() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_the_shipped_model_answers_and_its_server_ends_with_the_app() -> None:
+def test_the_shipped_model_answers_and_the_app_ends_with_its_server() -> None:
     pytest.importorskip("gradio", reason="pip install 'glamm-jax[app]'")
     with chromium() as browser, running_app() as (url, process):
         [server] = psutil.Process(process.pid).children()
@@ -103,6 +103,21 @@ def test_the_shipped_model_answers_and_its_server_ends_with_the_app() -> None:
         person.answers()
         assert person.page.locator(".answer .phrase").inner_text() == "blue square"
         person.close()
+        server.kill()
+        assert process.wait(30) == app.SERVER_ENDED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_the_server_ends_with_the_app(is_ready: bool) -> None:
+    pytest.importorskip("gradio", reason="pip install 'glamm-jax[app]'")
+    with running_app(is_ready=is_ready) as (_, process):
+        end = time.monotonic() + 60
+        while not (children := psutil.Process(process.pid).children()):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        [server] = children
+    assert process.returncode == 0  # by SIGTERM
     end = time.monotonic() + 10
     while server.is_running() and time.monotonic() < end:
         time.sleep(0.1)
