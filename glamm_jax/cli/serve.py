@@ -121,6 +121,11 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax serve") -> arg
         help=f"keys of clients, one a line (default: that of ${KEY_VARIABLE}; none: no key)",
     )
     add(
+        "--allow-image-urls",
+        action="store_true",
+        help="fetch images from public http(s) URLs (default: data URLs only)",
+    )
+    add(
         "--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: as stored)"
     )
     add(
@@ -145,6 +150,8 @@ def run(options: argparse.Namespace) -> None:
             f"{error.name} is missing; install it with: pip install 'glamm-jax[serve]'"
         ) from error
     from glamm_jax.inference.chat import load
+    from glamm_jax.inference.placement import choose_mesh
+    from glamm_jax.weights.folder import ModelFolder
 
     keys = read_keys(options.api_key_file)  # before the model is loaded, which takes minutes
     model = options.model or checkout_path(*SHIPPED_MODEL, instead="name a model with --model")
@@ -154,6 +161,7 @@ def run(options: argparse.Namespace) -> None:
         max_image_pixels=options.max_image_pixels,
         request_seconds=options.request_seconds,
         api_keys=keys,
+        allow_image_urls=options.allow_image_urls,
     )
     limits = EngineOptions(
         slots=options.slots,
@@ -161,7 +169,8 @@ def run(options: argparse.Namespace) -> None:
         max_answer=options.max_tokens,
         max_prompt=options.max_prompt,
     )
-    assistant = load(model, options.dtype, options.mesh)
+    mesh = choose_mesh(ModelFolder(model), options.dtype, options.mesh, rows=options.slots)
+    assistant = load(model, options.dtype, mesh)
     print(f"the model is on {assistant.placement()}; compiling", flush=True)
     serve(
         Engine(assistant, limits),

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from glamm_jax.config import LlamaConfig
+from glamm_jax.parallel import platform
 
 
 class KVCache(NamedTuple):
@@ -68,9 +69,11 @@ def write_slice(x: Array, update: Array, start: tuple) -> Array:
 
 
 def as_bits(x: Array) -> Array:
-    """Return a 16-bit array as raw bits, any other unchanged.
+    """Return a 16-bit array as raw bits on the CPU, any other unchanged.
 
     XLA's CPU backend would convert all of a half-precision array to float32 and back to write one
     slice.
     """
-    return jax.lax.bitcast_convert_type(x, jnp.uint16) if x.dtype.itemsize == 2 else x
+    if x.dtype.itemsize != 2 or platform() != "cpu":
+        return x
+    return jax.lax.bitcast_convert_type(x, jnp.uint16)

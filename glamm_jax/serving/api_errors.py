@@ -14,7 +14,7 @@ from glamm_jax.inference.answer_rows import QuestionError
 from glamm_jax.inference.sampling import SamplingError
 from glamm_jax.serving.jobs import (
     CancelledError,
-    DrainingError,
+    NotReadyError,
     QueueFullError,
     TooLateError,
     TooLongError,
@@ -27,7 +27,7 @@ _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_
 # Error -> status, field and code.
 _STATUS: dict[type[Exception], tuple[int, str | None, str]] = {
     QueueFullError: (429, None, "queue_full"),
-    DrainingError: (503, None, "shutting_down"),
+    NotReadyError: (503, None, "not_ready"),
     TooLateError: (504, None, "timeout"),
     CancelledError: (CLIENT_CLOSED, None, "cancelled"),
     ImageError: (BAD_REQUEST, "image_url", "invalid_image"),

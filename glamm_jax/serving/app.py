@@ -10,7 +10,7 @@ import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -24,13 +24,23 @@ from starlette.routing import Route
 
 from glamm_jax.errors import GLaMMError
 from glamm_jax.inference.answer import Answer
-from glamm_jax.inference.answer_rows import Question
 from glamm_jax.json_files import JSONError, parse_json
 from glamm_jax.serving.api_errors import CLIENT_CLOSED, APIError, api_error
 from glamm_jax.serving.chat_request import ChatRequest, RequestLimits, parse_chat
-from glamm_jax.serving.chat_response import END_OF_STREAM, ResponseHead, answer_fields, event
+from glamm_jax.serving.chat_response import (
+    END_OF_STREAM,
+    FINISH_REASONS,
+    ResponseHead,
+    answer_fields,
+    event,
+)
 from glamm_jax.serving.engine import Engine
 from glamm_jax.serving.jobs import EngineError, Job, QueueFullError
+from glamm_jax.serving.segmentations import (
+    parse_segmentation,
+    read_form,
+    segmentation_response,
+)
 from glamm_jax.serving.streams import EventStream, read_body, unless_disconnected
 
 logger = logging.getLogger(__name__)
@@ -50,6 +60,7 @@ class ServerOptions:
         request_seconds: from the end of the request to the end of the answer.
         body_seconds: that a client may take to send its request.
         api_keys: one of which a client must send; none: everybody is served.
+        allow_image_urls: fetch images from public http(s) URLs.
         threads: that decode images and encode masks.
     """
 
@@ -59,6 +70,7 @@ class ServerOptions:
     request_seconds: float = 300.0
     body_seconds: float = 60.0
     api_keys: tuple[str, ...] = ()
+    allow_image_urls: bool = False
     threads: int = 2
 
 
@@ -67,6 +79,7 @@ def make_app(engine: Engine, options: ServerOptions) -> Starlette:
     server = _Server(engine, options)
     routes = [
         Route("/v1/chat/completions", server.guarded(server.chat), methods=["POST"]),
+        Route("/v1/images/segmentations", server.guarded(server.segment), methods=["POST"]),
         Route("/v1/models", server.guarded(server.models), methods=["GET"]),
         Route("/v1/models/{model}", server.guarded(server.model), methods=["GET"]),
         Route("/health", server.health, methods=["GET"]),
@@ -88,6 +101,8 @@ class _Server:
             options.max_image_pixels,
             max_answer=engine.max_answer,
             default_answer=DEFAULT_ANSWER,
+            allow_urls=options.allow_image_urls,
+            max_image_bytes=options.max_body_bytes,
         )
 
     def guarded(self, handler: Handler) -> Handler:
@@ -124,29 +139,33 @@ class _Server:
 
     async def chat(self, request: Request) -> Response:
         """Answer /v1/chat/completions."""
-        admission = self._admission()
-        admission.__enter__()
-        is_stream = False
-        try:
-            parsed, job = await self._prepare(request)
+        with self._admission() as admission:
+            body = await read_body(request, self.options.max_body_bytes, self.options.body_seconds)
+            parsed, job = await self._in_thread(self._parse, body)
             head = ResponseHead(self.options.model)
-            if parsed.stream:
-                is_stream = True
-                pieces: asyncio.Queue[str] = asyncio.Queue()
-                loop = asyncio.get_running_loop()
-                post = partial(loop.call_soon_threadsafe, pieces.put_nowait)
-                self._submit(job, post)
-                return EventStream(self._events(job, pieces, head, parsed, admission))
-            self._submit(job)
-            answer = await self._wait(request, job)
-            return JSONResponse(await self._in_thread(head.completion, job, answer))
-        finally:
-            if not is_stream:
-                admission.__exit__(None, None, None)
+            if not parsed.stream:
+                answer = await self._answer(request, job)
+                return JSONResponse(await self._in_thread(head.completion, job, answer))
+            pieces: asyncio.Queue[str] = asyncio.Queue()
+            loop = asyncio.get_running_loop()
+            self._submit(job, partial(loop.call_soon_threadsafe, pieces.put_nowait))
+            end = admission.pop_all()  # the stream goes on when this function has returned
+            end.callback(job.cancel)
+            return EventStream(self._events(job, pieces, head, parsed.include_usage), end.close)
 
-    async def _prepare(self, request: Request) -> tuple[ChatRequest, Job]:
-        body = await read_body(request, self.options.max_body_bytes, self.options.body_seconds)
-        return await self._in_thread(self._parse, body)
+    async def segment(self, request: Request) -> Response:
+        """Answer /v1/images/segmentations."""
+        with self._admission():
+            body = await read_body(request, self.options.max_body_bytes, self.options.body_seconds)
+            fields = await read_form(body, request.headers)
+            parsed = await self._in_thread(parse_segmentation, fields, self.limits)
+            job = await self._in_thread(self.engine.prepare, parsed.question)
+            answer = await self._answer(request, job)
+            return JSONResponse(
+                await self._in_thread(
+                    segmentation_response, answer, parsed.mask_format, self.limits
+                )
+            )
 
     def _parse(self, body: bytes) -> tuple[ChatRequest, Job]:
         try:
@@ -154,16 +173,14 @@ class _Server:
         except JSONError as error:
             raise APIError(str(error), code="invalid_json") from error
         parsed = parse_chat(fields, self.limits)
-        return parsed, self._job(parsed.question)
-
-    def _job(self, question: Question) -> Job:
-        return self.engine.prepare(question)
+        return parsed, self.engine.prepare(parsed.question)
 
     def _submit(self, job: Job, on_text: Callable[[str], Any] | None = None) -> None:
         self.engine.submit(job, self.options.request_seconds, on_text)
 
-    async def _wait(self, request: Request, job: Job) -> Answer:
+    async def _answer(self, request: Request, job: Job) -> Answer:
         """Wait for an answer; a client that leaves gives it up."""
+        self._submit(job)
         try:
             return await unless_disconnected(request.receive, asyncio.wrap_future(job.future))
         finally:
@@ -174,54 +191,42 @@ class _Server:
         return await loop.run_in_executor(self.threads, work, *arguments)
 
     async def _events(
-        self,
-        job: Job,
-        pieces: asyncio.Queue[str],
-        head: ResponseHead,
-        parsed: ChatRequest,
-        admission: Any,
+        self, job: Job, pieces: asyncio.Queue[str], head: ResponseHead, include_usage: bool
     ) -> AsyncIterator[bytes]:
         """The events of a stream: pieces of the text, the masks, the reason of the end."""
         answered = asyncio.wrap_future(job.future)
+        # The last piece is in the queue before the answer is complete.
+        answered.add_done_callback(lambda _: pieces.put_nowait(""))
+        yield event(head.chunk({"role": "assistant", "content": ""}))
+        while piece := await pieces.get():
+            yield event(head.chunk({"content": piece}))
         try:
-            yield event(head.chunk({"role": "assistant", "content": ""}))
-            piece = asyncio.ensure_future(pieces.get())
-            while not answered.done():
-                await asyncio.wait({piece, answered}, return_when=asyncio.FIRST_COMPLETED)
-                if piece.done():
-                    yield event(head.chunk({"content": piece.result()}))
-                    piece = asyncio.ensure_future(pieces.get())
-            piece.cancel()
-            answer = await answered
-            rest = [pieces.get_nowait() for _ in range(pieces.qsize())]
-            if piece.done() and not piece.cancelled():
-                rest.insert(0, piece.result())
-            if rest:
-                yield event(head.chunk({"content": "".join(rest)}))
-            yield event(head.chunk(await self._in_thread(answer_fields, answer)))
-            completion = head.completion(job, answer)["choices"][0]
-            yield event(head.chunk({}, completion["finish_reason"]))
-            if parsed.include_usage:
-                yield event(head.usage_chunk(job))
+            answer = answered.result()
         except (EngineError, GLaMMError) as error:
             yield event(api_error(error).body())
-        finally:
-            job.cancel()
-            answered.cancel()
-            admission.__exit__(None, None, None)
+        else:
+            yield event(head.chunk(await self._in_thread(answer_fields, answer)))
+            yield event(head.chunk({}, FINISH_REASONS[answer.finish]))
+            if include_usage:
+                yield event(head.usage_chunk(job))
         yield END_OF_STREAM
 
-    @contextmanager
-    def _admission(self):
-        """Refuse a request before its body is read, if its question could not wait."""
+    def _admission(self) -> ExitStack:
+        """Count a request; refuse it before its body is read, if its question could not wait.
+
+        Returns:
+            The end of the count.
+        """
         limit = self.engine.options.slots + self.engine.options.max_queue
         if self.num_requests >= limit:
             raise QueueFullError(f"{self.num_requests} requests are being answered; try later")
         self.num_requests += 1
-        try:
-            yield
-        finally:
-            self.num_requests -= 1
+        admission = ExitStack()
+        admission.callback(self._leave)
+        return admission
+
+    def _leave(self) -> None:
+        self.num_requests -= 1
 
     # -------------------------------------------------------------------------- the rest
 

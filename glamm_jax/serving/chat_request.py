@@ -14,6 +14,7 @@ from glamm_jax.inference.answer_rows import Question
 from glamm_jax.json_files import show
 from glamm_jax.serving.api_errors import APIError
 from glamm_jax.serving.fields import boolean, boxes, integer, number
+from glamm_jax.serving.image_urls import fetch_image
 from glamm_jax.serving.request_images import decode_data_url, open_bounded
 from glamm_jax.text.special_tokens import REGION
 
@@ -73,12 +74,16 @@ class RequestLimits:
         max_pixels: of an image.
         max_answer: longest answer in tokens.
         default_answer: the same, of a request that does not limit it.
+        allow_urls: fetch images from http(s) URLs.
+        max_image_bytes: of an image that is fetched.
     """
 
     model: str
     max_pixels: int
     max_answer: int
     default_answer: int
+    allow_urls: bool = False
+    max_image_bytes: int = 20 << 20
 
 
 def parse_chat(body: Any, limits: RequestLimits) -> ChatRequest:
@@ -105,9 +110,7 @@ def parse_chat(body: Any, limits: RequestLimits) -> ChatRequest:
     temperature = number(body, "temperature", 0, MAX_TEMPERATURE) or 0.0
     top_p = number(body, "top_p", 0, 1)
     if top_p == 0:
-        raise APIError(
-            "top_p must be above 0; a small value such as 0.01 is nearly greedy", "top_p"
-        )
+        raise APIError("top_p must be above 0; 0.01 is nearly greedy", "top_p")
     seed = integer(body, "seed", 0, 2**32 - 1)
     regions = boxes(body.get("regions"), "regions")
     marks = sum(turn.count(REGION) for turn in turns[::2])
@@ -117,7 +120,12 @@ def parse_chat(body: Any, limits: RequestLimits) -> ChatRequest:
             f"for each {REGION}, in order",
             "regions",
         )
-    pixels = open_bounded(decode_data_url(image[0], image[1]), limits.max_pixels, image[1])
+    url, where = image
+    if limits.allow_urls and url.startswith(("http://", "https://")):
+        data = fetch_image(url, limits.max_image_bytes, where)
+    else:
+        data = decode_data_url(url, where)
+    pixels = open_bounded(data, limits.max_pixels, where)
     question = Question(
         pixels,
         turns[-1],

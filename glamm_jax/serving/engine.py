@@ -14,6 +14,7 @@ an answer does not depend on the questions that share the batch.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -25,16 +26,16 @@ import numpy as np
 
 from glamm_jax.data.collate import bucket, build_batch, divisible
 from glamm_jax.inference.answer import ScoredMask
-from glamm_jax.inference.answer_rows import AnswerRow, Question, sampling_of
+from glamm_jax.inference.answer_rows import Question, sampling_of
 from glamm_jax.inference.chat import Assistant, on_mesh
 from glamm_jax.inference.decode_state import DecodeState, StateShape
 from glamm_jax.inference.generate import DecodedMasks, GroundingInputs, SegTokens
-from glamm_jax.parallel import num_shards, to_host
+from glamm_jax.parallel import MeshError, num_processes, num_shards, to_host
 from glamm_jax.serving.jobs import (
-    DrainingError,
     EngineError,
     EngineOptions,
     Job,
+    NotReadyError,
     QueueFullError,
     SegBatch,
     TooLongError,
@@ -42,6 +43,7 @@ from glamm_jax.serving.jobs import (
 from glamm_jax.serving.metrics import EngineMetrics
 from glamm_jax.types import BatchShape
 
+logger = logging.getLogger(__name__)
 PREFILLS = 2  # batches of prompts in a cycle, so that rows that are decoded do not wait for long
 WARM_UP = "Where is <p> it </p> [SEG]?"
 MASK_PIXELS = 1 << 26  # of the masks that are resized together, at least those of one [SEG]
@@ -70,6 +72,11 @@ class Engine:
         context = assistant.config.llama.max_positions
         self.max_prompt = min(self.options.max_prompt or context, context - 1)
         self.max_answer = min(self.options.max_answer or context, context)
+        if num_processes(assistant.mesh) > 1:
+            raise MeshError(
+                "the model is spread over several processes; start a server in each of them, with "
+                "a mesh of its own devices, and a load balancer in front"
+            )
         with on_mesh(assistant.mesh):
             self._shards = num_shards("batch")
         slots = -(-self.options.slots // self._shards) * self._shards
@@ -90,12 +97,13 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._answers = ThreadPoolExecutor(1, thread_name_prefix="answers")
         self._state: DecodeState | None = None
-        self.ready = threading.Event()  # the programs are compiled
+        self.ready = threading.Event()
+        self.failure: Exception | None = None  # that has ended the thread
 
     # ------------------------------------------------------------- called by other threads
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread; `ready` is set when its programs are compiled, or if that fails."""
         self._thread.start()
 
     def prepare(self, question: Question) -> Job:
@@ -132,13 +140,15 @@ class Engine:
 
         Raises:
             QueueFullError: too many questions wait.
-            DrainingError: the engine takes no more questions.
+            NotReadyError: the engine takes no questions yet, or no more.
         """
         job.submitted, job.on_text = time.monotonic(), on_text
         job.deadline = None if timeout is None else job.submitted + timeout
         with self._wake:
-            if self._draining:
-                raise DrainingError("the server is shutting down")
+            if self._draining or not self.is_alive:
+                raise NotReadyError("the server is shutting down")
+            if not self.ready.is_set():
+                raise NotReadyError("the server is starting; try again later")
             if len(self._waiting) >= self.options.max_queue:
                 raise QueueFullError(f"{len(self._waiting)} requests wait already; try again later")
             self._waiting.append(job)
@@ -187,25 +197,32 @@ class Engine:
     # -------------------------------------------------------------------- the engine's thread
 
     def _run(self) -> None:
-        with on_mesh(self.assistant.mesh):
-            self._state = self.assistant.generator.empty(self._shape)
-            self._warm_up()
+        try:
+            with on_mesh(self.assistant.mesh):
+                self._state = self.assistant.generator.empty(self._shape)
+                self._warm_up()
+                self.ready.set()
+                while self._wait_for_work():
+                    try:
+                        self._cycle()
+                    except Exception as error:
+                        logger.exception("the engine failed, and goes on with an empty state")
+                        self._fail_running(error)
+        except Exception as error:
+            logger.exception("the engine has ended")
+            self.failure = error
+        finally:
+            with self._wake:
+                self._draining = True
+            for job in tuple(self._open):
+                self._fail(job, NotReadyError("the server was shut down"))
             self.ready.set()
-            while self._wait_for_work():
-                try:
-                    self._cycle()
-                except Exception as error:
-                    self._fail_running(error)
-        for job in (*self._waiting, *self._active.values(), *(x.job for x in self._masks)):
-            self._fail(job, DrainingError("the server was shut down"))
-        self._waiting.clear()
-        self._active.clear()
-        self._masks.clear()
 
     def _warm_up(self) -> None:
         """Compile the programs of usual questions, so that the first users do not wait for them."""
         if self.options.warm_up_size is None:
             return
+        metrics, self.metrics = self.metrics, EngineMetrics()
         image = np.zeros((*self.options.warm_up_size, 3), np.uint8)
         box = [0, 0, image.shape[1], image.shape[0]]
         for text, regions in ((WARM_UP, []), (f"{WARM_UP} <bbox>", [box])):
@@ -217,6 +234,7 @@ class Engine:
                 while self._waiting or self._active or self._masks:
                     self._cycle()
                 rows *= 2
+        self.metrics = metrics
 
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False: stop."""
@@ -311,7 +329,10 @@ class Engine:
             self.metrics.answer_tokens.inc(len(ids) - len(job.row.ids))
             piece = self.assistant.rows.read(job.row, ids, job.on_text is not None)
             if piece and job.on_text is not None:
-                job.on_text(piece)
+                try:
+                    job.on_text(piece)
+                except Exception:  # nobody listens any more
+                    job.cancel()
             if job.row.finish is not None:
                 finished.append(job)
         if finished:

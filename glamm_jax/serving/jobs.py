@@ -24,8 +24,8 @@ class QueueFullError(EngineError):
     """As many questions wait as may wait."""
 
 
-class DrainingError(EngineError):
-    """The engine takes no more questions."""
+class NotReadyError(EngineError):
+    """The engine takes no questions: not yet, or no more."""
 
 
 class CancelledError(EngineError):
@@ -101,6 +101,10 @@ class Job:
     prompt_segs: Sequence[int] = ()
     masks: list[tuple[int, ScoredMask]] = field(default_factory=list)
     _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        # A future that runs cannot be cancelled: the engine alone decides how it ends.
+        self.future.set_running_or_notify_cancel()
 
     def cancel(self) -> None:
         """Give the question up; its slot becomes free at the end of the current step."""

@@ -55,17 +55,23 @@ def serve(
     socket = config.bind_socket()
     name = f"[{host}]" if ":" in host else host
     address = f"http://{name}:{socket.getsockname()[1]}"
+    server = _DrainingServer(config, engine, drain_seconds)
     engine.start()
-    threading.Thread(target=_announce, args=(engine, on_ready, address), daemon=True).start()
+
+    def announce() -> None:
+        engine.ready.wait()
+        if engine.failure is None:
+            on_ready(address)
+        else:
+            server.should_exit = True
+
+    threading.Thread(target=announce, daemon=True).start()
     try:
-        asyncio.run(_DrainingServer(config, engine, drain_seconds).serve([socket]))
+        asyncio.run(server.serve([socket]))
     finally:
         engine.stop()
-
-
-def _announce(engine: Engine, on_ready: Callable[[str], Any], address: str) -> None:
-    engine.ready.wait()
-    on_ready(address)
+    if engine.failure is not None:
+        raise engine.failure
 
 
 class _DrainingServer(uvicorn.Server):
@@ -99,4 +105,5 @@ class _DrainingServer(uvicorn.Server):
 
     def _drain(self) -> None:
         self.engine.drain(self.drain_seconds)
+        self.engine.stop()  # what is not answered by now fails, so that its connections end
         self.should_exit = True

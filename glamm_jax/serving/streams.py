@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -13,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from glamm_jax.serving.api_errors import APIError
 from glamm_jax.serving.jobs import CancelledError
 
+logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 
@@ -86,22 +88,30 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """A response of server-sent events, which ends when the client leaves."""
+    """A response of server-sent events, which ends when the client leaves.
 
-    def __init__(self, events: AsyncIterator[bytes]):
+    Args:
+        events: to be sent.
+        on_end: called at the end, also if nothing could be sent.
+    """
+
+    def __init__(self, events: AsyncIterator[bytes], on_end: Callable[[], None]):
         super().__init__(None, media_type="text/event-stream")
         del self.headers["content-length"]
         self.headers["cache-control"] = "no-cache"
         self.headers["x-accel-buffering"] = "no"  # nginx would collect the events
-        self.events = events
+        self.events, self.on_end = events, on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
+            start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+            await send(start)
             await unless_disconnected(receive, self._send_all(send))
-        except (CancelledError, OSError):  # nobody listens
-            pass
+        except (CancelledError, OSError):
+            logger.info("the client of a stream left")
+        finally:
+            self.on_end()
 
     async def _send_all(self, send: Send) -> None:
         async for part in self.events:
