@@ -25,7 +25,7 @@ ANSWER_MS = 60_000
 def running_app(
     *options: str, python_path: str = "", is_ready: bool = True
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run `glamm-jax app` on a free port; yields its address and process, as a rule when it is ready."""
+    """Run `glamm-jax app` on a free port; yields its address and process, by default when ready."""
     port = free_port()
     path = os.pathsep.join(filter(None, (python_path, str(ROOT))))
     environment = {**os.environ, "PYTHONPATH": path, "GRADIO_ANALYTICS_ENABLED": "False"}

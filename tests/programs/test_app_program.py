@@ -10,9 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
+from glamm_jax.app.presets import SCENE_SEED
 from glamm_jax.cli import app
 from glamm_jax.errors import ConfigError
+from glamm_jax.miniworld import EASY, render_scene
+from glamm_jax.text.questions import GCG_QUESTIONS
 from tests.app.browser import Visitor, chromium, running_app
 
 STUBBORN = (
@@ -105,6 +109,31 @@ def test_the_shipped_model_answers_and_the_app_ends_with_its_server() -> None:
         person.close()
         server.kill()
         assert process.wait(30) == app.SERVER_ENDED
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_ten_people_ask_the_shipped_model_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="pip install 'glamm-jax[app]'")
+    question = GCG_QUESTIONS[0]
+    with chromium() as browser, running_app() as (url, _):
+        people = [Visitor(browser, url) for _ in range(10)]
+        for number, person in enumerate(people):
+            scene = tmp_path / f"{number}.png"
+            Image.fromarray(render_scene(SCENE_SEED, 10 + number, 64, EASY).image).save(scene)
+            person.upload(scene)
+        started = time.monotonic()
+        for person in people:
+            person.send(question)
+        at_once = [person.answers()[0] for person in people]
+        print(f"ten answers at once: {time.monotonic() - started:.1f} s")
+        assert len(set(at_once)) > 5  # they see different scenes
+        for person, answer in zip(people, at_once, strict=True):
+            person.press("New conversation")
+            person.page.wait_for_selector(".exchange", state="detached")
+            person.send(question)
+            assert person.answers() == [answer]  # alone, as among others
+            assert not person.problems
 
 
 @pytest.mark.slow
