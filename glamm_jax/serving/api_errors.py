@@ -51,8 +51,9 @@ class APIError(GLaMMError):
     def __init__(
         self, message: str, param: str | None = None, *, status: int = 400, code: str = "invalid"
     ):
-        super().__init__(message)
-        self.status, self.param, self.code = status, param, code
+        super().__init__(_printable(message))
+        self.param = None if param is None else _printable(param)
+        self.status, self.code = status, code
 
     def body(self) -> dict[str, Any]:
         """Return OpenAI's error object."""
@@ -68,6 +69,11 @@ class APIError(GLaMMError):
         if self.status in (429, 503):
             return {"Retry-After": str(RETRY_SECONDS)}
         return {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
+
+
+def _printable(text: str) -> str:
+    """Replace what UTF-8 does not have: JSON may have lone surrogates."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def api_error(error: Exception) -> APIError:

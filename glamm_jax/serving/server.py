@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,6 +20,7 @@ import uvicorn
 from glamm_jax.serving.app import ServerOptions, make_app
 from glamm_jax.serving.engine import Engine
 
+POLL_SECONDS = 0.05
 CLOSE_SECONDS = 5  # for responses that are being sent when the engine is empty
 
 
@@ -60,6 +62,8 @@ def serve(
 
     def announce() -> None:
         engine.ready.wait()
+        while not server.started and not server.should_exit:
+            time.sleep(POLL_SECONDS)
         if engine.failure is None:
             on_ready(address)
         else:
