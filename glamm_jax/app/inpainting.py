@@ -51,6 +51,11 @@ class InpaintingPipeline(Protocol):
         ...
 
 
+def pipeline_hint() -> str:
+    """Return what to do to get a pipeline on this machine."""
+    return NO_PIPELINE if find_spec("diffusers") else NOT_INSTALLED
+
+
 def load_pipeline(model: str) -> InpaintingPipeline:
     """Load an inpainting pipeline of diffusers.
 

@@ -16,6 +16,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]  # an extra
 
 from glamm_jax.app.conversation import Conversation
 from glamm_jax.app.handlers import Handlers, remove_folder
+from glamm_jax.app.inpainting import pipeline_hint
 from glamm_jax.app.page_settings import PageSettings
 from glamm_jax.app.presets import OBJECT, PRESETS, REGION_PRESET, write_thumbnails
 from glamm_jax.app.views import stage_html, transcript_html
@@ -209,7 +210,7 @@ def _painting(settings: PageSettings, handlers: Handlers, state: gr.State) -> gr
     is_there = settings.pipeline is not None
     with gr.Accordion("Paint into a mask (conditional generation)", open=False):
         if not is_there:
-            gr.Markdown(settings.pipeline_hint)
+            gr.Markdown(pipeline_hint())
         masks = gr.Dropdown(label="Mask of the last answer", choices=[], interactive=is_there)
         prompt = gr.Textbox(label="What to paint", max_length=1000, interactive=is_there)
         invert = gr.Checkbox(label="Paint everything but the mask", interactive=is_there)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from glamm_jax.app.inpainting import NO_PIPELINE, InpaintingPipeline
+from glamm_jax.app.inpainting import InpaintingPipeline
 from glamm_jax.app.presets import ImageExample, scene_examples
 from glamm_jax.app.server_client import ServerClient
 
@@ -18,12 +18,10 @@ class PageSettings:
         client: of the API server.
         folder: of files for downloads, in the temporary folder of the machine; private.
         examples: to click.
-        pipeline: paints masks; None: the page says `pipeline_hint` instead.
-        pipeline_hint: how to get a pipeline.
+        pipeline: paints masks; None: the page says how to get one instead.
     """
 
     client: ServerClient
     folder: Path
     examples: list[ImageExample] = field(default_factory=scene_examples)
     pipeline: InpaintingPipeline | None = None
-    pipeline_hint: str = NO_PIPELINE

@@ -299,6 +299,14 @@ def test_a_server_that_is_down_is_named(browser: Any, tmp_path: Path) -> None:
         person.close()
 
 
+def test_without_a_pipeline_the_page_says_how_to_get_one(visit: Callable[..., Visitor]) -> None:
+    person = visit()
+    person.page.get_by_role("button", name="Paint into a mask").click()
+    person.page.get_by_text("Conditional generation needs").wait_for()
+    assert person.page.get_by_text("--inpainting MODEL").count() == 1
+    assert person.page.get_by_role("button", name="Paint", exact=True).is_disabled()
+
+
 def test_hostile_text_is_text(visit: Callable[..., Visitor], tmp_path: Path) -> None:
     person = visit()
     person.upload(picture(tmp_path)[0])

@@ -17,6 +17,7 @@ from glamm_jax.app.inpainting import (
     InpaintingPipeline,
     inpaint,
     load_pipeline,
+    pipeline_hint,
 )
 from tests.app.answers import HEIGHT, IMAGE, LEFT, RIGHT, WIDTH
 
@@ -87,3 +88,10 @@ def test_without_diffusers_the_error_says_how_to_install(monkeypatch: pytest.Mon
     with pytest.raises(InpaintingError) as caught:
         load_pipeline("model")
     assert INSTALL in str(caught.value)
+    assert INSTALL in pipeline_hint()
+
+
+def test_with_diffusers_the_page_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inpainting, "find_spec", lambda _: object())
+    assert "--inpainting" in pipeline_hint()
+    assert INSTALL not in pipeline_hint()
