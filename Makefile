@@ -15,7 +15,7 @@ SOURCES := $(wildcard glamm_jax train eval annotate convert demo bench configs e
 TYPED := $(filter-out tests,$(SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-engines test-beam test-ray lint format parity bench full-size tpu demo annotate learn fuzz clean
+.PHONY: help setup test test-slow test-engines test-beam test-ray test-app lint format parity bench full-size tpu demo annotate learn fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ test: $(STAMP) ## run the default tests; no network, no GPU; 10 to 20 minutes on
 test-slow: $(STAMP) ## run the tests marked slow; hours
 	$(BIN)/python -m pytest -q -m slow
 
+# In a separate environment, because Gradio needs an older pillow. Chromium comes from the system.
+test-app: .venv-app/.done ## test the web app in headless Chromium, in .venv-app; minutes
+	.venv-app/bin/python -m pytest -q -m "slow or not slow" tests/app
+
 # In separate environments, because Beam needs older versions of protobuf, pyarrow and pillow.
 test-engines: test-beam test-ray ## test that Apache Beam and Ray write identical bytes, also after kills
 
@@ -48,7 +52,7 @@ test-beam: .venv-beam/.done ## test Apache Beam in .venv-beam
 test-ray: .venv-ray/.done ## test Ray in .venv-ray
 	.venv-ray/bin/python -m pytest -q -m slow tests/grand/test_engines.py
 
-.venv-beam/.done .venv-ray/.done: .venv-%/.done: pyproject.toml
+.venv-app/.done .venv-beam/.done .venv-ray/.done: .venv-%/.done: pyproject.toml
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip --disable-pip-version-check install --quiet -e ".[$*,dev]"
 	@touch $@

@@ -165,7 +165,12 @@ def decode_case(config: GLaMMConfig, batch: int, context: int, steps: int) -> Ca
 
         def call() -> Any:
             # Every call runs the same steps: reset to the first token and overwrite the cache.
-            state = states.pop()._replace(num_tokens=jnp.asarray(1, jnp.int32))
+            state = states.pop()
+            again = {
+                "num_tokens": jnp.ones_like(state.num_tokens),
+                "finished": jnp.zeros_like(state.finished),
+            }
+            state = state._replace(**again)
             states.append(generator.decode(state, max_steps=steps))
             return jax.block_until_ready(states[0].tokens)
 

@@ -1,1 +1,1 @@
-"""The demo: a model is trained on a new world; and `demo.ask`, questions on the command line."""
+"""The demo: a model is trained on a new world; `demo.ask` and `demo.app` ask a model questions."""

@@ -314,6 +314,10 @@ NAMES_ONLY: dict[str, tuple[set[str], str]] = {
         },
         "compiles for a minute; tests/training/test_placement.py makes these calls",
     ),
+    "app.server_client": (
+        {"request"},
+        "needs a server; tests/app/test_server_client.py makes these calls",
+    ),
     "process_group": (
         {"identity", "on_loss"},
         "needs several processes; tests/test_process_group.py makes these calls",
@@ -340,7 +344,11 @@ NAMES_ONLY: dict[str, tuple[set[str], str]] = {
     ),
 }
 # Examples that need packages outside of the test environment.
-NOT_IMPORTED = {"data.beam": "apache_beam", "evaluation.bert_similarity": "torch and a BERT"}
+NOT_IMPORTED = {
+    "app.page": "gradio",
+    "data.beam": "apache_beam",
+    "evaluation.bert_similarity": "torch and a BERT",
+}
 
 
 def _scene() -> Any:

@@ -52,6 +52,7 @@ from glamm_jax.cli.ask_folder import (
     read_questions,
 )
 from glamm_jax.cli.program import (
+    SHIPPED_MODEL,
     any_path,
     checkout_path,
     make_parser,
@@ -72,7 +73,6 @@ from glamm_jax.storage import AnyPath
 from glamm_jax.text.questions import GCG_QUESTIONS
 from glamm_jax.weights.folder import ModelFolder
 
-SHIPPED_MODEL = ("checkpoints", "miniworld-tiny")  # in a checkout
 SCENE_SEED = 77_001  # training renders scenes of other seeds
 SCENE_SIZE = 64  # pixels of a side, as the shipped model was trained
 

@@ -20,6 +20,8 @@ from glamm_jax.cli.program import make_parser
 # Command -> summary. The module of the same name is imported when the command is run.
 COMMANDS = {
     "ask": "answer a question about an image with text and masks",
+    "app": "start the web app: ask about images in a browser",
+    "serve": "serve a model over HTTP, in the format of OpenAI",
     "train": "train a model, or resume a run",
     "report": "write a web page about a training run",
     "export": "write the trained model of a run as a model folder",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from glamm_jax.parallel import MeshSizes
 
 UNUSABLE_INPUT, INTERRUPTED = 2, 130  # exit statuses
+SHIPPED_MODEL = ("checkpoints", "miniworld-tiny")  # in a checkout
 TRACEBACK_VARIABLE = "GLAMM_JAX_TRACEBACK"
 MAX_REASON = 200  # characters of an error message of jax
 NO_BACKEND = "Unable to initialize backend"  # the words of jax

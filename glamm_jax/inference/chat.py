@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,30 +22,17 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Float, UInt8
 
 from glamm_jax.config import DType, GLaMMConfig
-from glamm_jax.data.boxes import BoxError, check_boxes, to_unit
+from glamm_jax.data.boxes import BoxError
 from glamm_jax.data.collate import bucketed, build_batch, divisible
-from glamm_jax.data.encode import Sample, TokenizedConversation
-from glamm_jax.data.preprocess import (
-    ImageError,
-    ImageSource,
-    clip_image,
-    grounding_image,
-    open_image,
-)
-from glamm_jax.errors import FolderError, GLaMMError
-from glamm_jax.inference.answer import (
-    Answer,
-    FinishReason,
-    ScoredMask,
-    attach_masks,
-    attach_masks_to_turns,
-)
-from glamm_jax.inference.generate import DecodeState, Generator
+from glamm_jax.data.preprocess import ImageError, ImageSource, open_image
+from glamm_jax.errors import FolderError
+from glamm_jax.inference.answer import Answer, ScoredMask
+from glamm_jax.inference.answer_rows import AnswerRow, AnswerRows, Question, sampling_of
+from glamm_jax.inference.decode_state import DecodeState
+from glamm_jax.inference.generate import Generator
 from glamm_jax.inference.placement import choose_mesh, complete_config
-from glamm_jax.inference.sampling import Sampling
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import (
@@ -60,10 +47,8 @@ from glamm_jax.parallel import (
     use_mesh,
 )
 from glamm_jax.storage import AnyPath, to_path
-from glamm_jax.text.answer_parser import parse_answer, stable_text
-from glamm_jax.text.prompt import Prompt, PromptError, build_prompt
+from glamm_jax.text.prompt import PromptError
 from glamm_jax.text.questions import MAX_NEW_TOKENS
-from glamm_jax.text.special_tokens import IGNORE_ID
 from glamm_jax.text.tokenizer import Tokenizer, load_tokenizer
 from glamm_jax.types import Batch, BatchShape
 from glamm_jax.weights.folder import ModelFolder
@@ -76,79 +61,11 @@ DECODE_STEPS = 8  # tokens that are decoded before the texts are read and passed
 OnText = Callable[[int, str], bool | None]
 
 
-class QuestionError(GLaMMError):
-    """A question asks for an answer of an impossible length."""
-
-
-@dataclass(frozen=True, eq=False)
-class Question:
-    """A question about an image, with all that its answer depends on.
-
-    Attributes:
-        image: a path, bytes, an open file, a PIL image, or uint8[h, w, 3].
-        prompt: the text. A `<p> phrase </p> [SEG]` in it is given a mask.
-        regions: boxes x0 y0 x1 y1 in pixels of the upright image, one for each `<bbox>` of the
-            history's questions and the prompt, in order.
-        history: earlier (question, answer) pairs about the image, as `Answer.turn` returns them.
-            Their [SEG]s are given masks as well, so a known answer put here is grounded (teacher
-            forcing).
-        max_tokens: longest answer, at least 1; less where the model's context ends.
-        temperature: 0 decodes greedily; above, tokens are sampled.
-        top_p: sample from the smallest set of tokens with this share of the probability.
-        seed: of the sampling.
-
-    Raises:
-        QuestionError, SamplingError: a number is out of its range.
-    """
-
-    image: ImageSource
-    prompt: str
-    regions: Any = ()
-    history: Sequence[tuple[str, str]] = ()
-    max_tokens: int = MAX_NEW_TOKENS
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise QuestionError(f"max_tokens is {self.max_tokens}; an answer has at least one")
-        Sampling.create(1, self.temperature, self.top_p, self.seed)
-
-
-@dataclass(eq=False)
-class _Row:
-    """A question being answered, a row of the batch.
-
-    Attributes:
-        index: of the question.
-        limit: tokens that the answer may have.
-        ids: of the answer so far.
-        finish: why the answer ended; None while it goes on.
-        sent: text that `on_text` was called with.
-    """
-
-    index: int
-    question: Question
-    image: UInt8[np.ndarray, "h w 3"]
-    boxes: Float[np.ndarray, "r 4"]
-    prompt: Prompt
-    limit: int
-    ids: list[int] = field(default_factory=list)
-    finish: FinishReason | None = None
-    sent: str = ""
-
-    @property
-    def image_key(self) -> tuple[int, bytes]:
-        """Equal for rows that can share the encoding of one image and its regions."""
-        return id(self.image), self.boxes.tobytes()
-
-
 class PreparedQuestions(NamedTuple):
     """Questions that are answered in one batch, preprocessed. Answering them uses them up."""
 
     batch: Batch
-    rows: list[_Row]
+    rows: list[AnswerRow]
 
 
 class Assistant:
@@ -176,6 +93,7 @@ class Assistant:
         self.folder = folder
         self.config: GLaMMConfig = model.config
         self.tokenizer = tokenizer
+        self.rows = AnswerRows(model.config, tokenizer)
         self.generator = Generator(model)
 
     def placement(self) -> str:
@@ -289,7 +207,7 @@ class Assistant:
                 key = str(source) if isinstance(source, str | Path) else id(source)
                 if key not in opened:
                     opened[key] = _open(source)
-                rows.append(self._row(index, question, opened[key]))
+                rows.append(self.rows.row(index, question, opened[key]))
             except (ImageError, BoxError, PromptError) as error:
                 if len(questions) == 1:
                     raise
@@ -306,7 +224,7 @@ class Assistant:
             on_text: as in `chat_many`.
         """
         answers: dict[int, Answer] = {}
-        with _on(self.mesh):
+        with on_mesh(self.mesh):
             for batch, rows in prepared:
                 decoding = self._generate(batch, rows, on_text)
                 answers |= self._finish(batch, decoding, rows)
@@ -318,24 +236,11 @@ class Assistant:
         Raises:
             ImageError, BoxError, PromptError: it cannot.
         """
-        self._row(0, question, _open(question.image))
+        self.rows.row(0, question, _open(question.image))
 
-    def _row(self, index: int, question: Question, image: np.ndarray) -> _Row:
-        boxes = check_boxes(question.regions, *image.shape[:2])
-        prompt = build_prompt(
-            question.prompt,
-            self.tokenizer,
-            history=question.history,
-            num_regions=len(boxes),
-            num_image_tokens=self.config.clip.num_patches,
-            context=self.config.llama.max_positions,
-        )
-        limit = min(question.max_tokens, prompt.max_answer_tokens)
-        return _Row(index, question, image, boxes, prompt, limit)
-
-    def _batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
+    def _batches(self, rows: list[AnswerRow]) -> Iterator[list[AnswerRow]]:
         """Consecutive rows whose longest prompt leaves room for their longest answer."""
-        batch: list[_Row] = []
+        batch: list[AnswerRow] = []
         for row in rows:
             extended = [*batch, row]
             longest_prompt = max(x.prompt.length for x in extended)
@@ -347,50 +252,33 @@ class Assistant:
         if batch:
             yield batch
 
-    def _prepare_batch(self, rows: list[_Row], min_shape: BatchShape) -> PreparedQuestions:
+    def _prepare_batch(self, rows: list[AnswerRow], min_shape: BatchShape) -> PreparedQuestions:
         """One sample an image; the rows in the order in which the batch has them."""
-        groups: dict[tuple[int, bytes], list[_Row]] = {}
+        groups: dict[tuple[int, bytes], list[AnswerRow]] = {}
         for row in rows:
             groups.setdefault(row.image_key, []).append(row)
-        builder = build_batch([self._sample(group) for group in groups.values()], self.config)
+        builder = build_batch([self.rows.sample(group) for group in groups.values()], self.config)
         shape = bucketed(builder.required_shape.union(min_shape))
-        with _on(self.mesh):
+        with on_mesh(self.mesh):
             shape = divisible(shape, num_shards("batch"))
         ordered = [row for group in groups.values() for row in group]
         return PreparedQuestions(builder.build(shape), ordered)
 
-    def _sample(self, rows: list[_Row]) -> Sample:
-        image, boxes = rows[0].image, rows[0].boxes
-        grounding = grounding_image(image, self.config.sam.image_size)
-        ids = [row.prompt.ids for row in rows]
-        return Sample(
-            tuple(TokenizedConversation(x, np.full_like(x, IGNORE_ID)) for x in ids),
-            image=clip_image(image, self.config.clip.image_size),
-            grounding_image=grounding.pixels,
-            resized_size=grounding.resized_size,
-            original_size=grounding.original_size,
-            boxes_xyxy_unit=to_unit(boxes, *image.shape[:2]) if len(boxes) else None,
-        )
+    def _prefill(self, batch: Batch, rows: list[AnswerRow]) -> DecodeState:
+        padding = len(batch.token_ids) - len(rows)
+        limits = [row.limit for row in rows] + [1] * padding
+        return self.generator.prefill(batch, limits, sampling_of(rows, padding))
 
-    def _prefill(self, batch: Batch, rows: list[_Row]) -> DecodeState:
-        questions = [row.question for row in rows]
-        # The batch's rows of padding sample nothing, so any question's settings serve.
-        questions += [questions[0]] * (len(batch.token_ids) - len(rows))
-        sampling = Sampling.create(
-            len(questions),
-            [question.temperature for question in questions],
-            [question.top_p for question in questions],
-            [question.seed for question in questions],
-        )
-        return self.generator.prefill(batch, max(row.limit for row in rows), sampling)
-
-    def _generate(self, batch: Batch, rows: list[_Row], on_text: OnText | None) -> DecodeState:
+    def _generate(self, batch: Batch, rows: list[AnswerRow], on_text: OnText | None) -> DecodeState:
         """Decode `DECODE_STEPS` tokens at a time until every row has finished."""
         decoding = self._prefill(batch, rows)
         while True:
             for row, ids in zip(rows, self.generator.answer_token_ids(decoding), strict=False):
-                if row.finish is None:
-                    self._read_row(row, ids, on_text)
+                if row.finish is not None:
+                    continue
+                piece = self.rows.read(row, ids, on_text is not None)
+                if piece and on_text is not None and on_text(row.index, piece) is False:
+                    row.finish = row.finish or "stopped"
             unfinished = [row.finish is None for row in rows]
             if not any(unfinished):
                 return decoding
@@ -399,29 +287,9 @@ class Assistant:
             decoding = decoding._replace(finished=decoding.finished | finished)
             decoding = self.generator.decode(decoding, DECODE_STEPS)
 
-    def _read_row(self, row: _Row, ids: list[int], on_text: OnText | None) -> None:
-        """Take the tokens generated so far; pass on text that later tokens cannot change."""
-        row.ids = ids[: row.limit]
-        if row.ids[-1] == self.config.tokens.eos:
-            row.finish = "end"
-        elif len(row.ids) == row.limit:
-            row.finish = "length"
-        if on_text is None:
-            return
-        decoded, _ = self._decode_ids(row.ids)
-        text = parse_answer(decoded).text if row.finish else stable_text(decoded)
-        piece, row.sent = text[len(row.sent) :], max(row.sent, text, key=len)
-        if piece and on_text(row.index, piece) is False:
-            row.finish = row.finish or "stopped"
-
-    def _decode_ids(self, ids: list[int]) -> tuple[str, tuple[str, ...]]:
-        """The text of ids; ids that the tokenizer does not have are left out and named."""
-        valid = [i for i in ids if i < self.tokenizer.size]
-        problems = tuple(f"no token has the id {i}" for i in ids if i >= self.tokenizer.size)
-        text = self.tokenizer.decode(valid, skip_control=True)
-        return text.removeprefix(self.tokenizer.continuation), problems
-
-    def _finish(self, batch: Batch, decoding: DecodeState, rows: list[_Row]) -> dict[int, Answer]:
+    def _finish(
+        self, batch: Batch, decoding: DecodeState, rows: list[AnswerRow]
+    ) -> dict[int, Answer]:
         """Decode the masks; the answers by the index of their question."""
         segs = self.generator.finish(batch, decoding)
         masks, scores = to_host(segs.masks), to_host(segs.scores).astype(np.float32)
@@ -431,32 +299,11 @@ class Assistant:
             prompt_masks: list[ScoredMask] = []
             answer_masks: list[ScoredMask] = []
             for k in np.flatnonzero(segs.rows == row_index):
-                if segs.steps[k] < len(row.ids):  # decoding may have gone on behind the limit
-                    # A copy: a view would keep the masks of the complete batch in memory.
-                    mask = ScoredMask(masks[k, :height, :width].copy(), float(scores[k]))
-                    (prompt_masks if segs.steps[k] < 0 else answer_masks).append(mask)
-            answers[row.index] = self._make_answer(row, prompt_masks, answer_masks)
+                # A copy: a view would keep the masks of the complete batch in memory.
+                mask = ScoredMask(masks[k, :height, :width].copy(), float(scores[k]))
+                (prompt_masks if segs.steps[k] < 0 else answer_masks).append(mask)
+            answers[row.index] = self.rows.answer(row, prompt_masks, answer_masks)
         return answers
-
-    def _make_answer(
-        self, row: _Row, prompt_masks: list[ScoredMask], answer_masks: list[ScoredMask]
-    ) -> Answer:
-        assert row.finish is not None
-        turns = [turn for pair in row.question.history for turn in pair]
-        *history, question = attach_masks_to_turns([*turns, row.question.prompt], prompt_masks)
-        decoded, unknown_ids = self._decode_ids(row.ids)
-        text, problems = attach_masks(decoded, answer_masks)
-        return Answer(
-            text.raw,
-            text.text,
-            text.groundings,
-            question=question[0],
-            history=tuple(turn for turn, _ in history),
-            image=row.image,
-            regions=row.boxes,
-            finish=row.finish,
-            problems=(*(f"in the question: {x}" for x in question[1]), *problems, *unknown_ids),
-        )
 
 
 def load(
@@ -488,12 +335,13 @@ def load(
         sizes = parse_mesh(mesh) if isinstance(mesh, str) else mesh
         mesh = choose_mesh(folder, dtype, sizes, devices)
     graph, state = abstract_model(config)
-    with _on(mesh):
+    with on_mesh(mesh):
         model = nnx.merge(graph, folder.fill(state, dtype))
         return Assistant(model, tokenizer, mesh, folder.path)
 
 
-def _on(mesh: Mesh | None) -> AbstractContextManager:
+def on_mesh(mesh: Mesh | None) -> AbstractContextManager:
+    """Use a mesh inside of a `with` statement; None: one device."""
     return nullcontext() if mesh is None else use_mesh(mesh)
 
 

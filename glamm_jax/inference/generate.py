@@ -8,9 +8,15 @@ The mask of a [SEG] comes from the hidden state that EMITS it (quirk 2), which d
 computes anyway. The original runs images, regions and the complete sequence again for every token
 (quirk 5).
 
-Rows are independent: each stops at its own end token, padding is never attended to, and the samples
-of a row depend on its own seed only. Decoding in several calls gives the same tokens, so answers
-can be streamed.
+Rows are independent: each has its own number of tokens, limit and slots of the cache, stops at its
+own end token, and its samples depend on its own seed only. Padding is never attended to. Decoding
+in several calls gives the same tokens, so answers can be streamed. Rows can also join and leave a
+running state, as a server needs it:
+
+    running = generator.empty(StateShape(8, prompt_slots=256, answer_slots=128, cache_slots=384))
+    prefilled = generator.prefill(batch, max_tokens=64, answer_slots=1)
+    running = generator.insert(running, [2, 5], prefilled)   # its rows 0 and 1 become rows 2 and 5
+    running = generator.decode(running, max_steps=8)         # all unfinished rows
 
 A program is compiled for the shapes of its inputs. Answer lengths, the number of masks and mask
 sizes are rounded up to buckets here; pack with `glamm_jax.data.collate.bucketed` to keep the number
@@ -19,6 +25,7 @@ of batch shapes small, too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -32,31 +39,24 @@ from glamm_jax.config import GLaMMConfig, TokenConfig
 from glamm_jax.data.collate import bucket
 from glamm_jax.errors import GLaMMError
 from glamm_jax.inference.compiled import CompiledFunction
+from glamm_jax.inference.decode_state import (
+    DecodeState,
+    StateShape,
+    allocate,
+    empty_state,
+    insert_rows,
+    sharded_cache,
+)
 from glamm_jax.inference.sampling import Sampling, sample_tokens
 from glamm_jax.models.glamm import GLaMM
-from glamm_jax.models.kv_cache import KVCache, write_slice
+from glamm_jax.models.kv_cache import write_rows
 from glamm_jax.models.sam.postprocess import postprocess_masks
-from glamm_jax.parallel import constrain, num_shards, shard_batch_axis, to_host
+from glamm_jax.parallel import num_shards, shard_batch_axis, to_host
 from glamm_jax.types import Batch
 
 
 class ContextError(GLaMMError):
     """The prompts and their answers need more positions than the model has."""
-
-
-class DecodeState(NamedTuple):
-    """The state between two tokens. `decode` donates the state that it receives."""
-
-    cache: KVCache
-    prompt_hidden: Float[Array, "b t d"]
-    tokens: Int[Array, "b n"]  # the generated tokens; pad after the end of a row
-    token_hidden: Float[Array, "b n d"]  # the hidden state that emitted each of them
-    token_log_prob: Float[Array, "b n"]  # of each, by the model at temperature 1
-    prompt_lengths: Int[Array, "b"]  # in tokens, image patches included; 0: unused row
-    finished: Bool[Array, "b"]
-    num_tokens: Int[Array, ""]  # generated so far in every row
-    max_tokens: Int[Array, ""]  # limit of num_tokens; `tokens` is rounded up to a bucket
-    sampling: Sampling
 
 
 class SegMasks(NamedTuple):
@@ -77,20 +77,30 @@ class SegMasks(NamedTuple):
         return self.foreground * self.token_probability
 
 
-class _StopCriteria(NamedTuple):
-    """When to stop; traced values, so that changing them compiles nothing."""
-
-    eos: Int[Array, ""]
-    max_tokens: Int[Array, ""]  # of an answer
-
-
-class _SegTokens(NamedTuple):
-    """The [SEG] tokens that get a mask."""
+class SegTokens(NamedTuple):
+    """[SEG] tokens of a state that get a mask."""
 
     rows: np.ndarray
     steps: np.ndarray  # index of the generated token; -1: in the prompt
     positions: np.ndarray  # of the emitting hidden state in the prompt, if steps is -1
-    images: np.ndarray  # index of the batch's grounding images
+    images: np.ndarray  # index of the grounding image
+
+
+class GroundingInputs(NamedTuple):
+    """Images that masks are decoded from: fields of a `Batch`."""
+
+    grounding_images: np.ndarray  # uint8[g, s, s, 3]
+    resized_sizes: np.ndarray  # int[g, 2]
+    original_sizes: np.ndarray  # int[g, 2]
+
+
+class DecodedMasks(NamedTuple):
+    """Masks in the order of their [SEG]s; the fields are those of `SegMasks`."""
+
+    masks: Bool[Array, "m h w"]
+    iou: Float[Array, "m"]
+    foreground: Float[Array, "m"]
+    logits: Float[Array, "m h w"] | None = None
 
 
 # The fields of a batch that the programs use; the shapes of others would cause compilations.
@@ -113,27 +123,38 @@ class Generator:
         self.graph, self.state = nnx.split(model)
 
     def prefill(
-        self, batch: Batch, max_tokens: int, sampling: Sampling | None = None
+        self,
+        batch: Batch,
+        max_tokens: int | Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        answer_slots: int | None = None,
     ) -> DecodeState:
         """Run the prompts and choose the first token of each row.
 
         Args:
             batch: the prompts, as packed by `glamm_jax.data.collate`.
-            max_tokens: limit of the length of an answer, its end token included.
+            max_tokens: limit of the length of an answer, its end token included; one for all rows,
+                or one for each.
             sampling: settings of every row; None: greedy.
+            answer_slots: tokens that the state has room for; None: the largest limit, rounded up.
+                A state that is inserted into another one needs a single one.
 
         Raises:
-            ContextError: `max_tokens` is below 1, or the longest prompt and `max_tokens` together
-                exceed the model's positions.
+            ContextError: a limit is below 1, or a prompt and its limit together exceed the model's
+                positions.
             SamplingError: the settings are for another number of rows.
         """
         is_token = (np.asarray(batch.token_ids) >= 0) | (np.asarray(batch.image_source) >= 0)
         lengths = is_token.sum(1, dtype=np.int32)
-        longest, context = int(lengths.max(initial=0)), self.config.llama.max_positions
-        if max_tokens < 1 or longest + max_tokens > context:
+        limits = np.broadcast_to(np.asarray(max_tokens, np.int32), lengths.shape)
+        context = self.config.llama.max_positions
+        invalid = (limits < 1) | (lengths + limits > context)
+        if invalid.any():
+            row = int(np.argmax(np.where(invalid, lengths + 1, 0)))
             raise ContextError(
-                f"max_tokens = {max_tokens} after a prompt of {longest} tokens: it must be at "
-                f"least 1, and the model has {context} positions (llama.max_positions)"
+                f"max_tokens = {limits[row]} after a prompt of {lengths[row]} tokens: it must be "
+                f"at least 1, and the model has {context} positions (llama.max_positions)"
             )
         if sampling is None:
             sampling = Sampling.create(len(lengths))
@@ -146,10 +167,43 @@ class Generator:
             self.state,
             inputs,
             jnp.asarray(lengths),
+            jnp.asarray(limits),
             sampling,
-            self._stop_criteria(max_tokens),
-            num_slots=bucket(max_tokens),
+            jnp.asarray(self.tokens.eos),
+            answer_slots=answer_slots or bucket(int(limits.max(initial=1))),
         )
+
+    def empty(self, shape: StateShape) -> DecodeState:
+        """Return a state without any row in use, for `insert`."""
+        return empty_state(config=self.config, shape=shape)
+
+    def insert(
+        self, state: DecodeState, rows: Sequence[int], prefilled: DecodeState
+    ) -> DecodeState:
+        """Replace rows of a running state by those of a prefilled one.
+
+        The caller sees to it that a prompt and its limit together fit the cache of `state`, and
+        that the limit fits its answers.
+
+        Args:
+            state: the running state.
+            rows: of `state`; one for each of the first rows of `prefilled`.
+            prefilled: as `prefill` returns it, with `answer_slots=1`.
+
+        Raises:
+            ValueError: the prompts are longer than `state` has room for, or there are more `rows`
+                than prefilled ones.
+        """
+        num_rows, prompt_slots = prefilled.prompt_hidden.shape[:2]
+        available = state.prompt_hidden.shape[1]
+        if prompt_slots > available or len(rows) > num_rows:
+            raise ValueError(
+                f"{len(rows)} rows from a state of {num_rows} with prompts of {prompt_slots} slots "
+                f"do not fit a state with {available}"
+            )
+        targets = np.full(num_rows, len(state.finished), np.int32)  # no row: not inserted
+        targets[: len(rows)] = rows
+        return insert_rows(state, prefilled, jnp.asarray(targets))
 
     def decode(self, state: DecodeState, max_steps: int) -> DecodeState:
         """Choose up to `max_steps` more tokens; stop early when every row has finished.
@@ -159,8 +213,8 @@ class Generator:
         """
         if max_steps < 0:
             raise ValueError(f"max_steps = {max_steps}: must be at least 0")
-        limit = jnp.minimum(state.num_tokens + max_steps, state.max_tokens)
-        return _decode(self.graph, self.state, state, self._stop_criteria(limit))
+        eos, steps = jnp.asarray(self.tokens.eos), jnp.asarray(max_steps, jnp.int32)
+        return _decode(self.graph, self.state, state, eos, steps)
 
     def finish(self, batch: Batch, state: DecodeState, with_logits: bool = False) -> SegMasks:
         """Decode a mask for every [SEG] of prompts and answers, at the original sizes.
@@ -175,56 +229,93 @@ class Generator:
             with_logits: return the logits, too.
         """
         segs = self._find_segs(batch, state)
-        count = len(segs.rows)
-        sizes = np.asarray(batch.original_sizes)
-        size = tuple(bucket(side) for side in sizes.max(axis=0, initial=0).tolist())
-        index = (segs.rows, segs.steps, sizes[segs.images])
+        inputs = GroundingInputs(*(np.asarray(getattr(batch, x)) for x in GroundingInputs._fields))
+        decoded = self.decode_masks(
+            self.seg_hidden(state, segs, min_count=len(batch.token_ids)),
+            segs.images,
+            inputs,
+            with_logits=with_logits,
+        )
+        return SegMasks(
+            segs.rows,
+            segs.steps,
+            inputs.original_sizes[segs.images],
+            *decoded[:3],
+            jnp.asarray(self.token_probability(state, segs)),
+            decoded.logits,
+        )
+
+    def seg_hidden(
+        self, state: DecodeState, segs: SegTokens, min_count: int = 1
+    ) -> Float[Array, "m d"]:
+        """Return the hidden states that emitted [SEG]s, padded by copies of the first one.
+
+        Args:
+            state: the state after decoding.
+            segs: the tokens.
+            min_count: rounded up to a bucket, the smallest number of states. Masks are cheap, so
+                different numbers of them should share a program.
+        """
+        if not len(segs.rows):
+            return jnp.zeros((0, state.token_hidden.shape[-1]), state.token_hidden.dtype)
+        count = _padded_count(max(len(segs.rows), min_count))
+        padded = [_pad_with_first(x, count) for x in segs[:3]]
+        return _seg_hidden(state.prompt_hidden, state.token_hidden, *padded)
+
+    def decode_masks(
+        self,
+        hidden: Float[Array, "m d"],
+        mask_image: np.ndarray,
+        inputs: GroundingInputs,
+        *,
+        with_logits: bool = False,
+        size_steps: int = 4,
+    ) -> DecodedMasks:
+        """Encode images and decode masks at their original sizes.
+
+        Args:
+            hidden: as `seg_hidden` returns it, perhaps padded.
+            mask_image: index of the image of each mask; as long as there are masks.
+            inputs: the images; those without a mask are not encoded.
+            with_logits: return the logits, too.
+            size_steps: sizes of masks for each doubling; fewer of them compile fewer programs.
+        """
+        count = len(mask_image)
+        largest = inputs.original_sizes.max(axis=0, initial=0)
+        size = tuple(bucket(side, size_steps) for side in largest.tolist())
         if not count:
-            empty = jnp.zeros((0, *size))
-            none = jnp.zeros(0)
-            return SegMasks(*index, empty > 0, none, none, none, empty if with_logits else None)
-        # Masks are cheap: batches with up to one mask per row share a program.
-        num_masks = _padded_count(max(count, len(batch.token_ids)))
-        segs = _SegTokens(*(_pad_with_first(x, num_masks) for x in segs))
-        images, mask_image = np.unique(segs.images, return_inverse=True)
+            empty, none = jnp.zeros((0, *size)), jnp.zeros(0)
+            return DecodedMasks(empty > 0, none, none, empty if with_logits else None)
+        padded = _pad_with_first(mask_image, len(hidden))
+        images, image_index = np.unique(padded, return_inverse=True)
         images = _pad_with_first(images, _padded_count(len(images)))
-        fields = {name: shard_batch_axis(getattr(batch, name)[images]) for name in _IMAGE_FIELDS}
+        fields = {name: shard_batch_axis(getattr(inputs, name)[images]) for name in _IMAGE_FIELDS}
         embeddings = _encode_images(self.graph, self.state, _EMPTY_BATCH._replace(**fields))
-        from_prompt = state.prompt_hidden[segs.rows, segs.positions]
-        from_answer = state.token_hidden[segs.rows, np.maximum(segs.steps, 0)]
-        seg_hidden = jnp.where((segs.steps < 0)[:, None], from_prompt, from_answer)
         low_res, iou = _decode_masks(
             self.graph,
             self.state,
-            _EMPTY_BATCH._replace(mask_image=mask_image.astype(np.int32)),
+            _EMPTY_BATCH._replace(mask_image=image_index.astype(np.int32)),
             embeddings,
-            shard_batch_axis(seg_hidden),
+            shard_batch_axis(hidden),
         )
         masks, foreground, logits = _resize_masks(
             low_res,
-            *(shard_batch_axis(np.asarray(getattr(batch, x))[segs.images]) for x in _SIZE_FIELDS),
+            *(shard_batch_axis(getattr(inputs, name)[padded]) for name in _SIZE_FIELDS),
             canvas_size=self.config.sam.image_size,
             size=size,
             with_logits=with_logits,
         )
         logits = logits[:count] if with_logits else None
-        probability = jnp.asarray(self._token_probability(state, *index[:2]))
-        return SegMasks(*index, masks[:count], iou[:count], foreground[:count], probability, logits)
+        return DecodedMasks(masks[:count], iou[:count], foreground[:count], logits)
 
     def answer_token_ids(self, state: DecodeState) -> list[list[int]]:
         """Return the generated ids of each row, end token included; none for an unused row."""
-        answers = []
-        tokens = to_host(state.tokens)[:, : int(state.num_tokens)]
-        for row, prompt_length in zip(tokens, to_host(state.prompt_lengths), strict=True):
-            ends = np.flatnonzero(row == self.tokens.eos)
-            end = ends[0] + 1 if len(ends) else len(row)
-            answers.append(row[: end if prompt_length else 0].tolist())
-        return answers
+        tokens, counts = to_host(state.tokens), to_host(state.num_tokens)
+        return [row[:count].tolist() for row, count in zip(tokens, counts, strict=True)]
 
-    def _token_probability(
-        self, state: DecodeState, rows: np.ndarray, steps: np.ndarray
-    ) -> Float[np.ndarray, "m"]:
-        """Return the probability of the tokens that belong to each [SEG]."""
+    def token_probability(self, state: DecodeState, segs: SegTokens) -> Float[np.ndarray, "m"]:
+        """Return the probability of the tokens that belong to each [SEG]; see `finish`."""
+        rows, steps = segs.rows, segs.steps
         tokens, log_probs = to_host(state.tokens), to_host(state.token_log_prob)
         probability = np.ones(len(rows), np.float32)
         for k in np.flatnonzero(steps >= 0):
@@ -234,10 +325,7 @@ class Generator:
             probability[k] = np.exp(log_probs[row, start:end].mean())
         return probability
 
-    def _stop_criteria(self, max_tokens: int | Int[Array, ""]) -> _StopCriteria:
-        return _StopCriteria(jnp.asarray(self.tokens.eos), jnp.asarray(max_tokens, jnp.int32))
-
-    def _find_segs(self, batch: Batch, state: DecodeState) -> _SegTokens:
+    def _find_segs(self, batch: Batch, state: DecodeState) -> SegTokens:
         """Return every [SEG] that can have a mask, sorted by row, the prompt first."""
         valid = np.flatnonzero(np.asarray(batch.mask_valid))
         in_prompts = (batch.mask_rows, batch.mask_positions, batch.mask_image)
@@ -253,85 +341,105 @@ class Generator:
                 steps = [step for step, token_id in enumerate(ids) if token_id == self.tokens.seg]
                 segs += [(row, step, 0, image_of_row[row]) for step in steps]
         segs.sort(key=lambda seg: seg[:2])  # stable: prompt positions stay in order
-        return _SegTokens(*np.array(segs, np.int32).reshape(-1, 4).T)
+        return SegTokens(*np.array(segs, np.int32).reshape(-1, 4).T)
 
 
 # ------------------------------------------------------------------- the jitted programs
 
 
-@partial(CompiledFunction, static_argnames=("graph", "num_slots"))
+@partial(CompiledFunction, static_argnames=("graph", "answer_slots"))
 def _prefill(
     graph: nnx.GraphDef,
     weights: nnx.State,
     batch: Batch,
     lengths: Int[Array, "b"],
+    max_tokens: Int[Array, "b"],
     sampling: Sampling,
-    stop: _StopCriteria,
+    eos: Int[Array, ""],
     *,
-    num_slots: int,
+    answer_slots: int,
 ) -> DecodeState:
-    """Run the prompts; allocate the state for `num_slots` generated tokens."""
+    """Run the prompts; allocate the state for `answer_slots` generated tokens."""
     model = nnx.merge(graph, weights)
     rows, prompt_slots = batch.token_ids.shape
     embeddings = model.embed(batch)
-    cache = KVCache.empty(model.config.llama, rows, prompt_slots + num_slots, embeddings.dtype)
-    hidden, cache = model.llama.prefill(embeddings, batch.positions, batch.token_valid, cache)
+    shape = StateShape(rows, prompt_slots, answer_slots, prompt_slots + answer_slots)
+    empty = allocate(model.config, shape, embeddings.dtype)
+    hidden, cache = model.llama.prefill(embeddings, batch.positions, batch.token_valid, empty.cache)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
-    axes = ("layers", "batch", "heads", None, None)
-    empty = DecodeState(
-        cache=cache._replace(
-            keys=constrain(cache.keys, *axes), values=constrain(cache.values, *axes)
-        ),
+    state = empty._replace(
+        cache=sharded_cache(cache),
         prompt_hidden=hidden,
-        tokens=jnp.full((rows, num_slots), model.config.tokens.pad),
-        token_hidden=jnp.zeros((rows, num_slots, last.shape[-1]), last.dtype),
-        token_log_prob=jnp.zeros((rows, num_slots)),
         prompt_lengths=lengths,
+        first_slots=jnp.full(rows, prompt_slots),
         finished=lengths == 0,  # unused rows of the batch
-        num_tokens=jnp.asarray(0, jnp.int32),
-        max_tokens=stop.max_tokens,
+        max_tokens=max_tokens,
         sampling=jax.tree.map(jnp.copy, sampling),  # decoding donates the arrays of the state
     )
-    return _append_token(model, empty, last, stop.eos)
+    return _append_token(model, state, last, eos)
 
 
 @partial(CompiledFunction, static_argnames="graph", donate_argnames="state")
 def _decode(
-    graph: nnx.GraphDef, weights: nnx.State, state: DecodeState, stop: _StopCriteria
+    graph: nnx.GraphDef,
+    weights: nnx.State,
+    state: DecodeState,
+    eos: Int[Array, ""],
+    max_steps: Int[Array, ""],
 ) -> DecodeState:
-    """Generate tokens until every row has finished or the limit is reached."""
+    """Generate tokens until every row has finished or the number of steps is reached."""
     model = nnx.merge(graph, weights)
 
-    def unfinished(s: DecodeState) -> Array:
-        return (s.num_tokens < stop.max_tokens) & ~s.finished.all()
+    def unfinished(carry: tuple[DecodeState, Array]) -> Array:
+        s, steps = carry
+        return (steps < max_steps) & ~s.finished.all()
 
-    def step(s: DecodeState) -> DecodeState:
-        previous = jax.lax.dynamic_slice_in_dim(s.tokens, s.num_tokens - 1, 1, axis=1)
+    def step(carry: tuple[DecodeState, Array]) -> tuple[DecodeState, Array]:
+        s, steps = carry
+        last = jnp.maximum(s.num_tokens - 1, 0)
+        previous = jnp.take_along_axis(s.tokens, last[:, None], axis=1)
         x = model.llama.embed_tokens(previous, model.dtype)
-        positions = (s.prompt_lengths + s.num_tokens - 1)[:, None]
-        slot = s.prompt_hidden.shape[1] + s.num_tokens - 1
-        hidden, cache = model.llama.decode_step(x, positions, slot, s.cache)
-        return _append_token(model, s._replace(cache=cache), hidden, stop.eos)
+        positions = (s.prompt_lengths + last)[:, None]
+        # Rows that have finished write behind the last slot, which is dropped.
+        slots = jnp.where(s.finished, s.cache.valid.shape[1], s.first_slots + last)
+        hidden, cache = model.llama.decode_step(x, positions, slots, s.cache)
+        return _append_token(model, s._replace(cache=cache), hidden, eos), steps + 1
 
-    return jax.lax.while_loop(unfinished, step, state)
+    return jax.lax.while_loop(unfinished, step, (state, jnp.zeros_like(max_steps)))[0]
 
 
 def _append_token(
     model: GLaMM, s: DecodeState, hidden: Float[Array, "b 1 d"], eos: Int[Array, ""]
 ) -> DecodeState:
-    """Choose the next token of every row from the hidden state that emits it."""
+    """Choose the next token of every unfinished row from the hidden state that emits it."""
     logits = model.llama.logits(hidden[:, 0])
     token = sample_tokens(logits, s.sampling, s.num_tokens)
-    token = jnp.where(s.finished, model.config.tokens.pad, token)
     chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0].astype(jnp.float32)
     log_prob = chosen - jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
+    capacity = s.tokens.shape[1]
+    index = jnp.where(s.finished, capacity, s.num_tokens)  # behind the last one: dropped
+    is_new = jnp.arange(capacity)[None] == index[:, None]
+    num_tokens = s.num_tokens + ~s.finished
     return s._replace(
-        tokens=write_slice(s.tokens, token[:, None], (0, s.num_tokens)),
-        token_hidden=write_slice(s.token_hidden, hidden, (0, s.num_tokens, 0)),
-        token_log_prob=write_slice(s.token_log_prob, log_prob[:, None], (0, s.num_tokens)),
-        finished=s.finished | (token == eos),
-        num_tokens=s.num_tokens + 1,
+        tokens=jnp.where(is_new, token[:, None], s.tokens),
+        token_hidden=write_rows(s.token_hidden[:, None], hidden[:, None], index)[:, 0],
+        token_log_prob=jnp.where(is_new, log_prob[:, None], s.token_log_prob),
+        finished=s.finished | (token == eos) | (num_tokens >= s.max_tokens),
+        num_tokens=num_tokens,
     )
+
+
+@partial(CompiledFunction)
+def _seg_hidden(
+    prompt_hidden: Float[Array, "b t d"],
+    token_hidden: Float[Array, "b n d"],
+    rows: Int[Array, "m"],
+    steps: Int[Array, "m"],
+    positions: Int[Array, "m"],
+) -> Float[Array, "m d"]:
+    """Gather the hidden states that emitted [SEG]s; a step of -1 is one of the prompt."""
+    from_answer = token_hidden[rows, jnp.maximum(steps, 0)]
+    return jnp.where((steps < 0)[:, None], prompt_hidden[rows, positions], from_answer)
 
 
 # The numbers of images and of masks and the size of the masks vary between calls, so each of these

@@ -75,7 +75,7 @@ class Sampling(NamedTuple):
 
 
 def sample_tokens(
-    logits: Float[Array, "b v"], sampling: Sampling, token_index: Int[Array, ""]
+    logits: Float[Array, "b v"], sampling: Sampling, token_index: Int[Array, "b"]
 ) -> Int[Array, "b"]:
     """Choose the next token of every row.
 
@@ -85,15 +85,13 @@ def sample_tokens(
     Args:
         logits: of the next token.
         sampling: settings of the rows.
-        token_index: index of the token in its answer.
+        token_index: index of each row's token in its answer.
     """
     greedy = logits.argmax(-1)
     is_sampled = sampling.temperature > 0
     return jax.lax.cond(
         is_sampled.any(),
-        lambda: jnp.where(
-            is_sampled, jax.vmap(_sample_row, (0, 0, None))(logits, sampling, token_index), greedy
-        ),
+        lambda: jnp.where(is_sampled, jax.vmap(_sample_row)(logits, sampling, token_index), greedy),
         lambda: greedy,
     )
 

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from glamm_jax.config import PROJECTIONS, LlamaConfig, LoRAConfig
-from glamm_jax.models.kv_cache import KVCache, write_slice
+from glamm_jax.models.kv_cache import KVCache, write_rows, write_slice
 from glamm_jax.nn.attention import Segments, attention, decode_attention
 from glamm_jax.nn.layer_stack import scan_blocks, scan_blocks_for_decoding
 from glamm_jax.nn.linear import Embedding, Linear, linear
@@ -207,7 +207,7 @@ class Llama(nnx.Module):
         self,
         x: Float[Array, "b 1 d"],
         positions: Int[Array, "b 1"],
-        slot: Int[Array, ""],
+        slots: Int[Array, "b"],
         cache: KVCache,
     ) -> tuple[Float[Array, "b 1 d"], KVCache]:
         """Run one token per row against the cache.
@@ -217,11 +217,12 @@ class Llama(nnx.Module):
         Args:
             x: embeddings of the tokens.
             positions: rotary position of each token.
-            slot: the slot of the cache that the tokens are written to.
+            slots: the slot of the cache that the token of each row is written to; a row whose slot
+                does not exist writes nothing.
             cache: the previous tokens; each row attends to its valid slots and to its new token.
 
         Returns:
-            The hidden states after the final norm, and the cache with `slot` filled.
+            The hidden states after the final norm, and the cache with `slots` filled.
         """
         rotary = self._rotary(positions, x.dtype)
 
@@ -239,9 +240,10 @@ class Llama(nnx.Module):
         carry = (x, empty, empty)
         per_layer = (jnp.arange(self.config.num_layers), cache.keys, cache.values)
         x, new_keys, new_values = scan_blocks_for_decoding(layer, self.layers, carry, per_layer)
-        keys = write_slice(cache.keys, new_keys, (0, 0, 0, slot, 0))
-        values = write_slice(cache.values, new_values, (0, 0, 0, slot, 0))
-        return self.norm(x), KVCache(keys, values, cache.valid.at[:, slot].set(True))
+        keys = write_rows(cache.keys, new_keys, slots)
+        values = write_rows(cache.values, new_values, slots)
+        valid = cache.valid | (jnp.arange(cache.valid.shape[1])[None] == slots[:, None])
+        return self.norm(x), KVCache(keys, values, valid)
 
     def logits(
         self, hidden: Float[Array, "*b d"], *, pad_vocab: bool = False

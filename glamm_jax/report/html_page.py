@@ -96,7 +96,7 @@ class Page:
 
     def __init__(self, title: str, subtitle: str = ""):
         self._title = title
-        self._body = [f"<header><h1>{_text(title)}</h1><p>{_text(subtitle)}</p></header>"]
+        self._body = [f"<header><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></header>"]
         self._links: dict[int, list[str]] = {2: [], 3: []}
 
     def section(self, title: str, level: int = 2) -> None:
@@ -106,12 +106,12 @@ class Page:
         most one of level 2.
         """
         anchor = f"s{len(self._body)}"
-        self._links[level].append(f'<a href="#{anchor}">{_text(title)}</a>')
-        self._body.append(f'<h{level} id="{anchor}">{_text(title)}</h{level}>')
+        self._links[level].append(f'<a href="#{anchor}">{escape(title)}</a>')
+        self._body.append(f'<h{level} id="{anchor}">{escape(title)}</h{level}>')
 
     def facts(self, facts: Mapping[str, int]) -> None:
         """Add a row of numbers with their names."""
-        tiles = (f"<div><b>{number:,}</b>{_text(name)}</div>" for name, number in facts.items())
+        tiles = (f"<div><b>{number:,}</b>{escape(name)}</div>" for name, number in facts.items())
         self._body.append(f'<div class="facts">{"".join(tiles)}</div>')
 
     def paragraph(self, text: str, marks: Sequence[TextMark] = ()) -> None:
@@ -120,15 +120,17 @@ class Page:
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Add a table; numbers are right-aligned. A cell may be a `TextLine` with marks."""
-        head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
         body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
         content = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
         self._body.append(f'<div class="wide"><table>{content}</table></div>')
 
     def collapsed(self, summary: str, lines: Sequence[str]) -> None:
         """Add a list that is collapsed at first."""
-        items = "".join(f"<li>{_text(line)}</li>" for line in lines)
-        self._body.append(f"<details><summary>{_text(summary)}</summary><ul>{items}</ul></details>")
+        items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+        self._body.append(
+            f"<details><summary>{escape(summary)}</summary><ul>{items}</ul></details>"
+        )
 
     def counts_by_kind(self, places_by_kind: Mapping[str, Sequence[str]]) -> None:
         """Add a table of counts, the most frequent kind first, and collapsed lists of places."""
@@ -147,7 +149,7 @@ class Page:
     def histograms(self, values: Mapping[str, Sequence[float]]) -> None:
         """Add a histogram for each name, side by side; names without values are left out."""
         figures = (
-            f"<figure><figcaption>{_text(name)}</figcaption>{histogram_svg(numbers)}</figure>"
+            f"<figure><figcaption>{escape(name)}</figcaption>{histogram_svg(numbers)}</figure>"
             for name, numbers in values.items()
             if len(numbers)
         )
@@ -156,15 +158,15 @@ class Page:
     def curves(self, drawings: Mapping[str, Mapping[str, Curve]]) -> None:
         """Add drawings of curves over steps, side by side: title -> name of a curve -> curve."""
         figures = (
-            f"<figure><figcaption>{_text(name)}</figcaption>{svg}</figure>"
+            f"<figure><figcaption>{escape(name)}</figcaption>{svg}</figure>"
             for name, curves in drawings.items()
-            if (svg := curves_svg({_text(key): curve for key, curve in curves.items()}))
+            if (svg := curves_svg({escape(key): curve for key, curve in curves.items()}))
         )
         self._body.append(f'<div class="drawings">{"".join(figures)}</div>')
 
     def text_block(self, text: str) -> None:
         """Add a text with its line breaks, in a fixed-width font."""
-        self._body.append(f"<pre>{_text(text)}</pre>")
+        self._body.append(f"<pre>{escape(text)}</pre>")
 
     def cards(self, cards: Sequence[Card], *, large: bool = False) -> None:
         """Add cards side by side; their number in a row depends on the width of the window.
@@ -192,7 +194,7 @@ class Page:
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{_text(self._title)}</title><style>{STYLE}</style></head>\n"
+            f"<title>{escape(self._title)}</title><style>{STYLE}</style></head>\n"
             f"<body>{head}{nav}<main>\n" + "\n".join(body) + "\n</main></body></html>\n"
         )
 
@@ -201,7 +203,7 @@ class Page:
         write_atomic(path, self.html())
 
 
-def _text(value: object) -> str:
+def escape(value: object) -> str:
     """Return escaped text; lone surrogates, which UTF-8 cannot encode, become question marks."""
     return html.escape(str(value).encode("utf-8", "replace").decode("utf-8"))
 
@@ -212,11 +214,11 @@ def _cell(value: object) -> str:
         return f'<td class="number">{text}</td>'
     if isinstance(value, TextLine):
         return f"<td>{_marked(value)}</td>"
-    return f"<td>{_text(value)}</td>"
+    return f"<td>{escape(value)}</td>"
 
 
 def _card(card: Card) -> str:
-    title = f"<h3>{_text(card.title)}</h3>" if card.title else ""
+    title = f"<h3>{escape(card.title)}</h3>" if card.title else ""
     lines = "".join(map(_line, card.lines))
     return f'<article>{_image_layers(card)}<div class="text">{title}{lines}</div></article>'
 
@@ -227,14 +229,14 @@ def _marked(line: TextLine) -> str:
     for mark in line.marks:
         if not position <= mark.start < mark.end <= len(line.text):
             continue
-        pieces.append(_text(line.text[position : mark.start]))
+        pieces.append(escape(line.text[position : mark.start]))
         css_class = ' class="token"' if mark.is_token else ""
-        text = _text(line.text[mark.start : mark.end])
-        pieces.append(f'<mark{css_class} style="--c:{_hex(mark.colour)}">{text}</mark>')
+        text = escape(line.text[mark.start : mark.end])
+        pieces.append(f'<mark{css_class} style="--c:{hex_colour(mark.colour)}">{text}</mark>')
         position = mark.end
-    pieces.append(_text(line.text[position:]))
+    pieces.append(escape(line.text[position:]))
     if line.note:
-        pieces.append(f" <small>{_text(line.note)}</small>")
+        pieces.append(f" <small>{escape(line.note)}</small>")
     return "".join(pieces)
 
 
@@ -243,10 +245,11 @@ def _line(line: TextLine) -> str:
     if not line.speaker:
         return f"<p>{content}</p>"
     css_class = "turn question" if line.is_question else "turn"
-    return f'<p class="{css_class}"><b>{_text(line.speaker)}</b><span>{content}</span></p>'
+    return f'<p class="{css_class}"><b>{escape(line.speaker)}</b><span>{content}</span></p>'
 
 
-def _hex(colour: int) -> str:
+def hex_colour(colour: int) -> str:
+    """Return the colour of a mask by its index, as #rrggbb."""
     return "#{:02x}{:02x}{:02x}".format(*colour_of(colour))
 
 
@@ -262,7 +265,7 @@ def _image_layers(card: Card) -> str:
         masks = [empty if mask is None else _resize_mask(mask, size) for mask in card.masks]
         layers.append(_image(overlay(small, masks), "the image with its masks"))
     boxes = "".join(
-        f'<rect x="{x0}" y="{y0}" width="{x1 - x0}" height="{y1 - y0}" stroke="{_hex(i)}"/>'
+        f'<rect x="{x0}" y="{y0}" width="{x1 - x0}" height="{y1 - y0}" stroke="{hex_colour(i)}"/>'
         for i, box in enumerate(card.boxes_xyxy_pixel)
         if box is not None
         for x0, y0, x1, y1 in (box,)
@@ -282,9 +285,9 @@ def _box_labels(card: Card, size: float) -> str:
             x, y = box[0], box[1]
             place = f'x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{1.2 * size:.2f}"'
             texts.append(
-                f'<g class="label"><rect {place} style="fill:{_hex(i)}"/>'
+                f'<g class="label"><rect {place} style="fill:{hex_colour(i)}"/>'
                 f'<text x="{x + width / 2:.2f}" y="{y + 0.97 * size:.2f}" font-size="{size:.2f}" '
-                f'text-anchor="middle">{_text(label)}</text></g>'
+                f'text-anchor="middle">{escape(label)}</text></g>'
             )
     return "".join(texts)
 
@@ -293,11 +296,16 @@ def _resize_mask(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> np.nda
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
-def _image(pixels: UInt8[np.ndarray, "h w 3"], alt: str) -> str:
+def jpeg_uri(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
+    """Return an image as a `data:` URI."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     data = base64.b64encode(stream.getvalue()).decode("ascii")
-    return f'<img alt="{alt}" src="data:image/jpeg;base64,{data}">'
+    return f"data:image/jpeg;base64,{data}"
+
+
+def _image(pixels: UInt8[np.ndarray, "h w 3"], alt: str) -> str:
+    return f'<img alt="{alt}" src="{jpeg_uri(pixels)}">'
 
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

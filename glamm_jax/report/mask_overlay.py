@@ -36,6 +36,7 @@ PALETTE: tuple[Colour, ...] = (
 )
 OPACITY = 0.35  # of a mask's tint; the colour of the object remains visible
 INK, PAPER, RULE = (30, 30, 30), (255, 255, 255), (200, 200, 200)
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 MIN_WIDTH = 480
 
 
@@ -67,6 +68,28 @@ class ColouredText:
 def colour_of(index: int) -> Colour:
     """Return the colour of a mask by its index; the palette is repeated."""
     return PALETTE[index % len(PALETTE)]
+
+
+def text_colour_on(colour: Colour) -> Colour:
+    """Return black or white, whichever has the higher contrast: at least 4.58 on any colour."""
+    return max(BLACK, WHITE, key=lambda text: contrast(text, colour))
+
+
+def contrast(a: Colour, b: Colour) -> float:
+    """Return the contrast ratio of two colours, 1 to 21.
+
+    Source: Web Content Accessibility Guidelines 2.2, "contrast ratio".
+    """
+    darker, lighter = sorted((_luminance(a), _luminance(b)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: Colour) -> float:
+    linear = [
+        x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4
+        for x in (channel / 255 for channel in colour)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def overlay(
@@ -136,17 +159,17 @@ def draw_overlay(
         _draw_boxes(canvas, boxes_xyxy_pixel * scale, font_size)
     blocks, first_mask = [], 0
     for passage in passages:
-        blocks.append(_wrap(_words(passage, first_mask), canvas.width, font_size))
+        blocks.append(wrap_words(coloured_words(passage, first_mask), canvas.width, font_size))
         first_mask += len(passage.layers)
     return _append_text(canvas, [lines for lines in blocks if lines], font_size)
 
 
-_Word = tuple[str, int | None]  # a word and the index of its mask
+Word = tuple[str, int | None]  # a word and the index of its mask
 
 
-def _words(passage: ColouredText, first_mask: int) -> list[_Word]:
+def coloured_words(passage: ColouredText, first_mask: int) -> list[Word]:
     """Return the words of the text with their masks, then the phrases that are not in the text."""
-    words: list[_Word] = []
+    words: list[Word] = []
     position = 0
     for word in passage.text.split():
         position = passage.text.index(word, position)
@@ -159,10 +182,16 @@ def _words(passage: ColouredText, first_mask: int) -> list[_Word]:
     return words + [(passage.layers[i].phrase, first_mask + i) for i in absent]
 
 
-def _wrap(words: list[_Word], width: int, font_size: int) -> list[list[_Word]]:
-    """Break words into lines of at most `width` pixels, margins included."""
+def wrap_words(words: list[Word], width: int, font_size: int) -> list[list[Word]]:
+    """Break words into lines.
+
+    Args:
+        words: of a text.
+        width: of a line in pixels, margins included.
+        font_size: in pixels.
+    """
     font = ImageFont.load_default(font_size)
-    lines: list[list[_Word]] = [[]]
+    lines: list[list[Word]] = [[]]
     used = font_size // 2
     for word in words:
         length = font.getlength(word[0] + " ")
@@ -174,9 +203,7 @@ def _wrap(words: list[_Word], width: int, font_size: int) -> list[list[_Word]]:
     return [line for line in lines if line]
 
 
-def _append_text(
-    image: Image.Image, blocks: list[list[list[_Word]]], font_size: int
-) -> Image.Image:
+def _append_text(image: Image.Image, blocks: list[list[list[Word]]], font_size: int) -> Image.Image:
     """Return the image with blocks of lines below it, separated by thin rules."""
     line_height, gap = round(1.5 * font_size), font_size
     height = sum(line_height * len(lines) + gap for lines in blocks)
@@ -195,17 +222,18 @@ def _append_text(
 
 
 def _draw_line(
-    draw: ImageDraw.ImageDraw, font_size: int, position: tuple[int, int], line: list[_Word]
+    draw: ImageDraw.ImageDraw, font_size: int, position: tuple[int, int], line: list[Word]
 ) -> None:
     font = ImageFont.load_default(font_size)
     x, y = float(position[0]), position[1]
     for i, (word, mask) in enumerate(line):
-        length = font.getlength(word + " ")
+        length, ink = font.getlength(word + " "), INK
         if mask is not None:
+            ink = text_colour_on(colour_of(mask))
             continues = i + 1 < len(line) and line[i + 1][1] == mask
             right = x + (length if continues else font.getlength(word) + 2)
             draw.rectangle((x - 2, y, right, y + round(1.3 * font_size)), fill=colour_of(mask))
-        draw.text((x, y), word, fill=INK, font=font)
+        draw.text((x, y), word, fill=ink, font=font)
         x += length
 
 

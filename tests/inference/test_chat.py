@@ -21,7 +21,8 @@ from glamm_jax.data.boxes import BoxError
 from glamm_jax.data.preprocess import ImageError
 from glamm_jax.errors import FolderError
 from glamm_jax.inference.answer import Answer
-from glamm_jax.inference.chat import Assistant, Question, QuestionError, load
+from glamm_jax.inference.answer_rows import QuestionError
+from glamm_jax.inference.chat import Assistant, Question, load
 from glamm_jax.inference.sampling import SamplingError
 from glamm_jax.parallel import make_mesh
 from glamm_jax.text.prompt import PromptError
@@ -201,9 +202,9 @@ def test_prompts_that_leave_no_room_for_each_others_answers_are_answered_apart(
 ) -> None:
     context = assistant.config.llama.max_positions
     rows = [
-        assistant._row(0, replace(QUESTIONS[0], max_tokens=context), SHARED),
-        assistant._row(1, QUESTIONS[0], SHARED),
-        assistant._row(2, replace(QUESTIONS[0], prompt="dog " * 200), SHARED),
+        assistant.rows.row(0, replace(QUESTIONS[0], max_tokens=context), SHARED),
+        assistant.rows.row(1, QUESTIONS[0], SHARED),
+        assistant.rows.row(2, replace(QUESTIONS[0], prompt="dog " * 200), SHARED),
     ]
     assert rows[0].limit == context - rows[0].prompt.length
     together = [[row.index for row in batch] for batch in assistant._batches(rows)]
@@ -213,7 +214,7 @@ def test_prompts_that_leave_no_room_for_each_others_answers_are_answered_apart(
 def test_questions_about_one_picture_share_its_encoding(assistant: Assistant) -> None:
     boxed = replace(QUESTIONS[0], prompt="And <bbox>?", regions=[1, 1, 9, 9])
     asked = [*QUESTIONS[:3], boxed]
-    rows = [assistant._row(n, question, question.image) for n, question in enumerate(asked)]
+    rows = [assistant.rows.row(n, question, question.image) for n, question in enumerate(asked)]
     batch, ordered = assistant._prepare_batch(rows, BatchShape())
     assert [row.index for row in ordered] == [0, 2, 1, 3]
     images = batch.image_source.max(axis=1) // assistant.config.clip.num_patches
@@ -221,7 +222,7 @@ def test_questions_about_one_picture_share_its_encoding(assistant: Assistant) ->
 
 
 def test_ids_without_a_token_are_left_out_and_named(assistant: Assistant) -> None:
-    assert assistant._decode_ids([627, 806]) == ("very", ("no token has the id 806",))
+    assert assistant.rows.decode_ids([627, 806]) == ("very", ("no token has the id 806",))
 
 
 # ------------------------------------------------------------------ what cannot be used

@@ -246,13 +246,13 @@ def test_half_precision_weights_are_never_copied_as_a_whole(config: GLaMMConfig)
     layers = sum(2 * x.size for x in jax.tree.leaves(weights["llama"]["layers"]))
     batch = collate(prompts(config)[:1], config)
     read = {name: getattr(batch, name) for name in module._PREFILL_FIELDS}
-    inputs = (module._EMPTY_BATCH._replace(**read), jnp.ones(1, jnp.int32), Sampling.create(1))
-    limits = module._StopCriteria(jnp.asarray(2), jnp.asarray(STEPS))
-    prefill = (graph, weights, *inputs, limits)
-    assert _program_memory(module._prefill, *prefill, num_slots=STEPS) < layers / 4
+    ones = jnp.ones(1, jnp.int32)
+    inputs = (module._EMPTY_BATCH._replace(**read), ones, ones, Sampling.create(1), jnp.asarray(2))
+    prefill = (graph, weights, *inputs)
+    assert _program_memory(module._prefill, *prefill, answer_slots=STEPS) < layers / 4
 
-    state = module._prefill.jitted.eval_shape(*prefill, num_slots=STEPS)
-    decode = (graph, weights, state, limits)
+    state = module._prefill.jitted.eval_shape(*prefill, answer_slots=STEPS)
+    decode = (graph, weights, state, jnp.asarray(2), jnp.asarray(STEPS))
     assert _program_memory(module._decode, *decode) < layers / 4
 
 
@@ -296,7 +296,7 @@ def test_a_spare_row_says_nothing(model: GLaMM, config: GLaMMConfig) -> None:
     decoding = generator.prefill(batch, max_tokens=STEPS)
     assert np.asarray(decoding.finished).all()
     decoding = generator.decode(decoding, max_steps=STEPS)
-    assert int(decoding.num_tokens) == 1
+    assert np.asarray(decoding.num_tokens).tolist() == [1, 0, 0]
     assert generator.answer_token_ids(decoding) == [answers[0][:1], [], []]
     assert len(generator.finish(batch, decoding).rows) == 0
 

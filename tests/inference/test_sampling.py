@@ -19,7 +19,7 @@ def sampled(token_index: int = 0, **settings: Any) -> np.ndarray:
     """One token a row, each row with its own seed."""
     logits = jnp.broadcast_to(jnp.log(jnp.asarray(PROBABILITIES))[None], (ROWS, 4))
     sampling = Sampling.create(ROWS, seed=range(ROWS), **settings)
-    return np.asarray(jax.jit(sample_tokens)(logits, sampling, jnp.asarray(token_index)))
+    return np.asarray(jax.jit(sample_tokens)(logits, sampling, jnp.full(len(logits), token_index)))
 
 
 def frequencies(**settings: Any) -> np.ndarray:
@@ -66,11 +66,11 @@ def test_rows_may_differ_in_everything() -> None:
     logits = jnp.log(jnp.asarray(PROBABILITIES))[None]
     settings = {"temperature": (0.0, 1.0, 5.0), "top_p": (1.0, 0.5, 1.0), "seed": (1, 2, 3)}
     together = sample_tokens(
-        jnp.tile(logits, (3, 1)), Sampling.create(3, **settings), jnp.asarray(2)
+        jnp.tile(logits, (3, 1)), Sampling.create(3, **settings), jnp.full(3, 2)
     )
     for row in range(3):
         own = {name: values[row] for name, values in settings.items()}
-        assert sample_tokens(logits, Sampling.create(1, **own), jnp.asarray(2))[0] == together[row]
+        assert sample_tokens(logits, Sampling.create(1, **own), jnp.full(1, 2))[0] == together[row]
 
 
 @pytest.mark.parametrize(

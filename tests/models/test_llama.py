@@ -114,8 +114,8 @@ def test_decoding_against_the_cache_is_running_the_whole_sequence(
     chosen = [np.asarray(model.logits(hidden))[np.arange(2), filled - 1]]
     for step in range(steps):
         x = model.embed_tokens(jnp.asarray(ids[:, prompt + step, None]), jnp.float32)
-        at, slot = jnp.asarray(filled[:, None] + step), jnp.asarray(prompt + step)
-        hidden, cache = model.decode_step(x, at, slot, cache)
+        at, slots = jnp.asarray(filled[:, None] + step), jnp.full(2, prompt + step)
+        hidden, cache = model.decode_step(x, at, slots, cache)
         chosen.append(np.asarray(model.logits(hidden))[:, 0])
     for row, length in enumerate(lengths):
         whole = np.concatenate([ids[row, :length], ids[row, prompt:]])[None]
@@ -213,7 +213,7 @@ def _prefilled_step(model: Llama, x: jax.Array, valid: jax.Array) -> tuple[jax.A
     positions = jnp.broadcast_to(jnp.arange(tokens)[None], valid.shape)
     cache = KVCache.empty(SMALL, rows, tokens, x.dtype)
     _, cache = model.prefill(x[:, :-1], positions[:, :-1], valid[:, :-1], cache)
-    return model.decode_step(x[:, -1:], positions[:, -1:], jnp.asarray(tokens - 1), cache)
+    return model.decode_step(x[:, -1:], positions[:, -1:], jnp.full(len(x), tokens - 1), cache)
 
 
 def test_a_step_on_a_mesh_is_the_step_on_one_device() -> None:

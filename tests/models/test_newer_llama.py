@@ -108,8 +108,8 @@ def greedy(model: Llama, prompt: jax.Array, steps: int) -> tuple[jax.Array, jax.
     def step(carry: tuple, slot: jax.Array) -> tuple:
         token, cache = carry
         x = model.embed_tokens(token[:, None], jnp.float32)
-        at = jnp.broadcast_to(slot, (rows, 1))
-        hidden, cache = model.decode_step(x, at, slot, cache)
+        slots = jnp.broadcast_to(slot, rows)
+        hidden, cache = model.decode_step(x, slots[:, None], slots, cache)
         return (model.logits(hidden[:, 0]).argmax(-1), cache), token
 
     _, tokens = jax.lax.scan(step, (first, cache), length + jnp.arange(steps))

@@ -49,6 +49,7 @@ ENTRY_PACKAGES = {
     "eval": "eval",
     "annotate": "annotate",
     "convert": "convert",
+    "demo.app": "app",
     "demo.ask": "ask",
 }
 WITHOUT_OPTIONS = ("tests.bad_input_table", "tests.metrics_table")

@@ -10,8 +10,10 @@ from glamm_jax.report.mask_overlay import (
     ColouredText,
     MaskLayer,
     colour_of,
+    contrast,
     draw_overlay,
     overlay,
+    text_colour_on,
 )
 
 
@@ -83,3 +85,11 @@ def test_boxes_are_drawn_and_clipped_to_the_image() -> None:
     changed = (plain != with_boxes).any(-1)
     assert changed[5 * 8, 10 * 8] and changed[30 * 8, 479]
     assert not changed[10 * 8, 10 * 8]
+
+
+def test_text_on_every_colour_has_the_contrast_that_accessibility_needs() -> None:
+    assert contrast((0, 0, 0), (255, 255, 255)) == pytest.approx(21)
+    assert contrast((119, 119, 119), (255, 255, 255)) == pytest.approx(4.48, abs=0.01)
+    assert min(contrast(text_colour_on(colour), colour) for colour in PALETTE) >= 4.5
+    greys = [(x, x, x) for x in range(256)]
+    assert min(contrast(text_colour_on(grey), grey) for grey in greys) >= 4.5

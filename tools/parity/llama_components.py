@@ -97,7 +97,7 @@ def _compare_cache(recorded: RecordedFile, info: dict[str, Any], model: Llama) -
         x = model.embed_tokens(ids, jnp.float32)
         hidden, cache = model.prefill(x, positions, jnp.ones(ids.shape, bool), cache)
         x = model.embed_tokens(jnp.full((rows, 1), info["next_id"]), jnp.float32)
-        new, _ = model.decode_step(x, jnp.full((rows, 1), length), jnp.asarray(length), cache)
+        new, _ = model.decode_step(x, jnp.full((rows, 1), length), jnp.full(rows, length), cache)
         return model.logits(hidden[:, -1]), model.logits(new[:, -1])
 
     prefill_logits, next_logits = run(model)
