@@ -15,10 +15,11 @@ SOURCES := $(wildcard glamm_jax train eval annotate convert demo bench configs e
 TYPED := $(filter-out tests,$(SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-engines test-beam test-ray lint format parity bench full-size tpu demo annotate learn fuzz clean
+.PHONY: help setup test test-slow test-engines test-beam test-ray lint format parity bench full-size tpu demo annotate \
+	learn fuzz docs notebooks lock audit wheel sbom docker-steps clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv with the requirements of all targets
 
@@ -28,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; set PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install --quiet $(TORCH) -c constraints.txt
-	$(PIP) install --quiet -e ".[dev,convert]" -c constraints.txt
+	$(PIP) install --quiet -e ".[dev,docs,release,convert]" -c constraints.txt
 	@touch $@
 
 # Two processes, each test file in one of them: XLA compiles on one core most of the time.
@@ -108,6 +109,13 @@ learn: $(STAMP) ## train the tiny model on the mini-world; less than an hour on 
 FUZZ_SECONDS ?= 180
 fuzz: $(STAMP) ## read damaged input of every kind for FUZZ_SECONDS=180; prints tries and failures
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+docs: $(STAMP) ## build the documentation site in out/site; warnings are errors; half a minute
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "open out/site/index.html"
+
+notebooks: $(STAMP) ## run the three notebooks of examples/notebooks; five minutes
+	$(BIN)/python -m pytest -q -m slow tests/test_notebooks.py
 
 clean: ## remove caches and outputs, but not .venv
 	rm -rf out build .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache *.egg-info
