@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from markdown_it import MarkdownIt
 from mkdocs.config import load_config
 
 from tests.test_docs import ROOT
-from tools.site.hooks import PAGES, page_of, rewrite_links, source_of
+from tools.site.hooks import PAGES, notebook_markdown, page_of, rewrite_links, source_of
 
 # Of the rendered pages; a difference in their number is a list or block that one renderer misses.
 ELEMENTS = ("h1", "h2", "h3", "li", "ol", "pre", "table", "td", "ul")
@@ -43,7 +44,7 @@ def test_every_page_is_in_the_navigation_once() -> None:
     config = load_config(str(ROOT / "mkdocs.yml"))
     assert config.nav is not None
     listed = Counter(navigation(config.nav))
-    notebooks = {page for page in PAGES.values() if page.endswith(".ipynb")}
+    notebooks = {page for page in PAGES.values() if page.startswith("notebooks/")}
     assert listed == dict.fromkeys({page_of(source) for source in sources()} | notebooks, 1)
 
 
@@ -100,6 +101,12 @@ def test_a_link_to_code_is_text_until_the_repository_has_an_address() -> None:
     assert "(https://host/owner/name/blob/main/tools/parity/tolerances.py)" in with_address
 
 
+def test_a_notebook_is_a_page() -> None:
+    code = {"cell_type": "code", "source": ["a = 1\n", "a"]}
+    text = json.dumps({"cells": [{"cell_type": "markdown", "source": ["# T"]}, code]})
+    assert notebook_markdown(text) == "# T\n\n```python\na = 1\na\n```"
+
+
 def test_pages_and_their_sources_correspond() -> None:
     assert source_of("programs/train.md") == "train/README.md"
     assert source_of("cloud/gke.md") == "docs/cloud/gke.md"
@@ -134,6 +141,8 @@ def test_the_built_site_is_complete_and_loads_nothing_from_elsewhere(tmp_path: P
     assert done.returncode == 0, done.stderr
     pages = {path: References(path.read_text("utf-8")) for path in tmp_path.rglob("*.html")}
     assert len(pages) > 30
+    notebooks = [path for path in pages if path.parent.name == "notebooks"]
+    assert len(notebooks) == 3
     for path, page in pages.items():
         if path.name == "404.html":
             continue

@@ -10,6 +10,7 @@ repository. On the site, a link
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -32,9 +33,9 @@ PAGES = {
     "demo/README.md": "programs/demo.md",
     "eval/README.md": "programs/eval.md",
     "train/README.md": "programs/train.md",
-    "examples/notebooks/ask.ipynb": "notebooks/ask.ipynb",
-    "examples/notebooks/fine_tune.ipynb": "notebooks/fine_tune.ipynb",
-    "examples/notebooks/annotate.ipynb": "notebooks/annotate.ipynb",
+    "examples/notebooks/ask.ipynb": "notebooks/ask.md",
+    "examples/notebooks/fine_tune.ipynb": "notebooks/fine_tune.md",
+    "examples/notebooks/annotate.ipynb": "notebooks/annotate.md",
 }
 DOCS = "docs/"
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
@@ -47,8 +48,19 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     for source, page in PAGES.items():
         if not (ROOT / source).is_file():
             raise PluginError(f"tools/site/hooks.py names {source}, which does not exist")
-        files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+        text = (ROOT / source).read_text(encoding="utf-8")
+        content = notebook_markdown(text) if source.endswith(".ipynb") else text
+        files.append(File.generated(config, page, content=content))
     return files
+
+
+def notebook_markdown(text: str) -> str:
+    """Return a notebook as Markdown: its texts, and its code as blocks. Outputs are not stored."""
+    cells = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        cells.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
+    return "\n\n".join(cells)
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
