@@ -117,6 +117,37 @@ docs: $(STAMP) ## build the documentation site in out/site; warnings are errors;
 notebooks: $(STAMP) ## run the three notebooks of examples/notebooks; five minutes
 	$(BIN)/python -m pytest -q -m slow tests/test_notebooks.py
 
+# Of a universal resolution with hashes, for Linux and Python 3.11 to 3.13, within constraints.txt.
+lock: $(STAMP) ## resolve the requirements of CPU, CUDA and TPU to locks/*.txt
+	mkdir -p locks
+	for extra in cpu cuda tpu; do \
+		$(BIN)/uv pip compile pyproject.toml $$(test $$extra = cpu || echo --extra $$extra) \
+			--universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
+			--custom-compile-command "make lock" --constraints constraints.txt \
+			--output-file locks/$$extra.txt || exit 1; \
+	done
+
+# Strict: a package that the service does not know is a failure, not a pass.
+audit: $(STAMP) ## look up known vulnerabilities of the locked requirements; needs the service of the package index
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off \
+		-r locks/cpu.txt -r locks/cuda.txt -r locks/tpu.txt
+
+wheel: $(STAMP) ## build dist/, check it, install the wheel alone in .venv-wheel and run README's lines there
+	rm -rf dist build .venv-wheel
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip --disable-pip-version-check install --quiet dist/*.whl
+	.venv-wheel/bin/python -m pip check
+	$(BIN)/python -m tools.readme_lines .venv-wheel/bin/python
+
+sbom: wheel ## write dist/sbom.json: what an environment with the wheel alone contains (CycloneDX)
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.json .venv-wheel/bin/python
+
+docker-steps: $(STAMP) ## run the steps of docker/Dockerfile.* in new environments; without containers; 5 GB
+	$(BIN)/python -m pytest -q -s -m slow tests/test_docker_steps.py
+
 clean: ## remove caches and outputs, but not .venv
-	rm -rf out build .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache *.egg-info
+	rm -rf out build dist .venv-wheel .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache *.egg-info
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,40 +10,25 @@ import ast
 import json
 import re
 import subprocess
-import textwrap
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import yaml
 
 from tests.test_docs import DOCUMENTS, ROOT
+from tools.readme_lines import readme_lines
+from tools.site.code_blocks import CodeBlock, code_blocks
 
-BLOCK = re.compile(
-    r"(?P<mark><!--[^>]*-->\n)?^(?P<indent> *)```(?P<language>\S*)[^\n]*\n(?P<text>.*?)^(?P=indent)```$",
-    re.MULTILINE | re.DOTALL,
-)
-RUN = "A test runs this block"
 MADE = "make ([a-z][a-z-]*)"
 EXTRAS = re.compile(r"pip3? install [^\n`]*?\[([a-z0-9,]+)\]")
 DOCKERFILE = re.compile(r"docker build --file (\S+)")
 
 
-class CodeBlock(NamedTuple):
-    """A fenced block of a document, without its indentation."""
-
-    language: str
-    text: str
-    is_run: bool
-
-
-def blocks(document: str) -> Iterator[CodeBlock]:
-    """Yield the fenced blocks of a document."""
-    for block in BLOCK.finditer((ROOT / document).read_text(encoding="utf-8")):
-        text = textwrap.dedent(block["text"])
-        yield CodeBlock(block["language"], text, RUN in (block["mark"] or ""))
+def blocks(document: str) -> list[CodeBlock]:
+    """Return the fenced blocks of a document of the repository."""
+    return [*code_blocks((ROOT / document).read_text(encoding="utf-8"))]
 
 
 def check_shell(text: str) -> None:
@@ -71,7 +56,7 @@ CHECKS: dict[str, Callable[[str], object]] = {
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_code_blocks_are_valid(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    found = [*blocks(document)]
+    found = blocks(document)
     assert len(found) == len(re.findall(r"^ *```", text, re.MULTILINE)) / 2, "a block is not closed"
     for block in found:
         assert block.language in CHECKS, f"```{block.language}: one of {[*CHECKS]}"
@@ -111,13 +96,15 @@ def test_a_marked_block_runs(
     exec(compile(code, document, "exec"), {})
     if document == "README.md":
         answer = json.loads(Path("answer.json").read_text())
-        assert [x["phrase"] for x in answer["groundings"]] == ["an orange square", "a purple square"]
+        assert [x["phrase"] for x in answer["groundings"]] == [
+            "an orange square",
+            "a purple square",
+        ]
         assert Path("answer.png").stat().st_size > 1000
 
 
 def test_the_readme_has_few_lines_from_image_to_masks() -> None:
-    [(_, code)] = [block for block in run_blocks() if block[0] == "README.md"]
-    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    assert len([line for line in readme_lines().splitlines() if line.strip()]) <= 12
 
 
 def test_faults_are_found() -> None:

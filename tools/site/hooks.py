@@ -41,6 +41,7 @@ DOCS = "docs/"
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?P<mark>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 ABSOLUTE = re.compile(r"[a-z]+:|#|/")
+REMOTE_IMAGE = re.compile(r"!\[([^\]]*)\]\(https?:[^)]*\)")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -55,11 +56,15 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def notebook_markdown(text: str) -> str:
-    """Return a notebook as Markdown: its texts, and its code as blocks. Outputs are not stored."""
+    """Return a notebook as Markdown: its texts, and its code as blocks. Outputs are not stored.
+
+    The image of the link to Colab becomes text: the site loads nothing from elsewhere.
+    """
     cells = []
     for cell in json.loads(text)["cells"]:
         source = "".join(cell["source"])
-        cells.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
+        is_code = cell["cell_type"] == "code"
+        cells.append(f"```python\n{source}\n```" if is_code else REMOTE_IMAGE.sub(r"\1", source))
     return "\n\n".join(cells)
 
 
