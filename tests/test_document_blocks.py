@@ -1,7 +1,7 @@
 """The code blocks of the documentation: each is valid in its language, and marked ones are run.
 
-Commands of `glamm-jax` are parsed by tests/programs/test_help_examples.py, shell lines of docs/cloud
-checked by tests/test_cloud_docs.py.
+Commands of `glamm-jax` are parsed by tests/programs/test_help_examples.py, shell lines of
+docs/cloud checked by tests/test_cloud_docs.py.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check_output(text: str) -> None:
     assert not re.search(r"^(glamm-jax|make|pip|python3?) ", text, re.MULTILINE), text
 
 
-# Language of a block -> how it is checked. Without a language: output, a diagram, a notebook's cell.
+# Language of a block -> how it is checked. Without one: output, a diagram, a notebook's cell.
 CHECKS: dict[str, Callable[[str], object]] = {
     "": check_output,
     "json": json.loads,

@@ -1,4 +1,4 @@
-"""The notebooks of examples/notebooks: stored without outputs, installable on Colab, and they run."""
+"""The notebooks of examples/notebooks: stored without outputs, installed on Colab; they run."""
 
 from __future__ import annotations
 

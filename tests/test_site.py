@@ -1,4 +1,4 @@
-"""The documentation site: its pages, its links, and that it shows what the repository's pages show."""
+"""The documentation site: its pages, its links; it shows what the repository's pages show."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
   python -m tools.readme_lines .venv-wheel/bin/python
 
-The lines run in a folder of their own that has the model and the image of the repository and nothing
-else of it, so that the installed package is used.
+The lines run in a folder of their own that has the model and the image of the repository and
+nothing else of it, so that the installed package is used.
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ DOCUMENTS = sorted(
     )
     for path in ROOT.glob(pattern)
 )
-# In front of a command: `!` in a notebook, `exec` in a script, environment variables, the folder of an
-# environment.
+# In front of a command: `!` in a notebook, `exec` in a script, environment variables, the folder of
+# an environment.
 COMMAND = re.compile(
     r"(?:!|exec +)?((?:\w+=\S+ +)*)(?:\.venv[\w-]*/bin/)?((?:glamm-jax|python3? -m) .*)"
 )

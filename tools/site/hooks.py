@@ -5,7 +5,8 @@ beside the program, and is a page of the site as well. Links between them are re
 repository. On the site, a link
 
 - to a page or to a file in docs/ leads there, wherever its source is;
-- to any other file of the repository leads to `repo_url`, and is plain text while mkdocs.yml has none.
+- to any other file of the repository leads to `repo_url`; while mkdocs.yml has none, it is plain
+  text.
 """
 
 from __future__ import annotations
