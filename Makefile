@@ -113,8 +113,9 @@ FUZZ_SECONDS ?= 180
 fuzz: $(STAMP) ## read damaged input of every kind for FUZZ_SECONDS=180; prints tries and failures
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
+# Not --quiet, which silences the warnings that --strict counts.
 docs: $(STAMP) ## build the documentation site in out/site; warnings are errors; half a minute
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open out/site/index.html"
 
 notebooks: $(STAMP) ## run the three notebooks of examples/notebooks; five minutes

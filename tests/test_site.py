@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -101,6 +102,11 @@ def test_a_link_to_code_is_text_until_the_repository_has_an_address() -> None:
     assert "(https://host/owner/name/blob/main/tools/parity/tolerances.py)" in with_address
 
 
+def test_a_link_to_nothing_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    rewrite_links("[gone](gone.md)", "docs/a.md", set(), "")
+    assert "docs/a.md links to gone.md, which does not exist" in caplog.text
+
+
 def test_a_notebook_is_a_page() -> None:
     code = {"cell_type": "code", "source": ["a = 1\n", "a"]}
     title = {"cell_type": "markdown", "source": ["[![Open](https://a.org/b.svg)](https://a.org)"]}
@@ -135,10 +141,29 @@ class References(HTMLParser):
             self.loaded.add(values.get("href", ""))
 
 
+def build(root: Path, *options: str) -> subprocess.CompletedProcess:
+    """Build the site of a tree as `make docs` does."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", *options]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_a_strict_build_finds_faults(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns(".*", "goldens", "out", "dist", "build", "__pycache__")
+    tree = shutil.copytree(ROOT, tmp_path / "tree", ignore=ignored)
+    page = tree / "docs" / "glossary.md"
+    page.write_text(page.read_text() + "\n[a](gone.md) [b](metrics.md#gone)\n")
+    (tree / "docs" / "new.md").write_text("# New\n")
+    done = build(tree)
+    assert done.returncode == 1
+    assert "docs/glossary.md links to gone.md" in done.stderr
+    assert "does not contain an anchor '#gone'" in done.stderr
+    assert re.search(r"not included in the .nav. configuration:\s+- new.md", done.stderr)
+
+
 @pytest.mark.slow
 def test_the_built_site_is_complete_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = build(ROOT, "--site-dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
     pages = {path: References(path.read_text("utf-8")) for path in tmp_path.rglob("*.html")}
     assert len(pages) > 30

@@ -12,6 +12,7 @@ repository. On the site, a link
 from __future__ import annotations
 
 import json
+import logging
 import posixpath
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+LOG = logging.getLogger("mkdocs.hooks.site")  # a warning ends a strict build
 ROOT = Path(__file__).resolve().parents[2]
 # File of the repository -> its page on the site.
 PAGES = {
@@ -108,6 +110,8 @@ def rewrite_links(markdown: str, source: str, present: set[str], repository: str
         if page in present:
             address = posixpath.relpath(page, folder or ".") + (f"#{anchor}" if anchor else "")
             return f"{link['mark']}[{link['text']}]({address})"
+        if not (ROOT / path).exists():
+            LOG.warning("%s links to %s, which does not exist", source, link["target"])
         if repository:
             return f"{link['mark']}[{link['text']}]({repository.rstrip('/')}/blob/main/{path})"
         return link["text"]
