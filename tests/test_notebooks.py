@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
@@ -38,6 +39,13 @@ def test_a_notebook_is_stored_without_outputs(path: Path) -> None:
     assert cells
     for cell in cells:
         assert (cell.outputs, cell.execution_count, cell.metadata) == ([], None, {})
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_code_of_a_notebook_is_valid(path: Path) -> None:
+    for cell in read(path).cells:
+        if cell.cell_type == "code":
+            compile(TransformerManager().transform_cell(cell.source), path.name, "exec")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

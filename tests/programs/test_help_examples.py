@@ -220,6 +220,14 @@ def test_code_spans_name_commands_and_options_that_exist(document: Path) -> None
     assert not {span: unknown for span in spans if (unknown := unknown_words(span))}
 
 
+def test_the_readme_names_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## Commands")[2].partition("\n## ")[0]
+    named = {*re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)}
+    words = {word for cell in named for word in re.findall(r"`(?:glamm-jax )?([a-z]+)`", cell)}
+    assert words == {*COMMANDS}
+
+
 def test_unknown_words_of_code_spans_are_found() -> None:
     assert unknown_words("ask --model M --pormpt P") == ["--pormpt"]
     assert unknown_words("convert from-troch M") == ["from-troch"]
