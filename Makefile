@@ -6,6 +6,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 BIN := .venv/bin
 STAMP := .venv/.setup-done
+# Tools of a release, in an environment of their own; constraints.txt has their versions.
+RELEASE := .venv-release/bin
+RELEASE_TOOLS := build twine uv pip-audit cyclonedx-bom
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 # The version that jax 0.10.2 requires in its extra `tpu`. Not in .venv, where jax would search for a TPU.
@@ -15,10 +18,11 @@ SOURCES := $(wildcard glamm_jax train eval annotate convert demo bench configs e
 TYPED := $(filter-out tests,$(SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-engines test-beam test-ray test-app lint format parity bench full-size tpu demo annotate learn fuzz clean
+.PHONY: help setup test test-slow test-engines test-beam test-ray test-app lint format parity bench full-size tpu demo annotate \
+	learn fuzz docs notebooks lock audit wheel sbom docker-steps clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv with the requirements of all targets
 
@@ -28,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; set PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install --quiet $(TORCH) -c constraints.txt
-	$(PIP) install --quiet -e ".[dev,convert]" -c constraints.txt
+	$(PIP) install --quiet -e ".[dev,docs,convert]" -c constraints.txt
 	@touch $@
 
 # Two processes, each test file in one of them: XLA compiles on one core most of the time.
@@ -113,6 +117,50 @@ FUZZ_SECONDS ?= 180
 fuzz: $(STAMP) ## read damaged input of every kind for FUZZ_SECONDS=180; prints tries and failures
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
+# Not --quiet, which silences the warnings that --strict counts.
+docs: $(STAMP) ## build the documentation site in out/site; warnings are errors; half a minute
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open out/site/index.html"
+
+notebooks: $(STAMP) ## run the three notebooks of examples/notebooks; five minutes
+	$(BIN)/python -m pytest -q -m slow tests/test_notebooks.py
+
+.venv-release/.done: Makefile constraints.txt
+	test -x $(RELEASE)/python || $(PYTHON) -m venv .venv-release
+	$(RELEASE)/python -m pip --disable-pip-version-check install --quiet $(RELEASE_TOOLS) -c constraints.txt
+	@touch $@
+
+# Of a universal resolution with hashes, for Linux and Python 3.11 to 3.13, within constraints.txt.
+lock: .venv-release/.done ## resolve the requirements of CPU, CUDA and TPU to locks/*.txt
+	mkdir -p locks
+	for extra in cpu cuda tpu; do \
+		$(RELEASE)/uv pip compile pyproject.toml $$(test $$extra = cpu || echo --extra $$extra) \
+			--universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
+			--custom-compile-command "make lock" --constraints constraints.txt \
+			--output-file locks/$$extra.txt || exit 1; \
+	done
+
+# Strict: a package that the service does not know is a failure, not a pass.
+audit: .venv-release/.done ## look up known vulnerabilities of the locked requirements; needs the service of the package index
+	$(RELEASE)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off \
+		-r locks/cpu.txt -r locks/cuda.txt -r locks/tpu.txt
+
+wheel: .venv-release/.done ## build dist/, check it, install the wheel alone in .venv-wheel and run README's lines there
+	rm -rf dist build .venv-wheel
+	$(RELEASE)/python -m build --outdir dist
+	$(RELEASE)/twine check --strict dist/*
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip --disable-pip-version-check install --quiet dist/*.whl
+	.venv-wheel/bin/python -m pip check
+	$(RELEASE)/python -m tools.readme_lines .venv-wheel/bin/python
+
+sbom: wheel ## write dist/sbom.json: what an environment with the wheel alone contains (CycloneDX)
+	$(RELEASE)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.json .venv-wheel/bin/python
+
+docker-steps: $(STAMP) ## run the steps of docker/Dockerfile.* in new environments; without containers; 5 GB
+	$(BIN)/python -m pytest -q -s -m slow tests/test_docker_steps.py
+
 clean: ## remove caches and outputs, but not .venv
-	rm -rf out build .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache *.egg-info
+	rm -rf out build dist .venv-wheel .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache *.egg-info
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -52,6 +56,8 @@ ENTRY_PACKAGES = {
     "demo.app": "app",
     "demo.ask": "ask",
 }
+# Programs of others.
+FOREIGN_MODULES = ("json.tool", "pip", "venv")
 WITHOUT_OPTIONS = ("tests.bad_input_table", "tests.metrics_table")
 HELP_MODULES = {
     "glamm-jax": "glamm_jax.cli.main",
@@ -63,13 +69,18 @@ HELP_MODULES = {
 DOCUMENTS = sorted(
     path.relative_to(ROOT)
     for pattern in (
-        *("README.md", "*/README.md", "docs/*.md", "CONTRIBUTING.md"),
-        *("docs/cloud/*.md", "docs/cloud/*.sh"),
+        *("*.md", "*/README.md", "checkpoints/*/README.md", "docs/**/*.md"),
+        *("docs/cloud/*.sh", "examples/notebooks/*.ipynb"),
     )
     for path in ROOT.glob(pattern)
 )
-# In front of a command: `!` in a notebook, `exec` in a script, environment variables.
-COMMAND = re.compile(r"(?:!|exec +)?((?:\w+=\S+ +)*(?:glamm-jax|python3? -m) .*)")
+# In front of a command: `!` in a notebook, `exec` in a script, environment variables, the folder of
+# an environment.
+COMMAND = re.compile(
+    r"(?:!|exec +)?((?:\w+=\S+ +)*)(?:\.venv[\w-]*/bin/)?((?:glamm-jax|python3? -m) .*)"
+)
+SPAN = re.compile(r"`(?:\w+=\S+ +)*glamm-jax ([^`]+)`")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 ARRAY = re.compile(r'"\$\{\w+\[@\]\}"')  # of a script; stands for settings
 SUBMITTED = re.compile(r"ray job submit .* -- +(?=glamm-jax)")
 
@@ -91,7 +102,14 @@ def commands(text: str) -> Iterator[str]:
     for line in text.replace("\\\n", " ").splitlines():
         command = COMMAND.match(SUBMITTED.sub("", line.strip()))
         if command:
-            yield ARRAY.sub("seed=1", command[1])
+            yield ARRAY.sub("seed=1", command[1] + command[2])
+
+
+def commands_of_notebook(text: str) -> Iterator[str]:
+    """Yield the commands of all code cells."""
+    for cell in json.loads(text)["cells"]:
+        if cell["cell_type"] == "code":
+            yield from commands("".join(cell["source"]))
 
 
 def check(command: str) -> None:
@@ -106,11 +124,15 @@ def check(command: str) -> None:
         words.pop(0)  # an environment variable
     if words[0] == "glamm-jax" or words[2] == "glamm_jax":
         arguments = words[1:] if words[0] == "glamm-jax" else words[3:]
+        if arguments == ["--version"]:
+            return
         check_arguments(arguments[0], arguments[1:])
     elif words[2] in ENTRY_PACKAGES:
         check_arguments(ENTRY_PACKAGES[words[2]], words[3:])
     elif words[2] in WITHOUT_OPTIONS:
         assert not words[3:], command
+    elif words[2] in FOREIGN_MODULES:
+        return
     else:
         parser_of(PROGRAMS[words[2]])(words[3:])
 
@@ -139,6 +161,30 @@ def parser_of(module: str) -> Callable[[list[str]], argparse.Namespace]:
     return import_module(module).parse
 
 
+@cache
+def options_of(command: str) -> frozenset[str]:
+    """Return the options of a command of `glamm-jax`, such as "convert from-torch"."""
+    name, *arguments = command.split()
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        parser_of(f"glamm_jax.cli.{name}")([*arguments, "--help"])
+    return frozenset(OPTION.findall(text.getvalue()))
+
+
+def unknown_words(span: str) -> list[str]:
+    """Return what a part of a command in a code span names and the program does not have."""
+    words = span.split()
+    groups = {"annotate": ANNOTATE_COMMANDS, "convert": CONVERT_COMMANDS}
+    if words[0] not in COMMANDS:
+        return [] if words[0].isupper() or words[0].startswith("-") else words[:1]
+    command = words[0]
+    if words[0] in groups and words[1:] and not words[1].isupper() and words[1][0] != "-":
+        if words[1] not in groups[words[0]]:
+            return words[1:2]
+        command = f"{words[0]} {words[1]}"
+    return [option for option in OPTION.findall(span) if option not in options_of(command)]
+
+
 def assert_valid(command: str) -> None:
     """Check a command; `--help` ends the parser with exit status 0."""
     status: object = 0
@@ -164,8 +210,30 @@ def test_help_has_valid_examples(program: str) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 def test_documents_have_valid_commands(document: Path) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    for command in commands(text) if document.suffix == ".sh" else commands_of_document(text):
+    readers = {".sh": commands, ".md": commands_of_document, ".ipynb": commands_of_notebook}
+    for command in readers[document.suffix](text):
         assert_valid(command)
+
+
+@pytest.mark.parametrize("document", [x for x in DOCUMENTS if x.suffix == ".md"], ids=str)
+def test_code_spans_name_commands_and_options_that_exist(document: Path) -> None:
+    spans = SPAN.findall((ROOT / document).read_text(encoding="utf-8"))
+    assert not {span: unknown for span in spans if (unknown := unknown_words(span))}
+
+
+def test_the_readme_names_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## Commands")[2].partition("\n## ")[0]
+    named = {*re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)}
+    words = {word for cell in named for word in re.findall(r"`(?:glamm-jax )?([a-z]+)`", cell)}
+    assert words == {*COMMANDS}
+
+
+def test_unknown_words_of_code_spans_are_found() -> None:
+    assert unknown_words("ask --model M --pormpt P") == ["--pormpt"]
+    assert unknown_words("convert from-troch M") == ["from-troch"]
+    assert unknown_words("evaluate gcg") == ["evaluate"]
+    assert unknown_words("convert dataset NAME --source DIR --check") == []
 
 
 def test_commands_may_have_comments_continuations_and_variables() -> None:

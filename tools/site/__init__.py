@@ -1,0 +1,1 @@
+"""The documentation site (`make docs`): which files of the repository are pages of it."""
