@@ -205,8 +205,16 @@ class Generator:
         targets[: len(rows)] = rows
         return insert_rows(state, prefilled, jnp.asarray(targets))
 
-    def decode(self, state: DecodeState, max_steps: int) -> DecodeState:
+    def decode(
+        self, state: DecodeState, max_steps: int, used_slots: int | None = None
+    ) -> DecodeState:
         """Choose up to `max_steps` more tokens; stop early when every row has finished.
+
+        Args:
+            state: as `prefill` or `insert` returns it.
+            max_steps: tokens of a row.
+            used_slots: of the cache, those of the longest unfinished row after these steps; fewer
+                are read in less time. None: all.
 
         Raises:
             ValueError: `max_steps` is negative.
@@ -214,7 +222,7 @@ class Generator:
         if max_steps < 0:
             raise ValueError(f"max_steps = {max_steps}: must be at least 0")
         eos, steps = jnp.asarray(self.tokens.eos), jnp.asarray(max_steps, jnp.int32)
-        return _decode(self._weights, state, eos, steps)
+        return _decode(self._weights, state, eos, steps, used_slots=used_slots)
 
     def finish(self, batch: Batch, state: DecodeState, with_logits: bool = False) -> SegMasks:
         """Decode a mask for every [SEG] of prompts and answers, at the original sizes.
@@ -377,12 +385,14 @@ def _prefill(
     return _append_token(model, state, last, eos)
 
 
-@partial(CompiledFunction, donate_argnames="state")
+@partial(CompiledFunction, static_argnames="used_slots", donate_argnames="state")
 def _decode(
     weights: ModelWeights,
     state: DecodeState,
     eos: Int[Array, ""],
     max_steps: Int[Array, ""],
+    *,
+    used_slots: int | None = None,
 ) -> DecodeState:
     """Generate tokens until every row has finished or the number of steps is reached."""
     model = weights.merge()
@@ -399,7 +409,7 @@ def _decode(
         positions = (s.prompt_lengths + last)[:, None]
         # Rows that have finished write behind the last slot, which is dropped.
         slots = jnp.where(s.finished, s.cache.valid.shape[1], s.first_slots + last)
-        hidden, cache = model.llama.decode_step(x, positions, slots, s.cache)
+        hidden, cache = model.llama.decode_step(x, positions, slots, s.cache, used_slots)
         return _append_token(model, s._replace(cache=cache), hidden, eos), steps + 1
 
     return jax.lax.while_loop(unfinished, step, (state, jnp.zeros_like(max_steps)))[0]

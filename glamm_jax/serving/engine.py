@@ -241,6 +241,11 @@ class Engine:
                 while self._waiting or self._active or self._masks:
                     self._cycle()
             warm.add(size)
+        assert self._state is not None
+        used = self._used_slots(1)
+        while used < self._shape.cache_slots:  # nothing is decoded: all rows are unused
+            used = self._used_slots(2 * used)
+            self._state = self.assistant.generator.decode(self._state, 1, used)
         self.metrics = metrics
 
     def _wait_for_work(self) -> bool:
@@ -323,7 +328,9 @@ class Engine:
         unused = np.ones(self._shape.rows, bool)
         unused[list(self._active)] = False
         state = self._state._replace(finished=self._state.finished | unused)
-        state = self.assistant.generator.decode(state, self.options.decode_steps)
+        used = max(job.row.prompt.length + len(job.row.ids) for job in self._active.values())
+        used = self._used_slots(used + self.options.decode_steps + 1)
+        state = self.assistant.generator.decode(state, self.options.decode_steps, used)
         self._state = state
         tokens, counts = to_host(state.tokens), to_host(state.num_tokens)
         finished: list[Job] = []
@@ -344,6 +351,10 @@ class Engine:
                 finished.append(job)
         if finished:
             self._collect(finished)
+
+    def _used_slots(self, tokens: int) -> int:
+        """Round up to one of few sizes of the cache."""
+        return min(bucket(tokens, 1), self._shape.cache_slots)
 
     def _collect(self, jobs: list[Job]) -> None:
         """Take the [SEG]s of finished rows out of the state, and free their slots."""
