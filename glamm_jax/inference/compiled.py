@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+from flax import nnx
 
 from glamm_jax.parallel import current_mesh, num_processes, wait_for_processes
 
@@ -17,6 +18,52 @@ CPU_OPTIONS: dict[str, str | bool] = {
     "xla_disable_hlo_passes": "while-loop-expensive-invariant-code-motion,"
     "while-loop-invariant-code-motion"
 }
+
+
+class _Structure:
+    """What a model is besides its arrays; the hash, which takes milliseconds, is computed once."""
+
+    def __init__(self, graph: nnx.GraphDef, tree: Any):
+        self.graph, self.tree = graph, tree
+        self._hash = hash((graph, tree))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other or not isinstance(other, _Structure):
+            return self is other
+        return self._hash == other._hash and (self.graph, self.tree) == (other.graph, other.tree)
+
+
+@jax.tree_util.register_pytree_node_class
+class ModelWeights:
+    """A model as an argument of a compiled function: its arrays, found once instead of each call.
+
+    Args:
+        graph: of the model, as `nnx.split` returns it.
+        state: all of its arrays.
+    """
+
+    def __init__(self, graph: nnx.GraphDef, state: nnx.State):
+        self._leaves, tree = jax.tree.flatten(state)
+        self._structure = _Structure(graph, tree)
+
+    def merge(self) -> Any:
+        """Return the model."""
+        structure = self._structure
+        return nnx.merge(structure.graph, jax.tree.unflatten(structure.tree, self._leaves))
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], _Structure]:
+        """Return the arrays, for jax."""
+        return tuple(self._leaves), self._structure
+
+    @classmethod
+    def tree_unflatten(cls, structure: _Structure, leaves: tuple[Any, ...]) -> ModelWeights:
+        """Return the same model with other arrays, for jax."""
+        weights = cls.__new__(cls)
+        weights._leaves, weights._structure = list(leaves), structure
+        return weights
 
 
 class CompiledFunction:

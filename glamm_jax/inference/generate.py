@@ -38,7 +38,7 @@ from jaxtyping import Array, Bool, Float, Int
 from glamm_jax.config import GLaMMConfig, TokenConfig
 from glamm_jax.data.collate import bucket
 from glamm_jax.errors import GLaMMError
-from glamm_jax.inference.compiled import CompiledFunction
+from glamm_jax.inference.compiled import CompiledFunction, ModelWeights
 from glamm_jax.inference.decode_state import (
     DecodeState,
     StateShape,
@@ -121,6 +121,7 @@ class Generator:
         self.config: GLaMMConfig = model.config
         self.tokens = tokens or model.config.tokens
         self.graph, self.state = nnx.split(model)
+        self._weights = ModelWeights(self.graph, self.state)
 
     def prefill(
         self,
@@ -163,8 +164,7 @@ class Generator:
             **{name: shard_batch_axis(getattr(batch, name)) for name in _PREFILL_FIELDS}
         )
         return _prefill(
-            self.graph,
-            self.state,
+            self._weights,
             inputs,
             jnp.asarray(lengths),
             jnp.asarray(limits),
@@ -205,8 +205,16 @@ class Generator:
         targets[: len(rows)] = rows
         return insert_rows(state, prefilled, jnp.asarray(targets))
 
-    def decode(self, state: DecodeState, max_steps: int) -> DecodeState:
+    def decode(
+        self, state: DecodeState, max_steps: int, used_slots: int | None = None
+    ) -> DecodeState:
         """Choose up to `max_steps` more tokens; stop early when every row has finished.
+
+        Args:
+            state: as `prefill` or `insert` returns it.
+            max_steps: tokens of a row.
+            used_slots: of the cache, those of the longest unfinished row after these steps; fewer
+                are read in less time. None: all.
 
         Raises:
             ValueError: `max_steps` is negative.
@@ -214,7 +222,7 @@ class Generator:
         if max_steps < 0:
             raise ValueError(f"max_steps = {max_steps}: must be at least 0")
         eos, steps = jnp.asarray(self.tokens.eos), jnp.asarray(max_steps, jnp.int32)
-        return _decode(self.graph, self.state, state, eos, steps)
+        return _decode(self._weights, state, eos, steps, used_slots=used_slots)
 
     def finish(self, batch: Batch, state: DecodeState, with_logits: bool = False) -> SegMasks:
         """Decode a mask for every [SEG] of prompts and answers, at the original sizes.
@@ -290,10 +298,9 @@ class Generator:
         images, image_index = np.unique(padded, return_inverse=True)
         images = _pad_with_first(images, _padded_count(len(images)))
         fields = {name: shard_batch_axis(getattr(inputs, name)[images]) for name in _IMAGE_FIELDS}
-        embeddings = _encode_images(self.graph, self.state, _EMPTY_BATCH._replace(**fields))
+        embeddings = _encode_images(self._weights, _EMPTY_BATCH._replace(**fields))
         low_res, iou = _decode_masks(
-            self.graph,
-            self.state,
+            self._weights,
             _EMPTY_BATCH._replace(mask_image=image_index.astype(np.int32)),
             embeddings,
             shard_batch_axis(hidden),
@@ -347,10 +354,9 @@ class Generator:
 # ------------------------------------------------------------------- the jitted programs
 
 
-@partial(CompiledFunction, static_argnames=("graph", "answer_slots"))
+@partial(CompiledFunction, static_argnames="answer_slots")
 def _prefill(
-    graph: nnx.GraphDef,
-    weights: nnx.State,
+    weights: ModelWeights,
     batch: Batch,
     lengths: Int[Array, "b"],
     max_tokens: Int[Array, "b"],
@@ -360,7 +366,7 @@ def _prefill(
     answer_slots: int,
 ) -> DecodeState:
     """Run the prompts; allocate the state for `answer_slots` generated tokens."""
-    model = nnx.merge(graph, weights)
+    model = weights.merge()
     rows, prompt_slots = batch.token_ids.shape
     embeddings = model.embed(batch)
     shape = StateShape(rows, prompt_slots, answer_slots, prompt_slots + answer_slots)
@@ -379,16 +385,17 @@ def _prefill(
     return _append_token(model, state, last, eos)
 
 
-@partial(CompiledFunction, static_argnames="graph", donate_argnames="state")
+@partial(CompiledFunction, static_argnames="used_slots", donate_argnames="state")
 def _decode(
-    graph: nnx.GraphDef,
-    weights: nnx.State,
+    weights: ModelWeights,
     state: DecodeState,
     eos: Int[Array, ""],
     max_steps: Int[Array, ""],
+    *,
+    used_slots: int | None = None,
 ) -> DecodeState:
     """Generate tokens until every row has finished or the number of steps is reached."""
-    model = nnx.merge(graph, weights)
+    model = weights.merge()
 
     def unfinished(carry: tuple[DecodeState, Array]) -> Array:
         s, steps = carry
@@ -402,7 +409,7 @@ def _decode(
         positions = (s.prompt_lengths + last)[:, None]
         # Rows that have finished write behind the last slot, which is dropped.
         slots = jnp.where(s.finished, s.cache.valid.shape[1], s.first_slots + last)
-        hidden, cache = model.llama.decode_step(x, positions, slots, s.cache)
+        hidden, cache = model.llama.decode_step(x, positions, slots, s.cache, used_slots)
         return _append_token(model, s._replace(cache=cache), hidden, eos), steps + 1
 
     return jax.lax.while_loop(unfinished, step, (state, jnp.zeros_like(max_steps)))[0]
@@ -446,24 +453,21 @@ def _seg_hidden(
 # programs depends on as few of them as possible.
 
 
-@partial(CompiledFunction, static_argnames="graph")
-def _encode_images(
-    graph: nnx.GraphDef, weights: nnx.State, batch: Batch
-) -> Float[Array, "g s s c"]:
+@partial(CompiledFunction)
+def _encode_images(weights: ModelWeights, batch: Batch) -> Float[Array, "g s s c"]:
     """Compute SAM's embeddings of the images with a [SEG]."""
-    return nnx.merge(graph, weights).encode_grounding_images(batch)
+    return weights.merge().encode_grounding_images(batch)
 
 
-@partial(CompiledFunction, static_argnames="graph")
+@partial(CompiledFunction)
 def _decode_masks(
-    graph: nnx.GraphDef,
-    weights: nnx.State,
+    weights: ModelWeights,
     batch: Batch,
     embeddings: Float[Array, "g s s c"],
     seg_hidden: Float[Array, "m d"],
 ) -> tuple[Float[Array, "m h w"], Float[Array, "m"]]:
     """Compute low-resolution mask logits and IoU estimates."""
-    return nnx.merge(graph, weights).decode_masks(seg_hidden, embeddings, batch)
+    return weights.merge().decode_masks(seg_hidden, embeddings, batch)
 
 
 @partial(CompiledFunction, static_argnames=("canvas_size", "size", "with_logits"))

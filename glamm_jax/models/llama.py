@@ -46,6 +46,14 @@ class RecordingAttention:
         return keys, values
 
 
+def _read_layer(
+    x: Float[Array, "l b n s k"], index: Int[Array, ""], num_slots: int
+) -> Float[Array, "b n s2 k"]:
+    """Return the first slots of one layer; the others are never read."""
+    size = (1, *x.shape[1:3], num_slots, x.shape[4])
+    return jax.lax.dynamic_slice(x, (index, 0, 0, 0, 0), size)[0]
+
+
 class LlamaBlock(nnx.Module):
     """A stack of decoder layers. The seven projections have the names of the checkpoints."""
 
@@ -209,6 +217,7 @@ class Llama(nnx.Module):
         positions: Int[Array, "b 1"],
         slots: Int[Array, "b"],
         cache: KVCache,
+        used_slots: int | None = None,
     ) -> tuple[Float[Array, "b 1 d"], KVCache]:
         """Run one token per row against the cache.
 
@@ -220,16 +229,19 @@ class Llama(nnx.Module):
             slots: the slot of the cache that the token of each row is written to; a row whose slot
                 does not exist writes nothing.
             cache: the previous tokens; each row attends to its valid slots and to its new token.
+            used_slots: leading slots that are read; those behind them must not be valid. None: all.
 
         Returns:
             The hidden states after the final norm, and the cache with `slots` filled.
         """
         rotary = self._rotary(positions, x.dtype)
+        valid = cache.valid[:, :used_slots]
 
-        def layer(block: LlamaBlock, carry: tuple, item: tuple) -> tuple:
-            (x, new_keys, new_values), (index, keys, values) = carry, item
+        def layer(block: LlamaBlock, carry: tuple, index: Int[Array, ""]) -> tuple:
+            x, new_keys, new_values = carry
+            keys, values = (_read_layer(y, index, valid.shape[1]) for y in cache[:2])
             recorder = RecordingAttention(
-                partial(decode_attention, keys=keys, values=values, key_valid=cache.valid)
+                partial(decode_attention, keys=keys, values=values, key_valid=valid)
             )
             x = block(x, rotary, recorder)
             k, v = recorder.cache_layer()
@@ -238,8 +250,8 @@ class Llama(nnx.Module):
 
         empty = jnp.zeros_like(cache.keys[:, :, :, :1])
         carry = (x, empty, empty)
-        per_layer = (jnp.arange(self.config.num_layers), cache.keys, cache.values)
-        x, new_keys, new_values = scan_blocks_for_decoding(layer, self.layers, carry, per_layer)
+        indices = jnp.arange(self.config.num_layers)
+        x, new_keys, new_values = scan_blocks_for_decoding(layer, self.layers, carry, indices)
         keys = write_rows(cache.keys, new_keys, slots)
         values = write_rows(cache.values, new_values, slots)
         valid = cache.valid | (jnp.arange(cache.valid.shape[1])[None] == slots[:, None])

@@ -46,6 +46,9 @@ from glamm_jax.types import BatchShape
 logger = logging.getLogger(__name__)
 PREFILLS = 2  # batches of prompts in a cycle, so that rows that are decoded do not wait for long
 WARM_UP = "Where is <p> it </p> [SEG]?"
+WARM_UP_LONG = "This is a question of usual length, for which a program is compiled, too."
+MIN_SEGS = 64  # hidden states that are taken from the state together, padding included
+IMAGE_MASKS = 4  # masks of an image that are decoded, padding included; more if it has more
 MASK_PIXELS = 1 << 26  # of the masks that are resized together, at least those of one [SEG]
 
 
@@ -225,15 +228,24 @@ class Engine:
         metrics, self.metrics = self.metrics, EngineMetrics()
         image = np.zeros((*self.options.warm_up_size, 3), np.uint8)
         box = [0, 0, image.shape[1], image.shape[0]]
-        for text, regions in ((WARM_UP, []), (f"{WARM_UP} <bbox>", [box])):
-            rows = 1
-            while rows <= self.options.prefill_rows:
-                question = Question(image, text, regions, max_tokens=2)
-                for _ in range(min(rows, self.options.slots)):
-                    self._waiting.append(self.prepare(question))
+        texts = [(WARM_UP, []), (f"{WARM_UP} <bbox>", [box])]
+        texts += [(f"{WARM_UP_LONG} {text}", regions) for text, regions in texts]
+        warm: set[tuple[int, int]] = set()
+        for text, regions in texts:
+            job = self.prepare(Question(image, text, regions, max_tokens=2))
+            size = _prompt_bucket(job.row.prompt.length), len(regions)
+            for rows in {1, min(self.options.prefill_rows, self.options.slots)}:
+                if size not in warm:
+                    jobs = [self.prepare(job.row.question) for _ in range(rows)]
+                    self._waiting.extend(jobs)
                 while self._waiting or self._active or self._masks:
                     self._cycle()
-                rows *= 2
+            warm.add(size)
+        assert self._state is not None
+        used = self._used_slots(1)
+        while used < self._shape.cache_slots:  # nothing is decoded: all rows are unused
+            used = self._used_slots(2 * used)
+            self._state = self.assistant.generator.decode(self._state, 1, used)
         self.metrics = metrics
 
     def _wait_for_work(self) -> bool:
@@ -299,7 +311,7 @@ class Engine:
 
     def _prefill_shape(self, required: BatchShape) -> BatchShape:
         """Round up, so that few programs are compiled."""
-        rows = min(bucket(required.rows, 1), self.options.prefill_rows)
+        rows = 1 if required.rows == 1 else self.options.prefill_rows
         shape = BatchShape(rows, _prompt_bucket(required.tokens), images=rows, masks=required.masks)
         if required.regions:
             regions = bucket(max(required.regions, rows), 1)
@@ -316,7 +328,9 @@ class Engine:
         unused = np.ones(self._shape.rows, bool)
         unused[list(self._active)] = False
         state = self._state._replace(finished=self._state.finished | unused)
-        state = self.assistant.generator.decode(state, self.options.decode_steps)
+        used = max(job.row.prompt.length + len(job.row.ids) for job in self._active.values())
+        used = self._used_slots(used + self.options.decode_steps + 1)
+        state = self.assistant.generator.decode(state, self.options.decode_steps, used)
         self._state = state
         tokens, counts = to_host(state.tokens), to_host(state.num_tokens)
         finished: list[Job] = []
@@ -338,6 +352,10 @@ class Engine:
         if finished:
             self._collect(finished)
 
+    def _used_slots(self, tokens: int) -> int:
+        """Round up to one of few sizes of the cache."""
+        return min(bucket(tokens, 1), self._shape.cache_slots)
+
     def _collect(self, jobs: list[Job]) -> None:
         """Take the [SEG]s of finished rows out of the state, and free their slots."""
         seg = self.assistant.config.tokens.seg
@@ -350,7 +368,7 @@ class Engine:
         generator = self.assistant.generator
         assert self._state is not None
         if found:
-            hidden = to_host(generator.seg_hidden(self._state, segs))[: len(found)]
+            hidden = to_host(generator.seg_hidden(self._state, segs, MIN_SEGS))[: len(found)]
             probability = generator.token_probability(self._state, segs)
         for index, job in enumerate(jobs):
             self._release(job)
@@ -381,15 +399,21 @@ class Engine:
         if not chosen:
             return
         parts = [part for part, _ in chosen]
+        # One image or a full batch, so that few programs are compiled; only images that have a
+        # mask are encoded, so those of padding have a mask of padding.
+        num_images = 1 if len(parts) == 1 else self.options.mask_images
         samples = [part.job.sample for part in parts]
+        samples += [samples[0]] * (num_images - len(parts))
         inputs = GroundingInputs(
             np.stack([np.asarray(sample.grounding_image) for sample in samples]),
             np.array([sample.resized_size for sample in samples], np.int32),
             np.array([sample.original_size for sample in samples], np.int32),
         )
         image = np.repeat(np.arange(len(parts)), [len(part.steps) for part in parts])
+        image = np.concatenate([image, np.arange(len(parts), num_images)])
         hidden = np.concatenate([part.hidden for part in parts])
-        count = -(-bucket(len(hidden), 1) // self._shards) * self._shards
+        count = bucket(max(len(image), num_images * IMAGE_MASKS), 1)
+        count = -(-count // self._shards) * self._shards
         padded = np.concatenate([hidden, np.repeat(hidden[:1], count - len(hidden), axis=0)])
         decoded = self.assistant.generator.decode_masks(
             jnp.asarray(padded), image, inputs, size_steps=1

@@ -14,7 +14,7 @@ from glamm_jax.config import CLIPConfig, GLaMMConfig, RegionConfig, tiny
 from glamm_jax.data.collate import bucketed, build_batch, collate
 from glamm_jax.data.encode import Sample, TokenizedConversation
 from glamm_jax.inference import generate as module
-from glamm_jax.inference.compiled import CompiledFunction
+from glamm_jax.inference.compiled import CompiledFunction, ModelWeights
 from glamm_jax.inference.generate import ContextError, Generator, SegMasks
 from glamm_jax.inference.sampling import Sampling, SamplingError
 from glamm_jax.models.glamm import GLaMM
@@ -248,11 +248,12 @@ def test_half_precision_weights_are_never_copied_as_a_whole(config: GLaMMConfig)
     read = {name: getattr(batch, name) for name in module._PREFILL_FIELDS}
     ones = jnp.ones(1, jnp.int32)
     inputs = (module._EMPTY_BATCH._replace(**read), ones, ones, Sampling.create(1), jnp.asarray(2))
-    prefill = (graph, weights, *inputs)
+    split = ModelWeights(graph, weights)
+    prefill = (split, *inputs)
     assert _program_memory(module._prefill, *prefill, answer_slots=STEPS) < layers / 4
 
     state = module._prefill.jitted.eval_shape(*prefill, answer_slots=STEPS)
-    decode = (graph, weights, state, jnp.asarray(2), jnp.asarray(STEPS))
+    decode = (split, state, jnp.asarray(2), jnp.asarray(STEPS))
     assert _program_memory(module._decode, *decode) < layers / 4
 
 
