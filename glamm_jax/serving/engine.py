@@ -85,10 +85,10 @@ class Engine:
         slots = -(-self.options.slots // self._shards) * self._shards
         self._shape = StateShape(
             slots,
-            prompt_slots=_prompt_bucket(self.max_prompt),
+            prompt_slots=bucket(self.max_prompt),
             answer_slots=bucket(self.max_answer),
             cache_slots=max(
-                min(self.max_prompt + self.max_answer, context), _prompt_bucket(self.max_prompt)
+                min(self.max_prompt + self.max_answer, context), bucket(self.max_prompt)
             ),
         )
         self._wake = threading.Condition()
@@ -233,7 +233,7 @@ class Engine:
         warm: set[tuple[int, int]] = set()
         for text, regions in texts:
             job = self.prepare(Question(image, text, regions, max_tokens=2))
-            size = _prompt_bucket(job.row.prompt.length), len(regions)
+            size = bucket(job.row.prompt.length), len(regions)
             for rows in {1, min(self.options.prefill_rows, self.options.slots)}:
                 if size not in warm:
                     jobs = [self.prepare(job.row.question) for _ in range(rows)]
@@ -312,7 +312,7 @@ class Engine:
     def _prefill_shape(self, required: BatchShape) -> BatchShape:
         """Round up, so that few programs are compiled."""
         rows = 1 if required.rows == 1 else self.options.prefill_rows
-        shape = BatchShape(rows, _prompt_bucket(required.tokens), images=rows, masks=required.masks)
+        shape = BatchShape(rows, bucket(required.tokens), images=rows, masks=required.masks)
         if required.regions:
             regions = bucket(max(required.regions, rows), 1)
             shape = shape.union(BatchShape(region_images=rows, regions=regions))
@@ -493,10 +493,6 @@ def _internal(error: Exception) -> EngineError:
     failure = EngineError(f"the engine failed: {type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
-
-
-def _prompt_bucket(tokens: int) -> int:
-    return bucket(tokens, 2)
 
 
 def _mask_pixels(job: Job) -> int:

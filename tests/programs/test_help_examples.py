@@ -30,6 +30,7 @@ BENCH = (
     "metrics",
     "miniworld",
     "mask_scores",
+    "serving",
     "annotation",
     "train",
     "sharding",
