@@ -1,4 +1,4 @@
-"""The API server as an application of Ray Serve: each replica has an engine. See docs/serving.md."""
+"""The API server in Ray Serve: each replica has an engine. See docs/serving.md."""
 
 import os
 

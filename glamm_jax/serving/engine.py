@@ -32,9 +32,9 @@ from glamm_jax.inference.decode_state import DecodeState, StateShape
 from glamm_jax.inference.generate import DecodedMasks, GroundingInputs, SegTokens
 from glamm_jax.parallel import MeshError, num_processes, num_shards, to_host
 from glamm_jax.serving.jobs import (
+    AnswerJob,
     EngineError,
     EngineOptions,
-    Job,
     NotReadyError,
     QueueFullError,
     SegBatch,
@@ -92,10 +92,10 @@ class Engine:
             ),
         )
         self._wake = threading.Condition()
-        self._waiting: deque[Job] = deque()
-        self._active: dict[int, Job] = {}  # by slot
+        self._waiting: deque[AnswerJob] = deque()
+        self._active: dict[int, AnswerJob] = {}  # by slot
         self._masks: deque[SegBatch] = deque()
-        self._open: set[Job] = set()  # accepted, neither answered nor failed
+        self._open: set[AnswerJob] = set()  # accepted, neither answered nor failed
         self._draining = self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._answers = ThreadPoolExecutor(1, thread_name_prefix="answers")
@@ -109,7 +109,7 @@ class Engine:
         """Start the thread; `ready` is set when its programs are compiled, or if that fails."""
         self._thread.start()
 
-    def prepare(self, question: Question) -> Job:
+    def prepare(self, question: Question) -> AnswerJob:
         """Check, tokenize and resize a question, whose image is open already.
 
         Raises:
@@ -126,14 +126,14 @@ class Engine:
                 f"an answer has at most {self.max_answer} tokens on this server, not "
                 f"{question.max_tokens}"
             )
-        return Job(row, self.assistant.rows.sample([row]))
+        return AnswerJob(row, self.assistant.rows.sample([row]))
 
     def submit(
         self,
-        job: Job,
+        job: AnswerJob,
         timeout: float | None = None,
         on_text: Callable[[str], None] | None = None,
-    ) -> Job:
+    ) -> AnswerJob:
         """Put a question into the queue.
 
         Args:
@@ -276,7 +276,7 @@ class Engine:
                 self._release(job)
                 self._fail(job, reason)
 
-    def _release(self, job: Job) -> None:
+    def _release(self, job: AnswerJob) -> None:
         if job.slot is not None:
             del self._active[job.slot]
             job.slot = None
@@ -333,7 +333,7 @@ class Engine:
         state = self.assistant.generator.decode(state, self.options.decode_steps, used)
         self._state = state
         tokens, counts = to_host(state.tokens), to_host(state.num_tokens)
-        finished: list[Job] = []
+        finished: list[AnswerJob] = []
         now = time.monotonic()
         for slot, job in self._active.items():
             ids = tokens[slot, : counts[slot]].tolist()
@@ -356,7 +356,7 @@ class Engine:
         """Round up to one of few sizes of the cache."""
         return min(bucket(tokens, 1), self._shape.cache_slots)
 
-    def _collect(self, jobs: list[Job]) -> None:
+    def _collect(self, jobs: list[AnswerJob]) -> None:
         """Take the [SEG]s of finished rows out of the state, and free their slots."""
         seg = self.assistant.config.tokens.seg
         found = []
@@ -453,7 +453,7 @@ class Engine:
             for job in jobs:
                 self._fail(job, _internal(error))
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: AnswerJob) -> None:
         try:
             in_prompt = [mask for step, mask in job.masks if step < 0]
             in_answer = [mask for step, mask in job.masks if step >= 0]
@@ -464,12 +464,12 @@ class Engine:
         if self._close(job, "answered"):
             job.future.set_result(answer)
 
-    def _fail(self, job: Job, error: EngineError) -> None:
+    def _fail(self, job: AnswerJob, error: EngineError) -> None:
         """Fail a question, unless it is answered or has failed already."""
         if self._close(job, type(error).__name__):
             job.future.set_exception(error)
 
-    def _close(self, job: Job, outcome: str) -> bool:
+    def _close(self, job: AnswerJob, outcome: str) -> bool:
         with self._wake:
             if job not in self._open:
                 return False
@@ -495,6 +495,6 @@ def _internal(error: Exception) -> EngineError:
     return failure
 
 
-def _mask_pixels(job: Job) -> int:
+def _mask_pixels(job: AnswerJob) -> int:
     height, width = job.row.image.shape[:2]
     return bucket(height, 1) * bucket(width, 1)

@@ -72,7 +72,7 @@ class EngineOptions:
 
 
 @dataclass(eq=False)
-class Job:
+class AnswerJob:
     """A question that the engine has accepted.
 
     Attributes:
@@ -131,7 +131,7 @@ class SegBatch:
         probability: of the tokens of each [SEG] and its phrase.
     """
 
-    job: Job
+    job: AnswerJob
     steps: np.ndarray
     hidden: np.ndarray
     probability: np.ndarray

@@ -80,9 +80,9 @@ def test_the_server_ends_at_sigterm_when_its_questions_are_answered() -> None:
             process.send_signal(signal.SIGTERM)
             assert b"data: [DONE]" in response.read()
         assert process.wait(60) == 0
-        log = process.stderr.read()
+        log = process.stdout.read()
         assert '"POST /v1/chat/completions HTTP/1.1" 200' in log
-        assert "base64" not in log
+        assert "base64" not in log + process.stderr.read()
     finally:
         process.kill()
         process.wait()

@@ -14,10 +14,10 @@ from glamm_jax.inference.answer_rows import Question
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.serving.engine import Engine
 from glamm_jax.serving.jobs import (
+    AnswerJob,
     CancelledError,
     EngineError,
     EngineOptions,
-    Job,
     NotReadyError,
     QueueFullError,
     TooLateError,
@@ -65,7 +65,7 @@ def test_answers_are_those_of_chat(engine: Engine, assistant: Assistant) -> None
     questions = mixed()
     expected = assistant.chat_many(questions)
     pieces: list[list[str]] = [[] for _ in questions]
-    jobs: list[Job] = []
+    jobs: list[AnswerJob] = []
     for index, question in enumerate(questions):
         jobs.append(engine.submit(engine.prepare(question), on_text=pieces[index].append))
         time.sleep(0.02 * (index % 3))
