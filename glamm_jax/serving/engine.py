@@ -29,7 +29,7 @@ from glamm_jax.inference.answer import ScoredMask
 from glamm_jax.inference.answer_rows import Question, sampling_of
 from glamm_jax.inference.chat import Assistant, on_mesh
 from glamm_jax.inference.decode_state import DecodeState, StateShape
-from glamm_jax.inference.generate import DecodedMasks, GroundingInputs, SegTokens
+from glamm_jax.inference.generate import DecodedMasks, SegTokens
 from glamm_jax.parallel import MeshError, num_processes, num_shards, to_host
 from glamm_jax.serving.jobs import (
     AnswerJob,
@@ -37,9 +37,9 @@ from glamm_jax.serving.jobs import (
     EngineOptions,
     NotReadyError,
     QueueFullError,
-    SegBatch,
     TooLongError,
 )
+from glamm_jax.serving.mask_parts import MaskPart, SegBatch, mask_inputs, next_parts
 from glamm_jax.serving.metrics import EngineMetrics
 from glamm_jax.types import BatchShape
 
@@ -48,8 +48,6 @@ PREFILLS = 2  # batches of prompts in a cycle, so that rows that are decoded do 
 WARM_UP = "Where is <p> it </p> [SEG]?"
 WARM_UP_LONG = "This is a question of usual length, for which a program is compiled, too."
 MIN_SEGS = 64  # hidden states that are taken from the state together, padding included
-IMAGE_MASKS = 4  # masks of an image that are decoded, padding included; more if it has more
-MASK_PIXELS = 1 << 26  # of the masks that are resized together, at least those of one [SEG]
 
 
 class Engine:
@@ -380,67 +378,29 @@ class Engine:
 
     def _decode_masks(self) -> None:
         """Decode the masks of some finished questions, those that wait for the longest."""
-        chosen: list[tuple[SegBatch, bool]] = []
-        pixels = 0
-        while self._masks and len(chosen) < self.options.mask_images:
-            part, rest = self._split(self._masks[0])
-            pixels += len(part.steps) * _mask_pixels(part.job)
-            if chosen and pixels > MASK_PIXELS:
-                break
-            self._masks.popleft()
-            reason = part.job.abandoned()
+        for segs in tuple(self._masks):
+            reason = segs.job.abandoned()
             if reason is not None:
-                self._fail(part.job, reason)
-                continue
-            chosen.append((part, rest is None))
-            if rest is not None:
-                self._masks.appendleft(rest)
-                break
-        if not chosen:
+                self._masks.remove(segs)
+                self._fail(segs.job, reason)
+        parts = next_parts(self._masks, self.options.mask_images)
+        if not parts:
             return
-        parts = [part for part, _ in chosen]
-        # One image or a full batch, so that few programs are compiled; only images that have a
-        # mask are encoded, so those of padding have a mask of padding.
-        num_images = 1 if len(parts) == 1 else self.options.mask_images
-        samples = [part.job.sample for part in parts]
-        samples += [samples[0]] * (num_images - len(parts))
-        inputs = GroundingInputs(
-            np.stack([np.asarray(sample.grounding_image) for sample in samples]),
-            np.array([sample.resized_size for sample in samples], np.int32),
-            np.array([sample.original_size for sample in samples], np.int32),
-        )
-        image = np.repeat(np.arange(len(parts)), [len(part.steps) for part in parts])
-        image = np.concatenate([image, np.arange(len(parts), num_images)])
-        hidden = np.concatenate([part.hidden for part in parts])
-        count = bucket(max(len(image), num_images * IMAGE_MASKS), 1)
-        count = -(-count // self._shards) * self._shards
-        padded = np.concatenate([hidden, np.repeat(hidden[:1], count - len(hidden), axis=0)])
+        inputs = mask_inputs([part.segs for part in parts], self.options.mask_images, self._shards)
         decoded = self.assistant.generator.decode_masks(
-            jnp.asarray(padded), image, inputs, size_steps=1
+            jnp.asarray(inputs.hidden), inputs.mask_image, inputs.images, size_steps=1
         )
-        self.metrics.masks.inc(len(hidden))
-        self._answers.submit(self._attach, chosen, decoded)
-
-    def _split(self, segs: SegBatch) -> tuple[SegBatch, SegBatch | None]:
-        """Return as many [SEG]s of an image as fit, and the rest of them."""
-        count = max(1, MASK_PIXELS // _mask_pixels(segs.job))
-        if len(segs.steps) <= count:
-            return segs, None
-        first, rest = (
-            SegBatch(segs.job, segs.steps[part], segs.hidden[part], segs.probability[part])
-            for part in (slice(count), slice(count, None))
-        )
-        return first, rest
+        self.metrics.masks.inc(sum(len(part.segs.steps) for part in parts))
+        self._answers.submit(self._attach, parts, decoded)
 
     # ------------------------------------------------------------ the thread of the answers
 
-    def _attach(self, chosen: list[tuple[SegBatch, bool]], decoded: DecodedMasks) -> None:
+    def _attach(self, parts: list[MaskPart], decoded: DecodedMasks) -> None:
         """Attach masks to their questions; those that have all of theirs are answered."""
-        jobs = [segs.job for segs, _ in chosen]
         try:
             masks, foreground = to_host(decoded.masks), to_host(decoded.foreground)
             first = 0
-            for segs, is_last in chosen:
+            for segs, is_last in parts:
                 height, width = segs.job.row.image.shape[:2]
                 for k, step in enumerate(segs.steps.tolist()):
                     mask = masks[first + k, :height, :width].copy()
@@ -450,8 +410,9 @@ class Engine:
                 if is_last:
                     self._finish(segs.job)
         except Exception as error:
-            for job in jobs:
-                self._fail(job, _internal(error))
+            logger.exception("masks could not be decoded")
+            for segs, _ in parts:
+                self._fail(segs.job, _internal(error))
 
     def _finish(self, job: AnswerJob) -> None:
         try:
@@ -493,8 +454,3 @@ def _internal(error: Exception) -> EngineError:
     failure = EngineError(f"the engine failed: {type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
-
-
-def _mask_pixels(job: AnswerJob) -> int:
-    height, width = job.row.image.shape[:2]
-    return bucket(height, 1) * bucket(width, 1)

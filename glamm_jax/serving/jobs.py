@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from glamm_jax.data.encode import Sample
 from glamm_jax.errors import GLaMMError
 from glamm_jax.inference.answer import Answer, ScoredMask
@@ -118,20 +116,3 @@ class AnswerJob:
             seconds = self.deadline - self.submitted
             return TooLateError(f"not answered within {seconds:.0f} seconds")
         return None
-
-
-@dataclass(eq=False)
-class SegBatch:
-    """[SEG]s of one finished question whose masks are not decoded yet.
-
-    Attributes:
-        job: the question.
-        steps: index of each [SEG] in the answer; -1: in the prompt.
-        hidden: the hidden states that emitted them, [m, d].
-        probability: of the tokens of each [SEG] and its phrase.
-    """
-
-    job: AnswerJob
-    steps: np.ndarray
-    hidden: np.ndarray
-    probability: np.ndarray
