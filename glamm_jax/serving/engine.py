@@ -29,7 +29,8 @@ from glamm_jax.inference.answer import ScoredMask
 from glamm_jax.inference.answer_rows import Question, sampling_of
 from glamm_jax.inference.chat import Assistant, on_mesh
 from glamm_jax.inference.decode_state import DecodeState, StateShape
-from glamm_jax.inference.generate import DecodedMasks, SegTokens
+from glamm_jax.inference.generate import SegTokens
+from glamm_jax.inference.mask_programs import DecodedMasks
 from glamm_jax.parallel import MeshError, num_processes, num_shards, to_host
 from glamm_jax.serving.jobs import (
     AnswerJob,
@@ -283,8 +284,13 @@ class Engine:
         """Run the prompts of waiting questions, and insert them into free slots."""
         free = [slot for slot in range(self.options.slots) if slot not in self._active]
         with self._wake:
-            count = min(len(free), len(self._waiting), self.options.prefill_rows)
-            jobs = [self._waiting.popleft() for _ in range(count)]
+            # With regions or without: their encoder would run for all images of the batch.
+            alike = [
+                job for job in self._waiting if job.has_regions == self._waiting[0].has_regions
+            ]
+            jobs = alike[: min(len(free), self.options.prefill_rows)]
+            for job in jobs:
+                self._waiting.remove(job)
             for job, slot in zip(jobs, free, strict=False):
                 job.slot = slot
                 self._active[slot] = job

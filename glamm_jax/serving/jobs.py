@@ -104,6 +104,11 @@ class AnswerJob:
         # A future that runs cannot be cancelled: the engine alone decides how it ends.
         self.future.set_running_or_notify_cancel()
 
+    @property
+    def has_regions(self) -> bool:
+        """Whether the question has boxes."""
+        return len(self.row.boxes) > 0
+
     def cancel(self) -> None:
         """Give the question up; its slot becomes free at the end of the current step."""
         self._cancelled.set()

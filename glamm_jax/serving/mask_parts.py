@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from glamm_jax.data.collate import bucket
-from glamm_jax.inference.generate import GroundingInputs
+from glamm_jax.inference.mask_programs import GroundingInputs
 from glamm_jax.serving.jobs import AnswerJob
 
 MASK_PIXELS = 1 << 26  # of the masks that are resized together, or those of one [SEG]
