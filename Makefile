@@ -134,7 +134,7 @@ notebooks: $(STAMP) ## run the three notebooks of examples/notebooks; five minut
 lock: .venv-release/.done ## resolve the requirements of CPU, CUDA and TPU to locks/*.txt
 	mkdir -p locks
 	for extra in cpu cuda tpu; do \
-		$(RELEASE)/uv pip compile pyproject.toml $$(test $$extra = cpu || echo --extra $$extra) \
+		$(RELEASE)/uv pip compile pyproject.toml --extra serve $$(test $$extra = cpu || echo --extra $$extra) \
 			--universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
 			--custom-compile-command "make lock" --constraints constraints.txt \
 			--output-file locks/$$extra.txt || exit 1; \

@@ -125,5 +125,5 @@ def test_a_trace_passes_through_few_files(trace: str, limit: int) -> None:
 def test_every_question_has_an_answer() -> None:
     table = _text("docs/architecture.md").partition("## Where is it?")[2]
     rows = re.findall(r"^\| (.+) \| (.+) \|$", table, re.MULTILINE)[1:]
-    assert len(rows) == 29
+    assert len(rows) == 31
     assert all(list(_named_files(answer)) for _, answer in rows)

@@ -126,6 +126,11 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax serve") -> arg
         help="fetch images from public http(s) URLs (default: data URLs only)",
     )
     add(
+        "--no-warm-up",
+        action="store_true",
+        help="compile programs for the first questions instead of at the start",
+    )
+    add(
         "--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: as stored)"
     )
     add(
@@ -168,6 +173,7 @@ def run(options: argparse.Namespace) -> None:
         max_queue=options.max_queue,
         max_answer=options.max_tokens,
         max_prompt=options.max_prompt,
+        warm_up_size=None if options.no_warm_up else EngineOptions.warm_up_size,
     )
     mesh = choose_mesh(ModelFolder(model), options.dtype, options.mesh, rows=options.slots)
     assistant = load(model, options.dtype, mesh)

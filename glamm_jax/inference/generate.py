@@ -47,10 +47,16 @@ from glamm_jax.inference.decode_state import (
     insert_rows,
     sharded_cache,
 )
+from glamm_jax.inference.mask_programs import (
+    DecodedMasks,
+    GroundingInputs,
+    decode_masks,
+    encode_images,
+    resize_masks,
+)
 from glamm_jax.inference.sampling import Sampling, sample_tokens
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.models.kv_cache import write_rows
-from glamm_jax.models.sam.postprocess import postprocess_masks
 from glamm_jax.parallel import num_shards, shard_batch_axis, to_host
 from glamm_jax.types import Batch
 
@@ -84,23 +90,6 @@ class SegTokens(NamedTuple):
     steps: np.ndarray  # index of the generated token; -1: in the prompt
     positions: np.ndarray  # of the emitting hidden state in the prompt, if steps is -1
     images: np.ndarray  # index of the grounding image
-
-
-class GroundingInputs(NamedTuple):
-    """Images that masks are decoded from: fields of a `Batch`."""
-
-    grounding_images: np.ndarray  # uint8[g, s, s, 3]
-    resized_sizes: np.ndarray  # int[g, 2]
-    original_sizes: np.ndarray  # int[g, 2]
-
-
-class DecodedMasks(NamedTuple):
-    """Masks in the order of their [SEG]s; the fields are those of `SegMasks`."""
-
-    masks: Bool[Array, "m h w"]
-    iou: Float[Array, "m"]
-    foreground: Float[Array, "m"]
-    logits: Float[Array, "m h w"] | None = None
 
 
 # The fields of a batch that the programs use; the shapes of others would cause compilations.
@@ -298,14 +287,14 @@ class Generator:
         images, image_index = np.unique(padded, return_inverse=True)
         images = _pad_with_first(images, _padded_count(len(images)))
         fields = {name: shard_batch_axis(getattr(inputs, name)[images]) for name in _IMAGE_FIELDS}
-        embeddings = _encode_images(self._weights, _EMPTY_BATCH._replace(**fields))
-        low_res, iou = _decode_masks(
+        embeddings = encode_images(self._weights, _EMPTY_BATCH._replace(**fields))
+        low_res, iou = decode_masks(
             self._weights,
             _EMPTY_BATCH._replace(mask_image=image_index.astype(np.int32)),
             embeddings,
             shard_batch_axis(hidden),
         )
-        masks, foreground, logits = _resize_masks(
+        masks, foreground, logits = resize_masks(
             low_res,
             *(shard_batch_axis(getattr(inputs, name)[padded]) for name in _SIZE_FIELDS),
             canvas_size=self.config.sam.image_size,
@@ -447,57 +436,6 @@ def _seg_hidden(
     """Gather the hidden states that emitted [SEG]s; a step of -1 is one of the prompt."""
     from_answer = token_hidden[rows, jnp.maximum(steps, 0)]
     return jnp.where((steps < 0)[:, None], prompt_hidden[rows, positions], from_answer)
-
-
-# The numbers of images and of masks and the size of the masks vary between calls, so each of these
-# programs depends on as few of them as possible.
-
-
-@partial(CompiledFunction)
-def _encode_images(weights: ModelWeights, batch: Batch) -> Float[Array, "g s s c"]:
-    """Compute SAM's embeddings of the images with a [SEG]."""
-    return weights.merge().encode_grounding_images(batch)
-
-
-@partial(CompiledFunction)
-def _decode_masks(
-    weights: ModelWeights,
-    batch: Batch,
-    embeddings: Float[Array, "g s s c"],
-    seg_hidden: Float[Array, "m d"],
-) -> tuple[Float[Array, "m h w"], Float[Array, "m"]]:
-    """Compute low-resolution mask logits and IoU estimates."""
-    return weights.merge().decode_masks(seg_hidden, embeddings, batch)
-
-
-@partial(CompiledFunction, static_argnames=("canvas_size", "size", "with_logits"))
-def _resize_masks(
-    low_res: Float[Array, "m s s"],
-    resized: Int[Array, "m 2"],
-    original: Int[Array, "m 2"],
-    *,
-    canvas_size: int,
-    size: tuple[int, int],
-    with_logits: bool,
-) -> tuple[Bool[Array, "m h w"], Float[Array, "m"], Float[Array, "m h w"] | None]:
-    """Resize mask logits to their images.
-
-    Args:
-        low_res: the logits.
-        resized: size of each mask's image inside the canvas.
-        original: size of each mask's original image.
-        canvas_size: side of the padded input image of SAM.
-        size: of the results, at least that of every original.
-        with_logits: return the logits, too.
-
-    Returns:
-        Masks, mean probabilities of the pixels of the masks, and the logits.
-    """
-    logits = postprocess_masks(low_res, resized, original, canvas_size, size)
-    masks = logits > 0
-    inside = jnp.where(masks, jax.nn.sigmoid(logits), 0).sum((1, 2))
-    foreground = inside / jnp.maximum(masks.sum((1, 2)), 1)
-    return masks, foreground, logits if with_logits else None
 
 
 # ------------------------------------------------------------------------------ helpers

@@ -35,7 +35,7 @@ from glamm_jax.serving.chat_response import (
     event,
 )
 from glamm_jax.serving.engine import Engine
-from glamm_jax.serving.jobs import EngineError, Job, QueueFullError
+from glamm_jax.serving.jobs import AnswerJob, EngineError, QueueFullError
 from glamm_jax.serving.segmentations import (
     parse_segmentation,
     read_form,
@@ -167,7 +167,7 @@ class _Server:
                 )
             )
 
-    def _parse(self, body: bytes) -> tuple[ChatRequest, Job]:
+    def _parse(self, body: bytes) -> tuple[ChatRequest, AnswerJob]:
         try:
             fields = parse_json(body, "the body")
         except JSONError as error:
@@ -175,10 +175,10 @@ class _Server:
         parsed = parse_chat(fields, self.limits)
         return parsed, self.engine.prepare(parsed.question)
 
-    def _submit(self, job: Job, on_text: Callable[[str], Any] | None = None) -> None:
+    def _submit(self, job: AnswerJob, on_text: Callable[[str], Any] | None = None) -> None:
         self.engine.submit(job, self.options.request_seconds, on_text)
 
-    async def _answer(self, request: Request, job: Job) -> Answer:
+    async def _answer(self, request: Request, job: AnswerJob) -> Answer:
         """Wait for an answer; a client that leaves gives it up."""
         self._submit(job)
         try:
@@ -191,7 +191,7 @@ class _Server:
         return await loop.run_in_executor(self.threads, work, *arguments)
 
     async def _events(
-        self, job: Job, pieces: asyncio.Queue[str], head: ResponseHead, include_usage: bool
+        self, job: AnswerJob, pieces: asyncio.Queue[str], head: ResponseHead, include_usage: bool
     ) -> AsyncIterator[bytes]:
         """The events of a stream: pieces of the text, the masks, the reason of the end."""
         answered = asyncio.wrap_future(job.future)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from glamm_jax.inference.answer import Answer, Grounding
-from glamm_jax.serving.jobs import Job
+from glamm_jax.serving.jobs import AnswerJob
 
 FINISH_REASONS = {"end": "stop", "length": "length", "stopped": "stop"}
 
@@ -27,11 +27,11 @@ class ResponseHead:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return self._object("chat.completion.chunk", [choice])
 
-    def usage_chunk(self, job: Job) -> dict[str, Any]:
+    def usage_chunk(self, job: AnswerJob) -> dict[str, Any]:
         """Return the piece of a stream that has the numbers of tokens."""
         return self._object("chat.completion.chunk", []) | {"usage": usage(job)}
 
-    def completion(self, job: Job, answer: Answer) -> dict[str, Any]:
+    def completion(self, job: AnswerJob, answer: Answer) -> dict[str, Any]:
         """Return the response that is not streamed."""
         message = {"role": "assistant", "content": answer.text, "refusal": None}
         choice = {
@@ -78,7 +78,7 @@ def grounding_object(grounding: Grounding, origin: str) -> dict[str, Any]:
     }
 
 
-def usage(job: Job) -> dict[str, int]:
+def usage(job: AnswerJob) -> dict[str, int]:
     """Return the numbers of tokens; those of the prompt include the patches of the image."""
     prompt, answer = job.row.prompt.length, len(job.row.ids)
     return {

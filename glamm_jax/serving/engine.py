@@ -29,17 +29,18 @@ from glamm_jax.inference.answer import ScoredMask
 from glamm_jax.inference.answer_rows import Question, sampling_of
 from glamm_jax.inference.chat import Assistant, on_mesh
 from glamm_jax.inference.decode_state import DecodeState, StateShape
-from glamm_jax.inference.generate import DecodedMasks, GroundingInputs, SegTokens
+from glamm_jax.inference.generate import SegTokens
+from glamm_jax.inference.mask_programs import DecodedMasks
 from glamm_jax.parallel import MeshError, num_processes, num_shards, to_host
 from glamm_jax.serving.jobs import (
+    AnswerJob,
     EngineError,
     EngineOptions,
-    Job,
     NotReadyError,
     QueueFullError,
-    SegBatch,
     TooLongError,
 )
+from glamm_jax.serving.mask_parts import MaskPart, SegBatch, mask_inputs, next_parts
 from glamm_jax.serving.metrics import EngineMetrics
 from glamm_jax.types import BatchShape
 
@@ -48,8 +49,6 @@ PREFILLS = 2  # batches of prompts in a cycle, so that rows that are decoded do 
 WARM_UP = "Where is <p> it </p> [SEG]?"
 WARM_UP_LONG = "This is a question of usual length, for which a program is compiled, too."
 MIN_SEGS = 64  # hidden states that are taken from the state together, padding included
-IMAGE_MASKS = 4  # masks of an image that are decoded, padding included; more if it has more
-MASK_PIXELS = 1 << 26  # of the masks that are resized together, at least those of one [SEG]
 
 
 class Engine:
@@ -85,17 +84,17 @@ class Engine:
         slots = -(-self.options.slots // self._shards) * self._shards
         self._shape = StateShape(
             slots,
-            prompt_slots=_prompt_bucket(self.max_prompt),
+            prompt_slots=bucket(self.max_prompt),
             answer_slots=bucket(self.max_answer),
             cache_slots=max(
-                min(self.max_prompt + self.max_answer, context), _prompt_bucket(self.max_prompt)
+                min(self.max_prompt + self.max_answer, context), bucket(self.max_prompt)
             ),
         )
         self._wake = threading.Condition()
-        self._waiting: deque[Job] = deque()
-        self._active: dict[int, Job] = {}  # by slot
+        self._waiting: deque[AnswerJob] = deque()
+        self._active: dict[int, AnswerJob] = {}  # by slot
         self._masks: deque[SegBatch] = deque()
-        self._open: set[Job] = set()  # accepted, neither answered nor failed
+        self._open: set[AnswerJob] = set()  # accepted, neither answered nor failed
         self._draining = self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._answers = ThreadPoolExecutor(1, thread_name_prefix="answers")
@@ -109,7 +108,7 @@ class Engine:
         """Start the thread; `ready` is set when its programs are compiled, or if that fails."""
         self._thread.start()
 
-    def prepare(self, question: Question) -> Job:
+    def prepare(self, question: Question) -> AnswerJob:
         """Check, tokenize and resize a question, whose image is open already.
 
         Raises:
@@ -126,14 +125,14 @@ class Engine:
                 f"an answer has at most {self.max_answer} tokens on this server, not "
                 f"{question.max_tokens}"
             )
-        return Job(row, self.assistant.rows.sample([row]))
+        return AnswerJob(row, self.assistant.rows.sample([row]))
 
     def submit(
         self,
-        job: Job,
+        job: AnswerJob,
         timeout: float | None = None,
         on_text: Callable[[str], None] | None = None,
-    ) -> Job:
+    ) -> AnswerJob:
         """Put a question into the queue.
 
         Args:
@@ -233,7 +232,7 @@ class Engine:
         warm: set[tuple[int, int]] = set()
         for text, regions in texts:
             job = self.prepare(Question(image, text, regions, max_tokens=2))
-            size = _prompt_bucket(job.row.prompt.length), len(regions)
+            size = bucket(job.row.prompt.length), len(regions)
             for rows in {1, min(self.options.prefill_rows, self.options.slots)}:
                 if size not in warm:
                     jobs = [self.prepare(job.row.question) for _ in range(rows)]
@@ -276,7 +275,7 @@ class Engine:
                 self._release(job)
                 self._fail(job, reason)
 
-    def _release(self, job: Job) -> None:
+    def _release(self, job: AnswerJob) -> None:
         if job.slot is not None:
             del self._active[job.slot]
             job.slot = None
@@ -285,8 +284,13 @@ class Engine:
         """Run the prompts of waiting questions, and insert them into free slots."""
         free = [slot for slot in range(self.options.slots) if slot not in self._active]
         with self._wake:
-            count = min(len(free), len(self._waiting), self.options.prefill_rows)
-            jobs = [self._waiting.popleft() for _ in range(count)]
+            # With regions or without: their encoder would run for all images of the batch.
+            alike = [
+                job for job in self._waiting if job.has_regions == self._waiting[0].has_regions
+            ]
+            jobs = alike[: min(len(free), self.options.prefill_rows)]
+            for job in jobs:
+                self._waiting.remove(job)
             for job, slot in zip(jobs, free, strict=False):
                 job.slot = slot
                 self._active[slot] = job
@@ -312,7 +316,7 @@ class Engine:
     def _prefill_shape(self, required: BatchShape) -> BatchShape:
         """Round up, so that few programs are compiled."""
         rows = 1 if required.rows == 1 else self.options.prefill_rows
-        shape = BatchShape(rows, _prompt_bucket(required.tokens), images=rows, masks=required.masks)
+        shape = BatchShape(rows, bucket(required.tokens), images=rows, masks=required.masks)
         if required.regions:
             regions = bucket(max(required.regions, rows), 1)
             shape = shape.union(BatchShape(region_images=rows, regions=regions))
@@ -333,7 +337,7 @@ class Engine:
         state = self.assistant.generator.decode(state, self.options.decode_steps, used)
         self._state = state
         tokens, counts = to_host(state.tokens), to_host(state.num_tokens)
-        finished: list[Job] = []
+        finished: list[AnswerJob] = []
         now = time.monotonic()
         for slot, job in self._active.items():
             ids = tokens[slot, : counts[slot]].tolist()
@@ -356,7 +360,7 @@ class Engine:
         """Round up to one of few sizes of the cache."""
         return min(bucket(tokens, 1), self._shape.cache_slots)
 
-    def _collect(self, jobs: list[Job]) -> None:
+    def _collect(self, jobs: list[AnswerJob]) -> None:
         """Take the [SEG]s of finished rows out of the state, and free their slots."""
         seg = self.assistant.config.tokens.seg
         found = []
@@ -380,67 +384,29 @@ class Engine:
 
     def _decode_masks(self) -> None:
         """Decode the masks of some finished questions, those that wait for the longest."""
-        chosen: list[tuple[SegBatch, bool]] = []
-        pixels = 0
-        while self._masks and len(chosen) < self.options.mask_images:
-            part, rest = self._split(self._masks[0])
-            pixels += len(part.steps) * _mask_pixels(part.job)
-            if chosen and pixels > MASK_PIXELS:
-                break
-            self._masks.popleft()
-            reason = part.job.abandoned()
+        for segs in tuple(self._masks):
+            reason = segs.job.abandoned()
             if reason is not None:
-                self._fail(part.job, reason)
-                continue
-            chosen.append((part, rest is None))
-            if rest is not None:
-                self._masks.appendleft(rest)
-                break
-        if not chosen:
+                self._masks.remove(segs)
+                self._fail(segs.job, reason)
+        parts = next_parts(self._masks, self.options.mask_images)
+        if not parts:
             return
-        parts = [part for part, _ in chosen]
-        # One image or a full batch, so that few programs are compiled; only images that have a
-        # mask are encoded, so those of padding have a mask of padding.
-        num_images = 1 if len(parts) == 1 else self.options.mask_images
-        samples = [part.job.sample for part in parts]
-        samples += [samples[0]] * (num_images - len(parts))
-        inputs = GroundingInputs(
-            np.stack([np.asarray(sample.grounding_image) for sample in samples]),
-            np.array([sample.resized_size for sample in samples], np.int32),
-            np.array([sample.original_size for sample in samples], np.int32),
-        )
-        image = np.repeat(np.arange(len(parts)), [len(part.steps) for part in parts])
-        image = np.concatenate([image, np.arange(len(parts), num_images)])
-        hidden = np.concatenate([part.hidden for part in parts])
-        count = bucket(max(len(image), num_images * IMAGE_MASKS), 1)
-        count = -(-count // self._shards) * self._shards
-        padded = np.concatenate([hidden, np.repeat(hidden[:1], count - len(hidden), axis=0)])
+        inputs = mask_inputs([part.segs for part in parts], self.options.mask_images, self._shards)
         decoded = self.assistant.generator.decode_masks(
-            jnp.asarray(padded), image, inputs, size_steps=1
+            jnp.asarray(inputs.hidden), inputs.mask_image, inputs.images, size_steps=1
         )
-        self.metrics.masks.inc(len(hidden))
-        self._answers.submit(self._attach, chosen, decoded)
-
-    def _split(self, segs: SegBatch) -> tuple[SegBatch, SegBatch | None]:
-        """Return as many [SEG]s of an image as fit, and the rest of them."""
-        count = max(1, MASK_PIXELS // _mask_pixels(segs.job))
-        if len(segs.steps) <= count:
-            return segs, None
-        first, rest = (
-            SegBatch(segs.job, segs.steps[part], segs.hidden[part], segs.probability[part])
-            for part in (slice(count), slice(count, None))
-        )
-        return first, rest
+        self.metrics.masks.inc(sum(len(part.segs.steps) for part in parts))
+        self._answers.submit(self._attach, parts, decoded)
 
     # ------------------------------------------------------------ the thread of the answers
 
-    def _attach(self, chosen: list[tuple[SegBatch, bool]], decoded: DecodedMasks) -> None:
+    def _attach(self, parts: list[MaskPart], decoded: DecodedMasks) -> None:
         """Attach masks to their questions; those that have all of theirs are answered."""
-        jobs = [segs.job for segs, _ in chosen]
         try:
             masks, foreground = to_host(decoded.masks), to_host(decoded.foreground)
             first = 0
-            for segs, is_last in chosen:
+            for segs, is_last in parts:
                 height, width = segs.job.row.image.shape[:2]
                 for k, step in enumerate(segs.steps.tolist()):
                     mask = masks[first + k, :height, :width].copy()
@@ -450,10 +416,11 @@ class Engine:
                 if is_last:
                     self._finish(segs.job)
         except Exception as error:
-            for job in jobs:
-                self._fail(job, _internal(error))
+            logger.exception("masks could not be decoded")
+            for segs, _ in parts:
+                self._fail(segs.job, _internal(error))
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: AnswerJob) -> None:
         try:
             in_prompt = [mask for step, mask in job.masks if step < 0]
             in_answer = [mask for step, mask in job.masks if step >= 0]
@@ -464,12 +431,12 @@ class Engine:
         if self._close(job, "answered"):
             job.future.set_result(answer)
 
-    def _fail(self, job: Job, error: EngineError) -> None:
+    def _fail(self, job: AnswerJob, error: EngineError) -> None:
         """Fail a question, unless it is answered or has failed already."""
         if self._close(job, type(error).__name__):
             job.future.set_exception(error)
 
-    def _close(self, job: Job, outcome: str) -> bool:
+    def _close(self, job: AnswerJob, outcome: str) -> bool:
         with self._wake:
             if job not in self._open:
                 return False
@@ -493,12 +460,3 @@ def _internal(error: Exception) -> EngineError:
     failure = EngineError(f"the engine failed: {type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
-
-
-def _prompt_bucket(tokens: int) -> int:
-    return bucket(tokens, 2)
-
-
-def _mask_pixels(job: Job) -> int:
-    height, width = job.row.image.shape[:2]
-    return bucket(height, 1) * bucket(width, 1)

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from glamm_jax.data.encode import Sample
 from glamm_jax.errors import GLaMMError
 from glamm_jax.inference.answer import Answer, ScoredMask
@@ -72,7 +70,7 @@ class EngineOptions:
 
 
 @dataclass(eq=False)
-class Job:
+class AnswerJob:
     """A question that the engine has accepted.
 
     Attributes:
@@ -106,6 +104,11 @@ class Job:
         # A future that runs cannot be cancelled: the engine alone decides how it ends.
         self.future.set_running_or_notify_cancel()
 
+    @property
+    def has_regions(self) -> bool:
+        """Whether the question has boxes."""
+        return len(self.row.boxes) > 0
+
     def cancel(self) -> None:
         """Give the question up; its slot becomes free at the end of the current step."""
         self._cancelled.set()
@@ -118,20 +121,3 @@ class Job:
             seconds = self.deadline - self.submitted
             return TooLateError(f"not answered within {seconds:.0f} seconds")
         return None
-
-
-@dataclass(eq=False)
-class SegBatch:
-    """[SEG]s of one finished question whose masks are not decoded yet.
-
-    Attributes:
-        job: the question.
-        steps: index of each [SEG] in the answer; -1: in the prompt.
-        hidden: the hidden states that emitted them, [m, d].
-        probability: of the tokens of each [SEG] and its phrase.
-    """
-
-    job: Job
-    steps: np.ndarray
-    hidden: np.ndarray
-    probability: np.ndarray

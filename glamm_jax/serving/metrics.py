@@ -6,7 +6,7 @@ import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from glamm_jax.serving.jobs import Job
+from glamm_jax.serving.jobs import AnswerJob
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -39,7 +39,7 @@ class EngineMetrics:
         )
         self.total_seconds = histogram("total_seconds", "Time from request to answer")
 
-    def observe_end(self, job: Job, outcome: str) -> None:
+    def observe_end(self, job: AnswerJob, outcome: str) -> None:
         """Count the end of a question; `outcome` is "answered" or the name of an error."""
         self.questions.labels(outcome).inc()
         if outcome == "answered":

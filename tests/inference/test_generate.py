@@ -225,7 +225,7 @@ def test_prompts_answers_and_pictures_of_one_bucket_share_their_programs(
         assert generator.finish(batch, state).masks.shape[1:] == (40, 28)
 
     run(7, 9, (33, 25), 0.0)
-    masks = (module._encode_images, module._decode_masks, module._resize_masks)
+    masks = (module.encode_images, module.decode_masks, module.resize_masks)
     programs = (module._prefill, module._decode, *masks)
     before = [program.jitted._cache_size() for program in programs]
     run(8, 10, (40, 28), 0.7)

@@ -34,6 +34,7 @@ BENCH = (
     "metrics",
     "miniworld",
     "mask_scores",
+    "serving",
     "annotation",
     "train",
     "sharding",

@@ -11,20 +11,20 @@ import pytest
 from glamm_jax.errors import GLaMMError
 from glamm_jax.inference.answer import Answer
 from glamm_jax.inference.answer_rows import Question
-from glamm_jax.inference.chat import Assistant
+from glamm_jax.inference.chat import Assistant, load
 from glamm_jax.serving.engine import Engine
 from glamm_jax.serving.jobs import (
+    AnswerJob,
     CancelledError,
     EngineError,
     EngineOptions,
-    Job,
     NotReadyError,
     QueueFullError,
     TooLateError,
     TooLongError,
 )
 from glamm_jax.text.questions import GCG_QUESTIONS
-from tests.serving.conftest import OPTIONS, Gate, running, scene
+from tests.serving.conftest import MODEL, OPTIONS, Gate, running, scene
 
 PHRASES = "Where are <p> the star </p> [SEG] and <p> the circle </p> [SEG]?"
 ANSWERED = ("Where is region1 <bbox> [SEG]?", "It is <p> a red star </p> [SEG] .")
@@ -65,7 +65,7 @@ def test_answers_are_those_of_chat(engine: Engine, assistant: Assistant) -> None
     questions = mixed()
     expected = assistant.chat_many(questions)
     pieces: list[list[str]] = [[] for _ in questions]
-    jobs: list[Job] = []
+    jobs: list[AnswerJob] = []
     for index, question in enumerate(questions):
         jobs.append(engine.submit(engine.prepare(question), on_text=pieces[index].append))
         time.sleep(0.02 * (index % 3))
@@ -204,10 +204,21 @@ def test_programs_of_usual_questions_are_compiled_at_the_start(assistant: Assist
         assert isinstance(job.future.result(60), Answer)
 
 
+@pytest.mark.slow
+def test_any_mesh_gives_the_answers_of_one_device(assistant: Assistant) -> None:
+    questions = mixed()[:6]
+    expected = assistant.chat_many(questions)
+    for mesh in ("fsdp=4,tensor=2", "data=8"):
+        with running(load(MODEL, mesh=mesh)) as engine:
+            jobs = [engine.submit(engine.prepare(question)) for question in questions]
+            for job, answer in zip(jobs, expected, strict=True):
+                assert_same(job.future.result(300), answer)
+
+
 def test_masks_of_one_image_are_decoded_in_parts(
     engine: Engine, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("glamm_jax.serving.engine.MASK_PIXELS", 64 * 64)
+    monkeypatch.setattr("glamm_jax.serving.mask_parts.MASK_PIXELS", 64 * 64)
     question = mixed()[1]
     answer = engine.submit(engine.prepare(question)).future.result(60)
     assert_same(answer, assistant.chat_many([question])[0])
