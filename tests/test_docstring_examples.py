@@ -290,6 +290,10 @@ NAMES_ONLY: dict[str, tuple[set[str], str]] = {
         {"assistant", "questions"},
         "tests/image_answers/test_ask_folder.py makes these calls",
     ),
+    "serving.engine": (
+        {"load", "MODEL", "Question", "image"},
+        "starts a thread; tests/serving/test_engine.py makes these calls",
+    ),
     "weights.hub": (set(), "needs a hub; tests/weights/test_hub.py makes these calls"),
     "grand.inspection_page": (
         {"run", "Path", "find_image"},

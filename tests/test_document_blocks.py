@@ -42,10 +42,22 @@ def check_output(text: str) -> None:
     assert not re.search(r"^(glamm-jax|make|pip|python3?) ", text, re.MULTILINE), text
 
 
+def check_nginx(text: str) -> None:
+    """Raise unless each line is a directive, a comment, or the beginning or end of a block."""
+    depth = 0
+    for line in text.splitlines():
+        directive = line.partition(" #")[0].strip()
+        assert not directive or directive.startswith("#") or directive[-1] in ";{}", line
+        depth += directive.endswith("{") - directive.endswith("}")
+        assert depth >= 0, line
+    assert depth == 0, text
+
+
 # Language of a block -> how it is checked. Without one: output, a diagram, a notebook's cell.
 CHECKS: dict[str, Callable[[str], object]] = {
     "": check_output,
     "json": json.loads,
+    "nginx": check_nginx,
     "python": ast.parse,
     "sh": check_shell,
     "toml": tomllib.loads,

@@ -49,7 +49,14 @@ def decode_masks(
     embeddings: Float[Array, "g s s c"],
     seg_hidden: Float[Array, "m d"],
 ) -> tuple[Float[Array, "m h w"], Float[Array, "m"]]:
-    """Compute low-resolution mask logits and IoU estimates."""
+    """Compute low-resolution mask logits and IoU estimates.
+
+    Args:
+        weights: of the model.
+        batch: with `mask_image` only, the image of each mask.
+        embeddings: of the images.
+        seg_hidden: the hidden state that emitted each [SEG].
+    """
     return weights.merge().decode_masks(seg_hidden, embeddings, batch)
 
 
