@@ -49,7 +49,14 @@ def decode_masks(
     embeddings: Float[Array, "g s s c"],
     seg_hidden: Float[Array, "m d"],
 ) -> tuple[Float[Array, "m h w"], Float[Array, "m"]]:
-    """Compute low-resolution mask logits and IoU estimates."""
+    """Compute low-resolution mask logits and IoU estimates.
+
+    Args:
+        weights: the model.
+        batch: gives the image of each mask.
+        embeddings: of `encode_images`.
+        seg_hidden: the hidden states that emitted the [SEG]s.
+    """
     return weights.merge().decode_masks(seg_hidden, embeddings, batch)
 
 
