@@ -29,6 +29,7 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -159,6 +160,8 @@ def running_server(slots: int) -> Iterator[int]:
                 break
         else:
             raise RuntimeError(f"the server ended with status {process.wait()}")
+        # The server would wait if nobody read its log.
+        threading.Thread(target=process.stdout.read, daemon=True).start()
         yield int(ready[1])
         process.terminate()
         if process.wait(60):
@@ -166,7 +169,6 @@ def running_server(slots: int) -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
 
 
 async def measure(port: int, clients: int, options: argparse.Namespace) -> dict[str, Any]:

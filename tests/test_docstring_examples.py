@@ -45,6 +45,7 @@ from glamm_jax.miniworld.source import MiniWorldSource
 from glamm_jax.miniworld.truth_folder import open_truth, write_scenes
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.parallel import parse_mesh
+from glamm_jax.serving.jobs import EngineOptions
 from glamm_jax.training.parameter_groups import trainable_filter, used_parts
 from tests.docstring_example import example_of, example_of_module, unknown_names
 from tests.evaluation.test_docstring_examples import MODULES as EVALUATION_MODULES
@@ -248,6 +249,12 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
     "grand.roles": lambda folder: _grand_steps(),
     "grand.scene_graph": lambda folder: _grand_steps(),
     "inference.chat": lambda folder: {"glamm_jax": glamm_jax},
+    "serving.engine": lambda _: {
+        "MODEL": MODEL,
+        "load": load,
+        "image": IMAGE[:64, :64],
+        "EngineOptions": lambda slots: EngineOptions(slots // 8, warm_up_size=None),
+    },
     "inference.generate": lambda folder: _generation(),
     "inference.placement": lambda folder: {"path": MODEL, "load": load, "parse_mesh": parse_mesh},
     "json_files": lambda folder: {"Path": Path},
@@ -289,10 +296,6 @@ NAMES_ONLY: dict[str, tuple[set[str], str]] = {
     "image_answers.run": (
         {"assistant", "questions"},
         "tests/image_answers/test_ask_folder.py makes these calls",
-    ),
-    "serving.engine": (
-        {"load", "MODEL", "Question", "image"},
-        "starts a thread; tests/serving/test_engine.py makes these calls",
     ),
     "weights.hub": (set(), "needs a hub; tests/weights/test_hub.py makes these calls"),
     "grand.inspection_page": (

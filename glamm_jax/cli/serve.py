@@ -59,7 +59,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax serve") -> arg
     )
     add("--name", help="name of the model in requests (default: that of its folder)")
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    add("--port", type=int, default=8000, help="0: any free port (%(default)s)")
+    add("--port", type=port_number, default=8000, help="0: any free port (%(default)s)")
     add(
         "--slots",
         type=positive_int,
@@ -143,13 +143,21 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax serve") -> arg
     return parser.parse_args(arguments)
 
 
+def port_number(text: str) -> int:
+    """Parse a port; a type of argparse."""
+    number = int(text)
+    if not 0 <= number < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{number} is not a port: they are 0 to 65535")
+    return number
+
+
 def run(options: argparse.Namespace) -> None:
     """Load the model and answer requests until a signal."""
     try:
         from glamm_jax.serving.app import ServerOptions
         from glamm_jax.serving.engine import Engine
         from glamm_jax.serving.jobs import EngineOptions
-        from glamm_jax.serving.server import serve
+        from glamm_jax.serving.server import listen, serve
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{error.name} is missing; install it with: pip install 'glamm-jax[serve]'"
@@ -175,17 +183,17 @@ def run(options: argparse.Namespace) -> None:
         max_prompt=options.max_prompt,
         warm_up_size=None if options.no_warm_up else EngineOptions.warm_up_size,
     )
-    mesh = choose_mesh(ModelFolder(model), options.dtype, options.mesh, rows=options.slots)
-    assistant = load(model, options.dtype, mesh)
-    print(f"the model is on {assistant.placement()}; compiling", flush=True)
-    serve(
-        Engine(assistant, limits),
-        server,
-        host=options.host,
-        port=options.port,
-        drain_seconds=options.drain_seconds,
-        on_ready=lambda address: print(f"ready: {address}/v1", flush=True),
-    )
+    with listen(options.host, options.port) as listener:  # a port that is taken is said at once
+        mesh = choose_mesh(ModelFolder(model), options.dtype, options.mesh, rows=options.slots)
+        assistant = load(model, options.dtype, mesh)
+        print(f"the model is on {assistant.placement()}; compiling", flush=True)
+        serve(
+            Engine(assistant, limits),
+            server,
+            listener,
+            drain_seconds=options.drain_seconds,
+            on_ready=lambda address: print(f"ready: {address}/v1", flush=True),
+        )
 
 
 def read_keys(path: Path | None) -> tuple[str, ...]:

@@ -52,10 +52,10 @@ def decode_masks(
     """Compute low-resolution mask logits and IoU estimates.
 
     Args:
-        weights: of the model.
-        batch: with `mask_image` only, the image of each mask.
-        embeddings: of the images.
-        seg_hidden: the hidden state that emitted each [SEG].
+        weights: the model.
+        batch: gives the image of each mask.
+        embeddings: of `encode_images`.
+        seg_hidden: the hidden states that emitted the [SEG]s.
     """
     return weights.merge().decode_masks(seg_hidden, embeddings, batch)
 

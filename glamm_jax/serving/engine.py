@@ -2,6 +2,7 @@
 
     engine = Engine(load(MODEL), EngineOptions(slots=8))
     engine.start()
+    engine.ready.wait()
     job = engine.submit(engine.prepare(Question(image, "What is this?")), timeout=60)
     answer = job.future.result()
     engine.stop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,16 +21,26 @@ import uvicorn
 from glamm_jax.serving.app import ServerOptions, make_app
 from glamm_jax.serving.engine import Engine
 
+BACKLOG = 1024  # connections that are not accepted yet
 POLL_SECONDS = 0.05
 CLOSE_SECONDS = 5  # for responses that are being sent when the engine is empty
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 is any free one.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
 def serve(
     engine: Engine,
     options: ServerOptions,
+    listener: socket.socket,
     *,
-    host: str,
-    port: int,
     drain_seconds: float,
     on_ready: Callable[[str], Any] = print,
 ) -> None:
@@ -38,25 +49,18 @@ def serve(
     Args:
         engine: which is started and stopped here.
         options: limits of requests.
-        host: address to listen on.
-        port: to listen on; 0: any free one.
+        listener: as `listen` returns it.
         drain_seconds: that accepted questions may take after a signal.
         on_ready: called with the address when the first question can be answered.
-
-    Raises:
-        OSError: the port cannot be listened on.
     """
     config = uvicorn.Config(
         make_app(engine, options),
-        host=host,
-        port=port,
         log_level="info",
         timeout_graceful_shutdown=CLOSE_SECONDS,
         server_header=False,
     )
-    socket = config.bind_socket()
-    name = f"[{host}]" if ":" in host else host
-    address = f"http://{name}:{socket.getsockname()[1]}"
+    host, port = listener.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     server = _DrainingServer(config, engine, drain_seconds)
     engine.start()
 
@@ -71,7 +75,7 @@ def serve(
 
     threading.Thread(target=announce, daemon=True).start()
     try:
-        asyncio.run(server.serve([socket]))
+        asyncio.run(server.serve([listener]))
     finally:
         engine.stop()
     if engine.failure is not None:

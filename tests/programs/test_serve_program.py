@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -53,6 +54,18 @@ def test_a_model_that_does_not_exist_is_named(
 ) -> None:
     assert serve.main(["--model", str(tmp_path / "none")]) == 2
     assert "none" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert serve.main(["--port", str(port)]) == 2
+    assert (
+        f"Address already in use (while attempting to bind on address ('127.0.0.1', {port}))"
+        in (capsys.readouterr().err)
+    )
+    with pytest.raises(SystemExit):
+        serve.parse(["--port", "65536"])
 
 
 def test_the_server_ends_at_sigterm_when_its_questions_are_answered() -> None:
