@@ -231,7 +231,9 @@ def test_kills_at_random_moments_lose_nothing(tmp_path: Path, count: int, kills:
     moments = random.Random(count)
     for _ in range(kills):
         with started(killed, count, total) as processes:
-            # Some are killed while they start, compile or restore, some while steps run.
+            # One that dies before it joins is waited for longer (tests/test_process_group.py).
+            processes.wait_until(lambda: "their output" in processes.terminals[0].read_text())
+            # Some are killed while they compile or restore, some while steps run.
             if moments.random() < 0.6:
                 before = num_steps(killed)
                 processes.wait_until(lambda before=before: num_steps(killed) != before)
