@@ -361,7 +361,9 @@ article { overflow: hidden; border: 1px solid var(--rule); border-radius: 8px;
 .text h3 { margin: 0 0 .4rem; color: var(--soft); font-size: .8rem; font-weight: 500;
   overflow-wrap: anywhere; }
 .text p { margin: .3rem 0; overflow-wrap: anywhere; }
-.text .turn { display: grid; grid-template-columns: 3.6rem 1fr; align-items: baseline; }
+.text .turn { display: grid; grid-template-columns: minmax(3.6rem, max-content) 1fr;
+  column-gap: .5rem; align-items: baseline; }
+.cards.group .text .turn, .cards.group .turn b { display: block; }
 .turn b { color: var(--soft); font-weight: 500; font-size: .8rem; }
 .question span { color: var(--soft); }
 small { color: var(--soft); }
