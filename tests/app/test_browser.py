@@ -183,7 +183,11 @@ def test_the_keyboard_is_enough(
     keyboard = person.page.keyboard
     person.page.get_by_role("button", name="Draw a box by numbers").focus()
     keyboard.press("Enter")
-    person.page.get_by_label("left").fill("10")
+    left = person.page.get_by_label("left")
+    left.fill("10")
+    left.press("Tab")  # a person leaves the field before the value is used
+    person.page.wait_for_timeout(500)
+    assert left.input_value() == "10"
     person.page.get_by_role("button", name="Add the box").focus()
     keyboard.press("Enter")
     person.page.wait_for_selector(".glamm-stage .remove")
