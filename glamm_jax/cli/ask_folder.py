@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from glamm_jax.cli.program import this_machine
+from glamm_jax.cli.program import printable, this_machine
 from glamm_jax.errors import ConfigError
 from glamm_jax.grand.export.filters import ExportFilters
 from glamm_jax.grand.export.formats import find_exporter
@@ -96,10 +97,7 @@ def read_questions(options: argparse.Namespace, is_shipped: bool) -> FolderQuest
     else:
         questions = folder_questions(options.images, options.task, prompt, options.expression)
     print(f"{len(questions.items)} questions about {len(questions.names)} images", flush=True)
-    for name, reason in [*questions.refused.items()][:_NUM_SHOWN]:
-        print(f"not taken: {name}: {reason}")
-    if (count := len(questions.refused)) > _NUM_SHOWN:
-        print(f"not taken: {count - _NUM_SHOWN} more")
+    _print_some("not taken", questions.refused)
     return questions
 
 
@@ -122,12 +120,20 @@ def answer_folder(
     with run.lock():
         run.answer(assistant, options.batch, options.tokens)
         lines = base.with_name(f"{base.name}.{LINES}")
-        num_failed = write_answer_lines(lines, run)
-        print(f"wrote {lines}: {len(questions.items) - num_failed} answers, {num_failed} failed")
+        failed = write_answer_lines(lines, run)
+        print(f"wrote {lines}: {len(questions.items) - len(failed)} answers, {len(failed)} failed")
+        _print_some("failed", failed)
         for name in options.format:
             if name != LINES:
                 _export(run, options, name, base.with_name(f"{base.name}-{name}"))
     print(f"the same command resumes or adds formats; its answers are in {folder}")
+
+
+def _print_some(what: str, reasons: Mapping[str, str]) -> None:
+    for name, reason in [*reasons.items()][:_NUM_SHOWN]:
+        print(f"{what}: {printable(f'{name}: {reason}')}")
+    if len(reasons) > _NUM_SHOWN:
+        print(f"{what}: {len(reasons) - _NUM_SHOWN} more")
 
 
 def _config(

@@ -116,16 +116,17 @@ def _forget_failed(block: Path) -> None:
                 write_lines(path, kept)
 
 
-def write_answer_lines(path: Path, run: AnswerRun) -> int:
-    """Write all answers as lines of JSON; return how many questions failed.
+def write_answer_lines(path: Path, run: AnswerRun) -> dict[str, str]:
+    """Write all answers as lines of JSON; return the ids of the questions that failed, and why.
 
     Args:
         path: the file; an earlier one is replaced.
         run: with all answers.
     """
-    num_failed = 0
+    failed: dict[str, str] = {}
     with atomic_file(path) as file:
         for item, prediction in run.predictions():
             file.write(answer_line(item, prediction).encode())
-            num_failed += prediction.finish == FAILED
-    return num_failed
+            if prediction.finish == FAILED:
+                failed[item.id] = "; ".join(prediction.problems)
+    return failed

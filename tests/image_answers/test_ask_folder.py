@@ -50,6 +50,7 @@ def test_every_image_has_the_answer_of_chat_and_a_bad_one_ends_nothing(
     assert "4 questions about 4 images" in printed
     assert "not taken: .hidden: hidden" in printed
     assert "3 answers, 1 failed" in printed
+    assert "failed: broken.jpg#0: 8 bytes: not a readable image" in printed
     answers = {line["image"]: line for line in lines(tmp_path / "answers.jsonl")}
     assert [*answers] == ["a.png", "b.png", "broken.jpg", "inner/c.png"]
     assert answers["broken.jpg"]["finish"] == "failed"
