@@ -19,5 +19,10 @@ class FolderError(GLaMMError):
     """A folder cannot be read or written."""
 
 
+def printable(text: str) -> str:
+    """Replace characters that cannot be encoded, such as the lone surrogates of JSON."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 class GLaMMWarning(UserWarning):
     """Usable input that is perhaps not what the user meant. Programs print it in one line."""

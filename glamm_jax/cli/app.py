@@ -43,10 +43,9 @@ from glamm_jax.app.page_settings import PageSettings
 from glamm_jax.app.presets import ImageExample, file_example, scene_examples
 from glamm_jax.app.server_client import ServerClient
 from glamm_jax.cli.program import (
-    SHIPPED_MODEL,
-    checkout_path,
     checkout_root,
     make_parser,
+    model_or_shipped,
     model_path,
     run_program,
 )
@@ -159,7 +158,7 @@ def _server(
     if options.server is not None:
         yield ServerClient(options.server, key), None
         return
-    model = options.model or checkout_path(*SHIPPED_MODEL, instead="name a model with --model")
+    model = model_or_shipped(options.model)
     port = free_port()
     server_options = ("--port", str(port), "--max-body-bytes", str(MAX_BODY_BYTES))
     command = [sys.executable, "-m", "glamm_jax", "serve", "--model", str(model), *server_options]

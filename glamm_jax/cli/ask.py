@@ -53,11 +53,11 @@ from glamm_jax.cli.ask_folder import (
 )
 from glamm_jax.cli.program import (
     SHIPPED_MODEL,
+    add_model_argument,
+    add_placement_arguments,
     any_path,
-    checkout_path,
     make_parser,
-    mesh_sizes,
-    model_path,
+    model_or_shipped,
     run_program,
     this_machine,
 )
@@ -87,12 +87,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax ask") -> argpa
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
     add = parser.add_argument
-    add(
-        "--model",
-        type=model_path,
-        metavar="MODEL",
-        help="model folder (default: the shipped model)",
-    )
+    add_model_argument(parser)
     add("--image", type=this_machine, metavar="FILE", help="image file (default: a rendered scene)")
     add(
         "--scene",
@@ -129,16 +124,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax ask") -> argpa
         help="nucleus sampling: probability mass to sample from (%(default)s)",
     )
     add("--seed", type=int, default=0, help="seed of the sampling (%(default)s)")
-    add(
-        "--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: as stored)"
-    )
-    add(
-        "--mesh",
-        type=mesh_sizes,
-        metavar="AXIS=SIZE,...",
-        help="spread the model over devices of this machine: fsdp=2,tensor=4 (default: one device "
-        "if the model fits it, else all)",
-    )
+    add_placement_arguments(parser)
     add(
         "--out",
         type=any_path,
@@ -151,7 +137,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax ask") -> argpa
 
 def answer_question(options: argparse.Namespace) -> None:
     """Answer the question of the parsed command line, print the answer and write its files."""
-    model = options.model or checkout_path(*SHIPPED_MODEL, instead="name a model with --model")
+    model = model_or_shipped(options.model)
     if (options.image or options.images) and is_shipped(model):
         print(
             "note: the shipped model only knows drawn shapes; for photographs name another --model"

@@ -63,9 +63,9 @@ import glamm_jax.miniworld  # noqa: F401  # registers the scheme miniworld/NAME
 from glamm_jax.cli import compare
 from glamm_jax.cli.processes import add_process_arguments, start_processes
 from glamm_jax.cli.program import (
+    add_placement_arguments,
     any_path,
     make_parser,
-    mesh_sizes,
     model_path,
     positive_int,
     run_program,
@@ -345,14 +345,8 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
         help="maximum length of an answer in tokens (%(default)s)",
     )
     add("--batch", type=positive_int, default=8, help="rows per batch (%(default)s)")
-    add(
-        "--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: as stored)"
-    )
-    add(
-        "--mesh",
-        type=mesh_sizes,
-        metavar="AXIS=SIZE,...",
-        help="sizes of the device mesh, such as data=2,fsdp=2,tensor=2 (default: see above)",
+    add_placement_arguments(
+        parser, "sizes of the device mesh, such as data=2,fsdp=2,tensor=2 (default: see above)"
     )
     add(
         "--similarity",

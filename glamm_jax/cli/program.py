@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import glamm_jax
 from glamm_jax.cli.processes import are_running, end_processes, wait_for_loss
-from glamm_jax.errors import ConfigError, GLaMMError, GLaMMWarning
+from glamm_jax.errors import ConfigError, GLaMMError, GLaMMWarning, printable
 from glamm_jax.storage import AnyPath, describe, is_service_error, local_path, to_path
 
 if TYPE_CHECKING:
@@ -132,6 +132,30 @@ def add_command(
     add_arguments(parser)
 
 
+SPREAD_HELP = (
+    "spread the model over devices of this machine: fsdp=2,tensor=4 (default: one device if the "
+    "model fits it, else all)"
+)
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --model; `model_or_shipped` gives its default."""
+    parser.add_argument(
+        "--model",
+        type=model_path,
+        metavar="MODEL",
+        help="model folder (default: the shipped model)",
+    )
+
+
+def add_placement_arguments(parser: argparse.ArgumentParser, mesh_help: str = SPREAD_HELP) -> None:
+    """Add --dtype and --mesh: how a model is placed on devices."""
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: as stored)"
+    )
+    parser.add_argument("--mesh", type=mesh_sizes, metavar="AXIS=SIZE,...", help=mesh_help)
+
+
 def positive_int(text: str) -> int:
     """Parse an integer of at least 1; a type of argparse."""
     number = int(text)
@@ -172,6 +196,15 @@ def mesh_sizes(text: str) -> "MeshSizes":
         return parse_mesh(text)
 
 
+def model_or_shipped(model: AnyPath | None) -> AnyPath:
+    """Return the model of the command line; without one, that of the checkout.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    return model or checkout_path(*SHIPPED_MODEL, instead="name a model with --model")
+
+
 @contextmanager
 def _argument_errors() -> Iterator[None]:
     """Turn what is wrong with an argument into the error of which argparse prints the message."""
@@ -189,11 +222,6 @@ def print_module_help(documentation: str | None, program: str) -> None:
         program: the command that runs the program.
     """
     print(f"{documentation}\nThis module is a part of a program: {program} --help")
-
-
-def printable(text: str) -> str:
-    """Replace characters that cannot be encoded, such as lone surrogates."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def checkout_root() -> Path | None:

@@ -26,11 +26,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glamm_jax.cli.program import (
-    SHIPPED_MODEL,
-    checkout_path,
+    add_model_argument,
+    add_placement_arguments,
     make_parser,
-    mesh_sizes,
-    model_path,
+    model_or_shipped,
     positive_int,
     run_program,
     this_machine,
@@ -51,12 +50,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax serve") -> arg
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
     add = parser.add_argument
-    add(
-        "--model",
-        type=model_path,
-        metavar="MODEL",
-        help="model folder (default: the shipped model)",
-    )
+    add_model_argument(parser)
     add("--name", help="name of the model in requests (default: that of its folder)")
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     add("--port", type=port_number, default=8000, help="0: any free port (%(default)s)")
@@ -130,16 +124,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax serve") -> arg
         action="store_true",
         help="compile programs for the first questions instead of at the start",
     )
-    add(
-        "--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: as stored)"
-    )
-    add(
-        "--mesh",
-        type=mesh_sizes,
-        metavar="AXIS=SIZE,...",
-        help="spread the model over devices of this machine: fsdp=2,tensor=4 (default: one device "
-        "if the model fits it, else all)",
-    )
+    add_placement_arguments(parser)
     return parser.parse_args(arguments)
 
 
@@ -167,7 +152,7 @@ def run(options: argparse.Namespace) -> None:
     from glamm_jax.weights.folder import ModelFolder
 
     keys = read_keys(options.api_key_file)  # before the model is loaded, which takes minutes
-    model = options.model or checkout_path(*SHIPPED_MODEL, instead="name a model with --model")
+    model = model_or_shipped(options.model)
     server = ServerOptions(
         options.name or model.name,
         max_body_bytes=options.max_body_bytes,

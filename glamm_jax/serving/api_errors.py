@@ -9,7 +9,7 @@ from typing import Any
 
 from glamm_jax.data.boxes import BoxError
 from glamm_jax.data.preprocess import ImageError
-from glamm_jax.errors import GLaMMError
+from glamm_jax.errors import GLaMMError, printable
 from glamm_jax.inference.answer_rows import QuestionError
 from glamm_jax.inference.sampling import SamplingError
 from glamm_jax.serving.jobs import (
@@ -51,8 +51,8 @@ class APIError(GLaMMError):
     def __init__(
         self, message: str, param: str | None = None, *, status: int = 400, code: str = "invalid"
     ):
-        super().__init__(_printable(message))
-        self.param = None if param is None else _printable(param)
+        super().__init__(printable(message))
+        self.param = None if param is None else printable(param)
         self.status, self.code = status, code
 
     def body(self) -> dict[str, Any]:
@@ -69,11 +69,6 @@ class APIError(GLaMMError):
         if self.status in (429, 503):
             return {"Retry-After": str(RETRY_SECONDS)}
         return {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
-
-
-def _printable(text: str) -> str:
-    """Replace what UTF-8 does not have: JSON may have lone surrogates."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def api_error(error: Exception) -> APIError:
