@@ -96,11 +96,11 @@ def _record(
 
 
 def _add_objects(
-    objects: list[GrandObject], found: list[dict[str, Any]], label: str
+    objects: list[GrandObject], phrases: list[dict[str, Any]], label: str
 ) -> list[PhraseGrounding]:
     """Add an object for each mask; return the phrases with the ids of their objects."""
     linked = []
-    spans = groupby(found, key=lambda x: (x["phrase"], x["start"], x["end"]))
+    spans = groupby(phrases, key=lambda x: (x["phrase"], x["start"], x["end"]))
     for (phrase, start, end), group in spans:
         ids = []
         for fields in group:

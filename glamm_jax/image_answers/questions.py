@@ -107,8 +107,8 @@ def folder_questions(
     names = sorted(entry.file for entry in scan_images(folder, refused.__setitem__))
     if not names:
         raise QuestionsError(f"{folder}: has no files")
-    asked = dict.fromkeys(names, tuple(expressions) or ("",))
-    return _questions(folder, task, prompt, {name: [*x] for name, x in asked.items()}, refused)
+    subjects = tuple(expressions) or ("",)
+    return _questions(folder, task, prompt, dict.fromkeys(names, subjects), refused)
 
 
 def file_questions(
@@ -126,39 +126,41 @@ def file_questions(
         QuestionsError: a line is invalid, or names an image twice.
         RunFolderError: there is no such image in the folder.
     """
-    asked: dict[str, list[str | Box]] = {}
+    subjects_of: dict[str, list[str | Box]] = {}
     try:
         with file.open("rb") as stream:
             for number, (line, _) in enumerate(bounded_lines(stream, _MAX_LINE), start=1):
                 if line.strip():
-                    _read_line(line, f"{file}: line {number}", task, asked)
+                    _read_line(line, f"{file}: line {number}", task, subjects_of)
     except (OSError, JSONError) as error:
         raise QuestionsError(f"{file}: cannot be read: {error}") from error
-    if not asked:
+    if not subjects_of:
         raise QuestionsError(f"{file}: has no lines")
-    for _ in listed_images(folder, asked):
+    for _ in listed_images(folder, subjects_of):
         pass  # raises for a name that is no file of the folder
-    return _questions(folder, task, prompt, asked, {})
+    return _questions(folder, task, prompt, subjects_of, {})
 
 
 def _read_line(
-    line: bytes, where: str, task: AnswerTask, asked: dict[str, list[str | Box]]
+    line: bytes, where: str, task: AnswerTask, subjects_of: dict[str, list[str | Box]]
 ) -> None:
     """Add the questions of a line about its image."""
     fields = JSONObject(parse_json(line, where), where)
     name = fields.text("image")
-    wanted = {"refer": "expressions", "region": "boxes"}.get(task)
-    if unknown := sorted({*fields} - {"image", wanted}):
+    key = {"refer": "expressions", "region": "boxes"}.get(task)
+    if unknown := sorted({*fields} - {"image", key}):
         raise QuestionsError(f"{where}: {', '.join(unknown)}: unknown for the task {task}")
-    if name in asked:
+    if name in subjects_of:
         raise QuestionsError(f"{where}: {name} has a line already")
-    if wanted is None:
-        asked[name] = [""]
+    if key is None:
+        subjects_of[name] = [""]
         return
-    values = fields.array(wanted)
+    values = fields.array(key)
     if not values:
-        raise QuestionsError(f"{where}: {wanted} is empty")
-    asked[name] = [_value(value, task, f"{where}: {wanted}[{i}]") for i, value in enumerate(values)]
+        raise QuestionsError(f"{where}: {key} is empty")
+    subjects_of[name] = [
+        _value(value, task, f"{where}: {key}[{i}]") for i, value in enumerate(values)
+    ]
 
 
 def _value(value: object, task: AnswerTask, where: str) -> str | Box:
@@ -178,12 +180,12 @@ def _questions(
     folder: Path,
     task: AnswerTask,
     prompt: PromptTemplate,
-    asked: Mapping[str, Iterable[str | Box]],
+    subjects_of: Mapping[str, Iterable[str | Box]],
     refused: Mapping[str, str],
 ) -> FolderQuestions:
     items: list[Item] = []
     subjects: dict[str, str] = {}
-    for index, (name, values) in enumerate(asked.items()):
+    for index, (name, values) in enumerate(subjects_of.items()):
         for number, value in enumerate(values):
             item_id = f"{name}{SEPARATOR}{number}"
             if isinstance(value, str):
@@ -193,4 +195,4 @@ def _questions(
             else:
                 text, regions = prompt.format(num_regions=1), (value,)
             items.append(Item(item_id, name, index, text, regions=regions))
-    return FolderQuestions(folder, [*asked], items, prompt.text, subjects, refused)
+    return FolderQuestions(folder, [*subjects_of], items, prompt.text, subjects, refused)

@@ -88,12 +88,12 @@ def download_checkpoint(name: str) -> Path:
     repository = _Repository(name)
     folder = repository.fetch([*_CHECKPOINT_FILES, INDEX, PICKLED_INDEX])
     weights = next((x for x in (*MODEL_FILES, *ADAPTER_FILES) if x in repository.files), None)
-    wanted = [] if weights is None else [weights]
+    patterns = [] if weights is None else [weights]
     if weights in (INDEX, PICKLED_INDEX):
-        wanted += [glob.escape(shard) for shard in set(read_index(folder / weights).values())]
+        patterns += [glob.escape(shard) for shard in set(read_index(folder / weights).values())]
     elif weights in ADAPTER_FILES:
-        wanted.append(NON_LORA_FILE)
-    return repository.fetch([*_CHECKPOINT_FILES, *wanted])
+        patterns.append(NON_LORA_FILE)
+    return repository.fetch([*_CHECKPOINT_FILES, *patterns])
 
 
 def upload_model(
@@ -189,11 +189,11 @@ class _Repository:
     """
 
     def __init__(self, name: str):
-        found = hub_repository(name)
-        if found is None:
+        repository = hub_repository(name)
+        if repository is None:
             raise HubError(f"{name}: not the name of a repository; write ORG/NAME")
-        self.name = found
-        self._id, _, revision = found.partition(REVISION)
+        self.name = repository
+        self._id, _, revision = repository.partition(REVISION)
         self._revision = revision or None
         self._is_offline = False
         with _hub_errors(self.name):
