@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ def test_weights_and_biases_logs_offline(tmp_path: Path, monkeypatch: pytest.Mon
             writer.write_step(record(step))
         writer.write_validation(steps[-1] + 1, ValidationResult({"gcg/mIoU": 0.5}, [panel]))
         writer.close()
+        time.sleep(1.1)  # the package names the folder of a run by the second of its start
     rows = logged(folder)
     losses = [row["loss/ce"] for row in rows]
     assert losses == [0.5, 0.5, 0.5]
