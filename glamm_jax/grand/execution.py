@@ -320,7 +320,7 @@ class ChunkWorker:
         outcomes: list[Outcome] = []
         start = 0
         while start < len(images):
-            size = self._batch_sizes.get(stage.name, stage.batch_size)
+            size = self._batch_sizes.get(stage.name, stage.images_per_call)
             batch = images[start : start + size]
             outcomes += self._call(stage, batch)
             start += len(batch)

@@ -7,9 +7,13 @@
     class = "oracle"
     masks = true
 
+    [detectors.nanodet]         # an adapter of this library, see `glamm_jax.grand.adapters`
+    class = "onnx"
+    model = "nanodet.onnx"      # other keys are arguments of the class
+
     [detectors.mine]            # a class of your own: only with `trust`
     class = "my_package.models:Detector"
-    weights = "weights.pt"      # other keys are arguments of the class
+    weights = "weights.pt"
 
     [llm]
     class = "oracle"
@@ -32,6 +36,7 @@ from typing import Any
 from glamm_jax.errors import GLaMMError
 from glamm_jax.files import read_regular_file
 from glamm_jax.grand.adapters import NOISE, ORACLES, NoiseOptions
+from glamm_jax.grand.adapters.registry import ADAPTERS, adapter_class, adapter_kinds
 from glamm_jax.grand.pipeline import RoleSet
 from glamm_jax.grand.roles import RolePlayer
 from glamm_jax.grand.stages import one_line
@@ -40,7 +45,7 @@ from glamm_jax.json_files import show
 
 MAX_BYTES = 1 << 20  # of a file
 COMMON = "oracle"  # table of the arguments of all oracles, and short name of their classes
-# Field of RoleSet -> key of ORACLES; several models, by name.
+# Field of RoleSet -> name of the role, as in ORACLES and ADAPTERS; several models, by name.
 NAMED_ROLES = {
     "taggers": "tagger",
     "detectors": "detector",
@@ -49,7 +54,7 @@ NAMED_ROLES = {
     "region_classifiers": "region_classifier",
     "captioners": "captioner",
 }
-# Field of RoleSet -> key of ORACLES; one model.
+# Field of RoleSet -> name of the role; one model.
 SINGLE_ROLES = {
     "region_proposer": "region_proposer",
     "depth_estimator": "depth_estimator",
@@ -162,12 +167,12 @@ class _RoleReader:
     def __init__(self, path: Path, common: Mapping[str, Any], trust: bool):
         self._path, self._common, self._trust = path, common, trust
 
-    def create(self, table_name: str, oracle: str, name: str, table: Any) -> RolePlayer:
+    def create(self, table_name: str, role: str, name: str, table: Any) -> RolePlayer:
         """Return the model of a table.
 
         Args:
             table_name: for messages.
-            oracle: key of ORACLES; "" for the parser of texts.
+            role: its name; "" for the parser of texts.
             name: of the model, unless the table has another.
             table: its content.
         """
@@ -176,28 +181,55 @@ class _RoleReader:
             raise RoleFileError(f"{where}: {show(table)} is not a table")
         arguments = dict(table)
         kind = arguments.pop("class", None)
+        names = [COMMON, *adapter_kinds(role)] if role else [*PARSERS]
         if not isinstance(kind, str):
-            advice = 'class = "oracle", or class = "PACKAGE.MODULE:CLASS"'
-            if not oracle:
-                advice = 'class = "rules" or "spacy"'
-            raise RoleFileError(f"{where}: the class is missing: {advice}")
+            advice = " or ".join(f'"{item}"' for item in names)
+            raise RoleFileError(
+                f"{where}: the class is missing: class = {advice}, or a class of your own, "
+                '"PACKAGE.MODULE:CLASS"'
+            )
         if ":" in kind:
             return self._build(where, self._import(where, kind), arguments)
-        if kind == COMMON and oracle:
-            if "noise" in arguments:
-                arguments["noise"] = _noise(arguments["noise"], where)
-            if isinstance(arguments.get("folder"), str):
-                arguments["folder"] = self._path.parent / arguments["folder"]
-            arguments = {**self._common, "name": name, **arguments}
-            if "folder" not in arguments:
-                raise RoleFileError(f"{where}: the folder of the scenes is missing")
-            return self._build(where, ORACLES[oracle], arguments)
-        if kind in PARSERS and not oracle:
+        if kind not in names:
+            elsewhere = f", and {kind} has no {role}" if kind in ADAPTERS else ""
+            raise RoleFileError(
+                f"{where}: class = {kind!r} is neither {' nor '.join(names)} nor "
+                f"PACKAGE.MODULE:CLASS{elsewhere}"
+            )
+        if not role:
             return self._build(where, PARSERS[kind], arguments)
-        names = [COMMON] if oracle else [*PARSERS]
-        raise RoleFileError(
-            f"{where}: class = {kind!r} is neither {' nor '.join(names)} nor PACKAGE.MODULE:CLASS"
-        )
+        if kind == COMMON:
+            return self._build(where, ORACLES[role], self._oracle_arguments(where, name, arguments))
+        try:
+            target = adapter_class(kind, role)
+        except GLaMMError as error:
+            raise RoleFileError(f"{where}: {one_line(error)}") from error
+        return self._build(where, target, self._adapter_arguments(target, name, arguments))
+
+    def _oracle_arguments(
+        self, where: str, name: str, arguments: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        result = {**self._common, "name": name, **arguments}
+        if "noise" in arguments:
+            result["noise"] = _noise(arguments["noise"], where)
+        if isinstance(arguments.get("folder"), str):
+            result["folder"] = self._path.parent / arguments["folder"]
+        if "folder" not in result:
+            raise RoleFileError(f"{where}: the folder of the scenes is missing")
+        return result
+
+    def _adapter_arguments(
+        self, target: type[Any], name: str, arguments: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Add the name; what exists beside the file of roles, or below, is a path."""
+        result = {"name": name, **arguments}
+        for key in target.path_arguments:
+            value = result.get(key)
+            if isinstance(value, str) and "://" not in value:
+                path = self._path.parent / value
+                if path.exists():
+                    result[key] = str(path)
+        return result
 
     def _import(self, where: str, kind: str) -> Callable[..., Any]:
         if not self._trust:

@@ -2,7 +2,8 @@
 
 A role is a class whose instances are created once per worker (`setup`) and called with batches. A
 call returns one result per item, in order; an item that fails has a `RoleError` as its result, so
-that one image never affects another. Models of the reference: `Role` docstrings below.
+that one image never affects another. Models of the reference: `Role` docstrings below. A role
+whose device memory bounds the batch has an attribute `batch_size` beside those of `Role`.
 
     class Constant:
         name, fingerprint, needs_device = "constant", "constant-1", False

@@ -236,7 +236,8 @@ class Stage:
         settings: options and prompts, all that changes results: JSON or dataclasses.
         roles: the models that `process` calls; the worker calls their `setup`.
         version: of the code; to be raised when its results change.
-        batch_size: number of images per call; results do not depend on it.
+        batch_size: number of images per call, unless a role states its own; results do not depend
+            on it.
     """
 
     name: str
@@ -251,6 +252,12 @@ class Stage:
     @property
     def all_inputs(self) -> tuple[str, ...]:
         return self.inputs + self.optional_inputs
+
+    @property
+    def images_per_call(self) -> int:
+        """The smallest `batch_size` of its roles that have one, otherwise its own."""
+        sizes = [role.batch_size for role in self.roles if hasattr(role, "batch_size")]
+        return min(sizes, default=self.batch_size)
 
     @property
     def needs_device(self) -> bool:

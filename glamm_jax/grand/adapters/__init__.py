@@ -1,7 +1,7 @@
 """Models that play the roles of the annotation.
 
 `oracle`, `oracle_regions`, `oracle_language`: answers from the truth about mini-world scenes, with
-the errors of `noise`.
+the errors of `noise`. `registry`: which real models a file of roles can name.
 """
 
 from glamm_jax.grand.adapters.noise import NOISE, NoiseOptions

@@ -1,0 +1,44 @@
+"""Which adapter classes a file of roles can name, for each role.
+
+    [detectors.nanodet]
+    class = "onnx"                 # a key of ADAPTERS
+    model = "nanodet.onnx"
+
+Each kind needs packages of its own, so that a class is imported when a file names it. A class has an
+attribute `path_arguments`: which of its arguments may be files beside the file of roles.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from glamm_jax.errors import ConfigError
+
+# Kind -> role -> module and class, below `glamm_jax.grand.adapters`.
+ADAPTERS: dict[str, dict[str, str]] = {}
+# Kind -> the extra with its packages.
+EXTRAS: dict[str, str] = {}
+
+
+def adapter_kinds(role: str) -> list[str]:
+    """Return the kinds that have an adapter for a role, such as "detector"."""
+    return [kind for kind, classes in ADAPTERS.items() if role in classes]
+
+
+def adapter_class(kind: str, role: str) -> type[Any]:
+    """Import the adapter of a kind for a role.
+
+    Raises:
+        ConfigError: a package that it needs is not installed.
+    """
+    module, _, name = ADAPTERS[kind][role].partition(":")
+    try:
+        return getattr(import_module(f"{__package__}.{module}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("glamm_jax"):
+            raise
+        raise ConfigError(
+            f"class = {kind!r} needs the package {error.name}: "
+            f"pip install 'glamm-jax[{EXTRAS[kind]}]'"
+        ) from error
