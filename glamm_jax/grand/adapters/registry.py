@@ -4,8 +4,8 @@
     class = "onnx"                 # a key of ADAPTERS
     model = "nanodet.onnx"
 
-Each kind needs packages of its own, so that a class is imported when a file names it. A class has an
-attribute `path_arguments`: which of its arguments may be files beside the file of roles.
+Each kind needs packages of its own, so that a class is imported when a file names it. A class has
+an attribute `path_arguments`: which of its arguments may be files beside the file of roles.
 """
 
 from __future__ import annotations
