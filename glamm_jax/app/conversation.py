@@ -18,13 +18,13 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from glamm_jax.app.regions import Box, question_boxes
-from glamm_jax.app.served_answer import ServedAnswer, ServedGrounding
+from glamm_jax.app.served_answer import ServedAnswer
 from glamm_jax.data import rle
 from glamm_jax.data.boxes import as_boxes, check_boxes, to_pixel
 from glamm_jax.data.preprocess import MAX_IMAGE_BYTES, open_image
 from glamm_jax.errors import GLaMMError
 from glamm_jax.files import read_regular_file
-from glamm_jax.inference.answer import Answer
+from glamm_jax.inference.answer import Answer, Grounding
 from glamm_jax.report.conversation_cards import QUESTION_PATTERNS
 from glamm_jax.report.html_page import jpeg_uri
 from glamm_jax.report.mask_outlines import Outline, outline_of_runs
@@ -207,7 +207,7 @@ class Conversation:
         return self.picture.pixels, rle.decode(runs)
 
     def last_answer(self) -> Answer:
-        """Return the last answer with dense masks, for files.
+        """Return the last answer, for files.
 
         Raises:
             SessionError: there is none.
@@ -270,16 +270,14 @@ def _segmented_name(question: str) -> str:
     return next((match[1] for match in matches if match), SEG)
 
 
-def _shown_masks(
-    groups: Sequence[tuple[ServedGrounding, bool]], unnamed: str
-) -> tuple[ShownMask, ...]:
+def _shown_masks(groups: Sequence[tuple[Grounding, bool]], unnamed: str) -> tuple[ShownMask, ...]:
     """Join the masks of each phrase; they have one colour, as in `GroundedText.coloured_text`.
 
     Args:
         groups: the groundings, and whether they are the question's.
         unnamed: name of a mask without a phrase.
     """
-    members: dict[tuple[Any, ...], list[ServedGrounding]] = {}
+    members: dict[tuple[Any, ...], list[Grounding]] = {}
     num_masks = {True: 0, False: 0}
     is_only = unnamed != SEG and sum(not item.phrase for item, _ in groups) == 1
     for item, in_question in groups:
@@ -293,11 +291,10 @@ def _shown_masks(
             shown.append(ShownMask(name, start, end, colour, in_question))
             continue
         runs = _union([item.runs for item in masks if item.runs is not None])
-        (height, width), ends = rle.run_ends(runs)
-        area = int((ends[1::2] - ends[: len(ends[1::2]) * 2 : 2]).sum())
+        height, width = runs["size"]
         outline = outline_of_runs(runs, MAX_SHOWN_SIDE)
         scores = [item.score for item in masks if item.score is not None]
-        share, score = area / max(1, height * width), max(scores, default=None)
+        share, score = rle.area(runs) / max(1, height * width), max(scores, default=None)
         shown.append(ShownMask(name, start, end, colour, in_question, runs, outline, share, score))
         colour += 1
     return tuple(shown)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,30 +22,6 @@ from glamm_jax.text.answer_parser import parse_answer
 MAX_GROUNDINGS = 500
 MAX_TEXT = 200_000  # characters of an answer
 FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "end", "length": "length"}
-
-
-@dataclass(frozen=True)
-class ServedGrounding:
-    """A phrase of a text and one mask of it.
-
-    Attributes:
-        phrase: a part of the text; empty for a [SEG] without a phrase.
-        start: index of its first character in the text.
-        end: index after its last character.
-        runs: COCO run lengths of the mask, of the size of the image; None: no mask.
-        score: confidence in the mask, 0 to 1.
-    """
-
-    phrase: str
-    start: int
-    end: int
-    runs: dict[str, Any] | None = field(default=None, repr=False)
-    score: float | None = None
-
-    def dense(self) -> Grounding:
-        """Return it with its mask as an array."""
-        mask = None if self.runs is None else rle.decode(self.runs)
-        return Grounding(self.phrase, self.start, self.end, mask, self.score)
 
 
 @dataclass(frozen=True)
@@ -63,8 +39,8 @@ class ServedAnswer:
 
     text: str
     raw: str
-    groundings: tuple[ServedGrounding, ...]
-    prompt_groundings: tuple[ServedGrounding, ...]
+    groundings: tuple[Grounding, ...]
+    prompt_groundings: tuple[Grounding, ...]
     problems: tuple[str, ...]
     finish: FinishReason
 
@@ -74,23 +50,19 @@ class ServedAnswer:
         image: UInt8[np.ndarray, "h w 3"],
         regions: Float[np.ndarray, "r 4"],
     ) -> Answer:
-        """Return it with dense masks, as `Assistant.chat` does.
+        """Return it as `Assistant.chat` does.
 
         Args:
             question: in raw form.
             image: that was asked about.
             regions: boxes of the question in pixels.
         """
-        asked = GroundedText(
-            question,
-            parse_answer(question).text,
-            tuple(item.dense() for item in self.prompt_groundings),
-        )
+        text = parse_answer(question).text
         return Answer(
             raw=self.raw,
             text=self.text,
-            groundings=tuple(item.dense() for item in self.groundings),
-            question=asked,
+            groundings=self.groundings,
+            question=GroundedText(question, text, self.prompt_groundings),
             history=(),
             image=image,
             regions=regions,
@@ -131,14 +103,14 @@ def read_answer(
     )
 
 
-def _groundings(items: Any, text: str, image_size: tuple[int, int]) -> tuple[ServedGrounding, ...]:
+def _groundings(items: Any, text: str, image_size: tuple[int, int]) -> tuple[Grounding, ...]:
     items = [] if items is None else items
     if not isinstance(items, Sequence) or len(items) > MAX_GROUNDINGS:
         raise ServerError(f"The server's `groundings` are no list of at most {MAX_GROUNDINGS}.")
     return tuple(_grounding(item, text, image_size) for item in items)
 
 
-def _grounding(item: Any, text: str, image_size: tuple[int, int]) -> ServedGrounding:
+def _grounding(item: Any, text: str, image_size: tuple[int, int]) -> Grounding:
     try:
         phrase, start, end = str(item["phrase"]), int(item["start"]), int(item["end"])
         runs, score = item.get("segmentation"), item.get("score")
@@ -158,7 +130,7 @@ def _grounding(item: Any, text: str, image_size: tuple[int, int]) -> ServedGroun
                     f"{list(image_size)}."
                 )
             rle.check(runs)
-        return ServedGrounding(phrase, start, end, runs, score)
+        return Grounding(phrase, start, end, runs, score)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, ServerError):
             raise

@@ -62,6 +62,7 @@ from glamm_jax.cli.program import (
     this_machine,
 )
 from glamm_jax.config import DType
+from glamm_jax.data import rle
 from glamm_jax.data.boxes import check_boxes
 from glamm_jax.data.preprocess import open_image
 from glamm_jax.inference.answer import Answer, Grounding
@@ -212,9 +213,11 @@ def _print_groundings(answer: Answer) -> None:
 
 
 def _mask_summary(grounding: Grounding) -> str:
-    if grounding.mask is None:
+    if grounding.runs is None:
         return "no mask"
-    return f"{grounding.mask.mean():.0%} of the image, score {grounding.score:.2f}"
+    height, width = grounding.runs["size"]
+    share = rle.area(grounding.runs) / (height * width)
+    return f"{share:.0%} of the image, score {grounding.score:.2f}"
 
 
 if __name__ == "__main__":

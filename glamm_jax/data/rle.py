@@ -96,6 +96,34 @@ def run_ends(runs: Mapping[str, Any]) -> tuple[tuple[int, int], Int[np.ndarray, 
     return (height, width), np.cumsum(counts)
 
 
+def area(runs: Mapping[str, Any]) -> int:
+    """Return the number of pixels of a mask.
+
+    Raises:
+        MaskError: as in `decode`.
+    """
+    return int(_validate(runs)[2][1::2].sum())
+
+
+def box(runs: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
+    """Return x0 y0 x1 y1 of a mask in pixels, the end exclusive; None if it is empty.
+
+    Raises:
+        MaskError: as in `decode`.
+    """
+    (height, _), ends = run_ends(runs)
+    starts, stops = ends[: len(ends) // 2 * 2 : 2], ends[1::2]
+    starts, stops = starts[stops > starts], stops[stops > starts]
+    if not len(starts):
+        return None
+    left, top = np.divmod(starts, height)
+    right, bottom = np.divmod(stops - 1, height)
+    is_column = left == right  # a longer run has both the first and the last row
+    y0 = int(np.where(is_column, top, 0).min())
+    y1 = int(np.where(is_column, bottom, height - 1).max()) + 1
+    return int(left[0]), y0, int(right[-1]) + 1, y1
+
+
 def check(runs: Mapping[str, Any]) -> None:
     """Check run lengths without decoding them.
 

@@ -4,8 +4,9 @@
         print(prediction.id, prediction.text)
 
 Order of the data: one thread decodes and resizes images ahead of the device; the model answers a
-batch; another thread encodes the masks as run lengths. A prediction depends on its item alone:
-neither the batch nor the number of devices changes it, except for mask logits close to zero.
+batch; another thread encodes the masks as run lengths and puts the answers together. A prediction
+depends on its item alone: neither the batch nor the number of devices changes it, except for mask
+logits close to zero.
 
 On a mesh that has devices of several processes, all of them prepare the same batches and have the
 same predictions; that the batches are the same is checked.
@@ -24,7 +25,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jax.experimental import multihost_utils
 
-from glamm_jax.data import rle
 from glamm_jax.data.boxes import BoxError
 from glamm_jax.data.preprocess import ImageError, open_image
 from glamm_jax.data.record import RecordError
@@ -32,7 +32,7 @@ from glamm_jax.data.record_sources import RecordSource
 from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.benchmarks.base import FAILED, Item, Prediction, RunLengths
 from glamm_jax.inference.answer import Answer, Grounding
-from glamm_jax.inference.chat import Assistant, PreparedQuestions, Question
+from glamm_jax.inference.chat import Assistant, GeneratedAnswers, PreparedQuestions, Question
 from glamm_jax.parallel import num_processes
 from glamm_jax.text.answer_parser import ParsedAnswer, parse_answer
 from glamm_jax.text.prompt import PromptError
@@ -83,8 +83,8 @@ def predict(
             for batch in _prefetch(preprocessing, prepare, _batches(items, batch_size)):
                 if num_processes(assistant.mesh) > 1:
                     _check_same(batch)
-                answers = assistant.answer(batch.prepared)
-                pending.append(postprocessing.submit(_to_predictions, batch, answers))
+                generated = assistant.generate(batch.prepared)
+                pending.append(postprocessing.submit(_to_predictions, assistant, batch, generated))
                 while len(pending) > 1:
                     yield from pending.popleft().result()
             while pending:
@@ -170,8 +170,10 @@ def _check_same(batch: _ItemBatch) -> None:
         )
 
 
-def _to_predictions(batch: _ItemBatch, answers: list[Answer]) -> list[Prediction]:
-    pairs = zip(batch.items, answers, strict=True)
+def _to_predictions(
+    assistant: Assistant, batch: _ItemBatch, generated: list[GeneratedAnswers]
+) -> list[Prediction]:
+    pairs = zip(batch.items, assistant.assemble(generated), strict=True)
     return [*(to_prediction(item, answer) for item, answer in pairs), *batch.failed]
 
 
@@ -180,13 +182,13 @@ def to_prediction(item: Item, answer: Answer) -> Prediction:
     parsed = parse_answer(answer.raw)
     phrase_of_seg = {seg: i for i, phrase in enumerate(parsed.phrases) for seg in phrase.segs}
     history = [x for turn in (*answer.history, answer.question) for x in turn.groundings]
-    history = [grounding for grounding in history if grounding.mask is not None]
-    own = _order_by_seg(parsed, [x for x in answer.groundings if x.mask is not None])
+    history = [grounding for grounding in history if grounding.runs is not None]
+    own = _order_by_seg(parsed, [x for x in answer.groundings if x.runs is not None])
     masks: list[RunLengths] = []
     scores: list[float] = []
     for grounding in (*history, *own):
-        if grounding.mask is not None:
-            masks.append(rle.encode(grounding.mask))
+        if grounding.runs is not None:
+            masks.append(grounding.runs)
             scores.append(0.0 if grounding.score is None else grounding.score)
     return Prediction(
         item.id,

@@ -13,10 +13,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
-from pycocotools import mask as coco
-
-from glamm_jax.evaluation.benchmarks.base import Item, Prediction, RunLengths
+from glamm_jax.data import rle
+from glamm_jax.evaluation.benchmarks.base import Item, Prediction
 from glamm_jax.text.answer_parser import parse_answer
 
 
@@ -68,16 +66,6 @@ def groundings(prediction: Prediction) -> list[dict[str, Any]]:
 def _mask_fields(prediction: Prediction, index: int) -> dict[str, Any]:
     mask = prediction.masks[index]
     score = prediction.scores[index] if index < len(prediction.scores) else None
-    area = int(coco.area(_bytes(mask)))
-    box = mask_box(mask) if area else None
+    box = rle.box(mask)
+    area = rle.area(mask)
     return {"score": score, "mask": dict(mask), "area": area, "box_xyxy_pixel": box}
-
-
-def mask_box(mask: RunLengths) -> tuple[int, int, int, int]:
-    """Return x0 y0 x1 y1 of a mask that is not empty, the end exclusive."""
-    x, y, width, height = np.round(coco.toBbox(_bytes(mask))).astype(int).tolist()
-    return x, y, x + width, y + height
-
-
-def _bytes(mask: RunLengths) -> Any:
-    return {"size": mask["size"], "counts": str(mask["counts"]).encode("ascii")}

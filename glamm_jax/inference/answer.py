@@ -1,7 +1,9 @@
 """The answer of a model: text, its phrases, their masks; as JSON and as an image.
 
     "<p> A dog </p> [SEG] runs."  ->  text "A dog runs."
-                                      Grounding("A dog", 0, 5, mask, score)
+                                      Grounding("A dog", 0, 5, runs, score)
+
+Masks are run lengths; `Grounding.mask` decodes one.
 
 Malformed answers do not raise: they are parsed as far as possible, and `Answer.problems` lists what
 is malformed.
@@ -29,9 +31,14 @@ FinishReason = Literal["end", "length", "stopped"]
 
 
 class ScoredMask(NamedTuple):
-    """The mask of one [SEG] at the size of the image, and the decoder's estimate of its IoU."""
+    """The mask of one [SEG], and the confidence in it, see `Grounding.score`.
 
-    mask: Bool[np.ndarray, "h w"]
+    Attributes:
+        runs: COCO run lengths of the size of the image.
+        score: in 0 to 1.
+    """
+
+    runs: dict[str, Any]
     score: float
 
 
@@ -43,7 +50,8 @@ class Grounding:
         phrase: a part of the text; empty for a [SEG] without a phrase.
         start: index of its first character; of the [SEG] for an empty phrase.
         end: index after its last character.
-        mask: at the size of the image; None for a phrase without a [SEG].
+        runs: COCO run lengths of the mask, of the size of the image; None for a phrase without a
+            [SEG].
         score: the confidence in the mask, a probability in 0 to 1: the mean foreground probability
             of its pixels, times the geometric mean of the probabilities of the tokens of the phrase
             and its [SEG] (those of a question count as 1); 0 for an empty mask, None without one.
@@ -52,21 +60,26 @@ class Grounding:
     phrase: str
     start: int
     end: int
-    mask: Bool[np.ndarray, "h w"] | None = field(default=None, repr=False)
+    runs: dict[str, Any] | None = field(default=None, repr=False)
     score: float | None = None
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "h w"] | None:
+        """The mask as an array of the size of the image, decoded at every access."""
+        return None if self.runs is None else rle.decode(self.runs)
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary for JSON: the mask as COCO RLE, its area and its box in pixels."""
         fields: dict[str, Any] = {"phrase": self.phrase, "start": self.start, "end": self.end}
-        if self.mask is None:
+        if self.runs is None:
             return fields | {"score": None, "mask": None, "area": 0, "box_xyxy_pixel": None}
-        area, box = int(self.mask.sum()), None
-        if area:
-            rows, columns = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
-            # The end of the box is exclusive.
-            box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-        encoded = rle.encode(self.mask)
-        return fields | {"score": self.score, "mask": encoded, "area": area, "box_xyxy_pixel": box}
+        box = rle.box(self.runs)  # its end is exclusive
+        return fields | {
+            "score": self.score,
+            "mask": self.runs,
+            "area": rle.area(self.runs),
+            "box_xyxy_pixel": None if box is None else [*box],
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +99,9 @@ class GroundedText:
     def coloured_text(self) -> ColouredText:
         """Return the text for `draw_overlay`; masks of one phrase are merged into one layer."""
         layers: dict[tuple[int, int, str], MaskLayer] = {}
-        masked = [(item, item.mask) for item in self.groundings if item.mask is not None]
-        for number, (item, mask) in enumerate(masked, start=1):
+        masked = ((item, item.mask) for item in self.groundings)
+        present = [(item, mask) for item, mask in masked if mask is not None]
+        for number, (item, mask) in enumerate(present, start=1):
             name = item.phrase or f"[SEG] {number}"
             key = (item.start, item.end, name)
             if key in layers:

@@ -22,8 +22,10 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Bool, Float32, Int
 
 from glamm_jax.config import DType, GLaMMConfig
+from glamm_jax.data import rle
 from glamm_jax.data.boxes import BoxError
 from glamm_jax.data.collate import bucketed, build_batch, divisible
 from glamm_jax.data.preprocess import ImageError, ImageSource, open_image
@@ -66,6 +68,34 @@ class PreparedQuestions(NamedTuple):
 
     batch: Batch
     rows: list[AnswerRow]
+
+
+class GeneratedAnswers(NamedTuple):
+    """The tokens and masks of a batch, on the host.
+
+    Attributes:
+        rows: with their tokens.
+        masks: of all [SEG]s, each at the top left of a common size.
+        scores: the confidence in each.
+        mask_rows: the row of each.
+        steps: the token of each: 0 is the first of the answer, those of a prompt are negative.
+    """
+
+    rows: list[AnswerRow]
+    masks: Bool[np.ndarray, "m h w"]
+    scores: Float32[np.ndarray, "m"]
+    mask_rows: Int[np.ndarray, "m"]
+    steps: Int[np.ndarray, "m"]
+
+    def masks_of(self, row: int) -> tuple[list[ScoredMask], list[ScoredMask]]:
+        """Return the masks of the prompt and of the answer of a row."""
+        height, width = self.rows[row].image.shape[:2]
+        in_prompt: list[ScoredMask] = []
+        in_answer: list[ScoredMask] = []
+        for k in np.flatnonzero(self.mask_rows == row):
+            mask = ScoredMask(rle.encode(self.masks[k, :height, :width]), float(self.scores[k]))
+            (in_prompt if self.steps[k] < 0 else in_answer).append(mask)
+        return in_prompt, in_answer
 
 
 class Assistant:
@@ -223,11 +253,33 @@ class Assistant:
             prepared: by `prepare`.
             on_text: as in `chat_many`.
         """
-        answers: dict[int, Answer] = {}
+        return self.assemble(self.generate(prepared, on_text))
+
+    def generate(
+        self, prepared: Sequence[PreparedQuestions], on_text: OnText | None = None
+    ) -> list[GeneratedAnswers]:
+        """The part of `answer` that needs the device.
+
+        Args:
+            prepared: by `prepare`.
+            on_text: as in `chat_many`.
+        """
         with on_mesh(self.mesh):
-            for batch, rows in prepared:
-                decoding = self._generate(batch, rows, on_text)
-                answers |= self._finish(batch, decoding, rows)
+            return [
+                self._finish(batch, self._generate(batch, rows, on_text), rows)
+                for batch, rows in prepared
+            ]
+
+    def assemble(self, generated: Sequence[GeneratedAnswers]) -> list[Answer]:
+        """The part of `answer` that needs no device: encode masks and attach them to phrases.
+
+        A thread can do it while the device answers other questions.
+        """
+        answers = {
+            row.index: self.rows.answer(row, *batch.masks_of(number))
+            for batch in generated
+            for number, row in enumerate(batch.rows)
+        }
         return [answers[index] for index in sorted(answers)]
 
     def check(self, question: Question) -> None:
@@ -289,21 +341,11 @@ class Assistant:
 
     def _finish(
         self, batch: Batch, decoding: DecodeState, rows: list[AnswerRow]
-    ) -> dict[int, Answer]:
-        """Decode the masks; the answers by the index of their question."""
+    ) -> GeneratedAnswers:
+        """Decode the masks."""
         segs = self.generator.finish(batch, decoding)
-        masks, scores = to_host(segs.masks), to_host(segs.scores).astype(np.float32)
-        answers = {}
-        for row_index, row in enumerate(rows):
-            height, width = row.image.shape[:2]
-            prompt_masks: list[ScoredMask] = []
-            answer_masks: list[ScoredMask] = []
-            for k in np.flatnonzero(segs.rows == row_index):
-                # A copy: a view would keep the masks of the complete batch in memory.
-                mask = ScoredMask(masks[k, :height, :width].copy(), float(scores[k]))
-                (prompt_masks if segs.steps[k] < 0 else answer_masks).append(mask)
-            answers[row.index] = self.rows.answer(row, prompt_masks, answer_masks)
-        return answers
+        scores = to_host(segs.scores).astype(np.float32)
+        return GeneratedAnswers(rows, to_host(segs.masks), scores, segs.rows, segs.steps)
 
 
 def load(

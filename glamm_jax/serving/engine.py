@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax.numpy as jnp
 import numpy as np
 
+from glamm_jax.data import rle
 from glamm_jax.data.collate import bucket, build_batch, divisible
 from glamm_jax.inference.answer import ScoredMask
 from glamm_jax.inference.answer_rows import Question, sampling_of
@@ -410,9 +411,9 @@ class Engine:
             for segs, is_last in parts:
                 height, width = segs.job.row.image.shape[:2]
                 for k, step in enumerate(segs.steps.tolist()):
-                    mask = masks[first + k, :height, :width].copy()
+                    runs = rle.encode(masks[first + k, :height, :width])
                     score = np.float32(foreground[first + k]) * segs.probability[k]
-                    segs.job.masks.append((step, ScoredMask(mask, float(score))))
+                    segs.job.masks.append((step, ScoredMask(runs, float(score))))
                 first += len(segs.steps)
                 if is_last:
                     self._finish(segs.job)

@@ -19,6 +19,7 @@ from PIL import Image
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from glamm_jax.data import rle
 from glamm_jax.inference.answer import Answer, Grounding
 from glamm_jax.inference.answer_rows import Question
 from glamm_jax.json_files import JSONError, parse_json, show
@@ -154,9 +155,9 @@ def segmentation_response(
         limits: gives the name of the model.
     """
     instances = [
-        _instance(grounding, grounding.mask, mask_format)
+        _instance(grounding, mask_format)
         for grounding in (*answer.prompt_groundings, *answer.groundings)
-        if grounding.mask is not None
+        if grounding.runs is not None
     ]
     height, width = answer.image.shape[:2]
     return {
@@ -168,12 +169,10 @@ def segmentation_response(
     }
 
 
-def _instance(
-    grounding: Grounding, mask: Bool[np.ndarray, "h w"], mask_format: MaskFormat
-) -> dict[str, Any]:
+def _instance(grounding: Grounding, mask_format: MaskFormat) -> dict[str, Any]:
     fields = grounding.to_json()
     return {
-        "mask": fields["mask"] if mask_format == "rle" else _png(mask),
+        "mask": fields["mask"] if mask_format == "rle" else _png(rle.decode(fields["mask"])),
         "box": fields["box_xyxy_pixel"],
         "score": grounding.score,
         "phrase": grounding.phrase,

@@ -33,6 +33,23 @@ def test_pycocotools_reads_the_same_mask(mask):
     np.testing.assert_array_equal(coco.decode(rle.encode(mask)), mask)
 
 
+@settings(max_examples=100)
+@given(any_mask)
+def test_area_and_box_are_those_of_the_pixels(mask):
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    for runs in (rle.encode(mask), rle.encode_counts(mask)):
+        assert rle.area(runs) == mask.sum()
+        if mask.any():
+            assert rle.box(runs) == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        else:
+            assert rle.box(runs) is None
+
+
+def test_runs_of_no_pixels_do_not_count():
+    runs = {"size": [4, 4], "counts": [2, 0, 3, 1, 4, 0, 6]}
+    assert (rle.area(runs), rle.box(runs)) == (1, (1, 1, 2, 2))
+
+
 def test_a_large_mask_with_long_runs_survives():
     mask = np.zeros((3000, 2000), bool)
     mask[10:2990, 3:1900] = True

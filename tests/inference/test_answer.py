@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
+from glamm_jax.data import rle
 from glamm_jax.inference.answer import (
     Answer,
     GroundedText,
@@ -28,7 +29,7 @@ def mask(number: int) -> ScoredMask:
     """A mask that identifies its number: the left half of row `number`."""
     pixels = np.zeros((HEIGHT, WIDTH), bool)
     pixels[number, : WIDTH // 2] = True
-    return ScoredMask(pixels, number / 10)
+    return ScoredMask(rle.encode(pixels), number / 10)
 
 
 def masks(count: int) -> list[ScoredMask]:
@@ -115,7 +116,7 @@ def test_json_gives_the_masks_back_through_pycocotools(tmp_path: Path) -> None:
     assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["answer.json"]
     [first, second] = read["groundings"]
     decoded = coco.decode(first["mask"])
-    np.testing.assert_array_equal(decoded, mask(1).mask)
+    np.testing.assert_array_equal(decoded, rle.decode(mask(1).runs))
     assert (first["phrase"], first["start"], first["end"], first["score"]) == ("a", 0, 1, 0.1)
     assert (first["area"], first["box_xyxy_pixel"]) == (4, [0, 1, 4, 2])
     assert (second["phrase"], second["mask"], second["area"]) == ("b", None, 0)
@@ -126,7 +127,7 @@ def test_json_gives_the_masks_back_through_pycocotools(tmp_path: Path) -> None:
 
 
 def test_an_empty_mask_has_no_box() -> None:
-    empty = ScoredMask(np.zeros((HEIGHT, WIDTH), bool), 0.5)
+    empty = ScoredMask(rle.encode(np.zeros((HEIGHT, WIDTH), bool)), 0.5)
     shown = attach_masks("<p> a </p> [SEG]", [empty])[0].groundings[0].to_json()
     assert (shown["area"], shown["box_xyxy_pixel"], shown["score"]) == (0, None, 0.5)
 
@@ -135,7 +136,7 @@ def test_a_phrase_has_one_colour_and_colours_go_on_from_question_to_answer() -> 
     result = answer("<p> a </p> [SEG] [SEG] and [SEG]", 3, "<p> q </p> [SEG]", num_prompt_masks=1)
     assert [layer.phrase for layer in result.coloured_text().layers] == ["a", "[SEG] 3"]
     np.testing.assert_array_equal(
-        result.coloured_text().layers[0].mask, mask(1).mask | mask(2).mask
+        result.coloured_text().layers[0].mask, rle.decode(mask(1).runs) | rle.decode(mask(2).runs)
     )
     picture = np.asarray(result.overlay())
     below = picture[480 * HEIGHT // WIDTH :]

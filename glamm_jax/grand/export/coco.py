@@ -18,8 +18,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as coco
-
 from glamm_jax.data import rle
 from glamm_jax.grand.export.filters import (
     NO_FILTERS,
@@ -149,8 +147,7 @@ class _SplitLists:
             dropped[BAD_MASK] += item.mask is not None
             area = round((x1 - x0) * (y1 - y0), 4)
         else:
-            runs: Any = mask
-            area = int(coco.area(runs))
+            area = rle.area(mask)
             counts["masks"] += 1
         fields = {
             "id": number,
