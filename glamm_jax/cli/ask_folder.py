@@ -26,7 +26,7 @@ from glamm_jax.inference.chat import Assistant
 from glamm_jax.training.fingerprint import fingerprint
 
 LINES = "jsonl"
-EXPORTS = ("coco", "label-studio", "grand-json", "parquet")
+EXPORTS = ("coco", "label-studio", "grand-json", "parquet", "fiftyone")
 FORMATS = (LINES, *EXPORTS)
 RUN_SUFFIX = ".run"
 # Captions of an answer are not verified by another model.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from glamm_jax.cli.annotate import COMMANDS, main
-from glamm_jax.cli.annotate.export import FORMATS
+from glamm_jax.cli.annotate.export import FORMAT_OPTIONS
 from glamm_jax.cli.annotate.stage_bars import progress_line
 from glamm_jax.cli.progress import duration
 from glamm_jax.grand.execution import StageProgress
@@ -276,7 +276,7 @@ def test_report_page(noisy_run: Path, tmp_path: Path) -> None:
     assert out.read_text() == page
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "shards"])
+@pytest.mark.parametrize("name", [name for name in FORMAT_OPTIONS if name != "shards"])
 def test_export(
     name: str, noisy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ examples:
   yolo          boxes, or polygons
   label-studio  tasks with boxes or masks, phrases and their relations
   parquet       for the library datasets of Hugging Face
+  fiftyone      for FiftyOne
 
 Filters leave out objects, captions and images; each is counted in the summary, which is also in
 OUT/export.json. Dense captions that a template wrote, or that were not verified, are exported only
@@ -25,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -34,29 +34,27 @@ from tqdm import tqdm
 from glamm_jax.cli.program import this_machine
 from glamm_jax.errors import ConfigError
 from glamm_jax.grand.export.filters import ExportFilters
-from glamm_jax.grand.export.summary import ExportSummary
+from glamm_jax.grand.export.formats import find_exporter
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.run_records import export_items
 
-# Format -> module in glamm_jax.grand.export, its function, and the options that it has.
-FORMATS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "grand-json": ("grand_json", "export_grand_json", ("images", "own_keys")),
-    "lmdb": ("lmdb", "export_lmdb", ("images", "validation_share")),
-    "shards": ("record_shards", "export_record_shards", ("name", "validation_share")),
-    "coco": (
-        *("coco", "export_coco"),
-        ("images", "validation_share", "floating", "dense_captions"),
-    ),
-    "yolo": ("yolo", "export_yolo", ("images", "validation_share", "floating", "polygons")),
-    "label-studio": ("label_studio", "export_label_studio", ("images",)),
-    "parquet": ("parquet", "export_parquet", ("validation_share", "image_bytes")),
+# Format -> the options that it has.
+FORMAT_OPTIONS: dict[str, tuple[str, ...]] = {
+    "grand-json": ("images", "own_keys"),
+    "lmdb": ("images", "validation_share"),
+    "shards": ("name", "validation_share"),
+    "coco": ("images", "validation_share", "floating", "dense_captions"),
+    "yolo": ("images", "validation_share", "floating", "polygons"),
+    "label-studio": ("images",),
+    "parquet": ("validation_share", "image_bytes"),
+    "fiftyone": ("images", "validation_share"),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run", metavar="RUN", help="the run folder")
-    parser.add_argument("--format", choices=FORMATS, required=True)
+    parser.add_argument("--format", choices=FORMAT_OPTIONS, required=True)
     parser.add_argument("--out", type=this_machine, required=True, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     form = parser.add_argument_group("form")
@@ -112,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     folder = AnnotationRun.open(options.run)
     arguments = _arguments(options)
     with tqdm(total=folder.num_images, unit=" images", disable=None) as bar:
-        summary = _exporter(options.format)(
+        summary = find_exporter(options.format)(
             export_items(folder),
             options.out,
             filters=_filters(options),
@@ -125,24 +123,19 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _exporter(name: str) -> Callable[..., ExportSummary]:
-    module, function, _ = FORMATS[name]
-    return getattr(import_module(f"glamm_jax.grand.export.{module}"), function)
-
-
 def _arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options of the format that are given.
 
     Raises:
         ConfigError: the format does not have one of them.
     """
-    known = FORMATS[options.format][2]
-    names = dict.fromkeys(name for _, _, names in FORMATS.values() for name in names)
+    known = FORMAT_OPTIONS[options.format]
+    names = dict.fromkeys(name for names in FORMAT_OPTIONS.values() for name in names)
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     for name in given:
         if name not in known:
             flag = name.replace("_", "-")
-            having = [kind for kind, (_, _, own) in FORMATS.items() if name in own]
+            having = [kind for kind, own in FORMAT_OPTIONS.items() if name in own]
             raise ConfigError(f"--{flag} is not for {options.format}, but for {', '.join(having)}")
     if given.pop("polygons", False):
         given["kind"] = "polygons"

@@ -14,11 +14,12 @@ Exporter = Callable[..., ExportSummary]
 FORMATS = {
     "grand-json": "grand_json",
     "lmdb": "lmdb",
-    "records": "record_shards",
+    "shards": "record_shards",
     "coco": "coco",
     "yolo": "yolo",
     "label-studio": "label_studio",
     "parquet": "parquet",
+    "fiftyone": "fiftyone",
 }
 
 

@@ -66,7 +66,7 @@ from glamm_jax.grand.export.summary import SUMMARY_FILE, ExportSummary
 from glamm_jax.grand.record import GrandObject, GrandRecord
 from glamm_jax.json_files import JSONError, read_object
 
-FORMAT = "records"
+FORMAT = "shards"
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from glamm_jax.cli.annotate.export import FORMAT_OPTIONS
 from glamm_jax.errors import ConfigError, FolderError
 from glamm_jax.grand.export.filters import ExportFilters
 from glamm_jax.grand.export.formats import FORMATS, find_exporter
@@ -22,10 +24,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "yolo": {},
     "label-studio": {"images": "copy"},
     "parquet": {"image_bytes": True},
-    "records": {},
+    "shards": {},
+    "fiftyone": {"images": "copy"},
 }
 ALL = {name: (find_exporter(name), options) for name, options in OPTIONS.items()}
-IN_FOLDER = {name: value for name, value in ALL.items() if name != "records"}
+IN_FOLDER = {name: value for name, value in ALL.items() if name != "shards"}
 
 
 def test_every_format_is_tested() -> None:
@@ -136,3 +139,10 @@ def test_the_summary_has_lines_for_a_program(tmp_path: Path) -> None:
     assert lines[0].split() == ["images", "5"]
     assert ["dropped:", "images:", "rejected", "1"] in [line.split() for line in lines]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_the_program_knows_the_options_of_every_format() -> None:
+    assert set(FORMAT_OPTIONS) == set(FORMATS)
+    for name, options in FORMAT_OPTIONS.items():
+        parameters = signature(find_exporter(name)).parameters
+        assert {"kind" if option == "polygons" else option for option in options} <= set(parameters)
