@@ -14,6 +14,7 @@ from glamm_jax.config import GLaMMConfig
 from glamm_jax.inference.compiled import CompiledFunction
 from glamm_jax.inference.sampling import Sampling
 from glamm_jax.models.kv_cache import KVCache, as_bits
+from glamm_jax.models.text_model import TextModelConfig
 from glamm_jax.parallel import constrain
 
 
@@ -49,7 +50,9 @@ class StateShape(NamedTuple):
     cache_slots: int
 
 
-def allocate(config: GLaMMConfig, shape: StateShape, dtype: DTypeLike) -> DecodeState:
+def allocate(
+    config: GLaMMConfig | TextModelConfig, shape: StateShape, dtype: DTypeLike
+) -> DecodeState:
     """Return a state without any row in use.
 
     Args:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,7 @@ from glamm_jax.inference.mask_programs import (
 from glamm_jax.inference.sampling import Sampling, sample_tokens
 from glamm_jax.models.glamm import GLaMM
 from glamm_jax.models.kv_cache import write_rows
+from glamm_jax.models.text_model import TextModel
 from glamm_jax.parallel import num_shards, shard_batch_axis, to_host
 from glamm_jax.types import Batch
 
@@ -105,9 +106,14 @@ _EMPTY_BATCH = Batch(*(None,) * len(Batch._fields))
 class Generator:
     """A model and its compiled programs."""
 
-    def __init__(self, model: GLaMM, tokens: TokenConfig | None = None):
-        """Split the model; `tokens` gives the [SEG] and the end token, None: as in the model."""
-        self.config: GLaMMConfig = model.config
+    def __init__(self, model: GLaMM | TextModel, tokens: TokenConfig | None = None):
+        """Split the model.
+
+        Args:
+            model: a `TextModel` has no masks, only texts.
+            tokens: give the [SEG] and the end token; None: as in the model.
+        """
+        self.config = cast(GLaMMConfig, model.config)  # of which texts need the common fields
         self.tokens = tokens or model.config.tokens
         self.graph, self.state = nnx.split(model)
         self._weights = ModelWeights(self.graph, self.state)
@@ -405,7 +411,7 @@ def _decode(
 
 
 def _append_token(
-    model: GLaMM, s: DecodeState, hidden: Float[Array, "b 1 d"], eos: Int[Array, ""]
+    model: GLaMM | TextModel, s: DecodeState, hidden: Float[Array, "b 1 d"], eos: Int[Array, ""]
 ) -> DecodeState:
     """Choose the next token of every unfinished row from the hidden state that emits it."""
     logits = model.llama.logits(hidden[:, 0])

@@ -111,18 +111,19 @@ class ModelFolder:
             raise FolderError(f"{error}; cannot be read; an export needs it") from error
         return info.fields
 
-    def fill(self, state: nnx.State, dtype: str | None = None) -> nnx.State:
+    def fill(self, state: nnx.State, dtype: str | None = None, prefix: str = "") -> nnx.State:
         """Load the leaves onto the current mesh; every device reads its own slices only.
 
         Args:
-            state: abstract state of the model.
+            state: abstract state of the model, or of a part of it.
             dtype: of all leaves; None: the stored dtype of each.
+            prefix: of the leaves of that part, such as "sam."; the others are not read.
 
         Raises:
             FolderError: leaves are missing, unknown or of the wrong shape; the message lists all.
         """
-        shapes = {name: info.shape for name, info in self.leaves.items()}
-        expected = state_shapes(state)
+        shapes = {x: info.shape for x, info in self.leaves.items() if x.startswith(prefix)}
+        expected = {prefix + name: shape for name, shape in state_shapes(state).items()}
         problems = [f"missing {name}" for name in expected if name not in shapes]
         problems += [f"unknown {name}" for name in shapes if name not in expected]
         problems += [
@@ -133,8 +134,10 @@ class ModelFolder:
         if problems:
             raise FolderError(f"{self.path}: {len(problems)} wrong leaves: {'; '.join(problems)}")
         # The largest first, while most memory is free: a leaf being cast exists twice.
-        names = sorted(self.leaves, key=lambda name: -self.infos[name].nbytes)
-        variables = {".".join(map(str, path)): (path, v) for path, v in nnx.to_flat_state(state)}
+        names = sorted(shapes, key=lambda name: -self.infos[name].nbytes)
+        variables = {
+            prefix + ".".join(map(str, path)): (path, v) for path, v in nnx.to_flat_state(state)
+        }
         for name in names:
             path, variable = variables[name]
             variables[name] = (path, variable.replace(self._load_leaf(name, variable, dtype)))

@@ -16,7 +16,18 @@ from typing import Any
 from glamm_jax.errors import ConfigError
 
 # Kind -> role -> module and class, below `glamm_jax.grand.adapters`.
-ADAPTERS: dict[str, dict[str, str]] = {}
+ADAPTERS: dict[str, dict[str, str]] = {
+    "glamm": {
+        "segmenter": "jax_models.sam_roles:SAMSegmenter",
+        "region_proposer": "jax_models.sam_roles:SAMProposer",
+        "captioner": "jax_models.glamm_roles:GLaMMCaptioner",
+        "region_captioner": "jax_models.glamm_roles:GLaMMRegionCaptioner",
+        "dense_captioner": "jax_models.glamm_roles:GLaMMDenseCaptioner",
+        "phrase_grounder": "jax_models.glamm_roles:GLaMMPhraseGrounder",
+        "landmark_classifier": "jax_models.glamm_roles:GLaMMLandmarkClassifier",
+        "llm": "jax_models.llama_role:LlamaTextLLM",
+    },
+}
 # Kind -> the extra with its packages.
 EXTRAS: dict[str, str] = {}
 
