@@ -56,18 +56,13 @@ class TextChat:
 
     Args:
         path: a model folder of LLaMA or of GLaMM.
-        template: name of the chat template, "chatml" or one of `glamm_jax.text.chat_template`.
         dtype: of the weights and of the computation; None: as stored.
 
     Raises:
-        FolderError, ConfigError, TensorFileError, TokenizerError, TemplateError: the folder or the
-            template cannot be used.
+        FolderError, ConfigError, TensorFileError, TokenizerError: the folder cannot be used.
     """
 
-    def __init__(
-        self, path: str | AnyPath, template: str = "vicuna_v1", dtype: DType | None = None
-    ):
-        self.template = CHATML if template == "chatml" else chat_template(template)
+    def __init__(self, path: str | AnyPath, dtype: DType | None = None):
         folder = ModelFolder(path)
         self.tokenizer = load_tokenizer(folder.path)
         llama, lora, prefix = _part(folder)
@@ -81,14 +76,18 @@ class TextChat:
         self.generator = Generator(TextModel(config, layers))
         self.context = llama.max_positions
 
-    def encode(self, messages: Messages) -> list[int]:
+    def encode(self, messages: Messages, template: ChatTemplate) -> list[int]:
         """Return the ids of a conversation that ends where the answer begins.
+
+        Args:
+            messages: a system message may be the first.
+            template: how they become a text.
 
         Raises:
             ConversationError: the messages after the system's do not alternate, the user's first
                 and last.
         """
-        template, turns = self.template, list(messages)
+        turns = list(messages)
         if turns and turns[0][0] == "system":
             start = SYSTEM_START if template.style == "mpt" else ""
             template, turns = replace(template, system=start + turns[0][1]), turns[1:]
@@ -103,6 +102,7 @@ class TextChat:
         self,
         conversations: Sequence[Messages],
         *,
+        template: str = "vicuna_v1",
         max_tokens: int = 512,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -112,6 +112,7 @@ class TextChat:
 
         Args:
             conversations: messages of each.
+            template: name of the chat template, "chatml" or one of `glamm_jax.text.chat_template`.
             max_tokens: longest answer.
             temperature: of the sampling; 0 is greedy.
             top_p: sample from the most likely tokens that together reach this.
@@ -119,12 +120,14 @@ class TextChat:
 
         Raises:
             SamplingError: temperature or top_p is out of range.
+            TemplateError: there is no such template.
         """
+        how = text_template(template)
         results: list[TextAnswer | ConversationError] = []
         ids: dict[int, list[int]] = {}
         for index, messages in enumerate(conversations):
             try:
-                ids[index] = self.encode(messages)
+                ids[index] = self.encode(messages, how)
                 results.append(self._check(ids[index], max_tokens))
             except ConversationError as error:
                 ids.pop(index, None)
@@ -156,6 +159,15 @@ class TextChat:
                 f"more than the {self.context} positions of the model"
             )
         return TextAnswer("", "length")
+
+
+def text_template(name: str) -> ChatTemplate:
+    """Return the template of this name, "chatml" or one of `glamm_jax.text.chat_template`.
+
+    Raises:
+        TemplateError: there is none.
+    """
+    return CHATML if name == "chatml" else chat_template(name)
 
 
 def _part(folder: ModelFolder) -> tuple[LlamaConfig, LoRAConfig | None, str]:

@@ -210,11 +210,13 @@ def test_weights_stay_in_the_worker(roles: Any, images: list[RoleImage]) -> None
     assert jax.default_backend() == "cpu" and role.needs_device
 
 
-def test_pixels_that_are_no_image_raise(roles: Any) -> None:
-    broken: Any = RoleImage("broken", np.zeros((0, 4, 3), np.uint8))
-    for call in (roles.captioners["glamm"], roles.region_proposer):
-        with pytest.raises(ValueError, match="broken: pixels of shape"):
-            call([broken])
+def test_roles_share_their_weights(roles: Any) -> None:
+    roles.captioners["glamm"].setup()
+    roles.region_captioner.setup()
+    roles.segmenter.setup()
+    roles.region_proposer.setup()
+    assert roles.captioners["glamm"].model is roles.region_captioner.model
+    assert roles.segmenter.model is roles.region_proposer.model
 
 
 @pytest.mark.parametrize(

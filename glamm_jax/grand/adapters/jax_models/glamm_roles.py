@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from glamm_jax.data import rle
-from glamm_jax.grand.adapters.jax_models.model_role import ModelRole, check_images
+from glamm_jax.grand.adapters.jax_models.model_role import ModelRole, answer_usable
 from glamm_jax.grand.record import Box, Detection
 from glamm_jax.grand.roles import (
     LANDMARKS,
@@ -71,7 +71,6 @@ class GLaMMRole(ModelRole[Assistant]):
             images: the batch.
             prompts: for each image the questions and their boxes.
         """
-        check_images(images)
         questions = [
             (number, Question(image.pixels, prompt, boxes, max_tokens=self._max_tokens))
             for number, (image, group) in enumerate(zip(images, prompts, strict=True))
@@ -93,6 +92,9 @@ class GLaMMCaptioner(GLaMMRole):
     default_prompt = CAPTION_PROMPT
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[str]:
+        return answer_usable(images, [], self._answer)
+
+    def _answer(self, images: Sequence[RoleImage]) -> list[str | RoleError]:
         answers = self.ask(images, [[(self._prompt, ())]] * len(images))
         return [text_of(answer) for (answer,) in answers]
 
@@ -105,6 +107,11 @@ class GLaMMRegionCaptioner(GLaMMRole):
     def __call__(
         self, images: Sequence[RoleImage], boxes: Sequence[Sequence[Box]]
     ) -> Results[list[str]]:
+        return answer_usable(images, [boxes], self._answer)
+
+    def _answer(
+        self, images: Sequence[RoleImage], boxes: Sequence[Sequence[Box]]
+    ) -> list[list[str]]:
         prompts = [[(self._prompt, (box,)) for box in group] for group in boxes]
         return [[answer.text.strip() for answer in group] for group in self.ask(images, prompts)]
 
@@ -116,6 +123,9 @@ class GLaMMDenseCaptioner(GLaMMRole):
     default_tokens = 256
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[list[Detection]]:
+        return answer_usable(images, [], self._answer)
+
+    def _answer(self, images: Sequence[RoleImage]) -> list[list[Detection]]:
         answers = self.ask(images, [[(self._prompt, ())]] * len(images))
         return [
             [
@@ -140,6 +150,11 @@ class GLaMMPhraseGrounder(GLaMMRole):
     def __call__(
         self, images: Sequence[RoleImage], phrases: Sequence[Sequence[PhraseQuery]]
     ) -> Results[list[list[Detection]]]:
+        return answer_usable(images, [phrases], self._answer)
+
+    def _answer(
+        self, images: Sequence[RoleImage], phrases: Sequence[Sequence[PhraseQuery]]
+    ) -> list[list[list[Detection]]]:
         prompts = [
             [(self._prompt.replace("{name}", query.phrase), ()) for query in group]
             for group in phrases
@@ -163,6 +178,9 @@ class GLaMMLandmarkClassifier(GLaMMRole):
     default_tokens = 32
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[Landmark]:
+        return answer_usable(images, [], self._answer)
+
+    def _answer(self, images: Sequence[RoleImage]) -> list[Landmark | RoleError]:
         results: list[Landmark | RoleError] = [RoleError("output", "")] * len(images)
         main = self._choose(images, [tuple(LANDMARKS)] * len(images))
         chosen = [i for i, name in enumerate(main) if isinstance(name, str)]

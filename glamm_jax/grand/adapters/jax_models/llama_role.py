@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from glamm_jax.grand.adapters.jax_models.model_role import ModelRole
 from glamm_jax.grand.roles import LLMAnswer, LLMRequest, Results, RoleError
-from glamm_jax.inference.text_chat import ConversationError, TextChat
+from glamm_jax.inference.text_chat import ConversationError, TextChat, text_template
 
 FINISH_REASONS = {"end": "stop", "length": "length"}
 
@@ -36,13 +37,18 @@ class LlamaTextLLM(ModelRole[TextChat]):
         top_p: float = 0.95,
         max_tokens: int = 512,
     ):
-        settings = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
-        super().__init__(name, model, dtype, batch_size, template=template, **settings)
-        self._template, self._settings = template, settings
+        text_template(template)  # raises if there is none
+        self._settings: dict[str, Any] = {
+            "template": template,
+            "temperature": temperature,
+            "top_p": top_p,
+            "max_tokens": max_tokens,
+        }
+        super().__init__(name, model, dtype, batch_size, **self._settings)
 
     def load(self) -> TextChat:
         """Return the model."""
-        return TextChat(self._path, self._template, self.dtype)
+        return TextChat(self._path, self.dtype)
 
     def __call__(self, requests: Sequence[LLMRequest]) -> Results[LLMAnswer]:
         if not requests:

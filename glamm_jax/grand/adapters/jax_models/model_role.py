@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
+from weakref import WeakValueDictionary
+
+import numpy as np
 
 from glamm_jax.config import DType
 from glamm_jax.errors import ConfigError
-from glamm_jax.grand.roles import RoleImage
+from glamm_jax.grand.roles import RoleError, RoleImage
 from glamm_jax.json_files import show
 from glamm_jax.weights.config_file import config_to_json
 from glamm_jax.weights.folder import ModelFolder
@@ -18,6 +21,8 @@ SAMPLED_BYTES = 4096  # of each tensor, for the fingerprint
 DTYPES = ("float32", "bfloat16", "float16")
 
 Model = TypeVar("Model")
+# What roles of this process have loaded, while one of them exists.
+_LOADED: WeakValueDictionary[Any, Any] = WeakValueDictionary()
 
 
 class ModelRole(Generic[Model]):
@@ -65,9 +70,11 @@ class ModelRole(Generic[Model]):
         return self.__dict__ | {"_model": None}
 
     def setup(self) -> None:
-        """Load the weights."""
+        """Load the weights, unless another role of this process has them already."""
         if self._model is None:
-            self._model = self.load()
+            key = (type(self).load, self._path, self.dtype)
+            model = _LOADED.get(key)
+            self._model = _LOADED[key] = self.load() if model is None else model
 
     def load(self) -> Model:
         """Return the model."""
@@ -91,13 +98,25 @@ def _content(folder: ModelFolder) -> list[Any]:
     return [config_to_json(folder.config), digest.hexdigest()]
 
 
-def check_images(images: Sequence[RoleImage]) -> None:
-    """Check the pixels of images.
+def answer_usable(
+    images: Sequence[RoleImage], columns: Sequence[Sequence[Any]], answer: Callable[..., list[Any]]
+) -> list[Any]:
+    """Return the answers to the images, with an error for each whose pixels cannot be used.
 
-    Raises:
-        ValueError: one is no RGB image.
+    Args:
+        images: the batch.
+        columns: further inputs, each with an element for every image.
+        answer: function of usable images and their elements of `columns`, which returns a list.
     """
-    for image in images:
-        shape, dtype = image.pixels.shape, image.pixels.dtype
-        if len(shape) != 3 or shape[2] != 3 or not min(shape) or dtype != "uint8":
-            raise ValueError(f"{image.image_id}: pixels of shape {shape} and type {dtype}")
+    errors = [_input_error(image) for image in images]
+    usable = [i for i, error in enumerate(errors) if error is None]
+    inputs = [[column[i] for i in usable] for column in (images, *columns)]
+    answers = iter(answer(*inputs) if usable else ())
+    return [next(answers) if error is None else error for error in errors]
+
+
+def _input_error(image: RoleImage) -> RoleError | None:
+    shape, dtype = image.pixels.shape, image.pixels.dtype
+    if len(shape) == 3 and shape[2] == 3 and min(shape) and dtype == np.uint8:
+        return None
+    return RoleError("input", f"pixels of shape {shape} and type {dtype} are no RGB image")

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 
 from glamm_jax.data import rle
 from glamm_jax.errors import ConfigError
-from glamm_jax.grand.adapters.jax_models.model_role import ModelRole, check_images
+from glamm_jax.grand.adapters.jax_models.model_role import ModelRole, answer_usable
 from glamm_jax.grand.geometry import suppress
 from glamm_jax.grand.options import MergeOptions
 from glamm_jax.grand.record import Box, Detection, RunLengths
@@ -23,7 +23,15 @@ from glamm_jax.inference.sam_predictor import SAMPredictor
 STABILITY_OFFSET = 1.0  # of the mask logits
 
 
-class SAMSegmenter(ModelRole[SAMPredictor]):
+class SAMRole(ModelRole[SAMPredictor]):
+    """A role of SAM; its arguments are those of `ModelRole`."""
+
+    def load(self) -> SAMPredictor:
+        """Return the model."""
+        return SAMPredictor(self._path, self.dtype)
+
+
+class SAMSegmenter(SAMRole):
     """The mask of each box; plays `segmenter`.
 
     Args:
@@ -36,15 +44,10 @@ class SAMSegmenter(ModelRole[SAMPredictor]):
     def __init__(self, model: str, name: str = "sam", dtype: str = "", batch_size: int = 8):
         super().__init__(name, model, dtype, batch_size)
 
-    def load(self) -> SAMPredictor:
-        """Return the model."""
-        return SAMPredictor(self._path, self.dtype)
-
     def __call__(
         self, images: Sequence[RoleImage], boxes: Sequence[Sequence[Box]]
     ) -> Results[list[RunLengths]]:
-        check_images(images)
-        return [self._masks(*item) for item in zip(images, boxes, strict=True)]
+        return answer_usable(images, [boxes], lambda *inputs: [*map(self._masks, *inputs)])
 
     def _masks(self, image: RoleImage, boxes: Sequence[Box]) -> list[RunLengths]:
         if not len(boxes):
@@ -55,7 +58,7 @@ class SAMSegmenter(ModelRole[SAMPredictor]):
         return [rle.encode(mask) for mask in masks]
 
 
-class SAMProposer(ModelRole[SAMPredictor]):
+class SAMProposer(SAMRole):
     """Masks of everything in an image; plays `region_proposer`.
 
     Each point of a grid is a prompt with several masks. Those remain that SAM itself finds good,
@@ -97,13 +100,8 @@ class SAMProposer(ModelRole[SAMPredictor]):
         self._min_iou, self._min_stability, self._nms_iou = min_iou, min_stability, nms_iou
         self._points, self._min_area = points_per_side, min_area
 
-    def load(self) -> SAMPredictor:
-        """Return the model."""
-        return SAMPredictor(self._path, self.dtype)
-
     def __call__(self, images: Sequence[RoleImage]) -> Results[list[Detection]]:
-        check_images(images)
-        return [self._proposals(image) for image in images]
+        return answer_usable(images, [], lambda usable: [*map(self._proposals, usable)])
 
     def _proposals(self, image: RoleImage) -> list[Detection]:
         height, width = image.pixels.shape[:2]
