@@ -37,6 +37,8 @@ from glamm_jax.grand.stages import StageGraph
 from glamm_jax.grand.text_parser import RuleParser
 from glamm_jax.inference.chat import load
 from glamm_jax.inference.generate import Generator
+from glamm_jax.inference.sam_predictor import SAMPredictor
+from glamm_jax.inference.text_chat import TextChat
 from glamm_jax.miniworld import EASY, render_scene, scene_record
 from glamm_jax.miniworld.grand_folder import write_grand
 from glamm_jax.miniworld.grandf_folder import write_grandf
@@ -257,6 +259,11 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
     },
     "inference.generate": lambda folder: _generation(),
     "inference.placement": lambda folder: {"path": MODEL, "load": load, "parse_mesh": parse_mesh},
+    "inference.sam_predictor": lambda folder: {
+        "SAMPredictor": lambda path: SAMPredictor(MODEL),
+        "pixels": IMAGE,
+    },
+    "inference.text_chat": lambda folder: {"TextChat": lambda path: TextChat(MODEL)},
     "json_files": lambda folder: {"Path": Path},
     "miniworld": lambda folder: {},
     "miniworld.folders": lambda folder: {
@@ -287,6 +294,10 @@ NAMES_ONLY: dict[str, tuple[set[str], str]] = {
     "data.block_cache": (
         {"Path", "path", "info", "start", "end"},
         "needs a bucket; tests/data/test_bucket_shards.py makes these calls",
+    ),
+    "grand.export.fiftyone": (
+        {"fo"},
+        "needs FiftyOne; tests/grand/export/test_fiftyone.py makes these calls",
     ),
     "grand.drivers.beam": ({"run", "graph"}, "needs Apache Beam"),
     "image_answers.questions": (

@@ -63,7 +63,7 @@ class DecodedPrompts(NamedTuple):
     iou: Float[np.ndarray, "m k"]
 
 
-class ImageMasks(NamedTuple):
+class PromptMasks(NamedTuple):
     """Masks at the size of the image.
 
     Attributes:
@@ -152,7 +152,7 @@ class SAMPredictor:
 
     def masks(
         self, image: EncodedImage, logits: Float[np.ndarray, "m s s"], offset: float = 1.0
-    ) -> ImageMasks:
+    ) -> PromptMasks:
         """Resize masks to the image.
 
         Args:
@@ -178,8 +178,8 @@ class SAMPredictor:
             parts.append((masks[:, :height, :width], foreground, stability))
         if not parts:
             none = np.zeros(0, np.float32)
-            return ImageMasks(np.zeros((0, height, width), bool), none, none)
-        return ImageMasks(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+            return PromptMasks(np.zeros((0, height, width), bool), none, none)
+        return PromptMasks(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 @partial(CompiledFunction, static_argnames=("config", "dtype"))
