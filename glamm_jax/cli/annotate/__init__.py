@@ -19,7 +19,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from glamm_jax.cli.annotate import export, inspect, presets, report, run, scenes, score, status
+from glamm_jax.cli.annotate import (
+    export,
+    grandf,
+    inspect,
+    presets,
+    report,
+    run,
+    scenes,
+    score,
+    status,
+)
 from glamm_jax.cli.program import add_command, make_parser, run_program
 
 COMMANDS = {
@@ -31,6 +41,7 @@ COMMANDS = {
     "score": score,
     "presets": presets,
     "scenes": scenes,
+    "grandf": grandf,
 }
 
 

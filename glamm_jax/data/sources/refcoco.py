@@ -118,6 +118,34 @@ class RefCOCOSource:
             self._add_ref(builder, ref, f"ref {i}", regions)
         return builder.build(key, self.name, self.split)
 
+    @property
+    def image_ids(self) -> Sequence[str]:
+        """Ids of the images that have references, in the order of their first one."""
+        return [*self._refs]
+
+    def file_name(self, key: str) -> str:
+        """Return the name of the file of an image, "" if the file of instances has none."""
+        name = self._images.get(key, {}).get("file_name")
+        return name if isinstance(name, str) else ""
+
+    def referred_objects(self, key: str) -> list[tuple[Fields, list[str]]]:
+        """Return the objects that references of an image refer to, each with its sentences.
+
+        Sentences are stripped and lower-cased. What is malformed is left out; `read` names it.
+        """
+        objects: dict[str, tuple[Fields, list[str]]] = {}
+        for _, ref in self._refs[key]:
+            object_id = as_id(ref.get("ann_id"))
+            target = self._objects.get(object_id)
+            if object_id is None or target is None:
+                continue
+            sentences = ref.get("sentences")
+            for item in sentences if isinstance(sentences, list) else ():
+                text = item.get("sent") if isinstance(item, dict) else None
+                if isinstance(text, str) and text.strip():
+                    objects.setdefault(object_id, (target, []))[1].append(text.strip().lower())
+        return [*objects.values()]
+
     def image_path(self, key: str) -> Path | None:
         """Return the path of the image of a key; None if there is no such file."""
         name = self._images.get(key, {}).get("file_name")

@@ -6,6 +6,8 @@ The last user message decides what is asked for:
   perhaps "Short Captions:", "Relationships:" and "Landmarks:"): a dense caption;
 - it ends with a list ("Objects:", one `label/attribute` a line, then perhaps "Landmarks:"):
   additional context;
+- it ends with phrases or relations ("Phrases:" or "Relations:", one "- ..." a line, then perhaps
+  "Captions:"): a caption of GranD_f that contains them; an invention loses the last word of one;
 - anything else: the phrases of the caption behind the last "Caption:", or of the last paragraph,
   one a line. If the message says what to write for no phrase, such as "OBJECT: none" in quotation
   marks, the lines begin in the same way.
@@ -41,6 +43,7 @@ NOTHING = "none"  # answer about a caption without phrases
 _FIRST_GROUP = re.compile(r"^Group 0:", re.MULTILINE)
 _OBJECTS = re.compile(r"^Objects:[ \t]*$", re.MULTILINE)
 _GROUP = re.compile(r"Group \d+:\s*(.*)")
+_STATEMENTS = re.compile(r"^(?:Phrases|Relations):[ \t]*\n", re.MULTILINE)
 _LINE_START = re.compile(rf'"([^"\n]+ ){NOTHING}"')
 _BLOCKS = ("Short Captions:", "Relationships:", "Landmarks:")
 
@@ -86,8 +89,10 @@ class OracleLLM(OracleRole):
         text = next(
             (message.text for message in reversed(request.messages) if message.role == "user"), ""
         )
-        graph = parse_graph(text)
-        if graph is None:
+        graph, statements = parse_graph(text), parse_statements(text)
+        if statements:
+            answer = join_statements(statements, rng if invents < noise.llm_inventions else None)
+        elif graph is None:
             answer = list_phrases(text)
         elif "" in graph.layers:
             answer = write_context(graph)
@@ -97,6 +102,34 @@ class OracleLLM(OracleRole):
         if cuts < noise.llm_truncations:
             return LLMAnswer(answer[: int(len(answer) * (0.3 + 0.5 * share))], "length")
         return LLMAnswer(answer, "stop")
+
+
+def parse_statements(text: str) -> list[str]:
+    """Return the phrases or relations at the end of a request; empty if it has none."""
+    start = max((match.end() for match in _STATEMENTS.finditer(text)), default=-1)
+    lines = text[start:].split("\n\n")[0].splitlines() if start >= 0 else []
+    return [line[2:].strip() for line in lines if line.startswith("- ")]
+
+
+def join_statements(statements: Sequence[str], rng: random.Random | None) -> str:
+    """Return a caption that contains phrases, or says what relations say.
+
+    Args:
+        statements: phrases, or relations as "SUBJECT, PREDICATE, OBJECT".
+        rng: chooses the statement that loses its last word; None: none does.
+    """
+    lines = list(statements)
+    if rng is not None:
+        i = rng.randrange(len(lines))
+        lines[i] = lines[i].rpartition(" ")[0] or lines[i]
+    sentences = []
+    for line in lines:
+        parts = line.split(", ")
+        if len(parts) == 3:
+            sentences.append(f"{parts[0]} is {parts[1]} {parts[2]}.")
+        else:
+            sentences.append(f"There is {line}.")
+    return " ".join(sentences)
 
 
 def parse_graph(text: str) -> ParsedGraph | None:
