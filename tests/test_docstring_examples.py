@@ -236,6 +236,7 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
         "llm": CaptionLLM(),
         "checker": None,
     },
+    "grand.grandf.caption_rewriting": lambda folder: {"llm": CaptionLLM()},
     "grand.affordances": lambda folder: _grand_steps(),
     "grand.attributes": lambda folder: _grand_steps(),
     "grand.caption_grounding": lambda folder: _grand_steps(),
@@ -294,6 +295,10 @@ NAMES_ONLY: dict[str, tuple[set[str], str]] = {
     "data.block_cache": (
         {"Path", "path", "info", "start", "end"},
         "needs a bucket; tests/data/test_bucket_shards.py makes these calls",
+    ),
+    "grand.grandf.build_files": (
+        {"data", "llm", "segmenter", "out"},
+        "needs datasets; tests/grand/grandf/test_build_files.py makes these calls",
     ),
     "grand.export.fiftyone": (
         {"fo"},

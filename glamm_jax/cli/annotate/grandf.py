@@ -53,7 +53,7 @@ MAX_PROBLEMS = 3  # that are printed
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("dataset", choices=BUILDERS, help="what the captions are made of")
+    parser.add_argument("source", choices=BUILDERS, help="what the captions are made of")
     parser.add_argument(
         "--data", type=this_machine, required=True, metavar="DATA", help="the data folder"
     )
@@ -75,13 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Make a file; returns the exit status."""
-    build, field = BUILDERS[options.dataset]
+    build, field = BUILDERS[options.source]
     roles = read_roles(
         options.roles, photographs=Path(options.data).absolute(), trust=options.trust_roles
     )
     role: Any = getattr(roles, field)
     if role is None:
-        raise ConfigError(f"{options.roles}: {options.dataset} needs a table [{field}]")
+        raise ConfigError(f"{options.roles}: {options.source} needs a table [{field}]")
     settings = BuildOptions(limit=options.limit, complete_only=options.complete_only)
     with tqdm(unit=" images", disable=None) as bar:
         summary = build(options.data, options.split, role, options.out, settings, bar.update)
