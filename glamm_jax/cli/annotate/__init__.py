@@ -4,6 +4,7 @@ examples:
   glamm-jax annotate scenes out/scenes --count 20
   glamm-jax annotate run out/scenes/images --out out/run --roles configs/annotate/oracle.toml
   glamm-jax annotate inspect out/run scene_000003 --out out/scene.html
+  glamm-jax annotate review out/run
   glamm-jax annotate export out/run --format grand-json --out out/grand
 
 A run is a folder. The same command continues it after an interruption; with other settings it
@@ -19,7 +20,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from glamm_jax.cli.annotate import export, inspect, presets, report, run, scenes, score, status
+from glamm_jax.cli.annotate import (
+    export,
+    inspect,
+    presets,
+    report,
+    review,
+    run,
+    scenes,
+    score,
+    status,
+)
 from glamm_jax.cli.program import add_command, make_parser, run_program
 
 COMMANDS = {
@@ -27,6 +38,7 @@ COMMANDS = {
     "status": status,
     "inspect": inspect,
     "report": report,
+    "review": review,
     "export": export,
     "score": score,
     "presets": presets,

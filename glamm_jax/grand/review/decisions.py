@@ -6,9 +6,9 @@
 
 RUN/review/decisions.jsonl has a JSON object a line, see docs/annotate-formats.md. Nothing in it is
 ever changed: taking a decision back is another decision, `undo`. `sequence` counts the lines,
-`base` is the number of earlier decisions about the same image, so that a person who did not see the
-last one is refused. A decision is about one automatic record, which `record` identifies: it does not
-apply to another one, and applies again where that one returns.
+`base` is the number of earlier decisions about the same image, so that a person who did not see
+the last one is refused. A decision is about one automatic record, which `record` identifies: it
+does not apply to another one, and applies again where that one returns.
 
 A line is complete and synchronised before `append` returns. What stands behind the last newline was
 being written when its process ended; readers ignore it, and the next `append` removes it.
@@ -160,12 +160,13 @@ class DecisionLog:
         self.path = run_path / FOLDER / FILE
         self.removed_bytes = 0
         self._decisions: dict[str, list[Decision]] = {}
-        self._count = self._end = 0
+        self._images: list[str] = []  # of each line
+        self._end = 0
         self._lock = threading.RLock()
         self.refresh()
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._images)
 
     @property
     def image_ids(self) -> list[str]:
@@ -237,8 +238,12 @@ class DecisionLog:
                 f"{self.path}: cannot be read: {error.strerror or error}"
             ) from error
 
-    def refresh(self) -> list[str]:
-        """Read the lines that were appended since; returns the images that they are about.
+    def images_since(self, sequence: int) -> list[str]:
+        """Return the images of the decisions behind a sequence number, in order."""
+        return self._images[sequence:]
+
+    def refresh(self) -> None:
+        """Read the lines that were appended since.
 
         Raises:
             DecisionError: the file cannot be read, or has a line that is no decision.
@@ -248,13 +253,10 @@ class DecisionLog:
             if size < self._end:
                 raise DecisionError(f"{self.path}: became shorter; decisions are only appended")
             file.seek(self._end)
-            images = []
             for offset, line in self._lines(file):
-                decision, _ = self._parse(line, offset, self._count + 1)
+                decision, _ = self._parse(line, offset, len(self) + 1)
                 self._add(decision)
                 self._end = offset + len(line)
-                images.append(decision.image_id)
-            return images
 
     def _lines(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         """Yield the complete lines from here on, with their offsets."""
@@ -262,7 +264,7 @@ class DecisionLog:
         while line := file.readline(MAX_LINE_BYTES + 1):
             if len(line) > MAX_LINE_BYTES:
                 raise DecisionError(
-                    f"{self.path}: line {self._count + 1} has more than {MAX_LINE_BYTES} bytes"
+                    f"{self.path}: line {len(self) + 1} has more than {MAX_LINE_BYTES} bytes"
                 )
             if not line.endswith(b"\n"):
                 return
@@ -315,7 +317,7 @@ class DecisionLog:
         if decision.action == "undo" and not effective(earlier, decision.record):
             raise DecisionError(f"{where}: there is nothing to undo")
         self._decisions.setdefault(decision.image_id, []).append(decision)
-        self._count += 1
+        self._images.append(decision.image_id)
 
     # ------------------------------------------------------------------ writing
 
@@ -359,7 +361,7 @@ class DecisionLog:
             raise DecisionConflictError("there is no decision about this image to undo")
         fields: dict[str, object] = {
             "schema": SCHEMA,
-            "sequence": self._count + 1,
+            "sequence": len(self) + 1,
             "image": request.image_id,
             "base": request.base,
             "record": request.record,
@@ -372,7 +374,7 @@ class DecisionLog:
         line = (encode_json(fields) + "\n").encode()
         if len(line) > MAX_LINE_BYTES:
             raise DecisionError(f"the correction has more than {MAX_LINE_BYTES} bytes")
-        decision, _ = self._parse(line, self._end, self._count + 1)  # as every reader will
+        decision, _ = self._parse(line, self._end, len(self) + 1)  # as every reader will
         self._write(path, line)
         self._add(decision)
         self._end += len(line)

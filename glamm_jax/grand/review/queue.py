@@ -103,6 +103,7 @@ class ReviewQueue:
         self._states: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
         self._sessions: dict[str, ReviewSession] = {}
+        self._sequence = len(log)  # of the last decision that the states have
         self._lock = threading.RLock()
         self._has_images, self._stopped = threading.Event(), threading.Event()
         self.read, self.problem = 0, ""
@@ -196,7 +197,9 @@ class ReviewQueue:
         """
         self.log.refresh()
         with self._lock:
-            for image_id in self.log.image_ids:
+            images = self.log.images_since(self._sequence)
+            self._sequence += len(images)
+            for image_id in images:
                 entry = self._entries.get(image_id)
                 if entry is not None:
                     state = self._state(entry)
