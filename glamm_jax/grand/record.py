@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from json.encoder import encode_basestring_ascii as encode_text
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from glamm_jax.json_files import JSONError, show
 
@@ -362,7 +362,8 @@ class RecordReview:
         if not isinstance(number, int) or isinstance(number, bool):
             raise JSONError(f"{where}: decisions = {show(number)} is not a whole number")
         authors = _texts(value.get("authors"), where, "authors")
-        return cls(state, authors, _required(value, "time", where), number)
+        time = _required(value, "time", where)
+        return cls(cast(ReviewState, state), authors, time, number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ that plays the role `segmenter` in the file of --roles; without it, such a regio
 docs/review.md describes the page and its keys.
 
 Decisions are appended to RUN/review/decisions.jsonl, with author and time; the automatic
-annotations do not change. `export`, `score`, `report` and `inspect` use the reviewed version. Several persons
-may review a run at the same time; a decision about an image that somebody else decided about
-meanwhile is refused.
+annotations do not change. `export`, `score`, `report` and `inspect` use the reviewed version.
+Several persons may review a run at the same time; a decision about an image that somebody else
+decided about meanwhile is refused.
 
 Anybody who can reach the address can decide: the default is this machine only.
 
@@ -70,16 +70,19 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"{error.name} is missing; install it with: pip install 'glamm-jax[serve]'"
         ) from error
-    from glamm_jax.grand.review.decisions import DecisionLog
+    from glamm_jax.grand.review.decisions import MAX_AUTHOR, DecisionLog, is_author
     from glamm_jax.grand.review.queue import ReviewQueue
     from glamm_jax.grand.review.reviewing import ReviewDesk
     from glamm_jax.grand.review.run_reviews import open_reviews
 
+    author = _user() if options.author is None else options.author
+    if options.author is not None and not is_author(author):
+        raise ConfigError(f"--author {author!r} is not a name: at most {MAX_AUTHOR} characters")
     folder = AnnotationRun.open(options.run)
     open_reviews(folder)  # a damaged file of decisions is refused before the page is opened
     segmenter = _segmenter(options.roles, folder, options.trust_roles)
     queue = ReviewQueue(folder, DecisionLog(folder.path))
-    desk = ReviewDesk(folder, queue, segmenter, options.author or _user())
+    desk = ReviewDesk(folder, queue, segmenter, author)
     with listen_for_reviewers(options.host, options.port) as listener:
         host, port = listener.getsockname()[:2]
         address = ReviewAddress(host, port, tuple(options.allow_host))

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 from etils import epath
 
@@ -226,7 +226,7 @@ class DecisionLog:
 
     # ------------------------------------------------------------------ reading
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> io.BufferedIOBase:
         try:
             if is_local(self.path):
                 return open(self.path, "rb")
@@ -258,7 +258,7 @@ class DecisionLog:
                 self._add(decision)
                 self._end = offset + len(line)
 
-    def _lines(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    def _lines(self, file: io.BufferedIOBase) -> Iterator[tuple[int, bytes]]:
         """Yield the complete lines from here on, with their offsets."""
         offset = file.tell()
         while line := file.readline(MAX_LINE_BYTES + 1):
@@ -403,6 +403,11 @@ class DecisionLog:
                     os.close(descriptor)
 
 
+def is_author(name: str) -> bool:
+    """Whether a text can be the name of an author: printable, and no blanks around it."""
+    return name == name.strip() and 0 < len(name) <= MAX_AUTHOR and name.isprintable()
+
+
 def checked_author(fields: JSONObject) -> str:
     """Return the field `author`: a name of at most `MAX_AUTHOR` characters.
 
@@ -410,7 +415,7 @@ def checked_author(fields: JSONObject) -> str:
         JSONError: it is empty, too long, or has characters that cannot be shown.
     """
     name = checked_text(fields, "author", MAX_AUTHOR)
-    if name != name.strip() or not name or not name.isprintable():
+    if not is_author(name):
         raise JSONError(f"{fields.place('author')} = {show(name)} is not a name")
     return name
 

@@ -1,7 +1,8 @@
 """What the review page shows of an image, and what it sends back.
 
-The page sends all of its objects and captions, an unchanged mask as "same"; `correction_of` finds
-what differs from the automatic record. Spans count characters (code points) in both directions.
+The page sends all of its objects and captions. A mask that it was shown is the number of the object
+that has it. `correction_of` finds what differs from the automatic record. Spans count characters
+(code points) in both directions.
 """
 
 from __future__ import annotations
@@ -38,17 +39,14 @@ from glamm_jax.report.mask_outlines import outline_of_runs
 from glamm_jax.report.mask_overlay import PALETTE, colour_of, text_colour_on
 
 MAX_OUTLINE_SIDE = 1024  # longer side of the mask whose outline is drawn
-SAME = "same"  # the mask of an object that did not change
 
 
 def palette() -> list[dict[str, str]]:
     """Return the colours of objects, each with that of text on it."""
+    inks = [text_colour_on(colour_of(i)) for i in range(len(PALETTE))]
     return [
-        {
-            "ground": hex_colour(i),
-            "ink": "#{:02x}{:02x}{:02x}".format(*text_colour_on(colour_of(i))),
-        }
-        for i in range(len(PALETTE))
+        {"ground": hex_colour(i), "ink": "#{:02x}{:02x}{:02x}".format(*ink)}
+        for i, ink in enumerate(inks)
     ]
 
 
@@ -141,7 +139,7 @@ def correction_of(automatic: GrandRecord, current: GrandRecord, value: JSONObjec
 
     Raises:
         JSONError: a field is missing, unknown, too long, or has a wrong type or value.
-        CorrectionError: an object says that its mask is the same, but there is no such object.
+        CorrectionError: the number of a mask is that of no object.
     """
     check_keys(value, ("objects", "dense_caption", "short_captions"))
     items = value.objects("objects")
@@ -168,10 +166,11 @@ def correction_of(automatic: GrandRecord, current: GrandRecord, value: JSONObjec
 def _sent_object(fields: JSONObject, shown: Mapping[int, GrandObject]) -> CorrectedObject:
     check_keys(fields, ("id", "box", "label", "attributes", "mask", "mask_source"))
     number = fields.integer("id", minimum=0, maximum=MAX_ID)
-    if fields.value("mask", None) == SAME:
-        if number not in shown:
-            raise CorrectionError(f"object {number} is new, so it has no earlier mask")
-        mask, source = shown[number].mask, shown[number].mask_source
+    if isinstance(fields.value("mask", None), int):
+        owner = fields.integer("mask")
+        if owner not in shown:
+            raise CorrectionError(f"object {number}: there is no object {owner} to have its mask")
+        mask, source = shown[owner].mask, shown[owner].mask_source
     else:
         mask = mask_from_json(fields)
         source = fields.text("mask_source", None)

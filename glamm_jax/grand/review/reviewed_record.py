@@ -185,24 +185,17 @@ def _with_objects(record: GrandRecord, correction: Correction) -> GrandRecord:
 
 
 def _linked_by_correction(record: GrandRecord, correction: Correction) -> set[int]:
-    """Return the objects that phrases of the correction name, and the record's did not."""
-    captions = [correction.dense_caption, *(correction.short_captions or ())]
-    now = {
-        number
-        for caption in captions
-        if caption is not None
-        for phrase in caption.phrases
-        for number in phrase.object_ids
-    }
-    earlier = [record.dense_caption, *short_captions_of(record)]
-    before = {
-        number
-        for caption in earlier
-        if caption is not None
-        for item in caption.groundings
-        for number in item.object_ids
-    }
-    return now - before
+    """Return the objects that a corrected caption names, and the automatic one did not."""
+    pairs = [(record.dense_caption, correction.dense_caption)]
+    if correction.short_captions is not None:
+        pairs += zip(short_captions_of(record), correction.short_captions, strict=True)
+    linked: set[int] = set()
+    for old, new in pairs:
+        if new is not None:
+            now = {number for item in new.phrases for number in item.object_ids}
+            groundings = () if old is None else old.groundings
+            linked |= now.difference(x for item in groundings for x in item.object_ids)
+    return linked
 
 
 def _corrected(item: GrandObject, correction: CorrectedObject | None) -> GrandObject:

@@ -10,6 +10,7 @@ Everything here takes and returns JSON; `server` adds HTTP.
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +40,9 @@ from glamm_jax.grand.review.queue import ALL, STATES, ReviewQueue
 from glamm_jax.grand.review.reviewed_record import corrected_record
 from glamm_jax.grand.review.run_reviews import RunReviews
 from glamm_jax.grand.review.segmenting import BoxSegmenter, SegmentationError
+from glamm_jax.grand.roles import Pixels
 from glamm_jax.grand.run_folder import AnnotationRun, SceneSections
-from glamm_jax.grand.run_records import annotation_stages, read_scene
+from glamm_jax.grand.run_records import ImagePlace, annotation_stages, read_scene
 from glamm_jax.json_files import JSONError, JSONObject, show
 
 MAX_SHOWN_SIDE = 2048  # longer side of the image in the page
@@ -98,7 +100,7 @@ class ReviewDesk:
         self._run, self._queue, self._log = run, queue, queue.log
         self._segmenter, self._author = segmenter, author
         self._stages = annotation_stages(run)
-        self._reader = ImageReader(run.root)
+        self._reader, self._reader_lock = ImageReader(run.root), threading.Lock()
 
     # ------------------------------------------------------------------ questions
 
@@ -200,14 +202,7 @@ class ReviewDesk:
         Raises:
             NoSuchImageError: the run does not have it, or it cannot be read.
         """
-        place = self._queue.place(image_id)
-        if place is None:
-            raise NoSuchImageError(f"the run has no image {show(image_id)}")
-        try:
-            pixels = self._reader.pixels(place.entry.file)
-        except GLaMMError as error:
-            raise NoSuchImageError(str(error)) from error
-        image = Image.fromarray(pixels)
+        image = Image.fromarray(self._pixels(image_id))
         image.thumbnail((MAX_SHOWN_SIDE, MAX_SHOWN_SIDE), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
         image.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
@@ -234,8 +229,8 @@ class ReviewDesk:
         item = self._read(image_id)
         if fields.text("record") != item.digest:
             raise DecisionConflictError(
-                "this image was annotated again after you opened it; nothing was saved: look at the "
-                "newer annotations first"
+                "this image was annotated again after you opened it; nothing was saved: look at "
+                "the newer annotations first"
             )
         correction: Correction | None = None
         if action == "correct":
@@ -267,17 +262,26 @@ class ReviewDesk:
             raise SegmentationError(
                 "there is no segmenter: start the review with --roles to compute masks"
             )
-        place = self._queue.place(fields.text("image"))
-        if place is None:
-            raise NoSuchImageError(f"the run has no image {show(fields.text('image'))}")
-        pixels = self._reader.pixels(place.entry.file)
-        runs = self._segmenter.mask(place.entry.image_id, pixels, box_from_json(fields))
+        image_id, box = fields.text("image"), box_from_json(fields)
+        runs = self._segmenter.mask(image_id, self._pixels(image_id), box)
         return {"mask": runs, "mask_source": MASK_SOURCE, "outline": outline_data(runs)}
 
-    def _read(self, image_id: str) -> ReviewedImage:
+    def _place(self, image_id: str) -> ImagePlace:
         place = self._queue.place(image_id)
         if place is None:
             raise NoSuchImageError(f"the run has no image {show(image_id)}")
+        return place
+
+    def _pixels(self, image_id: str) -> Pixels:
+        place = self._place(image_id)
+        try:
+            with self._reader_lock:
+                return self._reader.pixels(place.entry.file)
+        except GLaMMError as error:
+            raise NoSuchImageError(str(error)) from error
+
+    def _read(self, image_id: str) -> ReviewedImage:
+        place = self._place(image_id)
         scene = read_scene(self._run, place, self._stages)
         section, image = scene.sections.get(ANNOTATIONS), scene.sections.get(IMAGE)
         if section is None or image is None:

@@ -217,8 +217,8 @@ def _status(error: GLaMMError) -> int:
     return 409 if isinstance(error, DecisionConflictError) else 400
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
+async def _http_error(request: Request, error: Any) -> Response:
+    status = error.status_code
     return JSONResponse({"error": f"{request.method} is not answered here"}, status)
 
 

@@ -704,8 +704,10 @@ function removeRegion() {
 function renderRegions() {
   const linked = linkedIds();
   const phrase = currentPhrase();
-  element("link-hint").textContent = phrase ? "a check mark: linked to the selected phrase"
-    : "select a phrase to see its regions";
+  element("link-hint").textContent = (phrase ? "check mark: linked to the selected phrase"
+    : "select a phrase to see its regions")
+    + (state.draft.value.objects.some((item) => item.floating)
+      ? "; dashed: found by too few models" : "");
   element("regions").replaceChildren(...state.draft.value.objects.map((item) => make("li", {},
     make("button", {
       type: "button", "aria-pressed": item.id === state.region ? "true" : "false",
