@@ -153,12 +153,12 @@ def test_requests_of_other_pages_and_names_are_refused(
     client: ReviewClient, headers: dict[str, str]
 ) -> None:
     body = decision(image_of(client), "discard")
-    for method, path, content in (
+    for method, path, sent in (
         ("GET", "/api/run", None),
         ("GET", "/review.js", None),
         ("POST", "/api/decide", body),
     ):
-        status, _, answer = client.send(method, path, content, headers)
+        status, _, answer = client.send(method, path, sent, headers)
         assert (status, list(answer)) == (403, ["error"])
     assert client.decisions() == []
 
@@ -205,7 +205,7 @@ def test_a_bad_decision_is_refused_and_not_saved(
         (lambda v: v["objects"][0].update(box=[0, 0, 500, 5]), "not in the image of 128 x 128"),
         (lambda v: v["objects"][0].update(mask=99), "there is no object 99 to have its mask"),
         (lambda v: v["objects"].append(dict(v["objects"][0])), "an id is repeated"),
-        (lambda v: v["objects"].pop(0), "which does not exist"),
+        (lambda v: v["dense_caption"]["phrases"][0].update(ids=[99]), "which does not exist"),
         (lambda v: v["short_captions"].pop(), "short captions in the correction"),
         (lambda v: v["dense_caption"].update(caption="x"), "are not the characters of a phrase"),
     ],

@@ -123,11 +123,8 @@ def test_a_box_moves_in_every_caption() -> None:
     record = correct(objects=(corrected_object(0, box=box, mask=RUNS, mask_source="segmenter"),))
     item = record.objects[0]
     assert (item.box, item.mask, item.mask_source, item.reviewed) == (box, RUNS, "segmenter", True)
-    assert (item.labels, item.label, item.votes) == (
-        ("dog", "wolf"),
-        "dog",
-        RECORD.objects[0].votes,
-    )
+    assert (item.labels, item.label) == (("dog", "wolf"), "dog")
+    assert item.votes == RECORD.objects[0].votes
     captions = (record.dense_caption, *(record.short_captions or ()))
     boxes = [x.boxes for c in captions if c for x in c.groundings if 0 in x.object_ids]
     assert boxes == [(box,), (box,)]
@@ -178,10 +175,8 @@ def test_a_new_region_has_a_new_number() -> None:
 
 def test_links_and_relations_follow_the_short_captions() -> None:
     second = as_short((RECORD.short_captions or ())[1])
-    kept = correct(
-        short_captions=(caption("A dog is after a cat.", A_dog=(0,), a_cat=(1,)), second)
-    )
-    assert kept.relations == RECORD.relations
+    other = caption("A dog is after a cat.", A_dog=(0,), a_cat=(1,))
+    assert correct(short_captions=(other, second)).relations == RECORD.relations
     lost = correct(short_captions=(caption("A dog bites a cat.", A_dog=(0,), a_cat=(1,)), second))
     assert lost.relations == ()
     unlinked = correct(short_captions=(caption("A dog after a cat.", A_dog=(0,)), second))
@@ -211,7 +206,7 @@ def test_texts_alone_become_captions_with_phrases() -> None:
         ({"removed": (0,), "objects": (corrected_object(0),)}, "both corrected and removed"),
         (
             {"dense_caption": caption("A cat.", A_cat=(5,))},
-            "'A cat' names object 5, which does not",
+            "'A cat' names object 5, which",
         ),
         (
             {"removed": (1,), "dense_caption": caption("A cat.", A_cat=(1,))},

@@ -9,7 +9,9 @@ const isWordCharacter = (character) => /[\p{L}\p{N}\p{M}_]/u.test(character || "
 
 // Return the phrases of a text after it was edited, and those whose text was deleted.
 // `caret` is the place of the caret behind the edit, in code points: what follows it is as before.
-export function movePhrases(phrases, oldText, newText, caret) {
+// `typing` is what the edit before this one returned as `typing`: who deletes the end of a phrase,
+// or all of it, and types on, types the phrase.
+export function movePhrases(phrases, oldText, newText, caret, typing = null) {
   const before = characters(oldText);
   const after = characters(newText);
   let suffix = 0;
@@ -28,9 +30,14 @@ export function movePhrases(phrases, oldText, newText, caret) {
     && isWordCharacter(after[newEnd]);
   const moved = [];
   const lost = [];
+  let next = null;
   for (const phrase of phrases) {
     let { start, end } = phrase;
-    if (end < prefix || (end === prefix && !(continuesLeft && oldEnd === prefix))) {
+    const isTyped = typing !== null && typing.start === start && typing.end === end
+      && prefix === end && oldEnd === prefix;
+    if (isTyped) {
+      end += shift;
+    } else if (end < prefix || (end === prefix && !(continuesLeft && oldEnd === prefix))) {
       // the edit is behind it
     } else if (start > oldEnd || (start === oldEnd && !(continuesRight && oldEnd === prefix))) {
       start += shift;
@@ -45,10 +52,12 @@ export function movePhrases(phrases, oldText, newText, caret) {
       start = newEnd;
       end += shift;
     }
+    const isCut = oldEnd > prefix && phrase.end === oldEnd && phrase.start <= prefix;
+    if ((isTyped || isCut) && end === caret) next = { start, end };
     if (start < end) moved.push({ ...phrase, start, end });
     else lost.push(before.slice(phrase.start, phrase.end).join(""));
   }
-  return { moved, lost };
+  return { moved, lost, typing: next };
 }
 
 // Return a span without white space around it; null if nothing else is in it.

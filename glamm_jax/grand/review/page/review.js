@@ -31,7 +31,7 @@ const KEYS = [
 const element = (id) => document.getElementById(id);
 const state = {
   run: null, data: null, draft: null, caption: 0, phrase: null, region: null, drawing: null,
-  isBusy: false, decided: [], visited: [], leave: false, listed: 0, jobs: 0,
+  typing: null, isBusy: false, decided: [], visited: [], leave: false, listed: 0, jobs: 0,
 };
 
 // ------------------------------------------------------------------ elements
@@ -141,6 +141,7 @@ async function show(image, { keepVisited = false } = {}) {
     }
     Object.assign(state, {
       data, draft: new Draft(data), caption: 0, phrase: null, region: null, drawing: null,
+      typing: null,
       leave: false, jobs: state.jobs + 1,
     });
     if (!data.dense_caption.caption && data.short_captions.length) state.caption = 1;
@@ -538,7 +539,7 @@ function chip(id) {
 function selectCaption(place) {
   state.caption = place;
   state.phrase = null;
-  state.draft.endKind();
+  endTyping();
   render();
 }
 
@@ -552,7 +553,9 @@ function editText() {
   const caption = currentCaption();
   if (field.value === caption.caption) return;
   const caret = toCodePoints(field.value, field.selectionStart);
-  const { moved, lost } = movePhrases(caption.phrases, caption.caption, field.value, caret);
+  const { moved, lost, typing } = movePhrases(
+    caption.phrases, caption.caption, field.value, caret, state.typing);
+  state.typing = typing;
   const selected = currentPhrase();
   state.draft.change((value) => {
     Object.assign(value.captions[state.caption], { caption: field.value, phrases: moved });
@@ -563,6 +566,11 @@ function editText() {
     say(`Removed with its text: the phrase \u201c${lost.join("\u201d, \u201c")}\u201d. `
       + "Undo brings it back.");
   }
+}
+
+function endTyping() {
+  state.typing = null;
+  if (state.draft) state.draft.endKind();
 }
 
 function selectedSpan() {
@@ -982,7 +990,7 @@ function listen() {
     element(`${side}-right`).addEventListener("click", () => moveEnd(side, 1));
   }
   element("text").addEventListener("input", editText);
-  element("text").addEventListener("blur", () => state.draft && state.draft.endKind());
+  element("text").addEventListener("blur", endTyping);
   element("more").addEventListener("click", () => fillList(state.listed));
   element("close-list").addEventListener("click", () => element("list").close());
   element("close-help").addEventListener("click", () => element("help").close());
