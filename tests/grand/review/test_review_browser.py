@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from glamm_jax.data import rle
+from glamm_jax.grand.export.filters import NO_FILTERS, filter_record
 from glamm_jax.grand.record import GrandRecord
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.run_records import export_items
@@ -478,3 +480,87 @@ def test_text_has_contrast_and_elements_have_names(browser: Any, client: ReviewC
         assert unnamed == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
         context.close()
+
+
+RANDOM_EDITS = """async () => {
+  const { characters, movePhrases, toUnits, toCodePoints } = await import("/editing.js");
+  let seed = 7;
+  const draw = (limit) => {
+    seed = (seed * 1103515245 + 12345) % 2147483648;
+    return Math.floor((seed / 2147483648) * limit);
+  };
+  const letters = ["a", "b", " ", "\\u{1F436}", "e\\u0301", "\\u4E2D", "\\n"];
+  const text = (length) => Array.from({ length }, () => letters[draw(letters.length)]).join("");
+  const wrong = [];
+  let untouched = 0;
+  for (let round = 0; round < 3000; round += 1) {
+    const old = characters(text(4 + draw(20)));
+    const phrases = [0, 1, 2].map(() => {
+      const start = draw(old.length - 1);
+      return { start, end: start + 1 + draw(old.length - start), ids: [0] };
+    }).map((phrase) => ({ ...phrase, end: Math.min(phrase.end, old.length) }));
+    const from = draw(old.length + 1);
+    const to = from + draw(old.length - from + 1);
+    const added = characters(text(draw(4)));
+    const edited = [...old.slice(0, from), ...added, ...old.slice(to)];
+    const caret = from + added.length;
+    const { moved, lost } = movePhrases(phrases, old.join(""), edited.join(""), caret);
+    const valid = moved.every(({ start, end }) => 0 <= start && start < end
+      && end <= edited.length);
+    if (!valid || moved.length + lost.length !== phrases.length) wrong.push([old, edited, moved]);
+    // A phrase with a character between it and the edit has the same text, at its place.
+    const shift = added.length - (to - from);
+    for (const { start, end } of phrases) {
+      const place = end < from ? start : start > to ? start + shift : null;
+      if (place === null) continue;
+      untouched += 1;
+      if (!moved.some((p) => p.start === place && p.end === place + end - start)) {
+        wrong.push([old, edited, start, end]);
+      }
+    }
+    const index = draw(edited.length + 1);
+    if (toCodePoints(edited.join(""), toUnits(edited.join(""), index)) !== index) wrong.push(index);
+  }
+  return [wrong.slice(0, 3), untouched];
+}"""
+
+
+def test_spans_are_correct_after_random_edits(client: ReviewClient, browser: Any) -> None:
+    page = browser.new_page()
+    page.goto(client.url)
+    wrong, untouched = page.evaluate(RANDOM_EDITS)
+    assert wrong == []
+    assert untouched > 1000
+    page.close()
+
+
+def test_a_caption_is_written_where_there_is_none(
+    browser: Any, annotated_folder: Path, tmp_path: Path
+) -> None:
+    """As in the human annotation of GranD-f: text, phrases, links; it is exported."""
+    shutil.copytree(annotated_folder, tmp_path / "run")
+    for path in (tmp_path / "run").glob("stages/annotations/*/chunk-*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            for key in ("dense_caption", "short_captions", "checks"):
+                line["section"]["record"].pop(key, None)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = AnnotationRun.open(tmp_path / "run")
+    with review_server(run) as client:
+        ann = Reviewer(browser, client)
+        name = ann.image
+        number = reviewed(client, name).objects[0].id
+        ann.press("e")
+        ann.page.keyboard.type("A shape on the wall.")
+        ann.press("Escape")
+        ann.region(number).click()
+        ann.select_text("A shape")
+        ann.page.locator("#new-phrase").click()
+        ann.press("Escape")
+        ann.act("a", f"Saved: {name}")
+        ann.context.close()
+        assert not ann.problems
+    record = reviewed(client, name)
+    assert dense_phrases(record) == [("A shape", (number,))]
+    assert record.dense_source == "reviewer"
+    assert filter_record(record, NO_FILTERS, Counter()) == record

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +35,18 @@ def client(review_run: AnnotationRun) -> Iterator[ReviewClient]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def unchanged(
+    annotated_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ReviewClient]:
+    """The page of a run about which nothing is decided."""
+    folder = tmp_path_factory.mktemp("unchanged") / "run"
+    shutil.copytree(annotated_folder, folder)
+    with review_server(AnnotationRun.open(folder)) as running:
+        yield running
+        assert running.decisions() == []
+
+
 def image_of(client: ReviewClient, name: str = NAME) -> dict[str, Any]:
     status, _, data = client.send("GET", f"/api/image?{urlencode({'image': name})}")
     assert status == 200, data
@@ -45,9 +58,9 @@ def decision(data: dict[str, Any], action: str, **fields: Any) -> dict[str, Any]
     return {**known, "author": "ann", "action": action, **fields}
 
 
-def test_the_page_is_complete_and_loads_nothing_from_elsewhere(client: ReviewClient) -> None:
+def test_the_page_is_complete_and_loads_nothing_from_elsewhere(unchanged: ReviewClient) -> None:
     for path in FILES:
-        status, headers, body = client.send("GET", path)
+        status, headers, body = unchanged.send("GET", path)
         assert status == 200
         assert b"http://" not in body.replace(b"http://www.w3.org/2000/svg", b"")
         assert b"https://" not in body
@@ -60,14 +73,14 @@ def test_the_page_is_complete_and_loads_nothing_from_elsewhere(client: ReviewCli
         assert name not in text
 
 
-def test_an_image_its_pixels_and_the_state_of_the_run(client: ReviewClient) -> None:
-    status, _, run = client.send("GET", "/api/run")
+def test_an_image_its_pixels_and_the_state_of_the_run(unchanged: ReviewClient) -> None:
+    status, _, run = unchanged.send("GET", "/api/run")
     assert (status, run["images"], run["read"], run["author"]) == (200, 6, 6, "ann")
     assert run["counts"]["unreviewed"] == 6
-    data = image_of(client)
+    data = image_of(unchanged)
     assert data["objects"][0]["outline"]["path"].startswith("M")
     assert data["dense_caption"]["phrases"]
-    status, headers, body = client.send("GET", f"/api/pixels?image={quote(NAME)}")
+    status, headers, body = unchanged.send("GET", f"/api/pixels?image={quote(NAME)}")
     assert (status, headers["Content-Type"]) == (200, "image/jpeg")
     assert Image.open(io.BytesIO(body)).size == (data["width"], data["height"])
 
@@ -115,15 +128,15 @@ def test_the_second_of_two_reviewers_is_refused(client: ReviewClient) -> None:
     assert len(client.decisions()) == 1
 
 
-def test_the_mask_of_a_box(client: ReviewClient) -> None:
-    box = image_of(client)["objects"][0]["box"]
-    status, _, answer = client.send("POST", "/api/mask", {"image": NAME, "box": box})
+def test_the_mask_of_a_box(unchanged: ReviewClient) -> None:
+    box = image_of(unchanged)["objects"][0]["box"]
+    status, _, answer = unchanged.send("POST", "/api/mask", {"image": NAME, "box": box})
     assert status == 200
     mask = rle.decode(answer["mask"])
     assert mask.any()
     assert answer["mask_source"] == "segmenter"
     assert answer["outline"]["path"]
-    status, _, answer = client.send("POST", "/api/mask", {"image": NAME, "box": [0, 0, 500, 5]})
+    status, _, answer = unchanged.send("POST", "/api/mask", {"image": NAME, "box": [0, 0, 500, 5]})
     assert (status, answer["error"]) == (400, "the box is not in the image")
 
 
@@ -150,25 +163,25 @@ def test_without_a_segmenter_the_answer_says_what_to_do(review_run: AnnotationRu
     ],
 )
 def test_requests_of_other_pages_and_names_are_refused(
-    client: ReviewClient, headers: dict[str, str]
+    unchanged: ReviewClient, headers: dict[str, str]
 ) -> None:
-    body = decision(image_of(client), "discard")
+    body = decision(image_of(unchanged), "discard")
     for method, path, sent in (
         ("GET", "/api/run", None),
         ("GET", "/review.js", None),
         ("POST", "/api/decide", body),
     ):
-        status, _, answer = client.send(method, path, sent, headers)
+        status, _, answer = unchanged.send(method, path, sent, headers)
         assert (status, list(answer)) == (403, ["error"])
-    assert client.decisions() == []
+    assert unchanged.decisions() == []
 
 
-def test_names_of_the_server_and_links_to_the_page_are_answered(client: ReviewClient) -> None:
-    for host in (f"localhost:{client.port}", f"[::1]:{client.port}", "review.example.org"):
+def test_names_of_the_server_and_links_to_the_page_are_answered(unchanged: ReviewClient) -> None:
+    for host in (f"localhost:{unchanged.port}", f"[::1]:{unchanged.port}", "review.example.org"):
         headers = {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
-        assert client.send("GET", "/api/run", headers=headers)[0] == 200
+        assert unchanged.send("GET", "/api/run", headers=headers)[0] == 200
     visit = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
-    assert client.send("GET", "/", headers=visit)[0] == 200
+    assert unchanged.send("GET", "/", headers=visit)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -189,14 +202,14 @@ def test_names_of_the_server_and_links_to_the_page_are_answered(client: ReviewCl
     ],
 )
 def test_a_bad_decision_is_refused_and_not_saved(
-    client: ReviewClient, body: Any, status: int, message: str
+    unchanged: ReviewClient, body: Any, status: int, message: str
 ) -> None:
     if isinstance(body, dict):
-        body = {**decision(image_of(client), "approve"), **body}
-    answered, _, answer = client.send("POST", "/api/decide", body)
+        body = {**decision(image_of(unchanged), "approve"), **body}
+    answered, _, answer = unchanged.send("POST", "/api/decide", body)
     assert answered == status
     assert message in answer["error"]
-    assert client.decisions() == []
+    assert unchanged.decisions() == []
 
 
 @pytest.mark.parametrize(
@@ -211,26 +224,28 @@ def test_a_bad_decision_is_refused_and_not_saved(
     ],
 )
 def test_a_correction_that_does_not_fit_is_not_saved(
-    client: ReviewClient, change: Any, message: str
+    unchanged: ReviewClient, change: Any, message: str
 ) -> None:
-    data = image_of(client)
+    data = image_of(unchanged)
     value = content(data)
     change(value)
-    status, _, answer = client.send("POST", "/api/decide", decision(data, "correct", content=value))
+    status, _, answer = unchanged.send(
+        "POST", "/api/decide", decision(data, "correct", content=value)
+    )
     assert status == 400
     assert message in answer["error"]
-    assert client.decisions() == []
+    assert unchanged.decisions() == []
 
 
-def test_other_requests_are_refused(client: ReviewClient) -> None:
+def test_other_requests_are_refused(unchanged: ReviewClient) -> None:
     plain = {"Content-Type": "text/plain"}
-    assert client.send("POST", "/api/decide", b"{}", plain)[0] == 400
-    assert client.send("GET", "/api/decide")[0] == 405
-    assert client.send("GET", "/../pyproject.toml")[0] == 404
-    assert client.send("GET", "/api/image?image=nothing.png")[0] == 404
-    assert client.send("GET", "/api/pixels?image=%2Fetc%2Fpasswd")[0] == 404
-    assert client.send("GET", "/api/list?state=all&offset=-1&limit=2")[0] == 400
-    assert client.send("GET", "/api/next?state=nothing")[0] == 400
+    assert unchanged.send("POST", "/api/decide", b"{}", plain)[0] == 400
+    assert unchanged.send("GET", "/api/decide")[0] == 405
+    assert unchanged.send("GET", "/../pyproject.toml")[0] == 404
+    assert unchanged.send("GET", "/api/image?image=nothing.png")[0] == 404
+    assert unchanged.send("GET", "/api/pixels?image=%2Fetc%2Fpasswd")[0] == 404
+    assert unchanged.send("GET", "/api/list?state=all&offset=-1&limit=2")[0] == 400
+    assert unchanged.send("GET", "/api/next?state=nothing")[0] == 400
 
 
 def test_a_segmenter_that_fails_gives_a_message() -> None:

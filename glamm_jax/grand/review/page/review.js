@@ -854,6 +854,10 @@ function buttons() {
 
 // ------------------------------------------------------------------ the list of images
 
+// The name of a state as the filter shows it, without the number of images.
+const stateName = (value) => [...element("state").options]
+  .find((option) => option.value === value).dataset.label;
+
 async function fillList(offset) {
   const fields = { state: element("state").value, offset, limit: 100 };
   try {
@@ -866,7 +870,7 @@ async function fillList(offset) {
           element("list").close();
           show(image);
         },
-      }, image)), make("td", {}, confidence.toPrecision(2)), make("td", {}, itemState)));
+      }, image)), make("td", {}, confidence.toPrecision(2)), make("td", {}, stateName(itemState))));
     if (offset) element("rows").append(...rows);
     else element("rows").replaceChildren(...rows);
     state.listed = offset + items.length;
