@@ -1,7 +1,7 @@
 """How certain the annotations of an image are, by its record alone.
 
     record_confidence(record).value         # 0 to 1
-    record_confidence(record).reasons       # ("the dense caption is not verified", ...)
+    record_confidence(record).reasons       # ("the dense caption was not checked", ...)
 
 The product of four factors in (0, 1], each by what is least certain in the record:
 

@@ -19,7 +19,6 @@ def test_the_documented_keys_are_those_of_the_page() -> None:
     assert rows[first : first + len(keys)] == keys
     # Every letter of the table is an action of the page.
     actions = set(re.findall(r'^  "?([a-z\[\]?])"?: ', script, re.MULTILINE))
-    letters = {
-        key.lower() for text, _ in keys for key in re.findall(r"(?<!\+)\b[A-Z]\b(?!\+)", text)
-    }
+    pattern = r"(?<!\+)\b[A-Z]\b(?!\+)"
+    letters = {letter.lower() for text, _ in keys for letter in re.findall(pattern, text)}
     assert letters <= actions
