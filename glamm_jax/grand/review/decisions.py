@@ -152,7 +152,7 @@ class DecisionLog:
         """Read the file, if there is one.
 
         Args:
-            run_path: the run folder; one in a bucket can only be read.
+            run_path: the run folder; decisions in a bucket are read once, and none is written.
 
         Raises:
             DecisionError: it cannot be read, or has a line that is no decision.
@@ -162,6 +162,7 @@ class DecisionLog:
         self._decisions: dict[str, list[Decision]] = {}
         self._images: list[str] = []  # of each line
         self._end = 0
+        self._object: bytes | None = None  # content of the object in a bucket
         self._lock = threading.RLock()
         self.refresh()
 
@@ -230,7 +231,9 @@ class DecisionLog:
         try:
             if is_local(self.path):
                 return open(self.path, "rb")
-            return io.BytesIO(self.path.read_bytes())
+            if self._object is None:
+                self._object = self.path.read_bytes()
+            return io.BytesIO(self._object)
         except FileNotFoundError:
             return io.BytesIO()
         except OSError as error:

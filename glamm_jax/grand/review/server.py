@@ -38,8 +38,10 @@ PAGE = Path(__file__).parent / "page"
 FILES = {
     "/": ("review.html", "text/html"),
     "/review.css": ("review.css", "text/css"),
-    "/editing.js": ("editing.js", "text/javascript"),
-    "/review.js": ("review.js", "text/javascript"),
+    **{
+        f"/{name}.js": (f"{name}.js", "text/javascript")
+        for name in ("elements", "editing", "state", "picture", "captions", "regions", "review")
+    },
 }
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "

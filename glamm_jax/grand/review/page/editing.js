@@ -3,7 +3,6 @@
 
 export const characters = (text) => Array.from(text);
 export const toCodePoints = (text, units) => characters(text.slice(0, units)).length;
-export const toUnits = (text, index) => characters(text).slice(0, index).join("").length;
 
 const isWordCharacter = (character) => /[\p{L}\p{N}\p{M}_]/u.test(character || "");
 
