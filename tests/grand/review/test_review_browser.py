@@ -321,6 +321,31 @@ def test_a_box_is_drawn_again_and_its_mask_computed(
     assert item.box not in boxes
 
 
+def test_a_box_is_typed(client: ReviewClient, reviewer: Callable[..., Reviewer]) -> None:
+    ann = reviewer()
+    name = ann.image
+    item = reviewed(client, name).objects[0]
+    ann.region(item.id).click()
+    right = ann.page.get_by_label("right", exact=True)
+    right.fill("500")
+    right.press("Tab")
+    ann.wait_for_message("A box is left < right and top < bottom, inside of 128 x 128 pixels.")
+    right.fill("127.5")
+    right.press("Tab")
+    ann.wait_for_message(f"The mask of region {item.id} is that of hq-sam.")
+    assert ann.page.evaluate("document.activeElement.getAttribute('aria-label')") == "bottom"
+    assert ann.page.locator("#mask option").first.inner_text() == "of segmenter"
+    ann.press("Escape")
+    # A warning about unsaved edits does not cover later ones.
+    ann.act("n", "There are edits that are not saved")
+    ann.press("1", "l")
+    ann.act("n", "There are edits that are not saved")
+    ann.act("a", f"Saved: {name}")
+    new = reviewed(client, name).objects[0]
+    assert new.box == (*item.box[:2], 127.5, item.box[3])
+    assert new.mask_source == "segmenter"
+
+
 def test_a_new_region_gets_a_label_and_a_mask(
     client: ReviewClient, reviewer: Callable[..., Reviewer]
 ) -> None:

@@ -72,7 +72,10 @@ export function renderEditor() {
   }
   const active = document.activeElement;
   if (editor.dataset.region === String(item.id) && editor.contains(active)
-    && active.matches("input, textarea")) return; // somebody types in it
+    && active.matches("input, textarea")) {
+    element("mask").replaceWith(maskSelect(item)); // the rest stays: somebody types in it
+    return;
+  }
   editor.dataset.region = item.id;
   const { draft } = state;
   const edit = (field, read) => (event) => {
@@ -97,7 +100,8 @@ export function renderEditor() {
       say(`A box is left < right and top < bottom, inside of ${width} x ${height} pixels.`, true);
     }
   };
-  for (const input of numbers) input.addEventListener("change", changeBox);
+  // Later, so that the focus is at the next number already.
+  for (const input of numbers) input.addEventListener("change", () => setTimeout(changeBox));
   const isLinked = linkedIds().has(item.id);
   const facts = [item.floating && "found by too few models",
     item.score !== null && `score ${item.score.toFixed(2)}`, ...item.votes].filter(Boolean);

@@ -236,6 +236,7 @@ function renderTitle() {
 }
 
 function drawPage() {
+  state.leave = false; // edits after the warning are warned about again
   renderTitle();
   renderTabs();
   renderCaption();
