@@ -381,6 +381,36 @@ def _read_coco(path: Path) -> None:
 
 
 POLYGONS = [[1, 1, 9.5, 1, 9, 9], [20, 20, 25, 20, 25, 25, 20, 25]]
+
+
+def _make_decisions(folder: Path) -> Path:
+    from etils import epath
+
+    from glamm_jax.grand.review.correction import Correction
+    from glamm_jax.grand.review.decisions import DecisionLog, DecisionRequest
+
+    caption = {"caption": "A dog.", "phrases": [{"start": 0, "end": 5, "ids": [1]}]}
+    item = {"id": 1, "box": [0, 0, 5, 5], "label": "dog", "attributes": ["brown"]}
+    fields = {"objects": [{**item, "mask": _runs()}], "removed": [2], "dense_caption": caption}
+    correction = Correction.from_json(fields, "x")
+    log, record = DecisionLog(epath.Path(folder)), "0" * 64
+    log.append(DecisionRequest("a.jpg", 0, "ann", "correct", record, correction))
+    log.append(DecisionRequest("a.jpg", 1, "bob", "discard", record))
+    log.append(DecisionRequest("a.jpg", 2, "ann", "undo", record))
+    return folder / "review" / "decisions.jsonl"
+
+
+def _read_decisions(path: Path) -> None:
+    from etils import epath
+
+    from glamm_jax.grand.review.decisions import DecisionLog
+
+    log = DecisionLog(epath.Path(path.parent.parent))
+    for name in log.image_ids:
+        log.review(name, "0" * 64)
+        log.correction(name, "0" * 64)
+
+
 KINDS: Mapping[str, Kind] = {
     "image png": Kind(_make_image("png"), _read_image),
     "image jpeg": Kind(_make_image("jpeg"), _read_image),
@@ -402,6 +432,7 @@ KINDS: Mapping[str, Kind] = {
     "scores": Kind(_make_scores, _read_scores),
     "config": Kind(_make_config, _read_config),
     "evaluation files": Kind(_make_coco, _read_coco),
+    "review decisions": Kind(_make_decisions, _read_decisions),
 }
 
 

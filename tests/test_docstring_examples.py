@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from flax import nnx
 from PIL import Image
 
@@ -31,6 +33,7 @@ from glamm_jax.grand.graph_facts import GraphText, ObjectFacts
 from glamm_jax.grand.images import image_stage, scan_images
 from glamm_jax.grand.phrases import PhraseBox
 from glamm_jax.grand.record import Detection, GrandCaption, GrandObject, GrandRecord, PhraseLink
+from glamm_jax.grand.review.correction import Correction
 from glamm_jax.grand.roles import Landmark, LLMAnswer, ParsedText, RoleImage
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.stages import StageGraph
@@ -213,6 +216,17 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
     "grand.execution": _annotation,
     "grand.images": _annotation,
     "grand.run_folder": _annotation,
+    "grand.review.confidence": lambda folder: {"record": GrandRecord()},
+    "grand.review.decisions": lambda folder: {
+        "run": SimpleNamespace(path=epath.Path(folder)),
+        "sha256": "0" * 64,
+    },
+    "grand.review.reviewed_record": lambda folder: {
+        "record": GrandRecord(),
+        "correction": Correction(),
+        "height": 4,
+        "width": 4,
+    },
     "grand.stages": lambda folder: {
         "image_stage": image_stage,
         "find_tags": lambda images: [],
@@ -352,6 +366,18 @@ NAMES_ONLY: dict[str, tuple[set[str], str]] = {
     "grand.photograph_changes": (
         {"run", "fingerprint", "chunk", "files", "graph"},
         "needs a run; tests/grand/test_photograph_changes.py makes these calls",
+    ),
+    "grand.review.queue": (
+        {"run", "DecisionLog"},
+        "needs a run; tests/grand/review/test_confidence.py makes these calls",
+    ),
+    "grand.review.reviewing": (
+        {"run", "fields", "DecisionLog"},
+        "needs a run; tests/grand/review/desk.py makes these calls",
+    ),
+    "grand.review.server": (
+        {"desk", "listener"},
+        "needs a run; tests/grand/review/test_review_server.py makes these calls",
     ),
     "training.learning_checks": (
         {"config", "records", "record", "checks"},

@@ -26,9 +26,16 @@ from glamm_jax.grand.record_cards import (
     object_colours,
     record_card,
 )
+from glamm_jax.grand.review.run_reviews import RunReviews, open_reviews
 from glamm_jax.grand.roles import Pixels
 from glamm_jax.grand.run_folder import AnnotationRun, SceneSections
-from glamm_jax.grand.run_records import ImagePlace, chunk_seconds, read_pixels, read_scene
+from glamm_jax.grand.run_records import (
+    ImagePlace,
+    chunk_seconds,
+    read_pixels,
+    read_scene,
+    reviewed_annotations,
+)
 from glamm_jax.report.html_page import Box, Card, Page, TextLine, TextMark
 
 # The stages that write records, the most complete first.
@@ -44,24 +51,26 @@ MAX_SHORT_TEXT = 60
 LACKING = TextLine("does not have it", [TextMark(0, 16, 4)])  # marked in red
 
 
-def inspection_page(run: AnnotationRun, place: ImagePlace) -> Page:
+def inspection_page(run: AnnotationRun, place: ImagePlace, *, ignore_reviews: bool = False) -> Page:
     """Return the page about an image.
 
     Args:
         run: the folder.
         place: of the image, by `find_image`.
+        ignore_reviews: show the automatic annotations, not as persons have reviewed them.
 
     Raises:
         RunFolderError: a file is damaged, or the folder has no run.
+        DecisionError: the file of decisions is damaged.
     """
-    return _Inspection(run, place).page()
+    return _Inspection(run, place, None if ignore_reviews else open_reviews(run)).page()
 
 
 class _Inspection:
     """Makes the page; attributes are what its sections share."""
 
-    def __init__(self, run: AnnotationRun, place: ImagePlace):
-        self._run, self._place = run, place
+    def __init__(self, run: AnnotationRun, place: ImagePlace, reviews: RunReviews | None):
+        self._run, self._place, self._reviews = run, place, reviews
         self._stages = run.graph_description()
         self._scene: SceneSections = read_scene(run, place)
         pixels = read_pixels(run, place.entry.file)
@@ -71,6 +80,8 @@ class _Inspection:
         result = next((name for name in RECORD_STAGES if name in self._scene.sections), None)
         self._record_stage = result
         self._record = self._read(result) if result else GrandRecord()
+        if result == RECORD_STAGES[0]:
+            self._record = reviewed_annotations(self._scene, reviews) or self._record
         self._colours = object_colours(self._record)
         self._graph = self._scene.sections.get("scene_graph") or {}
         self._layers = {
@@ -119,6 +130,7 @@ class _Inspection:
                 f"The annotations are those of stage {self._record_stage}: no later stage has a "
                 "result."
             )
+        self._add_decisions(page)
         if not self._scene.errors:
             return
         page.section("Errors")
@@ -131,6 +143,19 @@ class _Inspection:
         ]
         if skipped:
             page.collapsed(f"{len(skipped)} stages were skipped because of them", skipped)
+
+    def _add_decisions(self, page: Page) -> None:
+        review = self._record.review
+        if review is None or self._reviews is None:
+            return
+        page.section("Review")
+        text = f"These annotations were {review.state} by {', '.join(review.authors)}."
+        if review.state == "outdated":
+            text = "The decisions are about other annotations of this image, and not applied."
+        page.paragraph(text)
+        decisions = self._reviews.log.decisions(self._scene.image_id)
+        rows = [(x.sequence, x.time, x.author, x.action) for x in decisions]
+        page.table(("line", "time", "author", "action"), rows)
 
     # ------------------------------------------------------------ objects
 
@@ -382,7 +407,10 @@ class _Inspection:
             page.paragraph(line.text, line.marks)
             if line.note:
                 page.paragraph(line.note)
-        page.paragraph(_verdict(section))
+        if record.dense_source == "reviewer":
+            page.paragraph("Written by a reviewer; the answers below are those of the model.")
+        else:
+            page.paragraph(_verdict(section))
         for number, attempt in enumerate(attempts, 1):
             page.section(f"Answer {number} of {len(attempts)}", level=3)
             problem = attempt["problem"]

@@ -78,7 +78,7 @@ def assign_masks(
                     box = match.box if options.replace_boxes else items[i].box
                     items[i] = changed(items[i], box=box, mask=match.mask, mask_source=source)
     record = changed(record, objects=tuple(objects), floating_objects=tuple(floats))
-    return _with_new_boxes(record) if options.update_groundings else record
+    return with_new_boxes(record) if options.update_groundings else record
 
 
 def _best_of_all(boxes: Sequence[Box], candidates: Sequence[Detection]) -> list[tuple[int, float]]:
@@ -144,7 +144,7 @@ def add_masks(
     )
 
 
-def _with_new_boxes(record: GrandRecord) -> GrandRecord:
+def with_new_boxes(record: GrandRecord) -> GrandRecord:
     """Return the record with the boxes of the objects in the groundings of its captions."""
     boxes = {item.id: item.box for item in (*record.objects, *record.floating_objects)}
 

@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from json.encoder import encode_basestring_ascii as encode_text
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from glamm_jax.json_files import JSONError, show
 
@@ -121,6 +121,7 @@ class GrandObject:
         mask: COCO run lengths of the size of the image.
         mask_source: "SAM", "EVA" or "HQ_SAM" in released files; ours: "proposal", the name of a
             detector, or "segmenter".
+        reviewed: a person drew it, or changed it.
         irregular: keys of the file that it was read from, see the module.
     """
 
@@ -134,6 +135,7 @@ class GrandObject:
     depth: float | None = None
     mask: RunLengths | None = None
     mask_source: str | None = None
+    reviewed: bool = False
     irregular: Irregular = ()
     _text: str | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -171,6 +173,8 @@ class GrandObject:
             value["segmentation"] = self.mask
         if self.mask_source is not None:
             value["segmentation_source"] = self.mask_source
+        if self.reviewed:
+            value["reviewed"] = True
         return value
 
     @classmethod
@@ -210,7 +214,9 @@ class GrandObject:
         irregular += [
             (key, content)
             for key, content in value.items()
-            if key not in _OBJECT_KEYS or (content is None and key in _OPTIONAL_OBJECT_KEYS)
+            if key not in _OBJECT_KEYS
+            or (content is None and key in _OPTIONAL_OBJECT_KEYS)
+            or (key == "reviewed" and content is not True)
         ]
         votes = value.get("votes")
         return cls(
@@ -224,6 +230,7 @@ class GrandObject:
             _number(value, "depth", where),
             _mapping(value, "segmentation", where),
             _text(value, "segmentation_source", where),
+            value.get("reviewed") is True,
             tuple(irregular),
         )
 
@@ -302,6 +309,63 @@ class CaptionAttempt:
     missing: tuple[str, ...] = ()
 
 
+ReviewState = Literal["approved", "corrected", "discarded", "outdated"]
+REVIEW_STATES = get_args(ReviewState)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordReview:
+    """What persons decided about the annotations of an image.
+
+    Attributes:
+        state: "outdated": the decisions are about other annotations of the image, so that they are
+            not applied.
+        authors: of the decisions that apply, in the order of their first one.
+        time: of the last decision, in UTC: "2026-11-30T02:12:05Z".
+        decisions: number of decisions about the image, those that were undone included.
+    """
+
+    state: ReviewState
+    authors: tuple[str, ...]
+    time: str
+    decisions: int
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether a person approved or corrected the annotations."""
+        return self.state in ("approved", "corrected")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the review as JSON."""
+        return {
+            "state": self.state,
+            "authors": list(self.authors),
+            "time": self.time,
+            "decisions": self.decisions,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> RecordReview:
+        """Read a review.
+
+        Args:
+            value: as `to_json` returns it.
+            where: name of the file and image, for messages.
+
+        Raises:
+            JSONError: a field has a wrong type.
+        """
+        state = _required(value, "state", where)
+        if state not in REVIEW_STATES:
+            raise JSONError(f"{where}: state = {show(state)} is none of {', '.join(REVIEW_STATES)}")
+        number = value.get("decisions")
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise JSONError(f"{where}: decisions = {show(number)} is not a whole number")
+        authors = _texts(value.get("authors"), where, "authors")
+        time = _required(value, "time", where)
+        return cls(cast(ReviewState, state), authors, time, number)
+
+
 @dataclass(frozen=True, slots=True)
 class GrandRecord:
     """The annotations of one image.
@@ -320,11 +384,12 @@ class GrandRecord:
         id_counter: smallest number that no object has had yet.
         short_captions: `captions` with the groundings of their phrases.
         dense_caption: of level 3.
-        dense_source: who wrote it: the language model, or the template that replaces it.
+        dense_source: who wrote it: the language model, the template that replaces it, or a person.
         attempts: all answers of the language model, the accepted one last.
         verified: whether the last attempt names nothing that the graph does not have; None: not
             verified, as in the released code.
         additional_context: of level 4.
+        review: what persons decided about all of this; None: nothing.
         irregular: keys of the file that it was read from, see the module.
     """
 
@@ -341,10 +406,11 @@ class GrandRecord:
     id_counter: int | None = None
     short_captions: tuple[GrandCaption, ...] | None = None
     dense_caption: GrandCaption | None = None
-    dense_source: Literal["llm", "template"] | None = None
+    dense_source: Literal["llm", "template", "reviewer"] | None = None
     attempts: tuple[CaptionAttempt, ...] = ()
     verified: bool | None = None
     additional_context: str | None = None
+    review: RecordReview | None = None
     irregular: Irregular = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -425,6 +491,8 @@ class GrandRecord:
                     for a in self.attempts
                 ],
             }
+        if self.review is not None:
+            value["review"] = self.review.to_json()
         return value
 
     @classmethod
@@ -507,6 +575,9 @@ class GrandRecord:
             ),
             checks.get("verified"),
             _text(value, "additional_context", where),
+            None
+            if value.get("review") is None
+            else RecordReview.from_json(value["review"], f"{where}: review"),
         )
         irregular += [
             (key, content)
@@ -525,11 +596,14 @@ class GrandRecord:
 _LIST_KEYS = ("objects", "floating_objects", "floating_attributes", "affordances")
 _LINK_KEYS = frozenset(("object_ids", "floating_object_ids", "grounding"))
 _OPTIONAL_OBJECT_KEYS = frozenset(
-    ("score", "id", "label", "depth", "segmentation", "segmentation_source", "votes")
+    ("score", "id", "label", "depth", "segmentation", "segmentation_source", "votes", "reviewed")
 )
 _OBJECT_KEYS = _OPTIONAL_OBJECT_KEYS | {"bbox", "labels", "attributes"}
 _OPTIONAL_RECORD_KEYS = frozenset(
-    ("id_counter", "short_captions", "dense_caption", "additional_context", "relations", "checks")
+    (
+        *("id_counter", "short_captions", "dense_caption", "additional_context", "relations"),
+        *("checks", "review"),
+    )
 )
 _RECORD_KEYS = (
     _OPTIONAL_RECORD_KEYS.union(_LIST_KEYS) | {"landmark", "relationships", "captions"}

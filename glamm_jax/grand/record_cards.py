@@ -92,7 +92,7 @@ def grounded_line(caption: GrandCaption, colours: Mapping[int, int], speaker: st
         speaker: name in front of the text.
     """
     text, marks, position, others = "", [], 0, []
-    placed = [(_span(caption.caption, item), item) for item in caption.groundings]
+    placed = [(phrase_span(caption.caption, item), item) for item in caption.groundings]
     placed.sort(key=lambda pair: pair[0] or (len(caption.caption), 0))
     for span, item in placed:
         ids = ", ".join(map(str, item.object_ids))
@@ -133,8 +133,11 @@ def numbers_line(ids: Sequence[int], colours: Mapping[int, int], text: str = "")
     return TextLine(line + text, marks)
 
 
-def _span(caption: str, item: PhraseGrounding) -> Span | None:
-    """Return the characters of a phrase, also where the record has none or stale ones."""
+def phrase_span(caption: str, item: PhraseGrounding) -> Span | None:
+    """Return the characters of a phrase, also where the record has none or stale ones.
+
+    None for a phrase that the caption does not have.
+    """
     if item.span is not None and caption[slice(*item.span)].lower() == item.phrase.lower():
         return item.span
     start = caption.lower().find(item.phrase.lower()) if item.phrase else -1

@@ -7,6 +7,7 @@
     RUN/stages/STAGE/FINGERPRINT/chunk-00012-of-01100.jsonl        its sections
     RUN/statistics/STAGE/FINGERPRINT/chunk-00012-of-01100.jsonl    counts, seconds, worker: JSON
     RUN/quarantine/STAGE/FINGERPRINT/chunk-00012-of-01100.txt      why a chunk failed several times
+    RUN/review/decisions.jsonl             decisions of persons, see `review.decisions`
     RUN/stamps/..., RUN/unread/...                                 see `photograph_changes`
     RUN/.lock, RUN/.workers.lock           while a run writes the folder; not in buckets
 

@@ -13,10 +13,10 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
-from glamm_jax.grand.record import GrandRecord
+from glamm_jax.grand.record import REVIEW_STATES, GrandRecord
 from glamm_jax.grand.record_cards import record_card
 from glamm_jax.grand.run_folder import AnnotationRun, SceneSections, StageStatus
-from glamm_jax.grand.run_records import read_pixels, run_records, stage_times
+from glamm_jax.grand.run_records import is_discarded, read_pixels, run_records, stage_times
 from glamm_jax.grand.stages import REJECTED, SKIPPED
 from glamm_jax.report.html_page import Card, Page
 
@@ -31,6 +31,8 @@ def run_page(
     num_images: int = NUM_IMAGES,
     seed: int = 0,
     on_image: Callable[[], object] = lambda: None,
+    *,
+    ignore_reviews: bool = False,
 ) -> Page:
     """Return the page about the last run in a folder.
 
@@ -39,13 +41,15 @@ def run_page(
         num_images: of the gallery.
         seed: of the choice of these.
         on_image: called after every image.
+        ignore_reviews: show the automatic annotations, not as persons have reviewed them.
 
     Raises:
         RunFolderError: a file is damaged, or the folder has no run.
+        DecisionError: the file of decisions is damaged.
     """
     stages = run.status()
     statistics = _RunStatistics(num_images, seed)
-    for scene, record in run_records(run):
+    for scene, record in run_records(run, ignore_reviews=ignore_reviews):
         statistics.add(scene, record)
         on_image()
     page = Page(str(run.path), f"{run.num_images:,} images of {run.root}")
@@ -126,6 +130,10 @@ class _RunStatistics:
                 places.append(scene.image_id)
         if record is None:
             return
+        if record.review is not None:
+            self._counts[record.review.state] += 1
+            if is_discarded(record):
+                return
         self._count(record)
         self._choose(scene, record)
 
@@ -185,6 +193,9 @@ class _RunStatistics:
             "floating objects": "floating objects",
             "grounded phrases": "phrases in dense captions",
             "lost phrases": "linked phrases that no short caption has",
+            **{
+                state: f"images {state} in review" for state in REVIEW_STATES if self._counts[state]
+            },
         }
         return {text: self._counts[name] for name, text in names.items()}
 
@@ -217,6 +228,10 @@ class _RunStatistics:
 def _caption_state(record: GrandRecord) -> str:
     if record.dense_caption is None:
         return "none"
+    if record.dense_source == "reviewer":
+        return "written by a reviewer"
+    if record.review is not None and record.review.is_accepted:
+        return f"{record.review.state} in review"
     if record.dense_source == "template":
         return "written by the template"
     if record.verified is None:

@@ -1,7 +1,7 @@
 """The annotations of a run as records: of all images, or of one.
 
     run = AnnotationRun.open("out/run")
-    for image, record in export_items(run): ...
+    for image, record in export_items(run): ...       # as persons have reviewed them
     place = find_image(run, "dog.jpg")
     scene = read_scene(run, place)          # all sections and errors of the image
     stage_times(run)["fusion"].seconds_per_image
@@ -12,7 +12,7 @@ One image is in memory at a time.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
@@ -26,6 +26,7 @@ from glamm_jax.grand.images import IMAGE, ImageReader
 from glamm_jax.grand.levels.level4 import ANNOTATIONS
 from glamm_jax.grand.levels.sections import read_record
 from glamm_jax.grand.record import GrandRecord
+from glamm_jax.grand.review.run_reviews import RunReviews, open_reviews
 from glamm_jax.grand.roles import Pixels
 from glamm_jax.grand.run_folder import AnnotationRun, ImageEntry, SceneSections
 from glamm_jax.grand.stages import StageGraph
@@ -53,33 +54,67 @@ def annotation_stages(run: AnnotationRun) -> list[str]:
     return list(dict.fromkeys((IMAGE, ANNOTATIONS, *failed)))
 
 
-def run_records(run: AnnotationRun) -> Iterator[tuple[SceneSections, GrandRecord | None]]:
-    """Yield each image with its annotations; None if there are none.
+def run_records(
+    run: AnnotationRun, *, ignore_reviews: bool = False
+) -> Iterator[tuple[SceneSections, GrandRecord | None]]:
+    """Yield each image with its annotations, as persons have reviewed them; None if there are none.
 
-    The sections are those of `annotation_stages`.
+    The sections are those of `annotation_stages`, as the models made them.
+
+    Args:
+        run: the folder.
+        ignore_reviews: yield the automatic records.
 
     Raises:
         RunFolderError: a file is damaged, or the folder has no run.
+        DecisionError: the file of decisions is damaged.
     """
+    reviews = None if ignore_reviews else open_reviews(run)
     for scene in run.scenes(stages=annotation_stages(run)):
-        section = scene.sections.get(ANNOTATIONS)
-        yield scene, None if section is None else read_record(section)
+        yield scene, reviewed_annotations(scene, reviews)
 
 
-def export_items(run: AnnotationRun) -> Iterator[tuple[AnnotatedImage, GrandRecord]]:
+def reviewed_annotations(scene: SceneSections, reviews: RunReviews | None) -> GrandRecord | None:
+    """Return the annotations of an image, as persons have reviewed them; None if there are none.
+
+    Args:
+        scene: with the sections of the stages `image` and `annotations`.
+        reviews: of the run; None: the automatic record is returned.
+
+    Raises:
+        DecisionError: a correction does not fit the record.
+    """
+    section = scene.sections.get(ANNOTATIONS)
+    if section is None:
+        return None
+    if reviews is None:
+        return read_record(section)
+    return reviews.apply(scene.image_id, section, scene.sections.get(IMAGE, {}))
+
+
+def export_items(
+    run: AnnotationRun, *, ignore_reviews: bool = False
+) -> Iterator[tuple[AnnotatedImage, GrandRecord]]:
     """Yield each image with its annotations, as exporters take them.
 
-    An image without annotations has the status "rejected". Images in folders have the names of
-    the folders in their file name.
+    An image without annotations has the status "rejected", one that a person discarded
+    "discarded". Images in folders have the names of the folders in their file name.
+
+    Args:
+        run: the folder.
+        ignore_reviews: yield the automatic records.
 
     Raises:
         RunFolderError: a file is damaged, or the folder has no run.
+        DecisionError: the file of decisions is damaged.
     """
     reader = ImageReader(run.root, 0)
     local = "://" not in run.root
-    for scene, record in run_records(run):
+    for scene, record in run_records(run, ignore_reviews=ignore_reviews):
         image = scene.sections.get(IMAGE, {})
         status = scene.status if record is not None and image else "rejected"
+        if is_discarded(record) and status != "rejected":
+            status = "discarded"
         content = Path(run.root, scene.file) if local else _Reading(reader, scene.file)
         item = AnnotatedImage(
             scene.image_id,
@@ -92,6 +127,11 @@ def export_items(run: AnnotationRun) -> Iterator[tuple[AnnotatedImage, GrandReco
             status,  # pyright: ignore[reportArgumentType]
         )
         yield item, record if record is not None else NO_RECORD
+
+
+def is_discarded(record: GrandRecord | None) -> bool:
+    """Whether a person discarded the image of a record."""
+    return record is not None and record.review is not None and record.review.state == "discarded"
 
 
 @dataclass(frozen=True)
@@ -155,12 +195,15 @@ def find_image(run: AnnotationRun, name: str) -> ImagePlace:
     raise UnknownImageError(f"{run.path}: no image {name!r}{advice}")
 
 
-def read_scene(run: AnnotationRun, place: ImagePlace) -> SceneSections:
-    """Return all that the last run made of an image.
+def read_scene(
+    run: AnnotationRun, place: ImagePlace, stages: Collection[str] | None = None
+) -> SceneSections:
+    """Return what the last run made of an image.
 
     Args:
         run: the folder.
         place: of the image.
+        stages: names of those to read; None: all.
 
     Raises:
         RunFolderError: a file is damaged, or the folder has no run.
@@ -169,6 +212,8 @@ def read_scene(run: AnnotationRun, place: ImagePlace) -> SceneSections:
     sections, errors, attempts = {}, {}, {}
     for stage in run.graph_description():
         name = stage["name"]
+        if stages is not None and name not in stages:
+            continue
         outcomes = run.outcomes(name, stage["fingerprint"], place.chunk, ids)
         try:
             outcome = next(islice(outcomes, place.index, None))

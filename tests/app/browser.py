@@ -19,6 +19,39 @@ from glamm_jax.cli.app import free_port
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120.0
 ANSWER_MS = 60_000
+# Text of every visible element against the ground behind it.
+CONTRASTS = """() => {
+  const parse = (text) => {
+    const context = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
+    context.fillStyle = text;
+    context.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const luminance = (colour) => {
+    const [r, g, b] = colour.map((x) => x / 255)
+      .map((x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = parse(getComputedStyle(e).backgroundColor);
+      if (colour[3] === 1) return colour;
+    }
+    return [255, 255, 255, 1];
+  };
+  const results = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const texts = [...element.childNodes].filter((n) => n.nodeType === 3 && n.data.trim());
+    const disabled = element.closest("button:disabled");
+    if (!texts.length || disabled || !element.checkVisibility() || element.closest("svg")) continue;
+    const [a, b] = [parse(getComputedStyle(element).color), ground(element)].map((c) =>
+      luminance(c.slice(0, 3)));
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    results.push([texts[0].data.trim().slice(0, 40), contrast]);
+  }
+  return results;
+}"""
 
 
 @contextmanager

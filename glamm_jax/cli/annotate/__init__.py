@@ -4,6 +4,7 @@ examples:
   glamm-jax annotate scenes out/scenes --count 20
   glamm-jax annotate run out/scenes/images --out out/run --roles configs/annotate/oracle.toml
   glamm-jax annotate inspect out/run scene_000003 --out out/scene.html
+  glamm-jax annotate review out/run
   glamm-jax annotate export out/run --format grand-json --out out/grand
 
 A run is a folder. The same command continues it after an interruption; with other settings it
@@ -25,6 +26,7 @@ from glamm_jax.cli.annotate import (
     inspect,
     presets,
     report,
+    review,
     run,
     scenes,
     score,
@@ -37,6 +39,7 @@ COMMANDS = {
     "status": status,
     "inspect": inspect,
     "report": report,
+    "review": review,
     "export": export,
     "score": score,
     "presets": presets,

@@ -4,6 +4,7 @@ examples:
   glamm-jax annotate export out/run --format grand-json --out out/grand
   glamm-jax annotate export out/run --format shards --out out/shards --name grand_scenes
   glamm-jax annotate export out/run --format coco --out out/coco --min-votes 3 --images copy
+  glamm-jax annotate export out/run --format coco --out out/reviewed --reviewed-only
   glamm-jax annotate export out/run --format yolo --out out/yolo --polygons --labels star,heart
 
   grand-json    the released JSON files, one per image
@@ -17,7 +18,10 @@ examples:
 
 Filters leave out objects, captions and images; each is counted in the summary, which is also in
 OUT/export.json. Dense captions that a template wrote, or that were not verified, are exported only
-with --template-captions or --unverified-captions.
+with --template-captions or --unverified-captions, or if a person approved them.
+
+Where persons have reviewed the annotations (`review`), their version is exported, without the
+images that they discarded.
 
 Exit status: 0 success; 2 unusable input, or the folder exists and --overwrite is not given.
 """
@@ -31,6 +35,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from glamm_jax.cli.annotate.review_option import add_review_argument
 from glamm_jax.cli.program import this_machine
 from glamm_jax.errors import ConfigError
 from glamm_jax.grand.export.filters import ExportFilters
@@ -92,6 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--complete-only", action="store_true", help="no images of which a stage failed"
     )
     filters.add_argument(
+        "--reviewed-only",
+        action="store_true",
+        help="only images that persons approved or corrected",
+    )
+    add_review_argument(filters)
+    filters.add_argument(
         "--unverified-captions", action="store_true", help="dense captions, verified or not"
     )
     filters.add_argument(
@@ -111,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
     arguments = _arguments(options)
     with tqdm(total=folder.num_images, unit=" images", disable=None) as bar:
         summary = find_exporter(options.format)(
-            export_items(folder),
+            export_items(folder, ignore_reviews=options.ignore_reviews),
             options.out,
             filters=_filters(options),
             overwrite=options.overwrite,
@@ -143,6 +154,8 @@ def _arguments(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _filters(options: argparse.Namespace) -> ExportFilters:
+    if options.reviewed_only and options.ignore_reviews:
+        raise ConfigError("--reviewed-only and --ignore-reviews exclude each other")
     return ExportFilters(
         min_score=options.min_score,
         min_votes=options.min_votes,
@@ -150,6 +163,7 @@ def _filters(options: argparse.Namespace) -> ExportFilters:
         excluded_labels=options.exclude_labels,
         min_box_side=options.min_box_side,
         partial_images=not options.complete_only,
+        reviewed_only=options.reviewed_only,
         unverified_captions=options.unverified_captions,
         template_captions=options.template_captions,
         duplicate_distance=options.duplicate_distance,

@@ -18,6 +18,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from glamm_jax.cli.annotate.review_option import add_review_argument
 from glamm_jax.cli.program import this_machine
 from glamm_jax.grand.chunks import path_name
 from glamm_jax.grand.inspection_page import inspection_page
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run", metavar="RUN", help="the run folder")
     parser.add_argument("image", metavar="IMAGE", help="its id or name")
+    add_review_argument(parser)
     parser.add_argument("--out", type=this_machine, metavar="PAGE", help="default: IMAGE.html")
 
 
@@ -38,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     place = find_image(folder, options.image)
     out = options.out or Path(f"{path_name(place.entry.image_id)}.html")
     out.parent.mkdir(parents=True, exist_ok=True)
-    inspection_page(folder, place).save(out)
+    inspection_page(folder, place, ignore_reviews=options.ignore_reviews).save(out)
     print(f"{out}: {place.entry.image_id}")
     return 0
 

@@ -16,6 +16,7 @@ from importlib import import_module
 
 from tqdm import tqdm
 
+from glamm_jax.cli.annotate.review_option import add_review_argument
 from glamm_jax.cli.program import any_path
 from glamm_jax.grand.run_folder import AnnotationRun
 from glamm_jax.grand.run_page import NUM_IMAGES, run_page
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gallery", type=int, default=NUM_IMAGES, metavar="N", help="images (%(default)s)"
     )
+    add_review_argument(parser)
     parser.add_argument("--seed", type=int, default=0, help="of their choice (%(default)s)")
 
 
@@ -37,7 +39,13 @@ def run(options: argparse.Namespace) -> int:
     folder = AnnotationRun.open(options.run)
     out = options.out or to_path(os.fspath(folder.path)) / "report.html"
     with tqdm(total=folder.num_images, unit=" images", disable=None) as bar:
-        page = run_page(folder, max(0, options.gallery), options.seed, lambda: bar.update())
+        page = run_page(
+            folder,
+            max(0, options.gallery),
+            options.seed,
+            lambda: bar.update(),
+            ignore_reviews=options.ignore_reviews,
+        )
     page.save(out)
     print(f"{out}: {folder.num_images:,} images")
     return 0

@@ -8,6 +8,8 @@ Every metric is a mean, 1 is best. The rate of wrong entities is the share of th
 in dense captions that the scene does not have: before verification in the first complete answer of
 the language model, after verification in the caption that was accepted.
 
+Annotations count as persons have reviewed them, without the images that they discarded.
+
 A metric that does not apply to a run is shown as "-" with the reason: the run has no such model, an
 option turned the step off (preset `released` has no relations and no verification), or the images
 have nothing that it judges.
@@ -20,15 +22,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from importlib import import_module
 
 from tqdm import tqdm
 
+from glamm_jax.cli.annotate.review_option import add_review_argument
 from glamm_jax.cli.program import this_machine
 from glamm_jax.errors import ConfigError
 from glamm_jax.grand.metric_notes import NO_ITEMS, metric_notes
 from glamm_jax.grand.run_folder import AnnotationRun
-from glamm_jax.grand.run_records import run_records, truth_folder
+from glamm_jax.grand.run_records import is_discarded, run_records, truth_folder
 from glamm_jax.grand.scoring import METRICS, ScoreTotals, score_record
 from glamm_jax.miniworld.truth_folder import open_truth
 from glamm_jax.report.text_table import text_table
@@ -49,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="written by `scenes`; default: the folder that the photographs are in",
     )
+    add_review_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -61,10 +66,14 @@ def run(options: argparse.Namespace) -> int:
             f"{folder.root}: no rendered scenes, so nothing is known to be true; give --truth"
         )
     truths = open_truth(where)
-    totals, unknown = ScoreTotals(), 0
-    records = tqdm(run_records(folder), total=folder.num_images, unit=" images", disable=None)
-    for scene, record in records:
+    totals, unknown, reviewed = ScoreTotals(), 0, Counter[str]()
+    pairs = run_records(folder, ignore_reviews=options.ignore_reviews)
+    for scene, record in tqdm(pairs, total=folder.num_images, unit=" images", disable=None):
         truth = truths.find(scene.image_id)
+        if record is not None and record.review is not None:
+            reviewed[record.review.state] += 1
+            if is_discarded(record):
+                continue
         if truth is None:
             unknown += 1
         else:
@@ -85,7 +94,13 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(
             json.dumps(
-                {"metrics": values, "rates": rates, "notes": reasons, "unknown_images": unknown},
+                {
+                    "metrics": values,
+                    "rates": rates,
+                    "notes": reasons,
+                    "unknown_images": unknown,
+                    "reviews": dict(reviewed),
+                },
                 indent=1,
             )
         )
@@ -96,6 +111,9 @@ def run(options: argparse.Namespace) -> int:
     for name in METRICS:
         if name in reasons:
             print(f"{name}: {reasons[name]}")
+    if reviewed:
+        counts = ", ".join(f"{number:,} {state}" for state, number in sorted(reviewed.items()))
+        print(f"reviewed images: {counts}; discarded ones do not count")
     if unknown:
         print(f"images without truth: {unknown}")
     return 0

@@ -26,6 +26,8 @@ from glamm_jax.grand.record import (
 )
 
 REJECTED, PARTIAL = "images: rejected", "images: partial"
+DISCARDED, NOT_REVIEWED = "images: discarded in review", "images: not reviewed"
+OUTDATED = "reviews: of other annotations of the image"
 NEAR_DUPLICATE = "images: near-duplicate"
 NOT_VERIFIED, TEMPLATE = "dense captions: not verified", "dense captions: template"
 
@@ -36,15 +38,19 @@ class ExportFilters:
 
     Attributes:
         min_score: smallest score of an object, floating objects included; one without score, which
-            a phrase found, is dropped if this is above 0.
-        min_votes: smallest number of different models that found an object.
+            a phrase found, is dropped if this is above 0, unless a person drew or changed it.
+        min_votes: smallest number of different models that found an object, unless a person drew
+            or changed it.
         labels: only objects with these labels are exported; None: all.
         excluded_labels: objects with these labels are not. Labels are compared without case, and
             underscores are blanks.
         min_box_side: smallest length of the shorter side of a box, in pixels.
         partial_images: export images of which some stages failed.
-        unverified_captions: export dense captions that were not verified, or failed.
-        template_captions: export dense captions that a template replaces.
+        reviewed_only: export only images that a person approved or corrected.
+        unverified_captions: export dense captions that were not verified, or failed, and that no
+            person approved or corrected.
+        template_captions: export dense captions that a template replaces, and that no person
+            approved or corrected.
         duplicate_distance: drop images whose hash differs from that of an earlier exported image in
             at most this many bits; None: none. Images without a hash stay.
     """
@@ -55,6 +61,7 @@ class ExportFilters:
     excluded_labels: tuple[str, ...] = ()
     min_box_side: float = 0.0
     partial_images: bool = True
+    reviewed_only: bool = False
     unverified_captions: bool = False
     template_captions: bool = False
     duplicate_distance: int | None = None
@@ -99,6 +106,13 @@ def filter_items(
     dropped = summary.dropped
     for image, record in items:
         reason = _image_problem(image.file_name, image.status, filters)
+        review = record.review
+        is_accepted = review is not None and review.is_accepted
+        if review is not None and review.state == "outdated":
+            dropped[OUTDATED] += 1
+            record = changed(record, review=None)
+        if reason is None and filters.reviewed_only and not is_accepted:
+            reason = NOT_REVIEWED
         if reason is None and index is not None and image.difference_hash is not None:
             if index.has_match(image.difference_hash):
                 reason = NEAR_DUPLICATE
@@ -107,6 +121,8 @@ def filter_items(
         if reason is not None:
             dropped[reason] += 1
         else:
+            if review is not None and is_accepted:
+                summary.counts[f"images {review.state} in review"] += 1
             yield (
                 image,
                 _filter_captions(_filter_objects(record, select, dropped), filters, dropped),
@@ -137,6 +153,8 @@ def object_name(item: GrandObject) -> str | None:
 def _image_problem(file_name: str, status: str, filters: ExportFilters) -> str | None:
     if status == "rejected":
         return REJECTED
+    if status == "discarded":
+        return DISCARDED
     if status == "partial" and not filters.partial_images:
         return PARTIAL
     try:
@@ -159,12 +177,16 @@ def _object_test(filters: ExportFilters) -> ObjectTest | None:
         return None
 
     def problem(item: GrandObject) -> str | None:
-        if min_score > 0:
+        if min_score > 0 and not item.reviewed:
             if item.score is None:
                 return "no score"
             if item.score < min_score:
                 return f"score below {min_score:g}"
-        if min_votes > 0 and len({vote.source for vote in item.votes}) < min_votes:
+        if (
+            min_votes > 0
+            and not item.reviewed
+            and len({vote.source for vote in item.votes}) < min_votes
+        ):
             return f"fewer than {min_votes} votes"
         if min_side > 0:
             x0, y0, x1, y1 = item.box
@@ -208,12 +230,20 @@ def _filter_objects(
     removed -= {item.id for items in remaining.values() for item in items}
     fields: dict[str, Any] = dict(remaining)
     if removed:
-        fields |= _without_ids(record, removed, dropped)
+        fields |= fields_without_ids(record, removed, dropped)
     return changed(record, **fields)
 
 
-def _without_ids(record: GrandRecord, removed: set[int], dropped: Counter[str]) -> dict[str, Any]:
-    """The fields of a record that refer to objects, without those that are removed."""
+def fields_without_ids(
+    record: GrandRecord, removed: set[int], dropped: Counter[str]
+) -> dict[str, Any]:
+    """Return the fields of a record that refer to objects, without those that are removed.
+
+    Args:
+        record: annotations of an image.
+        removed: ids of objects.
+        dropped: receives the counts of what disappears with them.
+    """
 
     def rest(ids: Iterable[int]) -> tuple[int, ...]:
         return tuple(i for i in ids if i not in removed)
@@ -283,6 +313,8 @@ def _filter_captions(
     record: GrandRecord, filters: ExportFilters, dropped: Counter[str]
 ) -> GrandRecord:
     if record.dense_caption is None:
+        return record
+    if record.review is not None and record.review.is_accepted:
         return record
     if record.dense_source == "template":
         # A template names what the graph has, so it needs no verification.

@@ -14,7 +14,7 @@ from glamm_jax.data.preprocess import MAX_IMAGE_BYTES, ImageError
 from glamm_jax.files import FileNameError, read_regular_file
 from glamm_jax.grand.record import GrandRecord
 
-ImageStatus = Literal["ok", "partial", "rejected"]
+ImageStatus = Literal["ok", "partial", "rejected", "discarded"]
 ImagePlacement = Literal["none", "copy", "link"]
 TRAIN, VALIDATION = "train", "val"
 # Reasons for which an export leaves an image out.
@@ -34,7 +34,7 @@ class AnnotatedImage:
         height: of the upright image, in pixels.
         width: of the upright image, in pixels.
         difference_hash: 64 bits that are similar for similar images; None: not computed.
-        status: rejected images are never exported.
+        status: rejected images, and those that a person discarded, are never exported.
     """
 
     image_id: str
