@@ -22,16 +22,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from demo.gallery import METRICS, WHEN, read_metrics, write_gallery
 from glamm_jax.cli.program import this_machine
+from glamm_jax.cli.steps import Step, run_steps
 from glamm_jax.evaluation.items import EvaluationData
 from glamm_jax.evaluation.scores import SCORES
 from glamm_jax.files import write_atomic
@@ -44,21 +42,6 @@ NEXT = """What to do next:
   glamm-jax ask --scene 5              answer questions about other scenes with the shipped model
   glamm-jax convert dataset --help     convert your own images (docs/your-data.md)
   glamm-jax train --help               train a model on them (configs/finetune_own.py)"""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command of the demo.
-
-    Attributes:
-        title: printed before it runs.
-        command: module and arguments for `python -m`.
-        output: path that exists when the step is done.
-    """
-
-    title: str
-    command: tuple[str, ...]
-    output: Path
 
 
 class Clock:
@@ -87,18 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the steps, write the gallery and the report; returns the exit status."""
     options = parse(arguments)
     clock = Clock(options.out / "seconds", options.since or time.time())
-    all_steps = list(steps(options.out))
-    for number, step in enumerate(all_steps, start=1):
-        print(f"\n[{number}/{len(all_steps)}] {step.title}", flush=True)
-        if step.output.exists():
-            print("  done already")
-            continue
-        print(f"  python -m {' '.join(step.command)}", flush=True)
-        succeeded = run(step, options.out)
-        clock.save()
-        if not succeeded:
-            print(f"demo: step {number} failed; the same command resumes there", file=sys.stderr)
-            return 1
+    failed = run_steps(steps(options.out), options.out, clock.save)
+    if failed is not None:
+        print(f"demo: step {failed} failed; the same command resumes there", file=sys.stderr)
+        return 1
     minutes = round(clock.seconds / 60, 2)
     page = write_gallery(options.out, evaluation_data(options.out), minutes)
     report = {"minutes": minutes, **{when: read_metrics(options.out, when) for when in WHEN}}
@@ -181,19 +156,6 @@ def evaluations(out: Path, when: str, model: Path) -> Iterator[Step]:
             ),
             folder / SCORES,
         )
-
-
-def run(step: Step, out: Path) -> bool:
-    """Run the command of a step; returns whether it succeeded."""
-    # All processes share the compilation cache.
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str((out / "compiled").absolute()),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
-    start = time.perf_counter()
-    result = subprocess.run([sys.executable, "-m", *step.command], env={**os.environ, **cache})
-    print(f"  {time.perf_counter() - start:.0f} s", flush=True)
-    return result.returncode == 0
 
 
 if __name__ == "__main__":

@@ -193,12 +193,13 @@ class KnownObjects:
         self._colours: dict[str, list[frozenset[str]]] = {}
         texts = [text for entry in graph.entries for text in _texts(entry)]
         objects = dict(zip(texts, self._objects(texts), strict=True))
-        for entry in graph.entries:
-            self._add(entry, objects)
+        mentioned = [name for entry in graph.entries for name in self._add(entry, objects)]
         others = [plain_text(text) for text in (*graph.stuff, *graph.landmark)]
-        for matches in self._objects(others):
-            for item in matches:
-                self._add_name(item.name, NOTHING)
+        mentioned += [item.name for matches in self._objects(others) for item in matches]
+        # "Left of the heart", or the tag "heart", does not mean one more heart, of any colour.
+        for name in mentioned:
+            if name not in self._colours:
+                self._add_name(name, NOTHING)
         self._places = self._tables.place_names(graph.landmark)
 
     def missing(self, phrases: Sequence[str]) -> tuple[str, ...]:
@@ -237,14 +238,19 @@ class KnownObjects:
     def _objects(self, texts: Sequence[str]) -> list[tuple[NamedObject, ...]]:
         return _cached_objects(texts, self._parser)
 
-    def _add(self, entry: ObjectFacts, objects: dict[str, tuple[NamedObject, ...]]) -> None:
-        """Add one object: its own names have all colours of its descriptions, others their own."""
+    def _add(self, entry: ObjectFacts, objects: dict[str, tuple[NamedObject, ...]]) -> list[str]:
+        """Add one object: its own names have all colours of its descriptions, others their own.
+
+        Returns:
+            Other names without a colour.
+        """
         own: dict[str, None] = {}
         for label in entry.labels:
             plain = plain_text(label)
             matches = objects[plain]
             own.setdefault(matches[-1].name if matches else self._tables.name(plain))
         colours: set[str] = set()
+        mentioned: list[str] = []
         for text in (*entry.labels, *entry.attributes, *entry.phrases):
             for k, item in enumerate(objects[plain_text(text)]):
                 if item.name in own:
@@ -253,10 +259,13 @@ class KnownObjects:
                     # "a vase" of something with the label "pot": another name of the object.
                     own.setdefault(item.name)
                     colours |= item.colours
-                else:
+                elif item.colours:
                     self._add_name(item.name, item.colours)
+                else:
+                    mentioned.append(item.name)
         for name in own:
             self._add_name(name, frozenset(colours))
+        return mentioned
 
     def _add_name(self, name: str, colours: frozenset[str]) -> None:
         self._colours.setdefault(name, []).append(colours)

@@ -49,7 +49,7 @@ from glamm_jax.grand.template_caption import template_caption
 from glamm_jax.grand.text_parser import RuleParser, TextParserError
 
 Checklist = tuple[str, ...]
-VERIFICATION_VERSION = "1"  # changes with the rules of this file
+VERIFICATION_VERSION = "2"  # changes with the rules of this file
 DENSE_STAGE, CHECKLIST_STAGE, CONTEXT_STAGE = "dense_caption", "checklist", "context"
 MAX_CHECKLIST = 100  # lines that are read
 MAX_PHRASE = 200  # characters of a line that are read

@@ -98,6 +98,19 @@ def test_colours_can_be_ignored() -> None:
     assert known.missing(["a green couch", "a green cat"]) == ("a green cat",)
 
 
+def test_tags_and_mentions_do_not_allow_any_colour() -> None:
+    entries = (
+        ObjectFacts(0, ("triangle",), ("a green triangle",)),
+        ObjectFacts(1, ("circle",), ("a red circle",), ("a circle left of the triangle",)),
+    )
+    known = KnownObjects(GraphText("7", "", entries, stuff=("triangle", "park")), PARSER)
+    assert known.missing(["a pink triangle", "a pink circle"]) == (
+        "a pink triangle",
+        "a pink circle",
+    )
+    assert known.missing(["a triangle", "a red circle", "the green triangle", "a park"]) == ()
+
+
 def test_a_more_general_label_does_not_cover_a_special_word() -> None:
     known = KnownObjects(GraphText("7", "", (ObjectFacts(0, ("animal",)),)), PARSER)
     assert known.missing(["a dog", "an animal"]) == ("a dog",)

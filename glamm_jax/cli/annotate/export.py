@@ -15,6 +15,7 @@ examples:
   label-studio  tasks with boxes or masks, phrases and their relations
   parquet       for the library datasets of Hugging Face
   fiftyone      for FiftyOne
+  grandf        dense captions as GranD_f's human-annotated part has them
 
 Filters leave out objects, captions and images; each is counted in the summary, which is also in
 OUT/export.json. Dense captions that a template wrote, or that were not verified, are exported only
@@ -53,6 +54,7 @@ FORMAT_OPTIONS: dict[str, tuple[str, ...]] = {
     "label-studio": ("images",),
     "parquet": ("validation_share", "image_bytes"),
     "fiftyone": ("images", "validation_share"),
+    "grandf": ("images",),
 }
 
 

@@ -20,6 +20,7 @@ FORMATS = {
     "label-studio": "label_studio",
     "parquet": "parquet",
     "fiftyone": "fiftyone",
+    "grandf": "grandf",
 }
 
 

@@ -26,6 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "parquet": {"image_bytes": True},
     "shards": {},
     "fiftyone": {"images": "copy"},
+    "grandf": {"images": "copy"},
 }
 ALL = {name: (find_exporter(name), options) for name, options in OPTIONS.items()}
 IN_FOLDER = {name: value for name, value in ALL.items() if name != "shards"}
