@@ -310,6 +310,7 @@ NAMES_ONLY: dict[str, tuple[set[str], str]] = {
         {"Path", "path", "info", "start", "end"},
         "needs a bucket; tests/data/test_bucket_shards.py makes these calls",
     ),
+    "cli.steps": ({"out"}, "tests/programs/test_demo.py makes these calls"),
     "grand.grandf.build_files": (
         {"data", "llm", "segmenter", "out"},
         "needs datasets; tests/grand/grandf/test_build_files.py makes these calls",

@@ -21,7 +21,7 @@ from typing import Any
 
 from glamm_jax.errors import GLaMMError
 from glamm_jax.grand.chunks import RunFolderError, is_local, list_names, read_file
-from glamm_jax.grand.export.images import AnnotatedImage
+from glamm_jax.grand.export.images import AnnotatedImage, flat_name
 from glamm_jax.grand.images import IMAGE, ImageReader
 from glamm_jax.grand.levels.level4 import ANNOTATIONS
 from glamm_jax.grand.levels.sections import read_record
@@ -118,7 +118,7 @@ def export_items(
         content = Path(run.root, scene.file) if local else _Reading(reader, scene.file)
         item = AnnotatedImage(
             scene.image_id,
-            scene.file.replace("/", "_"),
+            flat_name(scene.file),
             content,
             image.get("sha256", ""),
             image.get("height", 0),

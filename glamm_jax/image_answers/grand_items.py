@@ -18,7 +18,7 @@ from typing import Any
 from glamm_jax.data.preprocess import ImageError, open_image
 from glamm_jax.data.record import RecordError
 from glamm_jax.evaluation.benchmarks.base import FAILED, Item, Prediction
-from glamm_jax.grand.export.images import AnnotatedImage, ExportItem
+from glamm_jax.grand.export.images import AnnotatedImage, ExportItem, flat_name
 from glamm_jax.grand.record import GrandCaption, GrandObject, GrandRecord, PhraseGrounding
 from glamm_jax.image_answers.lines import groundings
 from glamm_jax.image_answers.questions import AnswerTask, FolderQuestions
@@ -58,7 +58,7 @@ def _image(questions: FolderQuestions, name: str, is_answered: bool) -> Annotate
         is_answered = False
     return AnnotatedImage(
         name,
-        name.replace("/", "_"),
+        flat_name(name),
         questions.folder / name,
         digest,
         height,

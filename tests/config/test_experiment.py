@@ -51,9 +51,10 @@ def test_an_experiment_is_the_frozen_one(name: str, goldens: Path) -> None:
     assert config_from_json(ExperimentConfig, json.loads(frozen)) == config
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in RECIPES if name not in ("tiny", "learn", "adapt", "finetune_own")]
-)
+SMALL = ("tiny", "learn", "adapt", "finetune_own", "miniworld_pretrain", "miniworld_finetune_gcg")
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in SMALL])
 def test_recipes_name_datasets_that_can_be_converted_and_steps_of_160(name: str) -> None:
     config = import_module(f"configs.{name}").get_config()
     known = {f"shards/{dataset_name(name)}/1.0.0" for name in datasets()}

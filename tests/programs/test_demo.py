@@ -12,8 +12,10 @@ from PIL import Image
 from demo import __main__ as demo
 from demo.gallery import METRICS, read_metrics, write_gallery
 from glamm_jax.cli import ask
+from glamm_jax.cli import steps as command_steps
 from glamm_jax.cli.convert import main as convert
 from glamm_jax.cli.eval import parse as parse_eval
+from glamm_jax.cli.steps import Step
 from glamm_jax.cli.train import load_config
 from glamm_jax.cli.train import parse as parse_train
 from glamm_jax.config.overrides import with_overrides
@@ -167,12 +169,12 @@ def test_the_gallery_shows_what_was_said_before_and_after(tmp_path: Path) -> Non
 def test_a_demo_that_fails_says_where_and_goes_on_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def only_draw(step: demo.Step, out: Path) -> bool:
+    def only_draw(step: Step, out: Path) -> bool:
         if "miniworld" in step.command:
             step.output.mkdir(parents=True)
         return step.output.exists()
 
-    monkeypatch.setattr(demo, "run", only_draw)
+    monkeypatch.setattr(command_steps, "run_step", only_draw)
     given = ["--out", str(tmp_path / "demo"), "--report", str(tmp_path / "report.json")]
     assert demo.main(given) == 1
     assert "step 2 failed" in capsys.readouterr().err
