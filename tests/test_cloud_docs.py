@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from glamm_jax.cli.annotate import parse as parse_annotate
 from glamm_jax.cli.train import load_config
 from glamm_jax.config.overrides import with_overrides
 
@@ -179,3 +181,45 @@ def test_settings_of_runs_exist_and_keep_the_size_of_a_step(file: Path) -> None:
 def test_the_settings_of_several_hosts_are_recognized() -> None:
     text = (CLOUD / "train.sbatch").read_text() + (CLOUD / "pod-slice.md").read_text()
     assert (len(TRAIN.findall(text)), len(SPOT.findall(text))) == (2, 1)
+
+
+RAY_JOB = CLOUD / "ray-job.yaml"
+CLUSTERS = ROOT / "docs" / "annotating-on-clusters.md"
+
+
+def test_the_ray_job_has_machines_for_its_actors() -> None:
+    job = yaml.safe_load(RAY_JOB.read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    words = job["spec"]["entrypoint"].split()
+    assert words[:2] == ["glamm-jax", "annotate"]
+    options = parse_annotate(words[2:])
+    assert options.driver == "ray"
+    cluster = job["spec"]["rayClusterSpec"]
+    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+
+    def total(group: dict[str, Any], resource: str) -> int:
+        (container,) = group["template"]["spec"]["containers"]
+        resources = container["resources"]
+        assert resources["requests"] == resources["limits"]
+        return int(resources["limits"].get(resource, 0)) * group["replicas"]
+
+    assert total(groups["gpu"], "nvidia.com/gpu") == int(options.devices)
+    # Ray waits for ever if all CPUs belong to actors.
+    assert total(groups["cpu"], "cpu") > options.workers
+    head = cluster["headGroupSpec"]["template"]["spec"]
+    (mount,) = head["containers"][0]["volumeMounts"]
+    assert str(options.roles).startswith(mount["mountPath"])
+    assert mount["name"] in {volume["name"] for volume in head["volumes"]}
+
+
+def test_the_guide_to_clusters_is_sound(tmp_path: Path) -> None:
+    text = CLUSTERS.read_text()
+    (dockerfile,) = re.findall(r"```dockerfile\n(.*?)```", text, re.DOTALL)
+    path = tmp_path / "Dockerfile"
+    path.write_text(dockerfile)
+    assert lint("hadolint", str(path)) == ""
+    script = tmp_path / "page.sh"
+    script.write_text("".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)))
+    assert lint("shellcheck", "-s", "bash", "-S", "warning", str(script)) == ""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"]=={version}" in dockerfile

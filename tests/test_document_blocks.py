@@ -53,9 +53,17 @@ def check_nginx(text: str) -> None:
     assert depth == 0, text
 
 
+def check_dockerfile(text: str) -> None:
+    """Raise unless each instruction is known; tests/test_cloud_docs.py lints the blocks."""
+    for line in text.replace("\\\n", " ").splitlines():
+        instruction = line.partition(" ")[0]
+        assert instruction in ("FROM", "COPY", "RUN", "ENV", "WORKDIR", "ENTRYPOINT"), line
+
+
 # Language of a block -> how it is checked. Without one: output, a diagram, a notebook's cell.
 CHECKS: dict[str, Callable[[str], object]] = {
     "": check_output,
+    "dockerfile": check_dockerfile,
     "json": json.loads,
     "nginx": check_nginx,
     "python": ast.parse,

@@ -246,11 +246,13 @@ class StageTime:
         images: that it processed, of all runs in the folder, skipped ones not included.
         seconds: summed over workers.
         retried: images that were processed twice.
+        peak_mib: most memory of a worker when it had processed a chunk; None: not known.
     """
 
     images: int = 0
     seconds: float = 0.0
     retried: int = 0
+    peak_mib: int | None = None
 
     @property
     def seconds_per_image(self) -> float | None:
@@ -297,14 +299,15 @@ def chunk_seconds(run: AnnotationRun, stage: Mapping[str, Any], chunk: int) -> f
 
 
 def _sum_times(files: list[Any]) -> StageTime:
-    images, seconds, retried = 0, 0.0, 0
+    images, seconds, retried, peak = 0, 0.0, 0, 0
     for path in files:
         counts = _statistics(path)
         if counts:
             images += counts["done"] + counts["failed"]
             seconds += counts["seconds"]
             retried += counts.get("retried", 0)
-    return StageTime(images, seconds, retried)
+            peak = max(peak, counts.get("peak_mib", 0))
+    return StageTime(images, seconds, retried, peak or None)
 
 
 def _statistics(path: Any) -> dict[str, Any]:

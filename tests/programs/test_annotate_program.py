@@ -174,14 +174,20 @@ def test_hours_for_a_number_of_images(
     scenes: Path, noisy_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    plan = ("--plan", 11_000_000, "--workers", 64)
+    plan = ("--plan", 11_000_000, "--workers", 64, "--worker-price", 0.05)
     assert main(run_arguments(scenes, noisy_run, "--set", "masks.iou=0.5", *plan)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("11,000,000 images")
-    assert lines[1].split()[0] == "stage" and lines[1].endswith("on 64 workers")
-    assert lines[-1].startswith("all ")
-    total, wall = (float(number.replace(",", "")) for number in lines[-1].split()[-2:])
-    assert total / 64 == pytest.approx(wall, abs=0.06)
+    assert lines[1].split() == ["stage", "on", "ms/image", "hours", "elapsed", "cost", "MiB"]
+    (total,) = (line for line in lines if line.startswith("all "))
+    hours, elapsed, cost, peak = (float(x.replace(",", "")) for x in total.split()[-4:])
+    assert hours / 64 == pytest.approx(elapsed, abs=0.06)
+    assert hours * 0.05 == pytest.approx(cost, abs=0.6)
+    assert peak > 100
+    assert lines[-1].startswith("bottleneck: ")
+    wrong = (*plan[:-1], -1)
+    assert main(run_arguments(scenes, noisy_run, *wrong)) == 2
+    assert "worker_price" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ unusable input

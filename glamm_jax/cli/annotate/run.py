@@ -7,7 +7,7 @@ examples:
   glamm-jax annotate run out/scenes/images --out out/run --roles configs/annotate/oracle.toml \\
       --set fusion.min_sources=2 --set verification.max_rounds=1
   glamm-jax annotate run out/scenes/images --out out/run --roles configs/annotate/oracle.toml \\
-      --plan 11000000 --workers 64
+      --plan 11000000 --workers 64 --plan-devices 8 --worker-price 0.05 --device-price 2.5
 
 PHOTOS is a folder; every file in it and in the folders in it is an image of the run. What is not an
 image is listed as rejected, with the reason. --limit N takes the first N by name, --images LIST
@@ -24,8 +24,8 @@ annotated, and one that could not be read and now can, are annotated again, with
 chunk. With other options only the stages that depend on them run again, and the earlier results
 stay beside the new ones.
 
---plan N runs nothing: it computes the hours of each stage for N images from the times that were
-measured in this run folder; measure with --limit first.
+--plan N runs nothing: it computes hours, cost and memory of each stage for N images from what was
+measured in this run folder, and names the bottleneck; measure with --limit first.
 
 Exit status: 0 success; 1 chunks failed several times, or more images than --allow-failures were
 rejected or failed; 2 unusable input; 3 another process was lost or failed.
@@ -43,11 +43,12 @@ from pathlib import Path
 
 from etils import epath
 
+from glamm_jax.cli.annotate.plan import PlanOptions, plan_text
 from glamm_jax.cli.annotate.stage_bars import StageBars
 from glamm_jax.cli.processes import add_process_arguments, start_processes
 from glamm_jax.cli.program import positive_int, printable, this_machine
 from glamm_jax.config.overrides import with_overrides
-from glamm_jax.errors import ConfigError, GLaMMError
+from glamm_jax.errors import ConfigError
 from glamm_jax.files import read_regular_file
 from glamm_jax.grand.chunks import RunFolderError, is_local, list_names
 from glamm_jax.grand.execution import OnProgress, RunResult
@@ -57,7 +58,6 @@ from glamm_jax.grand.photograph_changes import PhotographChanges
 from glamm_jax.grand.pipeline import PIPELINES, build_graph
 from glamm_jax.grand.role_files import read_roles
 from glamm_jax.grand.run_folder import AnnotationRun, ImageEntry, StageStatus
-from glamm_jax.grand.run_records import stage_times
 from glamm_jax.grand.stages import StageGraph
 from glamm_jax.process_group import LOGS, ProcessGroup
 from glamm_jax.report.text_table import text_table
@@ -122,8 +122,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of all images that may be rejected or fail (%(default)s)",
     )
-    parser.add_argument(
-        "--plan", type=positive_int, metavar="N", help="only compute the hours for N images"
+    plan = parser.add_argument_group("plan").add_argument
+    plan("--plan", type=positive_int, metavar="N", help="only compute the hours for N images")
+    plan(
+        "--plan-devices",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="accelerators of the plan; its processes on the CPU are --workers (%(default)s)",
+    )
+    plan("--worker-price", type=float, default=0.0, metavar="PRICE", help="of an hour of a process")
+    plan(
+        "--device-price",
+        type=float,
+        default=0.0,
+        metavar="PRICE",
+        help="of an hour of an accelerator with its host",
     )
     add_process_arguments(parser)
 
@@ -140,7 +154,13 @@ def run(options: argparse.Namespace) -> int:
     pipeline = with_overrides(PIPELINES[options.preset], map(full_name, options.set))
     graph = build_graph(roles, pipeline)
     if options.plan:
-        print(plan_text(AnnotationRun.open(options.out), graph, options.plan, options.workers or 1))
+        plan = PlanOptions(
+            options.plan,
+            options.workers or 1,
+            options.plan_devices,
+            *(options.worker_price, options.device_price),
+        )
+        print(plan_text(AnnotationRun.open(options.out), graph, plan))
         return DONE
     hosts = start_processes("run", options, options.out, graph.fingerprints, share_devices=False)
     if hosts is not None and options.driver != "local":
@@ -373,49 +393,6 @@ def _exit_status(folder: AnnotationRun, result: RunResult, allowed: float) -> in
         )
         return FAILED
     return FAILED if result.quarantined or not result.complete else DONE
-
-
-# ------------------------------------------------------------------ --plan
-
-
-def plan_text(folder: AnnotationRun, graph: StageGraph, images: int, workers: int) -> str:
-    """Return a table of the hours of each stage.
-
-    Args:
-        folder: with measured times.
-        graph: the stages.
-        images: number of images to annotate.
-        workers: that work at the same time.
-
-    Raises:
-        GLaMMError: nothing was measured.
-    """
-    times = stage_times(folder, graph)
-    rows: list[Sequence[object]] = []
-    total = 0.0
-    for name in graph.stages:
-        seconds = times[name].seconds_per_image
-        if seconds is None:
-            rows.append((name, None, None, None))
-            continue
-        total += seconds
-        milliseconds, hours = 1000 * seconds, seconds * images / 3600
-        rows.append((name, f"{milliseconds:.2f}", _hours(hours), _hours(hours / workers)))
-    if not total:
-        raise GLaMMError(f"{folder.path}: no stage was measured yet; run it with --limit 100 first")
-    hours = total * images / 3600
-    rows.append(("all", f"{1000 * total:.2f}", _hours(hours), _hours(hours / workers)))
-    plural = "workers" if workers > 1 else "worker"
-    header = ("stage", "ms/image", "hours", f"on {workers} {plural}")
-    missing = [row[0] for row in rows if row[1] is None]
-    lines = [f"{images:,} images, by the times measured in {folder.path}", text_table(header, rows)]
-    if missing:
-        lines.append(f"not measured, and not in the sum: {', '.join(map(str, missing))}")
-    return "\n".join(lines)
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.1f}" if hours >= 1 else f"{hours:.3f}"
 
 
 if __name__ == "__main__":
