@@ -33,7 +33,7 @@ from glamm_jax.errors import FolderError
 from glamm_jax.inference.answer import Answer, ScoredMask
 from glamm_jax.inference.answer_rows import AnswerRow, AnswerRows, Question, sampling_of
 from glamm_jax.inference.decode_state import DecodeState
-from glamm_jax.inference.generate import Generator
+from glamm_jax.inference.generate import Generator, used_slots
 from glamm_jax.inference.placement import choose_mesh, complete_config
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
@@ -324,6 +324,7 @@ class Assistant:
     def _generate(self, batch: Batch, rows: list[AnswerRow], on_text: OnText | None) -> DecodeState:
         """Decode `DECODE_STEPS` tokens at a time until every row has finished."""
         decoding = self._prefill(batch, rows)
+        slots = decoding.cache.valid.shape[1]
         while True:
             for row, ids in zip(rows, self.generator.answer_token_ids(decoding), strict=False):
                 if row.finish is not None:
@@ -337,7 +338,9 @@ class Assistant:
             padding = [False] * (len(decoding.finished) - len(rows))
             finished = ~np.array([*unfinished, *padding])
             decoding = decoding._replace(finished=decoding.finished | finished)
-            decoding = self.generator.decode(decoding, DECODE_STEPS)
+            longest = max(r.prompt.length + len(r.ids) for r in rows if r.finish is None)
+            used = used_slots(longest + DECODE_STEPS + 1, slots)
+            decoding = self.generator.decode(decoding, DECODE_STEPS, used)
 
     def _finish(
         self, batch: Batch, decoding: DecodeState, rows: list[AnswerRow]

@@ -66,6 +66,16 @@ class ContextError(GLaMMError):
     """The prompts and their answers need more positions than the model has."""
 
 
+def used_slots(tokens: int, cache_slots: int) -> int:
+    """Return how many slots `Generator.decode` has to read, one of few sizes.
+
+    Args:
+        tokens: of the longest unfinished row after the steps, prompt and answer together.
+        cache_slots: of the state.
+    """
+    return min(bucket(tokens, 1), cache_slots)
+
+
 class SegMasks(NamedTuple):
     """Masks of one call, sorted by row, the prompt before the answer, in order of their [SEG]."""
 
@@ -134,7 +144,8 @@ class Generator:
                 or one for each.
             sampling: settings of every row; None: greedy.
             answer_slots: tokens that the state has room for; None: the largest limit, rounded up.
-                A state that is inserted into another one needs a single one.
+                A state that is inserted into another one needs a single one. The program of the
+                prompts does not depend on it.
 
         Raises:
             ContextError: a limit is below 1, or a prompt and its limit together exceed the model's
@@ -158,15 +169,20 @@ class Generator:
         inputs = _EMPTY_BATCH._replace(
             **{name: shard_batch_axis(getattr(batch, name)) for name in _PREFILL_FIELDS}
         )
-        return _prefill(
+        prefilled = _prefill(
             self._weights,
             inputs,
             jnp.asarray(lengths),
             jnp.asarray(limits),
             sampling,
             jnp.asarray(self.tokens.eos),
-            answer_slots=answer_slots or bucket(int(limits.max(initial=1))),
         )
+        slots = answer_slots or bucket(int(limits.max(initial=1)))
+        if slots == 1:
+            return prefilled
+        rows, prompt_slots = batch.token_ids.shape
+        state = self.empty(StateShape(rows, prompt_slots, slots, prompt_slots + slots))
+        return self.insert(state, range(rows), prefilled)
 
     def empty(self, shape: StateShape) -> DecodeState:
         """Return a state without any row in use, for `insert`."""
@@ -349,7 +365,7 @@ class Generator:
 # ------------------------------------------------------------------- the jitted programs
 
 
-@partial(CompiledFunction, static_argnames="answer_slots")
+@partial(CompiledFunction)
 def _prefill(
     weights: ModelWeights,
     batch: Batch,
@@ -357,14 +373,12 @@ def _prefill(
     max_tokens: Int[Array, "b"],
     sampling: Sampling,
     eos: Int[Array, ""],
-    *,
-    answer_slots: int,
 ) -> DecodeState:
-    """Run the prompts; allocate the state for `answer_slots` generated tokens."""
+    """Run the prompts; the state has room for one generated token."""
     model = weights.merge()
     rows, prompt_slots = batch.token_ids.shape
     embeddings = model.embed(batch)
-    shape = StateShape(rows, prompt_slots, answer_slots, prompt_slots + answer_slots)
+    shape = StateShape(rows, prompt_slots, 1, prompt_slots + 1)
     empty = allocate(model.config, shape, embeddings.dtype)
     hidden, cache = model.llama.prefill(embeddings, batch.positions, batch.token_valid, empty.cache)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)

@@ -31,7 +31,7 @@ from glamm_jax.inference.answer import ScoredMask
 from glamm_jax.inference.answer_rows import Question, sampling_of
 from glamm_jax.inference.chat import Assistant, on_mesh
 from glamm_jax.inference.decode_state import DecodeState, StateShape
-from glamm_jax.inference.generate import SegTokens
+from glamm_jax.inference.generate import SegTokens, used_slots
 from glamm_jax.inference.mask_programs import DecodedMasks
 from glamm_jax.parallel import MeshError, num_processes, num_shards, to_host
 from glamm_jax.serving.jobs import (
@@ -243,9 +243,9 @@ class Engine:
                     self._cycle()
             warm.add(size)
         assert self._state is not None
-        used = self._used_slots(1)
+        used = used_slots(1, self._shape.cache_slots)
         while used < self._shape.cache_slots:  # nothing is decoded: all rows are unused
-            used = self._used_slots(2 * used)
+            used = used_slots(2 * used, self._shape.cache_slots)
             self._state = self.assistant.generator.decode(self._state, 1, used)
         self.metrics = metrics
 
@@ -335,7 +335,7 @@ class Engine:
         unused[list(self._active)] = False
         state = self._state._replace(finished=self._state.finished | unused)
         used = max(job.row.prompt.length + len(job.row.ids) for job in self._active.values())
-        used = self._used_slots(used + self.options.decode_steps + 1)
+        used = used_slots(used + self.options.decode_steps + 1, self._shape.cache_slots)
         state = self.assistant.generator.decode(state, self.options.decode_steps, used)
         self._state = state
         tokens, counts = to_host(state.tokens), to_host(state.num_tokens)
@@ -357,10 +357,6 @@ class Engine:
                 finished.append(job)
         if finished:
             self._collect(finished)
-
-    def _used_slots(self, tokens: int) -> int:
-        """Round up to one of few sizes of the cache."""
-        return min(bucket(tokens, 1), self._shape.cache_slots)
 
     def _collect(self, jobs: list[AnswerJob]) -> None:
         """Take the [SEG]s of finished rows out of the state, and free their slots."""

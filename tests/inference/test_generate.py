@@ -250,11 +250,24 @@ def test_half_precision_weights_are_never_copied_as_a_whole(config: GLaMMConfig)
     inputs = (module._EMPTY_BATCH._replace(**read), ones, ones, Sampling.create(1), jnp.asarray(2))
     split = ModelWeights(graph, weights)
     prefill = (split, *inputs)
-    assert _program_memory(module._prefill, *prefill, answer_slots=STEPS) < layers / 4
+    assert _program_memory(module._prefill, *prefill) < layers / 4
 
-    state = module._prefill.jitted.eval_shape(*prefill, answer_slots=STEPS)
+    state = module._prefill.jitted.eval_shape(*prefill)
     decode = (split, state, jnp.asarray(2), jnp.asarray(STEPS))
     assert _program_memory(module._decode, *decode) < layers / 4
+
+
+def test_the_length_of_answers_compiles_no_prompts_again(
+    model: GLaMM, config: GLaMMConfig
+) -> None:
+    generator, batch = Generator(model), collate(prompts(config)[:2], config)
+    first = generator.prefill(batch, max_tokens=3)
+    programs = module._prefill.jitted._cache_size()
+    for limit in (9, 40):
+        state = generator.prefill(batch, max_tokens=limit)
+        assert state.tokens.shape[1] >= limit
+        np.testing.assert_array_equal(state.tokens[:, :1], first.tokens[:, :1])
+    assert module._prefill.jitted._cache_size() == programs
 
 
 def test_a_mask_is_cut_from_the_picture_of_its_own_sample(
