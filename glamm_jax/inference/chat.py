@@ -338,8 +338,9 @@ class Assistant:
             padding = [False] * (len(decoding.finished) - len(rows))
             finished = ~np.array([*unfinished, *padding])
             decoding = decoding._replace(finished=decoding.finished | finished)
-            longest = max(r.prompt.length + len(r.ids) for r in rows if r.finish is None)
-            used = used_slots(longest + DECODE_STEPS + 1, slots)
+            longest = max(len(row.ids) for row in rows if row.finish is None)
+            prompt_slots = decoding.prompt_hidden.shape[1]
+            used = used_slots(prompt_slots + longest + DECODE_STEPS + 1, slots)
             decoding = self.generator.decode(decoding, DECODE_STEPS, used)
 
     def _finish(

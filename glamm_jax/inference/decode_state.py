@@ -89,6 +89,30 @@ def empty_state(*, config: GLaMMConfig, shape: StateShape) -> DecodeState:
     return allocate(config, shape, jnp.dtype(config.compute_dtype))
 
 
+@partial(CompiledFunction, static_argnames=("answer_slots", "pad_token"))
+def with_room(state: DecodeState, *, answer_slots: int, pad_token: int) -> DecodeState:
+    """Return a prefilled state with room for more tokens; no row changes its place.
+
+    Args:
+        state: with room for one token.
+        answer_slots: longest answer.
+        pad_token: what follows the end of an answer.
+    """
+    more = answer_slots - state.tokens.shape[1]
+
+    def pad(x: Array, axis: int, value: int = 0) -> Array:
+        widths = [(0, more if i == axis else 0) for i in range(x.ndim)]
+        return jnp.pad(x, widths, constant_values=value)
+
+    cache = KVCache(pad(state.cache.keys, 3), pad(state.cache.values, 3), pad(state.cache.valid, 1))
+    return state._replace(
+        cache=sharded_cache(cache),
+        tokens=pad(state.tokens, 1, pad_token),
+        token_hidden=pad(state.token_hidden, 1),
+        token_log_prob=pad(state.token_log_prob, 1),
+    )
+
+
 @partial(CompiledFunction, donate_argnames="state")
 def insert_rows(state: DecodeState, prefilled: DecodeState, rows: Int[Array, "r"]) -> DecodeState:
     """Copy the rows of one state to rows of another one.

@@ -46,6 +46,7 @@ from glamm_jax.inference.decode_state import (
     empty_state,
     insert_rows,
     sharded_cache,
+    with_room,
 )
 from glamm_jax.inference.mask_programs import (
     DecodedMasks,
@@ -70,7 +71,8 @@ def used_slots(tokens: int, cache_slots: int) -> int:
     """Return how many slots `Generator.decode` has to read, one of few sizes.
 
     Args:
-        tokens: of the longest unfinished row after the steps, prompt and answer together.
+        tokens: of the longest unfinished row after the steps, prompt and answer together; the
+            prompts of a state that `prefill` returned count with their padding.
         cache_slots: of the state.
     """
     return min(bucket(tokens, 1), cache_slots)
@@ -180,9 +182,7 @@ class Generator:
         slots = answer_slots or bucket(int(limits.max(initial=1)))
         if slots == 1:
             return prefilled
-        rows, prompt_slots = batch.token_ids.shape
-        state = self.empty(StateShape(rows, prompt_slots, slots, prompt_slots + slots))
-        return self.insert(state, range(rows), prefilled)
+        return with_room(prefilled, answer_slots=slots, pad_token=self.config.tokens.pad)
 
     def empty(self, shape: StateShape) -> DecodeState:
         """Return a state without any row in use, for `insert`."""
