@@ -4,8 +4,8 @@
     class = "onnx"                 # a key of ADAPTERS
     model = "nanodet.onnx"
 
-Each kind needs packages of its own, so that a class is imported when a file names it. A class has an
-attribute `path_arguments`: which of its arguments may be files beside the file of roles.
+Each kind needs packages of its own, so that a class is imported when a file names it. A class has
+an attribute `path_arguments`: which of its arguments may be files beside the file of roles.
 """
 
 from __future__ import annotations
@@ -16,9 +16,26 @@ from typing import Any
 from glamm_jax.errors import ConfigError
 
 # Kind -> role -> module and class, below `glamm_jax.grand.adapters`.
-ADAPTERS: dict[str, dict[str, str]] = {}
+ADAPTERS: dict[str, dict[str, str]] = {
+    "transformers": {
+        "tagger": "torch_models.similarity:TransformersTagger",
+        "detector": "torch_models.detection:TransformersDetector",
+        "open_detector": "torch_models.open_detection:TransformersOpenDetector",
+        "dense_captioner": "torch_models.image_text:TransformersDenseCaptioner",
+        "region_proposer": "torch_models.segmentation:TransformersRegionProposer",
+        "region_classifier": "torch_models.similarity:TransformersRegionClassifier",
+        "depth_estimator": "torch_models.depth:TransformersDepthEstimator",
+        "landmark_classifier": "torch_models.image_text:TransformersLandmarkClassifier",
+        "captioner": "torch_models.image_text:TransformersCaptioner",
+        "phrase_grounder": "torch_models.phrase_grounding:TransformersPhraseGrounder",
+        "region_captioner": "torch_models.image_text:TransformersRegionCaptioner",
+        "label_chooser": "torch_models.similarity:TransformersLabelChooser",
+        "segmenter": "torch_models.segmentation:TransformersSegmenter",
+        "llm": "torch_models.text_llm:TransformersLLM",
+    }
+}
 # Kind -> the extra with its packages.
-EXTRAS: dict[str, str] = {}
+EXTRAS: dict[str, str] = {"transformers": "annotate-hf"}
 
 
 def adapter_kinds(role: str) -> list[str]:
