@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -26,7 +26,7 @@ from glamm_jax.grand.adapters.torch_models.model_files import (
     model_folder,
     model_identity,
 )
-from glamm_jax.grand.record import Box
+from glamm_jax.grand.record import Box, Detection
 from glamm_jax.grand.roles import Results, RoleError, RoleImage
 from glamm_jax.grand.stages import one_line
 from glamm_jax.json_files import show
@@ -250,7 +250,7 @@ class TransformersAdapter:
         dtype = self._network.dtype if array.is_floating_point() else None
         return array.to(self._network.device, dtype)
 
-    def run(self, network: Callable[..., Any], **inputs: Any) -> Any:
+    def run(self, network: Callable[..., Any], /, **inputs: Any) -> Any:
         """Call the network or a part of it.
 
         Raises:
@@ -333,9 +333,31 @@ def clipped(box: Sequence[float], size: tuple[int, int]) -> Box:
         size: height and width of the image.
     """
     height, width = size
-    x0, x1 = (min(max(float(value), 0.0), float(width)) for value in (box[0], box[2]))
-    y0, y1 = (min(max(float(value), 0.0), float(height)) for value in (box[1], box[3]))
-    return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+    x0, y0, x1, y1 = (
+        min(max(float(value), 0.0), float(side))
+        for value, side in zip(box, (width, height) * 2, strict=True)
+    )
+    return x0, y0, x1, y1
+
+
+def detections_of(
+    rows: Iterable[tuple[Sequence[float], float, str | None]], size: tuple[int, int]
+) -> list[Detection]:
+    """Return detections with the part of their boxes that is in the image, the best first.
+
+    Boxes without such a part are left out: OWLv2 has some in the margin that makes a square of the
+    image, and language models write boxes without area.
+
+    Args:
+        rows: box, score and label of each.
+        size: height and width of the image.
+    """
+    result = []
+    for box, score, label in rows:
+        x0, y0, x1, y1 = part = clipped(box, size)
+        if x0 < x1 and y0 < y1:
+            result.append(Detection(part, min(max(score, 0.0), 1.0), label))
+    return sorted(result, key=lambda detection: -detection.score)
 
 
 def arrays_of(encoding: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -72,4 +72,4 @@ class TransformersDepthEstimator(TransformersAdapter):
         resized = torch.nn.functional.interpolate(
             depth[None, None], size, mode="bicubic", align_corners=False
         )
-        return resized[0, 0].cpu().numpy()
+        return resized[0, 0].cpu().numpy().copy()

@@ -14,7 +14,7 @@ from glamm_jax.errors import ConfigError
 from glamm_jax.grand.adapters.torch_models.adapter import (
     NOT_FINITE,
     TransformersAdapter,
-    clipped,
+    detections_of,
     image_size,
     is_finite,
     share,
@@ -81,11 +81,5 @@ class TransformersDetector(TransformersAdapter):
 
     def _detections(self, row: Any, size: tuple[int, int]) -> list[Detection]:
         names = [self._names.get(label, NO_CLASS) for label in row["labels"].tolist()]
-        detections = [
-            Detection(clipped(box, size), min(max(score, 0.0), 1.0), name)
-            for name, score, box in zip(
-                names, row["scores"].tolist(), row["boxes"].tolist(), strict=True
-            )
-            if name != NO_CLASS
-        ]
-        return sorted(detections, key=lambda detection: -detection.score)
+        rows = zip(row["boxes"].tolist(), row["scores"].tolist(), names, strict=True)
+        return detections_of([item for item in rows if item[2] != NO_CLASS], size)

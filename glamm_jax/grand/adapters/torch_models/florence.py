@@ -46,6 +46,8 @@ def location_text(box: Box, size: tuple[int, int]) -> str:
 def parse_regions(answer: str, size: tuple[int, int]) -> list[FlorenceRegion]:
     """Return the boxes of an answer with the text before them; a box ends in the middle of its bin.
 
+    Boxes without area are left out.
+
     Args:
         answer: with its location tokens.
         size: height and width of the image.
@@ -57,11 +59,12 @@ def parse_regions(answer: str, size: tuple[int, int]) -> list[FlorenceRegion]:
         text = words.strip() or text  # several boxes may follow a text
         bins = [int(number) for number in _LOCATION.findall(locations)]
         for k in range(0, len(bins) - 3, 4):
-            corners = [
+            x0, y0, x1, y1 = (
                 (min(number, BINS - 1) + 0.5) * side / BINS
                 for number, side in zip(bins[k : k + 4], (width, height) * 2, strict=True)
-            ]
-            regions.append(FlorenceRegion(text, clipped(corners, size)))
+            )
+            if x0 < x1 and y0 < y1:
+                regions.append(FlorenceRegion(text, (x0, y0, x1, y1)))
     return regions
 
 

@@ -21,7 +21,7 @@ from glamm_jax.grand.adapters.torch_models.adapter import (
     NOT_FINITE,
     TransformersAdapter,
     arrays_of,
-    clipped,
+    detections_of,
     image_size,
     in_range,
     is_finite,
@@ -104,11 +104,11 @@ class TransformersOpenDetector(TransformersAdapter):
         for part, arrays in self.batches(inputs, len(images)):
             outputs = (self._owl if self._is_owl else self._dino)(arrays)
             for k, i in enumerate(part):
-                place, names, text = jobs[i]
+                place, asked, text = jobs[i]
                 scores, boxes = outputs[0][k], outputs[1][k]
                 if text is not None:
                     scores = span_scores(scores, text)
-                self._collect(results, place, image_size(images[place]), names, scores, boxes)
+                self._collect(results, place, image_size(images[place]), asked, scores, boxes)
         for result in results:
             if isinstance(result, list):
                 result.sort(key=lambda detection: -detection.score)
@@ -141,9 +141,10 @@ class TransformersOpenDetector(TransformersAdapter):
         # OWLv2 sees the image in the corner of a square.
         is_square = self._config.model_type == "owlv2"
         width, height = (max(size), max(size)) if is_square else (size[1], size[0])
-        for score, label, box in rows:
-            corners = corners_of(box, width, height)
-            result.append(Detection(clipped(corners, size), min(score, 1.0), names[label]))
+        result += detections_of(
+            [(corners_of(box, width, height), score, names[label]) for score, label, box in rows],
+            size,
+        )
 
     def _owl_text(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return the tokens of the classes, with a first axis of one item."""

@@ -15,7 +15,7 @@ import transformers
 from glamm_jax.grand.adapters.torch_models.adapter import (
     NOT_FINITE,
     arrays_of,
-    clipped,
+    detections_of,
     image_size,
     in_range,
     is_finite,
@@ -93,8 +93,10 @@ class TransformersPhraseGrounder(ImageTextModel):
         sampling = Sampling(self.max_new_tokens, 0.0, 1.0)
         answers = self.write(inputs, [0] * len(inputs), sampling, size)
         for place, answer in zip(places, answers, strict=True):
-            regions = parse_regions(answer, image_size(image))
-            results[place] = [Detection(region.box, 1.0, region.text or None) for region in regions]
+            results[place] = [
+                Detection(region.box, 1.0, region.text or None)
+                for region in parse_regions(answer, image_size(image))
+            ]
         return results
 
     def _by_dino(
@@ -153,8 +155,10 @@ class TransformersPhraseGrounder(ImageTextModel):
     ) -> list[Detection]:
         selected = torch.nonzero(scores >= self.threshold)[:, 0].tolist()
         height, width = size
-        detections = [
-            Detection(clipped(corners_of(boxes[i].tolist(), width, height), size), float(scores[i]))
-            for i in selected
-        ]
-        return sorted(detections, key=lambda detection: -detection.score)
+        return detections_of(
+            [
+                (corners_of(boxes[i].tolist(), width, height), float(scores[i]), None)
+                for i in selected
+            ],
+            size,
+        )

@@ -87,7 +87,7 @@ class SamModel(TransformersAdapter):
                 yield place, _Embedded(features, scale, (rows, columns), (height, width))
 
     def decode(self, embedded: _Embedded, **prompts: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return low-resolution logits (prompts, masks, h, w) and estimated IoU (prompts, masks)."""
+        """Return logits of low resolution (prompts, masks, h, w) and estimated IoUs."""
         outputs = self.run(self._network, **embedded.features, **prompts)
         return outputs.pred_masks[0].float(), outputs.iou_scores[0].float()
 

@@ -1,4 +1,4 @@
-"""Similarity of images and texts: CLIP, SigLIP and their like, as tagger, label chooser, classifier.
+"""Similarity of images and texts by CLIP, SigLIP and their like: tags, labels of boxes.
 
 CLIP was trained to choose one of several texts: its scores are probabilities over all of them.
 SigLIP was trained to judge each pair alone: its scores are probabilities of each text.
