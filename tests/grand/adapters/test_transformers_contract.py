@@ -164,14 +164,11 @@ def limited(adapter: Any, number: int) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_objects_and_threads() -> Iterator[None]:
-    """Make the searches for cycles of objects, and the small networks, fast."""
+def one_thread() -> Iterator[None]:
+    """Make the small networks fast."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
     yield
-    gc.unfreeze()
     torch.set_num_threads(threads)
 
 
