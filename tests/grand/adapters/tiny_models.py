@@ -201,7 +201,7 @@ def save_grounding_dino(folder: Path) -> None:
         max_text_len=96,
         disable_custom_kernels=True,
     )
-    images = GroundingDinoImageProcessorPil(size={"shortest_edge": 48, "longest_edge": 80})
+    images = GroundingDinoImageProcessorPil(size={"shortest_edge": 80, "longest_edge": 128})
     processor = hf.GroundingDinoProcessor(images, bert_tokenizer())
     _save(folder, randomized(hf.GroundingDinoForObjectDetection(config)), processor)
 
