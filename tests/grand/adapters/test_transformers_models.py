@@ -23,8 +23,10 @@ from glamm_jax.grand.adapters.torch_models.florence import (  # noqa: E402
     plain_text,
 )
 from glamm_jax.grand.adapters.torch_models.generation import (  # noqa: E402
+    GeneratedTokens,
     Sampling,
     SeededSampling,
+    generate,
 )
 from glamm_jax.grand.adapters.torch_models.open_detection import (  # noqa: E402
     dino_text,
@@ -191,7 +193,7 @@ def test_grounding_dino_has_the_boxes_of_transformers(tiny_model: Folder) -> Non
 def test_texts_of_grounding_dino_are_divided_below_its_limit(tiny_model: Folder) -> None:
     tokenizer = processor_of(tiny_model("grounding_dino")).tokenizer
     config = hf.AutoConfig.from_pretrained(tiny_model("grounding_dino"))
-    phrases = ["Traffic Light", "a.b. c", *("abcdefgh" * k for k in range(1, 9)), "z" * 300]
+    phrases = ["Traffic Light", "a.b. c", *("abcdefgh" * k for k in range(1, 9)), "z " * 150]
     texts = dino_texts(phrases, tokenizer, config)
     assert len(texts) > 2
     assert [first for first, _ in texts] == np.cumsum(
@@ -243,7 +245,9 @@ def test_tags_have_the_probabilities_of_siglip(tiny_model: Folder, tmp_path: Pat
     (tmp_path / "words.txt").write_text("dog\ntraffic light\n\ncat \ndog\ntree\n")
     options = {"vocabulary": str(tmp_path / "words.txt"), "prompt": "{}"}
     adapter = make("tagger", folder, threshold=0.0, **options)
-    inputs = processor_of(folder)(images=PICTURE, text=words, return_tensors="pt")
+    inputs = processor_of(folder)(
+        images=PICTURE, text=words, return_tensors="pt", max_num_patches=16, patch_size=8
+    )
     inputs.pop("attention_mask", None)
     network = hf.Siglip2Model.from_pretrained(folder).eval()
     scores = network(**inputs).logits_per_image[0].sigmoid().tolist()
@@ -433,14 +437,17 @@ def test_seeds_change_sampled_answers_and_nothing_else_does(tiny_model: Folder) 
 def test_an_answer_that_ends_is_complete(tiny_model: Folder) -> None:
     adapter = make("llm", tiny_model("llama"), temperature=0.0, max_new_tokens=20)
     item = request("user: a dog")
-    (cut,) = adapter([item])
-    assert cut.finish_reason == "length"
-    tokens = adapter._processor(cut.text, add_special_tokens=False)["input_ids"]
-    adapter._network.generation_config.eos_token_id = [tokens[2], 0]
-    (complete,) = adapter([item])
-    assert complete.finish_reason == "stop"
-    assert cut.text.startswith(complete.text)
-    assert len(complete.text) < len(cut.text)
+    inputs = {"input_ids": torch.tensor([adapter._tokens(item.messages)])}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    (cut,) = generate(adapter._network, inputs, Sampling(20, 0.0, 1.0), [0], 0)
+    assert len(cut.tokens) == 20
+    assert not cut.is_complete
+    end = next(token for token in cut.tokens if token != cut.tokens[0])
+    adapter._network.generation_config.eos_token_id = [end, 0]
+    (complete,) = generate(adapter._network, inputs, Sampling(20, 0.0, 1.0), [0], 0)
+    assert complete == GeneratedTokens(cut.tokens[: cut.tokens.index(end)], True)
+    (answer,) = adapter([item])
+    assert answer.finish_reason == "stop"
 
 
 def test_a_request_that_exceeds_the_context_is_an_error(tmp_path: Path) -> None:

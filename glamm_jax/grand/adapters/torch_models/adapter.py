@@ -42,7 +42,7 @@ _KINDS: Mapping[str, tuple[type[Any], ...]] = {
     "float": (float, int),
     "bool": (bool,),
     "None": (type(None),),
-    "tuple[str, ...]": (list, tuple),
+    "Sequence[str]": (list, tuple),
 }
 _OWN = ("name", "device", "batch_size")  # change no results
 
