@@ -93,12 +93,12 @@ def test_a_detector_has_the_boxes_of_transformers_without_unused_classes(
     name: str, tiny_model: Folder
 ) -> None:
     folder = tiny_model(name)
-    (detections,) = make("detector", folder, threshold=0.2)([IMAGE])
+    (detections,) = make("detector", folder, threshold=0.0)([IMAGE])
     processor = processor_of(folder, hf.AutoImageProcessor)
     network = hf.AutoModelForObjectDetection.from_pretrained(folder).eval()
     outputs = network(**processor(images=PICTURE, return_tensors="pt"))
     (row,) = processor.post_process_object_detection(
-        outputs, threshold=0.2, target_sizes=[(40, 60)]
+        outputs, threshold=0.0, target_sizes=[(40, 60)]
     )
     names = [network.config.id2label[k] for k in row["labels"].tolist()]
     expected = [
