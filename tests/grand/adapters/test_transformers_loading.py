@@ -24,6 +24,7 @@ from glamm_jax.grand.roles import RoleError, RoleImage  # noqa: E402
 from glamm_jax.weights.hub_files import HubError  # noqa: E402
 from tests.hub_server import HubServer  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 Folder = Callable[[str], Path]
 IMAGE = RoleImage("a.png", np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
 
@@ -60,7 +61,7 @@ def copied(tiny_model: Folder, tmp_path: Path) -> Folder:
         (
             "taggers.a",
             'vocabulary = "none.txt"',
-            "vocabulary = 'none.txt': cannot be read: No such",
+            "vocabulary = 'none.txt': cannot be read",
         ),
         ("landmark_classifier", 'prompt = "Where?"', r"it has \{\} once, for the options"),
         ("region_proposer", "points_per_side = 1000", r"in \[1, 256\]"),
@@ -153,7 +154,7 @@ def test_a_model_of_another_type_is_refused_with_the_types_that_fit(tiny_model: 
 def test_weights_that_are_no_safetensors_are_refused(copied: Folder) -> None:
     folder = copied("rt_detr")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match="only safetensors are read, .* pickles, which run code"):
+    with pytest.raises(ConfigError, match=r"only safetensors are read, .* pickles, which run code"):
         make("detector", folder)
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(ConfigError, match=r"neither model.safetensors nor model.safetensors.index"):
@@ -183,9 +184,7 @@ def test_weights_of_another_model_are_refused(copied: Folder) -> None:
     config = hf.LlamaConfig.from_pretrained(folder)
     config.num_hidden_layers = 3
     config.save_pretrained(folder)
-    with pytest.raises(
-        ConfigError, match="the weights of LlamaForCausalLM lack 9 tensors, such as"
-    ):
+    with pytest.raises(ConfigError, match="LlamaForCausalLM lack 9 tensors, such as"):
         make("llm", folder).setup()
 
 
@@ -220,7 +219,7 @@ def test_numbers_that_are_not_finite_are_errors_of_the_image(copied: Folder) -> 
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_computes_or_says_what_to_do(dtype: str, tiny_model: Folder) -> None:
+def test_models_compute_with_half_precision(dtype: str, tiny_model: Folder) -> None:
     for role, model, inputs in [
         ("detector", "rt_detr", []),
         ("open_detector", "grounding_dino", [[["a"]]]),
@@ -230,13 +229,23 @@ def test_half_precision_computes_or_says_what_to_do(dtype: str, tiny_model: Fold
         ("captioner", "llava", []),
     ]:
         adapter = make(role, tiny_model(model), dtype=dtype)
-        try:
-            (result,) = adapter([IMAGE], *inputs)
-        except ConfigError as error:
-            assert 'set dtype = "float32"' in str(error)
-        else:
-            assert adapter._network.dtype == getattr(torch, dtype)
-            assert not isinstance(result, RoleError) or result.kind == "output"
+        (result,) = adapter([IMAGE], *inputs)
+        assert adapter._network.dtype == getattr(torch, dtype)
+        assert not isinstance(result, RoleError), result
+
+
+def test_a_dtype_that_the_device_lacks_is_an_error_that_says_what_to_do(
+    tiny_model: Folder,
+) -> None:
+    adapter = make("detector", tiny_model("rt_detr"))
+    adapter.setup()
+
+    def forward(**inputs: Any) -> None:
+        raise RuntimeError("\"upsample_bicubic2d_out_frame\" not implemented for 'Half'")
+
+    adapter._network.forward = forward
+    with pytest.raises(ConfigError, match='set dtype = "float32"'):
+        adapter([IMAGE])
 
 
 # ------------------------------------------------------------------ the Hub
@@ -272,7 +281,7 @@ def test_a_repository_without_safetensors_is_refused_before_the_download(
     hub.add_folder("org/owl", tiny_model("owlv2"))
     weights = hub.repositories["org/owl"].pop("model.safetensors")
     hub.repositories["org/owl"]["pytorch_model.bin"] = weights
-    with pytest.raises(HubError, match="org/owl: .* only safetensors are read"):
+    with pytest.raises(HubError, match=r"org/owl: .* only safetensors are read"):
         make("open_detector", "org/owl").setup()
     assert "pytorch_model.bin" not in {name for name, _ in hub.fetched}
     hub.repositories["org/owl"].pop("config.json")

@@ -28,7 +28,7 @@ PAD, BOS, EOS, IMAGE, UNKNOWN = "<pad>", "<s>", "</s>", "<image>", "<unk>"
 NUM_TOKENS = 261
 # The end has the highest number, as CLIP needs it.
 PAD_ID, BOS_ID, IMAGE_ID, EOS_ID = 0, 1, 2, NUM_TOKENS - 1
-LABELS = {0: "N/A", 1: "dog", 2: "traffic light", 3: "cat"}
+LABELS = {0: "traffic light", 1: "dog", 2: "N/A", 3: "cat"}
 SMALL = {
     "hidden_size": 16,
     "intermediate_size": 32,
