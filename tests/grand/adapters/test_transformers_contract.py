@@ -55,7 +55,7 @@ BOXES = [
 COLUMNS: dict[str, list[Any]] = {
     "open_detector": [
         ["dog", "traffic light"],
-        ["cat"],
+        ["cats in tall trees"],
         [],
         ["Dog.", "an old tree", "x"],
     ],

@@ -215,9 +215,9 @@ def test_texts_of_grounding_dino_are_divided_below_its_limit(tiny_model: Folder)
 
 def test_a_phrase_beyond_the_limit_has_no_tokens(tiny_model: Folder) -> None:
     tokenizer = processor_of(tiny_model("grounding_dino")).tokenizer
-    text = dino_text("ab cd ef", [(0, 2), (6, 8)], tokenizer, 5)
+    text = dino_text("ab " * 7 + "ef", [(0, 2), (21, 23)], tokenizer, 16)
     assert text.spans == ((1, 2), ())
-    assert span_scores(torch.ones(3, 5), text)[:, 1].tolist() == [0.0] * 3
+    assert span_scores(torch.ones(3, 16), text)[:, 1].tolist() == [0.0] * 3
 
 
 # ------------------------------------------------------------------ similarity

@@ -217,7 +217,7 @@ def dino_texts(phrases: Sequence[str], tokenizer: Any, config: Any) -> list[tupl
 
 def text_limit(tokenizer: Any, config: Any) -> int:
     """Return the number of tokens that Grounding DINO reads, the first and the last included."""
-    return min(config.max_text_len, tokenizer.model_max_length)
+    return min(config.max_text_len, tokenizer.model_max_length) // ROUND * ROUND
 
 
 def _joined(phrases: Sequence[str], tokenizer: Any, limit: int) -> DinoText:
