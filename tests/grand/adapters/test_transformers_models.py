@@ -390,6 +390,29 @@ def test_the_place_is_the_most_probable_option(tiny_model: Folder) -> None:
     assert (place.category, place.fine_category) == (category, fine[int(np.argmax(scores))])
 
 
+def test_the_place_by_a_model_with_encoder_and_decoder(tmp_path: Path) -> None:
+    from tests.grand.adapters.tiny_models import save_blip2
+
+    save_blip2(tmp_path, t5=True)
+    adapter = make("landmark_classifier", tmp_path, prompt="{}")
+    network = hf.Blip2ForConditionalGeneration.from_pretrained(tmp_path).eval()
+    processor = processor_of(tmp_path)
+    scores = []
+    for option in LANDMARKS:
+        text = f"Question: {', '.join(LANDMARKS)} Answer:"
+        inputs = processor(images=PICTURE, text=text, return_tensors="pt")
+        tokens = processor.tokenizer(option, add_special_tokens=False, return_tensors="pt")
+        scores.append(-network(**inputs, labels=tokens["input_ids"]).loss.item())
+    (place,) = adapter([IMAGE])
+    assert place.category == list(LANDMARKS)[int(np.argmax(scores))]
+    (caption,) = make("captioner", tmp_path, max_new_tokens=6)([IMAGE])
+    rows = network.generate(
+        **processor(images=PICTURE, text="", return_tensors="pt"), max_new_tokens=6
+    )
+    expected = processor.tokenizer.decode(rows[0], skip_special_tokens=True).strip()
+    assert caption == (expected or RoleError("output", "the answer is empty"))
+
+
 def test_sampling_draws_from_the_probabilities_of_each_item() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
     count = 4000

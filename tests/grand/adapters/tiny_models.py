@@ -347,7 +347,8 @@ def save_llava(folder: Path) -> None:
     _save(folder, randomized(hf.LlavaForConditionalGeneration(config), 0.3), processor)
 
 
-def save_blip2(folder: Path) -> None:
+def save_blip2(folder: Path, *, t5: bool = False) -> None:
+    """Write a BLIP-2 with OPT or T5 as its language model."""
     vision = SMALL | {"image_size": 32, "patch_size": 8}
     text = {
         "model_type": "opt",
@@ -362,6 +363,19 @@ def save_blip2(folder: Path) -> None:
         "eos_token_id": EOS_ID,
         "pad_token_id": PAD_ID,
     }
+    if t5:
+        text = {
+            "model_type": "t5",
+            "vocab_size": NUM_TOKENS,
+            "d_model": 16,
+            "d_kv": 8,
+            "d_ff": 32,
+            "num_layers": 1,
+            "num_heads": 2,
+            "decoder_start_token_id": PAD_ID,
+            "pad_token_id": PAD_ID,
+            "eos_token_id": EOS_ID,
+        }
     config = hf.Blip2Config(
         vision_config=vision,
         qformer_config=SMALL | {"encoder_hidden_size": 16, "vocab_size": NUM_TOKENS},
