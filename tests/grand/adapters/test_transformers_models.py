@@ -24,8 +24,8 @@ from glamm_jax.grand.adapters.torch_models.florence import (  # noqa: E402
 )
 from glamm_jax.grand.adapters.torch_models.generation import (  # noqa: E402
     GeneratedTokens,
-    Sampling,
     SeededSampling,
+    TokenSampling,
     generate,
 )
 from glamm_jax.grand.adapters.torch_models.open_detection import (  # noqa: E402
@@ -416,16 +416,16 @@ def test_the_place_by_a_model_with_encoder_and_decoder(tmp_path: Path) -> None:
 def test_sampling_draws_from_the_probabilities_of_each_item() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
     count = 4000
-    sampling = SeededSampling(Sampling(1, 0.5, 1.0), range(count), torch.device("cpu"))
+    sampling = SeededSampling(TokenSampling(1, 0.5, 1.0), range(count), torch.device("cpu"))
     noisy = sampling(torch.zeros(count, 1), logits.repeat(count, 1))
     shares = np.bincount(noisy.argmax(-1), minlength=4) / count
     np.testing.assert_allclose(shares, (logits[0] / 0.5).softmax(0), atol=0.02)
-    some = SeededSampling(Sampling(1, 0.5, 1.0), [5, 9], torch.device("cpu"))
+    some = SeededSampling(TokenSampling(1, 0.5, 1.0), [5, 9], torch.device("cpu"))
     torch.testing.assert_close(some(torch.zeros(2, 1), logits.repeat(2, 1)), noisy[[5, 9]])
-    cut = SeededSampling(Sampling(1, 1.0, 0.8), range(count), torch.device("cpu"))
+    cut = SeededSampling(TokenSampling(1, 1.0, 0.8), range(count), torch.device("cpu"))
     chosen = Counter(cut(torch.zeros(count, 1), logits.repeat(count, 1)).argmax(-1).tolist())
     assert set(chosen) == {1, 2}  # 0.64 and 0.24 of all
-    first = SeededSampling(Sampling(1, 1.0, 0.0), range(50), torch.device("cpu"))
+    first = SeededSampling(TokenSampling(1, 1.0, 0.0), range(50), torch.device("cpu"))
     assert set(first(torch.zeros(50, 1), logits.repeat(50, 1)).argmax(-1).tolist()) == {2}
 
 
@@ -460,12 +460,12 @@ def test_an_answer_that_ends_is_complete(tiny_model: Folder) -> None:
     item = request("user: a dog")
     inputs = {"input_ids": torch.tensor([adapter._tokens(item.messages)])}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    (cut,) = generate(adapter._network, inputs, Sampling(20, 0.0, 1.0), [0], 0)
+    (cut,) = generate(adapter._network, inputs, TokenSampling(20, 0.0, 1.0), [0], 0)
     assert len(cut.tokens) == 20
     assert not cut.is_complete
     end = next(token for token in cut.tokens if token != cut.tokens[0])
     adapter._network.generation_config.eos_token_id = [end, 0]
-    (complete,) = generate(adapter._network, inputs, Sampling(20, 0.0, 1.0), [0], 0)
+    (complete,) = generate(adapter._network, inputs, TokenSampling(20, 0.0, 1.0), [0], 0)
     assert complete == GeneratedTokens(cut.tokens[: cut.tokens.index(end)], True)
     (answer,) = adapter([item])
     assert answer.finish_reason == "stop"

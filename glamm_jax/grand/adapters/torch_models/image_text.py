@@ -38,7 +38,7 @@ from glamm_jax.grand.adapters.torch_models.florence import (
     parse_regions,
     plain_text,
 )
-from glamm_jax.grand.adapters.torch_models.generation import Sampling, generate
+from glamm_jax.grand.adapters.torch_models.generation import TokenSampling, generate
 from glamm_jax.grand.record import Box, Detection
 from glamm_jax.grand.roles import LANDMARKS, Landmark, Results, RoleError, RoleImage
 
@@ -95,7 +95,7 @@ class ImageTextModel(TransformersAdapter):
         self,
         inputs: Sequence[dict[str, torch.Tensor]],
         seeds: Sequence[int],
-        sampling: Sampling,
+        sampling: TokenSampling,
         size: int,
     ) -> list[str]:
         """Return the answer to each item, with its special tokens.
@@ -142,8 +142,8 @@ class WritingModel(ImageTextModel):
     top_p: float = share(1.0)
 
     @property
-    def sampling(self) -> Sampling:
-        return Sampling(self.max_new_tokens, self.temperature, self.top_p)
+    def sampling(self) -> TokenSampling:
+        return TokenSampling(self.max_new_tokens, self.temperature, self.top_p)
 
 
 @dataclass(eq=False, kw_only=True)

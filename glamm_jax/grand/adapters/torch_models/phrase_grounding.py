@@ -27,7 +27,7 @@ from glamm_jax.grand.adapters.torch_models.florence import (
     PHRASE_GROUNDING,
     parse_regions,
 )
-from glamm_jax.grand.adapters.torch_models.generation import Sampling
+from glamm_jax.grand.adapters.torch_models.generation import TokenSampling
 from glamm_jax.grand.adapters.torch_models.image_text import ImageTextModel
 from glamm_jax.grand.adapters.torch_models.open_detection import (
     DINO_THRESHOLD,
@@ -91,7 +91,7 @@ class TransformersPhraseGrounder(ImageTextModel):
         results: list[list[Detection]] = [[] for _ in queries]
         places = [k for k, query in enumerate(queries) if query.phrase.strip()]
         inputs = [self.inputs(picture(image), PHRASE_GROUNDING + queries[k].phrase) for k in places]
-        sampling = Sampling(self.max_new_tokens, 0.0, 1.0)
+        sampling = TokenSampling(self.max_new_tokens, 0.0, 1.0)
         answers = self.write(inputs, [0] * len(inputs), sampling, size)
         for place, answer in zip(places, answers, strict=True):
             results[place] = [
