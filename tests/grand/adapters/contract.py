@@ -13,7 +13,7 @@ from __future__ import annotations
 import gc
 import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from glamm_jax.data import rle
@@ -94,6 +95,13 @@ class AdapterCase:
 class AdapterContract:
     """The tests; the module of a subclass has a fixture `case`."""
 
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def unfreeze(cls) -> Iterator[None]:
+        """Undo what `test_memory_is_released` does to be fast."""
+        yield
+        gc.unfreeze()
+
     def test_it_has_what_a_role_has(self, case: AdapterCase) -> None:
         adapter = case.make()
         assert isinstance(adapter.name, str)
@@ -146,24 +154,18 @@ class AdapterContract:
             return
         gc.collect()
         gc.freeze()  # what exists already need not be searched
-        try:
-            self._check_memory(case, case.allocated)
-        finally:
-            gc.unfreeze()
-
-    def _check_memory(self, case: AdapterCase, allocated: Callable[[], int]) -> None:
         places = range(len(case.items))
-        before = _after_collection(allocated)
+        before = _after_collection(case.allocated)
         adapter = case.make()
         adapter.setup()
-        loaded = _after_collection(allocated)
+        loaded = _after_collection(case.allocated)
         assert loaded > before
         for _ in range(2):  # results hold no arrays of the device either
             results = case.call(adapter, places)
-            assert _after_collection(allocated) == loaded
+            assert _after_collection(case.allocated) == loaded
             del results
         del adapter
-        assert _after_collection(allocated) == before
+        assert _after_collection(case.allocated) == before
 
     def test_a_batch_that_does_not_fit_the_memory_is_halved(
         self, case: AdapterCase, tmp_path: Path

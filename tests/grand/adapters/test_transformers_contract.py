@@ -135,6 +135,15 @@ KINDS = {
 }
 
 
+# The default tests have one model for each code path.
+SLOW = {
+    *("d_fine", "clip_tags", "clip_labels", "siglip2_regions", "depth_anything", "sam_boxes"),
+    *("blip2", "florence", "llava_regions", "florence_phrases"),
+}
+assert KINDS.keys() > SLOW
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in KINDS]
+
+
 def tensor_bytes() -> int:
     """Return the bytes of all tensors that exist in this process."""
     storages = {}
@@ -164,7 +173,7 @@ def limited(adapter: Any, number: int) -> Iterator[None]:
         hook.remove()
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=NAMES)
 def case(request: pytest.FixtureRequest, tiny_model: Callable[[str], Path]) -> AdapterCase:
     kind = KINDS[request.param]
     make = partial(

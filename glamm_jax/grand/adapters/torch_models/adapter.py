@@ -90,6 +90,8 @@ class TransformersAdapter:
     auto_class: ClassVar[str] = ""  # of transformers; has the list of the types that fit
     only_types: ClassVar[tuple[str, ...]] = ()  # of these, those that the adapter can use
     processor_class: ClassVar[str] = "AutoProcessor"  # of transformers
+    # Parts of the names of tensors that change no result and that checkpoints may lack.
+    unused_tensors: ClassVar[tuple[str, ...]] = ("num_batches_tracked", "position_ids")
 
     def __post_init__(self) -> None:
         """Check the fields; weights are neither downloaded nor read.
@@ -167,7 +169,11 @@ class TransformersAdapter:
             dtype=self.dtype if self.dtype == "auto" else getattr(torch, self.dtype),
             output_loading_info=True,
         )
-        missing = sorted(report["missing_keys"]) or sorted(map(str, report["mismatched_keys"]))
+        missing = sorted(
+            name
+            for name in {*report["missing_keys"], *map(str, report["mismatched_keys"])}
+            if not any(part in name for part in self.unused_tensors)
+        )
         if missing:
             raise ConfigError(
                 f"{self.model}: the weights of {type(network).__name__} lack {len(missing)} "

@@ -1,4 +1,4 @@
-"""Depth estimators: DPT, Depth Anything, ZoeDepth and their like.
+"""Depth estimators: DPT, Depth Anything and GLPN.
 
 Source: the documentation of transformers, `AutoModelForDepthEstimation`.
 """
@@ -23,7 +23,7 @@ from glamm_jax.grand.roles import Results, RoleImage
 
 MIN_METRES = 1e-3  # of which the inverse is taken
 # Types whose models always estimate distances in metres.
-_METRIC_TYPES = ("glpn", "zoedepth")
+_METRIC_TYPES = ("glpn",)
 _RELATIVE_TYPES = ("depth_anything", "dpt")
 
 
@@ -42,6 +42,11 @@ class TransformersDepthEstimator(TransformersAdapter):
     role: ClassVar[str] = "a depth estimator"
     auto_class: ClassVar[str] = "AutoModelForDepthEstimation"
     only_types: ClassVar[tuple[str, ...]] = (*_RELATIVE_TYPES, *_METRIC_TYPES)
+    # The first fusion layer has no second input, and checkpoints of DPT lack its tensors.
+    unused_tensors: ClassVar[tuple[str, ...]] = (
+        *TransformersAdapter.unused_tensors,
+        "neck.fusion_stage.layers.0.residual_layer1.",
+    )
     processor_class: ClassVar[str] = "AutoImageProcessor"
 
     def _prepare(self) -> None:
