@@ -69,6 +69,8 @@ def copied(tiny_model: Folder, tmp_path: Path) -> Folder:
         ("llm", "temperature = -1", "temperature = -1: it is at least 0"),
         ("llm", "threshold = 0.5", "no key 'threshold'"),
         ("llm", 'model = "/nowhere/at/all"', "/nowhere/at/all: no such folder"),
+        ("llm", 'model = ""', "model = '': give a folder, or ORG/NAME"),
+        ("llm", "model = 3", "model = 3: it has the type str"),
     ],
 )
 def test_an_invalid_option_is_named(

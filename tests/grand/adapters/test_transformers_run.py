@@ -15,6 +15,7 @@ from glamm_jax.cli.annotate import main  # noqa: E402
 from glamm_jax.grand.role_files import RoleFileError, read_roles  # noqa: E402
 from glamm_jax.grand.run_folder import AnnotationRun  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[3]
 ROLES = """
 [taggers.siglip2]

@@ -33,6 +33,8 @@ def check_model(name: str) -> None:
     Raises:
         ConfigError: it is neither, or the folder has no configuration or no weights that are read.
     """
+    if not name.strip():
+        raise ConfigError(f"model = {name!r}: give a folder, or ORG/NAME of the Hugging Face Hub")
     folder = Path(name)
     if not folder.exists():
         if hub_repository(name) is None:
