@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,16 @@ def test_the_fingerprint_changes_with_everything_that_changes_results(
     (other / "model.safetensors").write_bytes(weights)
     fingerprints.append(make("tagger", other).fingerprint)
     assert len(set(fingerprints)) == len(fingerprints)
+
+
+def test_without_torch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if ".adapters.torch_models" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "roles.toml"
+    path.write_text('[llm]\nclass = "transformers"\n')
+    with pytest.raises(RoleFileError, match=r"package torch: .*glamm-jax\[annotate-hf\]'"):
+        read_roles(path)
 
 
 # ------------------------------------------------------------------ folders

@@ -43,6 +43,7 @@ from glamm_jax.grand.roles import (  # noqa: E402
     LabelQuestion,
     LLMAnswer,
     LLMRequest,
+    PhraseQuery,
     RoleError,
     RoleImage,
 )
@@ -88,26 +89,30 @@ def boxes_of(detections: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["rt_detr", "d_fine"])
 def test_a_detector_has_the_boxes_of_transformers_without_unused_classes(
-    name: str, tiny_model: Folder
+    name: str, tiny_model: Folder, tmp_path: Path
 ) -> None:
     folder = tiny_model(name)
-    (detections,) = make("detector", folder, threshold=0.0)([IMAGE])
     processor = processor_of(folder, hf.AutoImageProcessor)
     network = hf.AutoModelForObjectDetection.from_pretrained(folder).eval()
     outputs = network(**processor(images=PICTURE, return_tensors="pt"))
     (row,) = processor.post_process_object_detection(
         outputs, threshold=0.0, target_sizes=[(40, 60)]
     )
-    names = [network.config.id2label[k] for k in row["labels"].tolist()]
+    labels, scores = row["labels"].tolist(), row["scores"].tolist()
+    names = ["a", "b", "c", "d"]
+    names[labels[-1]] = "N/A"
+    network.config.id2label = dict(enumerate(names))
+    network.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    (detections,) = make("detector", tmp_path, threshold=0.0)([IMAGE])
     expected = [
-        (name, score)
-        for name, score in sorted(
-            zip(names, row["scores"].tolist(), strict=True), key=lambda x: -x[1]
-        )
-        if name != "N/A"
+        (names[label], score)
+        for label, score in zip(labels, scores, strict=True)
+        if label != labels[-1]
     ]
-    assert ("N/A" in names) == (name == "rt_detr")
-    assert [item.label for item in detections] == [name for name, _ in expected]
+    expected.sort(key=lambda item: -item[1])
+    assert len(detections) == len(expected) < len(labels)
+    assert [item.label for item in detections] == [label for label, _ in expected]
     assert [item.score for item in detections] == pytest.approx([score for _, score in expected])
 
 
@@ -218,6 +223,31 @@ def test_a_phrase_beyond_the_limit_has_no_tokens(tiny_model: Folder) -> None:
     text = dino_text("ab " * 7 + "ef", [(0, 2), (21, 23)], tokenizer, 16)
     assert text.spans == ((1, 2), ())
     assert span_scores(torch.ones(3, 16), text)[:, 1].tolist() == [0.0] * 3
+
+
+def test_phrases_of_a_caption_are_grounded_together(tiny_model: Folder) -> None:
+    folder = tiny_model("grounding_dino")
+    adapter = make("phrase_grounder", folder, threshold=0.0)
+    caption = "A b, a d and it"
+    queries = [
+        PhraseQuery(caption, "A b", (0, 3)),
+        PhraseQuery(caption, "c e", None),
+        PhraseQuery(caption, "d", (7, 8)),
+        PhraseQuery("f. ", "f", (0, 1)),
+    ]
+    texts = adapter._texts(queries)
+    assert [numbers for _, numbers in texts] == [[0, 2], [3], [1]]
+    tokenizer = processor_of(folder).tokenizer
+    words = [tokenizer.decode(t.arrays["input_ids"][0], skip_special_tokens=True) for t, _ in texts]
+    assert [text.replace(" ", "") for text in words] == ["ab,adandit.", "f.", "ce."]
+    (results,) = adapter([IMAGE], [queries])
+    network = hf.GroundingDinoForObjectDetection.from_pretrained(folder).eval()
+    inputs = processor_of(folder)(images=PICTURE, text=caption + ".", return_tensors="pt")
+    outputs = network(**inputs)
+    scores = outputs.logits[0].sigmoid()
+    for place, columns in ((0, [1, 2]), (2, [5])):
+        expected = sorted(scores[:, columns].mean(-1).tolist(), reverse=True)
+        assert [item.score for item in results[place]] == pytest.approx(expected, abs=1e-6)
 
 
 # ------------------------------------------------------------------ similarity

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,13 @@ def bert_tokenizer() -> Any:
 
 
 def randomized(network: Any, scale: float = 0.15, seed: int = 0) -> Any:
-    """Return a network with weights that make its outputs differ between images."""
+    """Return a network with weights that make its outputs differ between images.
+
+    Args:
+        network: of transformers.
+        scale: standard deviation of the weights.
+        seed: of the weights.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -98,12 +105,25 @@ def randomized(network: Any, scale: float = 0.15, seed: int = 0) -> Any:
     return network
 
 
+def seeded(save: Callable[..., None]) -> Callable[..., None]:
+    """Return a function whose models have the same weights in every run."""
+
+    @wraps(save)
+    def save_seeded(folder: Path, **options: Any) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            save(folder, **options)
+
+    return save_seeded
+
+
 def _save(folder: Path, network: Any, *processors_: Any) -> None:
     network.save_pretrained(folder)
     for processor in processors_:
         processor.save_pretrained(folder)
 
 
+@seeded
 def save_rt_detr(folder: Path) -> None:
     backbone = hf.RTDetrResNetConfig(
         embedding_size=8,
@@ -132,6 +152,7 @@ def save_rt_detr(folder: Path) -> None:
     _save(folder, network, RTDetrImageProcessorPil(size={"height": 64, "width": 64}))
 
 
+@seeded
 def save_d_fine(folder: Path) -> None:
     backbone = hf.HGNetV2Config(
         hidden_sizes=[8, 12, 16, 20],
@@ -164,6 +185,7 @@ def save_d_fine(folder: Path) -> None:
     _save(folder, network, RTDetrImageProcessorPil(size={"height": 64, "width": 64}))
 
 
+@seeded
 def save_owlv2(folder: Path) -> None:
     tower = SMALL | {"num_hidden_layers": 1}
     text = {"vocab_size": NUM_TOKENS, "max_position_embeddings": 64}
@@ -177,6 +199,7 @@ def save_owlv2(folder: Path) -> None:
     _save(folder, randomized(hf.Owlv2ForObjectDetection(config)), processor)
 
 
+@seeded
 def save_grounding_dino(folder: Path) -> None:
     backbone = hf.SwinConfig(
         image_size=64,
@@ -206,6 +229,7 @@ def save_grounding_dino(folder: Path) -> None:
     _save(folder, randomized(hf.GroundingDinoForObjectDetection(config)), processor)
 
 
+@seeded
 def save_siglip2(folder: Path) -> None:
     text = {"vocab_size": NUM_TOKENS, "max_position_embeddings": 64}
     text |= {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
@@ -216,6 +240,7 @@ def save_siglip2(folder: Path) -> None:
     _save(folder, randomized(hf.Siglip2Model(config)), processor)
 
 
+@seeded
 def save_clip(folder: Path) -> None:
     text = {"vocab_size": NUM_TOKENS, "max_position_embeddings": 64}
     text |= {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
@@ -228,6 +253,7 @@ def save_clip(folder: Path) -> None:
     _save(folder, randomized(hf.CLIPModel(config)), processor)
 
 
+@seeded
 def save_dpt(folder: Path) -> None:
     config = hf.DPTConfig(
         **SMALL | {"num_hidden_layers": 4},
@@ -244,6 +270,7 @@ def save_dpt(folder: Path) -> None:
     )
 
 
+@seeded
 def save_depth_anything(folder: Path) -> None:
     backbone = hf.Dinov2Config(
         hidden_size=16,
@@ -296,11 +323,13 @@ def _sam_images() -> Any:
     return SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
 
 
+@seeded
 def save_sam(folder: Path) -> None:
     network = randomized(hf.SamModel(hf.SamConfig(**_sam_parts())), 0.3)
     _save(folder, network, hf.SamProcessor(_sam_images()))
 
 
+@seeded
 def save_sam_hq(folder: Path) -> None:
     parts = _sam_parts()
     parts["mask_decoder_config"]["vit_dim"] = 16
@@ -320,6 +349,7 @@ def _llama(**options: Any) -> dict[str, Any]:
     }
 
 
+@seeded
 def save_llama(folder: Path, *, template: bool = True, limit: int = 1 << 16) -> None:
     config = hf.LlamaConfig(**_llama(max_position_embeddings=limit))
     tokenizer = byte_tokenizer(end=False, limit=limit)
@@ -328,6 +358,7 @@ def save_llama(folder: Path, *, template: bool = True, limit: int = 1 << 16) -> 
     _save(folder, randomized(hf.LlamaForCausalLM(config), 0.3), tokenizer)
 
 
+@seeded
 def save_llava(folder: Path) -> None:
     vision = hf.CLIPVisionConfig(**SMALL, image_size=32, patch_size=8, projection_dim=16)
     config = hf.LlavaConfig(
@@ -347,6 +378,7 @@ def save_llava(folder: Path) -> None:
     _save(folder, randomized(hf.LlavaForConditionalGeneration(config), 0.3), processor)
 
 
+@seeded
 def save_blip2(folder: Path, *, t5: bool = False) -> None:
     """Write a BLIP-2 with OPT or T5 as its language model."""
     vision = SMALL | {"image_size": 32, "patch_size": 8}
@@ -391,6 +423,7 @@ def save_blip2(folder: Path, *, t5: bool = False) -> None:
     _save(folder, randomized(hf.Blip2ForConditionalGeneration(config), 0.3), processor)
 
 
+@seeded
 def save_florence(folder: Path) -> None:
     text = {
         "model_type": "bart",
@@ -430,7 +463,7 @@ def save_florence(folder: Path) -> None:
     _save(folder, randomized(hf.Florence2ForConditionalGeneration(config), 0.3), processor)
 
 
-SAVERS: dict[str, Callable[[Path], None]] = {
+SAVERS: dict[str, Callable[..., None]] = {
     "rt_detr": save_rt_detr,
     "d_fine": save_d_fine,
     "owlv2": save_owlv2,

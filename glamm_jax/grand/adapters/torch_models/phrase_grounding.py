@@ -147,7 +147,9 @@ class TransformersPhraseGrounder(ImageTextModel):
         texts = []
         for caption, members in groups.items():
             spans = [span for k in members if (span := queries[k].span) is not None]
-            text = dino_text(caption, spans, tokenizer, limit)
+            sentence = caption.rstrip()
+            sentence += "" if sentence.endswith(".") else "."  # without it scores are lower
+            text = dino_text(sentence, spans, tokenizer, limit)
             read = [i for i, span in enumerate(text.spans) if span]
             alone += [members[i] for i in range(len(members)) if i not in read]
             if read:
