@@ -225,7 +225,7 @@ class _RoleReader:
         result = {"name": name, **arguments}
         for key in target.path_arguments:
             value = result.get(key)
-            if isinstance(value, str) and "://" not in value:
+            if isinstance(value, str) and value and "://" not in value:
                 path = self._path.parent / value
                 if path.exists():
                     result[key] = str(path)
