@@ -4,8 +4,8 @@
     class = "onnx"                 # a key of ADAPTERS
     model = "nanodet.onnx"
 
-Each kind needs packages of its own, so that a class is imported when a file names it. A class has an
-attribute `path_arguments`: which of its arguments may be files beside the file of roles.
+Each kind needs packages of its own, so that a class is imported when a file names it. A class has
+an attribute `path_arguments`: which of its arguments may be files beside the file of roles.
 """
 
 from __future__ import annotations
@@ -16,9 +16,16 @@ from typing import Any
 from glamm_jax.errors import ConfigError
 
 # Kind -> role -> module and class, below `glamm_jax.grand.adapters`.
-ADAPTERS: dict[str, dict[str, str]] = {}
+ADAPTERS: dict[str, dict[str, str]] = {
+    "onnx": {
+        "detector": "onnx_models.detector:ONNXDetector",
+        "region_proposer": "onnx_models.mask:ONNXMaskProposer",
+        "segmenter": "onnx_models.mask:ONNXMaskSegmenter",
+        "tagger": "onnx_models.tagger:ONNXTagger",
+    },
+}
 # Kind -> the extra with its packages.
-EXTRAS: dict[str, str] = {}
+EXTRAS: dict[str, str] = {"onnx": "annotate-onnx"}
 
 
 def adapter_kinds(role: str) -> list[str]:
