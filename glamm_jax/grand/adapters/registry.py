@@ -23,9 +23,18 @@ ADAPTERS: dict[str, dict[str, str]] = {
         "segmenter": "onnx_models.mask:ONNXMaskSegmenter",
         "tagger": "onnx_models.tagger:ONNXTagger",
     },
+    "files": {
+        "detector": "prediction_roles.roles:PredictionDetector",
+        "dense_captioner": "prediction_roles.roles:PredictionDenseCaptioner",
+        "region_proposer": "prediction_roles.roles:PredictionProposer",
+        "tagger": "prediction_roles.roles:PredictionTagger",
+        "captioner": "prediction_roles.roles:PredictionCaptioner",
+        "landmark_classifier": "prediction_roles.roles:PredictionLandmarkClassifier",
+        "depth_estimator": "prediction_roles.roles:PredictionDepthEstimator",
+    },
 }
 # Kind -> the extra with its packages.
-EXTRAS: dict[str, str] = {"onnx": "annotate-onnx"}
+EXTRAS: dict[str, str] = {"onnx": "annotate-onnx"}  # "files" and "endpoint" need none
 
 
 def adapter_kinds(role: str) -> list[str]:

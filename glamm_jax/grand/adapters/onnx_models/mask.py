@@ -68,7 +68,8 @@ class ONNXMaskSegmenter(DescribedModel):
             outputs: of the model.
             image: its input.
         """
-        return self._masks(outputs, image, [(0.0, 0.0, *map(float, image.size))])
+        width, height = image.size
+        return self._masks(outputs, image, [(0.0, 0.0, float(width), float(height))])
 
     def _masks(
         self, outputs: Outputs, image: PreparedImage, boxes: Sequence[Box]
@@ -103,11 +104,12 @@ def mask_regions(
     """
     options = description.output
     values = foreground(outputs, options, image)
-    parts, _ = ndimage.label(values >= options.threshold)
+    parts = np.zeros(values.shape, np.int32)
+    ndimage.label(values >= options.threshold, output=parts)
     sizes = np.bincount(parts.reshape(-1))
     sizes[0] = 0
     regions = []
-    for number in np.argsort(-sizes, kind="stable"):
+    for number in np.argsort(-sizes, kind="stable").tolist():
         if sizes[number] < max(1, options.min_area * parts.size):
             break
         mask = parts == number

@@ -170,7 +170,7 @@ class _RuntimeSession:
                 f"{list(images.shape)}; check layout, width and height"
             )
         feeds = {self._name: images}
-        if self._size_name:
+        if self._size_name and sizes is not None:
             feeds[self._size_name] = sizes
         try:
             return self._session.run([self._output(name) for name in names], feeds)
