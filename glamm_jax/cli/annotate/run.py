@@ -44,6 +44,7 @@ from pathlib import Path
 from etils import epath
 
 from glamm_jax.cli.annotate.stage_bars import StageBars
+from glamm_jax.cli.annotate.usage_table import usage_lines
 from glamm_jax.cli.processes import add_process_arguments, start_processes
 from glamm_jax.cli.program import positive_int, printable, this_machine
 from glamm_jax.config.overrides import with_overrides
@@ -57,7 +58,7 @@ from glamm_jax.grand.photograph_changes import PhotographChanges
 from glamm_jax.grand.pipeline import PIPELINES, build_graph
 from glamm_jax.grand.role_files import read_roles
 from glamm_jax.grand.run_folder import AnnotationRun, ImageEntry, StageStatus
-from glamm_jax.grand.run_records import stage_times
+from glamm_jax.grand.run_records import model_usage, stage_times
 from glamm_jax.grand.stages import StageGraph
 from glamm_jax.process_group import LOGS, ProcessGroup
 from glamm_jax.report.text_table import text_table
@@ -333,6 +334,7 @@ def _summary(folder: AnnotationRun, result: RunResult) -> str:
         f"{folder.chunk_path(name, _fingerprint(result, name), chunk, 'quarantine')}"
         for name, chunk in result.quarantined
     ]
+    lines += usage_lines(model_usage(folder))
     lines.append(f"see: glamm-jax annotate report {folder.path}")
     return "\n".join(lines)
 

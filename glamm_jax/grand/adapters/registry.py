@@ -23,6 +23,13 @@ ADAPTERS: dict[str, dict[str, str]] = {
         "segmenter": "onnx_models.mask:ONNXMaskSegmenter",
         "tagger": "onnx_models.tagger:ONNXTagger",
     },
+    "endpoint": {
+        "tagger": "endpoint.vision:EndpointTagger",
+        "captioner": "endpoint.vision:EndpointCaptioner",
+        "landmark_classifier": "endpoint.vision:EndpointLandmarkClassifier",
+        "region_captioner": "endpoint.vision:EndpointRegionCaptioner",
+        "llm": "endpoint.language:EndpointLLM",
+    },
     "files": {
         "detector": "prediction_roles.roles:PredictionDetector",
         "dense_captioner": "prediction_roles.roles:PredictionDenseCaptioner",
