@@ -38,6 +38,11 @@ def affordance_categories() -> tuple[str, ...]:
     return tuple(JSONObject(value, str(TABLE)).text("name") for value in read_json(TABLE))
 
 
+def affordance_labels() -> tuple[str, ...]:
+    """Return all labels, in the order of the table."""
+    return tuple(_categories_of_labels(complete=True))
+
+
 def find_affordances(
     objects: Sequence[GrandObject], *, normalize: bool = True, complete: bool = True
 ) -> Mapping[str, Any]:

@@ -14,15 +14,11 @@ from __future__ import annotations
 
 import glob
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, errors
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 
-from glamm_jax.errors import ConfigError, FolderError
+from glamm_jax.errors import ConfigError
 from glamm_jax.files import atomic_folder
 from glamm_jax.storage import AnyPath, size_of
 from glamm_jax.text.tokenizer import TOKENIZER_FILES
@@ -33,6 +29,13 @@ from glamm_jax.weights.checkpoint_files import (
     PICKLED_INDEX,
 )
 from glamm_jax.weights.config_file import CONFIG_FILE, SOURCE_INFO_FILE, read_config
+from glamm_jax.weights.hub_files import (
+    HubError,
+    HubRepository,
+    first_line,
+    hub_errors,
+    matches_any,
+)
 from glamm_jax.weights.missing_paths import REVISION, hub_repository
 from glamm_jax.weights.model_card import MODEL_CARD, model_card
 from glamm_jax.weights.peft_config import ADAPTER_CONFIG
@@ -40,13 +43,7 @@ from glamm_jax.weights.safetensors import ALL_FILES, INDEX, read_index
 
 _MODEL_FILES = (CONFIG_FILE, SOURCE_INFO_FILE, *TOKENIZER_FILES, ALL_FILES, INDEX)
 _CHECKPOINT_FILES = (CONFIG_FILE, ADAPTER_CONFIG, *TOKENIZER_FILES)
-_TIMEOUT = 20.0  # seconds, of the request for the list of files
 _COPY_BYTES = 16 << 20
-_CLIENTS = ("httpx", "httpx2", "httpcore", "requests")  # modules of errors of the connection
-
-
-class HubError(FolderError):
-    """A repository of the Hugging Face Hub cannot be read or written. The message says why."""
 
 
 def download_model(name: str) -> Path:
@@ -63,7 +60,7 @@ def download_model(name: str) -> Path:
             connection and the cache does not have the model.
         ConfigError: the repository is no model folder of this library.
     """
-    repository = _Repository(name)
+    repository = HubRepository(name)
     folder = repository.fetch([CONFIG_FILE])
     try:
         read_config(folder)  # before gigabytes of a checkpoint that must be converted first
@@ -85,7 +82,7 @@ def download_checkpoint(name: str) -> Path:
         HubError: as for `download_model`.
         TensorFileError: an index is invalid.
     """
-    repository = _Repository(name)
+    repository = HubRepository(name)
     folder = repository.fetch([*_CHECKPOINT_FILES, INDEX, PICKLED_INDEX])
     weights = next((x for x in (*MODEL_FILES, *ADAPTER_FILES) if x in repository.files), None)
     patterns = [] if weights is None else [weights]
@@ -122,23 +119,23 @@ def upload_model(
     if hub_repository(repository) != repository or REVISION in repository:
         raise HubError(f"{repository}: not the name of a repository; write ORG/NAME")
     text = model_card(folder, license_id)
-    paths = sorted(path for path in folder.iterdir() if _is_wanted(path.name, _MODEL_FILES))
+    paths = sorted(path for path in folder.iterdir() if matches_any(path.name, _MODEL_FILES))
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(path.name, path) for path in paths
     ]
     operations.append(CommitOperationAdd(MODEL_CARD, text.encode()))
-    with _hub_errors(repository):
+    with hub_errors(repository):
         try:
             ModelCard(text).validate()
         except ValueError as error:
             raise HubError(
-                f"{folder / MODEL_CARD}: the Hugging Face Hub refuses it: {_first_line(error)}"
+                f"{folder / MODEL_CARD}: the Hugging Face Hub refuses it: {first_line(error)}"
             ) from error
         api = HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
         names = {path.name for path in paths}
         for name in api.list_repo_files(repository):
-            if name not in names and "/" not in name and _is_wanted(name, (ALL_FILES, INDEX)):
+            if name not in names and "/" not in name and matches_any(name, (ALL_FILES, INDEX)):
                 operations.append(CommitOperationDelete(name))
         return api.create_commit(
             repository, operations, commit_message="Upload a model folder of GLaMM-JAX"
@@ -158,7 +155,7 @@ def save_pretrained(folder: AnyPath, target: AnyPath, license_id: str | None = N
         ConfigError: `folder` is no model folder.
     """
     text = model_card(folder, license_id)
-    paths = [path for path in folder.iterdir() if _is_wanted(path.name, _MODEL_FILES)]
+    paths = [path for path in folder.iterdir() if matches_any(path.name, _MODEL_FILES)]
     with atomic_folder(target, sum(size_of(path) for path in paths), CONFIG_FILE) as copy:
         for path in sorted(paths, key=lambda path: (path.name == CONFIG_FILE, path.name)):
             with path.open("rb") as source, (copy / path.name).open("wb") as file:
@@ -178,103 +175,3 @@ def local_checkpoint(path: Path) -> Path:
     if path.exists() or hub_repository(str(path)) is None:
         return path
     return download_checkpoint(str(path))
-
-
-class _Repository:
-    """A repository at one revision, and the files in it.
-
-    Attributes:
-        name: as in messages.
-        files: names of the files in the top folder; those in the cache if there is no connection.
-    """
-
-    def __init__(self, name: str):
-        repository = hub_repository(name)
-        if repository is None:
-            raise HubError(f"{name}: not the name of a repository; write ORG/NAME")
-        self.name = repository
-        self._id, _, revision = repository.partition(REVISION)
-        self._revision = revision or None
-        self._is_offline = False
-        with _hub_errors(self.name):
-            try:
-                info = HfApi().model_info(self._id, revision=self._revision, timeout=_TIMEOUT)
-                names = [sibling.rfilename for sibling in info.siblings or ()]
-            except Exception as error:
-                if not _is_unreachable(error):
-                    raise
-                self._is_offline = True
-                names = self._cached_names(error)
-        self.files = {name for name in names if "/" not in name and "\\" not in name}
-
-    def fetch(self, patterns: Sequence[str]) -> Path:
-        """Download the files that match a pattern; return their folder."""
-        names = [name for name in self.files if _is_wanted(name, patterns)]
-        with _hub_errors(self.name):
-            folder = huggingface_hub.snapshot_download(
-                self._id,
-                revision=self._revision,
-                allow_patterns=[glob.escape(name) for name in names] or ["/"],
-                local_files_only=self._is_offline,
-            )
-        return Path(str(folder))
-
-    def _cached_names(self, reason: Exception) -> list[str]:
-        try:
-            folder = huggingface_hub.snapshot_download(
-                self._id, revision=self._revision, allow_patterns=["/"], local_files_only=True
-            )
-        except (errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError) as error:
-            raise HubError(
-                f"{self.name}: neither a folder of this machine nor in the cache of the Hugging "
-                f"Face Hub, which cannot be reached ({_first_line(reason)}). With a connection the "
-                "same command downloads it"
-            ) from error
-        return [path.name for path in Path(str(folder)).iterdir()]
-
-
-def _is_wanted(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _is_unreachable(error: Exception) -> bool:
-    """Return whether there is no connection, as opposed to a refusal of the Hub."""
-    if isinstance(error, errors.HfHubHTTPError):
-        return error.response.status_code >= 500
-    module = type(error).__module__.partition(".")[0]
-    return isinstance(error, errors.OfflineModeIsEnabled | OSError) or module in _CLIENTS
-
-
-@contextmanager
-def _hub_errors(name: str) -> Iterator[None]:
-    """Turn an error of the Hub into a message that says what to do."""
-    try:
-        yield
-    except HubError:
-        raise
-    except errors.GatedRepoError as error:
-        raise HubError(
-            f"{name}: access must be granted first: ask for it on the model's page of the Hugging "
-            "Face Hub, then run `hf auth login`"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise HubError(
-            f"{name}: neither a folder of this machine nor a repository of the Hugging Face Hub "
-            "that you may read; check the name; for a private one run `hf auth login` first"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise HubError(f"{name}: the repository has no such branch, tag or commit") from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError) as error:
-        raise HubError(f"{name}: {_first_line(error)}") from error
-    except Exception as error:
-        if not _is_unreachable(error):
-            raise
-        raise HubError(
-            f"{name}: the Hugging Face Hub cannot be reached: {_first_line(error)}; the same "
-            "command resumes"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -39,9 +39,25 @@ ADAPTERS: dict[str, dict[str, str]] = {
         "landmark_classifier": "prediction_roles.roles:PredictionLandmarkClassifier",
         "depth_estimator": "prediction_roles.roles:PredictionDepthEstimator",
     },
+    "transformers": {
+        "tagger": "torch_models.similarity:TransformersTagger",
+        "detector": "torch_models.detection:TransformersDetector",
+        "open_detector": "torch_models.open_detection:TransformersOpenDetector",
+        "dense_captioner": "torch_models.image_text:TransformersDenseCaptioner",
+        "region_proposer": "torch_models.segmentation:TransformersRegionProposer",
+        "region_classifier": "torch_models.similarity:TransformersRegionClassifier",
+        "depth_estimator": "torch_models.depth:TransformersDepthEstimator",
+        "landmark_classifier": "torch_models.image_text:TransformersLandmarkClassifier",
+        "captioner": "torch_models.image_text:TransformersCaptioner",
+        "phrase_grounder": "torch_models.phrase_grounding:TransformersPhraseGrounder",
+        "region_captioner": "torch_models.image_text:TransformersRegionCaptioner",
+        "label_chooser": "torch_models.similarity:TransformersLabelChooser",
+        "segmenter": "torch_models.segmentation:TransformersSegmenter",
+        "llm": "torch_models.text_llm:TransformersLLM",
+    },
 }
-# Kind -> the extra with its packages.
-EXTRAS: dict[str, str] = {"onnx": "annotate-onnx"}  # "files" and "endpoint" need none
+# Kind -> the extra with its packages; "files" and "endpoint" need none.
+EXTRAS: dict[str, str] = {"onnx": "annotate-onnx", "transformers": "annotate-hf"}
 
 
 def adapter_kinds(role: str) -> list[str]:
