@@ -298,6 +298,7 @@ NAMES_ONLY: dict[str, tuple[set[str], str]] = {
         "tests/image_answers/test_ask_folder.py makes these calls",
     ),
     "weights.hub": (set(), "needs a hub; tests/weights/test_hub.py makes these calls"),
+    "weights.hub_files": (set(), "needs a hub; tests/weights/test_hub.py makes these calls"),
     "grand.inspection_page": (
         {"run", "Path", "find_image"},
         "see tests/programs/test_annotate_program.py",

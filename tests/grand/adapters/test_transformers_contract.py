@@ -31,6 +31,7 @@ from tests.grand.adapters.contract import (  # noqa: E402
     AdapterContract,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = 2e-5
 SIZES = ((40, 60), (40, 60), (64, 64), (50, 33))
 
@@ -54,7 +55,7 @@ BOXES = [
 COLUMNS: dict[str, list[Any]] = {
     "open_detector": [
         ["dog", "traffic light"],
-        ["cat", "traffic light"],
+        ["cats in tall trees"],
         [],
         ["Dog.", "an old tree", "x"],
     ],
@@ -161,18 +162,6 @@ def limited(adapter: Any, number: int) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_objects_and_threads() -> Iterator[None]:
-    """Make the searches for cycles of objects, and the small networks, fast."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=KINDS)

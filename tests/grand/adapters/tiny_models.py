@@ -28,7 +28,7 @@ PAD, BOS, EOS, IMAGE, UNKNOWN = "<pad>", "<s>", "</s>", "<image>", "<unk>"
 NUM_TOKENS = 261
 # The end has the highest number, as CLIP needs it.
 PAD_ID, BOS_ID, IMAGE_ID, EOS_ID = 0, 1, 2, NUM_TOKENS - 1
-LABELS = {0: "N/A", 1: "dog", 2: "traffic light", 3: "cat"}
+LABELS = {0: "traffic light", 1: "dog", 2: "N/A", 3: "cat"}
 SMALL = {
     "hidden_size": 16,
     "intermediate_size": 32,
@@ -38,7 +38,7 @@ SMALL = {
 CHAT = (
     "{% for m in messages %}{{ m.role }}: {% if m.content is string %}{{ m.content }}{% else %}"
     "{% for c in m.content %}{{ '<image>' if c.type == 'image' else c.text }}{% endfor %}"
-    "{% endif %}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    "{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
 
 
@@ -201,7 +201,7 @@ def save_grounding_dino(folder: Path) -> None:
         max_text_len=96,
         disable_custom_kernels=True,
     )
-    images = GroundingDinoImageProcessorPil(size={"shortest_edge": 48, "longest_edge": 80})
+    images = GroundingDinoImageProcessorPil(size={"shortest_edge": 80, "longest_edge": 128})
     processor = hf.GroundingDinoProcessor(images, bert_tokenizer())
     _save(folder, randomized(hf.GroundingDinoForObjectDetection(config)), processor)
 
@@ -347,7 +347,8 @@ def save_llava(folder: Path) -> None:
     _save(folder, randomized(hf.LlavaForConditionalGeneration(config), 0.3), processor)
 
 
-def save_blip2(folder: Path) -> None:
+def save_blip2(folder: Path, *, t5: bool = False) -> None:
+    """Write a BLIP-2 with OPT or T5 as its language model."""
     vision = SMALL | {"image_size": 32, "patch_size": 8}
     text = {
         "model_type": "opt",
@@ -362,6 +363,19 @@ def save_blip2(folder: Path) -> None:
         "eos_token_id": EOS_ID,
         "pad_token_id": PAD_ID,
     }
+    if t5:
+        text = {
+            "model_type": "t5",
+            "vocab_size": NUM_TOKENS,
+            "d_model": 16,
+            "d_kv": 8,
+            "d_ff": 32,
+            "num_layers": 1,
+            "num_heads": 2,
+            "decoder_start_token_id": PAD_ID,
+            "pad_token_id": PAD_ID,
+            "eos_token_id": EOS_ID,
+        }
     config = hf.Blip2Config(
         vision_config=vision,
         qformer_config=SMALL | {"encoder_hidden_size": 16, "vocab_size": NUM_TOKENS},

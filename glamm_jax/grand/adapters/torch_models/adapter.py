@@ -42,7 +42,7 @@ _KINDS: Mapping[str, tuple[type[Any], ...]] = {
     "float": (float, int),
     "bool": (bool,),
     "None": (type(None),),
-    "tuple[str, ...]": (list, tuple),
+    "Sequence[str]": (list, tuple),
 }
 _OWN = ("name", "device", "batch_size")  # change no results
 
@@ -277,7 +277,10 @@ def _load(name: str, loader: Callable[..., Any], folder: Path, **options: Any) -
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
-        raise ConfigError(f"{name}: cannot be loaded: {one_line(error)}") from error
+        advice = ""
+        if "video processor" in str(error).lower():
+            advice = "; this type needs torchvision, which is not used here: choose another model"
+        raise ConfigError(f"{name}: cannot be loaded: {one_line(error)}{advice}") from error
 
 
 def _checked(item: Any, value: Any) -> Any:

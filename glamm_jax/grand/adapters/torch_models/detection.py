@@ -37,7 +37,7 @@ class TransformersDetector(TransformersAdapter):
 
     model: str = "ustc-community/dfine-xlarge-coco"
     threshold: float = share(0.05)
-    labels: tuple[str, ...] = ()
+    labels: Sequence[str] = ()
 
     role: ClassVar[str] = "a detector"
     auto_class: ClassVar[str] = "AutoModelForObjectDetection"

@@ -9,7 +9,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 
-class Sampling(NamedTuple):
+class TokenSampling(NamedTuple):
     """How tokens are chosen.
 
     Attributes:
@@ -36,7 +36,7 @@ class SeededSampling(LogitsProcessor):
     So a sample does not depend on the other items of the batch.
     """
 
-    def __init__(self, sampling: Sampling, seeds: Sequence[int], device: torch.device):
+    def __init__(self, sampling: TokenSampling, seeds: Sequence[int], device: torch.device):
         """Create the generators.
 
         Args:
@@ -76,7 +76,7 @@ class SeededSampling(LogitsProcessor):
 def generate(
     network: Any,
     inputs: dict[str, torch.Tensor],
-    sampling: Sampling,
+    sampling: TokenSampling,
     seeds: Sequence[int],
     pad: int,
 ) -> list[GeneratedTokens]:

@@ -10,6 +10,7 @@ Source: the documentation of transformers, `AutoModelForImageTextToText`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,7 +26,6 @@ from glamm_jax.grand.adapters.torch_models.adapter import (
     crop,
     image_size,
     in_range,
-    is_finite,
     picture,
     share,
 )
@@ -38,7 +38,7 @@ from glamm_jax.grand.adapters.torch_models.florence import (
     parse_regions,
     plain_text,
 )
-from glamm_jax.grand.adapters.torch_models.generation import Sampling, generate
+from glamm_jax.grand.adapters.torch_models.generation import TokenSampling, generate
 from glamm_jax.grand.record import Box, Detection
 from glamm_jax.grand.roles import LANDMARKS, Landmark, Results, RoleError, RoleImage
 
@@ -95,7 +95,7 @@ class ImageTextModel(TransformersAdapter):
         self,
         inputs: Sequence[dict[str, torch.Tensor]],
         seeds: Sequence[int],
-        sampling: Sampling,
+        sampling: TokenSampling,
         size: int,
     ) -> list[str]:
         """Return the answer to each item, with its special tokens.
@@ -142,8 +142,8 @@ class WritingModel(ImageTextModel):
     top_p: float = share(1.0)
 
     @property
-    def sampling(self) -> Sampling:
-        return Sampling(self.max_new_tokens, self.temperature, self.top_p)
+    def sampling(self) -> TokenSampling:
+        return TokenSampling(self.max_new_tokens, self.temperature, self.top_p)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -267,42 +267,60 @@ class TransformersLandmarkClassifier(ImageTextModel):
         super()._prepare()
         if self._type == FLORENCE:
             raise ConfigError(f"{self.model}: Florence-2 answers no questions about an image")
+        text_config = self._config.get_text_config(decoder=True)
+        self._is_encoder_decoder = self._config.is_encoder_decoder or text_config.is_encoder_decoder
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[Landmark]:
         """Return the kind of place of each image."""
         return self.answer_usable(images, self._answer)
 
     def _answer(self, images: Sequence[RoleImage]) -> list[Any]:
-        results: list[Any] = []
-        for image in images:
-            category = self._choose(image, list(LANDMARKS), len(images))
-            if isinstance(category, RoleError):
-                results.append(category)
-                continue
-            fine = self._choose(image, LANDMARKS[category], len(images))
-            results.append(fine if isinstance(fine, RoleError) else Landmark(category, fine))
+        results: list[Any] = self._choose(images, [tuple(LANDMARKS)] * len(images))
+        places = [i for i, result in enumerate(results) if not isinstance(result, RoleError)]
+        categories = [results[i] for i in places]
+        chosen = self._choose(
+            [images[i] for i in places], [LANDMARKS[category] for category in categories]
+        )
+        for place, category, fine in zip(places, categories, chosen, strict=True):
+            results[place] = fine if isinstance(fine, RoleError) else Landmark(category, fine)
         return results
 
-    def _choose(self, image: RoleImage, options: Sequence[str], size: int) -> str | RoleError:
-        """Return the most probable option; the first of equal ones."""
-        text = self.request_text(self.prompt.format(", ".join(options)))
-        prompt = self.inputs(picture(image), text)
-        tokens = [self._option_tokens(option) for option in options]
-        inputs = [self._with_answer(prompt, item) for item in tokens]
-        scores = [0.0] * len(options)
-        for places, arrays in self.batches(inputs, size):
-            answers = torch.tensor([tokens[i] for i in places], device=self._network.device)
-            if self._network.config.is_encoder_decoder:
-                logits = self.run(self._network, **arrays, labels=answers).logits
-            else:
-                logits = self.run(self._network, **arrays).logits
-                logits = logits[:, -answers.shape[1] - 1 : -1]
-            if not is_finite(logits):
-                return NOT_FINITE
-            chosen = logits.float().log_softmax(-1).gather(-1, answers[..., None])[..., 0]
-            for place, score in zip(places, chosen.mean(dim=1).tolist(), strict=True):
-                scores[place] = score
-        return options[max(range(len(options)), key=lambda k: scores[k])]
+    def _choose(
+        self, images: Sequence[RoleImage], options: Sequence[Sequence[str]]
+    ) -> list[str | RoleError]:
+        """Return the most probable option for each image; the first of equal ones."""
+        jobs: list[tuple[int, int, list[int]]] = []
+        inputs: list[dict[str, torch.Tensor]] = []
+        for i, (image, group) in enumerate(zip(images, options, strict=True)):
+            text = self.request_text(self.prompt.format(", ".join(group)))
+            prompt = self.inputs(picture(image), text)
+            for k, option in enumerate(group):
+                tokens = self._option_tokens(option)
+                jobs.append((i, k, tokens))
+                inputs.append(self._with_answer(prompt, tokens))
+        scores = [[0.0] * len(group) for group in options]
+        for places, arrays in self.batches(inputs, max(len(images), 1)):
+            answers = [jobs[place][2] for place in places]
+            for place, score in zip(places, self._log_probabilities(arrays, answers), strict=True):
+                i, k, _ = jobs[place]
+                scores[i][k] = score
+        return [
+            group[max(range(len(group)), key=lambda k: row[k])]
+            if all(math.isfinite(score) for score in row)
+            else NOT_FINITE
+            for group, row in zip(options, scores, strict=True)
+        ]
+
+    def _log_probabilities(
+        self, arrays: dict[str, torch.Tensor], answers: Sequence[Sequence[int]]
+    ) -> list[float]:
+        """Return the mean log-probability of the tokens of each answer."""
+        tokens = torch.tensor(answers, device=self._network.device)
+        logits = self.run(self._network, **arrays).logits
+        if not self._is_encoder_decoder:
+            logits = logits[:, -tokens.shape[1] - 1 : -1]
+        chosen = logits.float().log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+        return chosen.mean(dim=1).tolist()
 
     def _option_tokens(self, option: str) -> list[int]:
         tokens = self._tokenizer(option, add_special_tokens=False)["input_ids"]
@@ -314,8 +332,8 @@ class TransformersLandmarkClassifier(ImageTextModel):
         self, inputs: dict[str, torch.Tensor], answer: Sequence[int]
     ) -> dict[str, torch.Tensor]:
         """Return the arrays of a question that is followed by an answer."""
-        if self._network.config.is_encoder_decoder:
-            return inputs
+        if self._is_encoder_decoder:
+            return inputs | {"labels": torch.tensor([answer])}
         length, result = inputs["input_ids"].shape[1], dict(inputs)
         for name, value in inputs.items():
             if value.shape != (1, length):

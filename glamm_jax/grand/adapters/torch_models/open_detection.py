@@ -35,6 +35,7 @@ OWL_TYPES = ("owlv2", "owlvit")
 DINO_TYPES = ("grounding-dino", "mm-grounding-dino")
 # Of the released code's open detectors; and what Grounding DINO's authors recommend.
 OWL_THRESHOLD, DINO_THRESHOLD = 0.05, 0.25
+ROUND = 16  # classes of OWL and tokens of Grounding DINO, to which their number is rounded up
 OWL_PROMPT, DINO_PROMPT = "a photo of a {}", "{}"
 
 
@@ -106,8 +107,8 @@ class TransformersOpenDetector(TransformersAdapter):
             for k, i in enumerate(part):
                 place, asked, text = jobs[i]
                 scores, boxes = outputs[0][k], outputs[1][k]
-                if text is not None:
-                    scores = span_scores(scores, text)
+                # Without the rows that only make the shapes equal.
+                scores = scores[:, : len(asked)] if text is None else span_scores(scores, text)
                 self._collect(results, place, image_size(images[place]), asked, scores, boxes)
         for result in results:
             if isinstance(result, list):
@@ -142,12 +143,19 @@ class TransformersOpenDetector(TransformersAdapter):
         is_square = self._config.model_type == "owlv2"
         width, height = (max(size), max(size)) if is_square else (size[1], size[0])
         result += detections_of(
-            [(corners_of(box, width, height), score, names[label]) for score, label, box in rows],
+            [
+                (corners_of(box, width, height), score, names[int(label)])
+                for score, label, box in rows
+            ],
             size,
         )
 
     def _owl_text(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return the tokens of the classes, with a first axis of one item."""
+        """Return the tokens of the classes, with a first axis of one item.
+
+        The number of classes is rounded up, with classes without tokens, which the network ignores:
+        so images with different numbers of classes can be in one batch.
+        """
         tokens = self._processor.tokenizer(
             [self._prompt.format(name) for name in names],
             padding="max_length",
@@ -155,7 +163,11 @@ class TransformersOpenDetector(TransformersAdapter):
             max_length=self._config.text_config.max_position_embeddings,
             return_tensors="pt",
         )
-        return {key: tokens[key][None] for key in ("input_ids", "attention_mask")}
+        rows = -len(names) % ROUND
+        ids = torch.nn.functional.pad(tokens["input_ids"], (0, 0, 0, rows))
+        mask = torch.nn.functional.pad(tokens["attention_mask"], (0, 0, 0, rows))
+        mask[len(names) :, 0] = 1  # without any token the attention would be undefined
+        return {"input_ids": ids[None], "attention_mask": mask[None]}
 
     def _owl(self, arrays: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         text = {key: arrays.pop(key).flatten(0, 1) for key in ("input_ids", "attention_mask")}
@@ -205,7 +217,7 @@ def dino_texts(phrases: Sequence[str], tokenizer: Any, config: Any) -> list[tupl
 
 def text_limit(tokenizer: Any, config: Any) -> int:
     """Return the number of tokens that Grounding DINO reads, the first and the last included."""
-    return min(config.max_text_len, tokenizer.model_max_length)
+    return min(config.max_text_len, tokenizer.model_max_length) // ROUND * ROUND
 
 
 def _joined(phrases: Sequence[str], tokenizer: Any, limit: int) -> DinoText:
@@ -229,6 +241,8 @@ def dino_text(text: str, spans: Sequence[Span], tokenizer: Any, limit: int) -> D
         text,
         truncation=True,
         max_length=limit,
+        padding=True,
+        pad_to_multiple_of=ROUND,
         return_offsets_mapping=True,
         return_token_type_ids=True,
         return_tensors="pt",

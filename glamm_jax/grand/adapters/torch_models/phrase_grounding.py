@@ -27,7 +27,7 @@ from glamm_jax.grand.adapters.torch_models.florence import (
     PHRASE_GROUNDING,
     parse_regions,
 )
-from glamm_jax.grand.adapters.torch_models.generation import Sampling
+from glamm_jax.grand.adapters.torch_models.generation import TokenSampling
 from glamm_jax.grand.adapters.torch_models.image_text import ImageTextModel
 from glamm_jax.grand.adapters.torch_models.open_detection import (
     DINO_THRESHOLD,
@@ -78,9 +78,10 @@ class TransformersPhraseGrounder(ImageTextModel):
     def _answer(
         self, images: Sequence[RoleImage], phrases: Sequence[Sequence[PhraseQuery]]
     ) -> list[Any]:
-        ground = self._by_florence if self._type == FLORENCE else self._by_dino
+        if self._type != FLORENCE:
+            return self._by_dino(images, phrases)
         return [
-            ground(image, queries, len(images))
+            self._by_florence(image, queries, len(images))
             for image, queries in zip(images, phrases, strict=True)
         ]
 
@@ -90,7 +91,7 @@ class TransformersPhraseGrounder(ImageTextModel):
         results: list[list[Detection]] = [[] for _ in queries]
         places = [k for k, query in enumerate(queries) if query.phrase.strip()]
         inputs = [self.inputs(picture(image), PHRASE_GROUNDING + queries[k].phrase) for k in places]
-        sampling = Sampling(self.max_new_tokens, 0.0, 1.0)
+        sampling = TokenSampling(self.max_new_tokens, 0.0, 1.0)
         answers = self.write(inputs, [0] * len(inputs), sampling, size)
         for place, answer in zip(places, answers, strict=True):
             results[place] = [
@@ -100,26 +101,34 @@ class TransformersPhraseGrounder(ImageTextModel):
         return results
 
     def _by_dino(
-        self, image: RoleImage, queries: Sequence[PhraseQuery], size: int
-    ) -> list[list[Detection]] | RoleError:
-        results: list[list[Detection]] = [[] for _ in queries]
-        texts, places = self._texts(queries)
-        pixels = arrays_of(
-            self._processor.image_processor(images=picture(image), return_tensors="pt")
-        )
-        for part, arrays in self.batches([pixels | text.arrays for text in texts], size):
+        self, images: Sequence[RoleImage], phrases: Sequence[Sequence[PhraseQuery]]
+    ) -> list[list[list[Detection]] | RoleError]:
+        results: list[Any] = [[[] for _ in queries] for queries in phrases]
+        jobs: list[tuple[int, DinoText, list[int]]] = []
+        inputs: list[dict[str, torch.Tensor]] = []
+        for place, (image, queries) in enumerate(zip(images, phrases, strict=True)):
+            pixels = arrays_of(
+                self._processor.image_processor(images=picture(image), return_tensors="pt")
+            )
+            for text, numbers in self._texts(queries):
+                jobs.append((place, text, numbers))
+                inputs.append(pixels | text.arrays)
+        for part, arrays in self.batches(inputs, len(images)):
             outputs = self.run(self._network, **arrays)
             for k, i in enumerate(part):
-                logits, boxes = outputs.logits[k].float().sigmoid(), outputs.pred_boxes[k].float()
-                scores = span_scores(logits, texts[i])
+                place, text, numbers = jobs[i]
+                boxes = outputs.pred_boxes[k].float()
+                scores = span_scores(outputs.logits[k].float().sigmoid(), text)
                 if not is_finite(scores, boxes):
-                    return NOT_FINITE
-                for column, place in enumerate(places[i]):
-                    results[place] = self._boxes(scores[:, column], boxes, image_size(image))
+                    results[place] = NOT_FINITE
+                elif results[place] is not NOT_FINITE:
+                    size = image_size(images[place])
+                    for column, number in enumerate(numbers):
+                        results[place][number] = self._boxes(scores[:, column], boxes, size)
         return results
 
-    def _texts(self, queries: Sequence[PhraseQuery]) -> tuple[list[DinoText], list[list[int]]]:
-        """Return the texts of all phrases, and the numbers of the phrases of each.
+    def _texts(self, queries: Sequence[PhraseQuery]) -> list[tuple[DinoText, list[int]]]:
+        """Return the texts of all phrases, each with the numbers of its phrases.
 
         A phrase that is not in its caption, or in a part that the model does not read, is a text
         of its own.
@@ -135,20 +144,19 @@ class TransformersPhraseGrounder(ImageTextModel):
                 alone.append(k)
             else:
                 groups.setdefault(query.caption, []).append(k)
-        texts, places = [], []
+        texts = []
         for caption, members in groups.items():
             spans = [span for k in members if (span := queries[k].span) is not None]
             text = dino_text(caption, spans, tokenizer, limit)
             read = [i for i, span in enumerate(text.spans) if span]
             alone += [members[i] for i in range(len(members)) if i not in read]
             if read:
-                texts.append(DinoText(text.arrays, tuple(text.spans[i] for i in read)))
-                places.append([members[i] for i in read])
+                spans = tuple(text.spans[i] for i in read)
+                texts.append((DinoText(text.arrays, spans), [members[i] for i in read]))
         for k in sorted(alone):
             (_, text), *_ = dino_texts([queries[k].phrase], tokenizer, self._config)
-            texts.append(text)
-            places.append([k])
-        return texts, places
+            texts.append((text, [k]))
+        return texts
 
     def _boxes(
         self, scores: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]

@@ -16,7 +16,7 @@ import torch
 from jinja2 import TemplateError
 
 from glamm_jax.grand.adapters.torch_models.adapter import TransformersAdapter, in_range, share
-from glamm_jax.grand.adapters.torch_models.generation import Sampling, generate
+from glamm_jax.grand.adapters.torch_models.generation import TokenSampling, generate
 from glamm_jax.grand.roles import ChatMessage, LLMAnswer, LLMRequest, Results, RoleError
 from glamm_jax.grand.stages import one_line
 
@@ -109,7 +109,7 @@ class TransformersLLM(TransformersAdapter):
             "input_ids": self.to_device(torch.tensor(rows)),
             "attention_mask": self.to_device(torch.tensor(masks)),
         }
-        sampling = Sampling(self.max_new_tokens, self.temperature, self.top_p)
+        sampling = TokenSampling(self.max_new_tokens, self.temperature, self.top_p)
         with torch.inference_mode():
             answers = self.run(
                 generate,
