@@ -447,9 +447,12 @@ def _checklists(
 
 
 def _united(first: Checklist, second: Checklist) -> Checklist:
-    """Return a checklist with the phrases of another that are part of none of its own."""
-    known = [phrase.lower() for phrase in first]
-    return (*first, *(x for x in second if not any(x.lower() in phrase for phrase in known)))
+    """Return a checklist with the phrases of another that it does not have in any case.
+
+    A phrase that has another one as a part may name something else: "a glass ceiling cat".
+    """
+    known = {phrase.lower() for phrase in first}
+    return (*first, *(phrase for phrase in second if phrase.lower() not in known))
 
 
 def _dense_result(
