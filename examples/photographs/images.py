@@ -43,6 +43,7 @@ def photograph(name: str) -> np.ndarray:
     if name in ("china", "flower"):
         return np.asarray(load_sample_image(f"{name}.jpg"))
     if name == "grace_hopper":
-        with Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg")) as file:
+        path = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
+        with Image.open(str(path)) as file:
             return np.asarray(file.convert("RGB"))
     return np.asarray(getattr(skimage.data, name)())

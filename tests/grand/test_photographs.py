@@ -53,7 +53,7 @@ def scenes(folder: Path) -> Iterator[dict[str, SceneSections]]:
     port = free_port()
     roles = folder / "photographs.toml"
     roles.write_text(roles.read_text().replace("8477", str(port)))
-    command = [sys.executable, "-m", "llama_cpp.server", "--port", str(port)]
+    command = [sys.executable, "-m", "llama_cpp.server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--model", str(folder / "models" / "smollm2.gguf"), "--model_alias", "smollm2"]
     command += ["--n_ctx", "4096", "--n_threads", "1", "--n_threads_batch", "1"]
     with (folder / "server.log").open("wb") as log:

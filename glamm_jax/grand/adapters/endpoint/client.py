@@ -100,10 +100,10 @@ class EndpointOptions:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise ConfigError(f"{name} = {value!r} is not a whole number of at least {low}")
-        for name in ("requests_per_minute", "timeout", "wait", "temperature"):
-            value = getattr(self, name)
-            if value is None and name == "temperature":
-                continue
+        numbers = {name: getattr(self, name) for name in ("requests_per_minute", "timeout", "wait")}
+        if self.temperature is not None:
+            numbers["temperature"] = self.temperature
+        for name, value in numbers.items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if not is_number or not 0 <= value < float("inf") or (name == "timeout" and not value):
                 raise ConfigError(f"{name} = {value!r} is not a possible number")
