@@ -242,6 +242,7 @@ class _Reader:
         self._path = path
 
     def description(self, top: JSONObject) -> ModelDescription:
+        """Return the description of the complete file."""
         _check_keys(top, (*TOP_KEYS, "input", "output"))
         output = self._output(top.object("output"))
         model = top.text("model", None)

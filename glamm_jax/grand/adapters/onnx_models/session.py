@@ -51,7 +51,19 @@ class ModelSession(Protocol):
 
     def run(
         self, images: np.ndarray, names: Sequence[OutputName], sizes: np.ndarray | None = None
-    ) -> list[np.ndarray]: ...
+    ) -> list[np.ndarray]:
+        """Return outputs.
+
+        Args:
+            images: inputs, with an axis for the batch.
+            names: of the outputs.
+            sizes: width and height of each input, for models that want them.
+
+        Raises:
+            ModelFileError: the inputs do not fit the model, or it has no such output.
+            MemoryError: the arrays do not fit the memory.
+        """
+        ...
 
 
 def choose_engine(description: ModelDescription, path: Path) -> str:
@@ -160,6 +172,7 @@ class _RuntimeSession:
     def run(
         self, images: np.ndarray, names: Sequence[OutputName], sizes: np.ndarray | None = None
     ) -> list[np.ndarray]:
+        """Return outputs; arguments as of `ModelSession`."""
         expected = self._inputs[self._name].shape
         fits = len(expected) == images.ndim and all(
             not isinstance(a, int) or a == b for a, b in zip(expected, images.shape, strict=True)
@@ -209,6 +222,7 @@ class _OpenCVSession:
     def run(
         self, images: np.ndarray, names: Sequence[OutputName], sizes: np.ndarray | None = None
     ) -> list[np.ndarray]:
+        """Return outputs; arguments as of `ModelSession`."""
         import cv2
 
         known = [self._output(name) for name in names]
@@ -259,6 +273,7 @@ class _LiteRTSession:
     def run(
         self, images: np.ndarray, names: Sequence[OutputName], sizes: np.ndarray | None = None
     ) -> list[np.ndarray]:
+        """Return outputs; arguments as of `ModelSession`."""
         due = tuple(self._input["shape"]), np.dtype(self._input["dtype"])
         if (images.shape, images.dtype) != due:
             raise ModelFileError(

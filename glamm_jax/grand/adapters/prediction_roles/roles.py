@@ -44,7 +44,7 @@ MAX_DEPTH_BYTES = 1 << 30
 MAX_CAPTION_BYTES = 1 << 16
 
 
-class PredictionError(GLaMMError):
+class PredictionContentError(GLaMMError):
     """What a file says about an image cannot be used."""
 
 
@@ -147,15 +147,17 @@ class PredictionDetector(PredictionRole):
         checked = []
         for detection in detections:
             if getattr(detection, self.field) is None:
-                raise PredictionError(f"{image.image_id}: a detection has no {self.field}")
+                raise PredictionContentError(f"{image.image_id}: a detection has no {self.field}")
             box = _box_within(detection.box, image)
             if not 0 <= detection.score <= 1:
-                raise PredictionError(f"{image.image_id}: score {detection.score} is not in [0, 1]")
+                raise PredictionContentError(
+                    f"{image.image_id}: score {detection.score} is not in [0, 1]"
+                )
             if detection.mask is not None:
                 rle.check(detection.mask)
                 height, width = image.pixels.shape[:2]
                 if list(detection.mask["size"]) != [height, width]:
-                    raise PredictionError(
+                    raise PredictionContentError(
                         f"{image.image_id}: a mask of {detection.mask['size']}, the image is "
                         f"{[height, width]}"
                     )
@@ -210,7 +212,9 @@ class PredictionTagger(PredictionRole):
         texts = fields.array("tags")
         scores = fields.array("scores", [1.0] * len(texts))
         if len(texts) != len(scores):
-            raise PredictionError(f"{image.image_id}: {len(texts)} tags and {len(scores)} scores")
+            raise PredictionContentError(
+                f"{image.image_id}: {len(texts)} tags and {len(scores)} scores"
+            )
         tags = []
         for text, score in zip(texts, scores, strict=True):
             pair = JSONObject({"tag": text, "score": score}, image.image_id)
@@ -245,7 +249,7 @@ class PredictionCaptioner(PredictionRole):
         if isinstance(content, dict):
             content = JSONObject(content, image.image_id).text("caption")
         if not isinstance(content, str) or not content.strip():
-            raise PredictionError(f"{image.image_id}: {show(content)} is not a caption")
+            raise PredictionContentError(f"{image.image_id}: {show(content)} is not a caption")
         return content.strip()
 
 
@@ -306,27 +310,29 @@ class PredictionDepthEstimator(PredictionRole):
         """
         path = file_beside(self._path, image.image_id, (".npy", ".png"))
         if path.stat().st_size > MAX_DEPTH_BYTES:
-            raise PredictionError(f"{path}: more than {MAX_DEPTH_BYTES} bytes")
+            raise PredictionContentError(f"{path}: more than {MAX_DEPTH_BYTES} bytes")
         if path.suffix == ".npy":
             values = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
             with Image.open(path, formats=["PNG"]) as file:
                 if file.mode not in ("L", "I;16", "I"):
-                    raise PredictionError(f"{path}: has colours ({file.mode}); one channel is due")
+                    raise PredictionContentError(
+                        f"{path}: has colours ({file.mode}); one channel is due"
+                    )
                 if file.size != image.pixels.shape[1::-1]:
-                    raise PredictionError(f"{path}: {file.size}, the image has another size")
+                    raise PredictionContentError(f"{path}: {file.size}, the image has another size")
                 values = np.asarray(file)
         if values.shape != image.pixels.shape[:2] or values.dtype.kind not in "fui":
-            raise PredictionError(
+            raise PredictionContentError(
                 f"{path}: {list(values.shape)} of {values.dtype}; numbers of "
                 f"{list(image.pixels.shape[:2])} are due"
             )
         depth = np.array(values, np.float32)
         if not depth.size or not np.isfinite(depth).all():
-            raise PredictionError(f"{path}: has values that are not finite")
+            raise PredictionContentError(f"{path}: has values that are not finite")
         if self._meaning == "distance":
             if depth.min() < 0 or not depth.any():
-                raise PredictionError(f"{path}: has no distances, or negative ones")
+                raise PredictionContentError(f"{path}: has no distances, or negative ones")
             depth = 1 / np.where(depth > 0, depth, depth.max())
         return depth
 
@@ -341,16 +347,16 @@ def _box_within(box: Box, image: RoleImage) -> Box:
     """Return the part of a box in the image.
 
     Raises:
-        PredictionError: it is no box, or leaves the image by too much.
+        PredictionContentError: it is no box, or leaves the image by too much.
     """
     height, width = image.pixels.shape[:2]
     x0, y0, x1, y1 = map(float, box)
     if not (all(map(math.isfinite, (x0, y0, x1, y1))) and x0 <= x1 and y0 <= y1):
-        raise PredictionError(f"{image.image_id}: {list(box)} is not a box x0 y0 x1 y1")
+        raise PredictionContentError(f"{image.image_id}: {list(box)} is not a box x0 y0 x1 y1")
     outside = max(-x0 / max(width, 1), -y0 / max(height, 1))
     outside = max(outside, x1 / max(width, 1) - 1, y1 / max(height, 1) - 1)
     if outside > MAX_OUTSIDE:
-        raise PredictionError(
+        raise PredictionContentError(
             f"{image.image_id}: box {list(box)} is outside of {width} x {height} pixels; the "
             "predictions may be of another size of the image"
         )

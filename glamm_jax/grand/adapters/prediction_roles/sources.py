@@ -128,6 +128,7 @@ class _Folder:
         self._folder, self._model = folder, model
 
     def content(self, image_id: str) -> Any:
+        """Return the content of the image's file, or what it has about model and image."""
         path = file_beside(self._folder, image_id, (".json",))
         value = read_json(path)
         name = PurePosixPath(image_id).name
@@ -173,6 +174,7 @@ class _Lines:
                 offset += len(line)
 
     def content(self, image_id: str) -> Any:
+        """Return the line about an image."""
         if image_id not in self._places:
             raise MissingPredictionError(f"{self._path}: has no line about {image_id!r}")
         offset, number = self._places[image_id]
@@ -219,6 +221,7 @@ class _COCOResults:
             self._detections.setdefault(image, []).append(detection)
 
     def content(self, image_id: str) -> Any:
+        """Return the detections of an image."""
         if image_id not in self._ids:
             raise MissingPredictionError(f"{self._path}: no image has the file name {image_id!r}")
         return self._detections.get(self._ids[image_id], [])
