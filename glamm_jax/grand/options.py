@@ -73,6 +73,8 @@ class FusionOptions:
         iou: detections of later models with at least this IoU with a seed join it.
         min_sources: models that must agree on an object; with fewer it is a floating object.
             released: 2.
+        min_label_sources: labels of an object that fewer models report are dropped; if no label has
+            so many, all but the first are.
         lone_persons: `person` labels of one model follow `SourceOptions`. released: on; the paper
             has no such rule.
         rename_first: man, woman, men and women become `person` before labels are counted, in floats
@@ -88,6 +90,7 @@ class FusionOptions:
     sources: tuple[SourceOptions, ...] = RELEASED_SOURCES
     iou: float = 0.65
     min_sources: int = 3
+    min_label_sources: int = 1
     lone_persons: bool = False
     rename_first: bool = True
     order: Literal["votes", "text"] = "votes"

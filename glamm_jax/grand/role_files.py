@@ -273,16 +273,30 @@ class _RoleReader:
 
 
 def _parameters(kind: Callable[..., Any]) -> tuple[list[str], bool]:
-    """Return the names of the arguments of a class, and whether it takes any others."""
-    try:
-        parameters = list(inspect.signature(kind).parameters.values())
-    except (TypeError, ValueError):  # a class in C
-        return [], True
+    """Return the names of the arguments of a class, and whether it takes any others.
+
+    What an adapter passes on to the class that it is derived from are arguments of that class.
+    """
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    is_open = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters)
+    names: dict[str, None] = {}
+    for owner in _owners(kind):
+        try:
+            parameters = list(inspect.signature(owner).parameters.values())
+        except (TypeError, ValueError):  # a class in C
+            return [*names], True
+        names |= dict.fromkeys(item.name for item in parameters if item.kind in named)
+        if all(item.kind is not inspect.Parameter.VAR_KEYWORD for item in parameters):
+            return [*names], False
     # The oracles' own `**options` are for their subclasses.
-    is_open = is_open and kind not in ORACLES.values()
-    return [item.name for item in parameters if item.kind in named], is_open
+    return [*names], kind not in ORACLES.values()
+
+
+def _owners(kind: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """Return a class and those it is derived from, if they have an own `__init__`."""
+    if not inspect.isclass(kind):
+        return [kind]
+    owners = [x for x in kind.__mro__ if "__init__" in vars(x) and x is not object]
+    return owners or [kind]
 
 
 def _hint(name: str, names: Collection[str]) -> str:

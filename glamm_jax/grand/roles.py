@@ -294,3 +294,18 @@ class TextLLM(Role, Protocol):
 
 
 RolePlayer = Any  # an instance of any of the protocols above
+
+
+def take_usage(roles: Sequence[RolePlayer]) -> dict[str, dict[str, float]]:
+    """Return what the requests of models took since the last call, by their names.
+
+    A model that counts has a method `take_usage`, which returns numbers by their names; see
+    `glamm_jax.grand.adapters.endpoint.usage`.
+    """
+    usage: dict[str, dict[str, float]] = {}
+    for role in roles:
+        counts = role.take_usage() if hasattr(role, "take_usage") else {}
+        for name, number in counts.items():
+            sums = usage.setdefault(role.name, {})
+            sums[name] = sums.get(name, 0) + number
+    return usage

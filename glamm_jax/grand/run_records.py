@@ -286,6 +286,41 @@ def stage_times(run: AnnotationRun, graph: StageGraph | None = None) -> dict[str
     return times
 
 
+def model_usage(run: AnnotationRun) -> dict[str, dict[str, float]]:
+    """Return what the requests of each model took, in all runs with the last run's stages.
+
+    Args:
+        run: the folder.
+
+    Returns:
+        By name of the model: counts by their names, see `endpoint.usage`. Models that do not count
+        are left out.
+
+    Raises:
+        RunFolderError: the folder has no run.
+    """
+    total: dict[str, dict[str, float]] = {}
+    for stage in run.graph_description():
+        folder = run.stage_folder(stage["name"], stage["fingerprint"], "statistics")
+        for file in list_names(folder):
+            for model, counts in _usage(_statistics(folder / file)).items():
+                sums = total.setdefault(model, {})
+                for name, number in counts.items():
+                    sums[name] = sums.get(name, 0) + number
+    return total
+
+
+def _usage(statistics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the usage of a file of statistics; {} if there is none, or it is damaged."""
+    usage = statistics.get("usage")
+    if not isinstance(usage, dict) or not all(isinstance(x, dict) for x in usage.values()):
+        return {}
+    return {
+        model: {name: x for name, x in counts.items() if isinstance(x, int | float)}
+        for model, counts in usage.items()
+    }
+
+
 def chunk_seconds(run: AnnotationRun, stage: Mapping[str, Any], chunk: int) -> float | None:
     """Return the seconds that a stage took for a chunk; None if that is not known.
 

@@ -72,6 +72,8 @@ class VerificationOptions:
         max_retries: more requests in a round after an answer that cannot be used.
         max_rounds: answers that are verified; 0: none is.
         use_template: whether a caption is made of the graph if the model has none.
+        add_rules: whether the objects that rules find in a caption are added to the checker's
+            list; a small model's list has a part of them.
         match_colours: whether a red car is missing if all cars of the graph are blue.
         caption_limits: of the length of captions.
         context_limits: of the length of contexts.
@@ -81,6 +83,7 @@ class VerificationOptions:
     max_retries: int = 3
     max_rounds: int = 3
     use_template: bool = True
+    add_rules: bool = True
     match_colours: bool = True
     caption_limits: TextLimits = CAPTION_LIMITS
     context_limits: TextLimits = CONTEXT_LIMITS
@@ -390,7 +393,9 @@ def _verify(
     """Compare the last attempt of each open image with its graph, and prepare the next request."""
     indices = [k for k, state in enumerate(states) if state.is_open]
     captions = [states[k].attempts[-1].text for k in indices]
-    checklists = _checklists([states[k] for k in indices], captions, checker, prompts, parser)
+    checklists = _checklists(
+        [states[k] for k in indices], captions, checker, options.add_rules, prompts, parser
+    )
     for k, caption, checklist in zip(indices, captions, checklists, strict=True):
         state, graph = states[k], graphs[k]
         if k not in graph_objects:
@@ -413,10 +418,11 @@ def _checklists(
     states: Sequence[_Progress],
     captions: Sequence[str],
     checker: TextLLM | None,
+    add_rules: bool,
     prompts: PromptTexts,
     parser: TextParser,
 ) -> list[Checklist]:
-    """Return the objects that each caption implies, by the checker, or else by rules.
+    """Return the objects that each caption implies, by the checker and by rules.
 
     A checker that finds nothing is not believed: the rules have to find nothing either.
     """
@@ -433,11 +439,20 @@ def _checklists(
         for k, answer in enumerate(_answers(checker, requests)):
             if isinstance(answer, LLMAnswer) and answer.finish_reason == "stop":
                 checklists[k] = parse_checklist(answer.text, prompts.marker)
-    unparsed = [k for k, checklist in enumerate(checklists) if not checklist]
-    by_rules = rule_checklists([captions[k] for k in unparsed], parser) if unparsed else []
-    for k, checklist in zip(unparsed, by_rules, strict=True):
-        checklists[k] = checklist
+    incomplete = [k for k, checklist in enumerate(checklists) if add_rules or not checklist]
+    by_rules = rule_checklists([captions[k] for k in incomplete], parser) if incomplete else []
+    for k, checklist in zip(incomplete, by_rules, strict=True):
+        checklists[k] = _united(checklists[k] or (), checklist)
     return [checklist or () for checklist in checklists]
+
+
+def _united(first: Checklist, second: Checklist) -> Checklist:
+    """Return a checklist with the phrases of another that it does not have in any case.
+
+    A phrase that has another one as a part may name something else: "a glass ceiling cat".
+    """
+    known = {phrase.lower() for phrase in first}
+    return (*first, *(phrase for phrase in second if phrase.lower() not in known))
 
 
 def _dense_result(

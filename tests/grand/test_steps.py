@@ -164,6 +164,21 @@ def test_a_person_that_one_model_finds_floats() -> None:
     assert fuse(found, None, RELEASED.fusion).floating_objects == ()
 
 
+def test_labels_of_too_few_models_can_be_dropped() -> None:
+    box = (0.0, 0.0, 30.0, 30.0)
+    reports = {"a": ("cat", 0.4), "b": ("cat", 0.8), "c": ("person", 0.9), "d": ("dog", 0.5)}
+    found = {name: [Detection(box, score, label)] for name, (label, score) in reports.items()}
+    all_labels = fuse(found, None, PAPER.fusion).objects[0]
+    assert all_labels.labels == ("cat", "person", "dog")
+    options = replace(PAPER.fusion, min_label_sources=2)
+    (item,) = fuse(found, None, options).objects
+    assert item.labels == ("cat",)
+    assert len(item.votes) == 4  # all detections agree on the box
+    # No label has two votes: the first one stays.
+    (item,) = fuse({k: found[k] for k in "acd"}, None, options).objects
+    assert item.labels == ("person",)
+
+
 def test_affordances_have_39_categories_and_match_labels_with_underscores() -> None:
     assert len(set(affordance_categories())) == 39
     items = objects((A, "baseball_bat"), (B, "chair"))

@@ -239,7 +239,7 @@ def test_a_checklist_is_limited() -> None:
 def test_the_checker_is_asked_about_the_caption() -> None:
     checker = answers("Two sentences.\nOBJECT: a car\nOBJECT: a dog\nOBJECT: a hidden unicorn")
     (result,) = write_dense_captions(
-        [graph()], answers(TRUE), checker, replace(PAPER, max_rounds=1)
+        [graph()], answers(TRUE), checker, replace(PAPER, max_rounds=1, add_rules=False)
     )
     assert result.attempts[0].checklist == ("a car", "a dog", "a hidden unicorn")
     assert result.attempts[0].missing == ("a hidden unicorn",)
@@ -262,6 +262,21 @@ def test_an_unusable_checklist_is_made_by_rules(answer: Answer) -> None:
     (result,) = write_dense_captions([graph()], answers(INVENTED), answers(answer), options)
     assert result.attempts[0].checklist == ("A red car", "two dogs", "a white cat")
     assert result.attempts[0].missing == ("a white cat",)
+
+
+def test_what_a_checker_leaves_out_is_found_by_rules() -> None:
+    caption = "A red car stands beside a white elephant. A dog sleeps under the car."
+    checker = answers("OBJECT: a red car\nOBJECT: the dog's dream")
+    options = replace(PAPER, max_rounds=1, max_retries=0)
+    (result,) = write_dense_captions([graph()], answers(caption), checker, options)
+    attempt = result.attempts[0]
+    assert attempt.checklist[:2] == ("a red car", "the dog's dream")
+    assert attempt.checklist[2:] == ("a white elephant", "A dog", "the car")
+    assert "a white elephant" in attempt.missing
+    assert not result.verified
+    alone = replace(options, add_rules=False)
+    (result,) = write_dense_captions([graph()], answers(caption), checker, alone)
+    assert "a white elephant" not in result.attempts[0].missing
 
 
 def test_rule_checklists() -> None:

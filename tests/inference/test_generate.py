@@ -257,9 +257,7 @@ def test_half_precision_weights_are_never_copied_as_a_whole(config: GLaMMConfig)
     assert _program_memory(module._decode, *decode) < layers / 4
 
 
-def test_the_length_of_answers_compiles_no_prompts_again(
-    model: GLaMM, config: GLaMMConfig
-) -> None:
+def test_the_length_of_answers_compiles_no_prompts_again(model: GLaMM, config: GLaMMConfig) -> None:
     generator, batch = Generator(model), collate(prompts(config)[:2], config)
     first = generator.prefill(batch, max_tokens=3)
     programs = module._prefill.jitted._cache_size()

@@ -45,6 +45,7 @@ PROGRAMS = {
     "bench": "bench.cpu",
     "demo": "demo.__main__",
     "examples.learn_miniworld": "examples.learn_miniworld.__main__",
+    "examples.photographs": "examples.photographs.__main__",
 }
 # `python -m MODULE` -> the equivalent command of `glamm-jax`.
 ENTRY_PACKAGES = {
@@ -58,7 +59,7 @@ ENTRY_PACKAGES = {
     "demo.ask": "ask",
 }
 # Programs of others.
-FOREIGN_MODULES = ("json.tool", "pip", "venv")
+FOREIGN_MODULES = ("json.tool", "llama_cpp.server", "pip", "venv")
 WITHOUT_OPTIONS = ("tests.bad_input_table", "tests.metrics_table")
 HELP_MODULES = {
     "glamm-jax": "glamm_jax.cli.main",

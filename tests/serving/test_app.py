@@ -18,6 +18,9 @@ import pytest
 from PIL import Image
 
 from glamm_jax.data import rle
+from glamm_jax.grand.adapters.endpoint.client import EndpointError
+from glamm_jax.grand.adapters.endpoint.vision import EndpointCaptioner
+from glamm_jax.grand.roles import RoleImage
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.serving.app import ServerOptions
 from glamm_jax.serving.engine import Engine
@@ -358,6 +361,30 @@ def test_keys_are_checked(engine: Engine) -> None:
             assert content["error"]["code"] == "invalid_api_key"
         assert send(address, "/v1/models", Authorization="Bearer second")[0] == 200
         assert send(address, "/health")[0] == send(address, "/metrics")[0] == 200
+
+
+def test_it_captions_photographs_for_the_annotation(
+    engine: Engine, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [RoleImage(str(number), scene(number), number) for number in range(4)]
+    with listening(engine, ServerOptions(NAME, api_keys=("first",))) as address:
+        arguments: dict[str, Any] = {"url": f"{address}/v1", "model": NAME, "max_tokens": 60}
+        with pytest.raises(EndpointError, match="status 401"):
+            EndpointCaptioner(**arguments).setup()
+        monkeypatch.setenv("TEST_KEY", "first")
+        role = EndpointCaptioner(GCG_QUESTIONS[0], api_key_env="TEST_KEY", **arguments)
+        role.setup()
+        together = role(images)
+        assert [role([image])[0] for image in images] == together
+    expected = [
+        assistant.chat(image.pixels, GCG_QUESTIONS[0], max_tokens=60).text.strip()
+        for image in images
+    ]
+    assert together == expected
+    usage = role.take_usage()
+    assert usage["requests"] == 8
+    assert usage["prompt_tokens"] > 8 * 64
+    assert 80 < usage["completion_tokens"] < 480
 
 
 def test_a_server_that_drains_says_so(assistant: Assistant) -> None:

@@ -45,6 +45,7 @@ from etils import epath
 
 from glamm_jax.cli.annotate.plan import PlanOptions, plan_text
 from glamm_jax.cli.annotate.stage_bars import StageBars
+from glamm_jax.cli.annotate.usage_table import usage_lines
 from glamm_jax.cli.processes import add_process_arguments, start_processes
 from glamm_jax.cli.program import positive_int, printable, this_machine
 from glamm_jax.config.overrides import with_overrides
@@ -58,6 +59,7 @@ from glamm_jax.grand.photograph_changes import PhotographChanges
 from glamm_jax.grand.pipeline import PIPELINES, build_graph
 from glamm_jax.grand.role_files import read_roles
 from glamm_jax.grand.run_folder import AnnotationRun, ImageEntry, StageStatus
+from glamm_jax.grand.run_records import model_usage
 from glamm_jax.grand.stages import StageGraph
 from glamm_jax.process_group import LOGS, ProcessGroup
 from glamm_jax.report.text_table import text_table
@@ -353,6 +355,7 @@ def _summary(folder: AnnotationRun, result: RunResult) -> str:
         f"{folder.chunk_path(name, _fingerprint(result, name), chunk, 'quarantine')}"
         for name, chunk in result.quarantined
     ]
+    lines += usage_lines(model_usage(folder))
     lines.append(f"see: glamm-jax annotate report {folder.path}")
     return "\n".join(lines)
 

@@ -19,8 +19,9 @@ import sys
 from dataclasses import asdict
 from importlib import import_module
 
+from glamm_jax.cli.annotate.usage_table import usage_lines
 from glamm_jax.grand.run_folder import AnnotationRun
-from glamm_jax.grand.run_records import stage_times
+from glamm_jax.grand.run_records import model_usage, stage_times
 from glamm_jax.report.text_table import text_table
 
 
@@ -48,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
         ]
         print(f"{folder.path}: {folder.num_images:,} images of {folder.root}")
         print(text_table(header, rows))
+        for line in usage_lines(model_usage(folder)):
+            print(line)
         for stage in stages:
             for chunk in stage.quarantined:
                 path = folder.chunk_path(stage.name, stage.fingerprint, chunk, "quarantine")

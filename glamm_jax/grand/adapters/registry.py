@@ -27,6 +27,28 @@ ADAPTERS: dict[str, dict[str, str]] = {
         "landmark_classifier": "jax_models.glamm_roles:GLaMMLandmarkClassifier",
         "llm": "jax_models.llama_role:LlamaTextLLM",
     },
+    "onnx": {
+        "detector": "onnx_models.detector:ONNXDetector",
+        "region_proposer": "onnx_models.mask:ONNXMaskProposer",
+        "segmenter": "onnx_models.mask:ONNXMaskSegmenter",
+        "tagger": "onnx_models.tagger:ONNXTagger",
+    },
+    "endpoint": {
+        "tagger": "endpoint.vision:EndpointTagger",
+        "captioner": "endpoint.vision:EndpointCaptioner",
+        "landmark_classifier": "endpoint.vision:EndpointLandmarkClassifier",
+        "region_captioner": "endpoint.vision:EndpointRegionCaptioner",
+        "llm": "endpoint.language:EndpointLLM",
+    },
+    "files": {
+        "detector": "prediction_roles.roles:PredictionDetector",
+        "dense_captioner": "prediction_roles.roles:PredictionDenseCaptioner",
+        "region_proposer": "prediction_roles.roles:PredictionProposer",
+        "tagger": "prediction_roles.roles:PredictionTagger",
+        "captioner": "prediction_roles.roles:PredictionCaptioner",
+        "landmark_classifier": "prediction_roles.roles:PredictionLandmarkClassifier",
+        "depth_estimator": "prediction_roles.roles:PredictionDepthEstimator",
+    },
     "transformers": {
         "tagger": "torch_models.similarity:TransformersTagger",
         "detector": "torch_models.detection:TransformersDetector",
@@ -42,10 +64,10 @@ ADAPTERS: dict[str, dict[str, str]] = {
         "label_chooser": "torch_models.similarity:TransformersLabelChooser",
         "segmenter": "torch_models.segmentation:TransformersSegmenter",
         "llm": "torch_models.text_llm:TransformersLLM",
-    }
+    },
 }
-# Kind -> the extra with its packages.
-EXTRAS: dict[str, str] = {"transformers": "annotate-hf"}
+# Kind -> the extra with its packages; "files" and "endpoint" need none.
+EXTRAS: dict[str, str] = {"onnx": "annotate-onnx", "transformers": "annotate-hf"}
 
 
 def adapter_kinds(role: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Annotation of eight photographs by real models; see docs/annotate-photographs.md."""
