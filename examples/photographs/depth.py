@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import skimage.data
+import skimage.data  # pyright: ignore[reportMissingImports]  # see __main__.py
 from PIL import Image
 
 DISPARITIES = 128  # pixels that are searched

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib.cbook
+import matplotlib.cbook  # pyright: ignore[reportMissingImports]  # see __main__.py
 import numpy as np
-import skimage.data
+import skimage.data  # pyright: ignore[reportMissingImports]  # see __main__.py
 from PIL import Image
 from sklearn.datasets import load_sample_image
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +127,7 @@ class Generator:
         """
         self.config = cast(GLaMMConfig, model.config)  # of which texts need the common fields
         self.tokens = tokens or model.config.tokens
+        self.graph: nnx.GraphDef[Any]
         self.graph, self.state = nnx.split(model)
         self._weights = ModelWeights(self.graph, self.state)
 

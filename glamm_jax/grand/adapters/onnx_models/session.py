@@ -255,7 +255,9 @@ class _LiteRTSession:
     has_free_batch = False
 
     def __init__(self, description: ModelDescription, path: Path, threads: int):
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import (  # pyright: ignore[reportMissingImports]  # an extra
+            Interpreter,
+        )
 
         self._path = path
         try:
