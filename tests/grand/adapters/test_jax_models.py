@@ -132,6 +132,7 @@ def test_stability_is_the_overlap_of_both_thresholds() -> None:
     assert masks.masks.shape == (3, 64, 48)
 
 
+@pytest.mark.slow
 def test_captions_and_regions_are_those_of_chat(roles: Any, images: list[RoleImage]) -> None:
     assistant = glamm_jax.load(MODEL)
     captions = roles.captioners["glamm"](images)
@@ -148,6 +149,7 @@ def test_captions_and_regions_are_those_of_chat(roles: Any, images: list[RoleIma
     assert second == []
 
 
+@pytest.mark.slow
 def test_phrases_have_boxes_and_masks(roles: Any, images: list[RoleImage]) -> None:
     caption = "A circle and a square."
     query = PhraseQuery(caption, "A circle", (0, 8))
@@ -164,6 +166,7 @@ def test_phrases_have_boxes_and_masks(roles: Any, images: list[RoleImage]) -> No
     assert any(dense) and all(x.description and x.mask for group in dense for x in group)
 
 
+@pytest.mark.slow
 def test_a_place_that_is_not_named_is_an_error(roles: Any, images: list[RoleImage]) -> None:
     for place in roles.landmark_classifier(images):
         if isinstance(place, RoleError):
