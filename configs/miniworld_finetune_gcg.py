@@ -12,7 +12,7 @@ from configs.learn import adapt
 from configs.mixtures import entry
 from glamm_jax.config.experiment import ExperimentConfig, InitConfig
 
-STEPS = 120
+STEPS = 80
 
 
 def get_config() -> ExperimentConfig:

@@ -3,8 +3,7 @@
 `python -m examples.learn_annotations` runs it on annotations of different origin.
 
   glamm-jax train --config configs/miniworld_pretrain.py --out RUN \\
-      --set data.mixture.0.dataset=SHARDS --set data.mixture.1.dataset=SHARDS \\
-      --set data.mixture.2.dataset=SHARDS --set data.mixture.3.dataset=SHARDS
+      --set data.mixture.0.dataset=SHARDS
 """
 
 from __future__ import annotations
@@ -13,26 +12,16 @@ from dataclasses import replace
 
 from configs.learn import adapt
 from configs.mixtures import entry
-from configs.pretrain import CAPTIONS, REGIONS, SEGMENTATION
 from glamm_jax.config.experiment import ConversationConfig, ExperimentConfig, InitConfig
 
-SHARES = {
-    "referring": SEGMENTATION / 2,
-    "gcg": SEGMENTATION / 2,
-    "region": REGIONS,
-    "caption": CAPTIONS,
-}
-STEPS = 400
+STEPS = 280
 
 
 def get_config() -> ExperimentConfig:
-    """An entry for each task, with the shares of configs/pretrain.py."""
+    """All tasks of an image in one row; configs/pretrain.py has rows of single tasks."""
     config = adapt("released")
     conversation = ConversationConfig(max_turns=2, max_regions=2)
-    mixture = tuple(
-        replace(entry("grand", task, conversation=conversation), weight=share)  # type: ignore[arg-type]  # a key of SHARES
-        for task, share in SHARES.items()
-    )
+    mixture = (entry("grand", "gcg", "referring", "region", "caption", conversation=conversation),)
     return replace(
         config,
         data=replace(config.data, mixture=mixture),

@@ -8,13 +8,14 @@ examples:
   2 annotate  them by oracles that err as real models do, with both presets, and without errors
               ("truth"); export them as GranD (1500 scenes) and as GranD_f (200 others)
   3 pretrain  the shipped model on the four tasks, and fine-tune it on GranD_f, at equal budget
-  4 evaluate  grounded captions and referring expressions on held-out scenes
+  4 evaluate  on held-out scenes, annotated without errors: grounded captions after fine-tuning,
+              referring expressions before it, since the fine-tuning has captions alone
 
 Runs: truth, paper, released; "no pretraining" is fine-tuned on the truth's GranD_f alone, with as
 many steps as the others together. OUT/report.json and OUT/report.md have the scores.
 
 Every step is a command that is printed before it runs and can be run by itself. Finished steps are
-skipped, so the same command resumes. About half an hour on two cores.
+skipped, so the same command resumes. About twenty minutes on two cores.
 
 Exit status: 0 success, 1 a step failed.
 """
@@ -95,12 +96,10 @@ def steps(out: Path, noise: str) -> Iterator[Step]:
     template = Path("configs/annotate/noisy.toml").read_text(encoding="utf-8")
     for name, path in roles.items():
         write_atomic(path, template.replace('noise = "easy"', f'noise = "{name}"'))
-    for name in ("grand", "grandf"):
-        count, seed = SCENES[name]
+    for name, (count, seed) in SCENES.items():
         command = ("annotate", "scenes", str(out / name), "--count", str(count))
         command += ("--seed", str(seed), "--size", str(IMAGE_SIZE), "--world", WORLD)
         yield Step(f"Render {count} scenes ({name})", command, out / name)
-    yield from _held_out(out)
     for run, preset in RUNS.items():
         yield from _annotations(out, run, preset or "paper", roles[noise if preset else "none"])
     for run in all_runs():
@@ -108,21 +107,10 @@ def steps(out: Path, noise: str) -> Iterator[Step]:
         yield from _evaluation(out, run)
 
 
-def _held_out(out: Path) -> Iterator[Step]:
-    """The truth about held-out scenes, as the evaluation reads it."""
-    count, seed = SCENES["held-out"]
-    world, shards = out / "held-out-world", out / "held-out"
-    command = ("convert", "miniworld", "--world", WORLD, "--size", str(IMAGE_SIZE))
-    command += ("--format", "grand", "--scenes", str(count), "--seed", str(seed))
-    yield Step(f"Render {count} held-out scenes", (*command, "--out", str(world)), world)
-    command = ("convert", "dataset", "grand", "--source", str(world), "--out", str(shards))
-    yield Step("Convert them to record shards", command, shards / GRAND / "dataset_info.json")
-
-
 def _annotations(out: Path, run: str, preset: str, roles: Path) -> Iterator[Step]:
-    """Annotate both sets of scenes, and export them."""
+    """Annotate the scenes, and export them; the truth is also that of the held-out scenes."""
     base = out / "annotated" / run
-    for name in ("grand", "grandf"):
+    for name in SCENES if run == "truth" else ("grand", "grandf"):
         folder = base / name
         command = ("annotate", "run", str(out / name / "images"), "--out", str(folder))
         command += ("--roles", str(roles), "--preset", preset, "--allow-failures", "1")
@@ -133,6 +121,11 @@ def _annotations(out: Path, run: str, preset: str, roles: Path) -> Iterator[Step
     command = ("annotate", "export", str(base / "grand"), "--format", "shards")
     command += ("--out", str(shards), "--name", "grand", *unverified)
     yield Step(f"Export GranD: {run}", command, shards / GRAND / "dataset_info.json")
+    if run == "truth":
+        command = ("annotate", "export", str(base / "held-out"), "--format", "shards")
+        command += ("--out", str(out / "held-out"), "--name", "grand", "--validation-share", "0")
+        output = out / "held-out" / GRAND / "dataset_info.json"
+        yield Step("Export the held-out scenes", command, output)
     files = base / "grandf-files"
     command = ("annotate", "export", str(base / "grandf"), "--format", "grandf")
     command += ("--out", str(files), "--images", "copy", *unverified)
@@ -154,8 +147,7 @@ def _training(out: Path, run: str) -> Iterator[Step]:
     else:
         folder, model = base / f"{name}-pretrain", base / f"{name}-pretrained"
         command = ["train", "--config", "configs/miniworld_pretrain.py", "--out", str(folder)]
-        for task in range(len(miniworld_pretrain.SHARES)):
-            command += ["--set", f"data.mixture.{task}.dataset={shards / GRAND}"]
+        command += ["--set", f"data.mixture.0.dataset={shards / GRAND}"]
         yield Step(f"Pretrain: {run}", tuple(command), model)
         command = ("train.export", str(folder), "--out", str(model))
         yield Step(f"Export the pretrained model: {run}", command, model)
@@ -167,10 +159,11 @@ def _training(out: Path, run: str) -> Iterator[Step]:
 
 
 def _evaluation(out: Path, run: str) -> Iterator[Step]:
-    """Evaluate on the held-out scenes."""
+    """Evaluate on the held-out scenes: expressions before fine-tuning, captions after it."""
     name = folder_name(run)
-    model = out / "training" / f"{name}-finetuned"
     for benchmark in BENCHMARKS:
+        is_first = benchmark == "refseg" and run != NO_PRETRAINING
+        model = out / "training" / f"{name}-{'pretrained' if is_first else 'finetuned'}"
         folder = out / "scores" / name / benchmark
         command = ("eval", benchmark, "--data", str(out / "held-out" / GRAND), "--split", "train")
         command += ("--question", "ours", "--tokens", "64", "--batch", "50")
