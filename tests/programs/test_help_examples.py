@@ -38,6 +38,8 @@ BENCH = (
     "annotation",
     "train",
     "sharding",
+    "verification",
+    "compare",
 )
 # `python -m MODULE` -> the module with its function `parse`.
 PROGRAMS = {
@@ -46,6 +48,7 @@ PROGRAMS = {
     "demo": "demo.__main__",
     "examples.learn_miniworld": "examples.learn_miniworld.__main__",
     "examples.photographs": "examples.photographs.__main__",
+    "examples.learn_annotations": "examples.learn_annotations.__main__",
 }
 # `python -m MODULE` -> the equivalent command of `glamm-jax`.
 ENTRY_PACKAGES = {
