@@ -19,7 +19,7 @@ TYPED := $(filter-out tests,$(SOURCES))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-slow test-engines test-beam test-ray test-app test-photographs lint format parity bench full-size tpu demo annotate \
-	learn fuzz docs notebooks lock audit wheel sbom docker-steps clean
+	learn learn-annotations fuzz docs notebooks lock audit wheel sbom docker-steps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -124,6 +124,9 @@ annotate: $(STAMP) ## render 200 scenes, annotate, score, export and report; a m
 
 learn: $(STAMP) ## train the tiny model on the mini-world; less than an hour on two cores
 	$(BIN)/python -m examples.learn_miniworld --out out/learn
+
+learn-annotations: $(STAMP) ## annotate rendered scenes, train on them, compare with the truth; 20 minutes
+	$(BIN)/python -m examples.learn_annotations --out out/annotations
 
 FUZZ_SECONDS ?= 180
 fuzz: $(STAMP) ## read damaged input of every kind for FUZZ_SECONDS=180; prints tries and failures
