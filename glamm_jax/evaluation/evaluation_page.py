@@ -18,7 +18,7 @@ from typing import Any
 from glamm_jax.config.flat import flatten_config
 from glamm_jax.evaluation.benchmarks.base import FAILED, Benchmark, Item, Prediction
 from glamm_jax.evaluation.item_cards import LoadImage, common_prompt, make_cards
-from glamm_jax.evaluation.item_scores import item_values, rank_items
+from glamm_jax.evaluation.item_scores import LOWER_IS_BETTER, item_values, rank_items
 from glamm_jax.evaluation.published import paper_table
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.report.html_page import Page
@@ -151,7 +151,8 @@ def _item_sections(
     """
     by_id = {item.id: item for item in items}
     mode, metric, values = rank_items(results) or ("", "", {})
-    order = sorted((name for name in values if name in by_id), key=lambda name: values[name])
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    order = sorted((name for name in values if name in by_id), key=lambda name: sign * values[name])
     texts = {name: f"{metric} {values[name]:.3f}" for name in order}
     num_best = min(MAX_ITEMS, (len(order) + 1) // 2)
     best = order[::-1][:num_best]
