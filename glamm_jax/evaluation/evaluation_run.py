@@ -42,7 +42,7 @@ from glamm_jax.evaluation.prediction_files import (
     write_lines,
 )
 from glamm_jax.evaluation.runner import predict_all
-from glamm_jax.evaluation.scores import SCORES, RunScores, save_scores
+from glamm_jax.evaluation.scores import SCORES, RunScores, load_scores, save_scores
 from glamm_jax.files import lock_path, write_atomic
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.json_files import JSONError, read_object
@@ -197,6 +197,28 @@ class EvaluationRun:
         self._write_config(predictions=str(path))
         write_lines(self.out / PREDICTIONS, result.predictions.values())
         return result
+
+    def finished_scores(self, scorers: TextScorers) -> RunScores | None:
+        """Return the scores that the folder has, if these scorers would compute the same again.
+
+        Args:
+            scorers: of generated text.
+
+        Raises:
+            ScoresError: the file does not contain scores.
+        """
+        path = self.out / SCORES
+        if not path.is_file():
+            return None
+        scores = load_scores(path)
+        computed = {key for result in scores.modes.values() for key in result.scores}
+        is_complete = (
+            scores.data_hash == self.item_set.hash
+            and scores.similarity == scorers.similarity.name
+            and set(scorers.captions) <= computed
+            and scores.counts.get("predictions") == len(self.item_set.items)
+        )
+        return scores if is_complete else None
 
     def score(
         self,

@@ -59,5 +59,11 @@ def rank_items(results: Mapping[Mode, MetricResult]) -> Ranking | None:
     return None
 
 
+def worst_first(ranking: Ranking) -> list[str]:
+    """Return the ids of a ranking, the worst item first; equal values keep their order."""
+    sign = -1 if ranking.metric in LOWER_IS_BETTER else 1
+    return sorted(ranking.values, key=lambda name: sign * ranking.values[name])
+
+
 def _preference(metric: str) -> int:
     return PREFERENCE.index(metric) if metric in PREFERENCE else len(PREFERENCE)

@@ -58,7 +58,7 @@ def test_the_shipped_model_is_evaluated_end_to_end(
 ) -> None:
     WRITERS[name](tmp_path / "data")
     data = EvaluationData(str(tmp_path / "data"), SPLITS.get(name, "val"))
-    generation = GenerationConfig("ours", max_tokens=16, batch_size=4)
+    generation = GenerationConfig("ours", max_tokens=32, batch_size=8)
     run = EvaluationRun(BENCHMARKS[name], data, tmp_path / "out", generation)
     predictions = run.predict(tiny_assistant)
     scores = run.score(predictions, TextScorers())

@@ -25,7 +25,7 @@ PACKAGE = "glamm_jax.evaluation"
 MODULES = (
     *("benchmarks", "benchmarks.base", "items", "predict", "prediction_files", "runner"),
     *("evaluation_run", "evaluation_page", "scores", "compare", "published", "llm_judge"),
-    "combined_table",
+    *("combined_table", "bootstrap"),
 )
 LIST_OF_PREDICTIONS = ("prediction_files", "evaluation_page")  # the others take them by id
 RESULT = MetricResult({"mIoU": 0.5}, {"a": {"mIoU": 0.5}})
