@@ -40,11 +40,13 @@ class Interval(NamedTuple):
         basis: what it is of.
         low: lower end; None: no interval.
         high: upper end.
+        num_items: items that contribute to the metric.
     """
 
     basis: Basis
     low: float | None = None
     high: float | None = None
+    num_items: int = 0
 
 
 def metric_intervals(
@@ -66,9 +68,12 @@ def metric_intervals(
     fractions = item_fractions(result, items, bounded)[None]
     values = resampled_metrics(fractions, num_resamples, np.random.default_rng(seed))
     low, high = quantile_bounds(values[0])
-    ends = {metric: (low[i], high[i]) for i, metric in enumerate(bounded)}
+    counts = fractions[0].any(axis=2).sum(axis=0)
+    ends = {metric: (low[i], high[i], int(counts[i])) for i, metric in enumerate(bounded)}
     return {
-        metric: Interval(basis, *ends[metric]) if metric in ends else Interval(NONE)
+        metric: Interval(basis, *ends[metric])
+        if metric in ends
+        else Interval(NONE, num_items=len(items))
         for metric, basis in bases.items()
     }
 

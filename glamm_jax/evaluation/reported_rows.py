@@ -23,7 +23,7 @@ X2SAM = "X2SAM's repository, wanghao9610/X2SAM 5b0b106"
 SA2VA = "the paper of Sa2VA"
 RECHANNEL = "the paper of ReChannel, table 3"
 UNCHECKED = "second-hand, not checked"
-FINE_TUNING = "training data as published, splits of the benchmark not stated"
+UNSPECIFIED, REINFORCEMENT = "unspecified", "reinforcement learning"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class ReportedRow:
         metrics: on one split, as fractions.
         split: in the spelling of `PaperTable.splits`.
         source: where it was read; "second-hand, not checked" where that is not known.
-        setting: how the model was trained.
+        setting: how the model was trained; "unspecified" where the source does not say whether on
+            the training split of the benchmark.
     """
 
     name: str
@@ -44,23 +45,18 @@ class ReportedRow:
     split: str
     metrics: Mapping[str, float]
     source: str
-    setting: str = FINE_TUNING
-
-    @property
-    def title(self) -> str:
-        """Name, setting and source in one line."""
-        return f"{self.name} ({self.setting}; {self.source})"
+    setting: str = UNSPECIFIED
 
 
-# Model, source, AP50 / mIoU / recall on GranD_f val.
+# Model, source, setting, AP50 / mIoU / recall on GranD_f val.
 _GCG = (
-    ("OMG-LLaVA-7B", f"{X_SAM}; {SA2VA}", "29.9 65.5 -"),
-    ("Sa2VA-8B", SA2VA, "31.0 - -"),
-    ("Sa2VA-8B", UNCHECKED, "33.2 67.7 45.1"),
-    ("Sa2VA-26B", SA2VA, "33.5 - -"),
-    ("X-SAM", X_SAM, "33.2 69.4 -"),
-    ("X2SAM", X2SAM, "33.1 67.1 -"),
-    ("SAMTok, Qwen2.5-VL-3B, RL", UNCHECKED, "41.5 73.5 53.5"),
+    ("OMG-LLaVA-7B", f"{X_SAM}; {SA2VA}", UNSPECIFIED, "29.9 65.5 -"),
+    ("Sa2VA-8B", SA2VA, UNSPECIFIED, "31.0 - -"),
+    ("Sa2VA-8B", UNCHECKED, UNSPECIFIED, "33.2 67.7 45.1"),
+    ("Sa2VA-26B", SA2VA, UNSPECIFIED, "33.5 - -"),
+    ("X-SAM", X_SAM, UNSPECIFIED, "33.2 69.4 -"),
+    ("X2SAM", X2SAM, UNSPECIFIED, "33.1 67.1 -"),
+    ("SAMTok, Qwen2.5-VL-3B", UNCHECKED, REINFORCEMENT, "41.5 73.5 53.5"),
 )
 # Model, source, cIoU on the val splits of refCOCO, refCOCO+, refCOCOg.
 _REFSEG = (
@@ -84,10 +80,10 @@ def _fraction(cell: str) -> float:
 
 def _rows() -> list[ReportedRow]:
     rows = []
-    for name, source, line in _GCG:
+    for name, source, setting, line in _GCG:
         pairs = zip(("AP50", "mIoU", "recall"), line.split(), strict=True)
         metrics = {metric: _fraction(cell) for metric, cell in pairs if cell != "-"}
-        rows.append(ReportedRow(name, "gcg", "val", metrics, source))
+        rows.append(ReportedRow(name, "gcg", "val", metrics, source, setting))
     for name, source, line in _REFSEG:
         for dataset, cell in zip(("refcoco", "refcoco+", "refcocog"), line.split(), strict=True):
             metrics = {"cIoU": _fraction(cell)}

@@ -85,7 +85,9 @@ def write_table_page(
     page.paragraph(
         "All values are fractions. compat counts as the original's code does, which produced the "
         "paper's rows; strict counts as each metric is defined. Rows of other publications were "
-        "not measured by this project; those that are second-hand were not checked."
+        "not measured by this project; those that are second-hand were not checked. A setting is "
+        "unspecified where the source does not say whether the model was trained on the training "
+        "split."
     )
     page.paragraph(table.remark)
     if missing:
@@ -170,7 +172,7 @@ def interval_table(
                 ends = ["" if end is None else end for end in (interval.low, interval.high)]
                 value = result.scores[metric]
                 cells = [name, mode, metric, value if math.isfinite(value) else "", *ends]
-                lines.append([*cells, interval.basis, len(result.per_item)])
+                lines.append([*cells, interval.basis, interval.num_items])
     return header, lines
 
 

@@ -206,7 +206,12 @@ def test_the_interval_of_one_evaluation_is_that_of_drawing_item_by_item() -> Non
     for metric, basis, rule in (("mIoU", MEAN, _mean_of("mIoU")), ("recall", RATIO, _recall)):
         values = [rule([dict(result.per_item[name]) for name in sample]) for sample in drawn]
         low, high = np.quantile(values, (0.025, 0.975))
-        assert intervals[metric] == (basis, pytest.approx(low), pytest.approx(high))
+        assert intervals[metric] == (
+            basis,
+            pytest.approx(low),
+            pytest.approx(high),
+            60,
+        )
     for metric in ("METEOR", "AP50"):
-        assert intervals[metric] == (NONE, None, None)
-    assert metric_intervals(MetricResult({"AP50": 0.1})) == {"AP50": (NONE, None, None)}
+        assert intervals[metric] == (NONE, None, None, 60)
+    assert metric_intervals(MetricResult({"AP50": 0.1})) == {"AP50": (NONE, None, None, 0)}
