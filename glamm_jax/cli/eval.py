@@ -6,7 +6,6 @@ examples:
   glamm-jax eval table4 --model glamm-refseg --data data --out out/table4
   glamm-jax eval refseg --model glamm --data data --split val testA testB \\
       --dataset refcoco refcoco+ refcocog:val,test --out out/refseg
-  glamm-jax eval reason_seg --model glamm --data ReasonSeg --split val --out out/reason_seg
   glamm-jax eval gcg --predictions DIR --data GranDf/annotations/val_test --out out/scored
   glamm-jax eval compare out/before out/after    # the same as `glamm-jax compare`
 

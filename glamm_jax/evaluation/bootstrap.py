@@ -4,8 +4,8 @@
     intervals = metric_intervals(result)
     assert intervals["mIoU"].low <= 0.5 <= intervals["mIoU"].high
 
-The items are resampled with replacement, and the metric is computed anew. `Interval.basis` says
-what the interval is of.
+The items are resampled with replacement, and the metric is computed anew. `MetricInterval.basis`
+says what the interval is of.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NONE: Final = "no interval"
 Basis = Literal["mean", "ratio of sums", "mean of items alone", "no interval"]
 
 
-class Interval(NamedTuple):
+class MetricInterval(NamedTuple):
     """The interval of a metric.
 
     Attributes:
@@ -51,7 +51,7 @@ class Interval(NamedTuple):
 
 def metric_intervals(
     result: MetricResult, num_resamples: int = NUM_RESAMPLES, seed: int = SEED
-) -> dict[str, Interval]:
+) -> dict[str, MetricInterval]:
     """Return the interval of every metric that is a mean or a ratio of sums over the items.
 
     A metric that is computed over all items at once has none: the mean of the items' own values is
@@ -71,9 +71,9 @@ def metric_intervals(
     counts = fractions[0].any(axis=2).sum(axis=0)
     ends = {metric: (low[i], high[i], int(counts[i])) for i, metric in enumerate(bounded)}
     return {
-        metric: Interval(basis, *ends[metric])
+        metric: MetricInterval(basis, *ends[metric])
         if metric in ends
-        else Interval(NONE, num_items=len(items))
+        else MetricInterval(NONE, num_items=len(items))
         for metric, basis in bases.items()
     }
 

@@ -1,8 +1,8 @@
 """The tables of the paper: their datasets and splits, where the data is, the released checkpoints.
 
-    entry = TABLES["table4"].entries[0]
+    entry, *others = TABLES["table4"].select(["refcoco"])
     assert (entry.name, entry.checkpoint) == ("refcoco-val", "MBZUAI/GLaMM-RefSeg")
-    data = entry.data(Path("data"))    # ItemsError if a file of the original is missing
+    data = entry.data(Path("."))    # for annotation files, ItemsError if there is none
 
 The data is expected below one folder, in the layout of docs/datasets.md.
 """

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.benchmarks.base import TextScorers
+from glamm_jax.evaluation.benchmarks.base import PromptTemplate, TextScorers
 from glamm_jax.evaluation.item_cards import image_loader
 from glamm_jax.evaluation.items import EvaluationData, open_items
 from glamm_jax.evaluation.llm_judge import LLMJudge
+from glamm_jax.evaluation.paper_tables import TABLES
 from glamm_jax.evaluation.scores import RunScores, load_scores, save_scores
 from glamm_jax.inference.chat import Assistant, load
 from glamm_jax.metrics.result import MetricResult
+from glamm_jax.miniworld import EASY, render_scene, scene_record
 from tests.docstring_example import example_of_module
 from tests.evaluation.conftest import MODEL, miniworld
 from tests.evaluation.example_predictions import perfect_prediction
@@ -25,7 +27,8 @@ PACKAGE = "glamm_jax.evaluation"
 MODULES = (
     *("benchmarks", "benchmarks.base", "items", "predict", "prediction_files", "runner"),
     *("evaluation_run", "evaluation_page", "scores", "compare", "published", "llm_judge"),
-    *("combined_table", "bootstrap"),
+    *("combined_table", "bootstrap", "paper_tables", "reported_rows", "table_page"),
+    "benchmarks.mask_items",
 )
 LIST_OF_PREDICTIONS = ("prediction_files", "evaluation_page")  # the others take them by id
 RESULT = MetricResult({"mIoU": 0.5}, {"a": {"mIoU": 0.5}})
@@ -56,7 +59,10 @@ def variables(tiny_assistant: Assistant) -> dict[str, Any]:
         "load_scores": load_scores,
         "open_items": open_items,
         "assistant": tiny_assistant,
+        "TABLES": TABLES,
         "benchmark": BENCHMARKS["gcg"],
+        "prompt": PromptTemplate("Where is {name}?"),
+        "record": scene_record(render_scene(0, 1, 64, EASY)),
         "config": {"split": "val"},
         "item_set": item_set,
         "predictions": predictions,

@@ -1,8 +1,8 @@
 """What benchmarks of masks share: items of expressions, teacher forcing, the union of an answer.
 
-    item = expression_item("7/0", 0, prompt, "the red cup", mask)
-    forced = teacher_forced("7/forced", [item], (prompt.forced_answer,))
-    predicted = union_of_answer(predictions, item)
+    item, *others = expression_items(record, 0, prompt)
+    forced = teacher_forced("7/forced", [item, *others], [prompt.forced_answer] * (1 + len(others)))
+    assert union_of_answer({}, item) is None
 
 An answer to an expression may have several [SEG]s; the benchmarks that annotate one mask of all
 objects of an expression compare it with the union of the answer's masks.
