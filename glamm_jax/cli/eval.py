@@ -96,6 +96,7 @@ from glamm_jax.evaluation.evaluation_run import (
     GenerationConfig,
 )
 from glamm_jax.evaluation.items import EvaluationData
+from glamm_jax.evaluation.judge_client import TokenPrices
 from glamm_jax.evaluation.llm_judge import review_all
 from glamm_jax.evaluation.paper_tables import TABLES
 from glamm_jax.evaluation.scores import RunScores
@@ -145,10 +146,14 @@ def evaluate(options: argparse.Namespace) -> None:
                 predictions, problems = run.predict(assistant, str(options.model)), {}
             if jax.process_index() == 0:
                 if judge is not None:
-                    review = partial(review_all, judge=judge, path=run.out / REVIEWS, progress=tqdm)
+                    path = options.judge_cache or run.out / REVIEWS
+                    review = partial(review_all, judge=judge, path=path, progress=tqdm)
                     scorers = replace(scorers, review=review)
                 scores[name] = score_run(run, predictions, problems, scorers)
     if jax.process_index() == 0:
+        if judge is not None:
+            prices = TokenPrices(*options.judge_price) if options.judge_price else None
+            print(f"judge: {judge.usage.describe(prices)}")
         print(benchmark.description)
         if len(scores) > 1:
             print("\n" + write_combined_table(options.out, benchmark, scores), end="")
@@ -280,6 +285,19 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
         "--judge",
         metavar="URL",
         help="OpenAI-compatible endpoint, for the benchmark `conversation`",
+    )
+    add(
+        "--judge-cache",
+        type=any_path,
+        metavar="FILE",
+        help="reviews of all evaluations; what it has is not requested again (OUT/reviews.jsonl)",
+    )
+    add(
+        "--judge-price",
+        type=float,
+        nargs=2,
+        metavar=("READ", "WRITTEN"),
+        help="prices of a million tokens that the judge reads and writes; prints the cost",
     )
     add("--judge-model", default="gpt-4", metavar="NAME", help="model of the judge (%(default)s)")
     add_process_arguments(parser)

@@ -11,7 +11,7 @@ from glamm_jax.cli.program import add_placement_arguments, positive_int
 from glamm_jax.evaluation.benchmarks.base import Benchmark, Prediction, TextScorers
 from glamm_jax.evaluation.bert_similarity import BERT, BertSimilarity
 from glamm_jax.evaluation.evaluation_run import EvaluationRun
-from glamm_jax.evaluation.llm_judge import LLMJudge
+from glamm_jax.evaluation.judge_client import LLMJudge
 from glamm_jax.evaluation.published import beside_paper
 from glamm_jax.evaluation.scores import RunScores
 from glamm_jax.inference.chat import Assistant, load

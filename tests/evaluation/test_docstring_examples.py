@@ -13,7 +13,7 @@ from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.benchmarks.base import PromptTemplate, TextScorers
 from glamm_jax.evaluation.item_cards import image_loader
 from glamm_jax.evaluation.items import EvaluationData, open_items
-from glamm_jax.evaluation.llm_judge import LLMJudge
+from glamm_jax.evaluation.judge_client import JudgeReply, LLMJudge
 from glamm_jax.evaluation.paper_tables import TABLES
 from glamm_jax.evaluation.scores import RunScores, load_scores, save_scores
 from glamm_jax.inference.chat import Assistant, load
@@ -27,6 +27,7 @@ PACKAGE = "glamm_jax.evaluation"
 MODULES = (
     *("benchmarks", "benchmarks.base", "items", "predict", "prediction_files", "runner"),
     *("evaluation_run", "evaluation_page", "scores", "compare", "published", "llm_judge"),
+    "judge_client",
     *("combined_table", "bootstrap", "paper_tables", "reported_rows", "table_page"),
     "benchmarks.mask_items",
 )
@@ -77,7 +78,7 @@ def test_the_example_runs(
     name: str, variables: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(LLMJudge, "complete", lambda self, request: "8 6\nBecause.")
+    monkeypatch.setattr(LLMJudge, "complete", lambda self, request: JudgeReply("8 6\nBecause."))
     module = importlib.import_module(f"{PACKAGE}.{name}")
     namespace = {**vars(module), **variables}
     if name in LIST_OF_PREDICTIONS:

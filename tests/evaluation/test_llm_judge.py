@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
+from glamm_jax.evaluation.judge_client import JudgeError, JudgeReply, LLMJudge, TokenPrices
 from glamm_jax.evaluation.llm_judge import (
-    JudgeError,
-    LLMJudge,
     Review,
     ReviewCase,
     review_all,
@@ -41,7 +40,8 @@ class FakeJudge:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.requests.append((self.path, dict(self.headers), json.loads(body)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                outer.requests.append((self.path, headers, json.loads(body)))
                 outer.answer(self)
 
             def log_message(self, *args: object) -> None:
@@ -59,7 +59,9 @@ class FakeJudge:
             reply = b"too late"
         status, headers = reply if isinstance(reply, tuple) else (200, {})
         if isinstance(reply, str):
-            reply = json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
+            usage = {"prompt_tokens": 100, "completion_tokens": 10}
+            content = {"choices": [{"message": {"content": reply}}], "usage": usage}
+            reply = json.dumps(content).encode()
         data = reply if isinstance(reply, bytes) else b'{"error": "because"}'
         handler.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
@@ -100,10 +102,10 @@ def test_the_judge_reads_question_description_and_both_answers(
 ) -> None:
     judge, server = judge_of("8 7\nBecause.")
     monkeypatch.setenv("OPENAI_API_KEY", "a secret")
-    assert judge.complete(CASES[1].request) == "8 7\nBecause."
+    assert judge.complete(CASES[1].request) == JudgeReply("8 7\nBecause.", 100, 10)
     ((path, headers, body),) = server.requests
     assert path == "/v1/chat/completions"
-    assert headers["Authorization"] == "Bearer a secret"
+    assert headers["authorization"] == "Bearer a secret"
     assert body["model"] == "fake"
     prompt = body["messages"][1]["content"]
     places = [prompt.index(x) for x in ("a tower", "question 1?", "reference 1", "answer 1\n")]
@@ -115,7 +117,7 @@ def test_an_endpoint_without_a_key_gets_none(judge_of: Any) -> None:
     replace(judge, url=server.url + "/chat/completions/").complete("x")
     ((path, headers, _),) = server.requests
     assert path == "/v1/chat/completions"
-    assert "Authorization" not in headers
+    assert "authorization" not in headers
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_an_endpoint_without_a_key_gets_none(judge_of: Any) -> None:
 )
 def test_trouble_is_tried_again(judge_of: Any, trouble: Any) -> None:
     judge, server = judge_of(trouble, "8 7", timeout=0.2)
-    assert judge.complete("x") == "8 7"
+    assert judge.complete("x").text == "8 7"
     assert len(server.requests) == 2
 
 
@@ -155,7 +157,7 @@ def test_a_server_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("no_proxy", "*")
     server = FakeJudge("8 7")
     server.close()
-    with pytest.raises(JudgeError, match=r"no answer in 2 attempts.*URLError"):
+    with pytest.raises(JudgeError, match=r"no answer in 2 attempts.*ConnectError"):
         LLMJudge(server.url, "fake", wait=0.001, attempts=2).complete("x")
 
 
@@ -189,6 +191,25 @@ def test_a_new_answer_or_another_judge_is_reviewed_anew(judge_of: Any, tmp_path:
     assert len(server.requests) == 5
     review_all(changed, replace(judge, model="other"), tmp_path / "reviews.jsonl")
     assert len(server.requests) == 9
+
+
+def test_the_same_content_is_requested_once_and_its_tokens_are_counted(
+    judge_of: Any, tmp_path: Path
+) -> None:
+    judge, server = judge_of("8 7", b'{"choices": [{"message": {"content": "9 5"}}]}')
+    cases = [CASES[0], replace(CASES[0], id="again"), CASES[1]]
+    reviews = review_all(cases, judge, tmp_path / "reviews.jsonl")
+    assert [(x.id, x.scores) for x in reviews] == [("0", (8, 7)), ("again", (8, 7)), ("1", (9, 5))]
+    assert len(server.requests) == judge.usage.requests == 2
+    assert (judge.usage.prompt_tokens, judge.usage.completion_tokens) == (100, 10)
+    assert judge.usage.cost(TokenPrices(2.0, 50.0)) == pytest.approx((200 + 500) / 1e6)
+    text = judge.usage.describe(TokenPrices(2000.0, 50000.0))
+    assert text == ("2 requests, 100 tokens read, 10 written, cost 0.7000; no count of 1 requests")
+    lines = [json.loads(x) for x in (tmp_path / "reviews.jsonl").read_text().splitlines()]
+    assert [line["prompt_tokens"] for line in lines] == [100, None]
+    other, server = judge_of("1 1")  # another evaluation with the same file
+    assert review_all(cases[::-1], other, tmp_path / "reviews.jsonl") == reviews[::-1]
+    assert not server.requests
 
 
 @pytest.mark.parametrize("line", ["broken", "{}", "[]"])
