@@ -52,7 +52,11 @@ def scored(name: str, items: ItemSet, predictions: list[Prediction]) -> list[Met
     return [BENCHMARKS[name].score(items.items, by_id, mode, TextScorers()) for mode in MODES]
 
 
-@pytest.mark.parametrize("name", WRITERS)
+# Two more programs are compiled for teacher forcing.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[pytest.mark.slow] if x == "reason_seg" else []) for x in WRITERS],
+)
 def test_the_shipped_model_is_evaluated_end_to_end(
     name: str, tmp_path: Path, tiny_assistant: Assistant
 ) -> None:

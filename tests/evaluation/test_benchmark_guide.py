@@ -10,10 +10,12 @@ from types import ModuleType
 
 import pytest
 
+from glamm_jax.cli import evaluation_options
 from glamm_jax.cli.eval import main
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.benchmarks.base import Prediction
 from glamm_jax.evaluation.scores import load_scores
+from glamm_jax.inference.chat import Assistant
 from tests.evaluation.benchmark_folders import scenes, write_jpeg
 from tests.evaluation.conftest import MODEL
 from tools.site.code_blocks import code_blocks
@@ -46,8 +48,12 @@ def test_the_test_of_the_guide_passes(module: ModuleType, tmp_path: Path) -> Non
 
 
 def test_the_program_evaluates_the_benchmark_of_the_guide(
-    module: ModuleType, tmp_path: Path
+    module: ModuleType,
+    tmp_path: Path,
+    tiny_assistant: Assistant,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(evaluation_options, "load", lambda *_: tiny_assistant)
     folder = tmp_path / "data"
     write_jpeg(folder / "images" / "7.jpg", scenes(1)[0].image)
     (folder / "counts.jsonl").write_text(json.dumps(json.loads(LINE)) + "\n")

@@ -10,10 +10,10 @@ import pytest
 
 from glamm_jax.data import rle
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.benchmarks.base import Item, Prediction, TextScorers, refuse_record
+from glamm_jax.evaluation.benchmarks.base import Item, Prediction, TextScorers
 from glamm_jax.evaluation.llm_judge import Review, ReviewCase
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
-from tests.evaluation.conftest import miniworld
+from tests.evaluation.conftest import FROM_RECORDS, miniworld
 from tests.evaluation.example_predictions import empty_prediction, perfect_prediction
 
 METRICS = {
@@ -27,7 +27,6 @@ METRICS = {
     "grefcoco": ("cIoU", "gIoU"),
     "grounding_suite": ("gIoU", "box_accuracy"),
 }
-FROM_RECORDS = [x for x in BENCHMARKS if BENCHMARKS[x].items_from_record is not refuse_record]
 
 
 def score(name: str, predictions: Sequence[Prediction], mode: Mode) -> MetricResult:

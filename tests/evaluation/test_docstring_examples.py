@@ -27,7 +27,7 @@ PACKAGE = "glamm_jax.evaluation"
 MODULES = (
     *("benchmarks", "benchmarks.base", "items", "predict", "prediction_files", "runner"),
     *("evaluation_run", "evaluation_page", "scores", "compare", "published", "llm_judge"),
-    "judge_client",
+    *("judge_client", "provenance"),
     *("combined_table", "bootstrap", "paper_tables", "reported_rows", "table_page"),
     "benchmarks.mask_items",
 )

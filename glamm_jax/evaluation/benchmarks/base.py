@@ -99,6 +99,7 @@ class Prediction:
         scores: for each mask `Grounding.score`, the confidence in it; may be empty.
         finish: as `Answer.finish`, or "failed" where the model could not be run.
         problems: what is malformed in the answer, or why the model could not be run.
+        run: id of what produced it (`glamm_jax.evaluation.provenance`); "" where that is unknown.
     """
 
     id: str
@@ -111,6 +112,7 @@ class Prediction:
     scores: tuple[float, ...] = ()
     finish: str = "end"
     problems: tuple[str, ...] = ()
+    run: str = ""
 
     def grounded_caption(self) -> GroundedCaption:
         """Return the prediction in the form that the metrics of masks take."""
