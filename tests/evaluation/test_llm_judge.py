@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from glamm_jax.cli.eval import main
 from glamm_jax.evaluation.judge_client import JudgeError, JudgeReply, LLMJudge, TokenPrices
 from glamm_jax.evaluation.llm_judge import (
     Review,
@@ -22,6 +24,8 @@ from glamm_jax.evaluation.llm_judge import (
     review_all,
     score_reviews,
 )
+from glamm_jax.evaluation.scores import load_scores
+from tests.evaluation.benchmark_folders import scenes, write_jpeg
 
 CASES = [
     ReviewCase(f"{i}", "conv", f"question {i}?", "a tower", f"reference {i}", f"answer {i}")
@@ -279,3 +283,36 @@ def test_malformed_reviews_count_against_both_in_compat_and_are_left_out_in_stri
 
 def test_no_question_is_no_number() -> None:
     assert math.isnan(score_reviews([], [], "strict").scores["relative score"])
+
+
+def test_the_program_prints_tokens_and_cost_and_uses_the_cache_of_another_evaluation(
+    judge_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = write_llava_bench(tmp_path / "bench")
+    answers = tmp_path / "answers.json"
+    answers.write_text(json.dumps([{"image_id": "2.jpg", "caption": "A star."}]))
+    _, server = judge_of("8 4")
+    for out in ("first", "second"):
+        options = ["--predictions", answers, "--data", bench, "--out", tmp_path / out]
+        options += ["--judge", server.url, "--judge-model", "fake", "--captions"]
+        options += ["--judge-cache", tmp_path / "cache.jsonl", "--judge-price", "100", "1000"]
+        assert main(["conversation", "--split", "val", *map(str, options)]) == 0
+        scores = load_scores(tmp_path / out / "scores.json")
+        assert scores.modes["strict"].scores["relative score"] == 0.5
+    first, second = re.findall(r"^judge: (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert first == "1 requests, 100 tokens read, 10 written, cost 0.0200"
+    assert second == "0 requests, 0 tokens read, 0 written, cost 0.0000"
+    assert len(server.requests) == 1
+
+
+def write_llava_bench(folder: Path) -> Path:
+    """One question of LLaVA-Bench."""
+    lines = {
+        "questions": {"question_id": 0, "image": "2.jpg", "text": "What?", "category": "conv"},
+        "context": {"id": "2", "image": "2.jpg", "caption": "A meadow."},
+        "answers_gpt4": {"question_id": 0, "text": "A star.", "category": "conv"},
+    }
+    write_jpeg(folder / "images" / "2.jpg", scenes(1)[0].image)
+    for name, line in lines.items():
+        (folder / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
+    return folder
