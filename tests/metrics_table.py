@@ -99,6 +99,94 @@ ROWS: dict[str, dict[str, tuple[str, str, str]]] = {
     },
 }
 
+# metric -> compat, strict, source; the metrics of benchmarks of other repositories
+MISSING = ("a missing prediction is left out", "it counts as wrong")
+OTHER_ROWS: dict[str, dict[str, tuple[str, str, str]]] = {
+    "`reason_seg` (dvlab-research/LISA)": {
+        "gIoU, cIoU": (
+            "as in referring segmentation, teacher-forced; ignored pixels count nowhere; only the "
+            "first query of an image",
+            "as in referring segmentation",
+            "`train_ds.py`",
+        ),
+        "free gIoU, free cIoU": (
+            "the union of the masks of a free answer",
+            "the same",
+            "not in the repository, whose evaluation gives the answer",
+        ),
+    },
+    "`grefcoco` (henghuiding/ReLA)": {
+        "gIoU": (
+            f'mean IoU; without target 1 if the answer is "no target", else 0; {MISSING[0]}',
+            MISSING[1],
+            "`refer_evaluation.py`",
+        ),
+        "cIoU": (
+            "intersections over unions of all pixels; a false mask adds its pixels to the union",
+            "a missing prediction adds the reference mask to the union",
+            "the same",
+        ),
+        "N_acc, T_acc": (
+            f"share of the expressions without (with) a target that are answered so; {MISSING[0]}; "
+            "both 0 if all expressions have a target",
+            MISSING[1],
+            'the same; an answer without [SEG], or without any pixel, is "no target"',
+        ),
+        "Pr@0.7, 0.8, 0.9": (
+            "share of the expressions with a target whose IoU reaches the threshold",
+            MISSING[1],
+            "the same",
+        ),
+    },
+    "`grounding_suite` (hustvl/GroundingSuite)": {
+        "gIoU": (
+            "mean IoU of the union of the masks; an answer without a mask is left out",
+            "it counts 0",
+            "`evaluate_grounding.py`, mode mask",
+        ),
+        "box_accuracy": (
+            "IoU of at least 0.5 of the box around the masks; an answer without a mask is wrong",
+            MISSING[1],
+            "`evaluate_grounding.py`, mode box",
+        ),
+    },
+    "`hallu_seg_bench` (PLAN-Lab/HalluSegBench)": {
+        "IoU_factual, IoU_textual, IoU_visual, dIoU_textual, dIoU_visual": (
+            "masks are resized to the original image's mask; a missing prediction is left out",
+            "IoU_factual of a missing prediction is 0; IoU_edited is added",
+            "`get_consistency.py`",
+        ),
+        "CMS_factual, CMS_counterfactual, CCMS": (
+            "rounded to four decimals for each pair",
+            "not rounded",
+            "`get_hallucination.py`; less is better",
+        ),
+    },
+    "`chair` (LisaAnne/Hallucination)": {
+        "CHAIRi": (
+            "mentions of absent objects / mentions",
+            "three more words of the list are recognized",
+            "`utils/chair.py`; less is better",
+        ),
+        "CHAIRs": (
+            f"captions with such a mention / captions; {MISSING[0]}",
+            "a missing caption counts as one with such a mention; object_recall is added",
+            "the same",
+        ),
+    },
+}
+
+OTHER_OPENING = """
+## Benchmarks of other repositories
+
+compat computes what the program of the benchmark's own repository computes. No recorded values of
+these programs exist here: tests compare both modes with independent implementations, on random
+predictions (`tests/metrics`).
+
+| metric | compat | strict | source |
+|---|---|---|---|
+"""
+
 BAD_INPUT = """
 ## Irregular input
 
@@ -161,7 +249,12 @@ def document() -> str:
         for metric, texts in rows.items():
             values = (f"{result[mode].scores[metric]:.4f}" for mode in MODES)
             lines.append(f"| {' | '.join((metric, *texts, *values))} |")
-    return "\n".join(lines) + "\n" + BAD_INPUT
+    others = []
+    for family, rows in OTHER_ROWS.items():
+        others.append(f"| **{family}** | | | |")
+        others += [f"| {' | '.join((metric, *texts))} |" for metric, texts in rows.items()]
+    text = "\n".join(lines) + "\n" + OTHER_OPENING + "\n".join(others) + "\n"
+    return text + BAD_INPUT
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ examples:
   glamm-jax compare out/before out/after --out page.html
 
 A and B are folders that `glamm-jax eval` wrote, of the same benchmark, split and data. The table
-shows B minus A with the interval of a paired bootstrap over the items. The page also shows the
+shows B minus A with the interval of a paired bootstrap over the items. What else differs is warned
+of: weights, prompt, sampling, preset, dtype, longest answer, seed. The page also shows the
 items that changed most, with images if the data of B can still be read.
 
 Exit status: 0 success, 2 unusable input.
@@ -31,6 +32,7 @@ from glamm_jax.evaluation.evaluation_run import CONFIG
 from glamm_jax.evaluation.item_cards import LoadImage, image_loader
 from glamm_jax.evaluation.items import EvaluationData, ItemsError, open_items
 from glamm_jax.evaluation.prediction_files import PREDICTIONS, read_lines
+from glamm_jax.evaluation.provenance import provenance_warnings, several_runs
 from glamm_jax.evaluation.scores import SCORES, ScoresError, load_scores
 from glamm_jax.json_files import JSONError, read_object
 from glamm_jax.storage import AnyPath, size_of
@@ -62,10 +64,19 @@ def compare(options: argparse.Namespace) -> None:
             "Different scorers of phrases, so the recalls are not comparable: "
             f"{similarities[0]}; {similarities[1]}"
         )
+    for line in [*provenance_warnings(a.config, b.config), *_mixed(a), *_mixed(b)]:
+        print(f"warning: {line}")
     if options.out:
         items, load_image = _open_items(b)
         write_comparison(options.out, a, b, items, load_image)
         print(f"{options.out}: {size_of(options.out) / 1e6:.1f} MB")
+
+
+def _mixed(run: ComparedRun) -> list[str]:
+    """Return a warning if the predictions of a folder were produced by several evaluations."""
+    if several_runs(prediction.run for prediction in run.predictions.values()):
+        return [f"{run.name}: predictions of several evaluations, with different models or prompts"]
+    return []
 
 
 def _read_run(folder: AnyPath) -> ComparedRun:

@@ -3,11 +3,14 @@
 examples:
   glamm-jax eval gcg --model checkpoints/miniworld-tiny --data miniworld/easy@64 \\
       --similarity words --out out/gcg
-  glamm-jax eval gcg --model glamm --data GranDf --split val test --out out/table3
+  glamm-jax eval table4 --model glamm-refseg --data data --out out/table4
   glamm-jax eval refseg --model glamm --data data --split val testA testB \\
-      --dataset refcoco refcoco+ refcocog:val,test --out out/table4
+      --dataset refcoco refcoco+ refcocog:val,test --out out/refseg
   glamm-jax eval gcg --predictions DIR --data GranDf/annotations/val_test --out out/scored
   glamm-jax eval compare out/before out/after    # the same as `glamm-jax compare`
+
+table3, table4, table5 and table6 evaluate all datasets and splits of a table of the paper:
+`glamm-jax eval table3 --help`.
 
 --data     SCHEME/NAME       records of a registered source, such as miniworld/easy@64: scenes
                              rendered from held-out seeds, without a download
@@ -15,7 +18,9 @@ examples:
            FOLDER --dataset NAME    a dataset in its original layout, without conversion
            FOLDER or FILE    annotation files of the original's evaluation
                              ({split}_gcg_coco_*_gt.json, COCO captions with boxes, NoCaps,
-                             dataset_flickr30k.json, LLaVA-Bench)
+                             dataset_flickr30k.json, LLaVA-Bench), or the files of the
+                             benchmark's own repository (reason_seg, grefcoco, grounding_suite,
+                             hallu_seg_bench, chair)
 
 --similarity words needs no model. The default, as in the paper, is a BERT, which the first run
 downloads.
@@ -50,20 +55,26 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
 from tqdm import tqdm
 
 import glamm_jax.miniworld  # noqa: F401  # registers the scheme miniworld/NAME
-from glamm_jax.cli import compare
+from glamm_jax.cli import compare, eval_table
+from glamm_jax.cli.evaluation_options import (
+    add_generation_arguments,
+    caption_metrics,
+    load_assistant,
+    make_scorers,
+    mesh_of,
+    score_run,
+)
 from glamm_jax.cli.processes import add_process_arguments, start_processes
 from glamm_jax.cli.program import (
-    add_placement_arguments,
     any_path,
     make_parser,
     model_path,
@@ -75,8 +86,7 @@ from glamm_jax.data.record_sources import find_scheme
 from glamm_jax.environment import ALLOW_OUTSIDE, environment_variables
 from glamm_jax.errors import ConfigError
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.benchmarks.base import Benchmark, Prediction, TextScorers
-from glamm_jax.evaluation.bert_similarity import BERT, BertSimilarity
+from glamm_jax.evaluation.benchmarks.base import Benchmark
 from glamm_jax.evaluation.combined_table import TABLE, write_combined_table
 from glamm_jax.evaluation.evaluation_run import (
     CONFIG,
@@ -86,25 +96,23 @@ from glamm_jax.evaluation.evaluation_run import (
     GenerationConfig,
 )
 from glamm_jax.evaluation.items import EvaluationData
-from glamm_jax.evaluation.llm_judge import LLMJudge, review_all
-from glamm_jax.evaluation.published import beside_paper
+from glamm_jax.evaluation.judge_client import TokenPrices
+from glamm_jax.evaluation.llm_judge import review_all
+from glamm_jax.evaluation.paper_tables import TABLES
 from glamm_jax.evaluation.scores import RunScores
-from glamm_jax.inference.chat import Assistant, load
-from glamm_jax.inference.placement import choose_mesh
-from glamm_jax.metrics.captions import DEFAULT_CAPTION_METRICS, check_java
-from glamm_jax.metrics.similarity import CachedSimilarity, Similarity, WordSimilarity
+from glamm_jax.metrics.captions import check_java
 from glamm_jax.storage import AnyPath, to_path
-from glamm_jax.text.questions import MAX_NEW_TOKENS
-from glamm_jax.weights.folder import ModelFolder
 
 REVIEWS = "reviews.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "glamm-jax eval") -> int:
-    """Run the evaluation, or `compare`; returns the exit status."""
+    """Run the evaluation, that of a table, or `compare`; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else [*arguments]
     if arguments[:1] == ["compare"]:
         return compare.main(arguments[1:], f"{prog} compare")
+    if arguments and arguments[0] in TABLES:
+        return eval_table.main(arguments, prog)
     options = parse(arguments, prog)
     variables = {ALLOW_OUTSIDE: "1"} if options.allow_outside else {}
     with environment_variables(**variables):  # data workers read it as well
@@ -121,7 +129,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.predictions and not options.predictions.exists():
         raise ConfigError(f"{options.predictions}: no such folder")
     benchmark = BENCHMARKS[options.benchmark]
-    check_java(_caption_metrics(benchmark, options))
+    check_java(caption_metrics(benchmark, options))
     selected = selected_data(options)
     if len(selected) > 1 and (options.out / CONFIG).is_file():
         raise ConfigError(f"{options.out}: has an evaluation of one split; choose a new folder")
@@ -138,10 +146,14 @@ def evaluate(options: argparse.Namespace) -> None:
                 predictions, problems = run.predict(assistant, str(options.model)), {}
             if jax.process_index() == 0:
                 if judge is not None:
-                    review = partial(review_all, judge=judge, path=run.out / REVIEWS, progress=tqdm)
+                    path = options.judge_cache or run.out / REVIEWS
+                    review = partial(review_all, judge=judge, path=path, progress=tqdm)
                     scorers = replace(scorers, review=review)
                 scores[name] = score_run(run, predictions, problems, scorers)
     if jax.process_index() == 0:
+        if judge is not None:
+            prices = TokenPrices(*options.judge_price) if options.judge_price else None
+            print(f"judge: {judge.usage.describe(prices)}")
         print(benchmark.description)
         if len(scores) > 1:
             print("\n" + write_combined_table(options.out, benchmark, scores), end="")
@@ -227,74 +239,6 @@ def open_run(
     return run
 
 
-def score_run(
-    run: EvaluationRun,
-    predictions: Mapping[str, Prediction],
-    problems: Mapping[str, Sequence[str]],
-    scorers: TextScorers,
-) -> RunScores:
-    """Score an evaluation, write its files, and print its metrics.
-
-    Args:
-        run: the evaluation.
-        predictions: by item id.
-        problems: kind of a problem in reading the predictions -> ids.
-        scorers: of generated text.
-    """
-    benchmark = run.benchmark
-    if isinstance(scorers.similarity, BertSimilarity):  # all at once is five times faster
-        phrases = [phrase for item in run.item_set.items for phrase in item.reference_phrases]
-        phrases += [phrase for x in predictions.values() for phrase in x.phrases]
-        scorers.similarity.embed_all(phrases)
-    scores = run.score(predictions, scorers, problems)
-    title = f"{scores.benchmark}, {scores.split}"
-    metrics = {mode: result.scores for mode, result in scores.modes.items()}
-    print(beside_paper(title, benchmark.published_rows(scores.split), metrics))
-    for kind, names in scores.modes["strict"].notes.items():
-        print(f"{len(names)} {kind}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
-    return scores
-
-
-def _caption_metrics(benchmark: Benchmark, options: argparse.Namespace) -> tuple[str, ...]:
-    return tuple(options.captions) if benchmark.uses_captions else ()
-
-
-def make_scorers(
-    benchmark: Benchmark, options: argparse.Namespace
-) -> tuple[TextScorers, LLMJudge | None]:
-    """Return the scorers of text that the benchmark uses, and its judge.
-
-    Raises:
-        EncoderError: the BERT cannot be used.
-        JudgeError: the judge's address is not a URL.
-    """
-    captions = _caption_metrics(benchmark, options)
-    similarity: Similarity = CachedSimilarity(WordSimilarity())
-    if benchmark.uses_similarity and options.similarity != similarity.name:
-        similarity = BertSimilarity(options.similarity)
-    if not (benchmark.uses_judge and options.judge):
-        return TextScorers(similarity, captions), None
-    return TextScorers(similarity, captions), LLMJudge(options.judge, options.judge_model)
-
-
-def mesh_of(options: argparse.Namespace) -> Mesh | None:
-    """Return the mesh that the model is to be placed on; None: one device.
-
-    Raises:
-        FolderError: the model is not complete.
-        MeshError: it does not fit the devices, or `--mesh` does not fit either.
-    """
-    folder = ModelFolder(options.model)
-    return choose_mesh(folder, options.dtype, options.mesh, rows=options.batch, copies=True)
-
-
-def load_assistant(options: argparse.Namespace, mesh: Mesh | None) -> Assistant:
-    """Load the model and say where it is placed."""
-    assistant = load(options.model, options.dtype, mesh)
-    print(f"{options.model} is on {assistant.placement()}", flush=True)
-    return assistant
-
-
 def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(prog, __doc__)
@@ -336,36 +280,24 @@ def parse(arguments: Sequence[str] | None, prog: str = "glamm-jax eval") -> argp
         help="permit annotations to name files outside of the folder of the images",
     )
     add("--limit", type=positive_int, metavar="N", help="evaluate the first N images only")
-    add("--question", metavar="PROMPT", help="original, ours, or the text of a prompt")
-    add("--seed", type=int, default=0, help="seed of sampled expressions and scenes (%(default)s)")
-    add(
-        "--tokens",
-        type=positive_int,
-        default=MAX_NEW_TOKENS,
-        help="maximum length of an answer in tokens (%(default)s)",
-    )
-    add("--batch", type=positive_int, default=8, help="rows per batch (%(default)s)")
-    add_placement_arguments(
-        parser, "sizes of the device mesh, such as data=2,fsdp=2,tensor=2 (default: see above)"
-    )
-    add(
-        "--similarity",
-        default=BERT,
-        metavar="words|BERT",
-        help="similarity of phrases in recall: a BERT by id or folder (%(default)s), or `words`",
-    )
-    add(
-        "--captions",
-        nargs="*",
-        default=DEFAULT_CAPTION_METRICS,
-        metavar="METRIC",
-        help=f"caption metrics; they need Java ({' '.join(DEFAULT_CAPTION_METRICS)}; SPICE if "
-        "CoreNLP is installed)",
-    )
+    add_generation_arguments(parser)
     add(
         "--judge",
         metavar="URL",
         help="OpenAI-compatible endpoint, for the benchmark `conversation`",
+    )
+    add(
+        "--judge-cache",
+        type=any_path,
+        metavar="FILE",
+        help="reviews of all evaluations; what it has is not requested again (OUT/reviews.jsonl)",
+    )
+    add(
+        "--judge-price",
+        type=float,
+        nargs=2,
+        metavar=("READ", "WRITTEN"),
+        help="prices of a million tokens that the judge reads and writes; prints the cost",
     )
     add("--judge-model", default="gpt-4", metavar="NAME", help="model of the judge (%(default)s)")
     add_process_arguments(parser)

@@ -7,7 +7,7 @@ contradict them. Every class validates itself on construction; the error names t
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from glamm_jax.config.checks import require, require_choice, require_positive
 
@@ -508,6 +508,27 @@ def paper(llama: LlamaConfig = LLAMA_7B) -> GLaMMConfig:
         region=RegionConfig(mid_dim=CLIP_H14_224.hidden_dim, box_scale=None, output="shared"),
         text_projection_activation="gelu",
     )
+
+
+def preset_of(config: GLaMMConfig) -> str:
+    """Return the preset whose variants of the architecture a model of any size has.
+
+    Returns:
+        "released", "paper", or "mixed" where it has variants of both.
+    """
+    own, *presets = (
+        (
+            x.clip.activation,
+            x.region.box_scale is None,
+            x.region.output,
+            x.text_projection_activation,
+        )
+        for x in (config, released(), paper())
+    )
+    matches = [
+        name for name, preset in zip(get_args(Preset), presets, strict=True) if own == preset
+    ]
+    return matches[0] if matches else "mixed"
 
 
 def with_lora(config: GLaMMConfig, preset: Preset = "released") -> GLaMMConfig:

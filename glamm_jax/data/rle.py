@@ -7,7 +7,7 @@ files may be damaged, and C code would read outside of its arrays.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, no_type_check
 
 import numpy as np
@@ -103,6 +103,23 @@ def area(runs: Mapping[str, Any]) -> int:
         MaskError: as in `decode`.
     """
     return int(_validate(runs)[2][1::2].sum())
+
+
+def union(masks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the union of masks of one size, with compressed counts.
+
+    Args:
+        masks: at least one.
+
+    Raises:
+        MaskError: as in `decode`, or the masks have different sizes.
+    """
+    parts: list[Any] = [compress(mask) for mask in masks]
+    if not parts or any(part["size"] != parts[0]["size"] for part in parts):
+        raise MaskError("the union of no mask, or of masks of different sizes")
+    encoded: Any = [{**part, "counts": part["counts"].encode()} for part in parts]
+    merged: Any = coco.merge(encoded)
+    return {"size": parts[0]["size"], "counts": merged["counts"].decode("ascii")}
 
 
 def box(runs: Mapping[str, Any]) -> tuple[int, int, int, int] | None:

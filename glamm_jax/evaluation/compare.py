@@ -10,28 +10,28 @@ what the interval is of.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from glamm_jax.errors import GLaMMError
-from glamm_jax.evaluation.item_scores import item_column, item_values
+from glamm_jax.evaluation.bootstrap import (
+    ALONE,
+    LEVEL,
+    NONE,
+    NUM_RESAMPLES,
+    SEED,
+    Basis,
+    item_fractions,
+    metric_basis,
+    quantile_bounds,
+    resampled_metrics,
+)
+from glamm_jax.evaluation.item_scores import item_values
 from glamm_jax.evaluation.scores import RunScores
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.report.text_table import text_table
-
-NUM_RESAMPLES, SEED = 2000, 0
-LEVEL = 0.95
-CHUNK = 2_000_000  # random numbers that are generated at once
-# What an interval is of: the metric itself, where it is a mean or a ratio of sums over the items;
-# the mean of the items' own values, where the metric is computed over all items at once; or there
-# is no interval.
-MEAN, RATIO, ALONE, NONE = "mean", "ratio of sums", "mean of items alone", "no interval"
-Basis = Literal["mean", "ratio of sums", "mean of items alone", "no interval"]
 
 
 class CompareError(GLaMMError):
@@ -152,14 +152,16 @@ def _compare_mode(
     metrics = [metric for metric in a.scores if metric in b.scores]
     bases: dict[str, Basis] = {metric: _basis(a, b, metric) for metric in metrics}
     bounded = [metric for metric in metrics if bases[metric] != NONE and items]
-    fractions = np.stack([_item_fractions(result, items, bounded) for result in (a, b)])
-    low, high = _bootstrap_interval(fractions, num_resamples, np.random.default_rng(seed))
+    fractions = np.stack([item_fractions(result, items, bounded) for result in (a, b)])
+    values = resampled_metrics(fractions, num_resamples, np.random.default_rng(seed))
+    with np.errstate(invalid="ignore"):
+        low, high = quantile_bounds(values[1] - values[0])
     differences = []
     for metric in metrics:
         interval: tuple[float | None, float | None] = (None, None)
         if metric in bounded:
             i = bounded.index(metric)
-            interval = (_finite(low[i]), _finite(high[i]))
+            interval = (low[i], high[i])
         basis: Basis = bases[metric] if interval[0] is not None else NONE
         values = (a.scores[metric], b.scores[metric])
         differences.append(Difference(mode, metric, *values, basis, len(items), *interval))
@@ -168,55 +170,7 @@ def _compare_mode(
 
 def _basis(a: MetricResult, b: MetricResult, metric: str) -> Basis:
     """Return what can be resampled of a metric in both evaluations."""
-    if metric in a.ratios:
-        return RATIO if a.ratios[metric] == b.ratios.get(metric) else NONE
-    columns = {item_column(a, metric), item_column(b, metric)}
-    if columns == {metric}:
-        return MEAN
-    return NONE if "" in columns or len(columns) > 1 else ALONE
-
-
-def _item_fractions(
-    result: MetricResult, items: Sequence[str], metrics: Sequence[str]
-) -> Float[np.ndarray, "items metrics 2"]:
-    """Return numerator and denominator of each item; those of a mean are its value and 1."""
-    rows = [result.per_item[name] for name in items]
-    fractions = np.ones((len(items), len(metrics), 2))
-    for i, metric in enumerate(metrics):
-        columns = result.ratios.get(metric) or (item_column(result, metric),)
-        for side, column in enumerate(columns):
-            fractions[:, i, side] = [row.get(column, math.nan) for row in rows]
-    # An item without a finite value adds nothing.
-    return np.where(np.isfinite(fractions).all(2, keepdims=True), fractions, 0.0)
-
-
-def _bootstrap_interval(
-    fractions: Float[np.ndarray, "2 items metrics 2"], num_resamples: int, rng: np.random.Generator
-) -> tuple[Float[np.ndarray, "metrics"], Float[np.ndarray, "metrics"]]:
-    """Return quantiles of B minus A; NaN where no resample has a finite difference."""
-    num_items, num_metrics = fractions.shape[1:3]
-    if not num_items or not num_metrics:
-        return np.full(num_metrics, math.nan), np.full(num_metrics, math.nan)
-    columns = fractions.transpose(1, 0, 2, 3).reshape(num_items, -1)
-    differences = []
-    chunk = max(1, CHUNK // num_items)
-    for start in range(0, num_resamples, chunk):
-        rows = min(chunk, num_resamples - start)
-        sample = rng.integers(0, num_items, (rows, num_items))
-        sample += num_items * np.arange(rows)[:, None]
-        counts = np.bincount(sample.ravel(), minlength=rows * num_items).astype(np.float64)
-        totals = (counts.reshape(rows, -1) @ columns).reshape(rows, 2, num_metrics, 2)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values = totals[..., 0] / totals[..., 1]
-            differences.append(values[:, 1] - values[:, 0])
-    tail = (1 - LEVEL) / 2
-    bounds = np.full((2, num_metrics), math.nan)
-    for i, values in enumerate(np.concatenate(differences).T):
-        finite = values[np.isfinite(values)]
-        if finite.size:
-            bounds[:, i] = np.quantile(finite, (tail, 1 - tail))
-    return bounds[0], bounds[1]
-
-
-def _finite(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+    if a.ratios.get(metric) != b.ratios.get(metric):
+        return NONE
+    bases: set[Basis] = {metric_basis(a, metric), metric_basis(b, metric)}
+    return bases.pop() if len(bases) == 1 else NONE

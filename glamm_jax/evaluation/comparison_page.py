@@ -12,6 +12,7 @@ from glamm_jax.evaluation.benchmarks.base import Item, Prediction
 from glamm_jax.evaluation.compare import LEVEL, changed_items, compare_scores, comparison_table
 from glamm_jax.evaluation.item_cards import LoadImage, common_prompt, make_cards
 from glamm_jax.evaluation.item_scores import rank_items
+from glamm_jax.evaluation.provenance import provenance_warnings
 from glamm_jax.evaluation.scores import RunScores
 from glamm_jax.report.html_page import Card, Page
 from glamm_jax.storage import AnyPath
@@ -61,6 +62,10 @@ def write_comparison(
         "evaluations have; a star marks an interval that excludes 0. Where a metric is computed "
         "over all items at once, the interval is of the mean of the items' own values."
     )
+    warnings = provenance_warnings(a.config, b.config)
+    if warnings:
+        page.section("What produced the predictions")
+        page.table(("difference",), [(line,) for line in warnings])
     _add_config_changes(page, a.config, b.config)
     _add_changed_items(page, (a, b), items, load_image)
     page.save(path)

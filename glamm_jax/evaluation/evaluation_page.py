@@ -18,7 +18,7 @@ from typing import Any
 from glamm_jax.config.flat import flatten_config
 from glamm_jax.evaluation.benchmarks.base import FAILED, Benchmark, Item, Prediction
 from glamm_jax.evaluation.item_cards import LoadImage, common_prompt, make_cards
-from glamm_jax.evaluation.item_scores import item_values, rank_items
+from glamm_jax.evaluation.item_scores import item_values, rank_items, worst_first
 from glamm_jax.evaluation.published import paper_table
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 from glamm_jax.report.html_page import Page
@@ -70,7 +70,7 @@ def write_report(
     page.histograms(_distributions(items, predictions, results))
     for title, section_items, values in _item_sections(items, [*ids_with_problems], results):
         page.section(title)
-        _add_items(page, section_items, by_id, values, load_image)
+        add_item_cards(page, section_items, by_id, values, load_image)
     page.section("Problems")
     page.section("In predictions", level=3)
     page.counts_by_kind(problems)
@@ -150,8 +150,9 @@ def _item_sections(
         Sections: title, items, and the metric of each item as text by id.
     """
     by_id = {item.id: item for item in items}
-    mode, metric, values = rank_items(results) or ("", "", {})
-    order = sorted((name for name in values if name in by_id), key=lambda name: values[name])
+    ranking = rank_items(results)
+    mode, metric, values = ranking or ("", "", {})
+    order = [name for name in worst_first(ranking) if name in by_id] if ranking else []
     texts = {name: f"{metric} {values[name]:.3f}" for name in order}
     num_best = min(MAX_ITEMS, (len(order) + 1) // 2)
     best = order[::-1][:num_best]
@@ -168,14 +169,22 @@ def _item_sections(
     return [(title, [by_id[x] for x in ids], texts) for title, ids in sections.items() if ids]
 
 
-def _add_items(
+def add_item_cards(
     page: Page,
     items: Sequence[Item],
     predictions: Mapping[str, Prediction],
     values: Mapping[str, str],
     load_image: LoadImage,
 ) -> None:
-    """Add prediction and reference of each item: two cards where there are masks, else one."""
+    """Add prediction and reference of each item: two cards where there are masks, else one.
+
+    Args:
+        page: to which the cards are added.
+        items: to be shown.
+        predictions: by item id.
+        values: item id -> text of its metric, for the title of its card.
+        load_image: loads the upright image of an item.
+    """
     prompt = common_prompt(items)
     if prompt:
         page.paragraph(f"prompt: {prompt}")

@@ -30,6 +30,7 @@ from typing import Any
 import jax
 
 from glamm_jax.config.flat import changed_fields, flatten_config
+from glamm_jax.config.model import preset_of
 from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.benchmarks.base import FAILED, Benchmark, Prediction, TextScorers
 from glamm_jax.evaluation.evaluation_page import write_report
@@ -41,8 +42,15 @@ from glamm_jax.evaluation.prediction_files import (
     read_predictions,
     write_lines,
 )
+from glamm_jax.evaluation.provenance import (
+    PRODUCED_BY,
+    SAMPLING,
+    producer_of,
+    run_id,
+    several_runs,
+)
 from glamm_jax.evaluation.runner import predict_all
-from glamm_jax.evaluation.scores import SCORES, RunScores, save_scores
+from glamm_jax.evaluation.scores import SCORES, RunScores, load_scores, save_scores
 from glamm_jax.files import lock_path, write_atomic
 from glamm_jax.inference.chat import Assistant
 from glamm_jax.json_files import JSONError, read_object
@@ -65,7 +73,10 @@ MUTABLE_FIELDS = (
     "processes",
     "platform",
     "versions.",
+    f"{PRODUCED_BY}.",
 )
+# Fields that folders of earlier versions lack.
+ADDED_FIELDS = ("preset", "sampling")
 NOT_EXPORTED = f"id that is no file name: not in {EXPORT}"
 PACKAGES = ("glamm-jax", "jax", "flax", "numpy", "pycocotools", "pycocoevalcap", "transformers")
 
@@ -170,6 +181,8 @@ class EvaluationRun:
             model=model,
             weights=fingerprint(assistant.generator.state),
             dtype=assistant.config.compute_dtype,
+            preset=preset_of(assistant.config),
+            sampling=SAMPLING,
             max_tokens=generation.max_tokens,
             batch_size=generation.batch_size,
             devices=1 if assistant.mesh is None else assistant.mesh.size,
@@ -183,6 +196,7 @@ class EvaluationRun:
             self.out,
             generation.batch_size,
             generation.max_tokens,
+            run_id(self.config),
         )
         return {prediction.id: prediction for prediction in predictions}
 
@@ -194,9 +208,33 @@ class EvaluationRun:
             PredictionError: there are no predictions for the items at `path`.
         """
         result = read_predictions(path, self.item_set.items)
-        self._write_config(predictions=str(path))
+        if several_runs(prediction.run for prediction in result.predictions.values()):
+            result.note("predictions of several evaluations", str(path))
+        self._write_config(predictions=str(path), **{PRODUCED_BY: producer_of(path)})
         write_lines(self.out / PREDICTIONS, result.predictions.values())
         return result
+
+    def finished_scores(self, scorers: TextScorers) -> RunScores | None:
+        """Return the scores that the folder has, if these scorers would compute the same again.
+
+        Args:
+            scorers: of generated text.
+
+        Raises:
+            ScoresError: the file does not contain scores.
+        """
+        path = self.out / SCORES
+        if not path.is_file():
+            return None
+        scores = load_scores(path)
+        computed = {key for result in scores.modes.values() for key in result.scores}
+        is_complete = (
+            scores.data_hash == self.item_set.hash
+            and scores.similarity == scorers.similarity.name
+            and set(scorers.captions) <= computed
+            and scores.counts.get("predictions") == len(self.item_set.items)
+        )
+        return scores if is_complete else None
 
     def score(
         self,
@@ -260,6 +298,7 @@ class EvaluationRun:
         changes = [
             f"{name} was {before!r}, now {now!r}"
             for name, before, now in changed_fields(old, new, MUTABLE_FIELDS)
+            if not (before is None and name in ADDED_FIELDS)
         ]
         if changes:
             raise EvaluationError(

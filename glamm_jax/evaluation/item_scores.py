@@ -9,7 +9,9 @@ from typing import NamedTuple
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
 
 # The metrics that items are ranked by: the first that has values of items.
-PREFERENCE = ("mIoU", "gIoU", "CIDEr", "METEOR", "relative score", "recall", "cIoU")
+PREFERENCE = ("mIoU", "gIoU", "IoU_factual", "CIDEr", "METEOR", "relative score", "recall", "cIoU")
+# Metrics of which a smaller value is better.
+LOWER_IS_BETTER = frozenset(("CHAIRi", "CHAIRs", "CMS_factual", "CMS_counterfactual"))
 # Suffix of the column with an item's own value of a metric that is no mean over items.
 ALONE_SUFFIX = "_alone"
 
@@ -55,6 +57,12 @@ def rank_items(results: Mapping[Mode, MetricResult]) -> Ranking | None:
             if values := item_values(result, metric):
                 return Ranking(mode, metric, values)
     return None
+
+
+def worst_first(ranking: Ranking) -> list[str]:
+    """Return the ids of a ranking, the worst item first; equal values keep their order."""
+    sign = -1 if ranking.metric in LOWER_IS_BETTER else 1
+    return sorted(ranking.values, key=lambda name: sign * ranking.values[name])
 
 
 def _preference(metric: str) -> int:

@@ -107,6 +107,7 @@ def from_line(line: str) -> Prediction:
             scores=tuple(scores),
             finish=values.text("finish", "end"),
             problems=_texts(values, "problems"),
+            run=values.text("run", ""),
         )
         for mask in prediction.masks:
             if mask.get("size") != [0, 0]:  # stands for a mask that could not be read

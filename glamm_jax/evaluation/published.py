@@ -96,8 +96,17 @@ def rows_of_split(rows: Sequence[PaperRow], split: str) -> list[PaperRow]:
     The spelling is free: `refcoco+|unc|testA` is `refcoco+/testA`, and `refcocog/val` of region
     captioning is `refcocog`.
     """
-    normalized = _normalize(split)
-    return [row for row in rows if normalized.startswith(_normalize(row.split))]
+    return [row for row in rows if same_split(split, row.split)]
+
+
+def same_split(split: str, published: str) -> bool:
+    """Return whether a split is one of the paper's, whose spelling is free as in `rows_of_split`.
+
+    Args:
+        split: with the name of the data.
+        published: in the spelling of `PaperTable.splits`.
+    """
+    return _normalize(split).startswith(_normalize(published))
 
 
 def _normalize(split: str) -> str:

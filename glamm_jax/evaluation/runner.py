@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -71,6 +72,7 @@ def predict_all(
     out: AnyPath,
     batch_size: int = 8,
     max_tokens: int = MAX_NEW_TOKENS,
+    run: str = "",
 ) -> list[Prediction]:
     """Predict all items that the folder does not have yet.
 
@@ -81,6 +83,7 @@ def predict_all(
         out: folder of the predictions.
         batch_size: as in `predict`.
         max_tokens: as in `predict`.
+        run: as in `Prediction`.
 
     Returns:
         In the first process all predictions, in the order of the items; in the others nothing.
@@ -105,7 +108,7 @@ def predict_all(
         with progress, _open_part(out, share.index) if writes else nullcontext() as log:
             for prediction in predict(assistant, records, missing, batch_size, max_tokens):
                 if log is not None:
-                    log.write(to_line(prediction).removesuffix("\n"))
+                    log.write(to_line(replace(prediction, run=run)).removesuffix("\n"))
                 progress.update()
     if not is_first:
         return []

@@ -73,7 +73,7 @@ def score_refseg(
         notes.add_if(any(mask is None for mask in masks), "no mask given", name)
         padded = [*masks[:num_masks], *[None] * (num_masks - len(masks))]
         counts = [
-            _count_pixels(name, triple, notes)
+            count_pixels(name, triple, notes)
             for triple in zip(padded, reference_masks, ignored_masks, strict=True)
         ]
         if not num_masks:
@@ -95,12 +95,19 @@ def score_refseg(
     return MetricResult(scores, per_item, RATIOS, notes.as_dict())
 
 
-def _count_pixels(
+def count_pixels(
     name: str, masks: tuple[RunLengths | None, RunLengths, RunLengths | None], notes: Irregularities
 ) -> tuple[int, int]:
     """Return intersection and union of a predicted and a reference mask, without ignored pixels.
 
-    masks: predicted, reference and ignored pixels.
+    Args:
+        name: of the item.
+        masks: predicted, reference and ignored pixels. A predicted mask of another size than the
+            reference counts as None, as an empty mask.
+        notes: a mask of another size is added to them.
+
+    Raises:
+        MetricError: run lengths are damaged.
     """
     try:
         reference = read_runs(masks[1])

@@ -24,6 +24,7 @@ from glamm_jax.config import (
     tiny,
     with_lora,
 )
+from glamm_jax.config.model import preset_of
 from glamm_jax.errors import ConfigError
 from glamm_jax.weights.config_file import config_from_json, config_to_json
 
@@ -167,3 +168,10 @@ def test_impossible_heads_are_refused(fields: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LlamaConfig(**fields)
     assert LlamaConfig(head_width=96).query_dim == 32 * 96
+
+
+def test_a_model_of_any_size_has_the_preset_of_its_variants() -> None:
+    for name, make in PRESETS.items():
+        assert preset_of(make()) == ("paper" if "paper" in name else "released")
+    region = replace(paper().region, output="own")
+    assert preset_of(replace(paper(), region=region)) == "mixed"

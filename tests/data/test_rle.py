@@ -128,3 +128,13 @@ def test_the_longest_runs_are_compressed_as_by_pycocotools(counts):
     compressed = rle.compress({"size": size, "counts": counts})
     assert compressed == {"size": size, "counts": expected}
     assert rle.run_ends(compressed)[1].tolist() == np.cumsum(counts).tolist()
+
+
+def test_a_union_has_the_pixels_of_all_masks() -> None:
+    masks = np.random.default_rng(0).random((3, 5, 7)) < 0.3
+    runs = rle.union([rle.encode(mask) for mask in masks])
+    np.testing.assert_array_equal(rle.decode(runs), masks.any(0))
+    assert rle.union([runs]) == runs
+    for invalid in ([], [runs, rle.encode(np.ones((2, 2), bool))]):
+        with pytest.raises(rle.MaskError, match="different sizes"):
+            rle.union(invalid)

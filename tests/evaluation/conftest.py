@@ -8,9 +8,12 @@ import pytest
 
 import glamm_jax.miniworld  # noqa: F401  # registers the scheme miniworld/NAME
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
+from glamm_jax.evaluation.benchmarks.base import refuse_record
 from glamm_jax.evaluation.items import EvaluationData, ItemSet, open_items
 from glamm_jax.inference.chat import Assistant, load
 
+# Benchmarks that take records, such as those of the mini-world.
+FROM_RECORDS = [x for x in BENCHMARKS if BENCHMARKS[x].items_from_record is not refuse_record]
 MODEL = Path(__file__).resolve().parents[2] / "checkpoints" / "miniworld-tiny"
 
 

@@ -13,7 +13,7 @@ from glamm_jax.evaluation.benchmarks import BENCHMARKS
 from glamm_jax.evaluation.benchmarks.base import Item, Prediction, TextScorers
 from glamm_jax.evaluation.llm_judge import Review, ReviewCase
 from glamm_jax.metrics.result import MODES, MetricResult, Mode
-from tests.evaluation.conftest import miniworld
+from tests.evaluation.conftest import FROM_RECORDS, miniworld
 from tests.evaluation.example_predictions import empty_prediction, perfect_prediction
 
 METRICS = {
@@ -23,6 +23,9 @@ METRICS = {
     "image_caption": ("exact",),
     "conversation": ("exact",),
     "phrase_grounding": ("mIoU", "recall"),
+    "reason_seg": ("free cIoU", "free gIoU"),
+    "grefcoco": ("cIoU", "gIoU"),
+    "grounding_suite": ("gIoU", "box_accuracy"),
 }
 
 
@@ -32,7 +35,7 @@ def score(name: str, predictions: Sequence[Prediction], mode: Mode) -> MetricRes
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", FROM_RECORDS)
 def test_truth_scores_one_and_silence_nothing(name: str, mode: Mode) -> None:
     items = miniworld(name, 3).items
     best, worst = (

@@ -9,12 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from glamm_jax.evaluation import compare
+from glamm_jax.evaluation import bootstrap
+from glamm_jax.evaluation.bootstrap import ALONE, MEAN, NONE, RATIO, metric_intervals
 from glamm_jax.evaluation.compare import (
-    ALONE,
-    MEAN,
-    NONE,
-    RATIO,
     CompareError,
     Difference,
     changed_items,
@@ -126,7 +123,7 @@ def test_a_figure_without_columns_has_no_interval_and_says_so() -> None:
 def test_draws_in_pieces_are_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = _result(0.0), _result(0.02, seed=1)
     complete = _by_metric(a, b)
-    monkeypatch.setattr(compare, "CHUNK", 150)
+    monkeypatch.setattr(bootstrap, "CHUNK", 150)
     assert _by_metric(a, b) == complete
 
 
@@ -199,3 +196,22 @@ def test_items_that_changed_most_come_first() -> None:
     a = MetricResult({"mIoU": 0.0}, {"a": {"mIoU": 0.5}, "b": {"mIoU": 0.5}, "c": {"mIoU": 0.5}})
     b = MetricResult({"mIoU": 0.0}, {"a": {"mIoU": 0.6}, "b": {"mIoU": 0.1}, "c": {"mIoU": 0.5}})
     assert list(changed_items(a, b, "mIoU").items()) == [("b", (0.5, 0.1)), ("a", (0.5, 0.6))]
+
+
+def test_the_interval_of_one_evaluation_is_that_of_drawing_item_by_item() -> None:
+    result = _result(0.0)
+    intervals = metric_intervals(result, 400)
+    names, random = list(result.per_item), np.random.default_rng(0)
+    drawn = [[names[i] for i in random.integers(0, 60, 60)] for _ in range(400)]
+    for metric, basis, rule in (("mIoU", MEAN, _mean_of("mIoU")), ("recall", RATIO, _recall)):
+        values = [rule([dict(result.per_item[name]) for name in sample]) for sample in drawn]
+        low, high = np.quantile(values, (0.025, 0.975))
+        assert intervals[metric] == (
+            basis,
+            pytest.approx(low),
+            pytest.approx(high),
+            60,
+        )
+    for metric in ("METEOR", "AP50"):
+        assert intervals[metric] == (NONE, None, None, 60)
+    assert metric_intervals(MetricResult({"AP50": 0.1})) == {"AP50": (NONE, None, None, 0)}

@@ -131,3 +131,27 @@ def test_different_judges_are_told(
     _change(runs[1], lambda scores: replace(scores, similarity="words"))
     assert main([*map(str, runs)]) == 0
     assert "Different scorers of phrases" in capsys.readouterr().out
+
+
+def test_what_produced_the_predictions_is_compared(
+    runs: tuple[Path, Path], item_set: ItemSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((runs[0] / "config.json").read_text())
+    produced = {"weights": "8c1f", "sampling": "greedy", "preset": "paper", "max_tokens": 32}
+    (runs[0] / "config.json").write_text(json.dumps(config | produced))
+    other = {"weights": "8c1f", "sampling": "greedy", "preset": "released", "question": "theirs"}
+    (runs[1] / "config.json").write_text(json.dumps(config | {"produced_by": other}))
+    predictions = [replace(perfect_answer(x), run=x.id) for x in item_set.items]
+    write_lines(runs[1] / "predictions.jsonl", predictions)
+    page = runs[0].parent / "page.html"
+    assert main([*map(str, runs), "--out", str(page)]) == 0
+    printed = capsys.readouterr().out
+    warnings = re.findall(r"^warning: (.*)$", printed, re.MULTILINE)
+    assert warnings == [
+        "different preset of the model: A: paper; B: released",
+        "different prompt: A: ours; B: theirs",
+        "different maximum length of an answer: A: 32; B: not recorded",
+        "different seed of sampled expressions: A: 0; B: not recorded",
+        f"{runs[1]}: predictions of several evaluations, with different models or prompts",
+    ]
+    assert "What produced the predictions" in page.read_text("utf-8")

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
-from glamm_jax.evaluation.benchmarks.base import TextScorers
+from glamm_jax.evaluation.benchmarks.base import PromptTemplate, TextScorers
 from glamm_jax.evaluation.item_cards import image_loader
 from glamm_jax.evaluation.items import EvaluationData, open_items
-from glamm_jax.evaluation.llm_judge import LLMJudge
+from glamm_jax.evaluation.judge_client import JudgeReply, LLMJudge
+from glamm_jax.evaluation.paper_tables import TABLES
 from glamm_jax.evaluation.scores import RunScores, load_scores, save_scores
 from glamm_jax.inference.chat import Assistant, load
 from glamm_jax.metrics.result import MetricResult
+from glamm_jax.miniworld import EASY, render_scene, scene_record
 from tests.docstring_example import example_of_module
 from tests.evaluation.conftest import MODEL, miniworld
 from tests.evaluation.example_predictions import perfect_prediction
@@ -25,7 +27,9 @@ PACKAGE = "glamm_jax.evaluation"
 MODULES = (
     *("benchmarks", "benchmarks.base", "items", "predict", "prediction_files", "runner"),
     *("evaluation_run", "evaluation_page", "scores", "compare", "published", "llm_judge"),
-    "combined_table",
+    *("judge_client", "provenance"),
+    *("combined_table", "bootstrap", "paper_tables", "reported_rows", "table_page"),
+    "benchmarks.mask_items",
 )
 LIST_OF_PREDICTIONS = ("prediction_files", "evaluation_page")  # the others take them by id
 RESULT = MetricResult({"mIoU": 0.5}, {"a": {"mIoU": 0.5}})
@@ -56,7 +60,10 @@ def variables(tiny_assistant: Assistant) -> dict[str, Any]:
         "load_scores": load_scores,
         "open_items": open_items,
         "assistant": tiny_assistant,
+        "TABLES": TABLES,
         "benchmark": BENCHMARKS["gcg"],
+        "prompt": PromptTemplate("Where is {name}?"),
+        "record": scene_record(render_scene(0, 1, 64, EASY)),
         "config": {"split": "val"},
         "item_set": item_set,
         "predictions": predictions,
@@ -71,7 +78,7 @@ def test_the_example_runs(
     name: str, variables: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(LLMJudge, "complete", lambda self, request: "8 6\nBecause.")
+    monkeypatch.setattr(LLMJudge, "complete", lambda self, request: JudgeReply("8 6\nBecause."))
     module = importlib.import_module(f"{PACKAGE}.{name}")
     namespace = {**vars(module), **variables}
     if name in LIST_OF_PREDICTIONS:

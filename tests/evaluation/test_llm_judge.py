@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -15,14 +16,16 @@ from typing import Any
 
 import pytest
 
+from glamm_jax.cli.eval import main
+from glamm_jax.evaluation.judge_client import JudgeError, JudgeReply, LLMJudge, TokenPrices
 from glamm_jax.evaluation.llm_judge import (
-    JudgeError,
-    LLMJudge,
     Review,
     ReviewCase,
     review_all,
     score_reviews,
 )
+from glamm_jax.evaluation.scores import load_scores
+from tests.evaluation.benchmark_folders import scenes, write_jpeg
 
 CASES = [
     ReviewCase(f"{i}", "conv", f"question {i}?", "a tower", f"reference {i}", f"answer {i}")
@@ -41,7 +44,8 @@ class FakeJudge:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.requests.append((self.path, dict(self.headers), json.loads(body)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                outer.requests.append((self.path, headers, json.loads(body)))
                 outer.answer(self)
 
             def log_message(self, *args: object) -> None:
@@ -59,7 +63,9 @@ class FakeJudge:
             reply = b"too late"
         status, headers = reply if isinstance(reply, tuple) else (200, {})
         if isinstance(reply, str):
-            reply = json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
+            usage = {"prompt_tokens": 100, "completion_tokens": 10}
+            content = {"choices": [{"message": {"content": reply}}], "usage": usage}
+            reply = json.dumps(content).encode()
         data = reply if isinstance(reply, bytes) else b'{"error": "because"}'
         handler.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
@@ -100,10 +106,10 @@ def test_the_judge_reads_question_description_and_both_answers(
 ) -> None:
     judge, server = judge_of("8 7\nBecause.")
     monkeypatch.setenv("OPENAI_API_KEY", "a secret")
-    assert judge.complete(CASES[1].request) == "8 7\nBecause."
+    assert judge.complete(CASES[1].request) == JudgeReply("8 7\nBecause.", 100, 10)
     ((path, headers, body),) = server.requests
     assert path == "/v1/chat/completions"
-    assert headers["Authorization"] == "Bearer a secret"
+    assert headers["authorization"] == "Bearer a secret"
     assert body["model"] == "fake"
     prompt = body["messages"][1]["content"]
     places = [prompt.index(x) for x in ("a tower", "question 1?", "reference 1", "answer 1\n")]
@@ -115,7 +121,7 @@ def test_an_endpoint_without_a_key_gets_none(judge_of: Any) -> None:
     replace(judge, url=server.url + "/chat/completions/").complete("x")
     ((path, headers, _),) = server.requests
     assert path == "/v1/chat/completions"
-    assert "Authorization" not in headers
+    assert "authorization" not in headers
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,7 @@ def test_an_endpoint_without_a_key_gets_none(judge_of: Any) -> None:
 )
 def test_trouble_is_tried_again(judge_of: Any, trouble: Any) -> None:
     judge, server = judge_of(trouble, "8 7", timeout=0.2)
-    assert judge.complete("x") == "8 7"
+    assert judge.complete("x").text == "8 7"
     assert len(server.requests) == 2
 
 
@@ -155,7 +161,7 @@ def test_a_server_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("no_proxy", "*")
     server = FakeJudge("8 7")
     server.close()
-    with pytest.raises(JudgeError, match=r"no answer in 2 attempts.*URLError"):
+    with pytest.raises(JudgeError, match=r"no answer in 2 attempts.*ConnectError"):
         LLMJudge(server.url, "fake", wait=0.001, attempts=2).complete("x")
 
 
@@ -189,6 +195,25 @@ def test_a_new_answer_or_another_judge_is_reviewed_anew(judge_of: Any, tmp_path:
     assert len(server.requests) == 5
     review_all(changed, replace(judge, model="other"), tmp_path / "reviews.jsonl")
     assert len(server.requests) == 9
+
+
+def test_the_same_content_is_requested_once_and_its_tokens_are_counted(
+    judge_of: Any, tmp_path: Path
+) -> None:
+    judge, server = judge_of("8 7", b'{"choices": [{"message": {"content": "9 5"}}]}')
+    cases = [CASES[0], replace(CASES[0], id="again"), CASES[1]]
+    reviews = review_all(cases, judge, tmp_path / "reviews.jsonl")
+    assert [(x.id, x.scores) for x in reviews] == [("0", (8, 7)), ("again", (8, 7)), ("1", (9, 5))]
+    assert len(server.requests) == judge.usage.requests == 2
+    assert (judge.usage.prompt_tokens, judge.usage.completion_tokens) == (100, 10)
+    assert judge.usage.cost(TokenPrices(2.0, 50.0)) == pytest.approx((200 + 500) / 1e6)
+    text = judge.usage.describe(TokenPrices(2000.0, 50000.0))
+    assert text == ("2 requests, 100 tokens read, 10 written, cost 0.7000; no count of 1 requests")
+    lines = [json.loads(x) for x in (tmp_path / "reviews.jsonl").read_text().splitlines()]
+    assert [line["prompt_tokens"] for line in lines] == [100, None]
+    other, server = judge_of("1 1")  # another evaluation with the same file
+    assert review_all(cases[::-1], other, tmp_path / "reviews.jsonl") == reviews[::-1]
+    assert not server.requests
 
 
 @pytest.mark.parametrize("line", ["broken", "{}", "[]"])
@@ -258,3 +283,36 @@ def test_malformed_reviews_count_against_both_in_compat_and_are_left_out_in_stri
 
 def test_no_question_is_no_number() -> None:
     assert math.isnan(score_reviews([], [], "strict").scores["relative score"])
+
+
+def test_the_program_prints_tokens_and_cost_and_uses_the_cache_of_another_evaluation(
+    judge_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = write_llava_bench(tmp_path / "bench")
+    answers = tmp_path / "answers.json"
+    answers.write_text(json.dumps([{"image_id": "2.jpg", "caption": "A star."}]))
+    _, server = judge_of("8 4")
+    for out in ("first", "second"):
+        options = ["--predictions", answers, "--data", bench, "--out", tmp_path / out]
+        options += ["--judge", server.url, "--judge-model", "fake", "--captions"]
+        options += ["--judge-cache", tmp_path / "cache.jsonl", "--judge-price", "100", "1000"]
+        assert main(["conversation", "--split", "val", *map(str, options)]) == 0
+        scores = load_scores(tmp_path / out / "scores.json")
+        assert scores.modes["strict"].scores["relative score"] == 0.5
+    first, second = re.findall(r"^judge: (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert first == "1 requests, 100 tokens read, 10 written, cost 0.0200"
+    assert second == "0 requests, 0 tokens read, 0 written, cost 0.0000"
+    assert len(server.requests) == 1
+
+
+def write_llava_bench(folder: Path) -> Path:
+    """One question of LLaVA-Bench."""
+    lines = {
+        "questions": {"question_id": 0, "image": "2.jpg", "text": "What?", "category": "conv"},
+        "context": {"id": "2", "image": "2.jpg", "caption": "A meadow."},
+        "answers_gpt4": {"question_id": 0, "text": "A star.", "category": "conv"},
+    }
+    write_jpeg(folder / "images" / "2.jpg", scenes(1)[0].image)
+    for name, line in lines.items():
+        (folder / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
+    return folder

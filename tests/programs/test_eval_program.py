@@ -12,6 +12,7 @@ from etils import epath
 
 from glamm_jax.cli.eval import main, parse, selected_data
 from glamm_jax.evaluation import runner
+from glamm_jax.evaluation.provenance import run_id
 from glamm_jax.evaluation.scores import load_scores
 from glamm_jax.storage import put
 
@@ -37,6 +38,9 @@ def test_a_run_leaves_its_whole_folder(scored: Path) -> None:
     assert config["weights"]
     assert config["data_hash"] == load_scores(scored / "scores.json").data_hash
     assert {"jax", "numpy", "python"} <= set(config["versions"])
+    assert (config["preset"], config["sampling"]) == ("mixed", "greedy")
+    lines = (scored / "predictions.jsonl").read_text().splitlines()
+    assert {json.loads(line)["run"] for line in lines} == {run_id(config)}
     assert len([*(scored / "predictions").glob("*.json")]) == config["items"] == 2
     assert (scored / "report.html").stat().st_size > 1000
     modes = load_scores(scored / "scores.json").modes
@@ -59,6 +63,9 @@ def test_the_same_command_asks_nothing_again(
 def test_a_folder_of_the_original_scores_as_the_model_did(scored: Path, tmp_path: Path) -> None:
     options = ("--predictions", scored / "predictions", "--out", tmp_path / "out")
     assert run("gcg", *options, *WORLD, *QUICK) == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["produced_by"]["sampling"] == "greedy"
+    assert len(config["produced_by"]["weights"]) == 64
     again, first = (load_scores(x / "scores.json").modes for x in (tmp_path / "out", scored))
     assert again["compat"].scores == first["compat"].scores
 
@@ -154,7 +161,7 @@ def test_what_takes_no_time_is_checked_before_bert_is_loaded(
     def never(*_: Any) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr("glamm_jax.cli.eval.BertSimilarity", never)
+    monkeypatch.setattr("glamm_jax.cli.evaluation_options.BertSimilarity", never)
     out = ("--out", tmp_path / "out")
     for options, message in (
         (("--model", MODEL, "--data", "absent"), "absent: no such file or folder"),
@@ -217,7 +224,7 @@ def test_what_cannot_be_used_ends_with_one_line_before_the_model_is_loaded(
     def never(*_: Any) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr("glamm_jax.cli.eval.load", never)
+    monkeypatch.setattr("glamm_jax.cli.evaluation_options.load", never)
     known = ("--model", MODEL, "--out", tmp_path / "out", *WORLD, *QUICK)
     assert run("gcg", *known, *options) == 2
     [line] = capsys.readouterr().err.splitlines()

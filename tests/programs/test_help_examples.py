@@ -23,6 +23,7 @@ from glamm_jax.cli.train import load_config
 from glamm_jax.config.overrides import with_overrides
 from glamm_jax.data.sources.registry import datasets
 from glamm_jax.evaluation.benchmarks import BENCHMARKS
+from glamm_jax.evaluation.paper_tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = (
@@ -67,6 +68,7 @@ WITHOUT_OPTIONS = ("tests.bad_input_table", "tests.metrics_table")
 HELP_MODULES = {
     "glamm-jax": "glamm_jax.cli.main",
     **{f"glamm-jax {name}": f"glamm_jax.cli.{name}" for name in COMMANDS},
+    "glamm-jax eval table3": "glamm_jax.cli.eval_table",
     **{f"glamm-jax annotate {name}": module.__name__ for name, module in ANNOTATE_COMMANDS.items()},
     **{f"glamm-jax convert {name}": module.__name__ for name, module in CONVERT_COMMANDS.items()},
     **{f"python -m {name}": module for name, module in PROGRAMS.items() if name != "bench.cpu"},
@@ -147,7 +149,10 @@ def check_arguments(name: str, arguments: list[str]) -> None:
     if name == "eval" and arguments[0] == "compare":
         name, arguments = "compare", arguments[1:]
     assert name in COMMANDS, f"no command {name!r}"
-    options = parser_of(f"glamm_jax.cli.{name}")(arguments)
+    is_table = name == "eval" and arguments[0] in TABLES
+    options = parser_of(f"glamm_jax.cli.{'eval_table' if is_table else name}")(arguments)
+    if is_table:
+        assert TABLES[options.table].select(options.only)
     config: Path | None = getattr(options, "config", None)
     if config is not None and config.parts[0] == "configs":
         with_overrides(load_config(ROOT / config), options.set)

@@ -11,10 +11,15 @@
 from __future__ import annotations
 
 from glamm_jax.evaluation.benchmarks.base import Benchmark
+from glamm_jax.evaluation.benchmarks.chair import CHAIR
 from glamm_jax.evaluation.benchmarks.conversation import CONVERSATION
 from glamm_jax.evaluation.benchmarks.gcg import GCG
+from glamm_jax.evaluation.benchmarks.grefcoco import GREFCOCO
+from glamm_jax.evaluation.benchmarks.grounding_suite import GROUNDING_SUITE
+from glamm_jax.evaluation.benchmarks.hallu_seg_bench import HALLU_SEG_BENCH
 from glamm_jax.evaluation.benchmarks.image_caption import IMAGE_CAPTION
 from glamm_jax.evaluation.benchmarks.phrase_grounding import PHRASE_GROUNDING
+from glamm_jax.evaluation.benchmarks.reason_seg import REASON_SEG
 from glamm_jax.evaluation.benchmarks.refseg import REFSEG
 from glamm_jax.evaluation.benchmarks.region_caption import REGION_CAPTION
 
@@ -27,5 +32,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         IMAGE_CAPTION,
         CONVERSATION,
         PHRASE_GROUNDING,
+        REASON_SEG,
+        GREFCOCO,
+        GROUNDING_SUITE,
+        HALLU_SEG_BENCH,
+        CHAIR,
     )
 }

@@ -21,7 +21,7 @@ import numpy as np
 from glamm_jax.data import rle
 from glamm_jax.data.conversation_sampler import decode_union
 from glamm_jax.data.record import Annotation, Link, Record, Task
-from glamm_jax.data.sources.defects import DefectLog
+from glamm_jax.data.sources.defects import DefectLog, SourceError
 from glamm_jax.errors import GLaMMError
 from glamm_jax.evaluation.benchmarks.original_annotations import ImageFiles
 from glamm_jax.evaluation.llm_judge import Review, ReviewCase
@@ -55,7 +55,10 @@ class Item:
             objects is their union.
         reference_overlaps: for each reference mask the pixels that its polygons cover twice, or
             None; the original counts them as background. Empty where no mask has any.
-        metadata: further input of a judge: "category" of a conversation, "context" of its image.
+        ignored_masks: for each reference mask the pixels that count in no metric, or None. Empty
+            where no mask has any.
+        metadata: further input of the scores, by name: for a judge the "category" of a
+            conversation and the "context" of its image.
         max_tokens: longest answer; None: as configured for the evaluation.
     """
 
@@ -69,6 +72,7 @@ class Item:
     reference_phrases: tuple[str, ...] = ()
     reference_masks: tuple[RunLengths, ...] = ()
     reference_overlaps: tuple[RunLengths | None, ...] = ()
+    ignored_masks: tuple[RunLengths | None, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     max_tokens: int | None = None
 
@@ -95,6 +99,7 @@ class Prediction:
         scores: for each mask `Grounding.score`, the confidence in it; may be empty.
         finish: as `Answer.finish`, or "failed" where the model could not be run.
         problems: what is malformed in the answer, or why the model could not be run.
+        run: id of what produced it (`glamm_jax.evaluation.provenance`); "" where that is unknown.
     """
 
     id: str
@@ -107,6 +112,7 @@ class Prediction:
     scores: tuple[float, ...] = ()
     finish: str = "end"
     problems: tuple[str, ...] = ()
+    run: str = ""
 
     def grounded_caption(self) -> GroundedCaption:
         """Return the prediction in the form that the metrics of masks take."""
@@ -205,9 +211,10 @@ class Benchmark:
         splits: of the published data; other data may have other splits.
         original_prompt: template of the original's evaluation, for released checkpoints.
         training_prompt: template of this project's training data.
-        items_from_record: makes the items of a record.
-        items_from_annotations: reads annotation files in the layout that the original's
-            evaluation reads; None: there are none.
+        items_from_record: makes the items of a record; `refuse_record` where a record has not
+            what the benchmark needs.
+        items_from_annotations: reads the annotation files of the benchmark's own repository, or
+            those that the original's evaluation reads; None: there are none.
         score: computes all metrics in one mode. An item without a prediction is passed on to
             the metrics, which report it.
         export: writes predictions as the original's evaluation does; None: it writes none.
@@ -261,6 +268,23 @@ class Benchmark:
     def published_rows(self, split: str) -> list[PaperRow]:
         """Return the paper's rows of a split, GLaMM's first; see `rows_of_split`."""
         return rows_of_split(self.published, split)
+
+
+def refuse_record(record: Record, index: int, prompt: PromptTemplate) -> Iterator[Item]:
+    """Refuse records: for `items_from_record` of a benchmark that is read from its own files only.
+
+    Args:
+        record: unused.
+        index: unused.
+        prompt: unused.
+
+    Raises:
+        SourceError: always.
+    """
+    raise SourceError(
+        "this benchmark is read from its own files only; name their folder with --data, without "
+        "--dataset"
+    )
 
 
 def annotations_of_task(record: Record, task: Task) -> list[Annotation]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from glamm_jax.data.record import Record
 from glamm_jax.data.sources.defects import SourceError
@@ -18,13 +17,13 @@ from glamm_jax.evaluation.benchmarks.base import (
     annotations_of_task,
 )
 from glamm_jax.evaluation.benchmarks.generated_text import CAPTION_MODE_DIFFERENCES, score_texts
-from glamm_jax.evaluation.benchmarks.original_annotations import ImageFiles
+from glamm_jax.evaluation.benchmarks.original_annotations import ImageFiles, read_json_lines
 from glamm_jax.evaluation.llm_judge import ReviewCase, score_reviews
 from glamm_jax.evaluation.published import PaperTable
-from glamm_jax.json_files import JSONError, parse_json
 from glamm_jax.metrics.result import MetricResult, Mode
 
 FILES = ("questions.jsonl", "context.jsonl", "answers_gpt4.jsonl")
+LAYOUT = f"LLaVA-Bench has {', '.join(FILES)} and images/"
 DEFAULT_CATEGORY = "conversation"
 
 
@@ -63,7 +62,7 @@ def items_from_annotations(
     Raises:
         SourceError: a file is missing or has another layout.
     """
-    questions, contexts, answers = ([*_read_json_lines(path / name)] for name in FILES)
+    questions, contexts, answers = ([*read_json_lines(path / name, LAYOUT)] for name in FILES)
     try:
         context_of = {entry["image"]: entry["caption"] for entry in contexts}
         answer_of = {str(entry["question_id"]): entry["text"] for entry in answers}
@@ -85,17 +84,6 @@ def items_from_annotations(
     except (KeyError, TypeError, AttributeError) as error:
         raise SourceError(f"{path}: not in the layout of LLaVA-Bench: {error!r}") from error
     return result
-
-
-def _read_json_lines(path: Path) -> Iterator[Any]:
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file; LLaVA-Bench has {', '.join(FILES)} and images/")
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if line.strip():
-            try:
-                yield parse_json(line, f"{path}: line {number}")
-            except JSONError as error:
-                raise SourceError(str(error)) from error
 
 
 def score(

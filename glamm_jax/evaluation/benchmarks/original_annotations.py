@@ -1,4 +1,4 @@
-"""Annotation files in the layouts that the original's evaluations read: files, images, names.
+"""Annotation files of benchmarks: the files, their images, the names of datasets.
 
 Images are read when an item is predicted, so a missing image fails alone.
 """
@@ -6,7 +6,7 @@ Images are read when an item is predicted, so a missing image fails alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from glamm_jax.data.preprocess import MAX_IMAGE_BYTES
@@ -14,13 +14,15 @@ from glamm_jax.data.record import Record, RecordError
 from glamm_jax.data.sources.coco_file import CocoFile
 from glamm_jax.data.sources.dataset_files import OUTSIDE_HINT, find_image
 from glamm_jax.data.sources.defects import SourceError, quoted
-from glamm_jax.data.sources.json_files import as_id
+from glamm_jax.data.sources.json_files import Fields, as_id
 from glamm_jax.files import FileNameError, read_regular_file
+from glamm_jax.json_files import JSONError, JSONObject, parse_json
 
 # Where images may be, relative to the folder of the annotations and to the folders above it.
 IMAGE_FOLDERS = (
     *("images", "GranDf/GranDf_HA_images/val_test", "GranDf_HA_images/val_test"),
-    *("coco_2014/train2014", "visual_genome/images", "flickr30k-images", "flikcr_30k/train", ""),
+    *("coco_2014/train2014", "visual_genome/images", "flickr30k-images", "flikcr_30k/train"),
+    *("images/train2014", "coco_2014/val2014", "val2014", "coco_2017/val2017", "val2017", ""),
 )
 NUM_PARENTS = 3  # folders above the annotations in which images are searched
 NUM_PROBED = 20  # images that the choice of a folder is based on
@@ -94,10 +96,19 @@ def find_images(coco: CocoFile, base: Path, folder: Path | None) -> ImageFiles:
     # Without a file name the id is the name, as in the file names of the original's predictions.
     names = [str(e.get("file_name") or f"{as_id(e.get('id'))}.jpg") for e in coco.images]
     ids = [as_id(entry["id"]) or "" for entry in coco.images]
-    return ImageFiles(folder or _find_folder(names, base), names, ids)
+    return ImageFiles(folder or find_image_folder(names, base), names, ids)
 
 
-def _find_folder(names: Sequence[str], base: Path) -> Path:
+def find_image_folder(names: Sequence[str], base: Path) -> Path:
+    """Return the folder of `IMAGE_FOLDERS`, at `base` or above, with most of the first images.
+
+    Args:
+        names: of the images.
+        base: folder of the annotations.
+
+    Raises:
+        SourceError: no folder has any of the first images.
+    """
     # Several images are probed, because a single one may be the one that is missing.
     candidates = [
         parent / folder
@@ -114,6 +125,27 @@ def _find_folder(names: Sequence[str], base: Path) -> Path:
             f"{', '.join(IMAGE_FOLDERS[:-1])} there or above; name their folder with --images"
         )
     return candidates[counts.index(max(counts))]
+
+
+def read_json_lines(path: Path, layout: str) -> Iterator[Fields]:
+    """Yield the objects of a file that has one on each line; empty lines are skipped.
+
+    Args:
+        path: of the file.
+        layout: what the benchmark consists of, for the message about a missing file.
+
+    Raises:
+        SourceError: the file is missing, or a line is no object.
+    """
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file; {layout}")
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            where = f"{path}: line {number}"
+            try:
+                yield JSONObject(parse_json(line, where), where).fields
+            except JSONError as error:
+                raise SourceError(str(error)) from error
 
 
 def find_annotation_file(path: Path, split: str, *endings: str) -> Path:

@@ -9,7 +9,6 @@ own, and the model has to generate [SEG].
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -26,16 +25,18 @@ from glamm_jax.evaluation.benchmarks.base import (
     annotations_of_task,
     union_mask,
 )
+from glamm_jax.evaluation.benchmarks.mask_items import (
+    FORCED_SUFFIX,
+    FREE_PREFIX,
+    free_running,
+    teacher_forced,
+)
 from glamm_jax.evaluation.published import PaperTable
 from glamm_jax.metrics.refseg import score_refseg
 from glamm_jax.metrics.result import MetricResult, Mode
 from glamm_jax.text.questions import REFERRING_INSTRUCTION, SEGMENTATION_QUESTIONS
 
 NUM_FORCED = 3  # expressions of an image in the original's evaluation (quirk 48)
-FORCED_SUFFIX = "/forced"  # of the id of a teacher-forced item
-# The prompt after the given answers of a teacher-forced item; the answer to it is unused.
-CLOSING_PROMPT = "Is that all?"
-FREE_PREFIX = "free "  # of the metrics of free-running items
 
 
 def items_from_record(record: Record, index: int, prompt: PromptTemplate) -> Iterator[Item]:
@@ -59,8 +60,8 @@ def items_from_record(record: Record, index: int, prompt: PromptTemplate) -> Ite
     prompts = [prompt.format(name) for name in names]
     masks = [union_mask(record, annotation.links) for annotation in annotations]
     overlaps = [_overlap(record, annotation.links) for annotation in annotations]
-    for k, overlap in enumerate(overlaps):
-        yield Item(
+    items = [
+        Item(
             f"{record.image_id}/{k}",
             record.image_id,
             index,
@@ -69,19 +70,15 @@ def items_from_record(record: Record, index: int, prompt: PromptTemplate) -> Ite
             reference_masks=(masks[k],),
             reference_overlaps=(overlap,) if overlap else (),
         )
-    if annotations:
-        sample = _sample_expressions(len(annotations), prompt.seed, record.image_id)
-        forced_overlaps = tuple(overlaps[k] for k in sample)
-        yield Item(
+        for k, overlap in enumerate(overlaps)
+    ]
+    yield from items
+    if items:
+        sample = _sample_expressions(len(items), prompt.seed, record.image_id)
+        yield teacher_forced(
             f"{record.image_id}{FORCED_SUFFIX}",
-            record.image_id,
-            index,
-            CLOSING_PROMPT,
-            history=tuple((prompts[k], prompt.forced_answer) for k in sample),
-            reference_phrases=tuple(names[k] for k in sample),
-            reference_masks=tuple(masks[k] for k in sample),
-            reference_overlaps=forced_overlaps if any(forced_overlaps) else (),
-            max_tokens=1,
+            [items[k] for k in sample],
+            [prompt.forced_answer] * len(sample),
         )
 
 
@@ -116,7 +113,7 @@ def score(
     forced = [item for item in items if item.history]
     free = [item for item in items if not item.history]
     result = _score_masks(forced, predictions, mode) if forced else MetricResult({})
-    return result | _free(_score_masks(free, predictions, mode)) if free else result
+    return result | free_running(_score_masks(free, predictions, mode)) if free else result
 
 
 def _score_masks(items: Sequence[Item], predictions: Predictions, mode: Mode) -> MetricResult:
@@ -141,22 +138,6 @@ def _without_overlaps(item: Item) -> tuple[RunLengths, ...]:
     return tuple(
         mask if overlap is None else rle.encode(rle.decode(mask) & ~rle.decode(overlap))
         for mask, overlap in zip(item.reference_masks, item.reference_overlaps, strict=True)
-    )
-
-
-def _free(result: MetricResult) -> MetricResult:
-    """Prefix the names of all metrics and columns."""
-    return replace(
-        result,
-        scores={FREE_PREFIX + name: value for name, value in result.scores.items()},
-        per_item={
-            item: {FREE_PREFIX + name: value for name, value in columns.items()}
-            for item, columns in result.per_item.items()
-        },
-        ratios={
-            FREE_PREFIX + name: (FREE_PREFIX + numerator, FREE_PREFIX + denominator)
-            for name, (numerator, denominator) in result.ratios.items()
-        },
     )
 
 
