@@ -96,7 +96,7 @@ from glamm_jax.evaluation.evaluation_run import (
     GenerationConfig,
 )
 from glamm_jax.evaluation.items import EvaluationData
-from glamm_jax.evaluation.judge_client import TokenPrices
+from glamm_jax.evaluation.judge_client import JudgePrices
 from glamm_jax.evaluation.llm_judge import review_all
 from glamm_jax.evaluation.paper_tables import TABLES
 from glamm_jax.evaluation.scores import RunScores
@@ -152,7 +152,7 @@ def evaluate(options: argparse.Namespace) -> None:
                 scores[name] = score_run(run, predictions, problems, scorers)
     if jax.process_index() == 0:
         if judge is not None:
-            prices = TokenPrices(*options.judge_price) if options.judge_price else None
+            prices = JudgePrices(*options.judge_price) if options.judge_price else None
             print(f"judge: {judge.usage.describe(prices)}")
         print(benchmark.description)
         if len(scores) > 1:

@@ -3,7 +3,7 @@
     judge = LLMJudge("http://localhost:8000/v1", "some-model")
     reply = judge.complete("Which answer is better?")
     reply.text, reply.prompt_tokens
-    judge.usage.cost(TokenPrices(2.5, 10.0))
+    judge.usage.cost(JudgePrices(2.5, 10.0))
 
 The openai client sends the requests. A request that fails is repeated here, so that the rules are
 the same for malformed replies, which the client does not repeat.
@@ -37,7 +37,7 @@ class JudgeError(GLaMMError):
 
 
 @dataclass(frozen=True)
-class TokenPrices:
+class JudgePrices:
     """Prices of a million tokens, in any currency.
 
     Attributes:
@@ -65,12 +65,12 @@ class TokenUsage:
     completion_tokens: int = 0
     uncounted: int = 0
 
-    def cost(self, prices: TokenPrices) -> float:
+    def cost(self, prices: JudgePrices) -> float:
         """Return the price of the tokens."""
         prompt, completion = self.prompt_tokens, self.completion_tokens
         return (prompt * prices.prompt + completion * prices.completion) / MILLION
 
-    def describe(self, prices: TokenPrices | None = None) -> str:
+    def describe(self, prices: JudgePrices | None = None) -> str:
         """Return the numbers in one line, with the cost if there are prices."""
         text = (
             f"{self.requests} requests, {self.prompt_tokens} tokens read, "

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from glamm_jax.cli.eval import main
-from glamm_jax.evaluation.judge_client import JudgeError, JudgeReply, LLMJudge, TokenPrices
+from glamm_jax.evaluation.judge_client import JudgeError, JudgePrices, JudgeReply, LLMJudge
 from glamm_jax.evaluation.llm_judge import (
     Review,
     ReviewCase,
@@ -206,8 +206,8 @@ def test_the_same_content_is_requested_once_and_its_tokens_are_counted(
     assert [(x.id, x.scores) for x in reviews] == [("0", (8, 7)), ("again", (8, 7)), ("1", (9, 5))]
     assert len(server.requests) == judge.usage.requests == 2
     assert (judge.usage.prompt_tokens, judge.usage.completion_tokens) == (100, 10)
-    assert judge.usage.cost(TokenPrices(2.0, 50.0)) == pytest.approx((200 + 500) / 1e6)
-    text = judge.usage.describe(TokenPrices(2000.0, 50000.0))
+    assert judge.usage.cost(JudgePrices(2.0, 50.0)) == pytest.approx((200 + 500) / 1e6)
+    text = judge.usage.describe(JudgePrices(2000.0, 50000.0))
     assert text == ("2 requests, 100 tokens read, 10 written, cost 0.7000; no count of 1 requests")
     lines = [json.loads(x) for x in (tmp_path / "reviews.jsonl").read_text().splitlines()]
     assert [line["prompt_tokens"] for line in lines] == [100, None]
