@@ -114,5 +114,7 @@ def chip_family() -> Family:
     target = platform()
     if target != "gpu":
         return cast(Family, target)
-    capability = float(getattr(jax.local_devices()[0], "compute_capability", 0.0))
-    return "hopper" if capability >= 9 else "ampere" if capability >= 8 else "gpu"
+    # NVIDIA's are numbers such as 8.9; others are names.
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    major = int(number) if (number := capability.split(".")[0]).isdecimal() else 0
+    return "hopper" if major >= 9 else "ampere" if major >= 8 else "gpu"
