@@ -25,6 +25,7 @@ from glamm_jax.aot.collectives import gathered_stacks
 from glamm_jax.config import released, with_lora
 from glamm_jax.config.experiment import DataConfig, ExperimentConfig, MixtureEntry
 from glamm_jax.data.collate import collate
+from glamm_jax.data.packing import Packing
 from glamm_jax.errors import ConfigError
 from glamm_jax.parallel import GIB, MeshSizes, make_mesh, use_mesh
 from glamm_jax.training.placement import abstract_batch, abstract_split
@@ -113,7 +114,9 @@ def released_gcg_config(images: int, batch_slices: int) -> ExperimentConfig:
 def _compile(config: ExperimentConfig) -> dict[str, Any]:
     """Compile a step on the current mesh; return what a device needs, or the compiler's error."""
     graphdef, frozen, state = abstract_split(config)
-    slice_batch = collate([], config.model, config.data.batch_shape)
+    data = config.data
+    packing = Packing(data.share_prefix, data.fill_rows)
+    slice_batch = collate([], config.model, data.batch_shape, packing)
     batch = abstract_batch(slice_batch, config.data.batch_slices, config.optim.accumulation_steps)
     step: Any = make_step(config.model, config.optim, config.losses, config.seed)
     lowered = step.trace(graphdef, frozen, state, batch).lower(lowering_platforms=("tpu",))

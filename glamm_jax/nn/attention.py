@@ -4,8 +4,9 @@
 
 Arrays have the shape [batch, tokens, heads, width]. Masks are given by their structure, never as
 arrays of T x T: `causal` (query i attends to keys 0..i), `key_valid` (padding is never attended to)
-and `segments` (packed rows). `glamm_jax.nn.attention_kernels` says which kernel runs where. Keys and values may have fewer heads than queries (grouped-query
-attention): a key head serves as many adjacent query heads as there are for each.
+and `segments` (packed rows). Keys and values may have fewer heads than queries (grouped-query
+attention): a key head serves as many adjacent query heads as there are for each, and is not
+repeated. `glamm_jax.nn.attention_kernels` has the table of the kernels and their chips.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def _attend_backward(static: _Static, saved: tuple, d_out: Array) -> tuple:
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _by_head(function):  # noqa: ANN001, ANN202  # of _forward and _backward alike
+def _by_head(function):  # of _forward and _backward alike
     """Apply a function to one row and key head after another."""
 
     def run(static: _Static, arrays: tuple, masks: MaskArrays, visible: _VisibleBlocks) -> tuple:

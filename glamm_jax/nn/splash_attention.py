@@ -21,7 +21,7 @@ from glamm_jax.parallel import current_mesh, partition_spec, platform
 
 LANES = 128
 # A block of queries, or of keys, takes at most so many bytes, so that the blocks and the scores of
-# the forward and the backward kernels fit the vector memory of every TPU since v4 (16 MiB a kernel).
+# the forward and the backward kernels fit the vector memory of v5e, v5p and v6e.
 _BLOCK_BYTES = 256 * 1024
 # Keys of a block whose scores are computed at once.
 _COMPUTED_KEYS = 768

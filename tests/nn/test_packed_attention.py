@@ -55,9 +55,7 @@ def by_blocks(
     return blockwise_attention(scaled, k, v, causal, masks, by_head=by_head, blocks=(8, 12))
 
 
-def dense(
-    q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, masks: MaskArrays
-) -> jax.Array:
+def dense(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, masks: MaskArrays) -> jax.Array:
     return attention(q, k, v, causal=causal, key_valid=masks.valid, segments=masks.segments)
 
 
@@ -91,6 +89,10 @@ GROUPS = st.lists(
 )
 
 
+# One function for each value, so that each is compiled once.
+BY_HEAD = {by_head: partial(by_blocks, by_head) for by_head in (False, True)}
+
+
 @settings(max_examples=40, deadline=None)
 @given(rows=st.lists(GROUPS, min_size=ROWS, max_size=ROWS), by_head=st.booleans())
 def test_blocks_give_the_result_and_the_gradients_of_dense_attention(
@@ -101,15 +103,7 @@ def test_blocks_give_the_result_and_the_gradients_of_dense_attention(
         for x in zip(*(packed_row(groups, LENGTH) for groups in rows), strict=True)
     )
     masks, arrays = MaskArrays(valid, Segments(ids, prefixes)), operands(LENGTH)
-    assert_equal(run(partial_by_head(by_head), True, arrays, masks), run(dense, True, arrays, masks))
-
-
-def partial_by_head(by_head: bool) -> Callable[..., jax.Array]:
-    """Return one function for each value, so that each is compiled once."""
-    return BY_HEAD[by_head]
-
-
-BY_HEAD = {by_head: partial(by_blocks, by_head) for by_head in (False, True)}
+    assert_equal(run(BY_HEAD[by_head], True, arrays, masks), run(dense, True, arrays, masks))
 
 
 @pytest.mark.parametrize("causal", [False, True])
