@@ -14,6 +14,7 @@ import importlib.util
 import os
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -59,7 +60,27 @@ def compile_for_topology(
     Raises:
         ConfigError: libtpu is not installed, or the topology's chip is unknown.
     """
-    chip = topology_name.partition(":")[0]
+    devices = topology_devices(topology_name)
+    with use_mesh(make_mesh(*mesh, devices=devices)):
+        result = _compile(config)
+    memory = CHIPS[_chip_name(topology_name)].memory_gib
+    fits = "error" not in result and result["arguments + temporaries"] <= memory
+    return {
+        "topology": topology_name,
+        "mesh": tuple(mesh),
+        **result,
+        "fits": fits,
+        "jax": jax.__version__,
+    }
+
+
+def topology_devices(topology_name: str) -> Sequence[Any]:
+    """Return the devices of a TPU topology that is not attached, to compile for.
+
+    Raises:
+        ConfigError: libtpu is not installed, or the topology's chip is unknown.
+    """
+    chip = _chip_name(topology_name)
     if chip not in CHIPS:
         raise ConfigError(
             f"topology {topology_name!r}: unknown chip; choose from {', '.join(CHIPS)}"
@@ -69,18 +90,11 @@ def compile_for_topology(
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=topology_name)
-    with use_mesh(make_mesh(*mesh, devices=topology.devices)):
-        result = _compile(config)
-    memory = CHIPS[chip].memory_gib
-    fits = "error" not in result and result["arguments + temporaries"] <= memory
-    return {
-        "topology": topology_name,
-        "mesh": tuple(mesh),
-        **result,
-        "fits": fits,
-        "jax": jax.__version__,
-    }
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology_name).devices
+
+
+def _chip_name(topology_name: str) -> str:
+    return topology_name.partition(":")[0]
 
 
 def released_gcg_config(images: int, batch_slices: int) -> ExperimentConfig:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,7 @@ def blockwise_attention(
     masks = _pad_masks(masks, padded_t, padded_s)
     visible = _visible_blocks(static, masks, q.shape[0], padded_t, padded_s)
     q = _pad_tokens(q, padded_t).reshape(q.shape[0], padded_t, groups, -1, q.shape[-1])
-    out = _attend(
+    out: Any = _attend(
         static,
         q.transpose(0, 2, 3, 1, 4),
         _pad_tokens(k, padded_s).transpose(0, 2, 1, 3),

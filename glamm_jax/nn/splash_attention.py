@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -130,13 +130,13 @@ class _Kernels(NamedTuple):
         from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
         from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-        shape = (q.shape[2], k.shape[2])
+        shape, blocks = (q.shape[2], k.shape[2]), cast(dict[str, Any], dict(self.blocks))
         mask = masks.CausalMask(shape) if self.causal else masks.FullMask(shape)
         return splash_attention_kernel.make_splash_mha(
             mask=masks.MultiHeadMask([mask] * q.shape[1]),  # the kernel groups them by key heads
             head_shards=1,
             q_seq_shards=1,
-            block_sizes=splash_attention_kernel.BlockSizes(**dict(self.blocks)),
+            block_sizes=splash_attention_kernel.BlockSizes(**blocks),
             save_residuals=save_residuals,
             interpret=platform() != "tpu",
         )
@@ -188,8 +188,8 @@ def _part_gradients(
         *("save_residuals", "mask_value", "is_mqa", "block_sizes", "residual_checkpoint_name"),
         *("mask_function", "attn_logits_soft_cap", "interpret"),
     )
-    gradients = splash._splash_attention_bwd(*(kernel.kwargs[x] for x in order), saved, d_out)
-    return gradients[3:6]
+    backward: Any = splash._splash_attention_bwd
+    return backward(*(kernel.kwargs[x] for x in order), saved, d_out)[3:6]
 
 
 def block_sizes(num_queries: int, num_keys: int, row_bytes: int) -> dict[str, int]:

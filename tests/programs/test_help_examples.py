@@ -38,6 +38,8 @@ BENCH = (
     "annotation",
     "train",
     "sharding",
+    "packing",
+    "attention",
 )
 # `python -m MODULE` -> the module with its function `parse`.
 PROGRAMS = {
