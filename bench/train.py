@@ -154,9 +154,9 @@ def configuration(options: argparse.Namespace) -> ExperimentConfig:
         )
         size = 640
     shape = BatchShape(
-        rows=IMAGES,
-        tokens=1536,
-        targets=512,
+        rows=IMAGES // 2,
+        tokens=1792,
+        targets=1024,
         images=IMAGES,
         grounding_images=IMAGES,
         masks=8 * IMAGES,
@@ -169,6 +169,8 @@ def configuration(options: argparse.Namespace) -> ExperimentConfig:
             (MixtureEntry("miniworld/easy@64", ("gcg",)),),
             str(TOKENIZER),
             batch_shape=shape,
+            share_prefix=True,
+            fill_rows=True,
             workers=options.workers,
         ),
         OptimConfig(

@@ -17,6 +17,7 @@ from glamm_jax.config.experiment import ExperimentConfig
 def get_config(dataset: str = "llava_instruct_150k") -> ExperimentConfig:
     """Conversations about complete images; neither SAM nor the region encoder runs."""
     base = finetune_gcg.get_config()
-    shape = replace(base.data.batch_shape, grounding_images=0, masks=0)
+    # Their answers are long: fewer than two share a row on average.
+    shape = replace(base.data.batch_shape, rows=3, grounding_images=0, masks=0)
     mixture = (entry(dataset, "vqa", conversation=BARE_IMAGE),)
     return replace(base, data=replace(base.data, mixture=mixture, batch_shape=shape))

@@ -25,10 +25,13 @@ from glamm_jax.types import BatchShape
 
 # On eight devices, five batches a step of four images a device. `step_images` decides on others.
 STEP_IMAGES, DEVICES, ACCUMULATION_STEPS, IMAGES = 160, 8, 5, 4
+# A sample of one image has 775 tokens on average, and 1,536 at most in the original: two share a
+# row, and what is left of a row holds longer ones.
+IMAGES_PER_ROW = 2
 BATCH_SHAPE = BatchShape(
-    rows=IMAGES,
-    tokens=1536,  # the original's longest
-    targets=512,
+    rows=IMAGES // IMAGES_PER_ROW,
+    tokens=1792,
+    targets=512 * IMAGES_PER_ROW,
     images=IMAGES,
     grounding_images=IMAGES,
     masks=8 * IMAGES,
@@ -48,6 +51,8 @@ def get_config(human_annotated: bool = True) -> ExperimentConfig:
             mixture=mix(1.0, {semantic(): 1.0, **automatic, **human}),
             tokenizer="start",
             batch_shape=BATCH_SHAPE,
+            share_prefix=True,
+            fill_rows=True,
             batch_slices=DEVICES,
             step_images=STEP_IMAGES,
             workers=1,

@@ -98,6 +98,7 @@ def data_config(worlds: dict[str, float], model: GLaMMConfig) -> DataConfig:
         ),
         tokenizer=TOKENIZER,
         share_prefix=True,
+        fill_rows=True,
         max_deferred=8,
         batch_shape=BatchShape(
             rows=IMAGES,

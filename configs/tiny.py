@@ -33,6 +33,8 @@ def get_config() -> ExperimentConfig:
                 ),
             ),
             tokenizer="tests/goldens/tokenizer",
+            share_prefix=True,
+            fill_rows=True,
             batch_shape=BatchShape(
                 rows=2,
                 tokens=model.clip.num_patches + 200,

@@ -296,6 +296,7 @@ VARIABLES: dict[str, Callable[[Path], Variables]] = {
         **dict.fromkeys("qkv", jnp.ones((1, 3, 2, 4))),
         "token_valid": jnp.ones((1, 3), bool),
     },
+    "nn.attention_kernels": lambda folder: {},
     "parallel": lambda folder: {"state": nnx.state(GLaMM(get_config().model, rngs=nnx.Rngs(0)))},
     "report.html_page": lambda folder: {"Path": Path, "image": IMAGE, "dog": MASK},
     "report.mask_overlay": lambda folder: {"image": IMAGE, "mask": MASK},

@@ -14,6 +14,7 @@ import importlib.util
 import os
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from glamm_jax.aot.collectives import gathered_stacks
 from glamm_jax.config import released, with_lora
 from glamm_jax.config.experiment import DataConfig, ExperimentConfig, MixtureEntry
 from glamm_jax.data.collate import collate
+from glamm_jax.data.packing import Packing
 from glamm_jax.errors import ConfigError
 from glamm_jax.parallel import GIB, MeshSizes, make_mesh, use_mesh
 from glamm_jax.training.placement import abstract_batch, abstract_split
@@ -58,7 +60,27 @@ def compile_for_topology(
     Raises:
         ConfigError: libtpu is not installed, or the topology's chip is unknown.
     """
-    chip = topology_name.partition(":")[0]
+    devices = topology_devices(topology_name)
+    with use_mesh(make_mesh(*mesh, devices=devices)):
+        result = _compile(config)
+    memory = CHIPS[_chip_name(topology_name)].memory_gib
+    fits = "error" not in result and result["arguments + temporaries"] <= memory
+    return {
+        "topology": topology_name,
+        "mesh": tuple(mesh),
+        **result,
+        "fits": fits,
+        "jax": jax.__version__,
+    }
+
+
+def topology_devices(topology_name: str) -> Sequence[Any]:
+    """Return the devices of a TPU topology that is not attached, to compile for.
+
+    Raises:
+        ConfigError: libtpu is not installed, or the topology's chip is unknown.
+    """
+    chip = _chip_name(topology_name)
     if chip not in CHIPS:
         raise ConfigError(
             f"topology {topology_name!r}: unknown chip; choose from {', '.join(CHIPS)}"
@@ -68,18 +90,11 @@ def compile_for_topology(
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=topology_name)
-    with use_mesh(make_mesh(*mesh, devices=topology.devices)):
-        result = _compile(config)
-    memory = CHIPS[chip].memory_gib
-    fits = "error" not in result and result["arguments + temporaries"] <= memory
-    return {
-        "topology": topology_name,
-        "mesh": tuple(mesh),
-        **result,
-        "fits": fits,
-        "jax": jax.__version__,
-    }
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology_name).devices
+
+
+def _chip_name(topology_name: str) -> str:
+    return topology_name.partition(":")[0]
 
 
 def released_gcg_config(images: int, batch_slices: int) -> ExperimentConfig:
@@ -113,7 +128,9 @@ def released_gcg_config(images: int, batch_slices: int) -> ExperimentConfig:
 def _compile(config: ExperimentConfig) -> dict[str, Any]:
     """Compile a step on the current mesh; return what a device needs, or the compiler's error."""
     graphdef, frozen, state = abstract_split(config)
-    slice_batch = collate([], config.model, config.data.batch_shape)
+    data = config.data
+    packing = Packing(data.share_prefix, data.fill_rows)
+    slice_batch = collate([], config.model, data.batch_shape, packing)
     batch = abstract_batch(slice_batch, config.data.batch_slices, config.optim.accumulation_steps)
     step: Any = make_step(config.model, config.optim, config.losses, config.seed)
     lowered = step.trace(graphdef, frozen, state, batch).lower(lowering_platforms=("tpu",))

@@ -9,6 +9,8 @@ not: `glamm_jax.aot.compile_step` compiles the step and reads them from the prog
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,6 +58,11 @@ class PartCost(NamedTuple):
     recomputed: int = 0
 
 
+# Names of quotas of a batch, by which the FLOPs of an operation grow. Attention to the tokens of a
+# row is quadratic: they are named twice.
+Quotas = tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a training run would need.
@@ -65,12 +72,14 @@ class Plan:
         parts: {title: cost} of the parts of the model.
         placements: {title: where it is} of the parts of the model.
         mesh: sizes of its axes.
+        quota_flops: {quotas: FLOPs of a step} of the operations that grow with them.
     """
 
     config: ExperimentConfig
     parts: dict[str, PartCost]
     placements: PartPlacements
     mesh: MeshSizes
+    quota_flops: dict[Quotas, int]
 
     @property
     def memory(self) -> DeviceMemory:
@@ -86,6 +95,17 @@ class Plan:
     def step_flops(self) -> int:
         """FLOPs of a step, without those of activation checkpointing."""
         return sum(part.forward + part.backward for part in self.parts.values())
+
+    def filled_flops(self, fill: Mapping[str, float]) -> float:
+        """Return the FLOPs of a step without padding.
+
+        Args:
+            fill: the share of each quota of the batch that is filled, as in `metrics.jsonl`.
+        """
+        return sum(
+            count * math.prod(fill.get(name, 1.0) for name in quotas)
+            for quotas, count in self.quota_flops.items()
+        )
 
     def step_seconds(self, chip: Chip) -> float:
         """Return the time of a step on as many chips as the mesh has, at half of their peak."""
@@ -161,8 +181,13 @@ def plan(config: ExperimentConfig, mesh: MeshSizes = ONE_DEVICE) -> Plan:
         placements = place_parts(split)
     shape = config.data.batch_shape
     num_slices = config.data.batch_slices * config.optim.accumulation_steps
-    parts = _add_flops(_count_parameters(split), config.model, shape, num_slices)
-    return Plan(config, parts, placements, mesh)
+    parts = _count_parameters(split)
+    operations = _operations(config.model, shape, parts)
+    quota_flops: Counter[Quotas] = Counter()
+    for matmuls in operations:
+        quota_flops[matmuls.quotas] += num_slices * (matmuls.forward + matmuls.backward)
+    parts = _add_flops(parts, operations, num_slices)
+    return Plan(config, parts, placements, mesh, dict(quota_flops))
 
 
 def _count_parameters(split: ModelSplit) -> dict[str, PartCost]:
@@ -186,6 +211,7 @@ class _Matmuls(NamedTuple):
         forward: FLOPs of the forward pass.
         trains_kernel: the backward pass forms the gradient of the kernel.
         trains_input: the backward pass forms the gradient of the input.
+        quotas: of the batch, by which they grow.
         is_recomputed: activation checkpointing repeats the forward pass.
     """
 
@@ -193,6 +219,7 @@ class _Matmuls(NamedTuple):
     forward: int
     trains_kernel: bool
     trains_input: bool
+    quotas: Quotas
     is_recomputed: bool = False
 
     @property
@@ -201,16 +228,23 @@ class _Matmuls(NamedTuple):
         return self.forward * (self.trains_kernel + self.trains_input)
 
 
-def _add_flops(
-    parts: dict[str, PartCost], config: GLaMMConfig, shape: BatchShape, num_slices: int
-) -> dict[str, PartCost]:
-    """Add the FLOPs of a step, which is so many batches of a shape, to the costs of the parts."""
+def _operations(
+    config: GLaMMConfig, shape: BatchShape, parts: Mapping[str, PartCost]
+) -> tuple[_Matmuls, ...]:
+    """List the matrix products of a batch of a shape."""
     trained = {title: part.trained > 0 for title, part in parts.items()}
-    parts = dict(parts)
-    for matmuls in (
+    return (
         *_vision_matmuls(config, shape, trained),
         *_language_matmuls(config, shape, trained),
-    ):
+    )
+
+
+def _add_flops(
+    parts: dict[str, PartCost], operations: Sequence[_Matmuls], num_slices: int
+) -> dict[str, PartCost]:
+    """Add the FLOPs of a step, which is so many batches, to the costs of the parts."""
+    parts = dict(parts)
+    for matmuls in operations:
         old, forward = parts[matmuls.title], num_slices * matmuls.forward
         parts[matmuls.title] = old._replace(
             forward=old.forward + forward,
@@ -234,14 +268,21 @@ def _vision_matmuls(
     # A gradient reaches an input only if something before it is trained.
     to_projector = trained[projector] or trained[clip]
     to_region = trained[region] or trained[clip]
+    images, with_regions = ("images",), ("region_images",)
     return (
-        _Matmuls(clip, shape.images * flops.clip(config.clip), trained[clip], trained[clip]),
-        _Matmuls(sam, sam_flops, trained[sam], trained[sam]),
-        _Matmuls(projector, first, trained[projector], trained[clip]),
-        _Matmuls(projector, second, trained[projector], to_projector),
-        _Matmuls(region, levels, trained[region], trained[clip]),
-        _Matmuls(region, fusion, trained[region], to_region, config.region.remat == "full"),
-        _Matmuls(region, boxes, trained[region], to_region),
+        _Matmuls(
+            *(clip, shape.images * flops.clip(config.clip), trained[clip], trained[clip]),
+            images,
+        ),
+        _Matmuls(sam, sam_flops, trained[sam], trained[sam], ("grounding_images",)),
+        _Matmuls(projector, first, trained[projector], trained[clip], images),
+        _Matmuls(projector, second, trained[projector], to_projector, images),
+        _Matmuls(region, levels, trained[region], trained[clip], with_regions),
+        _Matmuls(
+            *(region, fusion, trained[region], to_region, with_regions),
+            config.region.remat == "full",
+        ),
+        _Matmuls(region, boxes, trained[region], to_region, ("regions",)),
     )
 
 
@@ -260,15 +301,16 @@ def _language_matmuls(
     attention = rows * flops.llama_attention(llama, shape.tokens)
     adapters = flops.lora(config, rows * shape.tokens)
     logits = flops.llama_head(llama, rows * shape.targets)
+    tokens, of_masks = ("tokens",), ("masks",)
     head = "embeddings" if llama.tie_embeddings else "lm_head"
     return (
-        _Matmuls(llama_title, linears, trained[llama_title], True, full),
+        _Matmuls(llama_title, linears, trained[llama_title], True, tokens, full),
         # Of attention, the gradients of both operands.
-        _Matmuls(llama_title, attention, True, True, llama.remat != "none"),
-        _Matmuls(ADAPTERS, adapters, True, True, full),
-        _Matmuls(head, logits, trained[head], True),
-        _Matmuls(l_p, flops.text_projection(config, masks), trained[l_p], True),
-        _Matmuls(decoder, flops.mask_decoder(config.sam, masks), trained[decoder], True),
-        _Matmuls(decoder, matrices, False, False),
-        _Matmuls(decoder, resizing, False, True),
+        _Matmuls(llama_title, attention, True, True, 2 * tokens, llama.remat != "none"),
+        _Matmuls(ADAPTERS, adapters, True, True, tokens, full),
+        _Matmuls(head, logits, trained[head], True, ("targets",)),
+        _Matmuls(l_p, flops.text_projection(config, masks), trained[l_p], True, of_masks),
+        _Matmuls(decoder, flops.mask_decoder(config.sam, masks), trained[decoder], True, of_masks),
+        _Matmuls(decoder, matrices, False, False, of_masks),
+        _Matmuls(decoder, resizing, False, True, of_masks),
     )

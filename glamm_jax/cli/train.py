@@ -66,7 +66,7 @@ from glamm_jax.aot.chips import chip_of
 from glamm_jax.aot.plan import configured_mesh, plan
 from glamm_jax.cli.processes import add_process_arguments, start_processes
 from glamm_jax.cli.program import any_path, make_parser, run_program, this_machine
-from glamm_jax.cli.train_progress import show_progress
+from glamm_jax.cli.train_progress import PeakStepSeconds, show_progress
 from glamm_jax.config.experiment import ExperimentConfig
 from glamm_jax.config.flat import flatten_config
 from glamm_jax.config.overrides import with_overrides
@@ -207,13 +207,13 @@ def load_config(path: Path) -> ExperimentConfig:
     return config
 
 
-def _peak_step_seconds(config: ExperimentConfig) -> float | None:
-    """Return the seconds of a step at the devices' peak FLOPS; None for unknown devices."""
+def _peak_step_seconds(config: ExperimentConfig) -> PeakStepSeconds | None:
+    """Return the function of `show_progress`; None for unknown devices."""
     chip = chip_of(jax.devices()[0].device_kind)
     if chip is None:
         return None
-    used = config.mesh.devices or jax.device_count()
-    return plan(config).step_flops / (chip.peak_flops * used)
+    used, planned = config.mesh.devices or jax.device_count(), plan(config)
+    return lambda fill: planned.filled_flops(fill) / (chip.peak_flops * used)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -15,18 +15,22 @@ from glamm_jax.training.losses import LOSS_NAMES
 from glamm_jax.training.run_folder import print_line
 
 SPEED_WINDOW = 20  # steps over which the printed speed is averaged
+# Seconds of a step at the devices' peak FLOPS, by how much of each quota of its batch is filled.
+PeakStepSeconds = Callable[[Mapping[str, float]], float]
 HEARTBEAT_SECONDS = 30.0  # between two lines, where there is no terminal
 
 
 def show_progress(
-    records: Iterable[StepRecord], num_steps: int, peak_step_seconds: float | None = None
+    records: Iterable[StepRecord],
+    num_steps: int,
+    peak_step_seconds: PeakStepSeconds | None = None,
 ) -> None:
     """Run the steps and show losses, speed and input wait.
 
     Args:
         records: of the steps, as `train` yields them; consuming them runs the training.
         num_steps: at which the run ends; the bar of a resumed run starts where it resumes.
-        peak_step_seconds: time of a step at the devices' peak FLOPS; its share is shown.
+        peak_step_seconds: time at the devices' peak FLOPS; its share of the time is shown.
     """
     print("initializing the weights and compiling; this takes minutes", flush=True)
     last: deque[StepRecord] = deque(maxlen=SPEED_WINDOW)
@@ -54,14 +58,14 @@ class Heartbeat:
 
     Args:
         num_steps: at which the run ends.
-        peak_step_seconds: time of a step at the devices' peak FLOPS; None: unknown, no MFU.
+        peak_step_seconds: time at the devices' peak FLOPS; None: unknown, no MFU.
         clock: seconds that pass.
     """
 
     def __init__(
         self,
         num_steps: int,
-        peak_step_seconds: float | None = None,
+        peak_step_seconds: PeakStepSeconds | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._num_steps, self._peak_step_seconds = num_steps, peak_step_seconds
@@ -88,7 +92,7 @@ class Heartbeat:
         parts = [f"step {num_done}/{self._num_steps}", f"loss {last[-1]['loss']:.3f}"]
         parts.append(f"{seconds:.2f} s/step")
         if self._peak_step_seconds:
-            parts.append(f"MFU {self._peak_step_seconds / seconds:.0%}")
+            parts.append(f"MFU {_peak_share(last, self._peak_step_seconds):.0%}")
         parts.append(f"input {input_share:.0%}")
         parts.append(f"goodput {last[-1]['goodput']:.1%}")
         assert self._first is not None
@@ -114,14 +118,23 @@ def _timed(last: Iterable[StepRecord]) -> list[StepRecord]:
     return records[1:] or records
 
 
-def progress_line(last: Iterable[StepRecord], peak_step_seconds: float | None = None) -> str:
+def _peak_share(last: Iterable[StepRecord], peak_step_seconds: PeakStepSeconds) -> float:
+    """Return the model FLOPS utilization: padding does not count as work."""
+    timed = _timed(last)
+    needed = sum(peak_step_seconds(record["fill"]) for record in timed)
+    return needed / sum(record["seconds"] for record in timed)
+
+
+def progress_line(
+    last: Iterable[StepRecord], peak_step_seconds: PeakStepSeconds | None = None
+) -> str:
     """Return the latest losses, and the mean speed without the first step, which compiles."""
     records = [*last]
     losses = " ".join(f"{name} {records[-1][name]:.3f}" for name in LOSS_NAMES)
     seconds, input_share = step_speed(records)
     timed = _timed(records)
     images = sum(sum(record["images"].values()) for record in timed) / len(timed)
-    mfu = f"  MFU {peak_step_seconds / seconds:.0%}" if peak_step_seconds else ""
+    mfu = f"  MFU {_peak_share(records, peak_step_seconds):.0%}" if peak_step_seconds else ""
     skipped = "  SKIPPED" if records[-1]["skipped"] else ""
     return (
         f"{losses}  {images / seconds:.2f} images/s  {seconds:.2f} s/step  "

@@ -137,10 +137,11 @@ def train(
 
     A record is a line of `metrics.jsonl`: the step, the losses, the gradient norms (global, and of
     every part), the learning rate, whether the step was skipped, the number of images from each
-    dataset, the share of each input quota that is filled (of this process's part of the batch), and
-    three times: `seconds` from the end of the step before to the end of this one,
-    without validation and checkpoint; `input_seconds`, the part of it in which the devices waited
-    for a batch; `prepare_seconds` of the thread that loaded, stacked and placed the batch. The
+    dataset, `row_fill`, the share of the positions of all rows that hold a token, `fill`, the share
+    of each input quota that is filled (both of this process's part of the batch), and three times:
+    `seconds` from the end of the step before to the end of this one, without validation and
+    checkpoint; `input_seconds`, the part of it in which the devices waited for a batch;
+    `prepare_seconds` of the thread that loaded, stacked and placed the batch. The
     first step compiles. `goodput` is the share of the run's time so far that was spent in steps
     whose result is kept (`glamm_jax.training.goodput`).
 
@@ -601,5 +602,6 @@ def _step_record(started: _StartedStep) -> StepRecord:
         **{name: value for name, value in values.items() if value is not None},
         "skipped": bool(values["skipped"]),
         "images": dict(sorted(images.items())),
+        "row_fill": round(started.prepared.fill["tokens"].share, 4),
         "fill": fill_shares(started.prepared.fill),
     }

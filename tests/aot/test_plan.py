@@ -62,6 +62,19 @@ def test_operations_of_a_region_sample_are_those_of_the_anchors() -> None:
     assert result.step_flops == pytest.approx((32.89 - 0.2) * 1e12, rel=2e-3)
 
 
+def test_padding_is_no_work(eight: Plan) -> None:
+    """Half of the tokens, all images: half of the linear layers, a quarter of the attention."""
+    full = {name: 1.0 for names in eight.quota_flops for name in names}
+    assert eight.filled_flops(full) == eight.filled_flops({}) == eight.step_flops
+    fewer = eight.step_flops - eight.filled_flops({**full, "tokens": 0.5})
+    llama, adapters = eight.parts["LLaMA"], eight.parts["adapters"]
+    attention = eight.quota_flops["tokens", "tokens"]
+    linears = llama.forward + llama.backward + adapters.forward + adapters.backward - attention
+    assert fewer == pytest.approx(linears / 2 + attention * 3 / 4)
+    # An empty batch has no work; a quota that the batch does not have counts as filled.
+    assert eight.filled_flops(dict.fromkeys(full, 0.0)) == 0
+
+
 def test_each_of_eight_devices_holds_an_eighth(eight: Plan) -> None:
     frozen, trained = 7_425_193_036, 587_427_044
     assert eight.memory.frozen == pytest.approx(2 * frozen / 8, rel=0.01)

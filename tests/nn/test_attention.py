@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glamm_jax.nn import attention as module
-from glamm_jax.nn.attention import attention, choose_backend, decode_attention
+from glamm_jax.nn.attention import Backend, attention, decode_attention
+from glamm_jax.nn.attention_mask import Segments
 from glamm_jax.parallel import make_mesh, use_mesh
 
 
@@ -47,25 +47,16 @@ def _some_keys_invalid(b: int, s: int) -> np.ndarray:
 @pytest.mark.parametrize("kernel", ["blockwise", "dense", "splash"])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
-def test_every_kernel_is_softmax_attention(
-    kernel: str, causal: bool, padded: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    length = 128 if kernel == "splash" else 37
+def test_every_kernel_is_softmax_attention(kernel: Backend, causal: bool, padded: bool) -> None:
+    length = 140 if kernel == "splash" else 37  # no multiple of 128
     q, k, v = _qkv(2, length, length, 2, 24, 16)
     valid = _some_keys_invalid(2, length) if padded else None
-    if kernel == "dense":
-        monkeypatch.setattr(
-            module, "_blockwise_attention", lambda *_: pytest.fail("the blockwise kernel ran")
-        )
-        monkeypatch.setattr(module, "current_mesh", lambda: "a mesh", raising=True)
-        monkeypatch.setattr(module, "platform", lambda: "gpu")
-        monkeypatch.setattr(module, "constrain", lambda x, *_: x)
     actual = attention(
         *map(jnp.asarray, (q, k, v)),
         scale=0.3,
         causal=causal,
         key_valid=None if valid is None else jnp.asarray(valid),
-        backend="splash" if kernel == "splash" else "xla",
+        backend=kernel,
     )
     expected = _reference(q, k, v, 0.3, causal, valid)
     np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
@@ -76,38 +67,6 @@ def test_queries_and_keys_may_differ_in_number() -> None:
     actual = attention(*map(jnp.asarray, (q, k, v)))
     expected = _reference(q, k, v, 8**-0.5, False, None)
     np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
-
-
-def test_blocks_of_queries_are_joined_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 16 queries a block and 50 queries: the last block is padded.
-    monkeypatch.setattr(module, "_CPU_BLOCK_SCORES", 50 * 16)
-    q, k, v = _qkv(1, 50, 50, 2, 8, 8)
-    actual = attention(*map(jnp.asarray, (q, k, v)), causal=True)
-    expected = _reference(q, k, v, 8**-0.5, True, None)
-    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
-
-
-def _dense_causal(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
-    queries = module._QueryInfo(jnp.arange(q.shape[1]), None)
-    return module._dense_attention(q, k, v, queries, module._KeyInfo(valid, None))
-
-
-def test_gradients_of_the_blockwise_kernel_are_those_of_the_dense_one() -> None:
-    q, k, v = map(jnp.asarray, _qkv(2, 20, 20, 2, 8, 8))
-    valid = jnp.asarray(_some_keys_invalid(2, 20))
-
-    def blockwise(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jnp.square(
-            module._blockwise_attention(q, k, v, True, module._KeyInfo(valid, None))
-        ).sum()
-
-    def dense(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jnp.square(_dense_causal(q, k, v, valid)).sum()
-
-    actual = jax.grad(blockwise, argnums=(0, 1, 2))(q, k, v)
-    expected = jax.grad(dense, argnums=(0, 1, 2))(q, k, v)
-    for gradient, reference in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(gradient, reference, rtol=1e-4, atol=1e-5)
 
 
 def test_what_a_padded_key_holds_does_not_matter() -> None:
@@ -136,41 +95,11 @@ def test_bfloat16_in_bfloat16_out_with_a_float32_softmax() -> None:
     np.testing.assert_allclose(np.asarray(out, np.float64), exact, atol=0.02)
 
 
-def test_a_kernel_without_segments_says_so() -> None:
-    x = jnp.zeros((1, 4, 1, 8))
-    segments = module.Segments(jnp.zeros((1, 4), int), jnp.zeros((1, 4), int))
-    with pytest.raises(ValueError, match="'splash' does not support segments"):
-        attention(x, x, x, segments=segments, backend="splash")
-
-
 @pytest.mark.usefixtures("unchecked")
 def test_an_unknown_backend_raises_with_the_choices() -> None:
     x = jnp.zeros((1, 2, 1, 8))
-    with pytest.raises(ValueError, match="auto, xla, cudnn or splash"):
+    with pytest.raises(ValueError, match="auto, dense, blockwise, cudnn or splash"):
         attention(x, x, x, backend="flash")
-
-
-@pytest.mark.parametrize(
-    ("platform", "dtype", "length", "expected"),
-    [
-        ("cpu", jnp.float32, 128, "xla"),
-        ("gpu", jnp.bfloat16, 128, "cudnn"),
-        ("gpu", jnp.bfloat16, 1, "xla"),
-        ("gpu", jnp.float32, 128, "xla"),
-        ("tpu", jnp.bfloat16, 256, "splash"),
-        ("tpu", jnp.bfloat16, 200, "xla"),
-    ],
-)
-def test_the_backend_follows_the_device(
-    platform: str,
-    dtype: jnp.dtype,
-    length: int,
-    expected: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "platform", lambda: platform)
-    x = jnp.zeros((1, length, 1, 64), dtype)
-    assert choose_backend(x, x, x) == expected
 
 
 def test_one_token_attends_to_the_valid_ones_before_it_and_to_itself() -> None:
@@ -194,19 +123,36 @@ def _grouped(length: int) -> tuple[list[jax.Array], list[jax.Array]]:
     return [jnp.asarray(x) for x in (q, k, v)], [jnp.asarray(x) for x in (q, *repeated)]
 
 
-@pytest.mark.parametrize("backend", ["xla", "splash", "cudnn"])
+def _replace_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the same function of jax with the kernel that a CPU has."""
+    original = jax.nn.dot_product_attention
+    monkeypatch.setattr(
+        jax.nn,
+        "dot_product_attention",
+        lambda *x, implementation, **options: original(*x, implementation="xla", **options),
+    )
+
+
+def test_cudnn_masks_the_segments_of_packed_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    _replace_cudnn(monkeypatch)
+    q, k, v = map(jnp.asarray, _qkv(1, 9, 9, 2, 8, 8))
+    segments = Segments(
+        jnp.asarray([[0, 0, 0, 1, 1, 2, 2, 3, 3]]), jnp.asarray([[-1, -1, -1, 0, 0, 0, 0, -1, -1]])
+    )
+    actual, expected = (
+        attention(q, k, v, causal=True, segments=segments, backend=backend)
+        for backend in ("cudnn", "dense")
+    )
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", ["dense", "blockwise", "splash", "cudnn"])
 def test_a_key_head_serves_its_group_of_query_heads(
-    backend: module.Backend, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grouped, repeated = _grouped(128 if backend == "splash" else 16)
     valid = jnp.asarray(_some_keys_invalid(*grouped[0].shape[:2]))
-    if backend == "cudnn":  # the same function of jax, with the kernel that a CPU has
-        original = jax.nn.dot_product_attention
-        monkeypatch.setattr(
-            jax.nn,
-            "dot_product_attention",
-            lambda *x, implementation, **options: original(*x, implementation="xla", **options),
-        )
+    _replace_cudnn(monkeypatch)
     actual = attention(*grouped, causal=True, key_valid=valid, backend=backend)
     expected = _reference(*map(np.asarray, repeated), 8**-0.5, True, np.asarray(valid))
     np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)

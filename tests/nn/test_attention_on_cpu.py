@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 
 from glamm_jax.nn import attention as module
+from glamm_jax.nn import blockwise_attention as blockwise_module
 from glamm_jax.nn.attention import Segments, attention
 
-# (limit of a row's scores, limit of a block's) that select each implementation at the sizes below
-LIMITS = {
-    "_dense_attention": (2**20, 2**18),
-    "_rowwise_attention": (2 * 33 * 33, 2**18),
-    "_blockwise_attention": (1, 16 * 33),
-}
+# Limit of the scores of a row that selects each implementation at the sizes below.
+LIMITS = {"all_rows": 2**20, "row_by_row": 2 * 33 * 33, "blockwise": 1}
 
 # Row 0: a prefix, two conversations, another image. Row 1: all one. Row 2: two without a prefix.
 OWN = np.array([[0] * 10 + [1] * 5 + [2] * 8 + [3] * 10, [0] * 33, [0] * 13 + [1] * 20])
@@ -30,15 +27,18 @@ VISIBLE = (OWN[:, None, :] == OWN[:, :, None]) | (OWN[:, None, :] == PREFIX[:, :
 def test_every_implementation_gives_the_same_result_and_gradient(
     implementation, causal, masked, monkeypatch
 ):
-    rows, blocks = LIMITS[implementation]
-    monkeypatch.setattr(module, "_CPU_ROW_SCORES", rows)
-    monkeypatch.setattr(module, "_CPU_BLOCK_SCORES", blocks)
-    calls = []
-    for name in ("_rowwise_attention", "_blockwise_attention"):
-        kernel = getattr(module, name)
-        monkeypatch.setattr(
-            module, name, lambda *a, name=name, kernel=kernel: (calls.append(name), kernel(*a))[1]
-        )
+    monkeypatch.setattr(module, "_CPU_ROW_SCORES", LIMITS[implementation])
+    monkeypatch.setattr(blockwise_module, "_CPU_BLOCKS", (16, 12))
+    batch_sizes, blockwise = [], module.blockwise_attention
+    all_rows = module._all_rows
+    monkeypatch.setattr(
+        module, "_all_rows", lambda q, *x: (batch_sizes.append(len(q)), all_rows(q, *x))[1]
+    )
+    monkeypatch.setattr(
+        module,
+        "blockwise_attention",
+        lambda *x, by_head: (batch_sizes.append(0), blockwise(*x, by_head=by_head))[1],
+    )
     q, k, v = (jax.random.normal(jax.random.key(i), (3, 33, 2, 8)) for i in range(3))
     valid = jnp.arange(33)[None, :] < jnp.asarray([[33], [20], [7]])
     valid = valid if masked == "padding" else None
@@ -63,4 +63,4 @@ def test_every_implementation_gives_the_same_result_and_gradient(
     expected = jax.grad(loss(plain), argnums=(0, 1, 2))(q, k, v)
     for a, b in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
-    assert set(calls) == ({implementation} if implementation != "_dense_attention" else set())
+    assert set(batch_sizes) == {{"all_rows": 3, "row_by_row": 1, "blockwise": 0}[implementation]}

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 from glamm_jax.nn import attention as attention_module
+from glamm_jax.nn import attention_kernels, splash_attention
 from glamm_jax.nn.attention import attention
+from glamm_jax.nn.attention_mask import Segments
 
 
 def shaped(*shape: int, dtype: jnp.dtype = jnp.bfloat16) -> jax.ShapeDtypeStruct:
@@ -16,7 +18,8 @@ def shaped(*shape: int, dtype: jnp.dtype = jnp.bfloat16) -> jax.ShapeDtypeStruct
 
 @pytest.fixture(autouse=True)
 def on_tpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_module, "platform", lambda: "tpu")
+    for module in (attention_module, attention_kernels, splash_attention):
+        monkeypatch.setattr(module, "platform", lambda: "tpu")
 
 
 def kernels(function, *arguments: jax.ShapeDtypeStruct) -> int:
@@ -36,6 +39,23 @@ def test_the_decoders_attention_is_one_kernel_forward_and_three_with_gradients()
 
     assert kernels(forward, q, valid) == 1
     assert kernels(jax.grad(loss), q, valid) == 3
+
+
+def test_a_packed_row_is_the_kernel_twice_and_two_more_for_the_gradients_of_each() -> None:
+    """Grouped-query attention, of the rows of the recipes. Both calls forward share a function."""
+    q, k, ids = shaped(1, 1792, 8, 128), shaped(1, 1792, 2, 128), shaped(1, 1792, dtype=jnp.int32)
+
+    def loss(q, k, ids):
+        segments = Segments(ids, ids - 1)
+        return attention(q, k, k, causal=True, segments=segments).astype(jnp.float32).sum()
+
+    assert kernels(loss, q, k, ids) == 1
+    assert kernels(jax.grad(loss, (0, 1)), q, k, ids) == 1 + 2 * 2
+
+
+def test_clips_577_tokens_are_padded_to_one_kernel() -> None:
+    q = shaped(1, 577, 16, 64)
+    assert kernels(lambda q: attention(q, q, q), q) == 1
 
 
 def test_sams_global_attention_with_its_relative_positions_is_one_kernel() -> None:

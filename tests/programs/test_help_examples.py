@@ -41,6 +41,8 @@ BENCH = (
     "sharding",
     "verification",
     "compare",
+    "packing",
+    "attention",
 )
 # `python -m MODULE` -> the module with its function `parse`.
 PROGRAMS = {

@@ -17,7 +17,16 @@ ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "tests" / "small_experiment.py"
 FIELDS = [
     *("step", "loss", "ce", "bce", "dice", "grad_norm", "grad_norms", "learning_rate"),
-    *("skipped", "images", "fill", "seconds", "input_seconds", "prepare_seconds", "goodput"),
+    *(
+        "skipped",
+        "images",
+        "row_fill",
+        "fill",
+        "seconds",
+        "input_seconds",
+        "prepare_seconds",
+        "goodput",
+    ),
 ]
 
 

@@ -148,6 +148,7 @@ def test_what_is_placed_is_recorded_with_the_memory_that_the_compiled_step_needs
     assert placed["batch_bytes"] > 8 * 32 * 32 + 2 * (64 * 64 + 8 * 8) * 3
     assert placed["fill"] == lines(unbroken)[0]["fill"]
     assert 0 < placed["fill"]["tokens"] <= 1
+    assert all(line["row_fill"] == line["fill"]["tokens"] for line in lines(unbroken))
 
 
 @pytest.mark.parametrize("step", [2, 4])

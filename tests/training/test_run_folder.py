@@ -25,6 +25,8 @@ RECORD = {
     "prepare_seconds": 0.25,
     "goodput": 0.975,
     "images": {"ade20k": 1, "grand": 3},
+    "row_fill": 0.5,
+    "fill": {"rows": 1.0, "tokens": 0.5},
 }
 
 
@@ -82,7 +84,7 @@ def test_the_progress_line_says_losses_speed_and_waiting() -> None:
 
 def test_a_log_has_a_heartbeat_with_the_remaining_time(capsys: pytest.CaptureFixture[str]) -> None:
     now = 100.0
-    heartbeat = Heartbeat(11, peak_step_seconds=0.5, clock=lambda: now)
+    heartbeat = Heartbeat(11, peak_step_seconds=lambda fill: fill["tokens"], clock=lambda: now)
     records = []
     for step in range(4, 11):
         records.append({**RECORD, "step": step, "skipped": step == 10})

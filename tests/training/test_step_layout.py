@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +31,9 @@ def test_devices_that_cannot_divide_the_slices_of_a_recipe_get_one_each(
         *(devices, images, batches),
     )
     assert devices * images * batches == 160
-    assert (shape.rows, shape.grounding_images, shape.masks) == (images, images, 8 * images)
-    assert (shape.tokens, shape.mask_height) == (1536, 640)
+    rows = math.ceil(images / finetune_gcg.IMAGES_PER_ROW)
+    assert (shape.rows, shape.grounding_images, shape.masks) == (rows, images, 8 * images)
+    assert (shape.tokens, shape.mask_height) == (1792, 640)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
