@@ -152,7 +152,7 @@ def test_images_and_names_of_every_kind_are_annotated_and_exported(
     assert (image["width"], image["height"]) == KINDS[name][1]
     (item,) = _record(scene)["objects"]
     assert item["segmentation"]["size"] == [image["height"], image["width"]]
-    assert exported[name.replace("/", "_")]["dense_caption"]["caption"] == CAPTION
+    assert exported[name.replace("/", "__")]["dense_caption"]["caption"] == CAPTION
 
 
 @pytest.mark.parametrize("name", REJECTED)

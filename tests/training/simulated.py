@@ -22,6 +22,7 @@ import numpy as np
 from flax import nnx
 
 from glamm_jax.config.experiment import ExperimentConfig, OptimConfig
+from glamm_jax.data.input_fill import QuotaFill
 from glamm_jax.data.loader import LoadedBatch
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.glamm import GLaMM
@@ -143,7 +144,8 @@ class SimulatedPrefetcher:
     def get(self, is_idle: Any) -> tuple[PreparedBatch, float]:
         loaded = next(self._batches)
         state = self._batches.get_state()
-        return PreparedBatch(loaded.batch, loaded.names, state), 0.0
+        fill = {"tokens": QuotaFill(1, 2)}
+        return PreparedBatch(loaded.batch, loaded.names, state, fill=fill), 0.0
 
     def close(self) -> None:
         """Do nothing: there is no thread."""
