@@ -5,7 +5,7 @@ examples:
   python -m bench.packing --conversations 1 # one: rows are shared by images only
   python -m bench.packing --tiny            # short rows, a test of the benchmark in seconds
 
-The program's own training step runs on the same samples in three ways, on the device that jax
+The program's own training step runs on the same samples in three layouts, on the device that jax
 chooses (on a GPU in bfloat16):
 
   fixed      one conversation a row, rows of 1,536 tokens, as the recipes had them before packing
@@ -15,7 +15,7 @@ chooses (on a GPU in bfloat16):
 
 A sample is an image of 576 patches with its conversations, of 775 tokens on average with the image
 (lengths are random, from a seed). The language model is a small LLaMA (`--width`, `--layers`); both
-image encoders are tiny and run once for an image in all three ways, so that the ratio is that of
+image encoders are tiny and run once for an image in all three layouts, so that the ratio is that of
 the language model, whose share of the FLOPs of the released model is the largest. Calls alternate,
 and the median is reported. Required: at least twice the samples per second of `fixed` with four
 conversations for each image, and equal losses. Memory: temporaries of the compiled step.
@@ -50,7 +50,7 @@ from glamm_jax.training.step import compile_step, make_step
 from glamm_jax.types import Batch, BatchShape
 
 PACKED = Packing(share_prefix=True, fill_rows=True)
-WAYS = {"fixed": (UNPACKED, 1536), "shortest": (UNPACKED, None), "packed": (PACKED, 1792)}
+LAYOUTS = {"fixed": (UNPACKED, 1536), "shortest": (UNPACKED, None), "packed": (PACKED, 1792)}
 MIN_SPEED_UP = 2.0  # required, with four conversations for each image
 MAX_DIFFERENCE = 1e-6  # of the losses, relative, in float32
 IMAGE_SIDE, PATCH = 48, 2  # 24 x 24 patches, as many as the released model has
@@ -58,7 +58,7 @@ PREFIX_WORDS, MEAN_TEXT = 40, 199  # tokens; 575 more than the ids stand for: 77
 
 
 @dataclass
-class CompiledWay:
+class CompiledLayout:
     """A compiled step and its batch.
 
     Attributes:
@@ -116,10 +116,10 @@ def make_samples(config: GLaMMConfig, options: argparse.Namespace) -> list[Sampl
     ]
 
 
-def compile_way(
+def compile_layout(
     config: GLaMMConfig, samples: Sequence[Sample], packing: Packing, tokens: int | None
-) -> CompiledWay:
-    """Compile the training step for the samples packed in one way.
+) -> CompiledLayout:
+    """Compile the training step for the samples packed in one layout.
 
     Args:
         config: of the model.
@@ -148,31 +148,31 @@ def compile_way(
         return jax.block_until_ready(metrics.loss)
 
     temporaries = program.memory_analysis().temp_size_in_bytes
-    return CompiledWay(run, batch, builder.fill(shape)["tokens"].share, temporaries)
+    return CompiledLayout(run, batch, builder.fill(shape)["tokens"].share, temporaries)
 
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Return the figures of each way."""
+    """Return the figures of each layout."""
     config = model_config(options)
     samples = make_samples(config, options)
     lengths = {"fixed": 160, "packed": 160} if options.tiny else {}
-    ways = {
-        name: compile_way(config, samples, packing, lengths.get(name, tokens))
-        for name, (packing, tokens) in WAYS.items()
+    layouts = {
+        name: compile_layout(config, samples, packing, lengths.get(name, tokens))
+        for name, (packing, tokens) in LAYOUTS.items()
     }
-    first = {name: float(way.run()) for name, way in ways.items()}
-    times = interleaved({name: way.run for name, way in ways.items()}, options.repeats)
+    first = {name: float(layout.run()) for name, layout in layouts.items()}
+    times = interleaved({name: layout.run for name, layout in layouts.items()}, options.repeats)
     results = {}
-    for name, way in ways.items():
+    for name, layout in layouts.items():
         seconds = median(times[name]) / 1e3
-        rows, tokens = way.batch.token_ids.shape
+        rows, tokens = layout.batch.token_ids.shape
         results[name] = {
             "rows": rows,
             "tokens": tokens,
-            "row_fill": round(way.row_fill, 4),
+            "row_fill": round(layout.row_fill, 4),
             "seconds": round(seconds, 4),
             "samples_per_second": round(options.images / seconds, 4),
-            "temporaries_mib": round(way.temporaries / 2**20, 1),
+            "temporaries_mib": round(layout.temporaries / 2**20, 1),
             "loss": first[name],
         }
     for result in results.values():

@@ -52,9 +52,9 @@ def stereo_disparity() -> np.ndarray:
     steps = matcher.compute(left, right)  # sixteenths of a pixel; negative: unknown
     values = steps.astype(np.float32) / 16
     for row in values:
-        known = np.flatnonzero(row > 0)
-        if len(known):
-            row[:] = row[known[np.searchsorted(known, np.arange(len(row))).clip(0, len(known) - 1)]]
+        valid = np.flatnonzero(row > 0)
+        if len(valid):
+            row[:] = row[valid[np.searchsorted(valid, np.arange(len(row))).clip(0, len(valid) - 1)]]
         else:
             row[:] = 0
     return np.maximum(values, 0)

@@ -48,10 +48,10 @@ def package_folder(name: str) -> Path:
     Raises:
         ModuleNotFoundError: it is not installed.
     """
-    found = find_spec(name)
-    if found is None or not found.submodule_search_locations:
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(name)
-    return Path(next(iter(found.submodule_search_locations)))
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 class _Graph:

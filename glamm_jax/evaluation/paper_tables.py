@@ -101,8 +101,8 @@ class TablePlan:
         """
         for name in names:
             if not any(_fits(entry.name, name) for entry in self.entries):
-                known = ", ".join(entry.name for entry in self.entries)
-                raise ItemsError(f"table {self.number} has no {name!r}; available: {known}")
+                names = ", ".join(entry.name for entry in self.entries)
+                raise ItemsError(f"table {self.number} has no {name!r}; available: {names}")
         return [
             entry
             for entry in self.entries

@@ -231,10 +231,10 @@ def _forward(
             jnp.zeros((*shape, v.shape[-1]), jnp.float32),
         )
         top, total, out = jax.lax.fori_loop(0, visible.count[0, index], key_block, start)
-        sees = total > 0
-        total = jnp.where(sees, total, 1.0)
+        is_visible = total > 0
+        total = jnp.where(is_visible, total, 1.0)
         out = (out / total[..., None]).astype(v.dtype)
-        return out, jnp.where(sees, top + jnp.log(total), 0.0)
+        return out, jnp.where(is_visible, top + jnp.log(total), 0.0)
 
     out, logsumexp = jax.lax.map(query_block, jnp.arange(q.shape[3] // size))
     return _join(out), _join(logsumexp)

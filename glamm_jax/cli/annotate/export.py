@@ -142,17 +142,17 @@ def _arguments(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: the format does not have one of them.
     """
-    known = FORMAT_OPTIONS[options.format]
     names = dict.fromkeys(name for names in FORMAT_OPTIONS.values() for name in names)
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    for name in given:
-        if name not in known:
+    values = {name: getattr(options, name) for name in names}
+    arguments = {name: value for name, value in values.items() if value is not None}
+    for name in arguments:
+        if name not in FORMAT_OPTIONS[options.format]:
             flag = name.replace("_", "-")
             having = [kind for kind, own in FORMAT_OPTIONS.items() if name in own]
             raise ConfigError(f"--{flag} is not for {options.format}, but for {', '.join(having)}")
-    if given.pop("polygons", False):
-        given["kind"] = "polygons"
-    return given
+    if arguments.pop("polygons", False):
+        arguments["kind"] = "polygons"
+    return arguments
 
 
 def _filters(options: argparse.Namespace) -> ExportFilters:

@@ -152,7 +152,7 @@ def _read_annotations(file: Path) -> Any:
 
 def _draw(shapes: Sequence[Any], height: int, width: int, log: DefectLog) -> _Target | None:
     """Draw the shapes from the largest to the smallest; None and a defect if one is unusable."""
-    drawn: list[tuple[int, bool, np.ndarray]] = []
+    regions: list[tuple[int, bool, np.ndarray]] = []
     for i, shape in enumerate(shapes):
         fields = shape if isinstance(shape, Mapping) else {}
         label, points = fields.get("label"), fields.get("points")
@@ -166,9 +166,9 @@ def _draw(shapes: Sequence[Any], height: int, width: int, log: DefectLog) -> _Ta
             log.add(BAD_MASK, f"shape {i}: {quoted(shape)}")
             return None
         pixels = polygon_pixels(np.array(numbers).astype(np.int64), height, width)
-        drawn.append((int(pixels.sum()), "ignore" in str(label).lower(), pixels))
+        regions.append((int(pixels.sum()), "ignore" in str(label).lower(), pixels))
     target, ignored = np.zeros((2, height, width), bool)
-    for _, is_ignored, pixels in sorted(drawn, key=lambda shape: -shape[0]):
+    for _, is_ignored, pixels in sorted(regions, key=lambda shape: -shape[0]):
         target[pixels], ignored[pixels] = not is_ignored, is_ignored
     return _Target(rle.encode(target), rle.encode(ignored) if ignored.any() else None)
 

@@ -204,8 +204,8 @@ def missing_texts(task: RewriteTask, caption: str) -> tuple[str, ...]:
         return tuple(text for text in task.required if not find_phrase(caption, text))
     present = {name.lower() for name in ENTITY.findall(caption)}
     absent = [name for name in task.required if name.lower() not in present]
-    known = {name.lower() for name in task.required}
-    return (*absent, *sorted(name for name in present if name not in known))
+    required = {name.lower() for name in task.required}
+    return (*absent, *sorted(name for name in present if name not in required))
 
 
 def find_phrase(caption: str, phrase: str) -> list[tuple[int, int]]:

@@ -309,12 +309,12 @@ class EndpointClient:
                 return response.status, reply
         except urllib.error.HTTPError as error:
             with error:
-                status, reply, wanted = error.code, b"", _retry_after(error.headers)
+                status, reply, delay = error.code, b"", _retry_after(error.headers)
                 with suppress(OSError, http.client.HTTPException):
                     reply = error.read(MAX_ERROR)
             reply = _without(reply, key)
             if status in RETRIED_STATUSES or status >= 500:
-                raise _TryAgainError(_refusal(status, reply), wanted) from None
+                raise _TryAgainError(_refusal(status, reply), delay) from None
             return status, reply
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error

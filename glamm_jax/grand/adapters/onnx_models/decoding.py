@@ -81,8 +81,8 @@ def decode_boxes(
     if not np.isfinite(boxes).all():
         raise OutputShapeError("a box has numbers that are not finite")
     if description.nms_iou is not None:
-        kept = suppress_classes(boxes, labels, description.nms_iou)
-        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+        selected = suppress_classes(boxes, labels, description.nms_iou)
+        boxes, scores, labels = boxes[selected], scores[selected], labels[selected]
     count = description.max_detections
     return RawDetections(boxes[:count], scores[:count], labels[:count])
 
@@ -160,16 +160,16 @@ def suppress_classes(
     """
     areas = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0), 1)
     is_free = np.ones(len(boxes), bool)
-    kept: list[int] = []
+    selected: list[int] = []
     for i in range(len(boxes)):
         if not is_free[i]:
             continue
-        kept.append(i)
+        selected.append(i)
         low, high = np.maximum(boxes[i, :2], boxes[:, :2]), np.minimum(boxes[i, 2:], boxes[:, 2:])
         inter = np.prod(np.maximum(high - low, 0.0), 1)
         union = np.maximum(areas[i] + areas - inter, 1e-9)
         is_free &= ~((inter / union > limit) & (labels == labels[i]))
-    return kept
+    return selected
 
 
 def ssd_anchors(options: AnchorDescription, size: tuple[int, int]) -> Float64[np.ndarray, "n 4"]:

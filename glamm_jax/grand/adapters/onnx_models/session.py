@@ -225,18 +225,18 @@ class _OpenCVSession:
         """Return outputs; arguments as of `ModelSession`."""
         import cv2
 
-        known = [self._output(name) for name in names]
+        outputs = [self._output(name) for name in names]
         try:
             self._net.setInput(images, self._name)
             # Copies: the arrays are those of the network, which the next image overwrites.
-            return [np.array(output) for output in self._net.forward(known)]
+            return [np.array(output) for output in self._net.forward(outputs)]
         except cv2.error as error:
             text = str(error)
             if "Insufficient memory" in text or "Failed to allocate" in text:
                 raise MemoryError(f"out of memory: {text}") from error
             raise ModelFileError(
                 f"{self._path}: with an input of shape {list(images.shape)} and the outputs "
-                f"{', '.join(known)} (those of the file: {', '.join(self._outputs)}): {text}"
+                f"{', '.join(outputs)} (those of the file: {', '.join(self._outputs)}): {text}"
             ) from error
 
     def _output(self, name: OutputName) -> str:
@@ -298,9 +298,9 @@ class _LiteRTSession:
         return (array.astype(np.float32) - zero) * scale if scale else array
 
     def _output(self, name: OutputName) -> dict[str, Any]:
-        known = self._outputs
-        if isinstance(name, int) and name < len(known):
-            return [*known.values()][name]
-        if name in known:
-            return known[str(name)]
-        raise ModelFileError(f"{self._path}: has no output {name!r}; there are: {', '.join(known)}")
+        own = self._outputs
+        if isinstance(name, int) and name < len(own):
+            return [*own.values()][name]
+        if name in own:
+            return own[str(name)]
+        raise ModelFileError(f"{self._path}: has no output {name!r}; there are: {', '.join(own)}")

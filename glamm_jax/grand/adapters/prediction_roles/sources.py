@@ -195,7 +195,7 @@ class _COCOResults:
             name = image.text("file_name")
             if self._ids.setdefault(name, image.integer("id")) != image.integer("id"):
                 raise JSONError(f"{images}: two images have the file name {name!r}")
-        known = {*self._ids.values()}
+        image_ids = {*self._ids.values()}
         results = read_json(path)
         if not isinstance(results, list):
             raise JSONError(f"{path}: is not a list of results")
@@ -203,7 +203,7 @@ class _COCOResults:
         for i, value in enumerate(results):
             entry = JSONObject(value, f"{path}: [{i}]")
             image, category = entry.integer("image_id"), entry.integer("category_id")
-            if image not in known:
+            if image not in image_ids:
                 raise JSONError(f"{entry.where}: image_id {image} is not in {images}")
             if category not in names:
                 raise JSONError(f"{entry.where}: category_id {category} is not in {images}")

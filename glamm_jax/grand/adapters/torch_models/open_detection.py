@@ -105,11 +105,11 @@ class TransformersOpenDetector(TransformersAdapter):
         for part, arrays in self.batches(inputs, len(images)):
             outputs = (self._owl if self._is_owl else self._dino)(arrays)
             for k, i in enumerate(part):
-                place, asked, text = jobs[i]
+                place, labels, text = jobs[i]
                 scores, boxes = outputs[0][k], outputs[1][k]
                 # Without the rows that only make the shapes equal.
-                scores = scores[:, : len(asked)] if text is None else span_scores(scores, text)
-                self._collect(results, place, image_size(images[place]), asked, scores, boxes)
+                scores = scores[:, : len(labels)] if text is None else span_scores(scores, text)
+                self._collect(results, place, image_size(images[place]), labels, scores, boxes)
         for result in results:
             if isinstance(result, list):
                 result.sort(key=lambda detection: -detection.score)
