@@ -311,6 +311,10 @@ NAMES_ONLY: dict[str, tuple[set[str], str]] = {
         {"Path", "path", "info", "start", "end"},
         "needs a bucket; tests/data/test_bucket_shards.py makes these calls",
     ),
+    "http_server": (
+        {"app", "listener"},
+        "waits for a signal; tests/programs/test_serve_program.py makes these calls",
+    ),
     "cli.steps": ({"out"}, "tests/programs/test_demo.py makes these calls"),
     "grand.grandf.build_files": (
         {"data", "llm", "segmenter", "out"},

@@ -139,10 +139,11 @@ def port_number(text: str) -> int:
 def run(options: argparse.Namespace) -> None:
     """Load the model and answer requests until a signal."""
     try:
+        from glamm_jax.http_server import listen
         from glamm_jax.serving.app import ServerOptions
         from glamm_jax.serving.engine import Engine
         from glamm_jax.serving.jobs import EngineOptions
-        from glamm_jax.serving.server import listen, serve
+        from glamm_jax.serving.server import serve
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{error.name} is missing; install it with: pip install 'glamm-jax[serve]'"

@@ -84,7 +84,14 @@ def resize_masks(
         Masks, mean probabilities of the pixels of the masks, and the logits.
     """
     logits = postprocess_masks(low_res, resized, original, canvas_size, size)
+    return logits > 0, foreground_probability(logits), logits if with_logits else None
+
+
+def foreground_probability(logits: Float[Array, "m h w"]) -> Float[Array, "m"]:
+    """Return the mean probability of the pixels of each mask, whose logits are positive.
+
+    An empty mask has 0.
+    """
     masks = logits > 0
     inside = jnp.where(masks, jax.nn.sigmoid(logits), 0).sum((1, 2))
-    foreground = inside / jnp.maximum(masks.sum((1, 2)), 1)
-    return masks, foreground, logits if with_logits else None
+    return inside / jnp.maximum(masks.sum((1, 2)), 1)

@@ -16,7 +16,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
@@ -26,6 +25,7 @@ from glamm_jax.data.collate import bucket
 from glamm_jax.data.preprocess import grounding_image
 from glamm_jax.errors import FolderError
 from glamm_jax.inference.compiled import CompiledFunction, ModelWeights
+from glamm_jax.inference.mask_programs import foreground_probability
 from glamm_jax.models.abstract import abstract_model
 from glamm_jax.models.sam.postprocess import postprocess_masks
 from glamm_jax.nn.pixel_normalization import normalize_pixels
@@ -230,9 +230,6 @@ def _resize(
     rows = jnp.arange(size[0])[None, :, None] < original[:, 0, None, None]
     columns = jnp.arange(size[1])[None, None, :] < original[:, 1, None, None]
     inside = rows & columns  # outside the logits are 0, which a negative threshold passes
-    masks = logits > 0
-    area = jnp.maximum(masks.sum((1, 2)), 1)
-    foreground = jnp.where(masks, jax.nn.sigmoid(logits), 0).sum((1, 2)) / area
     high = (inside & (logits > offset)).sum((1, 2))
     low = (inside & (logits > -offset)).sum((1, 2))
-    return masks, foreground, high / jnp.maximum(low, 1)
+    return logits > 0, foreground_probability(logits), high / jnp.maximum(low, 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -122,16 +122,14 @@ class TextChat:
             SamplingError: temperature or top_p is out of range.
             TemplateError: there is no such template.
         """
-        how = text_template(template)
-        results: list[TextAnswer | ConversationError] = []
+        own_template = text_template(template)
+        results: list[Any] = [None] * len(conversations)
         ids: dict[int, list[int]] = {}
         for index, messages in enumerate(conversations):
             try:
-                ids[index] = self.encode(messages, how)
-                results.append(self._check(ids[index], max_tokens))
+                ids[index] = self._encode_within(messages, own_template, max_tokens)
             except ConversationError as error:
-                ids.pop(index, None)
-                results.append(error)
+                results[index] = error
         if not ids:
             return results
         own_seeds = [seeds[index] if seeds else 0 for index in ids]
@@ -151,14 +149,17 @@ class TextChat:
             results[index] = TextAnswer(text, "end" if finished else "length")
         return results
 
-    def _check(self, ids: list[int], max_tokens: int) -> TextAnswer:
-        """Return a placeholder for the answer, or raise."""
+    def _encode_within(
+        self, messages: Messages, template: ChatTemplate, max_tokens: int
+    ) -> list[int]:
+        """Return `encode`, if the answer fits behind it."""
+        ids = self.encode(messages, template)
         if len(ids) + max_tokens > self.context:
             raise ConversationError(
                 f"the conversation has {len(ids)} tokens; with an answer of {max_tokens} that is "
                 f"more than the {self.context} positions of the model"
             )
-        return TextAnswer("", "length")
+        return ids
 
 
 def text_template(name: str) -> ChatTemplate:

@@ -7,33 +7,20 @@ accepted are answered, and the process ends. A second signal ends it at once.
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
+from glamm_jax.http_server import CLOSE_SECONDS, SignalServer
 from glamm_jax.serving.app import ServerOptions, make_app
 from glamm_jax.serving.engine import Engine
 
-BACKLOG = 1024  # connections that are not accepted yet
 POLL_SECONDS = 0.05
-CLOSE_SECONDS = 5  # for responses that are being sent when the engine is empty
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; port 0 is any free one.
-
-    Raises:
-        OSError: the address cannot be listened on.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
 def serve(
@@ -49,7 +36,7 @@ def serve(
     Args:
         engine: which is started and stopped here.
         options: limits of requests.
-        listener: as `listen` returns it.
+        listener: as `glamm_jax.http_server.listen` returns it.
         drain_seconds: that accepted questions may take after a signal.
         on_ready: called with the address when the first question can be answered.
     """
@@ -82,26 +69,13 @@ def serve(
         raise engine.failure
 
 
-class _DrainingServer(uvicorn.Server):
+class _DrainingServer(SignalServer):
     """Drains the engine at the first signal, before connections are closed."""
 
     def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float):
         super().__init__(config)
         self.engine, self.drain_seconds = engine, drain_seconds
         self._signalled = False
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Handle signals; the process ends with status 0 after them."""
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain the engine; at the second signal, end."""

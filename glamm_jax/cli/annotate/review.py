@@ -62,10 +62,10 @@ def run(options: argparse.Namespace) -> int:
     try:
         from glamm_jax.grand.review.server import (
             ReviewAddress,
-            listen_for_reviewers,
             make_review_app,
             serve_review,
         )
+        from glamm_jax.http_server import listen
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{error.name} is missing; install it with: pip install 'glamm-jax[serve]'"
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     segmenter = _segmenter(options.roles, folder, options.trust_roles)
     queue = ReviewQueue(folder, DecisionLog(folder.path))
     desk = ReviewDesk(folder, queue, segmenter, author)
-    with listen_for_reviewers(options.host, options.port) as listener:
+    with listen(options.host, options.port) as listener:
         host, port = listener.getsockname()[:2]
         address = ReviewAddress(host, port, tuple(options.allow_host))
         queue.start()

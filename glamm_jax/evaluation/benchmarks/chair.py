@@ -32,7 +32,7 @@ from glamm_jax.evaluation.benchmarks.base import (
     refuse_record,
 )
 from glamm_jax.evaluation.benchmarks.generated_text import write_caption_list
-from glamm_jax.evaluation.benchmarks.mask_items import has_answer
+from glamm_jax.evaluation.benchmarks.mask_items import collect_answers
 from glamm_jax.evaluation.benchmarks.original_annotations import find_images
 from glamm_jax.metrics.coco_objects import OBJECT_WORDS
 from glamm_jax.metrics.object_hallucination import score_hallucination
@@ -122,11 +122,9 @@ def score(
         mode: of counting.
         scorers: unused.
     """
-    known = {item.id for item in items}
-    captions = {
-        item.id: predictions[item.id].text for item in items if has_answer(predictions, item)
-    }
-    captions |= {name: x.text for name, x in predictions.items() if name not in known}
+    captions = collect_answers(
+        predictions, items, lambda item: predictions[item.id].text, lambda unknown: unknown.text
+    )
     annotated = {
         item.id: [*filter(None, item.metadata.get(OBJECTS, "").split(SEPARATOR))] for item in items
     }

@@ -17,6 +17,7 @@ gres_model/evaluation/refer_evaluation.py of henghuiding/ReLA.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,8 @@ from glamm_jax.evaluation.benchmarks.base import (
     TextScorers,
 )
 from glamm_jax.evaluation.benchmarks.mask_items import (
+    collect_answers,
     expression_items,
-    has_answer,
     union_of_answer,
 )
 from glamm_jax.evaluation.benchmarks.original_annotations import find_images
@@ -191,13 +192,7 @@ def score(
         mode: of counting.
         scorers: unused.
     """
-    masks = {
-        item.id: union_of_answer(predictions, item)
-        for item in items
-        if has_answer(predictions, item)
-    }
-    known = {item.id for item in items}
-    masks |= dict.fromkeys(name for name in predictions if name not in known)
+    masks = collect_answers(predictions, items, partial(union_of_answer, predictions))
     references = {
         item.id: None if NO_TARGET in item.metadata else item.reference_masks[0] for item in items
     }

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from glamm_jax.data import rle
@@ -34,8 +35,8 @@ from glamm_jax.evaluation.benchmarks.base import (
     TextScorers,
 )
 from glamm_jax.evaluation.benchmarks.mask_items import (
+    collect_answers,
     expression_items,
-    has_answer,
     union_of_answer,
 )
 from glamm_jax.evaluation.benchmarks.original_annotations import (
@@ -134,13 +135,7 @@ def score(
         mode: of counting.
         scorers: unused.
     """
-    masks = {
-        item.id: union_of_answer(predictions, item)
-        for item in items
-        if has_answer(predictions, item)
-    }
-    known = {item.id for item in items}
-    masks |= dict.fromkeys(name for name in predictions if name not in known)
+    masks = collect_answers(predictions, items, partial(union_of_answer, predictions))
     references = {
         item.id: InstanceReference(
             item.reference_masks[0],

@@ -43,7 +43,7 @@ from glamm_jax.evaluation.benchmarks.base import (
     TextScorers,
     refuse_record,
 )
-from glamm_jax.evaluation.benchmarks.mask_items import has_answer
+from glamm_jax.evaluation.benchmarks.mask_items import collect_answers
 from glamm_jax.evaluation.benchmarks.original_annotations import ImageFiles
 from glamm_jax.evaluation.benchmarks.reason_seg import LONG_PROMPT
 from glamm_jax.files import FileNameError, safe_name, write_atomic
@@ -118,8 +118,8 @@ def _read_pair(
     """Make the items of a pair; none and a defect where it cannot be read."""
     paths = [entry.get(key) for key in PATHS]
     annotation = as_id(entry.get("ann_id"))
-    asked = [_question(entry, prefix, prompt) for prefix in ("factual", "counterfactual")]
-    if annotation is None or "" in asked or not all(isinstance(x, str) for x in paths):
+    questions = [_question(entry, prefix, prompt) for prefix in ("factual", "counterfactual")]
+    if annotation is None or "" in questions or not all(isinstance(x, str) for x in paths):
         log.add(BROKEN_ENTRY, f"a path, ann_id or a label is missing: {quoted(entry)}")
         return []
     masks: list[RunLengths] = []
@@ -140,7 +140,7 @@ def _read_pair(
                 f"{setting}/{pair}",
                 image_name,
                 positions[image_name],
-                asked[is_edited_label],
+                questions[is_edited_label],
                 reference_texts=(ABSENT,) if is_absent else (),
                 reference_phrases=(_label(entry, is_edited_label),),
                 reference_masks=(masks[is_edited_image],),
@@ -187,11 +187,7 @@ def score(
         )
         for name, settings in by_pair.items()
     }
-    masks: dict[str, RunLengths | None] = {
-        item.id: _union(predictions[item.id]) for item in items if has_answer(predictions, item)
-    }
-    known = {item.id for item in items}
-    masks |= dict.fromkeys(name for name in predictions if name not in known)
+    masks = collect_answers(predictions, items, lambda item: _union(predictions[item.id]))
     return score_pairs(masks, pairs, mode)
 
 

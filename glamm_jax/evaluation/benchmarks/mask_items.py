@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from glamm_jax.data import rle
 from glamm_jax.data.record import Record
 from glamm_jax.evaluation.benchmarks.base import (
     FAILED,
     Item,
+    Prediction,
     Predictions,
     PromptTemplate,
     RunLengths,
@@ -100,6 +102,25 @@ def union_of_answer(predictions: Predictions, item: Item) -> RunLengths | None:
     if other is not None or len(masks) == 1:
         return other or masks[0]
     return rle.union(masks)
+
+
+def collect_answers(
+    predictions: Predictions,
+    items: Sequence[Item],
+    value: Callable[[Item], Any],
+    unknown: Callable[[Prediction], Any] = lambda prediction: None,
+) -> dict[str, Any]:
+    """Return what a metric takes of each answer, by the id of its item.
+
+    Args:
+        predictions: by item id; one that failed is a missing one.
+        items: to be scored.
+        value: of the answer to an item.
+        unknown: value of a prediction for no item, which the metric reports.
+    """
+    answers = {item.id: value(item) for item in items if has_answer(predictions, item)}
+    ids = {item.id for item in items}
+    return answers | {name: unknown(x) for name, x in predictions.items() if name not in ids}
 
 
 def renamed(result: MetricResult, rename: Callable[[str], str]) -> MetricResult:

@@ -46,7 +46,20 @@ class ExportSummary:
     def lines(self) -> list[str]:
         """Return the lines that a program prints."""
         value = self.to_json()
-        rows = [("images", self.num_images), *value["counts"].items()]
-        rows += [(f"dropped: {name}", n) for name, n in value["dropped"].items()]
-        width = max(len(name) for name, _ in rows)
-        return [f"{name:<{width}}  {n:>9,}" for name, n in rows]
+        return count_lines(self.num_images, value["counts"], value["dropped"])
+
+
+def count_lines(
+    num_images: int, counts: Mapping[str, int], dropped: Mapping[str, int]
+) -> list[str]:
+    """Return aligned lines of what was written and what was left out.
+
+    Args:
+        num_images: that were written.
+        counts: of what was written.
+        dropped: of what was not; shown in the order of their names, unless 0.
+    """
+    rows = [("images", num_images), *counts.items()]
+    rows += [(f"dropped: {name}", n) for name, n in sorted(dropped.items()) if n]
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {n:>9,}" for name, n in rows]

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from glamm_jax.data.sources.defects import SourceError
 from glamm_jax.data.sources.grandf import TRAIN
 from glamm_jax.errors import GLaMMError
 from glamm_jax.files import FileNameError, atomic_file, lock_path, read_regular_file
+from glamm_jax.grand.export.summary import count_lines
 from glamm_jax.grand.grandf import flickr30k, open_psg, refcocog
 from glamm_jax.grand.grandf.caption_rewriting import (
     RewriteOptions,
@@ -34,6 +36,8 @@ from glamm_jax.grand.grandf.caption_rewriting import (
     request_digest,
     rewrite_captions,
 )
+from glamm_jax.grand.grandf.open_psg import SegmentedImage
+from glamm_jax.grand.grandf.refcocog import ReferredImage
 from glamm_jax.grand.grandf.work_log import WorkLog
 from glamm_jax.grand.roles import RoleError, RoleImage, Segmenter, TextLLM
 
@@ -74,11 +78,9 @@ class BuildSummary:
 
     def lines(self) -> list[str]:
         """Return the lines that a program prints."""
-        rows = [("images", self.num_images), ("grounded phrases", self.num_phrases)]
-        rows += [("requests", self.num_requests)] if self.num_requests else []
-        rows += [(f"dropped: {name}", n) for name, n in sorted(self.dropped.items()) if n]
-        width = max(len(name) for name, _ in rows)
-        return [f"{name:<{width}}  {n:>9,}" for name, n in rows]
+        counts = {"grounded phrases": self.num_phrases}
+        counts |= {"requests": self.num_requests} if self.num_requests else {}
+        return count_lines(self.num_images, counts, self.dropped)
 
 
 @dataclass(frozen=True)
@@ -121,20 +123,15 @@ def build_refcocog(
         SourceError: the data is missing or damaged.
         FolderError: the folder is being written, or cannot be written.
     """
+
+    def entry(image: ReferredImage, caption: str, summary: BuildSummary) -> Any:
+        fields = refcocog.refcocog_entry(image, caption, summary.dropped)
+        summary.num_phrases += len(fields[image.key]["refs"]) if fields else 0
+        return fields
+
     name = refcocog.FILE_NAME.format(split=split)
-    with _building(out, name) as (summary, log, target):
-        images = refcocog.read_refcocog(data, split, summary.dropped)[: options.limit]
-        entries = []
-        for image, result in _rewritten(images, llm, options, log, summary, on_images):
-            entry = refcocog.refcocog_entry(image, result, summary.dropped)
-            if entry is None:
-                summary.dropped[NO_GROUNDING] += 1
-                continue
-            entries.append(entry)
-            summary.num_phrases += len(entry[image.key]["refs"])
-        _write(target, entries)
-        summary.num_images = len(entries)
-    return summary
+    read = partial(refcocog.read_refcocog, data, split)
+    return _build_captions(out, name, read, entry, llm, options, on_images)
 
 
 def build_open_psg(
@@ -159,26 +156,16 @@ def build_open_psg(
         SourceError: the data is missing or damaged.
         FolderError: the folder is being written, or cannot be written.
     """
+
+    def entry(image: SegmentedImage, caption: str, summary: BuildSummary) -> Any:
+        ids = open_psg.panoptic_ids(data, image)
+        fields = open_psg.open_psg_entry(image, caption, ids, summary.dropped)
+        summary.num_phrases += len(fields["groundings"]) if fields else 0
+        return fields
+
     name = open_psg.FILE_NAME.format(split=split)
-    with _building(out, name) as (summary, log, target):
-        images = open_psg.read_open_psg(data, split, summary.dropped)[: options.limit]
-        entries = []
-        for image, caption in _rewritten(images, llm, options, log, summary, on_images):
-            try:
-                ids = open_psg.panoptic_ids(data, image)
-            except SourceError as error:
-                summary.dropped[open_psg.NO_PANOPTIC] += 1
-                summary.problems[image.key] = str(error)
-                continue
-            entry = open_psg.open_psg_entry(image, caption, ids, summary.dropped)
-            if entry is None:
-                summary.dropped[NO_GROUNDING] += 1
-                continue
-            entries.append(entry)
-            summary.num_phrases += len(entry["groundings"])
-        _write(target, entries)
-        summary.num_images = len(entries)
-    return summary
+    read = partial(open_psg.read_open_psg, data, split)
+    return _build_captions(out, name, read, entry, llm, options, on_images)
 
 
 def build_flickr30k(
@@ -219,6 +206,46 @@ def build_flickr30k(
                 summary.num_phrases += len(grounded)
             on_images(len(part))
         _write(target, {"images": entries, "annotations": annotations, "categories": []})
+        summary.num_images = len(entries)
+    return summary
+
+
+def _build_captions(
+    out: Path,
+    name: str,
+    read: Callable[[Counter[str]], Sequence[Any]],
+    entry: Callable[[Any, str, BuildSummary], Any],
+    llm: TextLLM,
+    options: BuildOptions,
+    on_images: OnImages,
+) -> BuildSummary:
+    """Write a file whose captions a language model writes.
+
+    Args:
+        out: the folder to write.
+        name: of the file.
+        read: returns the images, and counts what it leaves out.
+        entry: of the file, for an image and its caption; None if the caption has no grounded
+            phrase. Raises SourceError if the masks of the image cannot be read.
+        llm: the model.
+        options: of the build.
+        on_images: as in `build_refcocog`.
+    """
+    with _building(out, name) as (summary, log, target):
+        images = read(summary.dropped)[: options.limit]
+        entries = []
+        for image, caption in _rewritten(images, llm, options, log, summary, on_images):
+            try:
+                fields = entry(image, caption, summary)
+            except SourceError as error:
+                summary.dropped[open_psg.NO_PANOPTIC] += 1
+                summary.problems[image.key] = str(error)
+                continue
+            if fields is None:
+                summary.dropped[NO_GROUNDING] += 1
+            else:
+                entries.append(fields)
+        _write(target, entries)
         summary.num_images = len(entries)
     return summary
 

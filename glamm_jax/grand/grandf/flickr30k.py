@@ -25,7 +25,6 @@ from glamm_jax.grand.export.coco import clipped_box
 from glamm_jax.grand.record import Box
 
 FILE_NAME = "flickr_mergedGT_GCG_{split}.json"
-SPLITS = ("train", "val")
 BROKEN_IMAGE, NO_IMAGE = "images: broken entry", "images: no image file"
 NO_BOX, EMPTY_MASK = "boxes: not in the image", "boxes: empty mask"
 

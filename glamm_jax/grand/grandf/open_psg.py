@@ -265,12 +265,12 @@ def without_numbers(
     Returns:
         The text, and start, end and numbered name of each replaced one.
     """
-    known = {name.lower(): name for name in entities}
+    by_name = {name.lower(): name for name in entities}
     parts: list[str] = []
     spans: list[tuple[int, int, str]] = []
     length = position = 0
     for match in ENTITY.finditer(caption):
-        entity = known.get(match[0].lower())
+        entity = by_name.get(match[0].lower())
         if entity is None:
             continue
         before = caption[position : match.start()]

@@ -10,7 +10,6 @@ Of each object the first expression is used. The file lists {id: {img_file_name,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from glamm_jax.grand.grandf.caption_rewriting import RewriteTask, find_phrase
 from glamm_jax.grand.grandf.human_captions import captions_of
 
 FILE_NAME = "RefCOCOg_GCG_{split}.json"
-SPLITS = ("train", "val")
 NO_EXPRESSION = "objects: no expression"
 REPEATED_EXPRESSION = "objects: expression of another object"
 MISSING_EXPRESSION = "expressions: not in the caption"
@@ -116,8 +114,3 @@ def refcocog_entry(image: ReferredImage, caption: str, dropped: Counter[str]) ->
     if not refs:
         return None
     return {image.key: {"img_file_name": image.file_name, "caption": caption, "refs": refs}}
-
-
-def tasks_of(images: Sequence[ReferredImage]) -> list[RewriteTask]:
-    """Return the tasks of images."""
-    return [image.task for image in images]

@@ -11,10 +11,8 @@ pointed at it), and must not come from a page of another origin.
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +29,7 @@ from starlette.routing import Route
 from glamm_jax.errors import GLaMMError, printable
 from glamm_jax.grand.review.decisions import DecisionConflictError
 from glamm_jax.grand.review.reviewing import NoSuchImageError, ReviewDesk
+from glamm_jax.http_server import CLOSE_SECONDS, SignalServer
 from glamm_jax.json_files import JSONError, JSONObject, parse_json
 
 PAGE = Path(__file__).parent / "page"
@@ -57,7 +56,6 @@ HEADERS = {
 }
 MAX_BODY_BYTES = 64 << 20
 MAX_SESSION = 64  # characters
-CLOSE_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -227,26 +225,12 @@ async def _http_error(request: Request, error: Any) -> Response:
 # ------------------------------------------------------------------ the process
 
 
-def listen_for_reviewers(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
-
-    Args:
-        host: address.
-        port: 0: any free one.
-
-    Raises:
-        OSError: the address cannot be listened at.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family)
-
-
 def serve_review(app: Starlette, listener: socket.socket) -> None:
     """Answer requests until SIGTERM or SIGINT.
 
     Args:
         app: as `make_review_app` returns it.
-        listener: as `listen_for_reviewers` returns it.
+        listener: as `glamm_jax.http_server.listen` returns it.
     """
     config = uvicorn.Config(
         app,
@@ -255,21 +239,4 @@ def serve_review(app: Starlette, listener: socket.socket) -> None:
         server_header=False,
         lifespan="off",
     )
-    asyncio.run(_ReviewServer(config).serve([listener]))
-
-
-class _ReviewServer(uvicorn.Server):
-    """Ends with status 0 after a signal; uvicorn would raise the signal again."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Handle signals."""
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
+    asyncio.run(SignalServer(config).serve([listener]))

@@ -20,11 +20,11 @@ from glamm_jax.grand.review.reviewing import ReviewDesk
 from glamm_jax.grand.review.segmenting import BoxSegmenter
 from glamm_jax.grand.review.server import (
     ReviewAddress,
-    listen_for_reviewers,
     make_review_app,
 )
 from glamm_jax.grand.role_files import read_roles
 from glamm_jax.grand.run_folder import AnnotationRun
+from glamm_jax.http_server import listen
 from tests.grand.review.conftest import ROLES
 
 LOOPBACK = "127.0.0.1"
@@ -76,7 +76,7 @@ def review_server(run: AnnotationRun, *, has_segmenter: bool = True) -> Iterator
     queue = ReviewQueue(run, DecisionLog(run.path))
     segmenter = oracle_segmenter(run) if has_segmenter else None
     desk = ReviewDesk(run, queue, segmenter, "ann")
-    with listen_for_reviewers(LOOPBACK, 0) as listener:
+    with listen(LOOPBACK, 0) as listener:
         port = listener.getsockname()[1]
         app = make_review_app(desk, ReviewAddress(LOOPBACK, port, ("review.example.org",)))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))

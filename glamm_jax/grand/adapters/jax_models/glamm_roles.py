@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from glamm_jax.data import rle
-from glamm_jax.grand.adapters.jax_models.model_role import ModelRole, answer_usable
+from glamm_jax.grand.adapters.jax_models.model_role import ModelRole
+from glamm_jax.grand.adapters.usable_images import answer_usable
 from glamm_jax.grand.record import Box, Detection
 from glamm_jax.grand.roles import (
     LANDMARKS,
@@ -92,7 +93,7 @@ class GLaMMCaptioner(GLaMMRole):
     default_prompt = CAPTION_PROMPT
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[str]:
-        return answer_usable(images, [], self._answer)
+        return answer_usable(images, self._answer)
 
     def _answer(self, images: Sequence[RoleImage]) -> list[str | RoleError]:
         answers = self.ask(images, [[(self._prompt, ())]] * len(images))
@@ -107,7 +108,7 @@ class GLaMMRegionCaptioner(GLaMMRole):
     def __call__(
         self, images: Sequence[RoleImage], boxes: Sequence[Sequence[Box]]
     ) -> Results[list[str]]:
-        return answer_usable(images, [boxes], self._answer)
+        return answer_usable(images, self._answer, boxes)
 
     def _answer(
         self, images: Sequence[RoleImage], boxes: Sequence[Sequence[Box]]
@@ -123,7 +124,7 @@ class GLaMMDenseCaptioner(GLaMMRole):
     default_tokens = 256
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[list[Detection]]:
-        return answer_usable(images, [], self._answer)
+        return answer_usable(images, self._answer)
 
     def _answer(self, images: Sequence[RoleImage]) -> list[list[Detection]]:
         answers = self.ask(images, [[(self._prompt, ())]] * len(images))
@@ -150,7 +151,7 @@ class GLaMMPhraseGrounder(GLaMMRole):
     def __call__(
         self, images: Sequence[RoleImage], phrases: Sequence[Sequence[PhraseQuery]]
     ) -> Results[list[list[Detection]]]:
-        return answer_usable(images, [phrases], self._answer)
+        return answer_usable(images, self._answer, phrases)
 
     def _answer(
         self, images: Sequence[RoleImage], phrases: Sequence[Sequence[PhraseQuery]]
@@ -178,7 +179,7 @@ class GLaMMLandmarkClassifier(GLaMMRole):
     default_tokens = 32
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[Landmark]:
-        return answer_usable(images, [], self._answer)
+        return answer_usable(images, self._answer)
 
     def _answer(self, images: Sequence[RoleImage]) -> list[Landmark | RoleError]:
         results: list[Landmark | RoleError] = [RoleError("output", "")] * len(images)

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 from weakref import WeakValueDictionary
 
-import numpy as np
-
 from glamm_jax.config import DType
 from glamm_jax.errors import ConfigError
-from glamm_jax.grand.roles import RoleError, RoleImage
 from glamm_jax.json_files import show
 from glamm_jax.weights.config_file import config_to_json
 from glamm_jax.weights.folder import ModelFolder
@@ -96,27 +92,3 @@ def _content(folder: ModelFolder) -> list[Any]:
         digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
         digest.update(folder.read(name).reshape(-1)[:SAMPLED_BYTES].tobytes()[:SAMPLED_BYTES])
     return [config_to_json(folder.config), digest.hexdigest()]
-
-
-def answer_usable(
-    images: Sequence[RoleImage], columns: Sequence[Sequence[Any]], answer: Callable[..., list[Any]]
-) -> list[Any]:
-    """Return the answers to the images, with an error for each whose pixels cannot be used.
-
-    Args:
-        images: the batch.
-        columns: further inputs, each with an element for every image.
-        answer: function of usable images and their elements of `columns`, which returns a list.
-    """
-    errors = [_input_error(image) for image in images]
-    usable = [i for i, error in enumerate(errors) if error is None]
-    inputs = [[column[i] for i in usable] for column in (images, *columns)]
-    answers = iter(answer(*inputs) if usable else ())
-    return [next(answers) if error is None else error for error in errors]
-
-
-def _input_error(image: RoleImage) -> RoleError | None:
-    shape, dtype = image.pixels.shape, image.pixels.dtype
-    if len(shape) == 3 and shape[2] == 3 and min(shape) and dtype == np.uint8:
-        return None
-    return RoleError("input", f"pixels of shape {shape} and type {dtype} are no RGB image")

@@ -13,7 +13,8 @@ from jaxtyping import Float32
 
 from glamm_jax.data import rle
 from glamm_jax.errors import ConfigError
-from glamm_jax.grand.adapters.jax_models.model_role import ModelRole, answer_usable
+from glamm_jax.grand.adapters.jax_models.model_role import ModelRole
+from glamm_jax.grand.adapters.usable_images import answer_usable
 from glamm_jax.grand.geometry import suppress
 from glamm_jax.grand.options import MergeOptions
 from glamm_jax.grand.record import Box, Detection, RunLengths
@@ -47,7 +48,7 @@ class SAMSegmenter(SAMRole):
     def __call__(
         self, images: Sequence[RoleImage], boxes: Sequence[Sequence[Box]]
     ) -> Results[list[RunLengths]]:
-        return answer_usable(images, [boxes], lambda *inputs: [*map(self._masks, *inputs)])
+        return answer_usable(images, lambda *inputs: [*map(self._masks, *inputs)], boxes)
 
     def _masks(self, image: RoleImage, boxes: Sequence[Box]) -> list[RunLengths]:
         if not len(boxes):
@@ -101,7 +102,7 @@ class SAMProposer(SAMRole):
         self._points, self._min_area = points_per_side, min_area
 
     def __call__(self, images: Sequence[RoleImage]) -> Results[list[Detection]]:
-        return answer_usable(images, [], lambda usable: [*map(self._proposals, usable)])
+        return answer_usable(images, lambda usable: [*map(self._proposals, usable)])
 
     def _proposals(self, image: RoleImage) -> list[Detection]:
         height, width = image.pixels.shape[:2]

@@ -26,6 +26,7 @@ from glamm_jax.grand.adapters.torch_models.model_files import (
     model_folder,
     model_identity,
 )
+from glamm_jax.grand.adapters.usable_images import answer_usable
 from glamm_jax.grand.record import Box, Detection
 from glamm_jax.grand.roles import Results, RoleError, RoleImage
 from glamm_jax.grand.stages import one_line
@@ -215,18 +216,13 @@ class TransformersAdapter:
             answer: gets the usable images and their elements of `columns`; returns their results.
             columns: further inputs, each as long as the batch.
         """
-        results: list[Any] = [_image_error(image) for image in images]
-        places = [i for i, error in enumerate(results) if error is None]
-        if places:
+
+        def with_model(*inputs: Any) -> list[Any]:
             self.setup()
             with torch.inference_mode():
-                answers = answer(
-                    [images[i] for i in places],
-                    *([column[i] for i in places] for column in columns),
-                )
-            for place, result in zip(places, answers, strict=True):
-                results[place] = result
-        return results
+                return answer(*inputs)
+
+        return answer_usable(images, with_model, *columns)
 
     def batches(
         self, inputs: Sequence[Inputs], size: int
@@ -303,15 +299,6 @@ def _checked(item: Any, value: Any) -> Any:
             limits = f"at least {low}" if high == math.inf else f"in [{low}, {high}]"
             raise ConfigError(f"{item.name} = {value}: it is {limits}")
     return float(value) if float in kinds and value is not None else value
-
-
-def _image_error(image: RoleImage) -> RoleError | None:
-    shape = image.pixels.shape
-    if image.pixels.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or not image.pixels.size:
-        return RoleError(
-            "input", f"pixels of shape {shape} and type {image.pixels.dtype} are no image"
-        )
-    return None
 
 
 def picture(image: RoleImage) -> Image.Image:
